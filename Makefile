@@ -1,0 +1,48 @@
+# Each target works from a fresh clone with nothing but Python 3.11 or newer.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: demo test check data parity wheel clean
+
+demo: .venv/installed  ## caption the pictures in examples/ and make a page of them
+	$(BIN)/captax caption examples --sheet demo/captions.html
+	@echo "open demo/captions.html"
+
+test: .venv/tests  ## the fast suite
+	$(BIN)/pytest -m "not data and not parity and not slow"
+
+check: .venv/dev  ## what pre-commit and review look at
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+data: .venv/tests  ## tests that read ../shared/data
+	$(BIN)/pytest -m data
+
+parity: .venv/parity  ## tests against PyTorch
+	$(BIN)/pytest -m parity
+
+wheel: .venv/dev
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf .venv demo dist
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+.venv/tests: .venv/installed
+	$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@
+
+.venv/dev: .venv/installed
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# torch first, and exactly this version: with it installed, what needs torch asks for no other build.
+.venv/parity: .venv/tests
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --editable '.[parity]'
+	@touch $@
