@@ -1,0 +1,26 @@
+"""Pictures: found, decoded, prepared for an encoder, changed for training, shown with captions.
+
+Imports nothing of captax but its errors, and no JAX: data-loading workers start fast.
+"""
+
+from captax.images.augment import Augment, mentions_sides, rng_for
+from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode
+from captax.images.files import IMAGE_SUFFIXES, find_images, is_image_path
+from captax.images.processor import ImageProcessor
+from captax.images.sheet import SheetRow, write_sheet
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "Augment",
+    "ImageError",
+    "ImageProcessor",
+    "ImageSource",
+    "SheetRow",
+    "decode",
+    "find_images",
+    "is_image_path",
+    "mentions_sides",
+    "rng_for",
+    "write_sheet",
+]

@@ -1,0 +1,80 @@
+"""Which pictures a list of files, folders and patterns means."""
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from captax.images.decode import ImageError
+
+# HEIC cannot be read, but it is named here: `decode` then says so, where a folder search that
+# passed it over would leave pictures out without a word.
+_READABLE = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif"}
+_READABLE |= {".tiff", ".avif", ".ppm", ".pgm", ".pbm"}
+IMAGE_SUFFIXES = frozenset(_READABLE | {".heic", ".heif"})
+
+
+def is_image_path(path: str | os.PathLike[str]) -> bool:
+    """Whether the name of `path` ends like a picture's; the file is not looked at."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The pictures that `paths` mean, in the order given, each once.
+
+    A file is taken as it is, whatever its suffix. A folder is searched with its subfolders, links
+    to folders included: files with an image suffix, sorted, hidden ones left out. Anything else is
+    a pattern (`*`, `?`, `[..]`, `**`), and means what the shell would have made of it.
+    Raises `ImageError` for a path that means no picture.
+    """
+    if isinstance(paths, str | os.PathLike):
+        raise ImageError(f"{os.fspath(paths)}: give a list of paths, not one path")
+    found: dict[str, Path] = {}
+    for path in paths:
+        if not os.fspath(path):
+            raise ImageError("an empty path was given: give a file, a folder or a pattern")
+        try:
+            images = _matches(Path(path))
+        except OSError as error:
+            raise ImageError(f"{path}: cannot be looked at: {error.strerror or error}") from None
+        for image in images:
+            # Links are kept apart: two names are two pictures to whoever reads the result.
+            found.setdefault(os.path.abspath(image), image)  # noqa: PTH100
+    return list(found.values())
+
+
+def _matches(path: Path) -> list[Path]:
+    if path.is_dir():
+        images = _search(path)
+        if not images:
+            raise ImageError(f"{path}: no pictures in this folder (looked for .jpg, .png, …)")
+        return images
+    if path.exists():
+        return [path]
+    if not glob.has_magic(str(path)):
+        raise ImageError(f"{path}: no such file or folder")
+    images = []
+    for match in sorted(map(Path, glob.glob(str(path), recursive=True))):  # noqa: PTH207
+        images += _search(match) if match.is_dir() else [match]
+    if not images:
+        raise ImageError(f"{path}: this pattern matches no picture")
+    return images
+
+
+def _search(folder: Path) -> list[Path]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    images = []
+    seen = set()
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        status = Path(parent).stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link back up, or a second way in
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        images += [
+            Path(parent, name) for name in names if not name.startswith(".") and is_image_path(name)
+        ]
+    return sorted(images)

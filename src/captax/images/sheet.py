@@ -1,0 +1,160 @@
+"""A contact sheet: pictures and their captions as one web page that needs no other file."""
+
+import base64
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from captax.images.decode import ImageError, ImageSource, decode
+
+_LONGEST_SIDE = 480
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One card. `alternatives` are (caption, score); `error` says why there is no caption."""
+
+    image: ImageSource | None
+    title: str
+    caption: str
+    score: float | None
+    alternatives: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+
+def write_sheet(path: str | os.PathLike[str], rows: Iterable[SheetRow], *, title: str) -> None:
+    """Write `rows` as one HTML page to `path`, pictures within it as small JPEGs.
+
+    `rows` are read one at a time. A picture that cannot be read makes a card that says so. The file
+    appears when it is complete; raises `ImageError` if it cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    pictures = failed = 0
+    try:
+        # Names of files may hold bytes that are no UTF-8; those show as "?".
+        with partial.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
+            file.write(_HEAD.replace("TITLE", escape(title)))
+            for row in rows:
+                card, good = _card(row)
+                pictures, failed = pictures + 1, failed + (not good)
+                file.write(card)
+            file.write(_FOOT.replace("COUNT", _count(pictures, failed)))
+        partial.replace(path)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _card(row: SheetRow) -> tuple[str, bool]:
+    """The card of `row`, and whether it is free of errors."""
+    error, picture = row.error, ""
+    if row.image is not None:
+        try:
+            picture = _picture(row.image, row.caption or row.title)
+        except ImageError as unreadable:
+            error = error or str(unreadable)
+    parts = [picture or '<div class="missing" aria-hidden="true">no picture</div>', "<figcaption>"]
+    if row.caption:
+        parts.append(f'<p class="caption" dir="auto">{escape(row.caption)}</p>')
+    if error:
+        parts.append(f'<p class="error"><strong>Error</strong> {escape(error)}</p>')
+    if row.alternatives:
+        items = "".join(
+            f'<li><span dir="auto">{escape(caption)}</span> {_score(score)}</li>'
+            for caption, score in row.alternatives
+        )
+        parts.append(f"<details><summary>Alternatives</summary><ol>{items}</ol></details>")
+    score = "" if row.score is None else _score(row.score)
+    parts.append(f'<p class="source"><span>{escape(row.title)}</span>{score}</p></figcaption>')
+    failed = ' class="failed"' if error else ""
+    return f"<li{failed}><figure>{''.join(parts)}</figure></li>\n", not error
+
+
+def _picture(source: ImageSource, alt: str) -> str:
+    image = decode(source, at_least=(_LONGEST_SIDE, _LONGEST_SIDE))
+    image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG", quality=80, optimize=True)
+    data = base64.b64encode(jpeg.getvalue()).decode("ascii")
+    return (
+        f'<img src="data:image/jpeg;base64,{data}" alt="{escape(alt)}" '
+        f'width="{image.width}" height="{image.height}" loading="lazy" decoding="async">'
+    )
+
+
+def _score(score: float) -> str:
+    return f'<span class="score">score {score:.2f}</span>'
+
+
+def _count(pictures: int, failed: int) -> str:
+    count = "1 picture" if pictures == 1 else f"{pictures:,} pictures"
+    return f"{count}, {failed:,} with an error" if failed else count
+
+
+_HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>TITLE</title>
+<style>
+:root {
+  --page: #f4f4f1; --card: #ffffff; --ink: #1c1d1f; --quiet: #5c6066; --line: #dcdcd6;
+  --mat: #e9e9e4; --error: #a4161a;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --page: #141517; --card: #1e2023; --ink: #ececea; --quiet: #a3a8ae; --line: #33363b;
+    --mat: #101113; --error: #ff9a94;
+  }
+}
+* { box-sizing: border-box; margin: 0; }
+body {
+  background: var(--page); color: var(--ink); padding: clamp(1rem, 4vw, 3rem);
+  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
+}
+main, footer { max-width: 90rem; margin-inline: auto; }
+h1 { font-size: clamp(1.4rem, 3vw, 2rem); line-height: 1.2; margin-bottom: 1.5rem;
+  overflow-wrap: anywhere; }
+.cards { list-style: none; padding: 0; display: grid; gap: 1.25rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
+.cards > li { background: var(--card); border: 1px solid var(--line); border-radius: .75rem;
+  overflow: hidden; }
+.cards > li.failed { border-color: var(--error); }
+figure { display: flex; flex-direction: column; height: 100%; }
+img, .missing { display: block; width: 100%; height: auto; aspect-ratio: 4 / 3;
+  object-fit: contain; background: var(--mat); }
+.missing { display: grid; place-items: center; color: var(--quiet); font-size: .875rem; }
+figcaption { display: flex; flex-direction: column; gap: .6rem; flex: 1;
+  padding: .9rem 1rem 1rem; overflow-wrap: anywhere; }
+.caption { font-size: 1.0625rem; line-height: 1.4; }
+.error { color: var(--error); font-size: .9rem; }
+details, .source { font-size: .8125rem; color: var(--quiet); }
+summary { cursor: pointer; width: fit-content; }
+ol { padding-left: 1.5rem; margin-top: .4rem; color: var(--ink); }
+.source { margin-top: auto; display: flex; justify-content: space-between; gap: 1rem; }
+.score { color: var(--quiet); font-variant-numeric: tabular-nums; white-space: nowrap; }
+footer { margin-top: 1.5rem; font-size: .8125rem; color: var(--quiet); }
+@media print { body { padding: 0; } .cards > li { break-inside: avoid; } }
+</style>
+</head>
+<body>
+<main>
+<h1>TITLE</h1>
+<ul class="cards" role="list">
+"""
+
+_FOOT = """</ul>
+</main>
+<footer>COUNT</footer>
+</body>
+</html>
+"""

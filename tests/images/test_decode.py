@@ -1,0 +1,421 @@
+import io
+import struct
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from captax.images import ImageError, decode
+
+
+def saved(image: Image.Image, format: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def pixels(source, **options) -> np.ndarray:
+    image = decode(source, **options)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def smooth(width: int = 48, height: int = 32) -> np.ndarray:
+    """A picture without edges, so that lossy formats keep it nearly as it is."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 255 // width, y * 255 // height, 255 - x * 255 // width], 2).astype("u1")
+
+
+def corners(width: int = 48, height: int = 32) -> Image.Image:
+    """Red, white, white, blue by corner: every one of the 8 orientations looks different."""
+    image = Image.new("RGB", (width, height), "white")
+    image.paste("red", (0, 0, width // 2, height // 2))
+    image.paste("blue", (width // 2, height // 2, width, height))
+    return image
+
+
+def png(mode: int, samples: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A 16-bit PNG of colour type `mode`; Pillow cannot write most of them."""
+    height, width = samples.shape[:2]
+    lines = samples.astype(">u2").reshape(height, -1)
+    data = zlib.compress(b"".join(b"\0" + line.tobytes() for line in lines))
+    header = struct.pack(">IIBBBBB", width, height, 16, mode, 0, 0, 0)
+    body = b"\x89PNG\r\n\x1a\n"
+    for kind, content in ((b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b"")):
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        body += struct.pack(">I", len(content)) + kind + content + checksum
+    return body
+
+
+def tiff(samples: np.ndarray) -> bytes:
+    """An uncompressed 16-bit RGB TIFF, which Pillow cannot write."""
+    height, width, _ = samples.shape
+    data = samples.astype("<u2").tobytes()
+    tags = [
+        (256, 3, 1, width),
+        (257, 3, 1, height),
+        (258, 3, 3, 8 + 2 + 12 * 9 + 4),
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (273, 4, 1, 8 + 2 + 12 * 9 + 4 + 6),
+        (277, 3, 1, 3),
+        (278, 3, 1, height),
+        (279, 4, 1, len(data)),
+    ]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + b"\0" * 4
+    return head + struct.pack("<HHH", 16, 16, 16) + data
+
+
+LOSSLESS = [
+    ("PNG", {}),
+    ("PNG", {"save_all": True, "append_images": [Image.new("RGB", (48, 32))]}),
+    ("BMP", {}),
+    ("PPM", {}),
+    ("WEBP", {"lossless": True}),
+    ("TIFF", {}),
+    ("TIFF", {"compression": "tiff_lzw"}),
+]
+LOSSY = [
+    ("JPEG", {"quality": 95}),
+    ("JPEG", {"quality": 95, "progressive": True}),
+    ("WEBP", {"quality": 95}),
+    ("AVIF", {"quality": 95}),
+    ("TIFF", {"compression": "jpeg", "quality": 95}),
+]
+
+
+@pytest.mark.parametrize(("format", "options"), LOSSLESS)
+def test_lossless_formats_give_the_exact_pixels(format, options):
+    image = Image.fromarray(smooth())
+    np.testing.assert_array_equal(pixels(saved(image, format, **options)), smooth())
+
+
+@pytest.mark.parametrize(("format", "options"), LOSSY)
+def test_lossy_formats_give_nearly_the_pixels(format, options):
+    image = Image.fromarray(smooth())
+    got = pixels(saved(image, format, **options)).astype(int)
+    assert np.abs(got - smooth()).max() <= 12
+    assert np.abs(got - smooth()).mean() < 2
+
+
+def test_a_path_a_string_and_bytes_are_the_same(tmp_path):
+    path = tmp_path / "wrong suffix, odd name [1] é.png"
+    path.write_bytes(saved(Image.fromarray(smooth()), "JPEG"))
+    want = pixels(path.read_bytes())
+    np.testing.assert_array_equal(pixels(path), want)
+    np.testing.assert_array_equal(pixels(str(path)), want)
+
+
+def test_first_frame_of_an_animated_gif():
+    colours = [Image.new("RGB", (8, 8), name) for name in ("red", "lime", "blue")]
+    data = saved(colours[0], "GIF", save_all=True, append_images=colours[1:])
+    assert (pixels(data) == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP"])
+def test_one_bit_and_grey(format):
+    bits = np.arange(35).reshape(5, 7) % 3 == 0
+    want = np.where(bits, 255, 0)[:, :, None].repeat(3, 2)
+    np.testing.assert_array_equal(pixels(saved(Image.fromarray(bits), format)), want)
+    grey = Image.fromarray(smooth()[:, :, 0])
+    want = smooth()[:, :, :1].repeat(3, 2)
+    np.testing.assert_array_equal(pixels(saved(grey, format)), want)
+
+
+def test_palette():
+    image = Image.fromarray(smooth()).quantize(16)
+    want = np.asarray(image.convert("RGB"))
+    for format in ("PNG", "GIF", "BMP"):
+        np.testing.assert_array_equal(pixels(saved(image, format)), want)
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF"])
+def test_transparency_is_put_on_white(format):
+    rgba = np.zeros((4, 256, 4), np.uint8)
+    rgba[..., :3] = (200, 100, 0)
+    rgba[..., 3] = np.arange(256)
+    options = {"lossless": True, "exact": True} if format == "WEBP" else {}
+    alpha = rgba[..., 3:] / 255
+    want = rgba[..., :3] * alpha + 255 * (1 - alpha)
+    got = pixels(saved(Image.fromarray(rgba), format, **options))
+    assert np.abs(got - want).max() <= 1
+
+
+def test_transparent_grey_and_palette_and_key_colour():
+    alpha = Image.fromarray(np.array([[0, 128, 255]], np.uint8))
+    got = pixels(saved(Image.merge("LA", [Image.new("L", (3, 1), 90), alpha]), "PNG"))
+    np.testing.assert_allclose(got[0, :, 0], [255, 172, 90], atol=1)
+
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    palette.putdata([0, 1, 2])
+    # One transparent index, and an alpha value for each.
+    got = pixels(saved(palette, "PNG", transparency=1))
+    assert got[0].tolist() == [[255, 0, 0], [255, 255, 255], [0, 0, 255]]
+    got = pixels(saved(palette, "PNG", transparency=bytes([255, 0, 51])))
+    assert got[0].tolist() == [[255, 0, 0], [255, 255, 255], [204, 204, 255]]
+    assert pixels(saved(palette, "GIF", transparency=1))[0, 1].tolist() == [255, 255, 255]
+
+    keyed = Image.new("RGB", (2, 1), (1, 2, 3))
+    keyed.putpixel((1, 0), (9, 9, 9))
+    got = pixels(saved(keyed, "PNG", transparency=(1, 2, 3)))
+    assert got[0].tolist() == [[255, 255, 255], [9, 9, 9]]
+
+
+def test_16_bit_is_scaled_and_not_clipped():
+    grey = np.linspace(0, 65535, 64).astype(np.uint16).reshape(4, 16)
+    want = np.rint(grey / 257)
+    for data in (
+        saved(Image.fromarray(grey), "PNG"),
+        saved(Image.fromarray(grey), "TIFF"),
+        saved(Image.fromarray(grey), "PPM"),
+        png(0, grey),
+    ):
+        got = pixels(data)
+        assert np.abs(got[..., 0] - want).max() <= 1
+        assert (got == got[..., :1]).all()
+    rgb = np.stack([grey, grey[::-1], grey[:, ::-1]], 2)
+    for data in (png(2, rgb), tiff(rgb)):
+        assert np.abs(pixels(data) - rgb / 257).max() <= 1
+    half = np.stack([grey, np.full_like(grey, 32768)], 2)
+    assert np.abs(pixels(png(4, half))[..., 0] - (grey / 257 + 255) / 2).max() <= 1.5
+    keyed = pixels(png(0, grey, (b"tRNS", struct.pack(">H", int(grey[0, 3])))))
+    assert keyed[0, 3].tolist() == [255] * 3
+    assert keyed[0, 4, 0] == want[0, 4]
+
+
+def test_float_tiff_of_a_known_range():
+    unit = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
+    for white in (1, 255, 65535):
+        got = pixels(saved(Image.fromarray(unit * white), "TIFF"))
+        np.testing.assert_allclose(got[..., 0], unit * 255, atol=0.51)
+    for strange in (unit - 0.5, unit * 1e6, unit * np.nan):
+        with pytest.raises(ImageError, match="no known brightness"):
+            decode(saved(Image.fromarray(strange), "TIFF"))
+
+
+def jpeg_cmyk(cmyk: np.ndarray, transform: int) -> bytes:
+    """Four inks as Adobe writes them, inverted; `transform` 2 says that they are YCCK."""
+    inks = Image.merge("CMYK", [Image.fromarray(cmyk[..., i]) for i in range(4)])
+    data = saved(inks, "JPEG", quality=100, subsampling=0)
+    at = data.index(b"Adobe") + 11
+    assert data[at] == 0
+    return data[:at] + bytes([transform]) + data[at + 1 :]
+
+
+def test_cmyk_and_ycck_jpeg():
+    rgb = smooth()
+    cmyk = np.dstack([255 - rgb, np.zeros(rgb.shape[:2], np.uint8)])
+    assert np.abs(pixels(jpeg_cmyk(cmyk, 0)).astype(int) - rgb).max() <= 6
+    # libjpeg's YCCK is the YCbCr of 255 - CMY; CMY are inverted in an Adobe file, so: of the inks.
+    ycc = np.asarray(Image.fromarray(cmyk[..., :3]).convert("YCbCr"))
+    ycck = np.dstack([255 - ycc, cmyk[..., 3]])
+    assert np.abs(pixels(jpeg_cmyk(ycck, 2)).astype(int) - rgb).max() <= 8
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(format, orientation):
+    exif = Image.Exif()
+    exif[0x010E] = "something before the orientation"
+    exif[0x0112] = orientation
+    data = saved(corners(), format, exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        want = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    np.testing.assert_array_equal(pixels(data), want)
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(pixels(image), want)
+    if format == "JPEG":  # big enough to be decoded smaller, and not square
+        data = saved(corners(960, 640), format, exif=exif)
+        got = decode(data, at_least=(60, 40) if orientation >= 5 else (40, 60))
+        assert got.size == ((80, 120) if orientation >= 5 else (120, 80))
+        assert np.abs(np.asarray(got)[2, 2] - np.asarray(want)[1, 1].astype(int)).max() < 40
+
+
+def test_damaged_exif_is_no_reason_to_refuse_or_warn():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "a description that lies outside of its entry"
+    data = saved(corners(), "JPEG", exif=exif)
+    start = data.index(b"Exif\0\0")
+    for at in range(start + 6, start + 50):
+        for value in (0, 255):
+            decode(data[:at] + bytes([value]) + data[at + 1 :])
+
+
+def test_at_least_decodes_big_jpegs_smaller_and_nothing_below_twice_the_size():
+    big = Image.fromarray(smooth(1600, 1200))
+    data = saved(big, "JPEG", quality=95)
+    assert decode(data).size == (1600, 1200)
+    assert decode(data, at_least=(75, 75)).size == (200, 150)
+    assert decode(data, at_least=(76, 76)).size == (400, 300)
+    assert decode(data, at_least=(260, 260)).size == (800, 600)
+    assert decode(data, at_least=(500, 900)).size == (1600, 1200)
+    exact = decode(data).resize((260, 260), Image.Resampling.BICUBIC)
+    fast = decode(data, at_least=(260, 260)).resize((260, 260), Image.Resampling.BICUBIC)
+    assert np.abs(np.asarray(exact).astype(int) - np.asarray(fast)).max() <= 3
+    assert decode(saved(big, "PNG"), at_least=(75, 75)).size == (1600, 1200)
+
+
+def test_more_pixels_than_pillow_warns_of(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow: a warning above, an error at 2x
+    image = Image.fromarray(smooth())
+    for format in ("JPEG", "PNG", "BMP", "GIF", "AVIF"):
+        assert decode(saved(image, format)).size == (48, 32)
+    assert decode(saved(Image.fromarray(smooth(44, 32)), "TIFF")).size == (44, 32)
+    try:  # Pillow 12 and later bound WebP by themselves, whatever max_pixels says
+        assert decode(saved(Image.fromarray(smooth(64, 48)), "WEBP")).size == (64, 48)
+    except ImageError as error:
+        assert "more pixels than Pillow reads of WEBP" in str(error)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded():
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + checksum
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+    with pytest.raises(ImageError, match=r"60000x60000 is more than 200,000,000 pixels"):
+        decode(bomb)
+    small = Image.fromarray(smooth())
+    for source in (saved(small, "JPEG"), saved(small, "GIF"), small, np.asarray(small)):
+        assert decode(source, max_pixels=48 * 32).size == (48, 32)
+        with pytest.raises(ImageError, match=r"48x32 is more than 1,535 pixels"):
+            decode(source, max_pixels=48 * 32 - 1)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "PPM"])
+def test_truncated_files(format, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    data = saved(Image.fromarray(noise), format)
+    path = tmp_path / "cut.jpg"
+    for kept in (20, len(data) // 3, len(data) * 2 // 3):
+        path.write_bytes(data[:kept])
+        with pytest.raises(ImageError, match=r"cut\.jpg: ") as error:
+            decode(path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
+def test_damaged_files_raise_only_image_errors(format):
+    """Warnings are errors here, so that none leaks either."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    data = saved(corners(), format, exif=exif)
+    random = np.random.default_rng(1)
+    for _ in range(150):
+        damaged = bytearray(data)
+        for _ in range(random.integers(1, 8)):
+            damaged[random.integers(min(len(data), 400))] = random.integers(256)
+        try:
+            assert decode(bytes(damaged), max_pixels=10**7).mode == "RGB"
+        except ImageError as error:
+            assert "\n" not in str(error)
+
+
+def test_malformed_animation_chunks_do_not_warn():
+    data = saved(corners(), "PNG", save_all=True, append_images=[Image.new("RGB", (48, 32))])
+    at = data.index(b"acTL")
+    content = b"acTL" + struct.pack(">II", 0, 0)
+    data = data[:at] + content + struct.pack(">I", zlib.crc32(content)) + data[at + 16 :]
+    np.testing.assert_array_equal(pixels(data), np.asarray(corners()))
+
+
+def test_what_is_no_picture(tmp_path):
+    cases = {
+        "empty.jpg": (b"", r"empty\.jpg: is empty"),
+        "text.jpg": (b"this is not a picture", r"text\.jpg: not a picture.*b'this is not '"),
+        "page.png": (b"<!doctype html>\n<p>404", r"page\.png: not a picture"),
+        "phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0", r"phone\.heic: HEIC .* convert it to JPEG"),
+    }
+    for name, (content, message) in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ImageError, match=message) as error:
+            decode(tmp_path / name)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ImageError, match=r"gone\.jpg: no such file"):
+        decode(tmp_path / "gone.jpg")
+    with pytest.raises(ImageError, match="is a directory"):
+        decode(tmp_path)
+    with pytest.raises(ImageError, match=r"not URLs; download it first"):
+        decode("https://example.org/cat.jpg")
+    with pytest.raises(ImageError, match="null"):
+        decode("a\0b.jpg")
+    with pytest.raises(ImageError, match="picture of 3 bytes"):
+        decode(b"abc")
+
+
+def test_pillow_pictures_are_taken_and_left_alone(tmp_path):
+    image = Image.fromarray(smooth())
+    got = decode(image)
+    got.paste("red", (0, 0, 9, 9))
+    np.testing.assert_array_equal(np.asarray(image), smooth())
+    data = saved(image, "PNG")
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    with (
+        Image.open(tmp_path / "cut.png") as lazy,
+        pytest.raises(ImageError, match=r"cut\.png: cannot be decoded"),
+    ):
+        decode(lazy)
+    with pytest.raises(ImageError, match="no pixels"):
+        decode(Image.new("RGB", (0, 5)))
+
+
+def test_arrays():
+    rgb = smooth()
+    np.testing.assert_array_equal(pixels(rgb), rgb)
+    np.testing.assert_array_equal(pixels(rgb[::2, ::-1]), rgb[::2, ::-1])
+    for grey in (rgb[..., 0], rgb[..., :1]):
+        np.testing.assert_array_equal(pixels(grey), rgb[..., :1].repeat(3, 2))
+    rgba = np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])
+    np.testing.assert_array_equal(pixels(rgba), rgb)
+    rgba[..., 3] = 0
+    assert (pixels(rgba) == 255).all()
+    for kind in (np.float32, np.float64):
+        np.testing.assert_array_equal(pixels((rgb / 255).astype(kind)), rgb)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 8, 8), np.uint8), "channels last"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "channels last"),
+        (np.zeros(5, np.uint8), "channels last"),
+        (np.zeros((8, 8, 3), np.int64), "must be uint8"),
+        (np.zeros((8, 8), bool), "must be uint8"),
+        (np.full((8, 8, 3), 255.0), r"within 0\.\.1"),
+        (np.full((8, 8, 3), np.nan), r"within 0\.\.1"),
+        (np.full((8, 8, 3), -0.1), r"within 0\.\.1"),
+        (np.zeros((0, 8, 3), np.uint8), "no pixels"),
+    ],
+)
+def test_arrays_that_are_no_picture(array, message):
+    with pytest.raises(ImageError, match=message):
+        decode(array)
+
+
+def test_threads_decode_alike_and_leave_the_process_settings_alone():
+    image = corners()
+    sources = [
+        saved(image, format, **options) for format, options in LOSSLESS + LOSSY for _ in range(20)
+    ]
+    want = [pixels(source) for source in sources]
+    settings = (list(warnings.filters), Image.MAX_IMAGE_PIXELS)
+    with ThreadPoolExecutor(8) as pool:
+        for got, one in zip(pool.map(pixels, sources), want, strict=True):
+            np.testing.assert_array_equal(got, one)
+    assert (list(warnings.filters), Image.MAX_IMAGE_PIXELS) == settings
+
+
+def test_the_examples_are_readable_and_small():
+    examples = sorted((Path(__file__).parents[2] / "examples").glob("*.jpg"))
+    assert len(examples) >= 6
+    assert all(max(decode(path).size) <= 640 for path in examples)
+    readme = (examples[0].parent / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{path.name}`" in readme for path in examples)

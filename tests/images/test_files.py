@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+
+from captax.images import ImageError, find_images, is_image_path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    for name in (
+        "b.jpg",
+        "a.PNG",
+        "notes.txt",
+        ".hidden.jpg",
+        "sub/c.webp",
+        "sub/deep/d.tif",
+        "sub/.git/e.jpg",
+        "odd [1] *.jpg",
+        "odd é\n.jpeg",
+        "plain",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(*paths) -> list[str]:
+    return [str(path) for path in find_images(paths)]
+
+
+ALL = ["a.PNG", "b.jpg", "odd [1] *.jpg", "odd é\n.jpeg", "sub/c.webp", "sub/deep/d.tif"]
+
+
+def test_a_folder_is_searched_in_order_without_hidden_or_other_files(folder):
+    assert names(".") == ALL
+    assert names(folder) == [str(folder / name) for name in ALL]
+    assert names("sub/.git") == ["sub/.git/e.jpg"]  # asked for by name
+
+
+def test_files_are_taken_as_given_in_order_once(folder):
+    assert names("plain", "b.jpg", Path("a.PNG")) == ["plain", "b.jpg", "a.PNG"]
+    assert names("b.jpg", "sub/../b.jpg", folder / "b.jpg") == ["b.jpg"]
+    assert names("sub", ".")[:2] == ["sub/c.webp", "sub/deep/d.tif"]
+    assert sorted(names("sub", ".")) == ALL
+    assert names() == []
+
+
+def test_patterns(folder):
+    assert names("*.jpg") == ["b.jpg", "odd [1] *.jpg"]
+    assert names("sub/**/*.tif") == ["sub/deep/d.tif"]
+    assert names("su?") == ["sub/c.webp", "sub/deep/d.tif"]
+    assert names("odd [1] *.jpg") == ["odd [1] *.jpg"]  # the name of a file before a pattern
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("gone.jpg", r"^gone\.jpg: no such file or folder$"),
+        ("*.gif", r"^\*\.gif: this pattern matches no picture$"),
+        ("void", r"^void: no pictures in this folder"),
+        ("", "empty path"),
+        ("n" * 5000, "cannot be looked at"),
+    ],
+)
+def test_what_means_no_picture(folder, path, message):
+    (folder / "void").mkdir()
+    (folder / "void" / "notes.txt").touch()
+    with pytest.raises(ImageError, match=message):
+        find_images(["b.jpg", path])
+
+
+def test_one_path_is_not_taken_for_a_list(folder):
+    with pytest.raises(ImageError, match=r"b\.jpg: give a list"):
+        find_images("b.jpg")
+
+
+def test_links(folder):
+    (folder / "sub" / "loop").symlink_to(folder)
+    assert names(".") == ALL
+    (folder / "sub2").symlink_to(folder / "sub")
+    assert names("sub2") == [
+        "sub2/c.webp",
+        "sub2/deep/d.tif",
+        *(f"sub2/loop/{name}" for name in ALL[:4]),
+    ]
+    (folder / "broken.jpg").symlink_to("gone.jpg")
+    assert "broken.jpg" in names(".")  # a picture that cannot be read is not passed over
+    with pytest.raises(ImageError, match=r"broken\.jpg: no such file"):
+        find_images(["broken.jpg"])
+
+
+def test_is_image_path():
+    assert is_image_path("a/B.JPEG") and is_image_path(Path("x.tiff")) and is_image_path("p.heic")
+    assert not any(map(is_image_path, ("a.txt", "jpg", ".jpg", "a.jpg/b", "a.jpg.part")))
