@@ -1,0 +1,61 @@
+"""The word vocabulary: a word-level tokenizer trained from captions."""
+
+from collections.abc import Iterable
+
+import tokenizers
+from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
+
+from captax.text.tokenizer import TextError, Tokenizer
+
+PAD, START, EOS, UNK = SPECIAL_TOKENS = ("<pad>", "<start>", "<eos>", "<unk>")
+
+# A run of letters and digits, joined inside by apostrophes and hyphens: man's, tri-colored.
+# Marks belong to the letter before them, for the letters that NFC cannot compose.
+_LETTERS = r"[\p{L}\p{M}\p{N}]+"
+WORD = rf"{_LETTERS}(?:['-]{_LETTERS})*"
+
+
+def train_word_tokenizer(captions: Iterable[str], *, min_count: int = 5) -> Tokenizer:
+    """A tokenizer whose tokens are the captions' words, in lower case and without punctuation.
+
+    Ids 0 to 3 are `<pad> <start> <eos> <unk>`; the words follow, by falling count and then
+    alphabetically, so the same captions in any order give the same ids. The whole pipeline is in
+    `tokenizer.json`: any binding of the `tokenizers` library reproduces it.
+
+    Args:
+        captions: the training captions.
+        min_count: a word seen fewer times than this becomes `<unk>`.
+
+    Raises:
+        TextError: `min_count` is below 1, or no word is that frequent.
+    """
+    if min_count < 1:
+        raise TextError(
+            f"min_count is {min_count}: a word must be seen at least once; give 1 or more"
+        )
+    if isinstance(captions, str):
+        raise TextError("captions is one string: give a list of captions")
+    backend = tokenizers.Tokenizer(models.WordLevel(unk_token=UNK))
+    # NFC comes last because lower-casing can leave a letter and its accent apart. Apostrophes are
+    # typed both straight and curly.
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Replace("\u2019", "'"), normalizers.NFC()]
+    )
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True)
+    # No decoder: the library then joins tokens with single spaces.
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=2**31,  # min_count alone limits it
+        min_frequency=min_count,
+        special_tokens=list(SPECIAL_TOKENS),
+        show_progress=False,
+    )
+    backend.train_from_iterator(captions, trainer)
+    if backend.get_vocab_size() == len(SPECIAL_TOKENS):
+        raise TextError(
+            f"no word occurs {min_count} times: give more captions or a lower min_count"
+        )
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A {EOS}",
+        special_tokens=[(token, backend.token_to_id(token)) for token in (START, EOS)],
+    )
+    return Tokenizer(backend, start=START, eos=EOS, pad=PAD)
