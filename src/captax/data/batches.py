@@ -1,0 +1,219 @@
+"""From examples to what a training step takes.
+
+Shapes: `batch` images, `time` token positions of a packed row.
+"""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64
+
+from captax.data.example import DataError, Example
+from captax.images.decode import ImageError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PackedCaptions:
+    """Each picture's captions one after the other in one row, so that it is encoded once.
+
+    The decoder attends causally within equal segments; the loss counts where `segments > 0`
+    (`targets` cannot tell: the pad token may be eos).
+
+    Attributes:
+        inputs: each caption's tokens but its last.
+        targets: the token after each input.
+        segments: 1, 2, ... by caption; 0 is padding.
+        positions: each caption's own, from 0.
+        truncated: how many captions were cut to the maximum, and so lost their eos.
+        dropped: how many captions found no room in their row.
+    """
+
+    inputs: Int32[np.ndarray, "batch time"]
+    targets: Int32[np.ndarray, "batch time"]
+    segments: Int32[np.ndarray, "batch time"]
+    positions: Int32[np.ndarray, "batch time"]
+    truncated: int
+    dropped: int
+
+
+def pack_captions(
+    token_lists: Sequence[Sequence[Sequence[int]]],
+    *,
+    capacity: int,
+    pad_id: int,
+    max_tokens: int | None = None,
+) -> PackedCaptions:
+    """Pack the captions of each picture into one row.
+
+    A caption of n tokens takes n - 1 places. It goes in if there is room, in the order given; a
+    shorter one may still fit after one that did not.
+
+    Args:
+        token_lists: for each picture, for each caption, `[start, w1, ..., eos]`.
+        capacity: places in a row, `time`.
+        pad_id: fills the places left, in `inputs` and `targets`.
+        max_tokens: longer captions are cut to their first this many, start included: they then
+            end without eos, since nobody ended there. At most, and by default, what a row holds.
+
+    Raises:
+        DataError: `capacity` or `max_tokens` leaves no place, or a caption has fewer than 2 tokens.
+    """
+    if capacity < 1:
+        raise DataError(f"capacity is {capacity}: a row needs at least 1 place")
+    if max_tokens is not None and max_tokens < 2:
+        raise DataError(
+            f"max_tokens is {max_tokens}: a caption needs at least 2, start and one more"
+        )
+    longest = capacity + 1 if max_tokens is None else min(max_tokens, capacity + 1)
+    shape = (len(token_lists), capacity)
+    inputs = np.full(shape, pad_id, np.int32)
+    targets = np.full(shape, pad_id, np.int32)
+    segments = np.zeros(shape, np.int32)
+    positions = np.zeros(shape, np.int32)
+    truncated = dropped = 0
+    for row, captions in enumerate(token_lists):
+        begin = segment = 0
+        for caption in captions:
+            if len(caption) < 2:
+                raise DataError(
+                    f"picture {row} of the batch: caption {caption} needs start and eos"
+                )
+            tokens = caption[:longest]
+            end = begin + len(tokens) - 1
+            if end > capacity:
+                dropped += 1
+                continue
+            truncated += len(caption) > longest
+            segment += 1
+            inputs[row, begin:end] = tokens[:-1]
+            targets[row, begin:end] = tokens[1:]
+            segments[row, begin:end] = segment
+            positions[row, begin:end] = np.arange(end - begin)
+            begin = end
+    return PackedCaptions(inputs, targets, segments, positions, truncated, dropped)
+
+
+def choose_captions(
+    example: Example, mode: Literal["all", "one"], rng: np.random.Generator
+) -> tuple[str, ...]:
+    """The captions to train on this epoch: `all` of them, or `one` drawn at random."""
+    if mode == "all":
+        return example.captions
+    return (example.captions[rng.integers(len(example.captions))],)
+
+
+def epoch_order(n: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " n"]:
+    """The order of n examples in an epoch: a permutation that (seed, epoch) alone determine."""
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def prefetch(iterable: Iterable[T], size: int) -> Generator[T, None, None]:
+    """The same items, made in a background thread up to `size` ahead of their consumption.
+
+    An error of the iterable is raised here, after the items before it. Closing (or leaving) the
+    generator ends the thread, after the item it is making, and closes the iterable.
+
+    Raises:
+        DataError: `size` is below 1.
+    """
+    if size < 1:
+        raise DataError(f"prefetch size is {size}: give 1 or more")
+    return _prefetch(iterable, size)
+
+
+def _prefetch(iterable: Iterable[T], size: int) -> Generator[T, None, None]:
+    made: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
+    room = threading.Semaphore(size)
+    closed = threading.Event()
+
+    def make() -> None:
+        failure: BaseException | None = None
+        try:
+            items = iter(iterable)
+            try:
+                while True:
+                    room.acquire()
+                    if closed.is_set():
+                        return
+                    made.put(([next(items)], None))
+            finally:
+                if isinstance(items, Generator):
+                    items.close()
+        except StopIteration:
+            pass
+        except BaseException as error:
+            failure = error
+        made.put(([], failure))
+
+    thread = threading.Thread(target=make, name="captax-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, failure = made.get()
+            if failure is not None:
+                raise failure
+            if not item:
+                return
+            # Before the yield: while the consumer works on this item, the next `size` are made.
+            room.release()
+            yield item[0]
+    finally:
+        closed.set()
+        room.release()
+        thread.join()
+
+
+def load_images(
+    sources: Iterable[T],
+    processor: Callable[[list[T]], Float32[np.ndarray, "1 height width 3"]],
+    *,
+    threads: int,
+    ahead: int,
+) -> Generator[Float32[np.ndarray, "height width 3"] | ImageError, None, None]:
+    """Pictures decoded in a pool of threads, in order; the error in place of one that fails.
+
+    Args:
+        sources: pictures: files, bytes, or whatever else the processor takes.
+        processor: one picture in a list to its pixels, such as `captax.images.ImageProcessor`.
+        threads: how many decode at once.
+        ahead: how many may be decoded, or decoding, before they are asked for.
+
+    Raises:
+        DataError: `threads` or `ahead` is below 1.
+    """
+    if threads < 1 or ahead < 1:
+        raise DataError(f"threads is {threads} and ahead is {ahead}: give 1 or more of both")
+    return _load_images(sources, processor, threads, ahead)
+
+
+def _load_images(
+    sources: Iterable[T],
+    processor: Callable[[list[T]], Float32[np.ndarray, "1 height width 3"]],
+    threads: int,
+    ahead: int,
+) -> Generator[Float32[np.ndarray, "height width 3"] | ImageError, None, None]:
+    def load(source: T) -> Float32[np.ndarray, "height width 3"] | ImageError:
+        try:
+            return processor([source])[0]
+        except ImageError as error:
+            return error
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="captax-images")
+    pending: deque[Future[Float32[np.ndarray, "height width 3"] | ImageError]] = deque()
+    try:
+        for source in sources:
+            pending.append(pool.submit(load, source))
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,121 @@
+"""What every dataset source yields, and the checks that all of them share."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from captax.errors import CaptaxError
+
+
+class DataError(CaptaxError):
+    """A dataset that cannot be recognised, read or trusted."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture and what people said of it.
+
+    Attributes:
+        id: names the picture within its source.
+        image: the picture file, or the bytes of one.
+        captions: its captions, as written.
+        source: the name of the dataset it was read from (its folder's); `mix` prefixes ids with it.
+    """
+
+    id: str
+    image: Path | bytes
+    captions: tuple[str, ...]
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One caption as it stands in a dataset's file: `where` says which file and line."""
+
+    picture: str
+    caption: str
+    where: str
+
+
+def gather(rows: Iterable[Row]) -> dict[str, list[str]]:
+    """The captions of each picture, both in the order of the file.
+
+    Raises:
+        DataError: a row has no picture or no caption; the message names its file and line.
+    """
+    captions: dict[str, list[str]] = {}
+    for row in rows:
+        if not row.picture:
+            raise DataError(
+                f"{row.where}: a caption without a picture's name; add it or drop the row"
+            )
+        caption = row.caption.strip()
+        if not caption:
+            raise DataError(f"{row.where}: {row.picture} has an empty caption; write it or drop it")
+        captions.setdefault(row.picture, []).append(caption)
+    return captions
+
+
+def make_examples(
+    captions: Mapping[str, Iterable[str]],
+    pictures: Mapping[str, Path],
+    *,
+    listed_in: Path,
+    source: str,
+) -> list[Example]:
+    """One example for each id, in the order of `captions`.
+
+    Args:
+        captions: id -> its captions.
+        pictures: id -> its picture's path.
+        listed_in: the file that lists them, for the message.
+        source: the name of the dataset.
+
+    Raises:
+        DataError: pictures are missing on disk; the message names the first and counts the rest.
+    """
+    refuse(
+        [str(pictures[id]) for id in captions if not pictures[id].is_file()],
+        listed_in,
+        "does not exist; restore the picture or remove it from the list",
+    )
+    return [Example(id, pictures[id], tuple(texts), source) for id, texts in captions.items()]
+
+
+def refuse(names: Iterable[str], where: object, fault: str) -> None:
+    """Raise `where: name fault` for the first name, counting the others; nothing if there is none.
+
+    Raises:
+        DataError: there is a name.
+    """
+    faulty = list(names)
+    if faulty:
+        rest = len(faulty) - 1
+        others = f" (and {rest} {'other' if rest == 1 else 'others'})" if rest else ""
+        raise DataError(f"{where}: {faulty[0]}{others} {fault}")
+
+
+def refuse_repeats(ids: Iterable[str], where: object, fault: str) -> None:
+    """Refuse the ids that come more than once, as `refuse` does.
+
+    Raises:
+        DataError: there is one.
+    """
+    refuse([id for id, count in Counter(ids).items() if count > 1], where, fault)
+
+
+def read_text(path: Path) -> str:
+    """The file's text, UTF-8 with or without a byte order mark.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error

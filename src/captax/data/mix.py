@@ -1,0 +1,28 @@
+"""Several sources as one."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from captax.data.example import Example, refuse_repeats
+
+
+def mix(*sources: Sequence[Example]) -> list[Example]:
+    """The sources' examples one after the other, each id behind its source's name.
+
+    `1000268201_693b08cb0e` of a folder named `flickr8k` becomes `flickr8k/1000268201_693b08cb0e`.
+    Examples without a source, such as those already mixed, keep their ids.
+
+    Raises:
+        DataError: an id comes twice.
+    """
+    mixed: list[Example] = []
+    for source in sources:
+        for example in source:
+            id = f"{example.source}/{example.id}" if example.source else example.id
+            mixed.append(replace(example, id=id, source=""))
+    refuse_repeats(
+        (example.id for example in mixed),
+        "mix",
+        "comes twice; give each source once, from folders with different names",
+    )
+    return mixed
