@@ -1,0 +1,35 @@
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Golden:
+    hypotheses: dict[str, str]
+    references: dict[str, list[str]]
+    tokenized: dict[str, list[str]]
+    expected: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def golden(shared_data: Path) -> Golden:
+    """1,000 COCO images and what the reference evaluation code printed for them."""
+    folder = shared_data / "coco-caption-golden"
+
+    def read(name: str) -> Any:
+        return json.loads((folder / name).read_text(encoding="utf-8"))
+
+    references = read("refs_raw.json")
+    captions = {
+        str(result["image_id"]): result["caption"]
+        for result in read("captions_val2014_fakecap_results.json")
+    }
+    return Golden(
+        hypotheses={image: captions[image] for image in references},
+        references=references,
+        tokenized=read("refs_ptb_tokenized.json"),
+        expected=read("expected.json"),
+    )
