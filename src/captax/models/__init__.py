@@ -1,0 +1,1 @@
+"""Networks: one file an architecture, each a config and its modules."""

@@ -1,0 +1,252 @@
+"""EfficientNet-Lite, a vision encoder that is quick on any machine.
+
+Tan and Le, *EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks*
+(https://arxiv.org/abs/1905.11946), in the Lite variants of TensorFlow's TPU models: no
+squeeze-and-excitation, ReLU6, a stem and a head that do not scale.
+
+Legend: `B` batch, `H` `W` height and width, `C` channels. The batch norm of the reference is
+inference-only here and folded into the convolution before it, so every convolution has a bias.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from captax.models.layers import Features, VisionEncoder
+
+# (repeats, kernel, stride, expansion, channels) of each stage before scaling.
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+STEM_CHANNELS = 32
+HEAD_CHANNELS = 1280
+
+
+@dataclasses.dataclass(frozen=True)
+class EfficientNetLiteConfig:
+    """Shape of the network. `num_labels` of 0 leaves the classifier out."""
+
+    width_scale: float = 1.0
+    depth_scale: float = 1.0
+    image_size: int = 224
+    num_labels: int = 0
+
+    @classmethod
+    def lite(cls, size: int, *, num_labels: int = 0) -> "EfficientNetLiteConfig":
+        """EfficientNet-Lite0 to Lite4, as published."""
+        scales = (
+            (1.0, 1.0, 224),
+            (1.0, 1.1, 240),
+            (1.1, 1.2, 260),
+            (1.2, 1.4, 280),
+            (1.4, 1.8, 300),
+        )
+        return cls(*scales[size], num_labels=num_labels)
+
+    @property
+    def features_width(self) -> int:
+        """Channels of every visual token."""
+        return HEAD_CHANNELS
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of visual tokens: the network halves the picture five times."""
+        side = math.ceil(self.image_size / 32)
+        return side, side
+
+    def blocks(self) -> list["BlockShape"]:
+        """Every block in order, after scaling."""
+        shapes = []
+        channels = STEM_CHANNELS
+        for stage, (repeats, kernel, stride, expansion, base) in enumerate(STAGES):
+            out = _round_channels(base * self.width_scale)
+            if 0 < stage < len(STAGES) - 1:  # Lite keeps the first and last stage at one block.
+                repeats = math.ceil(repeats * self.depth_scale)
+            for i in range(repeats):
+                shapes.append(BlockShape(channels, out, kernel, stride if i == 0 else 1, expansion))
+                channels = out
+        return shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockShape:
+    """One inverted residual block."""
+
+    channels_in: int
+    channels_out: int
+    kernel: int
+    stride: int
+    expansion: int
+
+
+def _round_channels(channels: float) -> int:
+    """Nearest multiple of 8 that is not more than a tenth below."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def depthwise_convolution(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "K K C"], stride: int
+) -> Float[Array, "B H2 W2 C"]:
+    """One filter a channel, padded as TensorFlow's SAME does."""
+
+    def same(size: int) -> tuple[int, int]:
+        total = max((-(-size // stride) - 1) * stride + kernel.shape[0] - size, 0)
+        return total // 2, total - total // 2
+
+    def grouped(x: Array, kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel[:, :, None, :],
+            (stride, stride),
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1],
+        )
+
+    def shifted(x: Array, kernel: Array) -> Array:
+        return _shifted_products(x, kernel, stride)
+
+    x = jnp.pad(x, ((0, 0), same(x.shape[1]), same(x.shape[2]), (0, 0)))
+    return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
+
+
+# XLA:CPU has no good grouped convolution, nor a good gradient of what replaces it. K x K shifted
+# products fuse into one loop that runs several times faster; its gradient by the picture is the
+# same loop with the kernel turned round, its gradient by the kernel a scan over rows of pixels.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _shifted_products(x: Array, kernel: Array, stride: int) -> Array:
+    size = kernel.shape[0]
+    rows, columns = ((side - size) // stride * stride + 1 for side in x.shape[1:3])
+    total = jnp.zeros((), x.dtype)
+    for i in range(size):
+        for j in range(size):
+            window = x[:, i : i + rows : stride, j : j + columns : stride]
+            total = total + window * kernel[i, j]
+    return total
+
+
+def _shifted_products_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple]:
+    return _shifted_products(x, kernel, stride), (x, kernel)
+
+
+def _shifted_products_backward(
+    stride: int, saved: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    x, kernel = saved
+    size = kernel.shape[0]
+    batch, rows, columns, channels = gradient.shape
+
+    # Spread what a stride skipped and pad so that every pixel meets the whole kernel.
+    def spread(side: int, places: int) -> tuple[int, int, int]:
+        return size - 1, side - (places - 1) * stride - 1, stride - 1
+
+    config = ((0, 0, 0), spread(x.shape[1], rows), spread(x.shape[2], columns), (0, 0, 0))
+    padded = jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), config)
+    by_picture = _shifted_products(padded, kernel[::-1, ::-1], 1)
+
+    span = (columns - 1) * stride + 1
+
+    def add_row(total: Array, index: Array) -> tuple[Array, None]:
+        image, row = index // rows, index % rows
+        start = (image, row * stride, 0, 0)
+        seen = jax.lax.dynamic_slice(x, start, (1, size, x.shape[2], channels))[0]
+        by = jax.lax.dynamic_slice(gradient, (image, row, 0, 0), (1, 1, columns, channels))[0]
+        terms = [(seen[:, j : j + span : stride] * by).sum(1) for j in range(size)]
+        return total + jnp.stack(terms, 1), None
+
+    by_kernel, _ = jax.lax.scan(add_row, jnp.zeros_like(kernel), jnp.arange(batch * rows))
+    return by_picture, by_kernel
+
+
+_shifted_products.defvjp(_shifted_products_forward, _shifted_products_backward)
+
+
+class DepthwiseConv(nnx.Module):
+    """A depthwise convolution with bias."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, *, rngs: nnx.Rngs):
+        scale = 1 / kernel
+        self.kernel = nnx.Param(
+            scale * jax.random.normal(rngs.params(), (kernel, kernel, channels))
+        )
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.stride = stride
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
+        return depthwise_convolution(x, self.kernel[...], self.stride) + self.bias[...]
+
+
+class Block(nnx.Module):
+    """Inverted residual: widen each position, mix neighbours a channel at a time, narrow."""
+
+    def __init__(self, shape: BlockShape, *, rngs: nnx.Rngs):
+        wide = shape.channels_in * shape.expansion
+        self.expand = (
+            nnx.Linear(shape.channels_in, wide, rngs=rngs) if shape.expansion > 1 else None
+        )
+        self.depthwise = DepthwiseConv(wide, shape.kernel, shape.stride, rngs=rngs)
+        self.project = nnx.Linear(wide, shape.channels_out, rngs=rngs)
+        self.residual = shape.stride == 1 and shape.channels_in == shape.channels_out
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C2"]:
+        y = x if self.expand is None else jax.nn.relu6(self.expand(x))
+        y = self.project(jax.nn.relu6(self.depthwise(y)))
+        return x + y if self.residual else y
+
+
+class Stem(nnx.Conv):
+    """The first convolution, which halves the picture."""
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        super().__init__(3, STEM_CHANNELS, (3, 3), strides=2, padding="SAME", rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B H2 W2 C"]:  # type: ignore[override]
+        return jax.nn.relu6(super().__call__(x))
+
+
+class Head(nnx.Linear):
+    """The last convolution, which widens every place."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        super().__init__(channels, HEAD_CHANNELS, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C2"]:  # type: ignore[override]
+        return jax.nn.relu6(super().__call__(x))
+
+
+class EfficientNetLite(VisionEncoder):
+    """Picture in, a grid of visual tokens out; with `num_labels`, also a classifier."""
+
+    def __init__(self, config: EfficientNetLiteConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        shapes = config.blocks()
+        self.stem = Stem(rngs=rngs)
+        self.blocks = nnx.List([Block(shape, rngs=rngs) for shape in shapes])
+        self.head = Head(shapes[-1].channels_out, rngs=rngs)
+        if config.num_labels:
+            self.classifier = nnx.Linear(HEAD_CHANNELS, config.num_labels, rngs=rngs)
+
+    def parts(self) -> list[nnx.Module]:
+        """Stem, blocks, head."""
+        return [self.stem, *self.blocks, self.head]
+
+    def features(self, x: Float[Array, "B H W C"]) -> Features:
+        """The grid, row by row."""
+        batch, rows, columns, width = x.shape
+        return Features(tokens=x.reshape(batch, rows * columns, width), grid=(rows, columns))
+
+    def classify(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B labels"]:
+        """Logits of the labels, from the mean over the grid."""
+        return self.classifier(self(pixels).tokens.mean(axis=1))
