@@ -1,0 +1,70 @@
+"""A checkpoint directory's `config.json` and `model.safetensors`, and how to write one whole."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx
+
+from captax.checkpoints.state import CheckpointError, fill, parameters
+from captax.models import registry
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+def save_model(directory: Path, model: nnx.Module, *, dtype: str = "float32") -> None:
+    """Write config and weights, floating-point weights cast to `dtype`."""
+    (directory / CONFIG).write_text(json.dumps(registry.describe(model), indent=2) + "\n")
+    tensors = {name: np.asarray(value.astype(dtype)) for name, value in parameters(model).items()}
+    safetensors.numpy.save_file(tensors, directory / WEIGHTS, metadata={"format": "captax"})
+
+
+def load_model(directory: Path) -> nnx.Module:
+    """The model in float32. Raises `CheckpointError` that lists every tensor that does not fit."""
+    config = read_json(directory / CONFIG)
+    model = nnx.eval_shape(lambda: registry.build(config, rngs=nnx.Rngs(0)))
+    path = directory / WEIGHTS
+    try:
+        tensors = safetensors.numpy.load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; a checkpoint has its weights there") from None
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
+    return fill(model, tensors, where=str(path))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a checkpoint directory."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; is {path.parent} a checkpoint?") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object")
+    return content
+
+
+def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a new directory beside `directory`, then put it in its place.
+
+    A reader sees the old content or the new, never half of either.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.with_name(directory.name + ".partial")
+    old = directory.with_name(directory.name + ".old")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    write(partial)
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        directory.rename(old)
+    partial.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
