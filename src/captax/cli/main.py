@@ -1,0 +1,50 @@
+"""The `captax` command. Commands import what they need when they run, so `--help` is instant."""
+
+import os
+import sys
+
+import click
+import typer
+
+from captax.cli import caption, convert, evaluate, info, train
+from captax.errors import CaptaxError
+
+WRONG_USE = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Image captioning in JAX: caption pictures, train captioners, measure them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("caption")(caption.caption)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("convert")(convert.convert)
+app.command("info")(info.info)
+
+
+def main() -> None:
+    """Run the command line; a captax error is one line on stderr and exit code 2."""
+    # XLA:CPU logs about machine features when it loads a program it compiled itself.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.exceptions.Abort:
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except CaptaxError as error:
+        print(f"captax: {error}", file=sys.stderr)
+        sys.exit(WRONG_USE)
+    except KeyboardInterrupt:
+        print("captax: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # The reader of our output, such as `head`, has gone.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

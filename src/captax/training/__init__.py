@@ -1,0 +1,1 @@
+"""Training: recipes, steps, the loop and what it keeps on disk."""

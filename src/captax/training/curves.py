@@ -1,0 +1,42 @@
+"""A run's loss and scores as one picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+SMOOTHING = 50
+
+
+def plot_curves(path: Path, records: Sequence[dict[str, Any]], *, title: str) -> None:
+    """Draw a log's training loss, and the dev scores at each evaluation, against steps."""
+    steps = [record for record in records if "loss" in record]
+    scored = [record for record in records if "scores" in record]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    left, right = figure.subplots(1, 2)
+
+    x, y = [r["step"] for r in steps], np.array([r["loss"] for r in steps])
+    left.plot(x, y, color="tab:blue", alpha=0.25, linewidth=0.8)
+    window = min(SMOOTHING, len(y))
+    if window:
+        mean = np.convolve(y, np.ones(window) / window, mode="valid")
+        left.plot(x[window - 1 :], mean, color="tab:blue", label=f"mean of {window} steps")
+        left.legend()
+    left.set(xlabel="step", ylabel="training loss")
+
+    for name in scored[0]["scores"] if scored else ():
+        values = [100 * r["scores"][name] for r in scored]
+        right.plot([r["step"] for r in scored], values, marker="o", markersize=3, label=name)
+    if scored:
+        right.legend()
+    right.set(xlabel="step", ylabel="dev score x 100")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    partial = path.with_suffix(".partial")
+    figure.savefig(partial, format="png", dpi=120)
+    partial.replace(path)

@@ -1,0 +1,153 @@
+"""What a frozen encoder says of every training picture, computed once and read from disk.
+
+Whatever an encoder does before its first trainable part is the same in every epoch, so it is
+computed for a fixed number of augmented views of each picture and memory-mapped. A cache lies in a
+folder named after everything its content depends on: weights, cut, preprocessing, augmentation and
+pictures. A change in any of them is another folder, so a stale cache is never used.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+from tqdm import tqdm
+
+from captax.data import Example, load_images
+from captax.images import Augment, ImageError, ImageProcessor, decode, mentions_sides, rng_for
+from captax.models.layers import VisionEncoder
+
+BATCH = 25
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureCache:
+    """Half-precision outputs of `encoder.prefix`, [views, examples, ...]; view 0 is unaugmented."""
+
+    array: np.memmap
+
+    @property
+    def views(self) -> int:
+        """How many views of each example there are."""
+        return self.array.shape[0]
+
+    def read(self, examples: np.ndarray, views: np.ndarray) -> Float[np.ndarray, "batch ..."]:
+        """The outputs for these examples, each in its view, in half precision."""
+        return np.stack([self.array[v, e] for v, e in zip(views, examples, strict=True)])
+
+
+def cache_features(
+    directory: Path,
+    encoder: VisionEncoder,
+    depth: int,
+    examples: Sequence[Example],
+    processor: ImageProcessor,
+    *,
+    augment: Augment | None = None,
+    views: int = 1,
+    seed: int = 0,
+    label: str = "features",
+) -> FeatureCache:
+    """Open the cache of `encoder.prefix(pixels, depth)` over `examples`, computing what is missing.
+
+    Work done is kept: when interrupted, or asked for more views, the next call goes on from there.
+    Raises `ImageError` for
+    the first picture that cannot be read.
+    """
+    graph, state = nnx.split(encoder)
+    prefix = jax.jit(lambda state, pixels: nnx.merge(graph, state).prefix(pixels, depth))
+    pixels = jax.ShapeDtypeStruct((BATCH, *processor.size, 3), np.float32)
+    output = jax.eval_shape(prefix, state, pixels)
+    shape = (views, len(examples), *output.shape[1:])
+
+    weights = _weights_digest(encoder.parts()[:depth])
+    key = _digest(VERSION, weights, processor, augment, seed, *map(_identity, examples))
+    folder = directory / key
+    folder.mkdir(parents=True, exist_ok=True)
+    data, progress = folder / "features.f16", folder / "progress.json"
+    done = json.loads(progress.read_text())["rows"] if progress.exists() else 0
+    total = views * len(examples)
+    if done < total:
+        rows = np.memmap(data, np.float16, "r+" if done else "w+", shape=(total, *shape[2:]))
+        bar = tqdm(total=total, initial=done, desc=label, unit="picture", smoothing=0.05)
+        pictures = _views(examples, processor, augment, seed, range(done, total))
+        for batch in _batches(pictures, BATCH):
+            size = len(batch)
+            padded = np.zeros(pixels.shape, np.float32)
+            padded[:size] = batch
+            rows[done : done + size] = np.asarray(prefix(state, padded))[:size]
+            done += size
+            bar.update(size)
+            if done == total or done // BATCH % 40 == 0:
+                rows.flush()
+                _write(progress, json.dumps({"rows": done}))
+        bar.close()
+    return FeatureCache(np.memmap(data, np.float16, "r", shape=shape))
+
+
+def _views(
+    examples: Sequence[Example],
+    processor: ImageProcessor,
+    augment: Augment | None,
+    seed: int,
+    rows: range,
+) -> Iterator[np.ndarray]:
+    """Pixels of each row of the cache: every example's view 0, then every example's view 1, ..."""
+
+    def view(sources: Sequence[object]) -> np.ndarray:
+        row = sources[0]
+        assert isinstance(row, int)
+        number, example = row // len(examples), examples[row % len(examples)]
+        image = decode(example.image, at_least=processor.decode_size)
+        if augment is not None and number > 0:
+            rng = rng_for(seed, number, example.id)
+            image = augment(image, rng, allow_flip=not mentions_sides(example.captions))
+        return processor.normalize(np.asarray(processor.resize_only(image))[None])
+
+    for pixels in load_images(rows, view, threads=2, ahead=4 * BATCH):
+        if isinstance(pixels, ImageError):
+            raise pixels
+        yield pixels
+
+
+def _batches(items: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    batch: list[np.ndarray] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _weights_digest(parts: Sequence[object]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for leaf in jax.tree.leaves([nnx.state(part) for part in parts]):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _identity(example: Example) -> tuple[object, ...]:
+    """What the cached pixels of an example depend on."""
+    sides = mentions_sides(example.captions)
+    if isinstance(example.image, bytes):
+        return example.id, hashlib.blake2b(example.image, digest_size=8).hexdigest(), sides
+    stat = example.image.stat()
+    return example.id, stat.st_size, stat.st_mtime_ns, sides
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.blake2b("\n".join(map(repr, parts)).encode(), digest_size=8).hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)
