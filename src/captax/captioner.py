@@ -24,7 +24,7 @@ PROCESSOR = "preprocessor_config.json"
 GENERATION = "generation_config.json"
 CARD = "README.md"
 
-# One compiled program a size: pictures are padded up to the next.
+# One compiled program a size: what is left of a folder is padded up to the next.
 BATCH_SIZES = (1, 8, 32)
 
 
@@ -125,7 +125,8 @@ class Captioner:
         for batch in _batches(pictures, batch_size):
             good = [pixels for pixels in batch if not isinstance(pixels, ImageError)]
             # Dispatched without waiting: the device works while the next batch is read.
-            waiting.append((batch, self._dispatch(np.stack(good), config) if good else None))
+            found = self._dispatch(np.stack(good), config, batch_size) if good else None
+            waiting.append((batch, found))
             if len(waiting) > 1:
                 yield from self._collect(*waiting.pop(0))
         for batch, sequences in waiting:
@@ -139,9 +140,12 @@ class Captioner:
         return dataclasses.replace(self.generation, **options)
 
     def _dispatch(
-        self, pixels: Float[np.ndarray, "batch height width 3"], config: GenerationConfig
+        self,
+        pixels: Float[np.ndarray, "batch height width 3"],
+        config: GenerationConfig,
+        batch_size: int,
     ) -> Sequences:
-        size = next((size for size in BATCH_SIZES if size >= len(pixels)), len(pixels))
+        size = min(size for size in (*BATCH_SIZES, batch_size) if size >= len(pixels))
         padded = np.zeros((size, *pixels.shape[1:]), np.float32)
         padded[: len(pixels)] = pixels
         if config not in self._programs:

@@ -23,12 +23,14 @@ def save_model(directory: Path, model: nnx.Module, *, dtype: str = "float32") ->
     (directory / CONFIG).write_text(json.dumps(registry.describe(model), indent=2) + "\n")
     tensors = {name: np.asarray(value.astype(dtype)) for name, value in parameters(model).items()}
     safetensors.numpy.save_file(tensors, directory / WEIGHTS, metadata={"format": "captax"})
+    # The library makes files that only their owner may read.
+    (directory / WEIGHTS).chmod((directory / CONFIG).stat().st_mode)
 
 
 def load_model(directory: Path) -> nnx.Module:
     """The model in float32. Raises `CheckpointError` that lists every tensor that does not fit."""
     config = read_json(directory / CONFIG)
-    model = nnx.eval_shape(lambda: registry.build(config, rngs=nnx.Rngs(0)))
+    model = registry.build(config)
     path = directory / WEIGHTS
     try:
         tensors = safetensors.numpy.load_file(path)

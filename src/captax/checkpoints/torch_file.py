@@ -9,6 +9,7 @@ and any other name is refused. The format is that of `torch.save` before PyTorch
 
 import collections
 import dataclasses
+import math
 import os
 import pickle
 from pathlib import Path
@@ -120,7 +121,9 @@ def _view(storage: np.ndarray, view: _Tensor) -> np.ndarray:
     last = view.offset + sum(
         (n - 1) * s for n, s in zip(view.shape, view.strides, strict=True) if n
     )
-    if view.offset < 0 or min(view.strides, default=0) < 0 or last >= max(len(storage), 1):
+    outside = view.offset < 0 or min(view.strides, default=0) < 0 or last >= max(len(storage), 1)
+    # More values than the storage has: out of an empty one, or of one value again and again.
+    if outside or math.prod(view.shape) > len(storage):
         raise ValueError("a tensor lies outside its storage")
     strides = tuple(s * storage.itemsize for s in view.strides)
     return np.lib.stride_tricks.as_strided(

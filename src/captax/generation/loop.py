@@ -4,7 +4,7 @@ It knows only `begin`, `advance` and the cache's `repeat` and `reorder`, so it d
 alike. Everything here runs inside one jitted program.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from flax import struct
 from jaxtyping import Array, Float, Int
@@ -27,6 +27,7 @@ class Sequences:
     scores: Float[Array, "batch beams"]
 
 
+@runtime_checkable
 class Captioning(Protocol):
     """What the loop asks of a model."""
 

@@ -7,7 +7,7 @@ Legend: `batch` pictures, `beams` candidates a picture, `rows` = batch x beams, 
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ class GenerationError(CaptaxError):
     """A decoding option that has no meaning."""
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """Chooses tokens, given the logits and cache after the prompt."""
 

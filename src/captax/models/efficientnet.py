@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from captax.models.layers import Features, VisionEncoder
+from captax.models.layers import Features, Linear, VisionEncoder, parameter
 
 # (repeats, kernel, stride, expansion, channels) of each stage before scaling.
 STAGES = (
@@ -128,12 +128,18 @@ def depthwise_convolution(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _shifted_products(x: Array, kernel: Array, stride: int) -> Array:
     size = kernel.shape[0]
+    x = jax.lax.optimization_barrier(x)
+    batch, _, _, channels = x.shape
     rows, columns = ((side - size) // stride * stride + 1 for side in x.shape[1:3])
+    filters = [jnp.unstack(row) for row in jnp.unstack(kernel)]
     total = jnp.zeros((), x.dtype)
     for i in range(size):
         for j in range(size):
-            window = x[:, i : i + rows : stride, j : j + columns : stride]
-            total = total + window * kernel[i, j]
+            # lax.slice, because indexing costs time to trace, and there are hundreds of these.
+            window = jax.lax.slice(
+                x, (0, i, j, 0), (batch, i + rows, j + columns, channels), (1, stride, stride, 1)
+            )
+            total = total + window * filters[i][j]
     return total
 
 
@@ -176,12 +182,9 @@ _shifted_products.defvjp(_shifted_products_forward, _shifted_products_backward)
 class DepthwiseConv(nnx.Module):
     """A depthwise convolution with bias."""
 
-    def __init__(self, channels: int, kernel: int, stride: int, *, rngs: nnx.Rngs):
-        scale = 1 / kernel
-        self.kernel = nnx.Param(
-            scale * jax.random.normal(rngs.params(), (kernel, kernel, channels))
-        )
-        self.bias = nnx.Param(jnp.zeros(channels))
+    def __init__(self, channels: int, kernel: int, stride: int, *, rngs: nnx.Rngs | None):
+        self.kernel = parameter(rngs, (kernel, kernel, channels), std=1 / kernel)
+        self.bias = parameter(rngs, (channels,))
         self.stride = stride
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
@@ -191,13 +194,11 @@ class DepthwiseConv(nnx.Module):
 class Block(nnx.Module):
     """Inverted residual: widen each position, mix neighbours a channel at a time, narrow."""
 
-    def __init__(self, shape: BlockShape, *, rngs: nnx.Rngs):
+    def __init__(self, shape: BlockShape, *, rngs: nnx.Rngs | None):
         wide = shape.channels_in * shape.expansion
-        self.expand = (
-            nnx.Linear(shape.channels_in, wide, rngs=rngs) if shape.expansion > 1 else None
-        )
+        self.expand = Linear(shape.channels_in, wide, rngs=rngs) if shape.expansion > 1 else None
         self.depthwise = DepthwiseConv(wide, shape.kernel, shape.stride, rngs=rngs)
-        self.project = nnx.Linear(wide, shape.channels_out, rngs=rngs)
+        self.project = Linear(wide, shape.channels_out, rngs=rngs)
         self.residual = shape.stride == 1 and shape.channels_in == shape.channels_out
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C2"]:
@@ -206,37 +207,42 @@ class Block(nnx.Module):
         return x + y if self.residual else y
 
 
-class Stem(nnx.Conv):
+class Stem(nnx.Module):
     """The first convolution, which halves the picture."""
 
-    def __init__(self, *, rngs: nnx.Rngs):
-        super().__init__(3, STEM_CHANNELS, (3, 3), strides=2, padding="SAME", rngs=rngs)
+    def __init__(self, *, rngs: nnx.Rngs | None):
+        self.kernel = parameter(rngs, (3, 3, 3, STEM_CHANNELS), std=27**-0.5)
+        self.bias = parameter(rngs, (STEM_CHANNELS,))
 
-    def __call__(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B H2 W2 C"]:  # type: ignore[override]
-        return jax.nn.relu6(super().__call__(x))
+    def __call__(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B H2 W2 C"]:
+        layout = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(
+            x, self.kernel[...], (2, 2), "SAME", dimension_numbers=layout
+        )
+        return jax.nn.relu6(y + self.bias[...])
 
 
-class Head(nnx.Linear):
+class Head(Linear):
     """The last convolution, which widens every place."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, rngs: nnx.Rngs | None):
         super().__init__(channels, HEAD_CHANNELS, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C2"]:  # type: ignore[override]
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C2"]:
         return jax.nn.relu6(super().__call__(x))
 
 
 class EfficientNetLite(VisionEncoder):
     """Picture in, a grid of visual tokens out; with `num_labels`, also a classifier."""
 
-    def __init__(self, config: EfficientNetLiteConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: EfficientNetLiteConfig, *, rngs: nnx.Rngs | None):
         self.config = config
         shapes = config.blocks()
         self.stem = Stem(rngs=rngs)
         self.blocks = nnx.List([Block(shape, rngs=rngs) for shape in shapes])
         self.head = Head(shapes[-1].channels_out, rngs=rngs)
         if config.num_labels:
-            self.classifier = nnx.Linear(HEAD_CHANNELS, config.num_labels, rngs=rngs)
+            self.classifier = Linear(HEAD_CHANNELS, config.num_labels, rngs=rngs)
 
     def parts(self) -> list[nnx.Module]:
         """Stem, blocks, head."""

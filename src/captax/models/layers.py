@@ -6,14 +6,14 @@ Legend: `batch` images, `rows` = batch x beams, `time` token positions, `patches
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Self
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
-KeysValues = tuple[Float[Array, "batch places heads head"], Float[Array, "batch places heads head"]]
+# One signature may hold those of captions and those of pictures: the first two sizes are unnamed.
+KeysValues = tuple[Float[Array, "_ _ heads head"], Float[Array, "_ _ heads head"]]
 
 
 @struct.dataclass
@@ -75,11 +75,11 @@ class Cache:
     cross: tuple[KeysValues, ...]
     length: Int[Array, ""]
 
-    def reorder(self, rows: Int[Array, " rows"]) -> Self:
+    def reorder(self, rows: Int[Array, " rows"]) -> "Cache":
         """The cache in which row `i` continues what row `rows[i]` was."""
         return dataclasses.replace(self, past=jax.tree.map(lambda array: array[rows], self.past))
 
-    def repeat(self, times: int) -> Self:
+    def repeat(self, times: int) -> "Cache":
         """The cache with every row there `times`, side by side; pictures are still shared."""
         past = jax.tree.map(lambda array: jnp.repeat(array, times, axis=0), self.past)
         return dataclasses.replace(self, past=past)
@@ -115,15 +115,58 @@ class TextDecoder(nnx.Module):
         raise NotImplementedError
 
 
+def parameter(
+    rngs: nnx.Rngs | None, shape: tuple[int, ...], *, std: float | None = None, fill: float = 0.0
+) -> nnx.Param:
+    """A float32 parameter: normal with deviation `std`, or all `fill`.
+
+    Without `rngs` it has a shape and no values: a model built so, to be filled from a checkpoint,
+    costs neither memory nor a trace.
+    """
+    if rngs is None:
+        return nnx.Param(jax.ShapeDtypeStruct(shape, jnp.float32))
+    if std is None:
+        return nnx.Param(jnp.full(shape, fill))
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape))
+
+
+class Linear(nnx.Module):
+    """`x @ kernel + bias`, initialised to keep variance (LeCun)."""
+
+    def __init__(self, width_in: int, width_out: int, *, rngs: nnx.Rngs | None):
+        self.kernel = parameter(rngs, (width_in, width_out), std=width_in**-0.5)
+        self.bias = parameter(rngs, (width_out,))
+
+    def __call__(self, x: Float[Array, "*batch width_in"]) -> Float[Array, "*batch width_out"]:
+        return x @ self.kernel[...] + self.bias[...]
+
+
+class LayerNorm(nnx.Module):
+    """Zero mean and unit variance over the last axis, then scale and bias."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs | None, epsilon: float = 1e-6):
+        self.scale = parameter(rngs, (width,), fill=1.0)
+        self.bias = parameter(rngs, (width,))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        factor = jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]
+        return centred * factor + self.bias[...]
+
+
 class Attention(nnx.Module):
     """Multi-head attention whose keys and values may come from elsewhere, or from a cache."""
 
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs, context_width: int | None = None):
+    def __init__(
+        self, width: int, heads: int, *, rngs: nnx.Rngs | None, context_width: int | None = None
+    ):
         self.heads = heads
-        self.query = nnx.Linear(width, width, rngs=rngs)
-        self.key = nnx.Linear(context_width or width, width, rngs=rngs)
-        self.value = nnx.Linear(context_width or width, width, rngs=rngs)
-        self.out = nnx.Linear(width, width, rngs=rngs)
+        self.query = Linear(width, width, rngs=rngs)
+        self.key = Linear(context_width or width, width, rngs=rngs)
+        self.value = Linear(context_width or width, width, rngs=rngs)
+        self.out = Linear(width, width, rngs=rngs)
 
     def keys_and_values(self, context: Float[Array, "batch places context_width"]) -> KeysValues:
         """Project what is attended to."""
@@ -166,7 +209,7 @@ class Dropout(nnx.Module):
 
     def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Drop values and scale the others so that the mean stays; each call draws anew."""
-        threshold = round(self.rate * 256)
+        threshold = min(round(self.rate * 256), 255)
         if self.key is None or threshold == 0:
             return x
         self.key, key = jax.random.split(self.key)
@@ -179,9 +222,9 @@ class Dropout(nnx.Module):
 class Mlp(nnx.Module):
     """Two linear layers with a GELU between."""
 
-    def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs):
-        self.up = nnx.Linear(width, hidden, rngs=rngs)
-        self.down = nnx.Linear(hidden, width, rngs=rngs)
+    def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs | None):
+        self.up = Linear(width, hidden, rngs=rngs)
+        self.down = Linear(hidden, width, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         return self.down(jax.nn.gelu(self.up(x), approximate=True))

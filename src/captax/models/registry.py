@@ -23,8 +23,8 @@ class ConfigError(CaptaxError):
     """A config describes no model that captax has."""
 
 
-def build(config: Mapping[str, Any], *, rngs: nnx.Rngs) -> nnx.Module:
-    """A new model as `config` describes it; under `nnx.eval_shape`, its shapes alone."""
+def build(config: Mapping[str, Any], *, rngs: nnx.Rngs | None = None) -> nnx.Module:
+    """A new model as `config` describes it; without `rngs`, shapes alone, for a checkpoint."""
     fields = dict(config)
     name = fields.pop("model_type", None)
     if name == ENCODER_DECODER:

@@ -16,8 +16,11 @@ from captax.models.layers import (
     Dropout,
     Features,
     KeysValues,
+    LayerNorm,
+    Linear,
     Mlp,
     TextDecoder,
+    parameter,
     write_cache,
 )
 
@@ -43,12 +46,11 @@ class Bridge(nnx.Module):
     A place has the sum of a learned row and a learned column embedding.
     """
 
-    def __init__(self, config: TransformerDecoderConfig, *, rngs: nnx.Rngs):
-        self.norm = nnx.LayerNorm(config.features_width, rngs=rngs)
-        self.project = nnx.Linear(config.features_width, config.width, rngs=rngs)
-        init = nnx.initializers.normal(0.02)
-        self.rows = nnx.Param(init(rngs.params(), (config.grid[0], config.width)))
-        self.columns = nnx.Param(init(rngs.params(), (config.grid[1], config.width)))
+    def __init__(self, config: TransformerDecoderConfig, *, rngs: nnx.Rngs | None):
+        self.norm = LayerNorm(config.features_width, rngs=rngs)
+        self.project = Linear(config.features_width, config.width, rngs=rngs)
+        self.rows = parameter(rngs, (config.grid[0], config.width), std=0.02)
+        self.columns = parameter(rngs, (config.grid[1], config.width), std=0.02)
         self.dropout = Dropout(config.dropout)
 
     def __call__(self, features: Features) -> Float[Array, "batch patches width"]:
@@ -60,12 +62,12 @@ class Bridge(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Self-attention, cross-attention, MLP; each normalised first and added."""
 
-    def __init__(self, config: TransformerDecoderConfig, *, rngs: nnx.Rngs):
-        self.self_norm = nnx.LayerNorm(config.width, rngs=rngs)
+    def __init__(self, config: TransformerDecoderConfig, *, rngs: nnx.Rngs | None):
+        self.self_norm = LayerNorm(config.width, rngs=rngs)
         self.self_attention = Attention(config.width, config.heads, rngs=rngs)
-        self.cross_norm = nnx.LayerNorm(config.width, rngs=rngs)
+        self.cross_norm = LayerNorm(config.width, rngs=rngs)
         self.cross_attention = Attention(config.width, config.heads, rngs=rngs)
-        self.mlp_norm = nnx.LayerNorm(config.width, rngs=rngs)
+        self.mlp_norm = LayerNorm(config.width, rngs=rngs)
         self.mlp = Mlp(config.width, config.mlp_width, rngs=rngs)
         self.dropout = Dropout(config.dropout)
 
@@ -92,15 +94,14 @@ class DecoderLayer(nnx.Module):
 class TransformerDecoder(TextDecoder):
     """Predicts each next token from the tokens before it and the picture's features."""
 
-    def __init__(self, config: TransformerDecoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerDecoderConfig, *, rngs: nnx.Rngs | None):
         self.config = config
-        init = nnx.initializers.normal(0.02)
         self.bridge = Bridge(config, rngs=rngs)
-        self.embedding = nnx.Param(init(rngs.params(), (config.vocab_size, config.width)))
-        self.positions = nnx.Param(init(rngs.params(), (config.max_positions, config.width)))
+        self.embedding = parameter(rngs, (config.vocab_size, config.width), std=0.02)
+        self.positions = parameter(rngs, (config.max_positions, config.width), std=0.02)
         self.dropout = Dropout(config.dropout)
         self.layers = nnx.List([DecoderLayer(config, rngs=rngs) for _ in range(config.layers)])
-        self.norm = nnx.LayerNorm(config.width, rngs=rngs)
+        self.norm = LayerNorm(config.width, rngs=rngs)
 
     def __call__(
         self,

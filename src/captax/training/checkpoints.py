@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -42,7 +42,7 @@ class RunCheckpoints:
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
         return self._manager.restore(self._manager.latest_step(), args=args)["arrays"]
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunCheckpoints":
         return self
 
     def __exit__(self, *_: object) -> None:

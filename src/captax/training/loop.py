@@ -247,7 +247,8 @@ class _Run:
             progress.best = scores["CIDEr-D"]
             model = self.rebuild(trained)
             captioner = Captioner(model, self.processor, self.tokenizer, self.generation)
-            captioner.save(self.out / "best", card=model_card(self.recipe, scores))
+            card = model_card(self.recipe, scores)
+            captioner.save(self.out / "best", dtype=self.recipe.dtype, card=card)
         plot_curves(self.out / "curves.png", self.log.records, title=self.recipe.name)
 
     def _caption_program(self, depth: int) -> Callable[[Parameters, np.ndarray], jax.Array]:

@@ -141,6 +141,7 @@ class Recipe(_Section):
     stages: tuple[Stage, ...] = Field(min_length=1)
     optimizer: Optimizer = Optimizer()
     evaluation: Evaluation = Evaluation()
+    dtype: Literal["float32", "float16"] = Field("float32", description="of the weights in best/")
     save_every: PositiveInt = Field(100, description="steps between checkpoints")
 
     @pydantic.model_validator(mode="after")

@@ -1,0 +1,5 @@
+"""`python -m captax` is the `captax` command."""
+
+from captax.cli.main import main
+
+main()
