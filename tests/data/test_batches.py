@@ -2,7 +2,6 @@ import gc
 import io
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from PIL import Image
 
 from captax.data import (
     DataError,
-    Example,
-    choose_captions,
     epoch_order,
     load_images,
     pack_captions,
@@ -95,15 +92,6 @@ def test_refuses_what_cannot_be_packed() -> None:
         pack_captions([], capacity=0, pad_id=0)
     with pytest.raises(DataError, match="max_tokens is 1"):
         pack_captions([], capacity=4, pad_id=0, max_tokens=1)
-
-
-def test_choose_captions() -> None:
-    example = Example("1", b"", ("a", "b", "c"))
-    rng = np.random.default_rng(0)
-    assert choose_captions(example, "all", rng) == example.captions
-    drawn = Counter(choose_captions(example, "one", rng) for _ in range(600))
-    assert set(drawn) == {("a",), ("b",), ("c",)}
-    assert min(drawn.values()) > 140
 
 
 def test_epoch_order_is_a_permutation_that_seed_and_epoch_determine() -> None:

@@ -57,8 +57,14 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
     """Have `write` fill a new directory beside `directory`, then put it in its place.
 
-    A reader sees the old content or the new, never half of either.
+    A reader sees the old content or the new, never half of either. Raises `CheckpointError` when
+    what is there is not a checkpoint: it would be lost.
     """
+    directory = directory.resolve()
+    if directory.is_file() or (
+        directory.is_dir() and any(directory.iterdir()) and not (directory / CONFIG).is_file()
+    ):
+        raise CheckpointError(f"{directory}: is there and not a checkpoint; give another directory")
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(directory.name + ".partial")
     old = directory.with_name(directory.name + ".old")

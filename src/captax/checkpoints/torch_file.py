@@ -117,13 +117,15 @@ def _read(file: BinaryIO) -> dict[str, np.ndarray]:
 
 
 def _view(storage: np.ndarray, view: _Tensor) -> np.ndarray:
-    """Cut a tensor out of its storage, refusing what would reach outside."""
-    last = view.offset + sum(
-        (n - 1) * s for n, s in zip(view.shape, view.strides, strict=True) if n
-    )
-    outside = view.offset < 0 or min(view.strides, default=0) < 0 or last >= max(len(storage), 1)
-    # More values than the storage has: out of an empty one, or of one value again and again.
-    if outside or math.prod(view.shape) > len(storage):
+    """Cut a tensor out of its storage, refusing what would reach outside or repeat it."""
+    count = math.prod(view.shape)
+    last = view.offset + sum((n - 1) * s for n, s in zip(view.shape, view.strides, strict=True))
+    if count and (
+        view.offset < 0
+        or min(view.strides, default=0) < 0
+        # A stride of 0 could make of one value more than fits in memory.
+        or max(last + 1, count) > len(storage)
+    ):
         raise ValueError("a tensor lies outside its storage")
     strides = tuple(s * storage.itemsize for s in view.strides)
     return np.lib.stride_tricks.as_strided(

@@ -10,6 +10,8 @@ from typing import Annotated, TextIO
 
 import typer
 
+from captax.files import replacing
+
 SOME_FAILED = 1
 
 
@@ -99,14 +101,5 @@ def _writer(out: Path | None) -> Iterator[TextIO]:
     if out is None:
         yield sys.stdout
         return
-    from captax.errors import CaptaxError
-
-    partial = out.with_name(out.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            yield file
-        partial.replace(out)
-    except OSError as error:
-        raise CaptaxError(
-            f"{out}: cannot be written ({error.strerror}); give another --out"
-        ) from None
+    with replacing(out) as partial, partial.open("w", encoding="utf-8") as file:
+        yield file

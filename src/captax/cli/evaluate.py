@@ -27,6 +27,7 @@ def evaluate(
     from captax import metrics
     from captax.captioner import load
     from captax.compilation import persist_compiled_programs
+    from captax.files import write_text
     from captax.images import ImageError
 
     examples = datasets.open(data, split=split)
@@ -55,6 +56,4 @@ def evaluate(
     print(f"{len(examples)} pictures, {len(examples) / seconds:.1f} a second")
     if json_out is not None:
         content = {"scores": scores.corpus, "captions": captions, "per_image": scores.per_image}
-        partial = json_out.with_name(json_out.name + ".partial")
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-        partial.replace(json_out)
+        write_text(json_out, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

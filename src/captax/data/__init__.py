@@ -2,7 +2,6 @@
 
 from captax.data.batches import (
     PackedCaptions,
-    choose_captions,
     epoch_order,
     load_images,
     pack_captions,
@@ -17,7 +16,6 @@ __all__ = [
     "DataError",
     "Example",
     "PackedCaptions",
-    "choose_captions",
     "epoch_order",
     "load_images",
     "mix",

@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
-from captax.data.example import DataError, Example
+from captax.data.example import DataError
 from captax.images.decode import ImageError
 
 T = TypeVar("T")
@@ -99,15 +99,6 @@ def pack_captions(
             positions[row, begin:end] = np.arange(end - begin)
             begin = end
     return PackedCaptions(inputs, targets, segments, positions, truncated, dropped)
-
-
-def choose_captions(
-    example: Example, mode: Literal["all", "one"], rng: np.random.Generator
-) -> tuple[str, ...]:
-    """The captions to train on this epoch: `all` of them, or `one` drawn at random."""
-    if mode == "all":
-        return example.captions
-    return (example.captions[rng.integers(len(example.captions))],)
 
 
 def epoch_order(n: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " n"]:

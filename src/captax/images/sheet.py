@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from captax.files import replacing
 from captax.images.decode import ImageError, ImageSource, decode
 
 _LONGEST_SIDE = 480
@@ -29,25 +30,20 @@ def write_sheet(path: str | os.PathLike[str], rows: Iterable[SheetRow], *, title
     """Write `rows` as one HTML page to `path`, pictures within it as small JPEGs.
 
     `rows` are read one at a time. A picture that cannot be read makes a card that says so. The file
-    appears when it is complete; raises `ImageError` if it cannot be written.
+    appears when it is complete; raises `OutputError` if it cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     pictures = failed = 0
-    try:
-        # Names of files may hold bytes that are no UTF-8; those show as "?".
-        with partial.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(_HEAD.replace("TITLE", escape(title)))
-            for row in rows:
-                card, good = _card(row)
-                pictures, failed = pictures + 1, failed + (not good)
-                file.write(card)
-            file.write(_FOOT.replace("COUNT", _count(pictures, failed)))
-        partial.replace(path)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    # Names of files may hold bytes that are no UTF-8; those show as "?".
+    with (
+        replacing(Path(path)) as partial,
+        partial.open("w", encoding="utf-8", errors="replace", newline="\n") as file,
+    ):
+        file.write(_HEAD.replace("TITLE", escape(title)))
+        for row in rows:
+            card, good = _card(row)
+            pictures, failed = pictures + 1, failed + (not good)
+            file.write(card)
+        file.write(_FOOT.replace("COUNT", _count(pictures, failed)))
 
 
 def _card(row: SheetRow) -> tuple[str, bool]:

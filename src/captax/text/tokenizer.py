@@ -7,6 +7,7 @@ from pathlib import Path
 import tokenizers
 
 from captax.errors import CaptaxError
+from captax.files import write_text
 
 # Where a Hugging Face checkpoint says which token plays which part, the first that does winning.
 # BERT-style tokenizers name no bos or eos: their captions begin with CLS and end with SEP.
@@ -117,8 +118,8 @@ class Tokenizer:
         }
         if self.unk_id is not None:
             config["unk_token"] = self.token(self.unk_id)
-        _write(directory / "tokenizer.json", self._backend.to_str(pretty=True))
-        _write(directory / ROLE_FILES[0], json.dumps(config, indent=2) + "\n")
+        write_text(directory / "tokenizer.json", self._backend.to_str(pretty=True))
+        write_text(directory / ROLE_FILES[0], json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def load(cls, directory: str | Path) -> "Tokenizer":
@@ -177,9 +178,3 @@ def _roles(directory: Path, backend: tokenizers.Tokenizer) -> tuple[str, str, st
         if all(token is None or backend.token_to_id(token) is not None for token in convention):
             return convention
     return CONVENTIONS[0]
-
-
-def _write(path: Path, content: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(content, encoding="utf-8")
-    partial.replace(path)

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from captax.files import write_text
+
 KEPT = 2
 
 
@@ -55,9 +57,7 @@ class Log:
     def __init__(self, path: Path, *, last_step: int):
         """Open to append, first dropping records after `last_step`: they will be made again."""
         self.records = [r for r in read_log(path) if r["step"] <= last_step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in self.records))
-        partial.replace(path)
+        write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, **record: Any) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from captax.files import replacing
+
 SMOOTHING = 50
 
 
@@ -37,6 +39,5 @@ def plot_curves(path: Path, records: Sequence[dict[str, Any]], *, title: str) ->
     right.set(xlabel="step", ylabel="dev score x 100")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png", dpi=120)
-    partial.replace(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)

@@ -9,6 +9,8 @@ pictures. A change in any of them is another folder, so a stale cache is never u
 import dataclasses
 import hashlib
 import json
+import math
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,11 +21,17 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from captax.data import Example, load_images
+from captax.errors import CaptaxError
+from captax.files import write_text
 from captax.images import Augment, ImageError, ImageProcessor, decode, mentions_sides, rng_for
 from captax.models.layers import VisionEncoder
 
 BATCH = 25
 VERSION = 1
+
+
+class FeatureCacheError(CaptaxError):
+    """The feature cache cannot be made."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +82,7 @@ def cache_features(
     done = json.loads(progress.read_text())["rows"] if progress.exists() else 0
     total = views * len(examples)
     if done < total:
+        _check_room(folder, data, total * math.prod(shape[2:]) * 2)
         rows = np.memmap(data, np.float16, "r+" if done else "w+", shape=(total, *shape[2:]))
         bar = tqdm(total=total, initial=done, desc=label, unit="picture", smoothing=0.05)
         pictures = _views(examples, processor, augment, seed, range(done, total))
@@ -86,9 +95,20 @@ def cache_features(
             bar.update(size)
             if done == total or done // BATCH % 40 == 0:
                 rows.flush()
-                _write(progress, json.dumps({"rows": done}))
+                write_text(progress, json.dumps({"rows": done}))
         bar.close()
     return FeatureCache(np.memmap(data, np.float16, "r", shape=shape))
+
+
+def _check_room(folder: Path, data: Path, size: int) -> None:
+    """A memory-mapped file that finds the disk full kills the process; better to know before."""
+    held = data.stat().st_blocks * 512 if data.exists() else 0
+    free = shutil.disk_usage(folder).free
+    if size - held > free:
+        raise FeatureCacheError(
+            f"{folder}: the feature cache needs {(size - held) / 1e9:.1f} GB and {free / 1e9:.1f} "
+            "GB are free; ask for fewer views, or train on another disk with --out"
+        )
 
 
 def _views(
@@ -145,9 +165,3 @@ def _identity(example: Example) -> tuple[object, ...]:
 
 def _digest(*parts: object) -> str:
     return hashlib.blake2b("\n".join(map(repr, parts)).encode(), digest_size=8).hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)

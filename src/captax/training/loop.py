@@ -17,6 +17,7 @@ from captax.captioner import Captioner, GenerationConfig
 from captax.checkpoints.efficientnet_lite import load_efficientnet_lite
 from captax.checkpoints.state import parameters, rebuilder
 from captax.data import Example
+from captax.files import write_text
 from captax.generation import generate
 from captax.images import Augment, ImageProcessor, rng_for
 from captax.models.efficientnet import EfficientNetLite
@@ -63,7 +64,7 @@ def _claim(out: Path, recipe: Recipe) -> None:
     path, text = out / "recipe.yaml", recipe.to_yaml()
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise RecipeError(f"{path}: this folder holds a run of another recipe; give another --out")
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 @dataclasses.dataclass
