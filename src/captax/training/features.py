@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -65,8 +66,8 @@ def cache_features(
     """Open the cache of `encoder.prefix(pixels, depth)` over `examples`, computing what is missing.
 
     Work done is kept: when interrupted, or asked for more views, the next call goes on from there.
-    Raises `ImageError` for
-    the first picture that cannot be read.
+    Raises `ImageError` for the first picture that cannot be read, `FeatureCacheError` when the disk
+    has no room.
     """
     graph, state = nnx.split(encoder)
     prefix = jax.jit(lambda state, pixels: nnx.merge(graph, state).prefix(pixels, depth))
@@ -82,8 +83,8 @@ def cache_features(
     done = json.loads(progress.read_text())["rows"] if progress.exists() else 0
     total = views * len(examples)
     if done < total:
-        _check_room(folder, data, total * math.prod(shape[2:]) * 2)
-        rows = np.memmap(data, np.float16, "r+" if done else "w+", shape=(total, *shape[2:]))
+        _make_room(data, total * math.prod(shape[2:]) * 2)
+        rows = np.memmap(data, np.float16, "r+", shape=(total, *shape[2:]))
         bar = tqdm(total=total, initial=done, desc=label, unit="picture", smoothing=0.05)
         pictures = _views(examples, processor, augment, seed, range(done, total))
         for batch in _batches(pictures, BATCH):
@@ -100,15 +101,21 @@ def cache_features(
     return FeatureCache(np.memmap(data, np.float16, "r", shape=shape))
 
 
-def _check_room(folder: Path, data: Path, size: int) -> None:
-    """A memory-mapped file that finds the disk full kills the process; better to know before."""
-    held = data.stat().st_blocks * 512 if data.exists() else 0
-    free = shutil.disk_usage(folder).free
+def _make_room(data: Path, size: int) -> None:
+    """Make the file at least this long, or say that the disk has no room for it.
+
+    A memory map that finds the disk full kills the process. The file is never emptied: another
+    process may be filling it, with the same values.
+    """
+    data.touch()
+    held, free = data.stat().st_blocks * 512, shutil.disk_usage(data.parent).free
     if size - held > free:
         raise FeatureCacheError(
-            f"{folder}: the feature cache needs {(size - held) / 1e9:.1f} GB and {free / 1e9:.1f} "
-            "GB are free; ask for fewer views, or train on another disk with --out"
+            f"{data.parent}: the feature cache needs {(size - held) / 1e9:.1f} GB and "
+            f"{free / 1e9:.1f} GB are free; ask for fewer views, or give --out on another disk"
         )
+    if data.stat().st_size < size:
+        os.truncate(data, size)
 
 
 def _views(
