@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from captax.captioner import Caption, Captioner, GenerationConfig, load
     from captax.errors import CaptaxError
+    from captax.evaluation import evaluate
     from captax.training.loop import train
     from captax.training.recipe import load_recipe
 
@@ -19,6 +20,7 @@ __all__ = [
     "Caption",
     "Captioner",
     "GenerationConfig",
+    "evaluate",
     "load",
     "load_recipe",
     "train",
@@ -30,6 +32,7 @@ _HOME = {
     "Captioner": "captax.captioner",
     "CaptaxError": "captax.errors",
     "GenerationConfig": "captax.captioner",
+    "evaluate": "captax.evaluation",
     "load": "captax.captioner",
     "load_recipe": "captax.training.recipe",
     "train": "captax.training.loop",

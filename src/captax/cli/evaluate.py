@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -21,39 +20,32 @@ def evaluate(
     ] = None,
 ) -> None:
     """Caption a dataset's pictures and print the field's scores (x 100)."""
-    from tqdm import tqdm
-
     from captax import data as datasets
-    from captax import metrics
     from captax.captioner import load
     from captax.compilation import persist_compiled_programs
+    from captax.evaluation import evaluate as run
     from captax.files import write_text
-    from captax.images import ImageError
+    from captax.metrics import meteor_available
 
     examples = datasets.open(data, split=split)
     persist_compiled_programs()
     captioner = load(None if model == "default" else model)
     options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
-    given = {name: value for name, value in options.items() if value is not None}
-
-    started = time.perf_counter()
-    stream = captioner.stream([e.image for e in examples], batch_size=batch_size, **given)
-    captions: dict[str, str] = {}
-    for example, caption in zip(
+    found = run(
+        captioner,
         examples,
-        tqdm(stream, total=len(examples), unit="picture", disable=not sys.stderr.isatty()),
-        strict=True,
-    ):
-        if isinstance(caption, ImageError):
-            raise caption
-        captions[example.id] = caption.text
-    seconds = time.perf_counter() - started
-
-    references = {example.id: example.captions for example in examples}
-    scores = metrics.score(captions, references, meteor=metrics.meteor_available())
-    for name, value in scores.corpus.items():
+        batch_size=batch_size,
+        meteor=meteor_available(),
+        progress=sys.stderr.isatty(),
+        **{name: value for name, value in options.items() if value is not None},
+    )
+    for name, value in found.scores.corpus.items():
         print(f"{name:8} {100 * value:6.2f}")
-    print(f"{len(examples)} pictures, {len(examples) / seconds:.1f} a second")
+    print(f"{len(examples)} pictures, {found.pictures_per_second:.1f} a second")
     if json_out is not None:
-        content = {"scores": scores.corpus, "captions": captions, "per_image": scores.per_image}
+        content = {
+            "scores": found.scores.corpus,
+            "captions": found.captions,
+            "per_image": found.scores.per_image,
+        }
         write_text(json_out, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
