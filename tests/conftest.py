@@ -1,11 +1,50 @@
 """Shapes are enforced in every test: the hook must come before captax is first imported."""
 
+import os
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jaxtyping
+import numpy as np
 import pytest
 
 jaxtyping.install_import_hook("captax", "beartype.beartype")
+# Most of what these tests would wait for is XLA optimising programs that run once. XLA aborts on a
+# flag that it does not know, so this one is given only to the versions that are known to have it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if version("jaxlib").startswith("0.10."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+
+if TYPE_CHECKING:
+    from captax.captioner import Captioner
+    from captax.text import Tokenizer
+
+# A sixth of Lite0's width, half its depth: ten blocks, some of them residual, and a 2x2 grid.
+TINY_ENCODER: dict[str, Any] = {
+    "model_type": "efficientnet-lite",
+    "width_scale": 0.25,
+    "depth_scale": 0.5,
+    "image_size": 64,
+    "num_labels": 0,
+}
+TINY_DECODER: dict[str, Any] = {
+    "model_type": "captax-transformer",
+    "vocab_size": 12,
+    "width": 16,
+    "layers": 2,
+    "heads": 2,
+    "mlp_width": 32,
+    "max_positions": 16,
+    "features_width": 1280,
+    "grid": [2, 2],
+}
+CAPTIONS = (
+    "A red square beside two blue squares.",
+    "Three green stripes on a black wall",
+    "The yellow tile is under a white one",
+)
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +54,78 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"needs the development datasets in {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def examples() -> Path:
+    """The folder of example pictures."""
+    return Path(__file__).resolve().parents[1] / "examples"
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Any]:
+    """`make_model(config, seed)`: a model with made-up weights under which captions vary.
+
+    With initial weights a decoder says the same word again and again, whatever the picture: here
+    the picture and the position weigh more, and no word is louder than the others.
+    """
+    from flax import nnx
+
+    from captax.checkpoints.state import fill
+    from captax.models import registry
+
+    def make(config: dict[str, Any], seed: int = 0) -> nnx.Module:
+        model = registry.build(config)
+        rng = np.random.default_rng(seed)
+        tensors = {}
+        for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+            name = ".".join(map(str, path))
+            value = rng.standard_normal(leaf.shape)
+            if name.endswith("kernel"):
+                value *= np.sqrt(1.5 / np.prod(leaf.shape[:-1]))
+                value *= 12 if "bridge" in name else 2 if "decoder" in name else 1
+            elif name.endswith("scale"):
+                value = 1 + 0.1 * value
+            elif name.endswith("bias"):
+                value *= 0.1
+            elif name.endswith("embedding"):
+                value *= 2 / np.linalg.norm(value, axis=1, keepdims=True)
+            elif name.endswith("positions"):
+                value *= 2
+            tensors[name] = value.astype(np.float32)
+        return fill(model, tensors, where="made-up weights")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder() -> dict[str, Any]:
+    """The config of an encoder of 64x64 pictures."""
+    return TINY_ENCODER
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> "Tokenizer":
+    """A word vocabulary of a few captions."""
+    from captax.text import train_word_tokenizer
+
+    return train_word_tokenizer(CAPTIONS, min_count=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_captioner(make_model: Callable[..., Any], tiny_tokenizer: "Tokenizer") -> "Captioner":
+    """A whole captioner, of 64x64 pictures, that runs in milliseconds."""
+    from captax.captioner import Captioner, GenerationConfig
+    from captax.images import ImageProcessor
+
+    config = {
+        "model_type": "captax-encoder-decoder",
+        "encoder": TINY_ENCODER,
+        "decoder": {**TINY_DECODER, "vocab_size": tiny_tokenizer.vocab_size},
+    }
+    return Captioner(
+        make_model(config, 32),
+        ImageProcessor(size=(64, 64)),
+        tiny_tokenizer,
+        GenerationConfig(num_beams=3, max_new_tokens=8),
+    )

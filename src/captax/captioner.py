@@ -4,20 +4,23 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
+from PIL import Image
 
 from captax.checkpoints.directory import load_model, read_json, save_model, write_directory
 from captax.checkpoints.state import CheckpointError, parameters, rebuilder
 from captax.data import load_images
-from captax.generation import Beam, Greedy, Sequences, Strategy, generate
+from captax.generation import Beam, GenerationError, Greedy, Sequences, Strategy, generate
 from captax.images import ImageError, ImageProcessor, ImageSource
 from captax.models.encoder_decoder import EncoderDecoder
+from captax.models.layers import map_pictures
 from captax.text import Tokenizer
 
 PROCESSOR = "preprocessor_config.json"
@@ -72,7 +75,7 @@ class GenerationConfig:
         return Beam(
             num_beams=self.num_beams,
             length_penalty=self.length_penalty,
-            early_stopping=self.early_stopping,  # type: ignore[arg-type]
+            early_stopping=self.early_stopping,
             num_return_sequences=self.num_return_sequences,
         )
 
@@ -96,17 +99,22 @@ class Captioner:
         self._programs: dict[GenerationConfig, Callable[..., Sequences]] = {}
 
     def caption(
-        self, images: Sequence[ImageSource], *, batch_size: int = 32, **options: Any
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        *,
+        batch_size: int = 32,
+        **options: Any,
     ) -> list[Caption]:
-        """Caption pictures given as paths, bytes, PIL images or arrays, in order.
+        """Caption one picture or several, given as paths, bytes, PIL images or arrays, in order.
 
         `options` are fields of `GenerationConfig`, such as `num_beams=3, max_new_tokens=20`.
         Raises `ImageError` for the first picture that cannot be read; `stream` goes on past it.
         """
-        if isinstance(images, str | bytes | Path) or not isinstance(images, Iterable):
-            images = [images]
+        one = isinstance(images, str | bytes | PathLike | Image.Image)
+        one = one or (isinstance(images, np.ndarray) and images.ndim < 4)
+        several = cast("Sequence[ImageSource]", [images] if one else images)
         captions = []
-        for caption in self.stream(images, batch_size=batch_size, **options):
+        for caption in self.stream(several, batch_size=batch_size, **options):
             if isinstance(caption, ImageError):
                 raise caption
             captions.append(caption)
@@ -133,10 +141,13 @@ class Captioner:
             yield from self._collect(batch, sequences)
 
     def _config(self, options: dict[str, Any]) -> GenerationConfig:
-        if options.get("num_return_sequences", 1) > options.get(
-            "num_beams", self.generation.num_beams
-        ):
-            options = {**options, "num_beams": options["num_return_sequences"]}
+        known = [field.name for field in dataclasses.fields(GenerationConfig)]
+        unknown = sorted(options.keys() - set(known))
+        if unknown:
+            raise GenerationError(f"unknown options {unknown}; known are {', '.join(known)}")
+        wanted = options.get("num_return_sequences")
+        if wanted is not None and wanted > options.get("num_beams", self.generation.num_beams):
+            options = {**options, "num_beams": wanted}
         return dataclasses.replace(self.generation, **options)
 
     def _dispatch(
@@ -162,7 +173,7 @@ class Captioner:
             model = rebuild(parameters)
             return generate(
                 model,
-                model.encode(pixels),
+                map_pictures(model.encode, pixels),
                 jnp.full((pixels.shape[0], 1), tokenizer.start_id),
                 config.strategy,
                 max_new_tokens=config.max_new_tokens,

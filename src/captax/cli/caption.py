@@ -39,7 +39,7 @@ def caption(
     sheet: Annotated[
         Path | None, typer.Option(help="Also write an HTML page of pictures and captions.")
     ] = None,
-) -> int:
+) -> None:
     """Caption pictures. Those that cannot be read are named on stderr; then the exit code is 1."""
     from tqdm import tqdm
 
@@ -69,7 +69,7 @@ def caption(
                 failed += 1
                 tqdm.write(f"captax: {found}", file=sys.stderr)
                 record: dict[str, object] = {"path": str(path), "error": str(found)}
-                rows.append(SheetRow(None, str(path), "", None, error=str(found)))
+                row = SheetRow(None, str(path), "", None, error=str(found))
             else:
                 record = {"path": str(path), "caption": found.text, "score": found.score}
                 others = tuple((a.text, a.score) for a in found.alternatives[1:])
@@ -77,7 +77,9 @@ def caption(
                     record["alternatives"] = [
                         {"caption": text, "score": score} for text, score in others
                     ]
-                rows.append(SheetRow(path, str(path), found.text, found.score, others))
+                row = SheetRow(path, str(path), found.text, found.score, others)
+            if sheet is not None:
+                rows.append(row)
             if format is Format.jsonl:
                 print(json.dumps(record, ensure_ascii=False), file=output, flush=True)
             elif "caption" in record:
@@ -87,7 +89,7 @@ def caption(
         write_sheet(sheet, rows, title="Captions")
     if failed:
         print(f"captax: {failed} of {len(files)} pictures could not be read", file=sys.stderr)
-    return SOME_FAILED if failed else 0
+        raise typer.Exit(SOME_FAILED)
 
 
 def _watched(out: Path | None) -> bool:

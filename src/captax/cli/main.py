@@ -3,14 +3,12 @@
 import os
 import sys
 
-import click
 import typer
 
 from captax.cli import caption, convert, evaluate, info, train
 from captax.errors import CaptaxError
 
 WRONG_USE = 2
-INTERRUPTED = 130
 
 app = typer.Typer(
     help="Image captioning in JAX: caption pictures, train captioners, measure them.",
@@ -31,20 +29,7 @@ def main() -> None:
     # XLA:CPU logs about machine features when it loads a program it compiled itself.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.exceptions.Abort:
-        sys.exit(INTERRUPTED)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        app()  # Wrong use, Ctrl-C and a closed pipe are typer's work.
     except CaptaxError as error:
         print(f"captax: {error}", file=sys.stderr)
         sys.exit(WRONG_USE)
-    except KeyboardInterrupt:
-        print("captax: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # The reader of our output, such as `head`, has gone.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)

@@ -1,6 +1,6 @@
 """Decoding: from features to captions, whatever the family of the model."""
 
 from captax.generation.loop import Sequences, generate
-from captax.generation.strategies import Beam, Greedy, Strategy
+from captax.generation.strategies import Beam, GenerationError, Greedy, Strategy
 
-__all__ = ["Beam", "Greedy", "Sequences", "Strategy", "generate"]
+__all__ = ["Beam", "GenerationError", "Greedy", "Sequences", "Strategy", "generate"]

@@ -4,12 +4,12 @@ It knows only `begin`, `advance` and the cache's `repeat` and `reorder`, so it d
 alike. Everything here runs inside one jitted program.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from captax.generation.strategies import Strategy
+from captax.generation.strategies import GenerationError, Strategy
 from captax.models.layers import Cache, Features
 
 
@@ -19,12 +19,12 @@ class Sequences:
 
     `tokens` are without the prompt; each ends with eos (unless `length` was the most allowed) and
     then pad. `scores` are log-probabilities summed over `lengths` tokens and divided by
-    `lengths ** length_penalty`.
+    `lengths ** length_penalty`. Arrays of JAX, or of NumPy once fetched from the device.
     """
 
-    tokens: Int[Array, "batch beams time"]
-    lengths: Int[Array, "batch beams"]
-    scores: Float[Array, "batch beams"]
+    tokens: Int[Any, "batch beams time"]
+    lengths: Int[Any, "batch beams"]
+    scores: Float[Any, "batch beams"]
 
 
 @runtime_checkable
@@ -52,7 +52,12 @@ def generate(
     eos_id: int,
     pad_id: int,
 ) -> Sequences:
-    """Decode at most `max_new_tokens` tokens (eos included) after each prompt."""
+    """Decode at most `max_new_tokens` tokens (eos included) after each prompt.
+
+    Raises `GenerationError` when that is less than one.
+    """
+    if max_new_tokens < 1:
+        raise GenerationError(f"max_new_tokens is {max_new_tokens}: give 1 or more")
     # The last token is never fed back, so the cache needs no place for it.
     capacity = prompt.shape[1] + max_new_tokens - 1
     logits, cache = model.begin(features, prompt, capacity)

@@ -7,7 +7,7 @@ Legend: `batch` pictures, `beams` candidates a picture, `rows` = batch x beams, 
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -64,39 +64,47 @@ class Greedy:
         """One sequence a picture; its score is as `Beam` would compute it."""
         batch = logits.shape[0]
 
+        # Who has ended is kept apart from the tokens: the pad that fills them may be eos itself.
         def choose(
-            step: Array, tokens: Array, total: Array, lengths: Array, logits: Array
-        ) -> tuple[Array, Array, Array, Array]:
-            live = ~(tokens == eos_id).any(-1)
+            step: Array, tokens: Array, total: Array, lengths: Array, live: Array, logits: Array
+        ) -> tuple[Array, Array, Array, Array, Array]:
             logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
             best = logprobs.argmax(-1).astype(jnp.int32)
             total += jnp.where(live, logprobs.max(-1), 0)
             tokens = tokens.at[:, step].set(jnp.where(live, best, pad_id))
-            return step + 1, tokens, total, lengths + live
+            return step + 1, tokens, total, lengths + live, live & (best != eos_id)
 
         def unfinished(state: tuple) -> Array:
-            (step, tokens, *_), _ = state
-            return (step < max_new_tokens) & ~(tokens == eos_id).any(-1).all()
+            (step, _, _, _, live), _ = state
+            return (step < max_new_tokens) & live.any()
 
         def body(state: tuple) -> tuple:
-            (step, tokens, total, lengths), cache = state
+            (step, tokens, total, lengths, live), cache = state
             logits, cache = advance(tokens[:, step - 1], cache)
-            return choose(step, tokens, total, lengths, logits), cache
+            return choose(step, tokens, total, lengths, live, logits), cache
 
-        tokens = jnp.full((batch, max_new_tokens), pad_id, jnp.int32)
         begun = choose(
-            jnp.zeros((), jnp.int32), tokens, jnp.zeros(batch), jnp.zeros(batch, jnp.int32), logits
+            jnp.zeros((), jnp.int32),
+            jnp.full((batch, max_new_tokens), pad_id, jnp.int32),
+            jnp.zeros(batch),
+            jnp.zeros(batch, jnp.int32),
+            jnp.ones(batch, bool),
+            logits,
         )
-        (_, tokens, total, lengths), _ = jax.lax.while_loop(unfinished, body, (begun, cache))
+        (_, tokens, total, lengths, _), _ = jax.lax.while_loop(unfinished, body, (begun, cache))
         scores = total / lengths.astype(jnp.float32) ** self.length_penalty
         return tokens[:, None], scores[:, None]
 
 
 @struct.dataclass
 class _Beams:
-    """State of beam search: `live` hypotheses still growing, `done` the best that ended."""
+    """State of beam search: hypotheses still growing, and the best of those that are `done`.
+
+    A picture no longer `open` takes no more, however long others of its batch go on.
+    """
 
     step: Int[Array, ""]
+    open: Bool[Array, " batch"]
     tokens: Int[Array, "batch beams time"]
     totals: Float[Array, "batch beams"]
     done_tokens: Int[Array, "batch beams time"]
@@ -116,7 +124,7 @@ class Beam:
 
     num_beams: int = 3
     length_penalty: float = 1.0
-    early_stopping: bool | Literal["never"] = False
+    early_stopping: bool | str = False
     num_return_sequences: int = 1
 
     def __post_init__(self) -> None:
@@ -126,6 +134,10 @@ class Beam:
             raise GenerationError(
                 f"num_return_sequences is {self.num_return_sequences}: give 1 to num_beams "
                 f"({self.num_beams})"
+            )
+        if self.early_stopping not in (True, False, "never"):
+            raise GenerationError(
+                f"early_stopping is {self.early_stopping!r}: give True, False or 'never'"
             )
 
     def run(
@@ -152,7 +164,8 @@ class Beam:
             ended = (chosen == eos_id) | (state.step + 1 == max_new_tokens)
 
             length = (state.step + 1).astype(jnp.float32)
-            may_end = ended & (jnp.arange(2 * beams) < beams) & ~self._full(state)[:, None]
+            may_end = ended & (jnp.arange(2 * beams) < beams) & state.open[:, None]
+            may_end &= totals > NEVER / 2  # there may be fewer captions than beams
             scores = jnp.where(may_end, totals / length**self.length_penalty, NEVER)
             done_scores, best = jax.lax.top_k(
                 jnp.concatenate([state.done_scores, scores], 1), beams
@@ -161,19 +174,21 @@ class Beam:
 
             totals, best = jax.lax.top_k(jnp.where(ended, totals + NEVER, totals), beams)
             parents = _pick(parents, best) + jnp.arange(batch)[:, None] * beams
-            return _Beams(
+            state = _Beams(
                 step=state.step + 1,
+                open=state.open,
                 tokens=_pick(tokens, best),
                 totals=totals,
                 done_tokens=done_tokens,
                 done_scores=done_scores,
                 parents=parents.reshape(-1),
             )
+            still = state.open & self._improvable(state, max_new_tokens)
+            return dataclasses.replace(state, open=still)
 
         def unfinished(carry: tuple[_Beams, Cache]) -> Array:
             state, _ = carry
-            more = state.step < max_new_tokens
-            return more & self._improvable(state, max_new_tokens).any()
+            return (state.step < max_new_tokens) & state.open.any()
 
         def body(carry: tuple[_Beams, Cache]) -> tuple[_Beams, Cache]:
             state, cache = carry
@@ -185,6 +200,7 @@ class Beam:
         nothing = jnp.full((batch, beams), NEVER)
         state = _Beams(
             step=jnp.zeros((), jnp.int32),
+            open=jnp.ones(batch, bool),
             tokens=empty,
             # All beams begin alike: only the first may speak, or each would say the same.
             totals=nothing.at[:, 0].set(0.0),
@@ -197,17 +213,14 @@ class Beam:
         count = self.num_return_sequences
         return state.done_tokens[:, :count], state.done_scores[:, :count]
 
-    def _full(self, state: _Beams) -> Bool[Array, " batch"]:
-        """Pictures that take no more hypotheses."""
-        all_done = (state.done_scores > NEVER / 2).all(-1)
-        return all_done if self.early_stopping is True else jnp.zeros_like(all_done)
-
     def _improvable(self, state: _Beams, max_new_tokens: int) -> Bool[Array, " batch"]:
         """Pictures for which a live hypothesis may still beat the worst that ended."""
+        if self.early_stopping is True:
+            return (state.done_scores <= NEVER / 2).any(-1)
         longest = self.early_stopping == "never" and self.length_penalty > 0
         length = jnp.float32(max_new_tokens) if longest else state.step.astype(jnp.float32)
         hope = state.totals[:, 0] / length**self.length_penalty
-        return (hope > state.done_scores.min(-1)) & ~self._full(state)
+        return hope > state.done_scores.min(-1)
 
 
 def _pick(

@@ -6,11 +6,17 @@ Legend: `batch` images, `rows` = batch x beams, `time` token positions, `patches
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
+
+from captax.errors import CaptaxError
+
+T = TypeVar("T")
+CPU_CHUNK = 2
 
 # One signature may hold those of captions and those of pictures: the first two sizes are unnamed.
 KeysValues = tuple[Float[Array, "_ _ heads head"], Float[Array, "_ _ heads head"]]
@@ -24,7 +30,7 @@ class Features:
     row by row.
     """
 
-    tokens: Float[Array, "batch patches width"]
+    tokens: Float[Array, "*batch patches width"]
     grid: tuple[int, int] = struct.field(pytree_node=False)
     lead: int = struct.field(pytree_node=False, default=0)
 
@@ -85,6 +91,10 @@ class Cache:
         return dataclasses.replace(self, past=past)
 
 
+class LengthError(CaptaxError):
+    """A caption is to be longer than its decoder can read."""
+
+
 class TextDecoder(nnx.Module):
     """Predicts each next token from the tokens before it and a picture's features."""
 
@@ -105,7 +115,10 @@ class TextDecoder(nnx.Module):
     def begin(
         self, features: Features, prompt: Int[Array, "batch time"], capacity: int
     ) -> tuple[Float[Array, "batch vocab"], Cache]:
-        """Logits after the prompt, and a cache with room for `capacity` tokens in all."""
+        """Logits after the prompt, and a cache with room for `capacity` tokens in all.
+
+        Raises `LengthError` when that is more than the decoder can read.
+        """
         raise NotImplementedError
 
     def advance(
@@ -237,3 +250,16 @@ def write_cache(past: KeysValues, new: KeysValues, length: Int[Array, ""]) -> Ke
         return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), length, axis=1)
 
     return write(past[0], new[0]), write(past[1], new[1])
+
+
+def map_pictures(function: Callable[[Array], T], pixels: Float[Array, "batch *picture"]) -> T:
+    """`function(pixels)`, computed in the way that suits the device.
+
+    `function` takes and gives a batch. On a CPU the pictures go through it two at a time: a
+    convolutional encoder's activations of two fit the processor's cache, those of a batch do not.
+    """
+    batch = pixels.shape[0]
+    if jax.default_backend() != "cpu" or batch <= CPU_CHUNK or batch % CPU_CHUNK:
+        return function(pixels)
+    chunks = jax.lax.map(function, pixels.reshape(-1, CPU_CHUNK, *pixels.shape[1:]))
+    return jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), chunks)

@@ -17,6 +17,7 @@ from captax.models.layers import (
     Features,
     KeysValues,
     LayerNorm,
+    LengthError,
     Linear,
     Mlp,
     TextDecoder,
@@ -123,8 +124,13 @@ class TransformerDecoder(TextDecoder):
     def begin(
         self, features: Features, prompt: Int[Array, "batch time"], capacity: int
     ) -> tuple[Float[Array, "batch vocab"], Cache]:
-        memory = self.bridge(features)
         config = self.config
+        if capacity > config.max_positions:
+            raise LengthError(
+                f"the decoder has {config.max_positions} positions and {capacity} are needed; "
+                "give a lower max_new_tokens"
+            )
+        memory = self.bridge(features)
         shape = (prompt.shape[0], capacity, config.heads, config.width // config.heads)
         empty = jnp.zeros(shape, memory.dtype)
         cache = Cache(

@@ -31,6 +31,7 @@ and chosen by CIDEr-D on {dev}, beam {recipe.evaluation.num_beams}:
 
 ```python
 import captax
+
 captax.load("this-directory").caption(["picture.jpg"])
 ```
 """

@@ -52,19 +52,19 @@ class RunCheckpoints:
 
 
 class Log:
-    """A run's `log.jsonl`: one record a line, flushed as written."""
+    """A run's `log.jsonl`: one record a line, on disk as soon as written."""
 
     def __init__(self, path: Path, *, last_step: int):
-        """Open to append, first dropping records after `last_step`: they will be made again."""
+        """Begin after `last_step`: records after it are dropped, for they will be made again."""
+        self.path = path
         self.records = [r for r in read_log(path) if r["step"] <= last_step]
         write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
-        self._file = path.open("a", encoding="utf-8")
 
     def write(self, **record: Any) -> None:
         """Add a record, which has at least a `step`."""
         self.records.append(record)
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ def plot_curves(path: Path, records: Sequence[dict[str, Any]], *, title: str) ->
         values = [100 * r["scores"][name] for r in scored]
         right.plot([r["step"] for r in scored], values, marker="o", markersize=3, label=name)
     if scored:
-        right.legend()
+        right.legend(loc="upper left", bbox_to_anchor=(1, 1))
     right.set(xlabel="step", ylabel="dev score x 100")
     for axes in (left, right):
         axes.grid(alpha=0.3)

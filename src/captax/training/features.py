@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +26,7 @@ from captax.data import Example, load_images
 from captax.errors import CaptaxError
 from captax.files import write_text
 from captax.images import Augment, ImageError, ImageProcessor, decode, mentions_sides, rng_for
-from captax.models.layers import VisionEncoder
+from captax.models.layers import VisionEncoder, map_pictures
 
 BATCH = 25
 VERSION = 1
@@ -70,7 +71,12 @@ def cache_features(
     has no room.
     """
     graph, state = nnx.split(encoder)
-    prefix = jax.jit(lambda state, pixels: nnx.merge(graph, state).prefix(pixels, depth))
+
+    @jax.jit
+    def prefix(state: Any, pixels: jax.Array) -> jax.Array:
+        parts = nnx.merge(graph, state)
+        return map_pictures(lambda batch: parts.prefix(batch, depth), pixels)
+
     pixels = jax.ShapeDtypeStruct((BATCH, *processor.size, 3), np.float32)
     output = jax.eval_shape(prefix, state, pixels)
     shape = (views, len(examples), *output.shape[1:])

@@ -225,7 +225,7 @@ class _Run:
                 segments=jnp.asarray(packed.segments),
             )
 
-    def _captions(self, epoch: int, example: int) -> Sequence[Sequence[int]]:
+    def _captions(self, epoch: int, example: int | np.integer) -> Sequence[Sequence[int]]:
         """Tokens of the captions to learn, shuffled: the last may find no room in the row."""
         tokens = self.tokens[example]
         rng = rng_for(self.recipe.seed, epoch, self.train[example].id)
@@ -283,7 +283,7 @@ class _Run:
             # The last batch is filled up with repeats, so that one program serves all.
             rows = np.arange(start, start + size) % len(self.dev)
             tokens = np.asarray(write(trained, cache.read(rows, np.zeros_like(rows))))
-            captions += [self.tokenizer.decode(row) for row in tokens]
+            captions += [self.tokenizer.decode(row) for row in tokens.tolist()]
         return captions[: len(self.dev)]
 
 

@@ -40,7 +40,7 @@ class Data(_Section):
     dev: tuple[Source, ...] = Field(min_length=1)
     captions: Literal["all", "one"] = "all"
     min_count: PositiveInt = 5
-    max_tokens: PositiveInt = Field(24, description="a caption's longest, start and eos included")
+    max_tokens: int = Field(24, ge=2, description="a caption's longest, start and eos included")
     row_tokens: PositiveInt = Field(80, description="places for all captions of a picture")
 
 
@@ -177,7 +177,10 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         path = Path(name)
         if not path.is_file():
             raise RecipeError(f"{path}: no such recipe file")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path}: cannot be read ({error})") from None
     elif name in recipe_names():
         text = (resources.files("captax") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     else:
@@ -216,9 +219,13 @@ def _set(fields: dict[str, Any], override: str) -> None:
 
 def _explain(problem: Any) -> str:
     where = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "missing":
+        return f"{where}: missing; write it in the recipe or give --set {where}=VALUE"
     if problem["type"] != "extra_forbidden":
-        given = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
-        return f"{where}: {problem['msg'].removeprefix('Value error, ')}{given}"
+        told = isinstance(problem["input"], dict)  # what was given is a whole section
+        given = "" if told else f" (got {problem['input']!r})"
+        place = f"{where}: " if where else ""
+        return f"{place}{problem['msg'].removeprefix('Value error, ')}{given}"
     *parents, unknown = problem["loc"]
     known = list(_section(parents).model_fields)
     near = difflib.get_close_matches(str(unknown), known, 1)

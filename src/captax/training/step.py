@@ -23,23 +23,29 @@ Step = Callable[["TrainState", Parameters, "Batch", Array], tuple["TrainState", 
 
 @struct.dataclass
 class Batch:
-    """Pictures after the frozen part of the encoder, and their packed captions."""
+    """Pictures after the frozen part of the encoder, and their packed captions.
 
-    pictures: Float[Array, "batch ..."]
-    inputs: Int[Array, "batch time"]
-    targets: Int[Array, "batch time"]
-    positions: Int[Array, "batch time"]
-    segments: Int[Array, "batch time"]
+    Arrays of NumPy on their way in, of JAX inside the step.
+    """
+
+    pictures: Float[Any, "batch ..."]
+    inputs: Int[Any, "batch time"]
+    targets: Int[Any, "batch time"]
+    positions: Int[Any, "batch time"]
+    segments: Int[Any, "batch time"]
 
 
 @struct.dataclass
 class TrainState:
-    """What a step changes: trainable parameters, the optimiser's memory and their average."""
+    """What a step changes: trainable parameters, the optimiser's memory and their average.
 
-    step: Int[Array, ""]
-    parameters: Parameters
+    `Any` is an array here: only tree functions put something else in its place for a while.
+    """
+
+    step: Any
+    parameters: dict[str, Any]
     optimizer: Any
-    average: Parameters
+    average: dict[str, Any]
 
 
 def matches(patterns: Sequence[str], name: str) -> bool:
@@ -140,7 +146,7 @@ def make_step(
         state = TrainState(
             step=state.step + 1, parameters=parameters, optimizer=memory, average=average
         )
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         return state, {"loss": smoothed, "nll": plain, "gradient_norm": norm}
 
     return jax.jit(step, donate_argnums=0)
@@ -148,6 +154,6 @@ def make_step(
 
 def _enable_dropout(model: nnx.Module, key: Array) -> None:
     """Switch every dropout of a freshly built model on, each with its own key."""
-    dropouts = [module for _, module in model.iter_modules() if isinstance(module, Dropout)]
+    dropouts = [module for _, module in nnx.iter_modules(model) if isinstance(module, Dropout)]
     for i, dropout in enumerate(dropouts):
         dropout.key = jax.random.fold_in(key, i)

@@ -1,0 +1,127 @@
+"""Checkpoint directories: written whole, read back, refused when broken."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from captax.checkpoints.directory import load_model, read_json, save_model, write_directory
+from captax.checkpoints.state import CheckpointError, parameters
+
+CONFIG = {
+    "model_type": "captax-transformer",
+    "vocab_size": 5,
+    "width": 4,
+    "layers": 1,
+    "heads": 2,
+    "mlp_width": 4,
+    "max_positions": 6,
+    "dropout": 0.25,
+    "features_width": 6,
+    "grid": [2, 3],
+}
+
+
+@pytest.fixture
+def saved(make_model: Callable[..., Any], tmp_path: Path) -> Path:
+    save_model(tmp_path, make_model(CONFIG))
+    return tmp_path
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_model_comes_back_as_it_was_saved(
+    make_model: Callable[..., Any], tmp_path: Path, dtype: str
+) -> None:
+    model = make_model(CONFIG)
+    save_model(tmp_path, model, dtype=dtype)
+    assert json.loads((tmp_path / "config.json").read_text()) == CONFIG
+    stored = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    assert {value.dtype.name for value in stored.values()} == {dtype}
+    loaded = load_model(tmp_path)
+    assert loaded.config == model.config and loaded.layers[0].dropout.rate == 0.25
+    for name, value in parameters(loaded).items():
+        want = np.asarray(parameters(model)[name]).astype(dtype).astype(np.float32)
+        np.testing.assert_array_equal(value, want, strict=True)
+
+
+def test_weights_that_do_not_fit_the_config_are_named(saved: Path) -> None:
+    (saved / "config.json").write_text(json.dumps({**CONFIG, "vocab_size": 7, "layers": 2}))
+    with pytest.raises(CheckpointError, match=r"embedding is \(5, 4\), expected \(7, 4\)") as error:
+        load_model(saved)
+    assert "missing layers.1.mlp.up.kernel" in str(error.value)
+    assert str(saved / "model.safetensors") in str(error.value)
+
+
+def test_broken_directories_are_refused(saved: Path) -> None:
+    weights, config = saved / "model.safetensors", saved / "config.json"
+    whole = weights.read_bytes()
+    for size in (0, 7, 100, len(whole) - 1):
+        weights.write_bytes(whole[:size])
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: not a readable"):
+            load_model(saved)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: no such file"):
+        load_model(saved)
+    for content in (b"{", b"\xff\xfe", b""):
+        config.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"config\.json: not JSON"):
+            load_model(saved)
+    config.write_text("[1]")
+    with pytest.raises(CheckpointError, match=r"config\.json: expected a JSON object"):
+        load_model(saved)
+    config.unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json: no such file"):
+        read_json(config)
+
+
+def fill_with(text: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "config.json").write_text(text)
+
+    return write
+
+
+def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
+    best = tmp_path / "run" / "best"
+    write_directory(best, fill_with("1"))
+    (best / "left-over").write_text("")
+    write_directory(best, fill_with("2"))
+    assert [path.name for path in best.iterdir()] == ["config.json"]
+    assert (best / "config.json").read_text() == "2"
+    assert [path.name for path in best.parent.iterdir()] == ["best"]
+
+
+def test_the_old_content_stays_when_writing_fails(tmp_path: Path) -> None:
+    best = tmp_path / "best"
+    write_directory(best, fill_with("1"))
+
+    def fail(folder: Path) -> None:
+        (folder / "config.json").write_text("half")
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        write_directory(best, fail)
+    assert (best / "config.json").read_text() == "1"
+    write_directory(best, fill_with("2"))  # and nothing half-written is in the way
+    assert (best / "config.json").read_text() == "2"
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_what_is_no_checkpoint_is_never_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "cat.jpg").write_bytes(b"dear")
+    file = tmp_path / "file"
+    file.write_text("dear")
+    for path in (folder, file):
+        with pytest.raises(CheckpointError, match=f"{path.name}: .*not a checkpoint"):
+            write_directory(path, fill_with("1"))
+    assert (folder / "cat.jpg").read_bytes() == b"dear" and file.read_text() == "dear"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    write_directory(empty, fill_with("1"))
+    assert (empty / "config.json").read_text() == "1"

@@ -1,0 +1,64 @@
+"""The command run in this process, as a shell would see it."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from captax.captioner import Captioner
+from captax.cli.main import main
+
+
+@dataclasses.dataclass
+class Result:
+    """What a shell sees of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the commands keep compiled programs, instead of the home directory."""
+    names = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs")
+    names = tuple(f"jax_{name}" for name in (*names, "persistent_cache_min_entry_size_bytes"))
+    before = {name: getattr(jax.config, name) for name in names}
+    compilation_cache.reset_cache()
+    yield tmp_path_factory.mktemp("cache")
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def run(
+    programs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """`run("caption", path, ...)`: run the command line with these arguments."""
+    monkeypatch.setenv("CAPTAX_CACHE", str(programs))
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["captax", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        code = stop.value.code
+        assert isinstance(code, int | None)
+        assert "Traceback" not in captured.err
+        return Result(code or 0, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def model(tiny_captioner: Captioner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a small captioner."""
+    directory = tmp_path_factory.mktemp("model") / "tiny"
+    tiny_captioner.save(directory)
+    return directory

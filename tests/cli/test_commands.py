@@ -1,0 +1,172 @@
+"""The commands besides `caption`, and the command line as a whole."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import captax
+from captax.captioner import Captioner
+from captax.checkpoints.directory import load_model
+
+Run = Callable[..., Any]
+
+HELP = """
+import sys
+from captax.cli.main import main
+sys.argv = ["captax", *sys.argv[1:]]
+try:
+    main()
+finally:
+    heavy = {"jax", "flax", "numpy", "PIL", "matplotlib"} & sys.modules.keys()
+    print("imported:", *sorted(heavy))
+"""
+
+
+@pytest.mark.parametrize("command", [[], ["caption"], ["train"]], ids=" ".join)
+def test_help_waits_for_nothing(command: list[str]) -> None:
+    arguments = [sys.executable, "-c", HELP, *command, "--help"]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "imported:"
+    if not command:
+        for name in ("caption", "train", "evaluate", "convert", "info"):
+            assert f" {name} " in result.stdout
+
+
+def test_it_runs_as_a_module() -> None:
+    arguments = [sys.executable, "-m", "captax", "caption", "nowhere.jpg"]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "captax: nowhere.jpg: no such file or folder\n"
+
+
+def test_no_command_shows_the_help(run: Run) -> None:
+    result = run()
+    assert "caption" in result.out + result.err and result.code in (0, 2)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Three captioned pictures in a folder."""
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        tiles = np.kron(rng.integers(0, 256, (3, 4, 3), np.uint8), np.ones((20, 20, 1), np.uint8))
+        Image.fromarray(tiles).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"the tile number {number}\na red square\n")
+    return folder
+
+
+def test_evaluate_scores_the_captions_of_a_dataset(
+    run: Run, model: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from captax import metrics
+
+    monkeypatch.setattr(metrics, "meteor_available", lambda: False)
+    out = tmp_path / "scores.json"
+    result = run("evaluate", model, dataset, "--json", out, "--max-new-tokens", 8)
+    assert result.code == 0, result.err
+    found = json.loads(out.read_text())
+    paths = sorted(dataset.glob("*.png"))
+    captions = captax.load(model).caption(paths)
+    assert list(found["captions"].values()) == [caption.text for caption in captions]
+    references = {
+        id: (dataset / f"{path.stem}.txt").read_text().splitlines()
+        for id, path in zip(found["captions"], paths, strict=True)
+    }
+    want = metrics.score(found["captions"], references).corpus
+    assert found["scores"] == pytest.approx(want)
+    for name, value in want.items():
+        assert any(line.split() == [name, f"{100 * value:.2f}"] for line in result.out.splitlines())
+    assert "3 pictures, " in result.out
+
+
+def test_evaluate_refuses_what_it_cannot_read(run: Run, model: Path, dataset: Path) -> None:
+    (dataset / "1.png").write_bytes(b"")
+    result = run("evaluate", model, dataset)
+    assert result.code == 2 and "1.png" in result.err and result.err.count("\n") == 1
+    result = run("evaluate", model, dataset / "nowhere")
+    assert result.code == 2 and result.err.count("\n") == 1
+
+
+def test_convert_writes_a_checkpoint(
+    run: Run,
+    make_model: Callable[..., Any],
+    tiny_encoder: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from captax.checkpoints import efficientnet_lite
+
+    asked = []
+
+    def load(size: int, path: Path | None, *, classifier: bool) -> Any:
+        asked.append((size, path, classifier))
+        return make_model(tiny_encoder)
+
+    monkeypatch.setattr(efficientnet_lite, "load_efficientnet_lite", load)
+    result = run("convert", "efficientnet-lite2", tmp_path / "lite2")
+    assert result.code == 0 and asked == [(2, None, True)]
+    assert load_model(tmp_path / "lite2").config.image_size == tiny_encoder["image_size"]
+
+
+def test_convert_refuses_files_that_are_no_weights(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    result = run("convert", "efficientnet-lite0", tmp_path / "out", "--file", file)
+    assert result.code == 2 and "os.system" in result.err and result.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    assert run("convert", "efficientnet-lite9", tmp_path / "out").code == 2
+
+
+def test_info_says_what_is_installed(
+    run: Run, tiny_captioner: Captioner, monkeypatch: pytest.MonkeyPatch, programs: Path
+) -> None:
+    monkeypatch.setattr("captax.captioner.load", lambda: tiny_captioner)
+    result = run("info")
+    assert result.code == 0, result.err
+    for part in ("captax ", "jax ", "64x64 px, 24 words", "flickr8k-lite", str(programs)):
+        assert part in result.out
+
+
+def test_train_runs_the_recipe_in_its_folder(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from captax.training import loop
+
+    runs = []
+
+    def train(recipe: Any, out: Path) -> Path:
+        runs.append((recipe, out))
+        return out / "best"
+
+    monkeypatch.setattr(loop, "train", train)
+    root = f"data.root={tmp_path}"
+    result = run("train", "flickr8k-lite", "--set", root, "--set", "stages.0.epochs=1")
+    assert (result.code, result.out) == (0, "best captioner: runs/flickr8k-lite/best\n")
+    result = run("train", "flickr8k-lite", "--set", root, "--out", tmp_path / "run")
+    assert runs[0][0].stages[0].epochs == 1 and runs[0][0].data.root == tmp_path
+    assert [out for _, out in runs] == [Path("runs/flickr8k-lite"), tmp_path / "run"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["flickr8k-lite"], "data.root: missing;"),
+        (["flickr8k-lite", "--set", "data.rot=x"], "data.rot: unknown key; did you mean root?"),
+        (["flickr8k-lite", "--set", "data.root=nowhere"], "nowhere"),
+        (["flickr8k"], "no recipe 'flickr8k'"),
+    ],
+)
+def test_train_tells_mistakes_in_one_line(
+    run: Run, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    result = run("train", *arguments, "--out", tmp_path / "run")
+    assert result.code == 2 and message in result.err and result.err.count("\n") == 1

@@ -1,0 +1,113 @@
+"""The decoder: what training computes at once and what decoding computes token by token."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from captax.models.layers import Features
+from captax.models.transformer import TransformerDecoder
+
+CONFIG = {
+    "model_type": "captax-transformer",
+    "vocab_size": 9,
+    "width": 16,
+    "layers": 2,
+    "heads": 2,
+    "mlp_width": 32,
+    "max_positions": 12,
+    "features_width": 8,
+    "grid": [2, 3],
+}
+
+
+@pytest.fixture(scope="module")
+def decoder(make_model: Callable[..., Any]) -> TransformerDecoder:
+    return make_model(CONFIG)
+
+
+def pictures(count: int, *, lead: int = 0) -> Features:
+    tokens = jax.random.normal(jax.random.key(count), (count, lead + 6, 8))
+    return Features(tokens=tokens, grid=(2, 3), lead=lead)
+
+
+@pytest.mark.parametrize(("prompt", "lead"), [(1, 0), (3, 1)])
+def test_decoding_with_a_cache_gives_the_logits_of_the_whole_caption(
+    decoder: TransformerDecoder, prompt: int, lead: int
+) -> None:
+    features = pictures(2, lead=lead)
+    tokens = np.random.default_rng(0).integers(0, 9, (2, 6)).astype(np.int32)
+    whole = jax.jit(decoder)(features, tokens)
+    begin, advance = jax.jit(decoder.begin, static_argnums=2), jax.jit(decoder.advance)
+    logits, cache = begin(features, tokens[:, :prompt], 6)
+    np.testing.assert_allclose(logits, whole[:, prompt - 1], atol=1e-4)
+    for t in range(prompt, 6):
+        logits, cache = advance(tokens[:, t], cache)
+        np.testing.assert_allclose(logits, whole[:, t], atol=1e-4)
+    assert int(cache.length) == 6
+
+
+def test_beams_that_branch_and_swap_give_the_logits_of_their_own_captions(
+    decoder: TransformerDecoder,
+) -> None:
+    batch, beams, rng = 2, 3, np.random.default_rng(1)
+    rows = batch * beams
+    features = pictures(batch)
+    said = np.repeat(rng.integers(0, 9, (batch, 2)), beams, axis=0).astype(np.int32)
+    _, cache = jax.jit(decoder.begin, static_argnums=2)(features, jnp.array(said[::beams]), 6)
+    cache = cache.repeat(beams)
+    assert cache.cross[0][0].shape[0] == batch  # pictures are never repeated
+    advance = jax.jit(
+        lambda tokens, cache, parents: decoder.advance(tokens, cache.reorder(parents))
+    )
+    whole = jax.jit(decoder)
+    shared = Features(tokens=jnp.repeat(features.tokens, beams, axis=0), grid=features.grid)
+    for _ in range(4):
+        # Beams continue any beam of their own picture.
+        parents = rng.integers(0, beams, rows) + np.arange(rows) // beams * beams
+        said = np.concatenate([said[parents], rng.integers(0, 9, (rows, 1))], 1).astype(np.int32)
+        logits, cache = advance(jnp.array(said[:, -1]), cache, jnp.array(parents))
+        padded = np.zeros((rows, 6), np.int32)
+        padded[:, : said.shape[1]] = said
+        want = whole(shared, padded)[:, said.shape[1] - 1]
+        np.testing.assert_allclose(logits, want, atol=1e-4)
+
+
+def test_packed_captions_give_the_logits_of_each_alone(decoder: TransformerDecoder) -> None:
+    features = pictures(1)
+    captions = [[1, 5, 3], [1, 4], [1, 7, 8, 6]]
+    tokens = np.array([[*captions[0], *captions[1], *captions[2], 0]], np.int32)
+    positions = np.array([[0, 1, 2, 0, 1, 0, 1, 2, 3, 0]], np.int32)
+    segments = np.array([[1, 1, 1, 2, 2, 3, 3, 3, 3, 0]], np.int32)
+    packed = jax.jit(decoder)(features, tokens, positions, segments)[0]
+    alone = jax.jit(decoder)
+    begin = 0
+    for caption in captions:
+        padded = np.zeros((1, 4), np.int32)  # what follows cannot be seen
+        padded[0, : len(caption)] = caption
+        want = alone(features, padded)[0, : len(caption)]
+        np.testing.assert_allclose(packed[begin : begin + len(caption)], want, atol=1e-4)
+        begin += len(caption)
+
+
+def test_the_caption_depends_on_where_in_the_picture_things_are(
+    decoder: TransformerDecoder,
+) -> None:
+    features, lead = pictures(1), pictures(1, lead=1)
+    tokens = np.array([[1, 2]], np.int32)
+    whole = jax.jit(decoder)
+
+    def logits(features: Features, order: list[int]) -> np.ndarray:
+        moved = Features(features.tokens[:, jnp.array(order)], features.grid, features.lead)
+        return np.asarray(whole(moved, tokens))
+
+    here = logits(features, [0, 1, 2, 3, 4, 5])
+    assert abs(logits(features, [1, 0, 2, 3, 4, 5]) - here).max() > 1e-2  # another column
+    assert abs(logits(features, [3, 1, 2, 0, 4, 5]) - here).max() > 1e-2  # another row
+    # A leading token has no place: with it alone dropped, the others are where they were.
+    grid_only = Features(lead.tokens[:, 1:], lead.grid)
+    memory = decoder.bridge(lead)[:, 1:]
+    np.testing.assert_allclose(memory, decoder.bridge(grid_only), atol=1e-5)

@@ -1,0 +1,47 @@
+"""A made-up dataset of a dozen pictures, small enough to train on in a test."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
+
+
+def draw(path: Path, colour: tuple[int, int, int], shape: int, seed: int) -> None:
+    """A coloured stripe or square on noise."""
+    pixels = np.random.default_rng(seed).integers(0, 90, (48, 40, 3), np.uint8)
+    if shape:
+        pixels[14:34, 10:30] = colour
+    else:
+        pixels[:, 15:25] = colour
+    Image.fromarray(pixels).save(path, quality=95)
+
+
+@pytest.fixture(scope="session")
+def dataset() -> Callable[[Path], Path]:
+    """Write a dataset in Flickr8k's layout into a folder: 8 pictures to train on, 4 for dev."""
+
+    def write(root: Path) -> Path:
+        folder = root / "shapes"
+        (folder / "images").mkdir(parents=True)
+        (folder / "text").mkdir()
+        captions, names = [], []
+        for number in range(12):
+            colour, shape = list(COLOURS)[number % 3], number % 2
+            name = f"{number}.jpg"
+            draw(folder / "images" / name, COLOURS[colour], shape, number)
+            thing = ("stripe", "square")[shape]
+            side = "on the left" if number == 5 else "in the dark"
+            captions.append(f"{name}#0\tA {colour} {thing} {side} .")
+            captions.append(f"{name}#1\tThe {thing} is {colour} .")
+            names.append(name)
+        text = folder / "text"
+        (text / "Flickr8k.token.txt").write_text("\n".join(captions) + "\n")
+        (text / "Flickr_8k.trainImages.txt").write_text("\n".join(names[:8]) + "\n")
+        (text / "Flickr_8k.devImages.txt").write_text("\n".join(names[8:]) + "\n")
+        return root
+
+    return write

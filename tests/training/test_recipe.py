@@ -1,0 +1,134 @@
+"""Recipes: what is read, what may be set, and how mistakes are told."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from captax.training.recipe import Recipe, RecipeError, load_recipe, recipe_names
+
+RECIPE = """
+name: small
+data:
+  root: pictures
+  train: [{path: ours, split: train}, {path: others}]
+  dev: [{path: ours, split: dev}]
+stages:
+  - {name: decoder, epochs: 1, lr: 1.0e-3, trainable: [decoder]}
+  - {name: all, epochs: 2, lr: 1.0e-4, lr_scale: {encoder: 0.1}}
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], str]:
+    def write(text: str) -> str:
+        path = tmp_path / "small.yaml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def error_of(name: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(name, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_that_come_with_captax_need_only_the_data(name: str, tmp_path: Path) -> None:
+    assert "data.root: missing" in error_of(name)
+    recipe = load_recipe(name, [f"data.root={tmp_path}"])
+    assert recipe.name == name and recipe.data.root == tmp_path
+
+
+def test_a_recipe_written_out_is_the_same_recipe(write: Callable[[str], str]) -> None:
+    overrides = ["model.encoder.weights=lite2.pth", "augment.crop_scale=[0.5, 1.0]"]
+    recipe = load_recipe(write(RECIPE), overrides)
+    assert recipe.stages[1].lr_scale == {"encoder": 0.1}
+    assert load_recipe(write(recipe.to_yaml())) == recipe
+
+
+def test_any_field_can_be_set(write: Callable[[str], str]) -> None:
+    recipe = load_recipe(
+        write(RECIPE),
+        [
+            "seed=7",
+            "optimizer.label_smoothing=0",  # a section the file does not have
+            "stages.1.lr=3e-4",
+            "data.train.0.path=mine",
+            "stages.0.trainable=[decoder, 'encoder\\.head']",
+            "stages.0.lr_scale.encoder=0.5",
+            "description=a = b",
+        ],
+    )
+    assert recipe.seed == 7 and recipe.optimizer.label_smoothing == 0
+    assert recipe.stages[1].lr == 3e-4 and recipe.stages[0].lr == 1e-3
+    assert recipe.data.train[0].path == "mine" and recipe.data.train[0].split == "train"
+    assert recipe.stages[0].trainable == ("decoder", r"encoder\.head")
+    assert recipe.stages[0].lr_scale == {"encoder": 0.5}
+    assert recipe.description == "a = b"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.2.lr=1", "--set stages.2.lr=1: there is no stages.2.lr"),
+        ("stages.first.lr=1", "there is no stages.first.lr"),
+        ("name.first=1", "there is no name.first"),
+        ("seed", "expected key.path=value"),
+        ("seed=[1", "'[1' is not a YAML value"),
+        ("sed=1", "sed: unknown key; did you mean seed?"),
+        ("optimizer.bath_size=1", "optimizer.bath_size: unknown key; did you mean batch_size?"),
+        ("stages.1.learning=1", "stages.1.learning: unknown key; known are name, epochs, lr,"),
+        ("data.dev.0.spilt=dev", "data.dev.0.spilt: unknown key; did you mean split?"),
+        ("model.decoder.witdh=1", "model.decoder.witdh: unknown key; did you mean width?"),
+        ("optimizer.batch_size=0", "optimizer.batch_size: .*greater than 0.*got 0"),
+        ("optimizer.batch_size=many", "optimizer.batch_size: .*integer.*got 'many'"),
+        ("optimizer.label_smoothing=1", "optimizer.label_smoothing: .*less than 1.*got 1"),
+        ("stages=[]", "stages: .*at least 1"),
+        ("stages.0.lr=-1", "stages.0.lr: .*greater than 0"),
+        ("stages.0.trainable=['(']", "stages.0.trainable: '(' is not a regular expression"),
+        ("data.dev.0.split=val", "data.dev.0.split: .*'train', 'dev' or 'test'.*got 'val'"),
+        ("model.decoder.heads=7", "model.decoder: width 384 is not a multiple of heads 7"),
+        ("model.encoder.size=5", "model.encoder.size: .*less than or equal to 4"),
+        ("data.max_tokens=1", "data.max_tokens: .*greater than or equal to 2"),
+        ("model.decoder.max_positions=9", ": data.max_tokens is 24, .*max_positions .9.$"),
+        ("evaluation.max_new_tokens=65", "evaluation.max_new_tokens is 65, more than"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place_and_what_would_be_right(
+    write: Callable[[str], str], override: str, message: str
+) -> None:
+    said = error_of(write(RECIPE), override)
+    assert re.search(message if "*" in message else re.escape(message), said), said
+
+
+def test_every_mistake_is_told_at_once(write: Callable[[str], str]) -> None:
+    said = error_of(write(RECIPE), "sed=1", "stages.0.lr=fast", "data.root=null")
+    assert said.startswith("recipe ") and "small.yaml: " in said
+    assert all(part in said for part in ("sed: unknown", "stages.0.lr: ", "data.root: "))
+
+
+@pytest.mark.parametrize("text", ["a: [1", "\tname: x", "just words", "- 1", "", "name: \x00"])
+def test_what_is_not_a_recipe_is_refused(write: Callable[[str], str], text: str) -> None:
+    said = error_of(write(text))
+    assert "small.yaml: not YAML: " in said or "small.yaml: expected keys and values" in said
+
+
+def test_recipes_that_do_not_exist_are_refused(tmp_path: Path) -> None:
+    assert "no such recipe file" in error_of(str(tmp_path / "nowhere.yaml"))
+    said = error_of("flickr8k-light")
+    assert "no recipe 'flickr8k-light'" in said and "flickr8k-lite" in said
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
+    assert "latin.yaml: " in error_of(str(tmp_path / "latin.yaml"))
+
+
+def test_a_default_changes_nothing_that_was_set(write: Callable[[str], str]) -> None:
+    """A written recipe holds every field: a later default cannot change what a run was."""
+    fields = yaml.safe_load(load_recipe(write(RECIPE)).to_yaml())
+    assert fields.keys() == Recipe.model_fields.keys()
+    assert fields["optimizer"]["beta2"] == 0.98
