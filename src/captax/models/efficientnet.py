@@ -115,8 +115,8 @@ def depthwise_convolution(
             feature_group_count=x.shape[-1],
         )
 
-    def shifted(x: Array, kernel: Array) -> Array:
-        return _shifted_products(x, kernel, stride)
+    # Jitted, so that blocks of one shape are traced once.
+    shifted = functools.partial(_shifted, stride=stride)
 
     x = jnp.pad(x, ((0, 0), same(x.shape[1]), same(x.shape[2]), (0, 0)))
     return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
@@ -177,6 +177,11 @@ def _shifted_products_backward(
 
 
 _shifted_products.defvjp(_shifted_products_forward, _shifted_products_backward)
+
+
+@functools.partial(jax.jit, static_argnames="stride")
+def _shifted(x: Array, kernel: Array, *, stride: int) -> Array:
+    return _shifted_products(x, kernel, stride)
 
 
 class DepthwiseConv(nnx.Module):
