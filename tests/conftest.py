@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from captax.captioner import Captioner
     from captax.text import Tokenizer
 
-# A sixth of Lite0's width, half its depth: ten blocks, some of them residual, and a 2x2 grid.
+# Less than Lite0 has: a block a stage, and a 2x2 grid.
 TINY_ENCODER: dict[str, Any] = {
     "model_type": "efficientnet-lite",
     "width_scale": 0.25,
-    "depth_scale": 0.5,
+    "depth_scale": 0.1,
     "image_size": 64,
     "num_labels": 0,
 }
@@ -124,7 +124,7 @@ def tiny_captioner(make_model: Callable[..., Any], tiny_tokenizer: "Tokenizer") 
         "decoder": {**TINY_DECODER, "vocab_size": tiny_tokenizer.vocab_size},
     }
     return Captioner(
-        make_model(config, 32),
+        make_model(config, 24),
         ImageProcessor(size=(64, 64)),
         tiny_tokenizer,
         GenerationConfig(num_beams=3, max_new_tokens=8),

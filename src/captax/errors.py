@@ -3,3 +3,7 @@
 
 class CaptaxError(Exception):
     """Base of all errors captax raises on bad input; the command line prints it as one line."""
+
+
+class CheckpointError(CaptaxError):
+    """A checkpoint cannot be read, or does not fit the model it is meant for."""

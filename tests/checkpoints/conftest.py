@@ -1,9 +1,10 @@
-"""A writer of PyTorch's file format before 1.6, so that no test needs PyTorch."""
+"""A writer of PyTorch's two file formats, so that no test needs PyTorch."""
 
 import dataclasses
 import io
 import pickle
 import struct
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,14 @@ KINDS = {
     "float64": "DoubleStorage",
     "float32": "FloatStorage",
     "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage",
     "int64": "LongStorage",
     "int32": "IntStorage",
+    "int16": "ShortStorage",
+    "int8": "CharStorage",
     "uint8": "ByteStorage",
     "bool": "BoolStorage",
+    "complex64": "ComplexFloatStorage",
 }
 
 
@@ -48,18 +53,34 @@ class Storage:
 
     values: np.ndarray
 
+    @property
+    def kind(self) -> Global:
+        """Dtypes that came late have no storages of their own, but lie in bytes."""
+        if self.values.dtype.name in KINDS:
+            return Global("torch", KINDS[self.values.dtype.name])
+        return Global("torch.storage", "UntypedStorage")
+
+    @property
+    def size(self) -> int:
+        """In values, or in bytes."""
+        return self.values.size if self.values.dtype.name in KINDS else self.values.nbytes
+
 
 def tensor(storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Call:
     """A view of a storage."""
-    rebuild = Global("torch._utils", "_rebuild_tensor_v2")
-    return Call(rebuild, (storage, offset, shape, strides, False, OrderedDict()))
+    arguments = (storage, offset, shape, strides, False, OrderedDict())
+    if storage.kind.name != "UntypedStorage":
+        return Call(Global("torch._utils", "_rebuild_tensor_v2"), arguments)
+    dtype = Global("torch", storage.values.dtype.name)
+    return Call(Global("torch._utils", "_rebuild_tensor_v3"), (*arguments, dtype))
 
 
 class Writer(pickle._Pickler):  # type: ignore[name-defined,misc]
     """Python's own pickler, for it can be taught to name what it does not have."""
 
-    def __init__(self, file: io.BytesIO):
+    def __init__(self, file: io.BytesIO, *, view: bool = True):
         super().__init__(file, protocol=2)
+        self.view = (None,) if view else ()
         self.storages: dict[str, Storage] = {}
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
@@ -76,8 +97,7 @@ class Writer(pickle._Pickler):  # type: ignore[name-defined,misc]
             return None
         key = str(id(obj))
         self.storages[key] = obj
-        kind = Global("torch", KINDS[obj.values.dtype.name])
-        return ("storage", kind, key, "cpu", obj.values.size, None)
+        return ("storage", obj.kind, key, "cpu", obj.size, *self.view)
 
 
 def torch_bytes(content: Any) -> bytes:
@@ -90,8 +110,26 @@ def torch_bytes(content: Any) -> bytes:
     writer.dump(content)
     pickle.dump(sorted(writer.storages), file, protocol=2)
     for _, storage in sorted(writer.storages.items()):
-        file.write(struct.pack("<q", storage.values.size) + storage.values.tobytes())
+        file.write(struct.pack("<q", storage.size) + storage.values.tobytes())
     return file.getvalue()
+
+
+def zip_bytes(content: Any, *, compression: int = zipfile.ZIP_STORED, **members: bytes) -> bytes:
+    """What `torch.save(content, file)` writes; `members` are further ones, or replace some.
+
+    Content that is bytes is the pickle itself.
+    """
+    pickled = io.BytesIO(content if isinstance(content, bytes) else b"")
+    writer = Writer(pickled, view=False)
+    if not isinstance(content, bytes):
+        writer.dump(content)
+    files = {"data.pkl": pickled.getvalue(), "byteorder": b"little"}
+    files |= {f"data/{key}": x.values.tobytes() for key, x in writer.storages.items()}
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", compression) as file:
+        for name, value in (files | {"version": b"3\n"} | members).items():
+            file.writestr(f"archive/{name}", value)
+    return archive.getvalue()
 
 
 @pytest.fixture
@@ -108,9 +146,9 @@ def torch_file(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def torch_format() -> Any:
-    """The pieces of the format: `Global`, `Call`, `Storage`, `tensor`, `torch_bytes`."""
+    """The pieces of the format: `Global`, `Call`, `Storage`, `tensor`, and the two containers."""
     from types import SimpleNamespace
 
     return SimpleNamespace(
-        Global=Global, Call=Call, Storage=Storage, tensor=tensor, bytes=torch_bytes
+        Global=Global, Call=Call, Storage=Storage, tensor=tensor, bytes=torch_bytes, zip=zip_bytes
     )

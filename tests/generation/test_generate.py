@@ -13,7 +13,7 @@ import pytest
 from captax.errors import CaptaxError
 from captax.generation import Beam, Greedy, Sequences, Strategy, generate
 from captax.generation.strategies import GenerationError
-from captax.models.layers import Features
+from captax.models.encoders import Features
 from captax.models.transformer import TransformerDecoder
 
 PAD, START, EOS, VOCAB = 0, 1, 2, 5

@@ -78,7 +78,7 @@ def test_cut_at_any_depth_it_is_the_same_network(
         features = encoder.suffix(encoder.prefix(pixels, depth), depth)
         np.testing.assert_allclose(features.tokens, whole, atol=1e-4)
         assert features.grid == encoder.config.grid == (2, 2)
-        assert features.tokens.shape == (2, 4, encoder.config.features_width)
+        assert features.tokens.shape == (2, 4, encoder.features_width)
 
 
 def test_labels_come_from_the_mean_over_the_grid(encoder: EfficientNetLite) -> None:

@@ -9,26 +9,26 @@ import pytest
 from flax import nnx
 from jaxtyping import Array
 
+from captax.models.encoders import Features, VisionEncoder
 from captax.models.layers import (
     Attention,
     Dropout,
-    Features,
+    LayerConfig,
     LayerNorm,
-    VisionEncoder,
     map_pictures,
 )
 
 
 @pytest.fixture(scope="module")
 def attention() -> Attention:
-    return Attention(12, 3, context_width=7, rngs=nnx.Rngs(0))
+    return Attention(LayerConfig(12, 3, 24), context_width=7, rngs=nnx.Rngs(0))
 
 
 def test_attention_is_softmax_of_scaled_products_head_by_head(attention: Attention) -> None:
     x = jax.random.normal(jax.random.key(1), (2, 5, 12))
     context = jax.random.normal(jax.random.key(2), (2, 4, 7))
     mask = jnp.array([[[1, 1, 0, 0]] * 5, [[0, 1, 1, 1]] * 5], bool)
-    got = attention(x, *attention.keys_and_values(context), mask)
+    got = attention(x, attention.keys_and_values(context), mask)
 
     query = np.asarray(attention.query(x))
     key, value = np.asarray(attention.key(context)), np.asarray(attention.value(context))
@@ -48,8 +48,8 @@ def test_attention_is_softmax_of_scaled_products_head_by_head(attention: Attenti
 def test_beams_attend_to_their_own_picture(attention: Attention) -> None:
     keys, values = attention.keys_and_values(jax.random.normal(jax.random.key(1), (2, 4, 7)))
     x = jax.random.normal(jax.random.key(2), (6, 1, 12))
-    want = attention(x, jnp.repeat(keys, 3, axis=0), jnp.repeat(values, 3, axis=0))
-    np.testing.assert_allclose(attention(x, keys, values), want, atol=1e-6)
+    want = attention(x, (jnp.repeat(keys, 3, axis=0), jnp.repeat(values, 3, axis=0)))
+    np.testing.assert_allclose(attention(x, (keys, values)), want, atol=1e-6)
 
 
 def enabled(rate: float, seed: int = 0) -> Dropout:
@@ -102,8 +102,12 @@ class Chain(VisionEncoder):
     def parts(self) -> list[Any]:
         return [lambda x: 2 * x, lambda x: x + 1, lambda x: x**2]
 
-    def features(self, x: Array) -> Features:
-        return Features(tokens=x.reshape(x.shape[0], -1, 3), grid=x.shape[1:3])
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return 2, 2
+
+    def features(self, x: Array, image_size: tuple[int, int]) -> Features:
+        return Features(tokens=x.reshape(x.shape[0], -1, 3), grid=image_size)
 
 
 def test_an_encoder_cut_anywhere_is_the_same_encoder() -> None:
@@ -114,6 +118,14 @@ def test_an_encoder_cut_anywhere_is_the_same_encoder() -> None:
         np.testing.assert_array_equal(features.tokens, whole.reshape(1, 4, 3))
     np.testing.assert_array_equal(Chain().prefix(pixels, 2), 2 * pixels + 1)
     assert Chain()(pixels).grid == (2, 2)
+
+
+def test_a_new_parameter_has_the_type_that_a_training_step_gives_back() -> None:
+    """Of a weak type, it would have the step compiled again after the first."""
+    for leaf in jax.tree.leaves(nnx.state(Attention(LayerConfig(4, 2, 8), rngs=nnx.Rngs(0)))):
+        assert leaf.dtype == jnp.float32 and not leaf.weak_type
+    for leaf in jax.tree.leaves(nnx.state(LayerNorm(4, rngs=nnx.Rngs(0)))):
+        assert leaf.dtype == jnp.float32 and not leaf.weak_type
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 6])

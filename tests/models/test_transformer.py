@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from captax.models.layers import Features
+from captax.models.encoders import Features
 from captax.models.transformer import TransformerDecoder
 
 CONFIG = {
@@ -59,7 +59,7 @@ def test_beams_that_branch_and_swap_give_the_logits_of_their_own_captions(
     said = np.repeat(rng.integers(0, 9, (batch, 2)), beams, axis=0).astype(np.int32)
     _, cache = jax.jit(decoder.begin, static_argnums=2)(features, jnp.array(said[::beams]), 6)
     cache = cache.repeat(beams)
-    assert cache.cross[0][0].shape[0] == batch  # pictures are never repeated
+    assert cache.context[0][0].shape[0] == batch  # pictures are never repeated
     advance = jax.jit(
         lambda tokens, cache, parents: decoder.advance(tokens, cache.reorder(parents))
     )

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from captax import data
 from captax.data import Example
 from captax.images import Augment, ImageError, ImageProcessor, decode, rng_for
-from captax.models.layers import Features, VisionEncoder
+from captax.models.encoders import Features, VisionEncoder
 from captax.training import features
 from captax.training.features import cache_features
 

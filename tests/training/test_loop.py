@@ -11,6 +11,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import captax
+from captax.models import efficientnet
 from captax.models.efficientnet import EfficientNetLite
 from captax.training import loop
 from captax.training.checkpoints import Log, read_log
@@ -69,9 +70,7 @@ def recipe(root: Path) -> Recipe:
 def small_encoder(
     make_model: Callable[..., EfficientNetLite], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
-    """In place of the pretrained encoder; and what one run compiled, the others need not."""
-    config = {"model_type": "efficientnet-lite", "width_scale": 0.1, "depth_scale": 0.1}
-    encoder = make_model({**config, "image_size": 40, "num_labels": 0})
+    """One block in place of the pretrained encoder; and what a run compiles, the next finds."""
     options = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -79,6 +78,8 @@ def small_encoder(
     }
     before = {name: getattr(jax.config, name) for name in options}
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficientnet, "STAGES", ((1, 3, 16, 1, 8),))
+        encoder = make_model({"model_type": "efficientnet-lite", "image_size": 40})
         patch.setattr(loop, "load_efficientnet_lite", lambda size, weights: encoder)
         for name, value in options.items():
             jax.config.update(name, value)

@@ -9,8 +9,11 @@ import optax
 from jaxtyping import Array
 
 from captax.checkpoints.state import rebuilder
+from captax.models.decoders import TextDecoder
+from captax.models.efficientnet import EfficientNetLiteConfig
 from captax.models.encoder_decoder import EncoderDecoder
-from captax.models.layers import Dropout, Features, TextDecoder, VisionEncoder, parameter
+from captax.models.encoders import Features, VisionEncoder
+from captax.models.layers import Dropout, parameter
 from captax.training.recipe import Optimizer, Stage
 from captax.training.step import (
     Batch,
@@ -101,18 +104,24 @@ def test_a_warm_up_longer_than_the_stage_is_cut_to_it() -> None:
 
 
 class OneLayer(VisionEncoder):
+    config = EfficientNetLiteConfig()  # any will do: nothing is saved here
+    image_size = (2, 2)
+
     def __init__(self) -> None:
         self.scale = parameter(None, (3,))
 
     def parts(self) -> list[Any]:
         return [lambda x: x * self.scale[...]]
 
-    def features(self, x: Array) -> Features:
-        return Features(tokens=x.reshape(x.shape[0], -1, 3), grid=x.shape[1:3])
+    def features(self, x: Array, image_size: tuple[int, int]) -> Features:
+        return Features(tokens=x.reshape(x.shape[0], -1, 3), grid=image_size)
 
 
 class Bag(TextDecoder):
     """Predicts from the mean of what is seen and the token before."""
+
+    config = EfficientNetLiteConfig()
+    context_width = None
 
     def __init__(self, dropout: float = 0.0) -> None:
         self.embedding = parameter(None, (4, 3))

@@ -6,39 +6,45 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from captax.checkpoints.state import CheckpointError, fill, parameters
-from captax.models import registry
+from captax.checkpoints.state import CheckpointError, export, fill
+from captax.checkpoints.weights import open_weights
+from captax.models.registry import ConfigError, model_config, read_config
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
 
 def save_model(directory: Path, model: nnx.Module, *, dtype: str = "float32") -> None:
-    """Write config and weights, floating-point weights cast to `dtype`."""
-    (directory / CONFIG).write_text(json.dumps(registry.describe(model), indent=2) + "\n")
-    tensors = {name: np.asarray(value.astype(dtype)) for name, value in parameters(model).items()}
-    safetensors.numpy.save_file(tensors, directory / WEIGHTS, metadata={"format": "captax"})
+    """Write config and weights, floating-point weights cast to `dtype`.
+
+    Of a family that transformers has, they are a checkpoint that it loads.
+    """
+    config = model_config(model)
+    contents = {**config.write(), "dtype": dtype}
+    (directory / CONFIG).write_text(json.dumps(contents, indent=2) + "\n")
+    tensors = export(model, config.layout(), dtype=dtype)
+    # What transformers looks for, and calls PyTorch's.
+    safetensors.numpy.save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     # The library makes files that only their owner may read.
     (directory / WEIGHTS).chmod((directory / CONFIG).stat().st_mode)
 
 
-def load_model(directory: Path) -> nnx.Module:
-    """The model in float32. Raises `CheckpointError` that lists every tensor that does not fit."""
-    config = read_json(directory / CONFIG)
-    model = registry.build(config)
-    path = directory / WEIGHTS
+def load_model(directory: Path, *, dtype: str = "float32") -> nnx.Module:
+    """The model, its weights cast to `dtype`.
+
+    Raises `CheckpointError` that lists every tensor that does not fit.
+    """
+    contents = read_json(directory / CONFIG)
+    tensors = open_weights(directory)
     try:
-        tensors = safetensors.numpy.load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; a checkpoint has its weights there") from None
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
-    return fill(model, tensors, where=str(path))
+        config = read_config(contents, tensors.keys())
+    except ConfigError as error:
+        raise ConfigError(f"{directory / CONFIG}: {error}") from None
+    model = config.build()
+    return fill(model, tensors, where=str(directory), layout=config.layout(), dtype=dtype)
 
 
 def read_json(path: Path) -> dict[str, Any]:

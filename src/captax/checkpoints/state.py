@@ -1,20 +1,18 @@
 """Parameters as named tensors, and named tensors back into a model."""
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from captax.errors import CaptaxError
+from captax.checkpoints.lazy import LazyTensor
+from captax.errors import CheckpointError
+from captax.models.layout import Layout
 
 Model = TypeVar("Model", bound=nnx.Module)
-
-
-class CheckpointError(CaptaxError):
-    """A checkpoint cannot be read, or does not fit the model it is meant for."""
 
 
 def parameters(model: nnx.Module) -> dict[str, jax.Array]:
@@ -22,30 +20,58 @@ def parameters(model: nnx.Module) -> dict[str, jax.Array]:
     return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
 
 
-def fill(model: Model, tensors: Mapping[str, np.ndarray | jax.Array], *, where: str) -> Model:
+def fill(
+    model: Model,
+    tensors: Mapping[str, Any],
+    *,
+    where: str,
+    layout: Layout | None = None,
+    dtype: str = "float32",
+) -> Model:
     """A model built without values, with its parameters taken from `tensors`.
 
-    Values are cast to the model's dtypes. Raises `CheckpointError` that lists every missing,
-    unexpected and misshapen tensor at once; `where` says in it what was being read.
+    `tensors` are arrays, or `LazyTensor`s that are read one at a time, named and shaped as `layout`
+    says; values are cast to `dtype`. Raises `CheckpointError` that lists every missing, unexpected
+    and misshapen tensor at once; `where` says in it what was being read.
     """
+    layout = layout or Layout()
     graph, state = nnx.split(model)
-    wanted = {_name(path): leaf for path, leaf in nnx.to_flat_state(state)}
-    problems = [f"missing {name}" for name in wanted.keys() - tensors.keys()]
-    problems += [f"unexpected {name}" for name in tensors.keys() - wanted.keys()]
-    problems += [
-        f"{name} is {tuple(tensors[name].shape)}, expected {tuple(leaf.shape)}"
-        for name, leaf in wanted.items()
-        if name in tensors and tuple(tensors[name].shape) != tuple(leaf.shape)
-    ]
+    leaves = {_name(path): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
+    expected = {tensor.theirs: tensor for tensor in layout.tensors(leaves)}
+    spelt = {layout.canonical(name): value for name, value in tensors.items()}
+    spelt.pop(None, None)
+
+    problems = [f"missing {name}" for name in expected.keys() - spelt.keys()]
+    problems += [f"unexpected {name}" for name in spelt.keys() - expected.keys()]
+    for name in expected.keys() & spelt.keys():
+        shapes = [tuple(leaves[ours][1].shape) for ours in expected[name].ours if ours in leaves]
+        has, needs = tuple(spelt[name].shape), expected[name].rule.their_shape(shapes)
+        if has != needs:
+            problems.append(f"{name} is {has}, expected {needs}")
     if problems:
         raise CheckpointError(
             f"{where}: does not fit the model its config describes: {'; '.join(sorted(problems))}"
         )
-    filled = [
-        (path, leaf.replace(jnp.asarray(tensors[_name(path)], leaf.dtype)))
-        for path, leaf in nnx.to_flat_state(state)
-    ]
+
+    filled = []
+    for name, tensor in expected.items():
+        value = spelt[name].read() if isinstance(spelt[name], LazyTensor) else spelt[name]
+        for ours, part in zip(tensor.ours, tensor.rule.to_ours(np.asarray(value)), strict=True):
+            path, leaf = leaves[ours]
+            filled.append((path, leaf.replace(jnp.asarray(part, dtype))))
     return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def export(
+    model: nnx.Module, layout: Layout | None = None, *, dtype: str = "float32"
+) -> dict[str, np.ndarray]:
+    """The model's parameters as the tensors of a checkpoint, which `fill` takes."""
+    ours = parameters(model)
+    tensors = {}
+    for tensor in (layout or Layout()).tensors(ours):
+        parts = [np.asarray(ours[name].astype(dtype)) for name in tensor.ours]
+        tensors[tensor.theirs] = np.ascontiguousarray(tensor.rule.to_theirs(parts))
+    return tensors
 
 
 def _name(path: tuple[object, ...]) -> str:

@@ -1,133 +1,172 @@
 """Read the tensors of a PyTorch checkpoint without PyTorch and without running anything in it.
 
-A `.pth` file is a pickle, and unpickling runs whatever the file names. Here only the handful of
-names that a dictionary of tensors needs are recognised, each stands for an inert record of ours,
-and any other name is refused. The format is that of `torch.save` before PyTorch 1.6: four pickles
-(magic number, version, system, object), a pickled list of storage keys, then every storage as a
-64-bit count and its raw little-endian values.
+There are two containers. Since PyTorch 1.6 a zip archive: the pickle `<name>/data.pkl`, and each
+storage, uncompressed, as `<name>/data/<key>`. Before, one after another: four pickles (magic
+number, version, system, object), a pickled list of storage keys, then every storage as a 64-bit
+count and its values. Values are little-endian. Storages are read only when a tensor is asked for.
 """
 
-import collections
-import dataclasses
+import io
 import math
 import os
-import pickle
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from captax.checkpoints.state import CheckpointError
+from captax.checkpoints.lazy import LazyTensor, strided
+from captax.checkpoints.torch_pickle import TensorView, TorchFileError, load
 
 MAGIC = 0x1950A86A20F9469CFC6C
-STORAGE_DTYPES = {
-    "DoubleStorage": "<f8",
-    "FloatStorage": "<f4",
-    "HalfStorage": "<f2",
-    "LongStorage": "<i8",
-    "IntStorage": "<i4",
-    "ShortStorage": "<i2",
-    "CharStorage": "i1",
-    "ByteStorage": "u1",
-    "BoolStorage": "?",
-}
-
-
-class TorchFileError(CheckpointError):
-    """A file is not a PyTorch checkpoint, or holds more than tensors."""
-
-
-@dataclasses.dataclass
-class _Tensor:
-    """A view into a storage whose values come later in the file."""
-
-    storage: tuple[str, np.dtype]
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-def _rebuild_tensor(
-    storage: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
-) -> _Tensor:
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows tensors, storages and ordered dictionaries; refuses every other name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
-        if module == "torch" and name in STORAGE_DTYPES:
-            return np.dtype(STORAGE_DTYPES[name])
-        raise TorchFileError(f"the file asks to run {module}.{name}, which is not a tensor")
-
-    def persistent_load(self, pid: Any) -> tuple[str, np.dtype]:
-        # ("storage", type, key, device, count, view), where view is None in whole checkpoints.
-        if not (isinstance(pid, tuple) and len(pid) == 6 and pid[0] == "storage"):
-            raise TorchFileError("the file holds a reference that is not to a tensor's storage")
-        if not isinstance(pid[1], np.dtype) or pid[5] is not None:
-            raise TorchFileError("the file holds a storage of an unknown kind")
-        return str(pid[2]), pid[1]
+# A tensor takes about 150 bytes of pickle. A hostile one can take 70 times its size in memory.
+PICKLE_LIMIT = 16 * 2**20
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Tensors by name, in the order of the file.
+    """Tensors by name, in the order of the file, as `open_torch_file` finds them."""
+    return {name: tensor.read() for name, tensor in open_torch_file(path).items()}
 
-    Raises `TorchFileError` when the file is cut short, is no checkpoint, or names anything to
-    execute; nothing in it is executed.
+
+def open_torch_file(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:
+    """Tensors by name, in the order of the file, to be read one by one.
+
+    Tensors may lie in the file's dictionary, or in the only dictionary of tensors within it, as in
+    `{"epoch": 3, "state_dict": {...}}`. Raises `TorchFileError` when the file is cut short, is no
+    checkpoint, or names anything to execute; nothing in it is executed.
     """
     path = Path(path)
     try:
         with path.open("rb") as file:
-            return _read(file)
+            is_zip = file.read(4) == b"PK\x03\x04"
+            file.seek(0)
+            content, find = _open_zip(file) if is_zip else _open_legacy(file)
+        return {
+            name: _view(path, tensor, *find[tensor.storage.key])
+            for name, tensor in _tensors(content).items()
+        }
     except TorchFileError as error:
-        raise TorchFileError(f"{path}: {error}; do not use it") from None
+        raise TorchFileError(f"{path}: {_line(error)}") from None
     except FileNotFoundError:
         raise TorchFileError(f"{path}: no such file; give the path of a .pth checkpoint") from None
     except Exception as error:  # A corrupt pickle can raise nearly anything.
+        reason = f"{type(error).__name__}: {_line(error)}"
         raise TorchFileError(
-            f"{path}: not a readable PyTorch checkpoint ({type(error).__name__}: {error}); "
-            "download it again"
+            f"{path}: not a readable PyTorch checkpoint ({reason}); download it again"
         ) from None
 
 
-def _read(file: BinaryIO) -> dict[str, np.ndarray]:
-    if _Unpickler(file).load() != MAGIC:
+def _line(error: Exception) -> str:
+    """One line of what may quote the file."""
+    return " ".join(str(error).split())[:300]
+
+
+def _open_zip(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
+    """The pickled object, and the byte offset and size of every storage."""
+    end = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+    pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(pickles) != 1:
+        raise ValueError("a zip archive that torch.save did not write")
+    folder = pickles[0].removesuffix("data.pkl")
+    if f"{folder}constants.pkl" in members:
+        raise TorchFileError("is a TorchScript program; save its state_dict() instead")
+
+    def place(name: str) -> tuple[int, int]:
+        member = members[folder + name]
+        if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+            raise ValueError(f"{name} is compressed or encrypted")
+        file.seek(member.header_offset)
+        signature, name_size, extra_size = struct.unpack("<4s22xHH", file.read(30))
+        start = member.header_offset + 30 + name_size + extra_size
+        if (
+            signature != b"PK\x03\x04"
+            or start + member.file_size > end
+            or (member.compress_size != member.file_size)
+        ):
+            raise ValueError(f"{name} lies outside the file")
+        return start, member.file_size
+
+    def read(name: str) -> bytes:
+        start, size = place(name)
+        if size > PICKLE_LIMIT:
+            raise ValueError(f"{name} has {size} bytes, far more than tensors need")
+        file.seek(start)
+        return file.read(size)
+
+    if folder + "byteorder" in members and read("byteorder") != b"little":
+        raise ValueError("written on a big-endian machine, which is not supported")
+    content, storages = load(io.BytesIO(read("data.pkl")))
+    places = {}
+    for key, storage in storages.items():
+        places[key] = place(f"data/{key}")
+        if places[key][1] != storage.size:
+            raise ValueError(f"storage {key} has {places[key][1]} bytes, not {storage.size}")
+    return content, places
+
+
+def _open_legacy(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
+    """The same, of the format before PyTorch 1.6."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    pickles = io.BytesIO(file.read(min(end, PICKLE_LIMIT)))
+    if load(pickles)[0] != MAGIC:
         raise ValueError("wrong magic number")
-    _Unpickler(file).load()  # Protocol version.
-    _Unpickler(file).load()  # Sizes of C types on the writer's machine.
-    tensors = _Unpickler(file).load()
-    if not isinstance(tensors, dict):
-        raise ValueError("holds no dictionary of tensors")
-    views = {name: value for name, value in tensors.items() if isinstance(value, _Tensor)}
-    dtypes = dict(view.storage for view in views.values())
-    storages = {}
-    for key in _Unpickler(file).load():
-        count = int(np.frombuffer(file.read(8), "<i8")[0])
-        dtype = dtypes[key]
-        raw = file.read(count * dtype.itemsize)
-        if count < 0 or len(raw) != count * dtype.itemsize:
+    load(pickles)  # Protocol version.
+    system = load(pickles)[0]
+    if not isinstance(system, dict) or not system.get("little_endian", True):
+        raise ValueError("written on a big-endian machine, which is not supported")
+    content, storages = load(pickles)
+    keys = load(pickles)[0]
+    places = {}
+    start = pickles.tell()
+    for key in keys:
+        file.seek(start)
+        (count,) = struct.unpack("<q", file.read(8))
+        storage = storages[str(key)]
+        if count != storage.values:
+            raise ValueError(f"storage {key} has {count} values, expected {storage.values}")
+        places[storage.key] = start + 8, storage.size
+        start += 8 + storage.size
+        if start > end:
             raise ValueError("the file is cut short")
-        storages[key] = np.frombuffer(raw, dtype)
-    return {name: _view(storages[view.storage[0]], view) for name, view in views.items()}
+    return content, places
 
 
-def _view(storage: np.ndarray, view: _Tensor) -> np.ndarray:
-    """Cut a tensor out of its storage, refusing what would reach outside or repeat it."""
-    count = math.prod(view.shape)
-    last = view.offset + sum((n - 1) * s for n, s in zip(view.shape, view.strides, strict=True))
+def _tensors(content: Any) -> dict[str, TensorView]:
+    """The one dictionary of tensors: the content itself or one of its values."""
+    if not isinstance(content, dict):
+        raise ValueError("holds no dictionary of tensors")
+    candidates = {
+        where: value
+        for where, value in [("the file itself", content), *content.items()]
+        if isinstance(value, dict) and any(isinstance(x, TensorView) for x in value.values())
+    }
+    if not candidates:
+        raise ValueError("holds no dictionary of tensors")
+    if len(candidates) > 1:
+        names = ", ".join(map(repr, candidates))
+        raise TorchFileError(f"holds several dictionaries of tensors ({names}); save one by itself")
+    (tensors,) = candidates.values()
+    if unnamed := [name for name in tensors if not isinstance(name, str)]:
+        raise ValueError(f"tensors are named by text, not {unnamed[0]!r}")
+    return {name: value for name, value in tensors.items() if isinstance(value, TensorView)}
+
+
+def _view(path: Path, tensor: TensorView, start: int, size: int) -> LazyTensor:
+    """A tensor in its storage of `size` bytes, refused if it would reach outside or repeat it."""
+    count = math.prod(tensor.shape)
+    last = tensor.offset + sum(
+        (n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True)
+    )
     if count and (
-        view.offset < 0
-        or min(view.strides, default=0) < 0
+        tensor.offset < 0
+        or min(tensor.strides, default=0) < 0
         # A stride of 0 could make of one value more than fits in memory.
-        or max(last + 1, count) > len(storage)
+        or max(last + 1, count) * tensor.dtype.itemsize > size
     ):
         raise ValueError("a tensor lies outside its storage")
-    strides = tuple(s * storage.itemsize for s in view.strides)
-    return np.lib.stride_tricks.as_strided(
-        storage[view.offset :], view.shape, strides, writeable=False
-    ).copy()
+    offset = start + (tensor.offset * tensor.dtype.itemsize if count else 0)
+    return strided(path, tensor.dtype, tensor.shape, tensor.strides, offset)

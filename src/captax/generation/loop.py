@@ -10,7 +10,8 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from captax.generation.strategies import GenerationError, Strategy
-from captax.models.layers import Cache, Features
+from captax.models.decoders import Cache
+from captax.models.encoders import Features
 
 
 @struct.dataclass

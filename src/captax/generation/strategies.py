@@ -15,7 +15,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from captax.errors import CaptaxError
-from captax.models.layers import Cache
+from captax.models.decoders import Cache
 
 Advance = Callable[[Int[Array, " rows"], Cache], tuple[Float[Array, "rows vocab"], Cache]]
 Decoded = tuple[Int[Array, "batch beams time"], Float[Array, "batch beams"]]

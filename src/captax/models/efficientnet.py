@@ -11,13 +11,16 @@ inference-only here and folded into the convolution before it, so every convolut
 import dataclasses
 import functools
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from captax.models.layers import Features, Linear, VisionEncoder, parameter
+from captax.models.config import ModelConfig
+from captax.models.encoders import Features, VisionEncoder
+from captax.models.layers import Linear, parameter
 
 # (repeats, kernel, stride, expansion, channels) of each stage before scaling.
 STAGES = (
@@ -34,8 +37,11 @@ HEAD_CHANNELS = 1280
 
 
 @dataclasses.dataclass(frozen=True)
-class EfficientNetLiteConfig:
+class EfficientNetLiteConfig(ModelConfig):
     """Shape of the network. `num_labels` of 0 leaves the classifier out."""
+
+    model_type: ClassVar[str] = "efficientnet-lite"
+    strict: ClassVar[bool] = True
 
     width_scale: float = 1.0
     depth_scale: float = 1.0
@@ -55,15 +61,13 @@ class EfficientNetLiteConfig:
         return cls(*scales[size], num_labels=num_labels)
 
     @property
-    def features_width(self) -> int:
-        """Channels of every visual token."""
-        return HEAD_CHANNELS
-
-    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of visual tokens: the network halves the picture five times."""
         side = math.ceil(self.image_size / 32)
         return side, side
+
+    def build(self, *, rngs: nnx.Rngs | None = None) -> "EfficientNetLite":
+        return EfficientNetLite(self, rngs=rngs)
 
     def blocks(self) -> list["BlockShape"]:
         """Every block in order, after scaling."""
@@ -253,7 +257,15 @@ class EfficientNetLite(VisionEncoder):
         """Stem, blocks, head."""
         return [self.stem, *self.blocks, self.head]
 
-    def features(self, x: Float[Array, "B H W C"]) -> Features:
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.config.image_size, self.config.image_size
+
+    @property
+    def features_width(self) -> int:
+        return HEAD_CHANNELS
+
+    def features(self, x: Float[Array, "B H W C"], image_size: tuple[int, int]) -> Features:
         """The grid, row by row."""
         batch, rows, columns, width = x.shape
         return Features(tokens=x.reshape(batch, rows * columns, width), grid=(rows, columns))

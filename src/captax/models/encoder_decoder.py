@@ -1,36 +1,164 @@
-"""A captioner made of any vision encoder and any text decoder."""
+"""Captioners and text-to-text models made of any encoder and any decoder.
+
+With halves that transformers has, they are its `VisionEncoderDecoderModel` (https://arxiv.org/abs/2109.10282)
+and `EncoderDecoderModel` (https://arxiv.org/abs/1907.12461).
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
 
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from captax.models.layers import Cache, Features, TextDecoder, VisionEncoder
+from captax.models.config import ConfigError, ModelConfig, read_config
+from captax.models.decoders import Cache, TextDecoder
+from captax.models.encoders import Features, Text, TextEncoder, VisionEncoder
+from captax.models.layers import Linear
+from captax.models.layout import Layout, join, linear, table
+from captax.models.record import scope
+
+# What is looked at: pictures, or texts.
+Inputs = Float[Array, "batch height width 3"] | Text
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoderConfig(ModelConfig):
+    """Configs of the halves. Those of them that are not transformers' make a captax checkpoint."""
+
+    model_type: ClassVar[str] = "captax-encoder-decoder"
+
+    encoder: ModelConfig
+    decoder: ModelConfig
+
+    @classmethod
+    def read(
+        cls, config: Mapping[str, Any], tensors: Collection[str] = ()
+    ) -> "EncoderDecoderConfig":
+        halves = []
+        for half in ("encoder", "decoder"):
+            described = config.get(half)
+            if not isinstance(described, Mapping):
+                raise ConfigError(f"{cls.model_type}: the config describes no {half}")
+            prefix = f"{half}."
+            names = [n.removeprefix(prefix) for n in tensors if n.startswith(prefix)]
+            halves.append(read_config(described, names))
+        return cls(*halves)
+
+    def write(self) -> dict[str, Any]:
+        halves = {"encoder": self.encoder.write(), "decoder": self.decoder.write()}
+        return {"model_type": self.model_type, **halves}
+
+    def build(self, *, rngs: nnx.Rngs | None = None) -> "EncoderDecoder":
+        encoder, decoder = self.encoder.build(rngs=rngs), self.decoder.build(rngs=rngs)
+        if not isinstance(decoder, TextDecoder):
+            raise ConfigError(f"{self.decoder.model_type} is no text decoder")
+        if not isinstance(encoder, VisionEncoder | TextEncoder):
+            raise ConfigError(f"{self.encoder.model_type} is no encoder")
+        return EncoderDecoder(encoder, decoder, config=self, rngs=rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformersEncoderDecoderConfig(EncoderDecoderConfig):
+    """What the two families of transformers have in common, but for their names."""
+
+    architecture: ClassVar[str]
+
+    def write(self) -> dict[str, Any]:
+        return {
+            **super().write(),
+            "architectures": [self.architecture],
+            "is_encoder_decoder": True,
+            "tie_word_embeddings": False,
+        }
+
+    def layout(self) -> Layout:
+        halves = join(
+            self.encoder.layout().within("encoder.", "encoder."),
+            self.decoder.layout().within("decoder.", "decoder."),
+        )
+        project = table(linear("enc_to_dec_proj", "project"))
+        return Layout(halves.rules + project, halves.canonical)
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionEncoderDecoderConfig(TransformersEncoderDecoderConfig):
+    """A captioner as transformers keeps it."""
+
+    model_type: ClassVar[str] = "vision-encoder-decoder"
+    architecture: ClassVar[str] = "VisionEncoderDecoderModel"
+
+
+@dataclasses.dataclass(frozen=True)
+class TextEncoderDecoderConfig(TransformersEncoderDecoderConfig):
+    """A text-to-text model as transformers keeps it."""
+
+    model_type: ClassVar[str] = "encoder-decoder"
+    architecture: ClassVar[str] = "EncoderDecoderModel"
 
 
 class EncoderDecoder(nnx.Module):
-    """An encoder and the decoder that reads it."""
+    """An encoder and the decoder that reads it.
 
-    def __init__(self, encoder: VisionEncoder, decoder: TextDecoder):
-        self.encoder = encoder
+    Where the decoder's cross-attention is of another width than the encoder's tokens, and nothing
+    in the decoder brings them to it, a projection stands between.
+    """
+
+    def __init__(
+        self,
+        encoder: VisionEncoder | TextEncoder,
+        decoder: TextDecoder,
+        *,
+        config: ModelConfig | None = None,
+        rngs: nnx.Rngs | None = None,
+    ):
+        self.config = config or EncoderDecoderConfig(encoder.config, decoder.config)
+        self.encoder: Any = encoder
         self.decoder = decoder
+        self.project = None
+        width = decoder.context_width
+        if width is not None and width != encoder.features_width:
+            self.project = nnx.data(Linear(encoder.features_width, width, rngs=rngs, std=0.02))
 
     def __call__(
-        self, pixels: Float[Array, "batch height width 3"], tokens: Int[Array, "batch time"]
+        self, inputs: Inputs, tokens: Int[Array, "batch time"]
     ) -> Float[Array, "batch time vocab"]:
         """Logits after every token of captions given whole, as in training."""
-        return self.decoder(self.encoder(pixels), tokens)
+        return self.read(self.encode(inputs), tokens)
 
-    def encode(self, pixels: Float[Array, "batch height width 3"]) -> Features:
-        """Look at the pictures, once."""
-        return self.encoder(pixels)
+    def encode(self, inputs: Inputs) -> Features:
+        """Look at the pictures, or read the texts, once."""
+        with scope("encoder"):
+            features = self.encoder(inputs)
+        return self.bridge(features)
+
+    def bridge(self, features: Features) -> Features:
+        """What the decoder reads of what the encoder said."""
+        if self.project is None:
+            return features
+        return dataclasses.replace(features, tokens=self.project(features.tokens))
+
+    def read(
+        self,
+        features: Features,
+        tokens: Int[Array, "batch time"],
+        positions: Int[Array, "#batch time"] | None = None,
+        segments: Int[Array, "batch time"] | None = None,
+    ) -> Float[Array, "batch time vocab"]:
+        """Logits after every token, given what `encode` gave; see `TextDecoder`."""
+        with scope("decoder"):
+            return self.decoder(features, tokens, positions, segments)
 
     def begin(
         self, features: Features, prompt: Int[Array, "batch time"], capacity: int
     ) -> tuple[Float[Array, "batch vocab"], Cache]:
         """Logits after the prompt, and a cache with room for `capacity` tokens in all."""
-        return self.decoder.begin(features, prompt, capacity)
+        with scope("decoder"):
+            return self.decoder.begin(features, prompt, capacity)
 
     def advance(
         self, tokens: Int[Array, " rows"], cache: Cache
     ) -> tuple[Float[Array, "rows vocab"], Cache]:
         """Logits after one more token a row."""
-        return self.decoder.advance(tokens, cache)
+        with scope("decoder"):
+            return self.decoder.advance(tokens, cache)

@@ -1,19 +1,20 @@
 """Layers every family shares, written once.
 
-Legend: `batch` images, `rows` = batch x beams, `time` token positions, `patches` visual tokens,
-`width` model width, `heads`, `head` = width of one head.
+Legend: `batch` images, `rows` = batch x beams, `time` token positions, `places` what is attended
+to, `width` model width, `heads`, `head` = width of one head.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from flax import nnx, struct
+import numpy as np
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from captax.errors import CaptaxError
+from captax.models.record import observing, record
 
 T = TypeVar("T")
 CPU_CHUNK = 2
@@ -21,111 +22,16 @@ CPU_CHUNK = 2
 # One signature may hold those of captions and those of pictures: the first two sizes are unnamed.
 KeysValues = tuple[Float[Array, "_ _ heads head"], Float[Array, "_ _ heads head"]]
 
-
-@struct.dataclass
-class Features:
-    """What a vision encoder says of a picture.
-
-    `tokens` holds `lead` tokens that stand for no place (such as CLS), then the `grid` of places,
-    row by row.
-    """
-
-    tokens: Float[Array, "*batch patches width"]
-    grid: tuple[int, int] = struct.field(pytree_node=False)
-    lead: int = struct.field(pytree_node=False, default=0)
-
-
-class VisionEncoder(nnx.Module):
-    """A chain of parts from pixels to `Features`, which can be cut between any two.
-
-    What lies before the first trainable part is the same in every epoch: training computes
-    `prefix` once and keeps it.
-    """
-
-    def parts(self) -> Sequence[Callable[[Array], Array]]:
-        """The parts in order, each a module from an array to the next part's."""
-        raise NotImplementedError
-
-    def features(self, x: Array) -> Features:
-        """Name what the last part gives."""
-        raise NotImplementedError
-
-    def prefix(self, pixels: Float[Array, "batch height width 3"], depth: int) -> Array:
-        """Run the first `depth` parts."""
-        x = pixels
-        for part in self.parts()[:depth]:
-            x = part(x)
-        return x
-
-    def suffix(self, x: Array, depth: int) -> Features:
-        """Run the parts from `depth` on what `prefix` gave at the same depth."""
-        for part in self.parts()[depth:]:
-            x = part(x)
-        return self.features(x)
-
-    def __call__(self, pixels: Float[Array, "batch height width 3"]) -> Features:
-        """Look at pictures."""
-        return self.suffix(pixels, 0)
-
-
-@struct.dataclass
-class Cache:
-    """What decoding one more token needs of the tokens before, layer by layer.
-
-    `past`, of self-attention: [rows capacity heads head], of which `length` places are filled.
-    `cross`, of cross-attention: [batch patches heads head], one a picture, however many beams
-    (rows) share it.
-    """
-
-    past: tuple[KeysValues, ...]
-    cross: tuple[KeysValues, ...]
-    length: Int[Array, ""]
-
-    def reorder(self, rows: Int[Array, " rows"]) -> "Cache":
-        """The cache in which row `i` continues what row `rows[i]` was."""
-        return dataclasses.replace(self, past=jax.tree.map(lambda array: array[rows], self.past))
-
-    def repeat(self, times: int) -> "Cache":
-        """The cache with every row there `times`, side by side; pictures are still shared."""
-        past = jax.tree.map(lambda array: jnp.repeat(array, times, axis=0), self.past)
-        return dataclasses.replace(self, past=past)
-
-
-class LengthError(CaptaxError):
-    """A caption is to be longer than its decoder can read."""
-
-
-class TextDecoder(nnx.Module):
-    """Predicts each next token from the tokens before it and a picture's features."""
-
-    def __call__(
-        self,
-        features: Features,
-        tokens: Int[Array, "batch time"],
-        positions: Int[Array, "#batch time"] | None = None,
-        segments: Int[Array, "batch time"] | None = None,
-    ) -> Float[Array, "batch time vocab"]:
-        """Logits after every token, all at once.
-
-        Several captions of one picture may lie in one row, told apart by `segments`: a token sees
-        those before it in its own segment, and `positions` count from each caption's start.
-        """
-        raise NotImplementedError
-
-    def begin(
-        self, features: Features, prompt: Int[Array, "batch time"], capacity: int
-    ) -> tuple[Float[Array, "batch vocab"], Cache]:
-        """Logits after the prompt, and a cache with room for `capacity` tokens in all.
-
-        Raises `LengthError` when that is more than the decoder can read.
-        """
-        raise NotImplementedError
-
-    def advance(
-        self, tokens: Int[Array, " rows"], cache: Cache
-    ) -> tuple[Float[Array, "rows vocab"], Cache]:
-        """Logits after one more token a row."""
-        raise NotImplementedError
+# By the names that transformers' configs give them.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
 
 
 def parameter(
@@ -139,23 +45,32 @@ def parameter(
     if rngs is None:
         return nnx.Param(jax.ShapeDtypeStruct(shape, jnp.float32))
     if std is None:
-        return nnx.Param(jnp.full(shape, fill))
+        return nnx.Param(jnp.full(shape, fill, jnp.float32))
     return nnx.Param(std * jax.random.normal(rngs.params(), shape))
 
 
 class Linear(nnx.Module):
-    """`x @ kernel + bias`, initialised to keep variance (LeCun)."""
+    """`x @ kernel + bias`; kernels begin with deviation `std`, by default LeCun's."""
 
-    def __init__(self, width_in: int, width_out: int, *, rngs: nnx.Rngs | None):
-        self.kernel = parameter(rngs, (width_in, width_out), std=width_in**-0.5)
-        self.bias = parameter(rngs, (width_out,))
+    def __init__(
+        self,
+        width_in: int,
+        width_out: int,
+        *,
+        rngs: nnx.Rngs | None,
+        bias: bool = True,
+        std: float | None = None,
+    ):
+        self.kernel = parameter(rngs, (width_in, width_out), std=std or width_in**-0.5)
+        self.bias = parameter(rngs, (width_out,)) if bias else None
 
     def __call__(self, x: Float[Array, "*batch width_in"]) -> Float[Array, "*batch width_out"]:
-        return x @ self.kernel[...] + self.bias[...]
+        y = x @ self.kernel[...]
+        return y if self.bias is None else y + self.bias[...]
 
 
 class LayerNorm(nnx.Module):
-    """Zero mean and unit variance over the last axis, then scale and bias."""
+    """Zero mean and unit variance over the last axis, in float32, then scale and bias."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs | None, epsilon: float = 1e-6):
         self.scale = parameter(rngs, (width,), fill=1.0)
@@ -163,23 +78,58 @@ class LayerNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        centred = x - x.mean(-1, keepdims=True)
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(-1, keepdims=True)
         variance = jnp.square(centred).mean(-1, keepdims=True)
         factor = jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]
-        return centred * factor + self.bias[...]
+        return (centred * factor + self.bias[...]).astype(x.dtype)
+
+
+class FinalNorm(LayerNorm):
+    """The norm after an encoder's last layer, of which it records what that layer gave."""
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        return super().__call__(record("hidden_states", x))
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerConfig:
+    """What tells one family's transformer layers from another's.
+
+    `pre_norm`: each block normalises what it reads (GPT-2, ViT); else the sum behind it (BERT).
+    `context_width`: layers also have cross-attention, to places of that width. `out_std` is the
+    initial deviation of the projections that write to the residual stream, by default `std`.
+    """
+
+    width: int
+    heads: int
+    mlp_width: int
+    pre_norm: bool = True
+    context_width: int | None = None
+    epsilon: float = 1e-6
+    activation: str = "gelu_new"
+    qkv_bias: bool = True
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    std: float | None = None
+    out_std: float | None = None
 
 
 class Attention(nnx.Module):
     """Multi-head attention whose keys and values may come from elsewhere, or from a cache."""
 
     def __init__(
-        self, width: int, heads: int, *, rngs: nnx.Rngs | None, context_width: int | None = None
+        self, config: LayerConfig, *, rngs: nnx.Rngs | None, context_width: int | None = None
     ):
-        self.heads = heads
-        self.query = Linear(width, width, rngs=rngs)
-        self.key = Linear(context_width or width, width, rngs=rngs)
-        self.value = Linear(context_width or width, width, rngs=rngs)
-        self.out = Linear(width, width, rngs=rngs)
+        width, std, bias = config.width, config.std, config.qkv_bias
+        self.heads = config.heads
+        self.name = "attentions" if context_width is None else "cross_attentions"
+        context = context_width or width
+        self.query = Linear(width, width, rngs=rngs, std=std, bias=bias)
+        self.key = Linear(context, width, rngs=rngs, std=std, bias=bias)
+        self.value = Linear(context, width, rngs=rngs, std=std, bias=bias)
+        self.out = Linear(width, width, rngs=rngs, std=config.out_std or std)
+        self.dropout = Dropout(config.attention_dropout)
 
     def keys_and_values(self, context: Float[Array, "batch places context_width"]) -> KeysValues:
         """Project what is attended to."""
@@ -188,22 +138,53 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "rows time width"],
-        keys: Float[Array, "batch places heads head"],
-        values: Float[Array, "batch places heads head"],
-        mask: Bool[Array, "#rows time places"] | None = None,
+        own: KeysValues,
+        mask: Bool[Array, "#rows #time places"] | None = None,
+        shared: KeysValues | None = None,
     ) -> Float[Array, "rows time width"]:
-        """Attend from `x`; `mask` is true where a place may be seen.
+        """Attend from `x` to the keys and values `own`, and to `shared` ones before them.
 
-        Where rows outnumber the batch (beams of one picture, without a mask), the rows of a
-        picture are laid one after the other in time, so its keys and values are never repeated.
+        `mask` is true where a place of `own` may be seen; `shared` is seen by all. Where `x` has
+        more rows than keys and values have (beams of one picture), the rows of a picture are laid
+        one after the other in time, so nothing is ever repeated.
         """
-        rows, time, width = x.shape
-        query = self._split(self.query(x)).reshape(keys.shape[0], -1, *keys.shape[2:])
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, keys) * query.shape[-1] ** -0.5
+        query = self._split(self.query(x)) * (x.shape[-1] // self.heads) ** -0.5
+        scores = self._scores(query, own[0])
         if mask is not None:
             scores = jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), values)
-        return self.out(mixed.reshape(rows, time, width))
+        count = 0
+        if shared is not None:
+            count = shared[0].shape[1]
+            scores = jnp.concatenate([self._scores(query, shared[0]), scores], axis=-1)
+        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+        weights = self.dropout(record(self.name, weights))
+        mixed = self._mix(weights[..., count:], own[1])
+        if shared is not None:
+            mixed += self._mix(weights[..., :count], shared[1])
+        return self.out(mixed.reshape(x.shape))
+
+    def _scores(self, query: Array, keys: Array) -> Float[Array, "rows heads time places"]:
+        rows, time, heads, head = query.shape
+        batch = keys.shape[0]
+        scores = jnp.einsum(
+            "bqhd,bkhd->bhqk",
+            query.reshape(batch, -1, heads, head),
+            keys,
+            preferred_element_type=jnp.float32,
+        )
+        if rows == batch:
+            return scores
+        scores = scores.reshape(batch, heads, rows // batch, time, -1).swapaxes(1, 2)
+        return scores.reshape(rows, heads, time, -1)
+
+    def _mix(self, weights: Array, values: Array) -> Float[Array, "rows time heads head"]:
+        rows, heads, time, places = weights.shape
+        batch = values.shape[0]
+        if rows != batch:
+            weights = weights.reshape(batch, rows // batch, heads, time, places)
+            weights = weights.swapaxes(1, 2).reshape(batch, heads, -1, places)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, values)
+        return mixed.reshape(rows, time, heads, -1)
 
     def _split(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], self.heads, -1)
@@ -233,14 +214,100 @@ class Dropout(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Two linear layers with a GELU between."""
+    """Two linear layers with an activation between."""
 
-    def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs | None):
-        self.up = Linear(width, hidden, rngs=rngs)
-        self.down = Linear(hidden, width, rngs=rngs)
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        rngs: nnx.Rngs | None,
+        activation: str = "gelu_new",
+        std: float | None = None,
+        out_std: float | None = None,
+    ):
+        self.up = Linear(width, hidden, rngs=rngs, std=std)
+        self.down = Linear(hidden, width, rngs=rngs, std=out_std or std)
+        self.activation = activation
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        return self.down(jax.nn.gelu(self.up(x), approximate=True))
+        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+
+
+class Layer(nnx.Module):
+    """One transformer layer: self-attention, cross-attention if it has any, MLP; each is added."""
+
+    def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs | None):
+        width, context = config.width, config.context_width
+        self.pre_norm = config.pre_norm
+        self.self_attention = Attention(config, rngs=rngs)
+        self.self_norm = LayerNorm(width, rngs=rngs, epsilon=config.epsilon)
+        crosses = context is not None
+        self.cross_attention = (
+            Attention(config, rngs=rngs, context_width=context) if crosses else None
+        )
+        self.cross_norm = LayerNorm(width, rngs=rngs, epsilon=config.epsilon) if crosses else None
+        self.mlp = Mlp(
+            width,
+            config.mlp_width,
+            rngs=rngs,
+            activation=config.activation,
+            std=config.std,
+            out_std=config.out_std,
+        )
+        self.mlp_norm = LayerNorm(width, rngs=rngs, epsilon=config.epsilon)
+        self.dropout = Dropout(config.dropout)
+
+    def __call__(
+        self,
+        x: Float[Array, "rows time width"],
+        mask: Bool[Array, "#rows #time places"] | None = None,
+        *,
+        context: KeysValues | None = None,
+        context_mask: Bool[Array, "batch 1 patches"] | None = None,
+        past: tuple[KeysValues, Int[Array, ""]] | None = None,
+    ) -> tuple[Float[Array, "rows time width"], KeysValues]:
+        """The layer's output, and the keys and values its self-attention saw.
+
+        `context` is looked at besides the tokens: by cross-attention where the layer has it, else
+        by self-attention together with them. With a `past`, cached keys and values and their
+        length, those of `x` are written behind.
+        """
+        y = self._enter(x, self.self_norm)
+        seen = self.self_attention.keys_and_values(y)
+        if past is not None:
+            seen = write_cache(past[0], seen, past[1])
+        shared = context if self.cross_attention is None else None
+        y = self.self_attention(y, seen, mask, shared)
+        x = self._add(x, y, self.self_norm)
+        if self.cross_attention and self.cross_norm and context is not None:
+            y = self._enter(x, self.cross_norm)
+            if context_mask is not None:
+                # Beams of one picture lie side by side, as their rows do.
+                context_mask = jnp.repeat(context_mask, len(x) // len(context_mask), axis=0)
+            x = self._add(x, self.cross_attention(y, context, context_mask), self.cross_norm)
+        y = self.mlp(self._enter(x, self.mlp_norm))
+        return self._add(x, y, self.mlp_norm), seen
+
+    def _enter(self, x: Array, norm: LayerNorm) -> Array:
+        return norm(x) if self.pre_norm else x
+
+    def _add(self, x: Array, y: Array, norm: LayerNorm) -> Array:
+        x = x + self.dropout(y)
+        return x if self.pre_norm else norm(x)
+
+
+class EncoderLayer(Layer):
+    """A layer of an encoder: every place sees every other."""
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: Float[Array, "batch places width"],
+        mask: Bool[Array, "batch 1 places"] | None = None,
+    ) -> Float[Array, "batch places width"]:
+        """The layer's output; `mask` is true where there is something to see."""
+        record("hidden_states", x)
+        return super().__call__(x, mask)[0]
 
 
 def write_cache(past: KeysValues, new: KeysValues, length: Int[Array, ""]) -> KeysValues:
@@ -259,7 +326,88 @@ def map_pictures(function: Callable[[Array], T], pixels: Float[Array, "batch *pi
     convolutional encoder's activations of two fit the processor's cache, those of a batch do not.
     """
     batch = pixels.shape[0]
-    if jax.default_backend() != "cpu" or batch <= CPU_CHUNK or batch % CPU_CHUNK:
+    whole = jax.default_backend() != "cpu" or batch <= CPU_CHUNK or batch % CPU_CHUNK
+    if whole or observing():
         return function(pixels)
     chunks = jax.lax.map(function, pixels.reshape(-1, CPU_CHUNK, *pixels.shape[1:]))
     return jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), chunks)
+
+
+class PatchEmbedding(nnx.Module):
+    """Pictures to tokens: cut in patches, project, lead by learned tokens, add positions."""
+
+    def __init__(
+        self,
+        width: int,
+        patch: int,
+        grid: tuple[int, int],
+        *,
+        rngs: nnx.Rngs | None,
+        distilled: bool = False,
+        bias: bool = True,
+        dropout: float = 0.0,
+        std: float = 0.02,
+    ):
+        self.patch, self.grid = patch, grid
+        self.kernel = parameter(rngs, (patch, patch, 3, width), std=std)
+        self.bias = parameter(rngs, (width,)) if bias else None
+        self.cls_token = parameter(rngs, (width,), std=std)
+        self.distillation_token = parameter(rngs, (width,), std=std) if distilled else None
+        self.positions = parameter(rngs, (1 + distilled + grid[0] * grid[1], width), std=std)
+        self.dropout = Dropout(dropout)
+
+    def __call__(
+        self, pixels: Float[Array, "batch height width 3"]
+    ) -> Float[Array, "batch patches channels"]:
+        """Tokens of pictures of any size: positions are interpolated where it is another."""
+        batch, height, width, _ = pixels.shape
+        side, kernel = self.patch, self.kernel[...]
+        rows, columns = height // side, width // side
+        whole = pixels[:, : rows * side, : columns * side].astype(kernel.dtype)
+        patches = whole.reshape(batch, rows, side, columns, side, 3).swapaxes(2, 3)
+        patches = patches.reshape(batch, rows * columns, -1)
+        x = patches @ kernel.reshape(-1, kernel.shape[-1])
+        if self.bias is not None:
+            x = x + self.bias[...]
+        lead = [t[...] for t in (self.cls_token, self.distillation_token) if t is not None]
+        first = jnp.broadcast_to(jnp.stack(lead), (batch, len(lead), x.shape[-1]))
+        x = jnp.concatenate([first, x], axis=1)
+        positions = self.positions[...]
+        return self.dropout(
+            x + interpolate_positions(positions, len(lead), self.grid, (rows, columns))
+        )
+
+
+def interpolate_positions(
+    positions: Float[Array, "places width"], lead: int, grid: tuple[int, int], new: tuple[int, int]
+) -> Float[Array, "new_places width"]:
+    """Position embeddings of another grid, by bicubic interpolation as PyTorch does it.
+
+    The first `lead` belong to no place and stay (https://arxiv.org/abs/2010.11929, section 3.2).
+    """
+    if grid == new:
+        return positions
+    places = positions[lead:].reshape(*grid, -1)
+    rows, columns = (_bicubic(a, b) for a, b in zip(grid, new, strict=True))
+    places = jnp.einsum("Rr,Cc,rcw->RCw", rows, columns, places).astype(positions.dtype)
+    return jnp.concatenate([positions[:lead], places.reshape(-1, positions.shape[1])])
+
+
+def _bicubic(size: int, new: int) -> Float[np.ndarray, "new size"]:
+    """Weights of `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`.
+
+    Keys' kernel with a = -0.75, no antialiasing, edges repeated.
+    """
+    centre = (np.arange(new) + 0.5) * size / new - 0.5
+    first = np.floor(centre).astype(int) - 1
+    weights = np.zeros((new, size))
+    for tap in range(4):
+        x = np.abs(centre - (first + tap))
+        near = 1.25 * x**3 - 2.25 * x**2 + 1
+        far = -0.75 * (x**3 - 5 * x**2 + 8 * x - 4)
+        np.add.at(
+            weights,
+            (np.arange(new), np.clip(first + tap, 0, size - 1)),
+            np.where(x <= 1, near, far),
+        )
+    return weights.astype(np.float32)

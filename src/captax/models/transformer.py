@@ -5,30 +5,31 @@ MLP in every layer; the token embedding is also the output layer.
 """
 
 import dataclasses
+from typing import ClassVar
 
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from captax.models.config import ModelConfig
+from captax.models.decoders import TextDecoder
+from captax.models.encoders import Features
 from captax.models.layers import (
-    Attention,
-    Cache,
     Dropout,
-    Features,
-    KeysValues,
+    Layer,
+    LayerConfig,
     LayerNorm,
-    LengthError,
     Linear,
-    Mlp,
-    TextDecoder,
     parameter,
-    write_cache,
 )
+from captax.models.record import record
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformerDecoderConfig:
+class TransformerDecoderConfig(ModelConfig):
     """Shape of the decoder; `grid` and `features_width` are those of the encoder it reads."""
+
+    model_type: ClassVar[str] = "captax-transformer"
+    strict: ClassVar[bool] = True
 
     vocab_size: int
     width: int = 384
@@ -39,6 +40,19 @@ class TransformerDecoderConfig:
     dropout: float = 0.0
     features_width: int = 1280
     grid: tuple[int, int] = (9, 9)
+
+    def layer(self) -> LayerConfig:
+        """Its layers, which read the picture at the decoder's own width."""
+        return LayerConfig(
+            self.width,
+            self.heads,
+            self.mlp_width,
+            context_width=self.width,
+            dropout=self.dropout,
+        )
+
+    def build(self, *, rngs: nnx.Rngs | None = None) -> "TransformerDecoder":
+        return TransformerDecoder(self, rngs=rngs)
 
 
 class Bridge(nnx.Module):
@@ -60,38 +74,6 @@ class Bridge(nnx.Module):
         return self.dropout(memory.at[:, features.lead :].add(places))
 
 
-class DecoderLayer(nnx.Module):
-    """Self-attention, cross-attention, MLP; each normalised first and added."""
-
-    def __init__(self, config: TransformerDecoderConfig, *, rngs: nnx.Rngs | None):
-        self.self_norm = LayerNorm(config.width, rngs=rngs)
-        self.self_attention = Attention(config.width, config.heads, rngs=rngs)
-        self.cross_norm = LayerNorm(config.width, rngs=rngs)
-        self.cross_attention = Attention(config.width, config.heads, rngs=rngs)
-        self.mlp_norm = LayerNorm(config.width, rngs=rngs)
-        self.mlp = Mlp(config.width, config.mlp_width, rngs=rngs)
-        self.dropout = Dropout(config.dropout)
-
-    def __call__(
-        self,
-        x: Float[Array, "rows time width"],
-        cross: KeysValues,
-        mask: Bool[Array, "#rows time places"],
-        past: tuple[KeysValues, Int[Array, ""]] | None = None,
-    ) -> tuple[Float[Array, "rows time width"], KeysValues]:
-        """The layer's output, and the keys and values its self-attention saw.
-
-        With a `past`, cached keys and values and their length, those of `x` are written behind.
-        """
-        y = self.self_norm(x)
-        seen = self.self_attention.keys_and_values(y)
-        if past is not None:
-            seen = write_cache(past[0], seen, past[1])
-        x = x + self.dropout(self.self_attention(y, *seen, mask))
-        x = x + self.dropout(self.cross_attention(self.cross_norm(x), *cross))
-        return x + self.dropout(self.mlp(self.mlp_norm(x))), seen
-
-
 class TransformerDecoder(TextDecoder):
     """Predicts each next token from the tokens before it and the picture's features."""
 
@@ -101,65 +83,24 @@ class TransformerDecoder(TextDecoder):
         self.embedding = parameter(rngs, (config.vocab_size, config.width), std=0.02)
         self.positions = parameter(rngs, (config.max_positions, config.width), std=0.02)
         self.dropout = Dropout(config.dropout)
-        self.layers = nnx.List([DecoderLayer(config, rngs=rngs) for _ in range(config.layers)])
+        self.layers = nnx.List([Layer(config.layer(), rngs=rngs) for _ in range(config.layers)])
         self.norm = LayerNorm(config.width, rngs=rngs)
 
-    def __call__(
-        self,
-        features: Features,
-        tokens: Int[Array, "batch time"],
-        positions: Int[Array, "#batch time"] | None = None,
-        segments: Int[Array, "batch time"] | None = None,
-    ) -> Float[Array, "batch time vocab"]:
-        time = tokens.shape[1]
-        mask = jnp.tril(jnp.ones((1, time, time), bool))
-        if segments is not None:
-            mask = mask & (segments[:, :, None] == segments[:, None, :])
-        memory = self.bridge(features)
-        x = self._embed(tokens, jnp.arange(time)[None] if positions is None else positions)
-        for layer in self.layers:
-            x, _ = layer(x, layer.cross_attention.keys_and_values(memory), mask)
-        return self._logits(x)
+    @property
+    def max_positions(self) -> int:
+        return self.config.max_positions
 
-    def begin(
-        self, features: Features, prompt: Int[Array, "batch time"], capacity: int
-    ) -> tuple[Float[Array, "batch vocab"], Cache]:
-        config = self.config
-        if capacity > config.max_positions:
-            raise LengthError(
-                f"the decoder has {config.max_positions} positions and {capacity} are needed; "
-                "give a lower max_new_tokens"
-            )
-        memory = self.bridge(features)
-        shape = (prompt.shape[0], capacity, config.heads, config.width // config.heads)
-        empty = jnp.zeros(shape, memory.dtype)
-        cache = Cache(
-            past=tuple((empty, empty) for _ in self.layers),
-            cross=tuple(layer.cross_attention.keys_and_values(memory) for layer in self.layers),
-            length=jnp.zeros((), jnp.int32),
-        )
-        return self._extend(prompt, cache)
+    @property
+    def context_width(self) -> None:
+        return None  # the bridge brings features to its width
 
-    def advance(
-        self, tokens: Int[Array, " rows"], cache: Cache
-    ) -> tuple[Float[Array, "rows vocab"], Cache]:
-        return self._extend(tokens[:, None], cache)
+    def memory(self, features: Features) -> Float[Array, "batch patches width"]:
+        return self.bridge(features)
 
-    def _extend(self, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
-        time = tokens.shape[1]
-        positions = cache.length + jnp.arange(time)
-        capacity = cache.past[0][0].shape[1]
-        mask = (jnp.arange(capacity)[None] <= positions[:, None])[None]
-        x = self._embed(tokens, positions[None])
-        past = []
-        for i, layer in enumerate(self.layers):
-            x, seen = layer(x, cache.cross[i], mask, (cache.past[i], cache.length))
-            past.append(seen)
-        cache = dataclasses.replace(cache, past=tuple(past), length=cache.length + time)
-        return self._logits(x[:, -1]), cache
-
-    def _embed(self, tokens: Array, positions: Array) -> Array:
+    def embed(
+        self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
+    ) -> Float[Array, "rows time width"]:
         return self.dropout(self.embedding[...][tokens] + self.positions[...][positions])
 
-    def _logits(self, x: Array) -> Array:
-        return self.norm(x) @ self.embedding[...].T
+    def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
+        return record("hidden_states", self.norm(x)) @ self.embedding[...].T

@@ -260,7 +260,7 @@ class _Run:
             model = self.rebuild(parameters)
             sequences = generate(
                 model,
-                model.encoder.suffix(pictures.astype(jnp.float32), depth),
+                model.bridge(model.encoder.suffix(pictures.astype(jnp.float32), depth)),
                 jnp.full((pictures.shape[0], 1), tokenizer.start_id),
                 generation.strategy,
                 max_new_tokens=generation.max_new_tokens,
@@ -295,7 +295,7 @@ def _open(recipe: Recipe, sources: Sequence[Source]) -> list[Example]:
 def _new_model(recipe: Recipe, encoder: EfficientNetLite, tokenizer: Tokenizer) -> EncoderDecoder:
     config = TransformerDecoderConfig(
         vocab_size=tokenizer.vocab_size,
-        features_width=encoder.config.features_width,
+        features_width=encoder.features_width,
         grid=encoder.config.grid,
         **recipe.model.decoder.model_dump(),
     )

@@ -126,8 +126,8 @@ def make_step(
     ) -> tuple[Array, Array]:
         model = rebuild({**frozen, **parameters})
         _enable_dropout(model, key)
-        features = model.encoder.suffix(batch.pictures.astype(jnp.float32), depth)
-        logits = model.decoder(features, batch.inputs, batch.positions, batch.segments)
+        features = model.bridge(model.encoder.suffix(batch.pictures.astype(jnp.float32), depth))
+        logits = model.read(features, batch.inputs, batch.positions, batch.segments)
         weights = (batch.segments > 0).astype(jnp.float32)
         return smoothed_cross_entropy(logits, batch.targets, weights, options.label_smoothing)
 

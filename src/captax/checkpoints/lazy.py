@@ -1,0 +1,87 @@
+"""A tensor on disk: its shape and dtype are known, its values are read when they are asked for."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from captax.errors import CheckpointError
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+FLOAT8 = {
+    name: np.dtype(getattr(ml_dtypes, name))
+    for name in (
+        "float8_e4m3fn",
+        "float8_e4m3fnuz",
+        "float8_e5m2",
+        "float8_e5m2fnuz",
+        "float8_e8m0fnu",
+    )
+}
+# What numpy can index: a shape beyond it cannot be the shape of anything, with a 0 in it or not.
+_MOST_VALUES = 2**56
+_MOST_AXES = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyTensor:
+    """`read()` reads this tensor alone into a fresh array; nothing stays mapped or cached."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+
+def stored(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> LazyTensor:
+    """A tensor whose values lie in row-major order at byte `offset` of `path`."""
+    return LazyTensor(shape, dtype, functools.partial(_read, path, dtype, shape, offset))
+
+
+def strided(
+    path: Path, dtype: np.dtype, shape: tuple[int, ...], strides: tuple[int, ...], offset: int
+) -> LazyTensor:
+    """A tensor whose neighbours along each axis lie `strides` values apart."""
+    row_major = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    if 0 in shape or all(
+        size == 1 or have == want
+        for size, have, want in zip(shape, strides, row_major, strict=True)
+    ):
+        return stored(path, dtype, shape, offset)
+
+    def read() -> np.ndarray:
+        span = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+        values = _read(path, dtype, (span,), offset)
+        steps = tuple(stride * dtype.itemsize for stride in strides)
+        return np.ndarray(shape, dtype, values, strides=steps).copy()
+
+    return LazyTensor(shape, dtype, read)
+
+
+def is_shape(value: object) -> bool:
+    """Whether `value`, which a file gave, can be the shape of an array."""
+    return (
+        isinstance(value, tuple | list)
+        and len(value) <= _MOST_AXES
+        and all(type(size) is int and 0 <= size < _MOST_VALUES for size in value)
+        and math.prod(max(size, 1) for size in value) < _MOST_VALUES
+    )
+
+
+def _read(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> np.ndarray:
+    # Not mapped: pages that were touched would count as memory until the file is closed.
+    raw = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            done = 0
+            while done < len(raw) and (count := file.readinto(raw[done:].data)):
+                done += count
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if done < len(raw):
+        raise CheckpointError(f"{path}: ends before its last tensor; download it again")
+    return raw.view(dtype).reshape(shape)

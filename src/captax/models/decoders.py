@@ -1,0 +1,172 @@
+"""What text decoders promise, and the loops over layers that all of them share.
+
+Legend: `batch` images, `rows` = batch x beams, `time` token positions, `patches` visual tokens.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+from jaxtyping import Array, Bool, Float, Int
+
+from captax.errors import CaptaxError
+from captax.models.encoders import Features
+from captax.models.layers import KeysValues, Layer
+from captax.models.record import record
+
+
+@struct.dataclass
+class Cache:
+    """What decoding one more token needs of the tokens before, layer by layer.
+
+    `past`, of self-attention: [rows capacity heads head], of which `length` places are filled.
+    `context`, of the picture: [batch patches heads head], one a picture, however many beams (rows)
+    share it. `mask` is true where the context may be seen.
+    """
+
+    past: tuple[KeysValues, ...]
+    context: tuple[KeysValues, ...] | None
+    mask: Bool[Array, "batch 1 patches"] | None
+    length: Int[Array, ""]
+
+    def reorder(self, rows: Int[Array, " rows"]) -> "Cache":
+        """The cache in which row `i` continues what row `rows[i]` was."""
+        return dataclasses.replace(self, past=jax.tree.map(lambda array: array[rows], self.past))
+
+    def repeat(self, times: int) -> "Cache":
+        """The cache with every row there `times`, side by side; pictures are still shared."""
+        past = jax.tree.map(lambda array: jnp.repeat(array, times, axis=0), self.past)
+        return dataclasses.replace(self, past=past)
+
+
+class LengthError(CaptaxError):
+    """A caption is to be longer than its decoder can read."""
+
+
+class TextDecoder(nnx.Module):
+    """Predicts each next token from the tokens before it and, where there is one, a picture.
+
+    A family gives `layers`, `max_positions`, `embed` and `logits`; if its tokens see the picture
+    otherwise than by cross-attention to `Features.tokens`, `memory` or `context` too.
+    """
+
+    config: Any
+    layers: nnx.List[Layer]
+
+    @property
+    def max_positions(self) -> int:
+        """How many tokens the decoder can read."""
+        raise NotImplementedError
+
+    @property
+    def context_width(self) -> int | None:
+        """Width of the features it must be given; None when it takes what it was built for."""
+        cross = self.layers[0].cross_attention
+        return None if cross is None else cross.key.kernel.shape[0]
+
+    def embed(
+        self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
+    ) -> Float[Array, "rows time width"]:
+        """What the first layer reads."""
+        raise NotImplementedError
+
+    def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
+        """Scores of every next token, from what the last layer gave."""
+        raise NotImplementedError
+
+    def memory(self, features: Features) -> Float[Array, "batch patches width"]:
+        """What cross-attention reads."""
+        return features.tokens
+
+    def context(self, features: Features) -> tuple[KeysValues, ...]:
+        """What each layer looks at of a picture, computed once."""
+        memory = self.memory(features)
+        return tuple(
+            layer.cross_attention.keys_and_values(memory)
+            for layer in self.layers
+            if layer.cross_attention is not None
+        )
+
+    def __call__(
+        self,
+        features: Features | None,
+        tokens: Int[Array, "batch time"],
+        positions: Int[Array, "#batch time"] | None = None,
+        segments: Int[Array, "batch time"] | None = None,
+    ) -> Float[Array, "batch time vocab"]:
+        """Logits after every token, all at once.
+
+        Several captions of one picture may lie in one row, told apart by `segments`: a token sees
+        those before it in its own segment, and `positions` count from each caption's start.
+        """
+        time = tokens.shape[1]
+        mask = jnp.tril(jnp.ones((1, time, time), bool))
+        if segments is not None:
+            mask = mask & (segments[:, :, None] == segments[:, None, :])
+        contexts, context_mask = self._look(features)
+        x = self.embed(tokens, jnp.arange(time)[None] if positions is None else positions)
+        for i, layer in enumerate(self.layers):
+            context = contexts[i] if contexts else None
+            record("hidden_states", x)
+            x, _ = layer(x, mask, context=context, context_mask=context_mask)
+        return self.logits(x)
+
+    def begin(
+        self, features: Features | None, prompt: Int[Array, "batch time"], capacity: int
+    ) -> tuple[Float[Array, "batch vocab"], Cache]:
+        """Logits after the prompt, and a cache with room for `capacity` tokens in all.
+
+        Raises `LengthError` when that is more than the decoder can read.
+        """
+        if capacity > self.max_positions:
+            raise LengthError(
+                f"the decoder has {self.max_positions} positions and {capacity} are needed; "
+                "give a lower max_new_tokens"
+            )
+        contexts, context_mask = self._look(features)
+        attention = self.layers[0].self_attention
+        kernel = attention.key.kernel
+        shape = (len(prompt), capacity, attention.heads, kernel.shape[1] // attention.heads)
+        empty = jnp.zeros(shape, kernel.dtype)
+        cache = Cache(
+            past=tuple((empty, empty) for _ in self.layers),
+            context=contexts,
+            mask=context_mask,
+            length=jnp.zeros((), jnp.int32),
+        )
+        return self._extend(prompt, cache)
+
+    def advance(
+        self, tokens: Int[Array, " rows"], cache: Cache
+    ) -> tuple[Float[Array, "rows vocab"], Cache]:
+        """Logits after one more token a row."""
+        return self._extend(tokens[:, None], cache)
+
+    def _extend(self, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
+        time = tokens.shape[1]
+        positions = cache.length + jnp.arange(time)
+        capacity = cache.past[0][0].shape[1]
+        mask = (jnp.arange(capacity)[None] <= positions[:, None])[None]
+        x = self.embed(tokens, positions[None])
+        past = []
+        for i, layer in enumerate(self.layers):
+            x, seen = layer(
+                x,
+                mask,
+                context=cache.context[i] if cache.context else None,
+                context_mask=cache.mask,
+                past=(cache.past[i], cache.length),
+            )
+            past.append(seen)
+        cache = dataclasses.replace(cache, past=tuple(past), length=cache.length + time)
+        return self.logits(x[:, -1]), cache
+
+    def _look(
+        self, features: Features | None
+    ) -> tuple[tuple[KeysValues, ...] | None, Array | None]:
+        if features is None:
+            return None, None
+        mask = None if features.mask is None else features.mask[:, None]
+        return self.context(features), mask

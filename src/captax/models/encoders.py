@@ -1,0 +1,94 @@
+"""What encoders promise, of pictures and of texts."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flax import nnx, struct
+from jaxtyping import Array, Bool, Float, Int
+
+
+@struct.dataclass
+class Features:
+    """What an encoder says of a picture, or of a text.
+
+    `tokens` holds `lead` tokens that stand for no place (such as CLS), then the `grid` of places,
+    row by row; a text is a grid of one row. `mask` is true where a token is more than padding;
+    without one, all are.
+    """
+
+    tokens: Float[Array, "*batch patches width"]
+    grid: tuple[int, int] = struct.field(pytree_node=False)
+    lead: int = struct.field(pytree_node=False, default=0)
+    mask: Bool[Array, "*batch patches"] | None = None
+
+
+@struct.dataclass
+class Text:
+    """Texts as an encoder takes them; `mask` is true where a token is more than padding."""
+
+    tokens: Int[Array, "batch time"]
+    mask: Bool[Array, "batch time"]
+
+
+class VisionEncoder(nnx.Module):
+    """A chain of parts from pixels to `Features`, which can be cut between any two.
+
+    What lies before the first trainable part is the same in every epoch: training computes
+    `prefix` once and keeps it.
+    """
+
+    config: Any
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """The (height, width) that the encoder was made for."""
+        raise NotImplementedError
+
+    @property
+    def features_width(self) -> int:
+        """Width of the visual tokens."""
+        raise NotImplementedError
+
+    def parts(self) -> Sequence[Callable[[Array], Array]]:
+        """The parts in order, each a module from an array to the next part's."""
+        raise NotImplementedError
+
+    def features(self, x: Array, image_size: tuple[int, int]) -> Features:
+        """Name what the last part gives of pictures of that (height, width)."""
+        raise NotImplementedError
+
+    def prefix(self, pixels: Float[Array, "batch height width 3"], depth: int) -> Array:
+        """Run the first `depth` parts."""
+        x = pixels
+        for part in self.parts()[:depth]:
+            x = part(x)
+        return x
+
+    def suffix(self, x: Array, depth: int, image_size: tuple[int, int] | None = None) -> Features:
+        """Run the parts from `depth` on what `prefix` gave at the same depth.
+
+        `image_size` is that of the pictures, by default the encoder's own.
+        """
+        for part in self.parts()[depth:]:
+            x = part(x)
+        return self.features(x, image_size or self.image_size)
+
+    def __call__(self, pixels: Float[Array, "batch height width 3"]) -> Features:
+        """Look at pictures."""
+        _, height, width, _ = pixels.shape
+        return self.suffix(pixels, 0, (height, width))
+
+
+class TextEncoder(nnx.Module):
+    """Reads whole texts."""
+
+    config: Any
+
+    @property
+    def features_width(self) -> int:
+        """Width of the tokens."""
+        raise NotImplementedError
+
+    def __call__(self, text: Text) -> Features:
+        """Read texts."""
+        raise NotImplementedError

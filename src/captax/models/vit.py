@@ -1,0 +1,185 @@
+"""The vision transformer, as the encoder of a captioner or as a classifier.
+
+Dosovitskiy et al., *An Image is Worth 16x16 Words* (https://arxiv.org/abs/2010.11929), computing
+what transformers' `ViTModel` and `ViTForImageClassification` compute; and DeiT
+(https://arxiv.org/abs/2012.12877), which is the same with a second token before the patches.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from captax.models.config import ModelConfig, labels_of, write_labels
+from captax.models.encoders import Features, VisionEncoder
+from captax.models.layers import EncoderLayer, FinalNorm, LayerConfig, Linear, PatchEmbedding
+from captax.models.layout import Layout, Rule, conv2d, linear, norm, table
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig(ModelConfig):
+    """Shape of the model, by the names and with the defaults of transformers.
+
+    With `labels` it is a classifier. `pooler`: it has the layer that transformers' bare models put
+    on the CLS token, which nothing here reads.
+    """
+
+    model_type: ClassVar[str] = "vit"
+    fixed: ClassVar[dict[str, Any]] = {"num_channels": 3, "pooler_act": "tanh"}
+    class_name: ClassVar[str] = "ViT"
+    lead: ClassVar[int] = 1
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    image_size: int | tuple[int, int] = 224
+    patch_size: int = 16
+    qkv_bias: bool = True
+    pooler_output_size: int | None = None
+    pooler: bool = False
+    labels: tuple[str, ...] = ()
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        """Height and width of the pictures it was made for."""
+        side = self.image_size
+        return side if isinstance(side, tuple) else (side, side)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of such a picture."""
+        return self.picture[0] // self.patch_size, self.picture[1] // self.patch_size
+
+    def layer(self) -> LayerConfig:
+        """Its layers."""
+        return LayerConfig(
+            self.hidden_size,
+            self.num_attention_heads,
+            self.intermediate_size,
+            epsilon=self.layer_norm_eps,
+            activation=self.hidden_act,
+            qkv_bias=self.qkv_bias,
+            dropout=self.hidden_dropout_prob,
+            attention_dropout=self.attention_probs_dropout_prob,
+            std=self.initializer_range,
+        )
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "ViTConfig":
+        described = super().read(config, tensors)
+        architecture = (config.get("architectures") or [""])[0]
+        if tensors:
+            classifies = any("classifier.weight" in name for name in tensors)
+            pooler = "pooler.dense.weight" in {name[-19:] for name in tensors}
+        else:
+            classifies, pooler = "Classification" in architecture, described.pooler
+        labels = labels_of(config) if classifies else ()
+        return dataclasses.replace(described, labels=labels, pooler=pooler)
+
+    def write(self) -> dict[str, Any]:
+        config = super().write()
+        kind = "ForImageClassification" if config.pop("labels") else "Model"
+        config["architectures"] = [self.class_name + kind]
+        return config | (write_labels(self.labels) if self.labels else {})
+
+    def layout(self) -> Layout:
+        # Classifiers hold the bare model under its family's name.
+        prefix = f"{self.model_type}." if self.labels else ""
+
+        def canonical(name: str) -> str | None:
+            if "classifier." in name:
+                return name
+            # A mask token is what pretraining put in the place of hidden patches.
+            name = name.removeprefix("vit.").removeprefix("deit.")
+            return None if name == "embeddings.mask_token" else prefix + name
+
+        head = table(linear("classifier", "classifier")) if self.labels else ()
+        return Layout(head + Layout(RULES).within(prefix, "").rules, canonical)
+
+    def build(self, *, rngs: nnx.Rngs | None = None) -> "ViT":
+        return ViT(self, rngs=rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeiTConfig(ViTConfig):
+    """A ViT with a second token before the patches, taught by another network."""
+
+    model_type: ClassVar[str] = "deit"
+    class_name: ClassVar[str] = "DeiT"
+    lead: ClassVar[int] = 2
+
+
+class ViT(VisionEncoder):
+    """Picture in, CLS and a grid of visual tokens out; with labels, also a classifier."""
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs | None):
+        self.config = config
+        width, std = config.hidden_size, config.initializer_range
+        self.embeddings = PatchEmbedding(
+            width,
+            config.patch_size,
+            config.grid,
+            rngs=rngs,
+            distilled=config.lead == 2,
+            dropout=config.hidden_dropout_prob,
+            std=std,
+        )
+        self.layers = nnx.List(
+            [EncoderLayer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
+        )
+        self.norm = FinalNorm(width, rngs=rngs, epsilon=config.layer_norm_eps)
+        if config.pooler:
+            self.pooler = Linear(width, config.pooler_output_size or width, rngs=rngs, std=std)
+        if config.labels:
+            self.classifier = Linear(width, len(config.labels), rngs=rngs, std=std)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.config.picture
+
+    @property
+    def features_width(self) -> int:
+        return self.config.hidden_size
+
+    def parts(self) -> list[Callable[[Array], Array]]:
+        """Embeddings, layers, norm."""
+        return [self.embeddings, *self.layers, self.norm]
+
+    def features(
+        self, x: Float[Array, "batch patches width"], image_size: tuple[int, int]
+    ) -> Features:
+        patch = self.config.patch_size
+        grid = (image_size[0] // patch, image_size[1] // patch)
+        return Features(tokens=x, grid=grid, lead=self.config.lead)
+
+    def classify(
+        self, pixels: Float[Array, "batch height width 3"]
+    ) -> Float[Array, "batch labels"]:
+        """Logits of the labels, from the CLS token."""
+        return self.classifier(self(pixels).tokens[:, 0])
+
+
+RULES = table(
+    Rule("embeddings.cls_token", ("embeddings.cls_token",), lead=2),
+    Rule("embeddings.distillation_token", ("embeddings.distillation_token",), lead=2),
+    Rule("embeddings.position_embeddings", ("embeddings.positions",), lead=1),
+    conv2d("embeddings.patch_embeddings.projection", "embeddings"),
+    norm("encoder.layer.{}.layernorm_before", "layers.{}.self_norm"),
+    linear("encoder.layer.{}.attention.attention.query", "layers.{}.self_attention.query"),
+    linear("encoder.layer.{}.attention.attention.key", "layers.{}.self_attention.key"),
+    linear("encoder.layer.{}.attention.attention.value", "layers.{}.self_attention.value"),
+    linear("encoder.layer.{}.attention.output.dense", "layers.{}.self_attention.out"),
+    norm("encoder.layer.{}.layernorm_after", "layers.{}.mlp_norm"),
+    linear("encoder.layer.{}.intermediate.dense", "layers.{}.mlp.up"),
+    linear("encoder.layer.{}.output.dense", "layers.{}.mlp.down"),
+    norm("layernorm", "norm"),
+    linear("pooler.dense", "pooler"),
+)
