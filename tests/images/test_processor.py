@@ -52,6 +52,15 @@ def test_stretch_then_crop():
     np.testing.assert_allclose(processor([image])[0], want, atol=1e-3)
 
 
+def test_black_is_put_around_what_the_crop_exceeds():
+    """One row more above than below, as transformers 5.23's `center_crop` does."""
+    processor = ImageProcessor((9, 6), resize_to=(4, 8), mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    image = noise(4, 8)
+    want = np.zeros((9, 6, 3), np.uint8)
+    want[3:7] = image[:, 1:7]
+    np.testing.assert_allclose(processor([image])[0], want, atol=1e-3)
+
+
 def test_every_kind_of_source_in_one_batch(tmp_path):
     array = noise(40, 30)
     file = io.BytesIO()
@@ -93,11 +102,11 @@ def test_errors_say_which_picture(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resize_to": (8, 9)}, "leaves no 10x10"),
-        ({"resize_to": 12}, "leaves no 10x10"),
-        ({"resize": "shortest_edge", "resize_to": 9}, "leaves no 10x10"),
-        ({"resize": "shortest_edge", "resize_to": (12, 12)}, "leaves no 10x10"),
-        ({"size": (0, 10)}, "leaves no 0x10"),
+        ({"resize_to": (0, 9)}, r"stretch to \(0, 9\)"),
+        ({"resize_to": 12}, "stretch to 12"),
+        ({"resize": "shortest_edge", "resize_to": 0}, "shortest_edge to 0"),
+        ({"resize": "shortest_edge", "resize_to": (12, 12)}, r"one number for shortest_edge"),
+        ({"size": (0, 10)}, r"size \(0, 10\)"),
         ({"std": (0.5, 0.0, 0.5)}, "std above 0"),
     ],
 )
@@ -178,14 +187,80 @@ def test_published_configs():
         ({"do_pad": True}, "do_pad=True"),
         ({"do_image_splitting": True}, "do_image_splitting=True"),
         ({"crop_pct": 0.875}, "crop_pct=0.875"),
-        ({"crop_size": {"height": 256, "width": 256}}, "leaves no 256x256"),
         ({"crop_size": [224, 224]}, r"crop_size=\[224, 224\]"),
         ({"resample": 9}, "resample=9 is no filter"),
         ({"image_mean": 0.5}, "image_mean=0.5 must be three numbers"),
-        ({"image_std": None}, "image_std is missing"),
-        ({"size": None}, "size is missing"),
+        ({"image_processor_type": "BeitImageProcessor", "image_std": None}, "image_std is missing"),
+        ({"image_processor_type": None, "size": None}, "size is missing"),
+        ({"use_square_size": True}, "use_square_size=True"),
+        (
+            {"image_processor_type": "ConvNextImageProcessor", "size": {"height": 9, "width": 9}},
+            "size=.* with crop_pct",
+        ),
+        (
+            {"image_processor_type": "ConvNextImageProcessor", "size": 9, "crop_pct": 0},
+            "crop_pct=0 must be above 0",
+        ),
     ],
 )
 def test_configs_that_ask_for_something_else_are_refused(change, message):
     with pytest.raises(ImageError, match=message):
         ImageProcessor.from_config({**GIT, **change})
+
+
+def test_what_a_config_leaves_out_is_its_classs():
+    """The classes' defaults in transformers 5.23."""
+    clip = {"mean": tuple(GIT["image_mean"]), "std": tuple(GIT["image_std"])}
+    want = {
+        "ViT": ImageProcessor((224, 224), resample="bilinear"),
+        "DeiT": ImageProcessor((224, 224), resize_to=(256, 256)),
+        "CLIP": ImageProcessor((224, 224), "shortest_edge", 224, **clip),
+        "Blip": ImageProcessor((384, 384), **clip),
+        "ConvNext": ImageProcessor((384, 384)),
+    }
+    for name, processor in want.items():
+        for kind in ("ImageProcessor", "ImageProcessorFast"):
+            assert ImageProcessor.from_config({"image_processor_type": name + kind}) == processor
+        old = {"feature_extractor_type": f"{name}FeatureExtractor", "size": None}
+        assert ImageProcessor.from_config(old) == processor
+
+
+@pytest.mark.parametrize("size", [224, {"shortest_edge": 224}])
+def test_resnet_crops_a_part_and_stretches_what_is_large(size):
+    # microsoft/resnet-50 as published, and with the newer kind of size.
+    resnet = {
+        "crop_pct": 0.875,
+        "do_normalize": True,
+        "do_resize": True,
+        "feature_extractor_type": "ConvNextFeatureExtractor",
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "resample": 3,
+        "size": size,
+    }
+    imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    got = ImageProcessor.from_config(resnet)
+    assert got == ImageProcessor((224, 224), "shortest_edge", 256, **imagenet)
+    large = ImageProcessor.from_config({**resnet, "size": 384})
+    assert large == ImageProcessor((384, 384), **imagenet)
+
+
+def test_load_finds_the_file_that_has_it(tmp_path):
+    with pytest.raises(ImageError, match=r"preprocessor_config\.json: no such file, nor a proc"):
+        ImageProcessor.load(tmp_path)
+    blip, git = ImageProcessor.from_config(BLIP), ImageProcessor.from_config(GIT)
+    old, new = tmp_path / "preprocessor_config.json", tmp_path / "processor_config.json"
+    new.write_text(json.dumps({"processor_class": "BlipProcessor"}))
+    with pytest.raises(ImageError, match=r"nor a processor_config\.json with an image_processor"):
+        ImageProcessor.load(tmp_path)
+    old.write_text(json.dumps(GIT))
+    assert ImageProcessor.load(tmp_path) == git
+    new.write_text(json.dumps({"image_processor": BLIP, "processor_class": "BlipProcessor"}))
+    assert ImageProcessor.load(tmp_path) == blip
+    for content, fault in (("{", "not JSON"), ("[]", "expected a JSON object, got list")):
+        new.write_text(content)
+        with pytest.raises(ImageError, match=rf"processor_config\.json: {fault}"):
+            ImageProcessor.load(tmp_path)
+    new.write_text(json.dumps({"image_processor": {**BLIP, "do_pad": True}}))
+    with pytest.raises(ImageError, match=r"processor_config\.json: .*do_pad=True"):
+        ImageProcessor.load(tmp_path)

@@ -15,6 +15,7 @@ from golden.families import CASES
 from captax.checkpoints.directory import load_model, save_model
 from captax.checkpoints.state import export, parameters, rebuilder
 from captax.models.registry import model_config
+from captax.models.resnet import BatchNorm
 
 pytest.importorskip("transformers")
 torch_side = pytest.importorskip("golden.torch_side")
@@ -64,6 +65,9 @@ def test_gradients_of_a_training_step_are_the_same(case: Case, tmp_path: Path) -
 
 def _gradients(case: Case, model: nnx.Module, inputs: Any) -> dict[str, np.ndarray]:
     """By the names of the checkpoint's tensors."""
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, BatchNorm):
+            module.of_batch = True
     rebuild = rebuilder(model)
 
     def loss(weights: dict[str, jax.Array], inputs: Any) -> jax.Array:

@@ -37,6 +37,11 @@ def bert_backend() -> tokenizers.Tokenizer:
     return backend
 
 
+def write(directory: Path, **contents: object) -> None:
+    for name, content in contents.items():
+        (directory / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
 def test_saved_and_loaded_gives_equal_ids(tmp_path: Path) -> None:
     tokenizer = train_word_tokenizer(CAPTIONS, min_count=1)
     tokenizer.save(tmp_path / "new" / "directory")
@@ -108,14 +113,19 @@ def test_reads_gpt2_which_names_nothing(tmp_path: Path) -> None:
     assert tokenizer.token(tokenizer.eos_id) == "<|endoftext|>"
 
 
-def test_the_config_wins_over_the_older_map(tmp_path: Path) -> None:
+def test_the_older_map_counts_where_the_config_lists_no_added_tokens(tmp_path: Path) -> None:
+    """transformers' order, in `_from_pretrained`."""
     train_word_tokenizer(CAPTIONS, min_count=1).save(tmp_path)
-    roles = {"bos_token": "dog", "eos_token": "cat"}
-    (tmp_path / "special_tokens_map.json").write_text(json.dumps(roles))
+    roles = {"bos_token": {"content": "dog", "lstrip": True}, "eos_token": "cat"}
+    write(tmp_path, special_tokens_map=roles)
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.token(tokenizer.start_id) == "dog"
+    assert tokenizer.token(tokenizer.eos_id) == "cat"
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    write(tmp_path, tokenizer_config={**config, "added_tokens_decoder": {}})
     assert Tokenizer.load(tmp_path).start_id == 1
     (tmp_path / "tokenizer_config.json").unlink()
     tokenizer = Tokenizer.load(tmp_path)
-    assert tokenizer.token(tokenizer.start_id) == "dog"
     assert tokenizer.pad_id == tokenizer.eos_id
 
 
@@ -128,7 +138,7 @@ def test_token_names_the_range_it_refuses() -> None:
 
 
 def test_load_refuses_what_it_cannot_read(tmp_path: Path) -> None:
-    with pytest.raises(TextError, match=r"tokenizer\.json: no such file"):
+    with pytest.raises(TextError, match=r"tokenizer\.json: no such file, nor vocab.json or merges"):
         Tokenizer.load(tmp_path)
 
     train_word_tokenizer(CAPTIONS, min_count=1).save(tmp_path)

@@ -1,8 +1,11 @@
 """From pictures to what a vision encoder takes: resize, crop, normalise, batch."""
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,7 +17,42 @@ from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 _RESAMPLE: tuple[Resample, ...] = get_args(Resample)  # in the order of Pillow's 0..5
 _STEPS = {"do_convert_rgb", "do_resize", "do_center_crop", "do_rescale", "do_normalize"}
-_CHANGES_PIXELS = {"crop_pct", "rescale_offset", "include_top", "size_divisor", "pad_size"}
+_CHANGES_PIXELS = {
+    "crop_pct",
+    "rescale_offset",
+    "include_top",
+    "size_divisor",
+    "pad_size",
+    "use_square_size",
+}
+
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
+_HALF = [0.5, 0.5, 0.5]
+_OPENAI = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+# What each of transformers' classes takes a key to be that its config leaves out.
+_CLASSES: dict[str, dict[str, Any]] = {
+    "ViT": {"size": 224, "resample": 2, "do_center_crop": False},
+    "DeiT": {"size": 256, "resample": 3, "do_center_crop": True, "crop_size": 224},
+    "Blip": {"size": 384, "resample": 3, "do_center_crop": False, **_OPENAI},
+    "CLIP": {
+        "size": {"shortest_edge": 224},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": 224,
+        **_OPENAI,
+    },
+    "ConvNext": {
+        "size": {"shortest_edge": 384},
+        "resample": 3,
+        "do_center_crop": False,
+        "crop_pct": 224 / 256,
+    },
+}
+_NAMED = re.compile(r"(\w+?)(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?")
+_WHOLE = 384  # ConvNeXT's class crops what is to be smaller than this, and stretches the rest
 
 
 @dataclass(frozen=True)
@@ -24,7 +62,7 @@ class ImageProcessor:
     `size` is the (height, width) that the encoder takes. `resize="stretch"` resizes to
     `resize_to` (height, width), by default `size`, whatever the aspect; `"shortest_edge"` resizes
     so that the shorter side is `resize_to` pixels, by default the larger of `size`. Where that
-    leaves more than `size`, the centre is cut out.
+    leaves more than `size`, the centre is cut out; where it leaves less, black is put around.
     `resample` is Pillow's filter of that name, with its antialiasing: what checkpoints were
     trained with.
     """
@@ -44,15 +82,15 @@ class ImageProcessor:
             to = self.size if self.resize == "stretch" else max(self.size)
             object.__setattr__(self, "resize_to", to)
         if self.resize == "stretch":
-            fits = isinstance(to, tuple) and len(to) == 2 and to[0] >= height and to[1] >= width
+            fits = isinstance(to, tuple) and len(to) == 2 and min(to) >= 1
         elif self.resize == "shortest_edge":
-            fits = isinstance(to, int) and to >= max(height, width)
+            fits = isinstance(to, int) and to >= 1
         else:
             raise ImageError(f'resize {self.resize!r}: must be "stretch" or "shortest_edge"')
         if min(height, width) < 1 or not fits:
             raise ImageError(
-                f"{self.resize} to {to} leaves no {height}x{width} to cut out; "
-                "resize_to must be at least size"
+                f"size {self.size}, {self.resize} to {to}: give (height, width) in pixels, "
+                "or resize_to as one number for shortest_edge"
             )
         if self.resample not in _RESAMPLE:
             raise ImageError(f"resample {self.resample!r}: must be one of {', '.join(_RESAMPLE)}")
@@ -87,7 +125,7 @@ class ImageProcessor:
         return self.normalize(pixels)
 
     def resize_only(self, image: Image.Image) -> Image.Image:
-        """RGB `image` resized and cut to `size`, still 8-bit.
+        """RGB `image` resized and cut or padded to `size`, still 8-bit.
 
         Raises `ImageError` where keeping the aspect of a very narrow picture asks for a huge one.
         """
@@ -103,6 +141,7 @@ class ImageProcessor:
                 f"edge of {self.resize_to}"
             )
         resized = image.resize((to_width, to_height), Image.Resampling[self.resample.upper()])
+        # Rounded down when negative too, which is where Hugging Face puts a picture it pads.
         left, top = (to_width - width) // 2, (to_height - height) // 2
         return resized.crop((left, top, left + width, top + height))
 
@@ -148,22 +187,59 @@ class ImageProcessor:
         return config
 
     @classmethod
+    def load(cls, directory: str | Path) -> "ImageProcessor":
+        """Read the processor of a checkpoint directory.
+
+        It is in `processor_config.json` under `image_processor`, where transformers 5 puts it and
+        looks first, or in `preprocessor_config.json`.
+
+        Raises:
+            ImageError: neither file has it, or what it asks for is not what this processor does.
+        """
+        directory = Path(directory)
+        path = directory / PROCESSOR
+        nested = _object(path).get("image_processor") if path.is_file() else None
+        if nested is None:
+            path = directory / PREPROCESSOR
+            if not path.is_file():
+                raise ImageError(
+                    f"{path}: no such file, nor a {PROCESSOR} with an image_processor beside it; "
+                    "a checkpoint says there how its pictures are prepared"
+                )
+            nested = _object(path)
+        if not isinstance(nested, Mapping):
+            raise ImageError(f"{path}: image_processor={nested!r} must be an object")
+        try:
+            return cls.from_config(nested)
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from None
+
+    @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "ImageProcessor":
         """The processor that a Hugging Face preprocessor_config.json describes, old or new style.
 
-        Raises `ImageError` naming the key that asks for what this processor does not do.
+        What it leaves out is what its class takes it to be: ViT, DeiT, CLIP, BLIP and ConvNeXT's,
+        the last being ResNet's too. Raises `ImageError` naming the key that asks for what this
+        processor does not do, or that another class leaves out.
         """
         config = {key: value for key, value in config.items() if value is not None}
+        if not config.get("do_resize", True):
+            raise ImageError("preprocessor config: do_resize=False is not supported")
+        name = config.get("image_processor_type", config.get("feature_extractor_type", ""))
+        named = _NAMED.fullmatch(name) if isinstance(name, str) else None
+        kind = named[1] if named else ""
+        if (defaults := _CLASSES.get(kind)) is not None:
+            config = {"image_mean": _HALF, "image_std": _HALF, **defaults, **config}
+            edge = isinstance(defaults["size"], Mapping)
+            if edge and isinstance(config["size"], int):  # what a number means hangs on the class
+                config["size"] = {"shortest_edge": config["size"]}
+        if kind == "ConvNext":
+            config = _without_crop_pct(config)
         for key, value in config.items():
             unknown = key.startswith("do_") and key not in _STEPS
             if value and (unknown or key in _CHANGES_PIXELS):
                 raise ImageError(f"preprocessor config: {key}={value!r} is not supported")
-        if not config.get("do_resize", True):
-            raise ImageError("preprocessor config: do_resize=False is not supported")
-        kind = config.get("image_processor_type", config.get("feature_extractor_type", ""))
         size, crop = _need(config, "size"), None
-        if isinstance(size, int) and "CLIP" in kind:  # in old configs a number's meaning hangs on
-            size = {"shortest_edge": size}  # the class
         if config.get("do_center_crop", "crop_size" in config):
             crop = _height_width(config, "crop_size")
         resize: Literal["stretch", "shortest_edge"] = "stretch"
@@ -189,6 +265,40 @@ class ImageProcessor:
             std=_three(config, "image_std") if normalizes else (1.0, 1.0, 1.0),
             rescale=float(config.get("rescale_factor", 1 / 255)) if rescales else 1.0,
         )
+
+
+def _without_crop_pct(config: dict[str, Any]) -> dict[str, Any]:
+    """ConvNeXT's resize in the words of the other classes."""
+    match config["size"], config["crop_pct"]:
+        case {"shortest_edge": int() as edge, **rest}, int() | float() as part if not rest:
+            pass
+        case size, part:
+            raise ImageError(
+                f"preprocessor config: size={size!r} with crop_pct={part!r} is not supported; "
+                "this class takes {shortest_edge} and a number"
+            )
+    config = {key: value for key, value in config.items() if key != "crop_pct"}
+    if not 0 < part <= 1:
+        raise ImageError(f"preprocessor config: crop_pct={part!r} must be above 0 and at most 1")
+    if edge >= _WHOLE:
+        return config | {"size": edge}
+    if config["do_center_crop"] and _height_width(config, "crop_size") != (edge, edge):
+        raise ImageError(
+            f"preprocessor config: crop_size={config['crop_size']!r} after crop_pct is not "
+            "supported"
+        )
+    cropped = {"do_center_crop": True, "crop_size": edge}
+    return config | cropped | {"size": {"shortest_edge": int(edge / part)}}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path}: not JSON ({error}); fetch it again") from None
+    if not isinstance(content, dict):
+        raise ImageError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 def _need(config: Mapping[str, Any], key: str) -> Any:

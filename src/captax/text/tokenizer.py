@@ -1,36 +1,29 @@
 """One tokenizer for every captioner: a `tokenizers` pipeline and its special tokens' roles."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
-from captax.errors import CaptaxError
 from captax.files import write_text
+from captax.text.pretrained import CLIP, CONFIG, TOKENIZER, TextError, read_pretrained, token_of
 
-# Where a Hugging Face checkpoint says which token plays which part, the first that does winning.
-# BERT-style tokenizers name no bos or eos: their captions begin with CLS and end with SEP.
-ROLE_FILES = ("tokenizer_config.json", "special_tokens_map.json")
-# Where it says nothing, as GPT-2's and BERT's own do, the tokens themselves tell: start, eos, pad.
-CONVENTIONS: tuple[tuple[str, str, str | None], ...] = (
-    ("<start>", "<eos>", "<pad>"),
-    ("[CLS]", "[SEP]", "[PAD]"),
-    ("<s>", "</s>", "<pad>"),
-    ("<|endoftext|>", "<|endoftext|>", None),
+# What transformers' `clean_up_tokenization_spaces` replaces, in its order.
+_CLEAN = (
+    *((f" {mark}", mark) for mark in (".", "?", "!", ",")),
+    (" ' ", "'"),
+    *((f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re")),
 )
 
 
-class TextError(CaptaxError):
-    """A tokenizer that is missing, unreadable or unusable, or a token that it does not have."""
-
-
 class Tokenizer:
-    """Captions to token ids and back; the same surface over word-level, BPE and WordPiece.
+    """Text to token ids and back; the same surface over word-level, BPE and WordPiece.
 
-    A caption is always `[start, ..., eos]`, whatever the pipeline's own post-processor does
-    (GPT-2's adds neither). Text is only ever text: a caption that contains the characters `<eos>`
-    does not end there.
+    A caption is always `[start, ..., eos]`, whatever the pipeline's own template does (GPT-2's adds
+    neither). Text is only ever text: a caption that contains the characters `<eos>` does not end
+    there.
 
     Args:
         backend: the pipeline, which belongs to this object from here on: its stored padding and
@@ -38,6 +31,10 @@ class Tokenizer:
         start: the token every caption begins with.
         eos: the token every caption ends with; may equal `start`, as GPT-2's do.
         pad: the token that fills a batch; `None` (GPT-2 has none) means `eos`.
+        settings: entries of `tokenizer_config.json` to keep; `tokenizer_class` and
+            `clean_up_tokenization_spaces` say how text is decoded.
+
+    A tokenizer without a start or an eos token (`None`) encodes text, but no captions.
 
     Raises:
         TextError: one of these tokens is not in the vocabulary.
@@ -47,29 +44,62 @@ class Tokenizer:
         self,
         backend: tokenizers.Tokenizer,
         *,
-        start: str = "<start>",
-        eos: str = "<eos>",
+        start: str | None = "<start>",
+        eos: str | None = "<eos>",
         pad: str | None = "<pad>",
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = True
         self._backend = backend
-        self.start_id = self._special("start", start)
-        self.eos_id = self._special("eos", eos)
-        self.pad_id = self.eos_id if pad is None else self._special("pad", pad)
+        self._settings = dict(settings or {})
+        self._roles = {"start": start, "eos": eos, "pad": pad or eos}
+        self._ids = {role: self._special(role, token) for role, token in self._roles.items()}
+        self._names_pad = pad is not None
         # None where every text has tokens, as in byte-level BPE.
         unk = getattr(backend.model, "unk_token", None)
         self.unk_id: int | None = None if unk is None else backend.token_to_id(unk)
+        bpe = isinstance(backend.model, tokenizers.models.BPE)
+        # transformers cleans no BPE, whose spaces are the text's own.
+        self._cleans = not bpe and bool(self._settings.get("clean_up_tokenization_spaces"))
+        suffix = getattr(backend.model, "end_of_word_suffix", None)
+        is_clip = self._settings.get("tokenizer_class") == CLIP
+        self._suffix: str | None = suffix if is_clip else None
 
-    def _special(self, role: str, token: str) -> int:
+    def _special(self, role: str, token: str | None) -> int | None:
+        if token is None:
+            return None
         index: int | None = self._backend.token_to_id(token)
         if index is None:
             raise TextError(
                 f"the tokenizer has no {token!r}, its {role} token: name its special tokens "
-                f"(bos_token, eos_token, pad_token) in {ROLE_FILES[0]} beside tokenizer.json"
+                f"(bos_token, eos_token, pad_token) in {CONFIG} beside {TOKENIZER}"
             )
         return index
+
+    def _id(self, role: str) -> int:
+        if (index := self._ids[role]) is None:
+            raise TextError(
+                f"the tokenizer names no {role} token: name its special tokens "
+                f"(bos_token, eos_token, pad_token) in {CONFIG} beside {TOKENIZER}"
+            )
+        return index
+
+    @property
+    def start_id(self) -> int:
+        """The token a caption begins with. Raises `TextError` where there is none."""
+        return self._id("start")
+
+    @property
+    def eos_id(self) -> int:
+        """The token a caption ends with. Raises `TextError` where there is none."""
+        return self._id("eos")
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills a batch. Raises `TextError` where there is none."""
+        return self._id("pad")
 
     @property
     def vocab_size(self) -> int:
@@ -77,19 +107,50 @@ class Tokenizer:
         return self._backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, `[start, ..., eos]`, of whatever length it has."""
+        """Token ids of each caption, `[start, ..., eos]`, of whatever length it has."""
+        start, eos = self.start_id, self.eos_id
+        return [[start, *ids, eos] for ids in self.encode_plain(texts)]
+
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text and nothing else, as a prompt is begun with."""
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
-        return [[self.start_id, *encoding.ids, self.eos_id] for encoding in encodings]
+        return [encoding.ids for encoding in encodings]
+
+    def encode_template(
+        self, texts: Sequence[str], *, max_length: int | None = None
+    ) -> list[list[int]]:
+        """Token ids of each text as a text encoder takes it, in the pipeline's own template.
+
+        That is `[CLS] ... [SEP]` for BERT, `<|startoftext|> ... <|endoftext|>` for CLIP, and the
+        text alone for GPT-2. Longer texts lose their ends, not the template.
+
+        Raises:
+            TextError: `max_length` leaves no room for text.
+        """
+        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        if max_length is not None:
+            room = max_length - self._backend.num_special_tokens_to_add(False)
+            if room < 1:
+                raise TextError(f"max_length {max_length} leaves no room for text; give more")
+            for encoding in encodings:
+                encoding.truncate(room)
+        return [self._backend.post_process(encoding).ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of one caption's ids: up to the first eos, special tokens skipped."""
         tokens = [int(index) for index in ids]
         # Dropped before eos is looked for, because the two may be the same token.
-        if tokens[:1] == [self.start_id]:
+        if tokens[:1] == [self._ids["start"]]:
             tokens = tokens[1:]
-        if self.eos_id in tokens:
+        if self._ids["eos"] in tokens:
             tokens = tokens[: tokens.index(self.eos_id)]
-        return self._backend.decode(tokens, skip_special_tokens=True)
+        text = self._backend.decode(tokens, skip_special_tokens=True)
+        if self._suffix:
+            text = text.replace(self._suffix, " ").strip()
+        if self._cleans:
+            for spaced, joined in _CLEAN:
+                text = text.replace(spaced, joined)
+        return text
 
     def token(self, index: int) -> str:
         """The token with this id, as the vocabulary spells it.
@@ -105,76 +166,47 @@ class Tokenizer:
     def save(self, directory: str | Path) -> None:
         """Write `tokenizer.json` and the roles (`tokenizer_config.json`) into the directory.
 
-        transformers' `AutoTokenizer` reads the pair too.
+        transformers' `AutoTokenizer` reads the pair too, as the tokenizer it was loaded from.
         """
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        config = {
+        config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
-            "bos_token": self.token(self.start_id),
-            "eos_token": self.token(self.eos_id),
-            "pad_token": self.token(self.pad_id),
+            **self._settings,
         }
+        for role, names in {
+            "start": ("bos_token", "cls_token"),
+            "eos": ("eos_token", "sep_token"),
+            "pad": ("pad_token",),
+        }.items():
+            token = self._roles[role]
+            named = role != "pad" or self._names_pad
+            if named and token is not None and token != token_of(config, *names):
+                config[names[0]] = token
         if self.unk_id is not None:
-            config["unk_token"] = self.token(self.unk_id)
-        write_text(directory / "tokenizer.json", self._backend.to_str(pretty=True))
-        write_text(directory / ROLE_FILES[0], json.dumps(config, indent=2) + "\n")
+            config.setdefault("unk_token", self.token(self.unk_id))
+        write_text(directory / TOKENIZER, self._backend.to_str(pretty=True))
+        write_text(directory / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, directory: str | Path) -> "Tokenizer":
         """Read a tokenizer from a checkpoint directory, Hugging Face's or our own.
 
-        The roles come from `tokenizer_config.json` or `special_tokens_map.json`; without them, from
-        the names that GPT-2, BERT, RoBERTa and captax use.
+        Its vocabulary is in `tokenizer.json`, in `vocab.json` and `merges.txt` (GPT-2, CLIP) or in
+        `vocab.txt` (BERT). The roles are read as transformers reads them; where no file names them,
+        the class, or the names that GPT-2, BERT, RoBERTa, CLIP and captax use, tell.
 
         Raises:
             TextError: a file is missing or cannot be read, or a special token is not in it.
         """
-        directory = Path(directory)
-        path = directory / "tokenizer.json"
-        if not path.is_file():
-            raise TextError(
-                f"{path}: no such file; a checkpoint directory holds its tokenizer there"
+        found = read_pretrained(Path(directory))
+        try:
+            return cls(
+                found.backend,
+                start=token_of(found.settings, "bos_token", "cls_token"),
+                eos=token_of(found.settings, "eos_token", "sep_token"),
+                pad=token_of(found.settings, "pad_token"),
+                settings=found.settings,
             )
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            reason = " ".join(str(error).split())
-            raise TextError(
-                f"{path}: not a readable tokenizer ({reason}); fetch it again"
-            ) from error
-        start, eos, pad = _roles(directory, backend)
-        try:
-            return cls(backend, start=start, eos=eos, pad=pad)
         except TextError as error:
-            raise TextError(f"{path}: {error}") from None
-
-
-def _roles(directory: Path, backend: tokenizers.Tokenizer) -> tuple[str, str, str | None]:
-    """The start, eos and pad tokens of a checkpoint."""
-    named: dict[str, str] = {}
-    for name in ROLE_FILES:
-        path = directory / name
-        if not path.is_file():
-            continue
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise TextError(f"{path}: not JSON ({error}); fetch it again") from error
-        if not isinstance(content, dict):
-            raise TextError(f"{path}: expected a JSON object, got {type(content).__name__}")
-        for key, value in content.items():
-            # A token is a string, or an object that also says how it is stripped.
-            token = value.get("content") if isinstance(value, dict) else value
-            if isinstance(token, str):
-                named.setdefault(key, token)
-    # BERT-style tokenizers name no bos or eos: their captions begin with CLS and end with SEP.
-    start = named.get("bos_token", named.get("cls_token"))
-    eos = named.get("eos_token", named.get("sep_token"))
-    if start is not None and eos is not None:
-        return start, eos, named.get("pad_token")
-    for convention in CONVENTIONS:
-        if all(token is None or backend.token_to_id(token) is not None for token in convention):
-            return convention
-    return CONVENTIONS[0]
+            raise TextError(f"{found.path}: {error}") from None

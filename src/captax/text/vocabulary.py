@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
 
-from captax.text.tokenizer import TextError, Tokenizer
+from captax.text.pretrained import TextError
+from captax.text.tokenizer import Tokenizer
 
 PAD, START, EOS, UNK = SPECIAL_TOKENS = ("<pad>", "<start>", "<eos>", "<unk>")
 

@@ -1,0 +1,313 @@
+"""Tokenizers as Hugging Face checkpoints hold them, built as transformers 5 builds them.
+
+A checkpoint of the GPT-2, BERT or CLIP kind gives its vocabulary, in `tokenizer.json` or in the
+older `vocab.json` + `merges.txt` or `vocab.txt`, and its class gives the rest. Any other kind is
+what its `tokenizer.json` says.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
+
+from captax.errors import CaptaxError
+
+TOKENIZER, CONFIG, ROLES = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+ADDED = "added_tokens.json"
+
+GPT2, BERT, CLIP = "GPT2Tokenizer", "BertTokenizer", "CLIPTokenizer"
+_OF_MODEL = {
+    "gpt2": GPT2,
+    "bert": BERT,
+    "blip": BERT,
+    "blip_text_model": BERT,
+    "git": BERT,
+    "clip": CLIP,
+    "clip_text_model": CLIP,
+}
+# Names that say nothing of the kind.
+_ANY = {"PreTrainedTokenizer", "TokenizersBackend", "PythonBackend", None}
+# What a class takes its special tokens to be, where its checkpoint does not say.
+_DEFAULTS = {
+    GPT2: dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>"),
+    BERT: {
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    },
+    CLIP: {
+        "unk_token": "<|endoftext|>",
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    },
+}
+# Where neither the files nor a class says, the tokens themselves tell, the first that are there.
+_CONVENTIONS: tuple[dict[str, str], ...] = (
+    {"bos_token": "<start>", "eos_token": "<eos>", "pad_token": "<pad>"},
+    {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"},
+    {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"},
+    {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
+    {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
+)
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+_CLIP_WORD = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
+
+
+class TextError(CaptaxError):
+    """A tokenizer that is missing, unreadable or unusable, or a token that it does not have."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pipeline, where it was read, and what `tokenizer_config.json` is to say of it."""
+
+    backend: tokenizers.Tokenizer
+    path: Path
+    settings: dict[str, Any]
+
+
+def token_of(settings: Mapping[str, Any], *roles: str) -> str | None:
+    """The token that plays the first of these roles that is named at all."""
+    for role in roles:
+        value = settings.get(role)
+        # A token is a string, or an object that also says how it is stripped.
+        token = value.get("content") if isinstance(value, Mapping) else value
+        if isinstance(token, str):
+            return token
+    return None
+
+
+def read_pretrained(directory: Path) -> Pretrained:
+    """Read whichever tokenizer files the directory has.
+
+    Raises:
+        TextError: files are missing or cannot be read, or contradict one another.
+    """
+    settings = _settings(directory)
+    kind = _kind(directory, settings)
+    if (path := directory / TOKENIZER).is_file():
+        backend = _parse(path, lambda: tokenizers.Tokenizer.from_file(str(path)))
+        # A name that does not fit its file names nothing.
+        if isinstance(backend.model, models.WordPiece if kind == BERT else models.BPE):
+            settings = _DEFAULTS.get(kind or "", {}) | settings
+        else:
+            kind = None
+    else:
+        kind, path = _vocabulary_file(directory, kind)
+        settings = _DEFAULTS[kind] | settings
+        backend = tokenizers.Tokenizer(_model(kind, path, settings))
+    settings["tokenizer_class"] = kind or "PreTrainedTokenizerFast"
+    if kind is None:
+        _name_roles(backend, settings)
+    _add_tokens(backend, directory, settings)
+    if kind is not None:
+        _build(backend, kind, settings, path)
+    return Pretrained(backend, path, settings)
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    """`tokenizer_config.json` under `special_tokens_map.json`, less what means nothing elsewhere.
+
+    The older map counts only where the config does not list the added tokens itself.
+    """
+    settings = _object(directory / CONFIG)
+    if "added_tokens_decoder" not in settings:
+        settings |= _object(directory / ROLES)
+    settings = {key: value for key, value in settings.items() if not key.endswith("_file")}
+    for key in ("auto_map", "name_or_path", "init_inputs"):
+        settings.pop(key, None)
+    return settings
+
+
+def _kind(directory: Path, settings: Mapping[str, Any]) -> str | None:
+    """The class, as `tokenizer_config.json` or `config.json` names it; None where neither does."""
+    config = _object(directory / "config.json")
+    name = settings.get("tokenizer_class") or config.get("tokenizer_class")
+    name = name.removesuffix("Fast") if isinstance(name, str) else None
+    if name not in _ANY:
+        if name not in _DEFAULTS and not (directory / TOKENIZER).is_file():
+            raise TextError(
+                f"{directory}: {name} can be read from a tokenizer.json only; "
+                "save it there with transformers' AutoTokenizer"
+            )
+        return name if name in _DEFAULTS else None
+    if name is not None and (directory / TOKENIZER).is_file():
+        return None
+    for part in (config, config.get("encoder"), config.get("decoder")):
+        if isinstance(part, Mapping) and part.get("model_type") in _OF_MODEL:
+            return _OF_MODEL[part["model_type"]]
+    return None
+
+
+def _vocabulary_file(directory: Path, kind: str | None) -> tuple[str, Path]:
+    """The kind and the vocabulary of a checkpoint without `tokenizer.json`."""
+    words, letters, merges = (
+        directory / name for name in ("vocab.txt", "vocab.json", "merges.txt")
+    )
+    if kind == BERT or (kind is None and words.is_file() and not letters.is_file()):
+        needed = [words]
+    else:
+        needed = [letters, merges]
+    missing = [path.name for path in needed if not path.is_file()]
+    if len(missing) == len(needed):
+        raise TextError(
+            f"{directory / TOKENIZER}: no such file, nor {' or '.join(missing)} beside it; "
+            "a checkpoint directory holds its tokenizer there"
+        )
+    if missing:
+        there = merges if missing == [letters.name] else letters
+        raise TextError(f"{there}: is no use without {missing[0]}; fetch that too")
+    if needed == [words]:
+        return BERT, words
+    if kind is None:
+        kind = CLIP if any(token.endswith("</w>") for token in _object(letters)) else GPT2
+    return kind, letters
+
+
+def _model(kind: str, path: Path, settings: Mapping[str, Any]) -> models.Model:
+    unk = token_of(settings, "unk_token") or token_of(_DEFAULTS[kind], "unk_token")
+    if kind == BERT:
+        words = _parse(path, lambda: models.WordPiece.read_file(str(path)))
+        return models.WordPiece(words, unk_token=unk)
+    merges = path.with_name("merges.txt")
+    extra = {"unk_token": unk, "end_of_word_suffix": "</w>"} if kind == CLIP else {}
+
+    def read() -> models.Model:
+        return models.BPE(*models.BPE.read_file(str(path), str(merges)), **extra)
+
+    _object(path)  # for its own error: the library does not say which of the two is broken
+    return _parse(merges, read)
+
+
+def _build(
+    backend: tokenizers.Tokenizer, kind: str, settings: Mapping[str, Any], path: Path
+) -> None:
+    """Set the stages that belong to a class, from its settings."""
+    if kind == GPT2:
+        space = bool(settings.get("add_prefix_space", False))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
+        backend.decoder = decoders.ByteLevel()
+        return
+    first, last = token_of(settings, "cls_token"), token_of(settings, "sep_token")
+    if kind == BERT:
+        backend.normalizer = normalizers.BertNormalizer(
+            clean_text=True,
+            handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
+            strip_accents=settings.get("strip_accents"),
+            lowercase=bool(settings.get("do_lower_case", True)),
+        )
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.WordPiece(prefix="##")
+    else:
+        first, last = token_of(settings, "bos_token"), token_of(settings, "eos_token")
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+        )
+        split = pre_tokenizers.Split(Regex(_CLIP_WORD), behavior="removed", invert=True)
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+        backend.decoder = decoders.ByteLevel()
+    ends = [(token, backend.token_to_id(token)) for token in (first, last) if token is not None]
+    if len(ends) < 2:
+        raise TextError(f"{path}: {CONFIG} names no token to begin or to end a text with")
+    for token, index in ends:
+        if index is None:
+            raise TextError(
+                f"{path}: there is no {token!r} to begin or to end a text with; name its special "
+                f"tokens in {CONFIG} beside it"
+            )
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}",
+        pair=f"{first} $A {last} $B:1 {last}:1"
+        if kind == BERT
+        else f"{first} $A {last} {last} $B {last}",
+        special_tokens=list(dict(ends).items()),
+    )
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: dict[str, Any]) -> None:
+    """Add the tokens that other files than the vocabulary name, and mark the special ones."""
+    extra = settings.get("extra_special_tokens", settings.get("additional_special_tokens")) or ()
+    roles = [role for role in settings if role.endswith("_token") and token_of(settings, role)]
+    special = {content: settings[role] for role in roles if (content := token_of(settings, role))}
+    extras = extra.values() if isinstance(extra, Mapping) else extra
+    extras = {content: value for value in extras if (content := token_of({"": value}, ""))}
+    path, listed = directory / CONFIG, settings.get("added_tokens_decoder")
+    added: list[tuple[int, AddedToken]] = []
+    try:
+        if listed is not None:
+            added = [(int(index), AddedToken(**token)) for index, token in listed.items()]
+        else:
+            path = directory / ADDED
+            for content, index in _object(path).items():
+                is_special = content in special or content in extras
+                flags = {"normalized": not is_special, "special": is_special}
+                added.append((int(index), AddedToken(content, **flags)))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise TextError(f"{path}: no list of added tokens ({error}); fetch it again") from None
+    for index, token in sorted(added, key=lambda pair: pair[0]):
+        backend.add_tokens([token])
+        if (got := backend.token_to_id(token.content)) != index:
+            raise TextError(
+                f"{path}: {token.content!r} is to be token {index}, but the vocabulary makes it "
+                f"{got}; fetch both again"
+            )
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    # A role that the vocabulary lacks is not invented: it has no row in the embedding.
+    special = {c: value for c, value in special.items() if backend.token_to_id(c) is not None}
+    for content, value in (special | extras).items():
+        if content not in known:
+            given = value if isinstance(value, Mapping) else {}
+            stated = {key: bool(given[key]) for key in _FLAGS if key in given}
+            backend.add_tokens([AddedToken(content, special=True, **stated)])
+    for role in roles:  # tokenizer.json has the flags from here on
+        settings[role] = token_of(settings, role)
+
+
+def _name_roles(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
+    """Fill in, by convention, the roles that a plain `tokenizer.json` leaves unsaid."""
+    start = token_of(settings, "bos_token", "cls_token")
+    if start is not None and token_of(settings, "eos_token", "sep_token") is not None:
+        return
+    for convention in _CONVENTIONS:
+        if all(backend.token_to_id(token) is not None for token in convention.values()):
+            settings.update({k: v for k, v in convention.items() if token_of(settings, k) is None})
+            return
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; none where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TextError(f"{path}: not JSON ({error}); fetch it again") from error
+    if not isinstance(content, dict):
+        raise TextError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _parse(path: Path, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except Exception as error:  # the library raises bare Exception
+        reason = " ".join(str(error).split())
+        raise TextError(f"{path}: not a readable tokenizer ({reason}); fetch it again") from error
