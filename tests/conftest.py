@@ -115,7 +115,8 @@ def tiny_tokenizer() -> "Tokenizer":
 @pytest.fixture(scope="session")
 def tiny_captioner(make_model: Callable[..., Any], tiny_tokenizer: "Tokenizer") -> "Captioner":
     """A whole captioner, of 64x64 pictures, that runs in milliseconds."""
-    from captax.captioner import Captioner, GenerationConfig
+    from captax.captioner import Captioner
+    from captax.generation import GenerationConfig
     from captax.images import ImageProcessor
 
     config = {

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 import captax
-from captax.captioner import Caption, Captioner, GenerationConfig
+from captax.captioner import Caption, Captioner
 from captax.checkpoints.directory import save_model
 from captax.checkpoints.state import CheckpointError
 from captax.errors import CaptaxError
-from captax.generation import Beam, generate
+from captax.generation import Beam, GenerationConfig, generate
 from captax.images import ImageError
 
 
@@ -155,9 +155,9 @@ def test_alternatives_come_best_first(
 
 
 def test_more_alternatives_than_beams_widen_the_beam(tiny_captioner: Captioner) -> None:
-    assert tiny_captioner._config({"num_return_sequences": 5}).num_beams == 5
-    assert tiny_captioner._config({"num_return_sequences": 2}).num_beams == 3
-    assert tiny_captioner._config({"num_return_sequences": 2, "num_beams": 1}).num_beams == 2
+    assert tiny_captioner.generation.replace(num_return_sequences=5).num_beams == 5
+    assert tiny_captioner.generation.replace(num_return_sequences=2).num_beams == 3
+    assert tiny_captioner.generation.replace(num_return_sequences=2, num_beams=1).num_beams == 2
 
 
 @pytest.mark.parametrize(
@@ -216,20 +216,23 @@ def test_generation_settings_are_those_saved(saved: Path, tmp_path: Path) -> Non
     config = path / "generation_config.json"
     # Hugging Face writes more into this file than concerns us.
     config.write_text(json.dumps({"num_beams": 5, "max_new_tokens": 7, "transformers": "5"}))
-    assert captax.load(path).generation == GenerationConfig(num_beams=5, max_new_tokens=7)
-    config.unlink()
-    assert captax.load(path).generation == GenerationConfig()
+    tokens = {"decoder_start_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    want = GenerationConfig(num_beams=5, max_new_tokens=7, **tokens)
+    assert captax.load(path).generation == want
+    config.unlink()  # as transformers: greedy, and 20 tokens with the one it starts with
+    want = GenerationConfig(num_beams=1, max_new_tokens=19, **tokens)
+    assert captax.load(path).generation == want
 
 
 def test_what_is_no_captioner_is_refused(
     tiny_captioner: Captioner, saved: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(CheckpointError, match="no such checkpoint directory"):
+    with pytest.raises(CheckpointError, match="nowhere: no such directory"):
         captax.load(tmp_path / "nowhere")
     encoder = tmp_path / "encoder"
     encoder.mkdir()
     save_model(encoder, tiny_captioner.model.encoder)
-    with pytest.raises(CheckpointError, match="holds a EfficientNetLite, which cannot caption"):
+    with pytest.raises(CheckpointError, match="holds a bare EfficientNetLite"):
         captax.load(encoder)
     for name in ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"):
         path = shutil.copytree(saved, tmp_path / name.replace(".", "-"))

@@ -9,9 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from captax.captioner import Caption, Captioner, GenerationConfig, load
+    from captax.captioner import Caption, Captioner
     from captax.errors import CaptaxError
     from captax.evaluation import evaluate
+    from captax.generation import GenerationConfig
+    from captax.generator import Generated
+    from captax.loading import load, load_model
+    from captax.text_generator import TextGenerator
     from captax.training.loop import train
     from captax.training.recipe import load_recipe
 
@@ -19,9 +23,12 @@ __all__ = [
     "CaptaxError",
     "Caption",
     "Captioner",
+    "Generated",
     "GenerationConfig",
+    "TextGenerator",
     "evaluate",
     "load",
+    "load_model",
     "load_recipe",
     "train",
 ]
@@ -31,9 +38,12 @@ _HOME = {
     "Caption": "captax.captioner",
     "Captioner": "captax.captioner",
     "CaptaxError": "captax.errors",
-    "GenerationConfig": "captax.captioner",
+    "Generated": "captax.generator",
+    "GenerationConfig": "captax.generation",
+    "TextGenerator": "captax.text_generator",
     "evaluate": "captax.evaluation",
-    "load": "captax.captioner",
+    "load": "captax.loading",
+    "load_model": "captax.loading",
     "load_recipe": "captax.training.recipe",
     "train": "captax.training.loop",
 }

@@ -167,7 +167,7 @@ def test_a_reader_that_goes_away_is_no_crash(
         (["nowhere.jpg"], "nowhere.jpg: no such file or folder"),
         (["*.jpg"], "*.jpg: this pattern matches no picture"),
         (["."], ".: no pictures in this folder"),
-        (["a.png", "--model", "nowhere"], "nowhere: no such checkpoint directory"),
+        (["a.png", "--model", "./nowhere"], "./nowhere: no such directory"),
         (["a.png", "--model", "."], "config.json: no such file"),
     ],
 )

@@ -129,7 +129,7 @@ def test_convert_refuses_files_that_are_no_weights(run: Run, tmp_path: Path) -> 
 def test_info_says_what_is_installed(
     run: Run, tiny_captioner: Captioner, monkeypatch: pytest.MonkeyPatch, programs: Path
 ) -> None:
-    monkeypatch.setattr("captax.captioner.load", lambda: tiny_captioner)
+    monkeypatch.setattr("captax.loading.load", lambda: tiny_captioner)
     result = run("info")
     assert result.code == 0, result.err
     for part in ("captax ", "jax ", "64x64 px, 24 words", "flickr8k-lite", str(programs)):

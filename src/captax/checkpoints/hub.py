@@ -162,7 +162,7 @@ def _cached(name: str, revision: str | None, why: str) -> Path:
         if any((Path(folder) / weights).is_file() for weights in NAMES):
             return Path(folder)
     which = f"{name} at {revision}" if revision else name
-    raise HubError(f"{which}: {why}, and no copy is cached; download it once with the network on")
+    raise HubError(f"{which}: no such directory here, {why}, and no copy of it is cached")
 
 
 @contextmanager
@@ -211,12 +211,13 @@ def _is_away(error: Exception) -> bool:
 
     if isinstance(error, errors.HfHubHTTPError):
         return error.response.status_code >= 500
-    return isinstance(error, errors.HTTPError | OSError)
+    # What is not JSON came from something between: a proxy, the page one logs in at.
+    return isinstance(error, errors.HTTPError | OSError | ValueError)
 
 
 # The library reads these variables once, when it is imported; a notebook sets them later.
 def _endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT).rstrip("/")
+    return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 
 
 def _cache() -> Path | None:

@@ -39,7 +39,8 @@ def fill(
     leaves = {_name(path): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
     expected = {tensor.theirs: tensor for tensor in layout.tensors(leaves)}
     spelt = {layout.canonical(name): value for name, value in tensors.items()}
-    spelt.pop(None, None)
+    for ignored in (None, *(tensor.counter for tensor in expected.values())):
+        spelt.pop(ignored, None)
 
     problems = [f"missing {name}" for name in expected.keys() - spelt.keys()]
     problems += [f"unexpected {name}" for name in spelt.keys() - expected.keys()]
@@ -71,6 +72,8 @@ def export(
     for tensor in (layout or Layout()).tensors(ours):
         parts = [np.asarray(ours[name].astype(dtype)) for name in tensor.ours]
         tensors[tensor.theirs] = np.ascontiguousarray(tensor.rule.to_theirs(parts))
+        if tensor.counter is not None:
+            tensors[tensor.counter] = np.zeros((), np.int64)
     return tensors
 
 

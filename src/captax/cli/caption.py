@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -43,14 +43,14 @@ def caption(
     """Caption pictures. Those that cannot be read are named on stderr; then the exit code is 1."""
     from tqdm import tqdm
 
-    from captax.captioner import load
     from captax.compilation import persist_compiled_programs
     from captax.images import ImageError, SheetRow, find_images, write_sheet
+    from captax.loading import load
 
     files = find_images(paths)
     persist_compiled_programs()
     captioner = load(model)
-    options = {
+    options: dict[str, Any] = {
         "num_beams": num_beams,
         "max_new_tokens": max_new_tokens,
         "length_penalty": length_penalty,

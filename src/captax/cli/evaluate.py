@@ -21,10 +21,10 @@ def evaluate(
 ) -> None:
     """Caption a dataset's pictures and print the field's scores (x 100)."""
     from captax import data as datasets
-    from captax.captioner import load
     from captax.compilation import persist_compiled_programs
     from captax.evaluation import evaluate as run
     from captax.files import write_text
+    from captax.loading import load
     from captax.metrics import meteor_available
 
     examples = datasets.open(data, split=split)

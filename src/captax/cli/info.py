@@ -8,9 +8,9 @@ def info() -> None:
     """Print versions, devices, the built-in captioner and where compiled programs are kept."""
     import jax
 
-    from captax.captioner import load
     from captax.checkpoints.state import parameters
     from captax.compilation import cache_directory
+    from captax.loading import load
     from captax.metrics import meteor_available
     from captax.training.recipe import recipe_names
 

@@ -21,6 +21,19 @@ FAMILIES: dict[str, type["ModelConfig"]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
+class Roles:
+    """Ids of the tokens that captions begin with, end with and are filled up with; None: not said.
+
+    `binding`: whatever else a checkpoint says of them.
+    """
+
+    start: int | None = None
+    eos: int | None = None
+    pad: int | None = None
+    binding: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Shape of a model. Fields of a family that transformers has bear its names and defaults.
 
@@ -67,6 +80,18 @@ class ModelConfig:
     def layout(self) -> Layout:
         """How a checkpoint names the model's tensors; by default, as captax does."""
         return Layout()
+
+    def roles(self) -> Roles:
+        """The special tokens that the config names."""
+        return Roles()
+
+    def as_encoder(self) -> "ModelConfig":
+        """The config of this model as the encoder of another: without a head."""
+        return self
+
+    def as_decoder(self) -> "ModelConfig":
+        """The config of this model as the decoder of another: with cross-attention."""
+        return self
 
     def build(self, *, rngs: nnx.Rngs | None = None) -> nnx.Module:
         """A new model; without `rngs`, shapes alone, for a checkpoint to fill."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from captax.models.config import ConfigError, ModelConfig, read_config
+from captax.models.config import ConfigError, ModelConfig, Roles, read_config
 from captax.models.decoders import Cache, TextDecoder
 from captax.models.encoders import Features, Text, TextEncoder, VisionEncoder
 from captax.models.layers import Linear
@@ -32,9 +32,7 @@ class EncoderDecoderConfig(ModelConfig):
     decoder: ModelConfig
 
     @classmethod
-    def read(
-        cls, config: Mapping[str, Any], tensors: Collection[str] = ()
-    ) -> "EncoderDecoderConfig":
+    def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> Any:
         halves = []
         for half in ("encoder", "decoder"):
             described = config.get(half)
@@ -64,13 +62,33 @@ class TransformersEncoderDecoderConfig(EncoderDecoderConfig):
 
     architecture: ClassVar[str]
 
+    decoder_start_token_id: int | None = None
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> Any:
+        halves = super().read(config, tensors)
+        names = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+        return dataclasses.replace(halves, **{name: config.get(name) for name in names})
+
     def write(self) -> dict[str, Any]:
         return {
             **super().write(),
             "architectures": [self.architecture],
             "is_encoder_decoder": True,
-            "tie_word_embeddings": False,
+            "decoder_start_token_id": self.decoder_start_token_id,
+            "eos_token_id": self.eos_token_id,
+            "pad_token_id": self.pad_token_id,
         }
+
+    def roles(self) -> Roles:
+        inner = self.decoder.roles()
+        return Roles(
+            inner.start if self.decoder_start_token_id is None else self.decoder_start_token_id,
+            inner.eos if self.eos_token_id is None else self.eos_token_id,
+            inner.pad if self.pad_token_id is None else self.pad_token_id,
+        )
 
     def layout(self) -> Layout:
         halves = join(

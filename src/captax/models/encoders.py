@@ -24,10 +24,13 @@ class Features:
 
 @struct.dataclass
 class Text:
-    """Texts as an encoder takes them; `mask` is true where a token is more than padding."""
+    """Texts as an encoder takes them; `mask` is true where a token is more than padding.
 
-    tokens: Int[Array, "batch time"]
-    mask: Bool[Array, "batch time"]
+    Arrays of NumPy on their way in, of JAX inside a program.
+    """
+
+    tokens: Int[Any, "batch time"]
+    mask: Bool[Any, "batch time"]
 
 
 class VisionEncoder(nnx.Module):
@@ -83,6 +86,11 @@ class TextEncoder(nnx.Module):
     """Reads whole texts."""
 
     config: Any
+
+    @property
+    def max_positions(self) -> int:
+        """How many tokens the encoder can read."""
+        raise NotImplementedError
 
     @property
     def features_width(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from captax.models.config import ModelConfig
+from captax.models.config import ModelConfig, Roles
 from captax.models.decoders import TextDecoder
 from captax.models.layers import Dropout, Layer, LayerConfig, LayerNorm, Linear, parameter
 from captax.models.layout import Layout, Rule, conv1d, linear, norm, table
@@ -47,6 +47,12 @@ class GPT2Config(ModelConfig):
     bos_token_id: int | None = 50256
     eos_token_id: int | None = 50256
     pad_token_id: int | None = None
+
+    def roles(self) -> Roles:
+        return Roles(self.bos_token_id, self.eos_token_id, self.pad_token_id)
+
+    def as_decoder(self) -> "GPT2Config":
+        return dataclasses.replace(self, add_cross_attention=True)
 
     def layer(self) -> LayerConfig:
         """Its layers."""

@@ -47,6 +47,9 @@ class ViTConfig(ModelConfig):
     pooler: bool = False
     labels: tuple[str, ...] = ()
 
+    def as_encoder(self) -> "ViTConfig":
+        return dataclasses.replace(self, labels=())
+
     @property
     def picture(self) -> tuple[int, int]:
         """Height and width of the pictures it was made for."""

@@ -13,12 +13,12 @@ from flax import nnx
 from tqdm import tqdm
 
 from captax import data, metrics
-from captax.captioner import Captioner, GenerationConfig
+from captax.captioner import Captioner
 from captax.checkpoints.efficientnet_lite import load_efficientnet_lite
 from captax.checkpoints.state import parameters, rebuilder
 from captax.data import Example
 from captax.files import write_text
-from captax.generation import generate
+from captax.generation import GenerationConfig, generate
 from captax.images import Augment, ImageProcessor, rng_for
 from captax.models.efficientnet import EfficientNetLite
 from captax.models.encoder_decoder import EncoderDecoder

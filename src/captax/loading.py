@@ -1,0 +1,94 @@
+"""Checkpoints by name: what each is for decides what `load` gives."""
+
+from importlib import resources
+from os import PathLike
+from pathlib import Path
+from typing import Any, overload
+
+from flax import nnx
+
+from captax.captioner import Captioner
+from captax.checkpoints import hub
+from captax.checkpoints.directory import load_model as read_model
+from captax.errors import CheckpointError
+from captax.generator import read_generation
+from captax.images import ImageProcessor
+from captax.models.decoders import TextDecoder
+from captax.models.encoder_decoder import EncoderDecoder
+from captax.models.encoders import VisionEncoder
+from captax.text import Tokenizer
+from captax.text_generator import SOURCE_TOKENIZER, TextGenerator
+
+BUILT_IN = "flickr8k-lite"
+
+
+@overload
+def load(
+    name: None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    dtype: str = "float32",
+) -> Captioner: ...
+
+
+@overload
+def load(
+    name: str | PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    dtype: str = "float32",
+) -> Any: ...
+
+
+def load(
+    name: str | PathLike[str] | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    dtype: str = "float32",
+) -> Any:
+    """What a checkpoint holds, ready for use: by its directory, or its name on the hub.
+
+    A `Captioner`, a `TextGenerator` or a `Classifier`, as the checkpoint is one or another; without
+    a name, the captioner that is built in. `revision` is a branch, tag or commit of the hub's,
+    `token` gives access to what is private, `offline` keeps to what was fetched before. Weights
+    are cast to `dtype`. Raises `CheckpointError` when there is none or it cannot be used alone.
+    """
+    if name is None:
+        directory = Path(str(resources.files("captax") / "assets" / BUILT_IN))
+    else:
+        directory = hub.fetch(name, revision=revision, token=token, offline=offline)
+    model = read_model(directory, dtype=dtype)
+    if isinstance(model, EncoderDecoder) and isinstance(model.encoder, VisionEncoder):
+        processor, tokenizer = ImageProcessor.load(directory), Tokenizer.load(directory)
+        return Captioner(model, processor, tokenizer, read_generation(directory, model))
+    if isinstance(model, EncoderDecoder | TextDecoder):
+        source = directory / SOURCE_TOKENIZER
+        return TextGenerator(
+            model,
+            Tokenizer.load(directory),
+            read_generation(directory, model),
+            source_tokenizer=Tokenizer.load(source) if source.is_dir() else None,
+        )
+    raise CheckpointError(
+        f"{name}: holds a bare {type(model).__name__}, which says nothing by itself; "
+        "make it half of a captioner with captax.from_pretrained_halves"
+    )
+
+
+def load_model(
+    name: str | PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    dtype: str = "float32",
+) -> nnx.Module:
+    """The bare model of a checkpoint, of any family; arguments as those of `load`."""
+    directory = hub.fetch(name, revision=revision, token=token, offline=offline)
+    return read_model(directory, dtype=dtype)
