@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from golden.case import Case, assert_same
-from golden.families import CASES
 
 from captax.checkpoints.directory import load_model, save_model
+from golden.case import Case, assert_same
+from golden.families import CASES
 
 
 @pytest.fixture(params=CASES.values(), ids=lambda case: case.name)

@@ -65,4 +65,6 @@ def save_gradients(case: Case, model: Any, inputs: Inputs, directory: Path) -> N
     for parameter in model.parameters():
         gradient = parameter.grad
         parameter.data = torch.zeros_like(parameter) if gradient is None else gradient
+    for buffer in model.buffers():
+        buffer.zero_()  # running statistics, which get no gradient
     model.save_pretrained(directory)

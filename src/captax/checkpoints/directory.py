@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.numpy
 from flax import nnx
@@ -15,6 +15,13 @@ from captax.models.registry import ConfigError, model_config, read_config
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+
+# What an encoder has no use for, and what a decoder did not need as long as it was no decoder.
+HEADS = (
+    r"(^|\.)(classifier|cls_classifier|distillation_classifier|lm_head|cls|pooler)\."
+    r"|^(text_model|text_projection|visual_projection)\.|^logit_scale$"  # the rest of CLIP
+)
+NEW_IN_DECODERS = r"cross|(^|\.)(pooler|seq_relationship)\."
 
 
 def save_model(directory: Path, model: nnx.Module, *, dtype: str = "float32") -> None:
@@ -45,6 +52,31 @@ def load_model(directory: Path, *, dtype: str = "float32") -> nnx.Module:
         raise ConfigError(f"{directory / CONFIG}: {error}") from None
     model = config.build()
     return fill(model, tensors, where=str(directory), layout=config.layout(), dtype=dtype)
+
+
+def load_half(
+    directory: Path, role: Literal["encoder", "decoder"], *, rngs: nnx.Rngs, dtype: str = "float32"
+) -> Any:
+    """A checkpoint's model as half of another.
+
+    As an encoder it loses its head; as a decoder it gains cross-attention, if it has none, with
+    initial values. Raises `CheckpointError` when another tensor does not fit.
+    """
+    contents = read_json(directory / CONFIG)
+    tensors = open_weights(directory)
+    try:
+        config = read_config(contents, tensors.keys())
+        config = config.as_encoder() if role == "encoder" else config.as_decoder()
+    except ConfigError as error:
+        raise ConfigError(f"{directory / CONFIG}: {error}") from None
+    return fill(
+        config.build(rngs=rngs),
+        tensors,
+        where=str(directory),
+        layout=config.layout(),
+        dtype=dtype,
+        optional=HEADS if role == "encoder" else NEW_IN_DECODERS,
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

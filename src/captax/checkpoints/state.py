@@ -1,5 +1,6 @@
 """Parameters as named tensors, and named tensors back into a model."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -27,23 +28,31 @@ def fill(
     where: str,
     layout: Layout | None = None,
     dtype: str = "float32",
+    optional: str | None = None,
 ) -> Model:
-    """A model built without values, with its parameters taken from `tensors`.
+    """A model with its parameters taken from `tensors`; it may have been built without values.
 
     `tensors` are arrays, or `LazyTensor`s that are read one at a time, named and shaped as `layout`
-    says; values are cast to `dtype`. Raises `CheckpointError` that lists every missing, unexpected
-    and misshapen tensor at once; `where` says in it what was being read.
+    says; values are cast to `dtype`. A tensor whose name there matches `optional` may be missing,
+    when the model keeps its own value, or unexpected. Raises `CheckpointError` that lists every
+    missing, unexpected and misshapen tensor at once; `where` says in it what was being read.
     """
     layout = layout or Layout()
     graph, state = nnx.split(model)
     leaves = {_name(path): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
     expected = {tensor.theirs: tensor for tensor in layout.tensors(leaves)}
-    spelt = {layout.canonical(name): value for name, value in tensors.items()}
-    for ignored in (None, *(tensor.counter for tensor in expected.values())):
-        spelt.pop(ignored, None)
+    counters = {tensor.counter for tensor in expected.values()}
+    spelt = {}
+    for name, value in tensors.items():
+        spelling = layout.canonical(name)
+        if spelling is not None and spelling not in counters:
+            spelt[spelling] = value
 
-    problems = [f"missing {name}" for name in expected.keys() - spelt.keys()]
-    problems += [f"unexpected {name}" for name in spelt.keys() - expected.keys()]
+    def needed(name: str) -> bool:
+        return optional is None or not re.search(optional, name)
+
+    problems = [f"missing {n}" for n in expected.keys() - spelt.keys() if needed(n)]
+    problems += [f"unexpected {n}" for n in spelt.keys() - expected.keys() if needed(n)]
     for name in expected.keys() & spelt.keys():
         shapes = [tuple(leaves[ours][1].shape) for ours in expected[name].ours if ours in leaves]
         has, needs = tuple(spelt[name].shape), expected[name].rule.their_shape(shapes)
@@ -56,6 +65,10 @@ def fill(
 
     filled = []
     for name, tensor in expected.items():
+        if name not in spelt:
+            kept = [leaves[ours] for ours in tensor.ours]
+            filled += [(path, leaf.replace(leaf[...].astype(dtype))) for path, leaf in kept]
+            continue
         value = spelt[name].read() if isinstance(spelt[name], LazyTensor) else spelt[name]
         for ours, part in zip(tensor.ours, tensor.rule.to_ours(np.asarray(value)), strict=True):
             path, leaf = leaves[ours]
@@ -71,7 +84,7 @@ def export(
     tensors = {}
     for tensor in (layout or Layout()).tensors(ours):
         parts = [np.asarray(ours[name].astype(dtype)) for name in tensor.ours]
-        tensors[tensor.theirs] = np.ascontiguousarray(tensor.rule.to_theirs(parts))
+        tensors[tensor.theirs] = np.asarray(tensor.rule.to_theirs(parts), order="C")
         if tensor.counter is not None:
             tensors[tensor.counter] = np.zeros((), np.int64)
     return tensors

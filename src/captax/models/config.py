@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar
 from flax import nnx
 
 from captax.errors import CaptaxError
+from captax.models.layers import ACTIVATIONS
 from captax.models.layout import Layout
 
 Config = TypeVar("Config", bound="ModelConfig")
@@ -60,6 +61,12 @@ class ModelConfig:
             if config.get(key, supported) != supported:
                 raise ConfigError(
                     f"{cls.model_type}: {key}={config[key]!r} is not supported, only {supported!r}"
+                )
+        for key in ("hidden_act", "activation_function"):
+            if config.get(key, "gelu") not in ACTIVATIONS:
+                raise ConfigError(
+                    f"{cls.model_type}: {key}={config[key]!r} is not supported, only "
+                    f"{', '.join(ACTIVATIONS)}"
                 )
         known = [field.name for field in dataclasses.fields(cls)]
         fields = {

@@ -13,7 +13,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from captax.errors import CaptaxError
 from captax.models.encoders import Features
-from captax.models.layers import KeysValues, Layer
+from captax.models.layers import (
+    ACTIVATIONS,
+    KeysValues,
+    Layer,
+    LayerNorm,
+    Linear,
+    parameter,
+)
 from captax.models.record import record
 
 
@@ -43,6 +50,38 @@ class Cache:
 
 class LengthError(CaptaxError):
     """A caption is to be longer than its decoder can read."""
+
+
+class LanguageHead(nnx.Module):
+    """BERT's output layer: one more layer and norm, then the word embedding again and a bias.
+
+    Unless `tied`, a matrix of its own is in the embedding's place.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        vocab: int,
+        *,
+        rngs: nnx.Rngs | None,
+        activation: str = "gelu",
+        epsilon: float = 1e-12,
+        std: float = 0.02,
+        tied: bool = True,
+    ):
+        self.dense = Linear(width, width, rngs=rngs, std=std)
+        self.norm = LayerNorm(width, rngs=rngs, epsilon=epsilon)
+        self.kernel = None if tied else parameter(rngs, (width, vocab), std=std)
+        self.bias = parameter(rngs, (vocab,))
+        self.activation = activation
+
+    def __call__(
+        self, x: Float[Array, "*rows width"], embedding: Float[Array, "vocab width"]
+    ) -> Float[Array, "*rows vocab"]:
+        """Scores of every token."""
+        x = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
+        kernel = embedding.T if self.kernel is None else self.kernel[...]
+        return x @ kernel + self.bias[...]
 
 
 class TextDecoder(nnx.Module):

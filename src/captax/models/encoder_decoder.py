@@ -1,7 +1,7 @@
 """Captioners and text-to-text models made of any encoder and any decoder.
 
-With halves that transformers has, they are its `VisionEncoderDecoderModel` (https://arxiv.org/abs/2109.10282)
-and `EncoderDecoderModel` (https://arxiv.org/abs/1907.12461).
+With halves that transformers has, they are its `VisionEncoderDecoderModel` and its
+`EncoderDecoderModel` (https://arxiv.org/abs/1907.12461).
 """
 
 import dataclasses

@@ -30,6 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
     "tanh": jnp.tanh,
 }
 
@@ -98,7 +99,8 @@ class LayerConfig:
 
     `pre_norm`: each block normalises what it reads (GPT-2, ViT); else the sum behind it (BERT).
     `context_width`: layers also have cross-attention, to places of that width. `out_std` is the
-    initial deviation of the projections that write to the residual stream, by default `std`.
+    initial deviation of the projections that write to the residual stream, by default `std`; the
+    MLP's are the attention's unless they are given.
     """
 
     width: int
@@ -113,6 +115,8 @@ class LayerConfig:
     attention_dropout: float = 0.0
     std: float | None = None
     out_std: float | None = None
+    mlp_std: float | None = None
+    mlp_out_std: float | None = None
 
 
 class Attention(nnx.Module):
@@ -252,8 +256,8 @@ class Layer(nnx.Module):
             config.mlp_width,
             rngs=rngs,
             activation=config.activation,
-            std=config.std,
-            out_std=config.out_std,
+            std=config.mlp_std or config.std,
+            out_std=config.mlp_out_std or config.out_std,
         )
         self.mlp_norm = LayerNorm(width, rngs=rngs, epsilon=config.epsilon)
         self.dropout = Dropout(config.dropout)
@@ -298,14 +302,14 @@ class Layer(nnx.Module):
 
 
 class EncoderLayer(Layer):
-    """A layer of an encoder: every place sees every other."""
+    """A layer of an encoder: every place sees every other, but what a mask hides."""
 
     def __call__(  # type: ignore[override]
         self,
         x: Float[Array, "batch places width"],
-        mask: Bool[Array, "batch 1 places"] | None = None,
+        mask: Bool[Array, "#batch #places places"] | None = None,
     ) -> Float[Array, "batch places width"]:
-        """The layer's output; `mask` is true where there is something to see."""
+        """The layer's output; `mask` is true where a place (second axis) may see another."""
         record("hidden_states", x)
         return super().__call__(x, mask)[0]
 

@@ -18,13 +18,16 @@ class Rule:
     """One tensor of theirs and the parameters of ours that it holds.
 
     Their axes are put in our order by `axes`, after `lead` leading axes of size one that ours
-    lack; several parameters lie side by side along the last of our axes.
+    lack; several parameters lie side by side along the last of our axes. `counter` names an integer
+    beside the tensor that means nothing to us, but is missed when it is not there: it is written as
+    0, and what it was is not read.
     """
 
     theirs: str
     ours: tuple[str, ...]
     axes: tuple[int, ...] | None = None
     lead: int = 0
+    counter: str | None = None
 
     def to_ours(self, tensor: np.ndarray) -> list[np.ndarray]:
         """Their tensor as our parameters."""
@@ -57,6 +60,7 @@ class Tensor:
     theirs: str
     ours: tuple[str, ...]
     rule: Rule
+    counter: str | None = None
 
 
 def _same(name: str) -> str | None:
@@ -79,7 +83,10 @@ class Layout:
         return Layout(
             tuple(
                 dataclasses.replace(
-                    rule, theirs=theirs + rule.theirs, ours=tuple(ours + name for name in rule.ours)
+                    rule,
+                    theirs=theirs + rule.theirs,
+                    ours=tuple(ours + name for name in rule.ours),
+                    counter=rule.counter and theirs + rule.counter,
                 )
                 for rule in self.rules
             ),
@@ -99,7 +106,8 @@ class Layout:
                 rule = Rule(name, (name,))
             theirs = rule.theirs.format(*numbers)
             ours = tuple(each.format(*numbers) for each in rule.ours)
-            found[theirs] = Tensor(theirs, ours, rule)
+            counter = rule.counter and rule.counter.format(*numbers)
+            found[theirs] = Tensor(theirs, ours, rule, counter)
         return list(found.values())
 
 
@@ -145,6 +153,15 @@ def norm(theirs: str, ours: str) -> tuple[Rule, ...]:
     """A normalisation's weight and bias."""
     weight = Rule(f"{theirs}.weight", (f"{ours}.scale",))
     return (weight, *_bias(theirs, (ours,), True))
+
+
+def batch_norm(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """`torch.nn.BatchNorm2d`, which also counts the batches it has seen."""
+    return (
+        *norm(theirs, ours),
+        Rule(f"{theirs}.running_mean", (f"{ours}.mean",), counter=f"{theirs}.num_batches_tracked"),
+        Rule(f"{theirs}.running_var", (f"{ours}.variance",)),
+    )
 
 
 def table(*rules: Rule | tuple[Rule, ...]) -> tuple[Rule, ...]:

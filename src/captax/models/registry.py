@@ -6,7 +6,18 @@ from typing import Any
 from flax import nnx
 
 # Importing a family is what makes its name known.
-from captax.models import efficientnet, encoder_decoder, gpt2, transformer, vit  # noqa: F401
+from captax.models import (  # noqa: F401
+    bert,
+    blip,
+    clip,
+    efficientnet,
+    encoder_decoder,
+    git,
+    gpt2,
+    resnet,
+    transformer,
+    vit,
+)
 from captax.models.config import FAMILIES, ConfigError, ModelConfig, read_config
 
 __all__ = ["FAMILIES", "ConfigError", "build", "describe", "model_config", "read_config"]

@@ -48,7 +48,8 @@ class ViTConfig(ModelConfig):
     labels: tuple[str, ...] = ()
 
     def as_encoder(self) -> "ViTConfig":
-        return dataclasses.replace(self, labels=())
+        # Nothing reads the pooler, but transformers' encoders have one and miss it.
+        return dataclasses.replace(self, labels=(), pooler=True)
 
     @property
     def picture(self) -> tuple[int, int]:
@@ -79,11 +80,11 @@ class ViTConfig(ModelConfig):
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "ViTConfig":
         described = super().read(config, tensors)
         architecture = (config.get("architectures") or [""])[0]
+        classifies = "Classification" in architecture
+        pooler = described.pooler
         if tensors:
             classifies = any("classifier.weight" in name for name in tensors)
-            pooler = "pooler.dense.weight" in {name[-19:] for name in tensors}
-        else:
-            classifies, pooler = "Classification" in architecture, described.pooler
+            pooler = pooler or any(name.endswith("pooler.dense.weight") for name in tensors)
         labels = labels_of(config) if classifies else ()
         return dataclasses.replace(described, labels=labels, pooler=pooler)
 

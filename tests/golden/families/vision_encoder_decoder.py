@@ -5,7 +5,7 @@ from typing import Any
 from golden.case import Case, Inputs, Outputs, pixels, random_pixels, random_tokens
 from golden.families import gpt2, vit
 
-from captax.models.record import observe
+from captax.models.record import Observed, observe
 
 
 def _vit_gpt2(full: bool) -> Any:
@@ -42,7 +42,11 @@ def _inputs(full: bool) -> Inputs:
 
 
 def run(model: Any, inputs: Inputs) -> Outputs:
-    logits, seen = observe(model, pixels(inputs), inputs["decoder_input_ids"])
+    return named(*observe(model, pixels(inputs), inputs["decoder_input_ids"]))
+
+
+def named(logits: Any, seen: Observed) -> Outputs:
+    """What an encoder-decoder gave, by the names of transformers' outputs."""
     return {
         "logits": logits,
         "encoder_hidden_states": seen["encoder.hidden_states"],

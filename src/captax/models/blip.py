@@ -1,0 +1,310 @@
+"""BLIP's captioner: a vision transformer and a BERT-like decoder that looks at all of its tokens.
+
+Li et al., *BLIP: Bootstrapping Language-Image Pre-training* (https://arxiv.org/abs/2201.12086),
+computing what transformers' `BlipForConditionalGeneration` computes.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar
+
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from captax.models.config import ConfigError, ModelConfig, Roles
+from captax.models.decoders import LanguageHead, TextDecoder
+from captax.models.encoder_decoder import EncoderDecoder
+from captax.models.encoders import Features, VisionEncoder
+from captax.models.layers import (
+    Dropout,
+    EncoderLayer,
+    FinalNorm,
+    Layer,
+    LayerConfig,
+    LayerNorm,
+    PatchEmbedding,
+    parameter,
+)
+from captax.models.layout import Layout, Rule, conv2d, join, linear, norm, table
+from captax.models.record import record
+
+EMBEDDING, HEAD = "bert.embeddings.word_embeddings.weight", "cls.predictions"
+
+
+@dataclasses.dataclass(frozen=True)
+class BlipVisionConfig(ModelConfig):
+    """Shape of the encoder, by the names and with the defaults of transformers."""
+
+    model_type: ClassVar[str] = "blip_vision_model"
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    image_size: int = 384
+    patch_size: int = 16
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-5
+    attention_dropout: float = 0.0
+    initializer_range: float = 1e-10
+
+    def layer(self) -> LayerConfig:
+        """Its layers."""
+        return LayerConfig(
+            self.hidden_size,
+            self.num_attention_heads,
+            self.intermediate_size,
+            epsilon=self.layer_norm_eps,
+            activation=self.hidden_act,
+            attention_dropout=self.attention_dropout,
+            std=self.initializer_range,
+        )
+
+    def layout(self) -> Layout:
+        return Layout(VISION_RULES)
+
+    def build(self, *, rngs: nnx.Rngs | None = None) -> "BlipVision":
+        return BlipVision(self, rngs=rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlipTextConfig(ModelConfig):
+    """Shape of the decoder, by the names and with the defaults of transformers.
+
+    `bos_token_id` begins every caption, in the place of a prompt's [CLS], and `sep_token_id` ends
+    it; nothing reads `eos_token_id`. `own_head`: the output layer has weights of its own. No config
+    of transformers says so, but before version 5 it trained the layer and the word embedding apart.
+    """
+
+    model_type: ClassVar[str] = "blip_text_model"
+    fixed: ClassVar[dict[str, Any]] = {"is_decoder": True}
+
+    vocab_size: int = 30524
+    hidden_size: int = 768
+    encoder_hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 512
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    initializer_range: float = 0.02
+    bos_token_id: int | None = 30522
+    eos_token_id: int | tuple[int, ...] | None = 2
+    pad_token_id: int | None = 0
+    sep_token_id: int | None = 102
+    own_head: bool = False
+
+    def roles(self) -> Roles:
+        # The tokenizer's [CLS] begins nothing, and the `eos_token_id` of either config is another.
+        return Roles(self.bos_token_id, self.sep_token_id, self.pad_token_id, binding=True)
+
+    def layer(self) -> LayerConfig:
+        """Its layers."""
+        return LayerConfig(
+            self.hidden_size,
+            self.num_attention_heads,
+            self.intermediate_size,
+            pre_norm=False,
+            context_width=self.encoder_hidden_size,
+            epsilon=self.layer_norm_eps,
+            activation=self.hidden_act,
+            dropout=self.hidden_dropout_prob,
+            attention_dropout=self.attention_probs_dropout_prob,
+            std=self.initializer_range,
+        )
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "BlipTextConfig":
+        described = super().read(config, tensors)
+        if not tensors:
+            return described
+        # A copy of tied weights is taken for a head too: only its values could tell.
+        own_head = {EMBEDDING, f"{HEAD}.decoder.weight"} <= set(tensors)
+        return dataclasses.replace(described, own_head=own_head)
+
+    def layout(self) -> Layout:
+        head = Rule(f"{HEAD}.decoder.weight", ("head.kernel",), axes=(1, 0))
+
+        def canonical(name: str) -> str | None:
+            if name == "bert.embeddings.position_ids":
+                return None
+            if name == f"{HEAD}.decoder.weight" and not self.own_head:
+                return EMBEDDING  # of two tied names, a file may hold either
+            return f"{HEAD}.bias" if name == f"{HEAD}.decoder.bias" else name
+
+        return Layout(TEXT_RULES + ((head,) if self.own_head else ()), canonical)
+
+    def build(self, *, rngs: nnx.Rngs | None = None) -> "BlipText":
+        return BlipText(self, rngs=rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlipConfig(ModelConfig):
+    """Configs of both halves; the decoder's cross-attention is as wide as the encoder, always."""
+
+    model_type: ClassVar[str] = "blip"
+    fixed: ClassVar[dict[str, Any]] = {"tie_word_embeddings": True}
+
+    vision_config: BlipVisionConfig = BlipVisionConfig()
+    text_config: BlipTextConfig = BlipTextConfig()
+
+    def __post_init__(self) -> None:
+        width = self.vision_config.hidden_size
+        text = dataclasses.replace(self.text_config, encoder_hidden_size=width)
+        object.__setattr__(self, "text_config", text)
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "BlipConfig":
+        prefix = "text_decoder."
+        names = [n.removeprefix(prefix) for n in tensors if n.startswith(prefix)]
+        halves = {
+            "vision_config": BlipVisionConfig.read(_half(config, "vision_config")),
+            "text_config": BlipTextConfig.read(_half(config, "text_config"), names),
+        }
+        return super().read({**config, **halves})
+
+    def write(self) -> dict[str, Any]:
+        return {
+            "model_type": self.model_type,
+            "architectures": ["BlipForConditionalGeneration"],
+            "vision_config": self.vision_config.write(),
+            "text_config": self.text_config.write(),
+        }
+
+    def roles(self) -> Roles:
+        return self.text_config.roles()
+
+    def layout(self) -> Layout:
+        return join(
+            self.vision_config.layout().within("vision_model.", "encoder."),
+            self.text_config.layout().within("text_decoder.", "decoder."),
+        )
+
+    def build(self, *, rngs: nnx.Rngs | None = None) -> EncoderDecoder:
+        encoder, decoder = self.vision_config.build(rngs=rngs), self.text_config.build(rngs=rngs)
+        return EncoderDecoder(encoder, decoder, config=self)
+
+
+def _half(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The nested config of that key, or of the one it once had; none says all defaults."""
+    half = config.get(key) or config.get(f"{key}_dict") or {}
+    if not isinstance(half, Mapping):
+        raise ConfigError(f"blip: {key} is {half!r}, expected an object")
+    return half
+
+
+class BlipVision(VisionEncoder):
+    """Picture in, a class token and a grid of visual tokens out."""
+
+    def __init__(self, config: BlipVisionConfig, *, rngs: nnx.Rngs | None):
+        self.config = config
+        width, side = config.hidden_size, config.image_size // config.patch_size
+        self.embeddings = PatchEmbedding(
+            width, config.patch_size, (side, side), rngs=rngs, std=config.initializer_range
+        )
+        self.layers = nnx.List(
+            [EncoderLayer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
+        )
+        self.norm = FinalNorm(width, rngs=rngs, epsilon=config.layer_norm_eps)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.config.image_size, self.config.image_size
+
+    @property
+    def features_width(self) -> int:
+        return self.config.hidden_size
+
+    def parts(self) -> list[Callable[[Array], Array]]:
+        """Embeddings, layers, norm."""
+        return [self.embeddings, *self.layers, self.norm]
+
+    def features(
+        self, x: Float[Array, "batch patches width"], image_size: tuple[int, int]
+    ) -> Features:
+        patch = self.config.patch_size
+        return Features(tokens=x, grid=(image_size[0] // patch, image_size[1] // patch), lead=1)
+
+
+class BlipText(TextDecoder):
+    """Post-norm layers over word and position embeddings, and BERT's output layer."""
+
+    def __init__(self, config: BlipTextConfig, *, rngs: nnx.Rngs | None):
+        self.config = config
+        width, std, epsilon = config.hidden_size, config.initializer_range, config.layer_norm_eps
+        self.embedding = parameter(rngs, (config.vocab_size, width), std=std)
+        self.positions = parameter(rngs, (config.max_position_embeddings, width), std=std)
+        self.norm = LayerNorm(width, rngs=rngs, epsilon=epsilon)
+        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.layers = nnx.List(
+            [Layer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
+        )
+        self.head = LanguageHead(
+            width,
+            config.vocab_size,
+            rngs=rngs,
+            activation=config.hidden_act,
+            epsilon=epsilon,
+            std=std,
+            tied=not config.own_head,
+        )
+
+    @property
+    def max_positions(self) -> int:
+        return self.config.max_position_embeddings
+
+    def embed(
+        self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
+    ) -> Float[Array, "rows time width"]:
+        x = self.embedding[...][tokens] + self.positions[...][positions]
+        return self.dropout(self.norm(x))
+
+    def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
+        return self.head(record("hidden_states", x), self.embedding[...])
+
+
+VISION_RULES = table(
+    Rule("embeddings.class_embedding", ("embeddings.cls_token",), lead=2),
+    Rule("embeddings.position_embedding", ("embeddings.positions",), lead=1),
+    conv2d("embeddings.patch_embedding", "embeddings"),
+    norm("encoder.layers.{}.layer_norm1", "layers.{}.self_norm"),
+    linear(
+        "encoder.layers.{}.self_attn.qkv",
+        "layers.{}.self_attention.query",
+        "layers.{}.self_attention.key",
+        "layers.{}.self_attention.value",
+    ),
+    linear("encoder.layers.{}.self_attn.projection", "layers.{}.self_attention.out"),
+    norm("encoder.layers.{}.layer_norm2", "layers.{}.mlp_norm"),
+    linear("encoder.layers.{}.mlp.fc1", "layers.{}.mlp.up"),
+    linear("encoder.layers.{}.mlp.fc2", "layers.{}.mlp.down"),
+    norm("post_layernorm", "norm"),
+)
+TEXT_RULES = table(
+    Rule(EMBEDDING, ("embedding",)),
+    Rule("bert.embeddings.position_embeddings.weight", ("positions",)),
+    norm("bert.embeddings.LayerNorm", "norm"),
+    *(
+        table(
+            linear(f"bert.encoder.layer.{{}}.{theirs}.self.query", f"layers.{{}}.{ours}.query"),
+            linear(f"bert.encoder.layer.{{}}.{theirs}.self.key", f"layers.{{}}.{ours}.key"),
+            linear(f"bert.encoder.layer.{{}}.{theirs}.self.value", f"layers.{{}}.{ours}.value"),
+            linear(f"bert.encoder.layer.{{}}.{theirs}.output.dense", f"layers.{{}}.{ours}.out"),
+        )
+        for theirs, ours in (
+            ("attention", "self_attention"),
+            ("crossattention", "cross_attention"),
+        )
+    ),
+    norm("bert.encoder.layer.{}.attention.output.LayerNorm", "layers.{}.self_norm"),
+    norm("bert.encoder.layer.{}.crossattention.output.LayerNorm", "layers.{}.cross_norm"),
+    linear("bert.encoder.layer.{}.intermediate.dense", "layers.{}.mlp.up"),
+    linear("bert.encoder.layer.{}.output.dense", "layers.{}.mlp.down"),
+    norm("bert.encoder.layer.{}.output.LayerNorm", "layers.{}.mlp_norm"),
+    linear(f"{HEAD}.transform.dense", "head.dense"),
+    norm(f"{HEAD}.transform.LayerNorm", "head.norm"),
+    Rule(f"{HEAD}.bias", ("head.bias",)),
+)

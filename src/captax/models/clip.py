@@ -1,0 +1,374 @@
+"""CLIP, which tells how well texts fit pictures; its vision tower is the encoder of captioners.
+
+Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*
+(https://arxiv.org/abs/2103.00020), computing what transformers' `CLIPModel`, `CLIPVisionModel` and
+`CLIPTextModel` compute.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from captax.models.config import ConfigError, ModelConfig
+from captax.models.decoders import LengthError
+from captax.models.encoders import Features, Text, TextEncoder, VisionEncoder
+from captax.models.layers import (
+    EncoderLayer,
+    FinalNorm,
+    LayerConfig,
+    LayerNorm,
+    Linear,
+    PatchEmbedding,
+    parameter,
+)
+from captax.models.layout import Layout, Rule, conv2d, join, linear, norm, table
+from captax.models.record import record, scope
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerConfig(ModelConfig):
+    """What the towers of CLIP have in common, by the names and with the defaults of transformers.
+
+    `prefix` is what all names of a bare tower's tensors begin with, `tower` what they begin with in
+    a larger model and in checkpoints of before transformers 5.
+    """
+
+    architecture: ClassVar[str]
+    tower: ClassVar[str]
+    prefix: ClassVar[str] = ""
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    attention_dropout: float = 0.0
+    initializer_range: float = 0.02
+
+    def layer(self) -> LayerConfig:
+        """Its layers."""
+        return LayerConfig(
+            self.hidden_size,
+            self.num_attention_heads,
+            self.intermediate_size,
+            epsilon=self.layer_norm_eps,
+            activation=self.hidden_act,
+            attention_dropout=self.attention_dropout,
+            std=self.initializer_range,
+        )
+
+    def rules(self) -> tuple[Rule, ...]:
+        """Names of its tensors, but for prefixes."""
+        raise NotImplementedError
+
+    def write(self) -> dict[str, Any]:
+        return {**super().write(), "architectures": [self.architecture]}
+
+    def layout(self) -> Layout:
+        def canonical(name: str) -> str | None:
+            name = name.removeprefix(self.tower)
+            # A buffer that counts 0, 1, 2, ...
+            return None if name == "embeddings.position_ids" else self.prefix + name
+
+        return Layout(Layout(self.rules()).within(self.prefix, "").rules, canonical)
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionTowerConfig(TowerConfig):
+    """A vision transformer with a norm before its layers.
+
+    `final_norm`: the norm after them is of all tokens; else it is of the pooled one alone.
+    """
+
+    fixed: ClassVar[dict[str, Any]] = {"num_channels": 3}
+    tower: ClassVar[str] = "vision_model."
+    final_norm: ClassVar[bool] = False
+
+    image_size: int = 224
+    patch_size: int = 32
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of a picture of its size."""
+        return self.image_size // self.patch_size, self.image_size // self.patch_size
+
+    def deviations(self) -> tuple[float, float]:
+        """Initial ones of the embeddings of patches and places, and of the CLS token."""
+        return self.initializer_range, self.initializer_range
+
+    def rules(self) -> tuple[Rule, ...]:
+        return VISION
+
+    def build(self, *, rngs: nnx.Rngs | None = None) -> "ClipVision":
+        return ClipVision(self, rngs=rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipVisionConfig(VisionTowerConfig):
+    """CLIP's vision tower; `projection_dim` is nothing to it but what transformers keeps there."""
+
+    model_type: ClassVar[str] = "clip_vision_model"
+    architecture: ClassVar[str] = "CLIPVisionModel"
+
+    projection_dim: int = 512
+    initializer_factor: float = 1.0
+
+    def layer(self) -> LayerConfig:
+        return _scaled(super().layer(), self.num_hidden_layers, self.initializer_factor)
+
+    def deviations(self) -> tuple[float, float]:
+        factor = self.initializer_factor
+        return factor * self.initializer_range, factor * self.hidden_size**-0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipTextConfig(TowerConfig):
+    """CLIP's text tower."""
+
+    model_type: ClassVar[str] = "clip_text_model"
+    architecture: ClassVar[str] = "CLIPTextModel"
+    tower: ClassVar[str] = "text_model."
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    projection_dim: int = 512
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    initializer_factor: float = 1.0
+    pad_token_id: int | None = 1
+    bos_token_id: int | None = 49406
+    eos_token_id: int | None = 49407
+
+    def layer(self) -> LayerConfig:
+        return _scaled(super().layer(), self.num_hidden_layers, self.initializer_factor)
+
+    def rules(self) -> tuple[Rule, ...]:
+        return TEXT
+
+    def build(self, *, rngs: nnx.Rngs | None = None) -> "ClipText":
+        return ClipText(self, rngs=rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipConfig(ModelConfig):
+    """Both towers and the width at which they are compared."""
+
+    model_type: ClassVar[str] = "clip"
+
+    text_config: ClipTextConfig = ClipTextConfig()
+    vision_config: ClipVisionConfig = ClipVisionConfig()
+    projection_dim: int = 512
+    logit_scale_init_value: float = 2.6592
+    initializer_factor: float = 1.0
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "ClipConfig":
+        text = ClipTextConfig.read(_tower(config, "text_config"))
+        vision = ClipVisionConfig.read(_tower(config, "vision_config"))
+        return super().read({**config, "text_config": text, "vision_config": vision}, tensors)
+
+    def write(self) -> dict[str, Any]:
+        towers = {"text_config": self.text_config, "vision_config": self.vision_config}
+        written = {name: tower.write() for name, tower in towers.items()}
+        return {**super().write(), **written, "architectures": ["CLIPModel"]}
+
+    def as_encoder(self) -> ClipVisionConfig:
+        return self.vision_config
+
+    def layout(self) -> Layout:
+        towers = join(
+            self.text_config.layout().within("text_model.", "text."),
+            self.vision_config.layout().within("vision_model.", "vision."),
+        )
+        return Layout(table(towers.rules, RULES), towers.canonical)
+
+    def build(self, *, rngs: nnx.Rngs | None = None) -> "Clip":
+        return Clip(self, rngs=rngs)
+
+
+class ClipVision(VisionEncoder):
+    """Picture in, CLS and a grid of visual tokens out."""
+
+    def __init__(self, config: VisionTowerConfig, *, rngs: nnx.Rngs | None):
+        self.config = config
+        width, epsilon = config.hidden_size, config.layer_norm_eps
+        std, cls_std = config.deviations()
+        self.embeddings = PatchEmbedding(
+            width, config.patch_size, config.grid, rngs=rngs, bias=False, std=std
+        )
+        self.embeddings.cls_token = parameter(rngs, (width,), std=cls_std)
+        self.first_norm = LayerNorm(width, rngs=rngs, epsilon=epsilon)
+        self.layers = nnx.List(
+            [EncoderLayer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
+        )
+        kind = FinalNorm if config.final_norm else LayerNorm
+        self.norm = kind(width, rngs=rngs, epsilon=epsilon)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.config.image_size, self.config.image_size
+
+    @property
+    def features_width(self) -> int:
+        return self.config.hidden_size
+
+    def parts(self) -> list[Callable[[Array], Array]]:
+        """Embeddings, norm, layers, and a norm if it is of all tokens."""
+        last = [self.norm] if self.config.final_norm else []
+        return [self.embeddings, self.first_norm, *self.layers, *last]
+
+    def features(
+        self, x: Float[Array, "batch patches width"], image_size: tuple[int, int]
+    ) -> Features:
+        if not self.config.final_norm:
+            record("hidden_states", x)
+        patch = self.config.patch_size
+        return Features(x, grid=(image_size[0] // patch, image_size[1] // patch), lead=1)
+
+    def pool(self, features: Features) -> Float[Array, "batch width"]:
+        """One vector a picture: its CLS token, normed."""
+        cls = features.tokens[:, 0]
+        return cls if self.config.final_norm else self.norm(cls)
+
+
+class ClipText(TextEncoder):
+    """Text in, tokens that have seen those before them out."""
+
+    def __init__(self, config: ClipTextConfig, *, rngs: nnx.Rngs | None):
+        self.config = config
+        width, std = config.hidden_size, 0.02 * config.initializer_factor
+        self.embedding = parameter(rngs, (config.vocab_size, width), std=std)
+        self.positions = parameter(rngs, (config.max_position_embeddings, width), std=std)
+        self.layers = nnx.List(
+            [EncoderLayer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
+        )
+        self.norm = FinalNorm(width, rngs=rngs, epsilon=config.layer_norm_eps)
+
+    @property
+    def max_positions(self) -> int:
+        return self.config.max_position_embeddings
+
+    @property
+    def features_width(self) -> int:
+        return self.config.hidden_size
+
+    def __call__(self, text: Text) -> Features:
+        """Read texts; raises `LengthError` when one is longer than `max_positions`."""
+        time = text.tokens.shape[1]
+        if time > self.max_positions:
+            raise LengthError(
+                f"a text has {time} tokens and CLIP reads {self.max_positions}; cut it short"
+            )
+        x = self.embedding[...][text.tokens] + self.positions[...][:time]
+        mask = jnp.tril(jnp.ones((time, time), bool)) & text.mask[:, None]
+        for layer in self.layers:
+            x = layer(x, mask)
+        return Features(self.norm(x), grid=(1, time), mask=text.mask)
+
+    def pool(self, features: Features, text: Text) -> Float[Array, "batch width"]:
+        """One vector a text: its first eos token."""
+        eos = self.config.eos_token_id
+        # Configs of before 2023 say 2, whatever it is: there it is the highest of all tokens.
+        place = (text.tokens if eos == 2 else text.tokens == eos).argmax(1)
+        return jnp.take_along_axis(features.tokens, place[:, None, None], axis=1)[:, 0]
+
+
+class Clip(nnx.Module):
+    """Compares pictures with texts."""
+
+    def __init__(self, config: ClipConfig, *, rngs: nnx.Rngs | None):
+        self.config = config
+        self.vision = config.vision_config.build(rngs=rngs)
+        self.text = config.text_config.build(rngs=rngs)
+        self.visual_projection = self._projection(config.vision_config.hidden_size, rngs)
+        self.text_projection = self._projection(config.text_config.hidden_size, rngs)
+        self.logit_scale = parameter(rngs, (), fill=config.logit_scale_init_value)
+
+    def embed_images(
+        self, pixels: Float[Array, "batch height width 3"]
+    ) -> Float[Array, "batch projection"]:
+        """One vector a picture, of any length, in the space that both share."""
+        with scope("vision"):
+            features = self.vision(pixels)
+        return self.visual_projection(self.vision.pool(features))
+
+    def embed_texts(self, text: Text) -> Float[Array, "batch projection"]:
+        """One vector a text, of any length, in the space that both share."""
+        with scope("text"):
+            features = self.text(text)
+        return self.text_projection(self.text.pool(features, text))
+
+    def __call__(
+        self, pixels: Float[Array, "batch height width 3"], text: Text
+    ) -> tuple[Float[Array, "batch texts"], Float[Array, "texts batch"]]:
+        """Logits of every text for each picture, and of every picture for each text."""
+        return self.compare(self.embed_images(pixels), self.embed_texts(text))
+
+    def compare(
+        self, images: Float[Array, "batch projection"], texts: Float[Array, "texts projection"]
+    ) -> tuple[Float[Array, "batch texts"], Float[Array, "texts batch"]]:
+        """The same, of what `embed_images` and `embed_texts` gave: scaled cosines."""
+        images, texts = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (images, texts))
+        logits = jnp.exp(self.logit_scale[...]) * (images @ texts.T)
+        return logits, logits.T
+
+    def _projection(self, width: int, rngs: nnx.Rngs | None) -> Linear:
+        std = self.config.initializer_factor * width**-0.5
+        return Linear(width, self.config.projection_dim, rngs=rngs, bias=False, std=std)
+
+
+def _scaled(layer: LayerConfig, depth: int, factor: float) -> LayerConfig:
+    """With the initial deviations that CLIP gives layers of a model so deep."""
+    std = factor * layer.width**-0.5
+    small = std * (2 * depth) ** -0.5
+    return dataclasses.replace(
+        layer, std=small, out_std=std, mlp_std=std * 2**-0.5, mlp_out_std=small
+    )
+
+
+def _tower(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A tower's part of the config; that of before 2023 comes first, as in transformers."""
+    for key in (f"{name}_dict", name):
+        described = config.get(key)
+        if isinstance(described, Mapping):
+            return described
+        if described is not None:
+            raise ConfigError(f"clip: {key} is no object")
+    return {}
+
+
+LAYERS = table(
+    norm("encoder.layers.{}.layer_norm1", "layers.{}.self_norm"),
+    linear("encoder.layers.{}.self_attn.q_proj", "layers.{}.self_attention.query"),
+    linear("encoder.layers.{}.self_attn.k_proj", "layers.{}.self_attention.key"),
+    linear("encoder.layers.{}.self_attn.v_proj", "layers.{}.self_attention.value"),
+    linear("encoder.layers.{}.self_attn.out_proj", "layers.{}.self_attention.out"),
+    norm("encoder.layers.{}.layer_norm2", "layers.{}.mlp_norm"),
+    linear("encoder.layers.{}.mlp.fc1", "layers.{}.mlp.up"),
+    linear("encoder.layers.{}.mlp.fc2", "layers.{}.mlp.down"),
+)
+VISION = table(
+    Rule("embeddings.class_embedding", ("embeddings.cls_token",)),
+    Rule("embeddings.position_embedding.weight", ("embeddings.positions",)),
+    conv2d("embeddings.patch_embedding", "embeddings", bias=False),
+    norm("pre_layrnorm", "first_norm"),
+    LAYERS,
+    norm("post_layernorm", "norm"),
+)
+TEXT = table(
+    Rule("embeddings.token_embedding.weight", ("embedding",)),
+    Rule("embeddings.position_embedding.weight", ("positions",)),
+    LAYERS,
+    norm("final_layer_norm", "norm"),
+)
+RULES = table(
+    linear("visual_projection", "visual_projection", bias=False),
+    linear("text_projection", "text_projection", bias=False),
+    Rule("logit_scale", ("logit_scale",)),
+)

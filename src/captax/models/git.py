@@ -1,0 +1,188 @@
+"""GIT, a captioner whose decoder reads picture and text as one sequence.
+
+Wang et al., *GIT: A Generative Image-to-text Transformer for Vision and Language*
+(https://arxiv.org/abs/2205.14100), computing what transformers' `GitForCausalLM` computes.
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
+
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from captax.models.clip import VisionTowerConfig
+from captax.models.config import ConfigError, ModelConfig, Roles
+from captax.models.decoders import TextDecoder
+from captax.models.encoder_decoder import EncoderDecoder
+from captax.models.encoders import Features
+from captax.models.layers import (
+    Dropout,
+    KeysValues,
+    Layer,
+    LayerConfig,
+    LayerNorm,
+    Linear,
+    parameter,
+)
+from captax.models.layout import Layout, Rule, join, linear, norm, table
+from captax.models.record import record, scope
+
+
+@dataclasses.dataclass(frozen=True)
+class GitVisionConfig(VisionTowerConfig):
+    """Shape of the encoder: CLIP's, with smaller patches."""
+
+    model_type: ClassVar[str] = "git_vision_model"
+    architecture: ClassVar[str] = "GitVisionModel"
+    prefix: ClassVar[str] = "vision_model."
+    final_norm: ClassVar[bool] = True
+
+    patch_size: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class GitConfig(ModelConfig):
+    """Shape of both halves, by the names and with the defaults of transformers."""
+
+    model_type: ClassVar[str] = "git"
+    # Set, it is how many frames of a video the model reads.
+    fixed: ClassVar[dict[str, Any]] = {"num_image_with_embedding": None}
+
+    vision_config: GitVisionConfig = GitVisionConfig()
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 1024
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    tie_word_embeddings: bool = False
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 101
+    eos_token_id: int | None = 102
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "GitConfig":
+        vision = config.get("vision_config") or {}
+        if not isinstance(vision, Mapping):
+            raise ConfigError("git: vision_config is no object")
+        return super().read({**config, "vision_config": GitVisionConfig.read(vision)}, tensors)
+
+    def write(self) -> dict[str, Any]:
+        return {
+            **super().write(),
+            "vision_config": self.vision_config.write(),
+            "architectures": ["GitForCausalLM"],
+        }
+
+    def roles(self) -> Roles:
+        return Roles(self.bos_token_id, self.eos_token_id, self.pad_token_id)
+
+    def layer(self) -> LayerConfig:
+        """The decoder's layers."""
+        return LayerConfig(
+            self.hidden_size,
+            self.num_attention_heads,
+            self.intermediate_size,
+            pre_norm=False,
+            epsilon=self.layer_norm_eps,
+            activation=self.hidden_act,
+            dropout=self.hidden_dropout_prob,
+            attention_dropout=self.attention_probs_dropout_prob,
+            std=self.initializer_range,
+        )
+
+    def layout(self) -> Layout:
+        def canonical(name: str) -> str | None:
+            copies = {"output.weight"} if self.tie_word_embeddings else set()
+            return None if name in copies | {"git.embeddings.position_ids"} else name
+
+        return join(
+            self.vision_config.layout().within("git.image_encoder.", "encoder."),
+            Layout(Layout(RULES).within("", "decoder.").rules, canonical),
+        )
+
+    def build(self, *, rngs: nnx.Rngs | None = None) -> EncoderDecoder:
+        encoder = self.vision_config.build(rngs=rngs)
+        return EncoderDecoder(encoder, GitDecoder(self, rngs=rngs), config=self)
+
+
+class GitDecoder(TextDecoder):
+    """Post-norm layers over picture tokens, which see one another, and text, which sees both.
+
+    Picture tokens do not see the text, so they go through the layers once, before any text.
+    """
+
+    def __init__(self, config: GitConfig, *, rngs: nnx.Rngs | None):
+        self.config = config
+        width, std, epsilon = config.hidden_size, config.initializer_range, config.layer_norm_eps
+        vision = config.vision_config
+        self.project = Linear(vision.hidden_size, width, rngs=rngs, std=std)
+        self.project_norm = LayerNorm(width, rngs=rngs, epsilon=vision.layer_norm_eps)
+        self.embedding = parameter(rngs, (config.vocab_size, width), std=std)
+        self.positions = parameter(rngs, (config.max_position_embeddings, width), std=std)
+        self.embedding_norm = LayerNorm(width, rngs=rngs, epsilon=epsilon)
+        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.layers = nnx.List(
+            [Layer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
+        )
+        tied = config.tie_word_embeddings
+        self.kernel = None if tied else parameter(rngs, (width, config.vocab_size), std=std)
+        self.bias = parameter(rngs, (config.vocab_size,))
+
+    @property
+    def max_positions(self) -> int:
+        return self.config.max_position_embeddings
+
+    @property
+    def context_width(self) -> None:
+        return None  # the projection takes what the encoder gives
+
+    def context(self, features: Features) -> tuple[KeysValues, ...]:
+        """What each layer's self-attention sees of a picture besides the text.
+
+        What picture tokens are and see on the way is recorded under `picture.`.
+        """
+        x = self.project_norm(self.project(features.tokens))
+        contexts = []
+        with scope("picture"):
+            for layer in self.layers:
+                record("hidden_states", x)
+                x, seen = layer(x)
+                contexts.append(seen)
+            record("hidden_states", x)
+        return tuple(contexts)
+
+    def embed(
+        self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
+    ) -> Float[Array, "rows time width"]:
+        x = self.embedding[...][tokens] + self.positions[...][positions]
+        return self.dropout(self.embedding_norm(x))
+
+    def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
+        kernel = self.embedding[...].T if self.kernel is None else self.kernel[...]
+        return record("hidden_states", x) @ kernel + self.bias[...]
+
+
+RULES = table(
+    linear("git.visual_projection.visual_projection.0", "project"),
+    norm("git.visual_projection.visual_projection.1", "project_norm"),
+    Rule("git.embeddings.word_embeddings.weight", ("embedding",)),
+    Rule("git.embeddings.position_embeddings.weight", ("positions",)),
+    norm("git.embeddings.LayerNorm", "embedding_norm"),
+    linear("git.encoder.layer.{}.attention.self.query", "layers.{}.self_attention.query"),
+    linear("git.encoder.layer.{}.attention.self.key", "layers.{}.self_attention.key"),
+    linear("git.encoder.layer.{}.attention.self.value", "layers.{}.self_attention.value"),
+    linear("git.encoder.layer.{}.attention.output.dense", "layers.{}.self_attention.out"),
+    norm("git.encoder.layer.{}.attention.output.LayerNorm", "layers.{}.self_norm"),
+    linear("git.encoder.layer.{}.intermediate.dense", "layers.{}.mlp.up"),
+    linear("git.encoder.layer.{}.output.dense", "layers.{}.mlp.down"),
+    norm("git.encoder.layer.{}.output.LayerNorm", "layers.{}.mlp_norm"),
+    Rule("output.weight", ("kernel",), axes=(1, 0)),
+    Rule("output.bias", ("bias",)),
+)

@@ -1,0 +1,95 @@
+"""GIT, whose picture and text are one sequence."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from captax.models.record import observe
+from golden.case import Case, Inputs, Outputs, pixels, random_pixels, random_tokens
+from golden.families import clip
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+SMALL = {
+    "hidden_size": 18,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 36,
+    "vocab_size": 40,
+    "max_position_embeddings": 20,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "vision_config": {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 40,
+        "image_size": 32,
+        "patch_size": 8,
+    },
+}
+
+
+def _git(full: bool) -> Any:
+    from transformers import GitConfig, GitForCausalLM
+
+    return GitForCausalLM(GitConfig(**NO_DROPOUT, **({} if full else SMALL)))
+
+
+def _tied(full: bool) -> Any:
+    """Its output layer is the word embedding."""
+    from transformers import GitConfig, GitForCausalLM
+
+    config = GitConfig(**NO_DROPOUT, **({} if full else SMALL), tie_word_embeddings=True)
+    return GitForCausalLM(config)
+
+
+def _inputs(full: bool) -> Inputs:
+    side = 224 if full else 32
+    return {"input_ids": _tokens(full), "pixel_values": random_pixels(2, 3, side, side)}
+
+
+def _other_size(full: bool) -> Inputs:
+    height, width = (320, 160) if full else (44, 24)  # rows and columns, more and fewer
+    return {"input_ids": _tokens(full), "pixel_values": random_pixels(2, 3, height, width)}
+
+
+def _tokens(full: bool) -> Any:
+    return random_tokens(30522 if full else 40, 2, 7)
+
+
+def _ask(model: Any, tensors: dict[str, Any]) -> Any:
+    """The logits after each token of the text; those after picture tokens mean nothing."""
+    output = model(**tensors, **clip.STATES, interpolate_pos_encoding=True)
+    encoder = model.git.image_encoder(
+        tensors["pixel_values"], **clip.STATES, interpolate_pos_encoding=True
+    )
+    return {
+        "logits": output.logits[:, -tensors["input_ids"].shape[1] :],
+        "hidden_states": output.hidden_states,
+        "attentions": output.attentions,
+        "encoder_hidden_states": encoder.hidden_states,
+        "encoder_attentions": encoder.attentions,
+    }
+
+
+def _run(model: Any, inputs: Inputs) -> Outputs:
+    tokens = inputs["input_ids"]
+    logits, seen = observe(model, pixels(inputs), tokens)
+    hidden_states, attentions = (
+        zip(seen[f"decoder.picture.{name}"], seen[f"decoder.{name}"], strict=True)
+        for name in ("hidden_states", "attentions")
+    )
+    unseen = ((0, 0), (0, 0), (0, 0), (0, tokens.shape[1]))  # by the picture: the text
+    return {
+        "logits": logits,
+        "hidden_states": [jnp.concatenate(pair, 1) for pair in hidden_states],
+        "attentions": [jnp.concatenate([jnp.pad(a, unseen), b], 2) for a, b in attentions],
+        "encoder_hidden_states": seen["encoder.hidden_states"],
+        "encoder_attentions": seen["encoder.attentions"],
+    }
+
+
+CASES = [
+    Case("git", _git, _inputs, _run, _ask),
+    Case("git-other-size", _tied, _other_size, _run, _ask),
+]
