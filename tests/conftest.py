@@ -1,7 +1,9 @@
 """Shapes are enforced in every test: the hook must come before captax is first imported."""
 
+import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,3 +132,45 @@ def tiny_captioner(make_model: Callable[..., Any], tiny_tokenizer: "Tokenizer") 
         tiny_tokenizer,
         GenerationConfig(num_beams=3, max_new_tokens=8),
     )
+
+
+@pytest.fixture(scope="session")
+def checkpoint(
+    tiny_tokenizer: "Tokenizer", tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """`checkpoint(name)`: a golden checkpoint, with a tokenizer and a processor beside it."""
+    from captax.images import ImageProcessor
+    from golden.families import CASES
+
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            directory = tmp_path_factory.mktemp(name) / name
+            shutil.copytree(CASES[name].stored, directory)
+            tiny_tokenizer.save(directory)
+            config = ImageProcessor(size=(32, 32)).to_config()
+            (directory / "preprocessor_config.json").write_text(json.dumps(config))
+            made[name] = directory
+        return made[name]
+
+    return make
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A fake Hugging Face hub, which the library talks to instead of the real one."""
+    from huggingface_hub import constants
+
+    from fake_hub import serve
+
+    with serve() as fake:
+        for variable in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE"):
+            monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("HF_ENDPOINT", fake.url)
+        # Read by the library when it was imported: the token of whoever runs the tests.
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
+        # Uploads go by the hub's own store, which the fake has not, wherever hf_xet is installed.
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        yield fake

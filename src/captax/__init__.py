@@ -9,12 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from captax.assembly import from_pretrained_halves
     from captax.captioner import Caption, Captioner
+    from captax.classifier import Classification, Classifier
     from captax.errors import CaptaxError
     from captax.evaluation import evaluate
     from captax.generation import GenerationConfig
     from captax.generator import Generated
     from captax.loading import load, load_model
+    from captax.matcher import Matcher
+    from captax.sharing import push
     from captax.text_generator import TextGenerator
     from captax.training.loop import train
     from captax.training.recipe import load_recipe
@@ -23,13 +27,18 @@ __all__ = [
     "CaptaxError",
     "Caption",
     "Captioner",
+    "Classification",
+    "Classifier",
     "Generated",
     "GenerationConfig",
+    "Matcher",
     "TextGenerator",
     "evaluate",
+    "from_pretrained_halves",
     "load",
     "load_model",
     "load_recipe",
+    "push",
     "train",
 ]
 
@@ -38,10 +47,15 @@ _HOME = {
     "Caption": "captax.captioner",
     "Captioner": "captax.captioner",
     "CaptaxError": "captax.errors",
+    "Classification": "captax.classifier",
+    "Classifier": "captax.classifier",
     "Generated": "captax.generator",
     "GenerationConfig": "captax.generation",
+    "Matcher": "captax.matcher",
     "TextGenerator": "captax.text_generator",
     "evaluate": "captax.evaluation",
+    "from_pretrained_halves": "captax.assembly",
+    "push": "captax.sharing",
     "load": "captax.loading",
     "load_model": "captax.loading",
     "load_recipe": "captax.training.recipe",

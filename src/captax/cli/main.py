@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from captax.cli import caption, convert, evaluate, info, train
+from captax.cli import assemble, caption, classify, convert, evaluate, generate, info, push, train
 from captax.errors import CaptaxError
 
 WRONG_USE = 2
@@ -19,9 +19,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("caption")(caption.caption)
+app.command("classify")(classify.classify)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("generate")(generate.generate)
+app.command("assemble")(assemble.assemble)
 app.command("convert")(convert.convert)
+app.command("push")(push.push)
 app.command("info")(info.info)
 
 

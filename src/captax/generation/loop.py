@@ -23,9 +23,9 @@ class Sequences:
     `lengths ** length_penalty`. Arrays of JAX, or of NumPy once fetched from the device.
     """
 
-    tokens: Int[Any, "batch beams time"]
-    lengths: Int[Any, "batch beams"]
-    scores: Float[Any, "batch beams"]
+    tokens: Int[Any, "*batch beams time"]
+    lengths: Int[Any, "*batch beams"]
+    scores: Float[Any, "*batch beams"]
 
 
 @runtime_checkable
@@ -33,7 +33,7 @@ class Captioning(Protocol):
     """What the loop asks of a model."""
 
     def begin(
-        self, features: Features, prompt: Int[Array, "batch time"], capacity: int
+        self, features: Any, prompt: Int[Array, "batch time"], capacity: int
     ) -> tuple[Float[Array, "batch vocab"], Cache]:
         """Logits after the prompt, and the cache."""
 
@@ -45,7 +45,7 @@ class Captioning(Protocol):
 
 def generate(
     model: Captioning,
-    features: Features,
+    features: Features | None,
     prompt: Int[Array, "batch time"],
     strategy: Strategy,
     *,

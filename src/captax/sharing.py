@@ -1,0 +1,79 @@
+"""Checkpoints for others: written with a model card, put on the hub."""
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from captax.checkpoints import hub
+from captax.checkpoints.directory import CONFIG, read_json
+from captax.files import write_text
+
+CARD = "README.md"
+TASKS = {
+    "vision-encoder-decoder": "image-to-text",
+    "captax-encoder-decoder": "image-to-text",
+    "git": "image-to-text",
+    "blip": "image-to-text",
+    "encoder-decoder": "text-generation",
+    "gpt2": "text-generation",
+    "clip": "zero-shot-image-classification",
+}
+USES = {
+    "image-to-text": 'captax.load("{name}").caption("photo.jpg")',
+    "image-classification": 'captax.load("{name}").classify("photo.jpg")',
+    "zero-shot-image-classification": 'captax.load("{name}").match("x.jpg", ["a dog", "a cat"])',
+    "text-generation": 'captax.load("{name}").generate("Some text.")',
+}
+
+
+def push(
+    directory: str | PathLike[str],
+    name: str,
+    *,
+    token: str | None = None,
+    private: bool = False,
+    message: str = "Upload with captax",
+) -> str:
+    """Put a checkpoint directory on the hub as `name` (`org/name`) in one commit; its URL.
+
+    A directory without a model card gets a short one first, to be filled in. Raises `HubError` as
+    `checkpoints.hub.push` does.
+    """
+    directory = Path(directory)
+    if (directory / CONFIG).is_file() and not (directory / CARD).is_file():
+        write_text(directory / CARD, model_card(read_json(directory / CONFIG), name))
+    return hub.push(directory, name, token=token, private=private, message=message)
+
+
+def model_card(config: dict[str, Any], name: str) -> str:
+    """A card that says what the model is and how it is used, and asks for what only people know."""
+    kind = str(config.get("model_type", ""))
+    task = "image-classification" if config.get("id2label") else TASKS.get(kind)
+    halves = [config[half].get("model_type") for half in ("encoder", "decoder") if half in config]
+    made_of = f" ({' + '.join(halves)})" if halves else ""
+    head = [
+        "library_name: transformers" if not kind.startswith("captax") else "library_name: captax"
+    ]
+    head += [f"pipeline_tag: {task}"] if task else []
+    use = USES.get(task or "", 'captax.load_model("{name}")').format(name=name)
+    return f"""---
+{chr(10).join(head)}
+tags: [captax, jax]
+---
+
+# {name.split("/")[-1]}
+
+A `{kind}` model{made_of}, saved by [captax](https://pypi.org/project/captax/).
+
+## Use
+
+```python
+import captax
+
+print({use})
+```
+
+## Training data, scores and limits
+
+Not said yet: what was it trained on, how well does it do, and what is it not good for?
+"""

@@ -1,0 +1,73 @@
+"""Pictures through a compiled program as they come, decoded in threads while it works."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from os import PathLike
+from typing import Any, cast
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from captax.data import load_images
+from captax.generator import padded
+from captax.images import ImageError, ImageProcessor, ImageSource
+
+
+def stream_pictures(
+    images: Iterable[ImageSource],
+    processor: ImageProcessor,
+    compute: Callable[[Float[np.ndarray, "batch height width 3"]], Any],
+    *,
+    batch_size: int,
+) -> Iterator[Any]:
+    """What `compute` says of each picture, in order; the error in place of one that is broken.
+
+    `compute` takes batches, filled up to one of a few sizes, and gives a tree of arrays with a row
+    a picture, without waiting for the device: it works while the next batch is read. Of that tree
+    the rows are yielded, as NumPy's, or an `ImageError`.
+    """
+    pictures = load_images(images, processor, threads=2, ahead=3 * batch_size)
+    waiting: list[tuple[list[np.ndarray | ImageError], Any]] = []
+    for batch in _batches(pictures, batch_size):
+        good = [pixels for pixels in batch if not isinstance(pixels, ImageError)]
+        waiting.append((batch, compute(_filled(good, batch_size)) if good else None))
+        if len(waiting) > 1:
+            yield from _rows(*waiting.pop(0))
+    for batch, found in waiting:
+        yield from _rows(batch, found)
+
+
+def several(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
+    """Pictures given one alone or in a sequence, as a sequence."""
+    one = isinstance(images, str | bytes | PathLike | Image.Image)
+    one = one or (isinstance(images, np.ndarray) and images.ndim < 4)
+    return cast("Sequence[ImageSource]", [images] if one else images)
+
+
+def _rows(batch: list[np.ndarray | ImageError], found: Any) -> Iterator[Any]:
+    arrays = jax.device_get(found)
+    row = 0
+    for pixels in batch:
+        if isinstance(pixels, ImageError):
+            yield pixels
+        else:
+            yield jax.tree.map(lambda array, row=row: array[row], arrays)
+            row += 1
+
+
+def _filled(good: list[np.ndarray], batch_size: int) -> Float[np.ndarray, "batch height width 3"]:
+    filled = np.zeros((padded(len(good), batch_size), *good[0].shape), np.float32)
+    filled[: len(good)] = good
+    return filled
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

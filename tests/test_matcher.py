@@ -1,0 +1,66 @@
+"""Which text fits which picture."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import captax
+from captax.images import ImageError
+from captax.matcher import Matcher
+from captax.models.encoders import Text
+
+TEXTS = ["a red square", "the yellow tile is under a white one", "three"]
+
+
+@pytest.fixture(scope="module")
+def matcher(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Matcher:
+    path = shutil.copytree(checkpoint("clip"), tmp_path_factory.mktemp("clip") / "clip")
+    config = json.loads((path / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 2  # the tokenizer's, not the golden inputs'
+    (path / "config.json").write_text(json.dumps(config))
+    return captax.load(path)
+
+
+def test_probabilities_are_those_of_the_models_logits(matcher: Matcher, examples: Path) -> None:
+    pictures = sorted(examples.glob("*.jpg"))[:3]
+    found = matcher.match(pictures, TEXTS)
+    logits = np.zeros((3, 3))
+    for j, text in enumerate(TEXTS):  # alone, unpadded
+        tokens = jnp.array(matcher.tokenizer.encode([text]))
+        pixels = jnp.array(matcher.processor(pictures))
+        whole, _ = matcher.model(pixels, Text(tokens, jnp.ones(tokens.shape, bool)))
+        logits[:, j] = whole[:, 0]
+    odds = np.exp(logits)
+    np.testing.assert_allclose(found, odds / odds.sum(1, keepdims=True), atol=1e-5)
+    assert np.ptp(found) > 0.01
+
+
+def test_embeddings_have_length_one_and_do_not_depend_on_the_batch(
+    matcher: Matcher, examples: Path
+) -> None:
+    pictures = sorted(examples.glob("*.jpg"))[:3]
+    together = matcher.embed_images(pictures, batch_size=2)
+    np.testing.assert_allclose(together[2:], matcher.embed_images(pictures[2]), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, rtol=1e-5)
+    texts = matcher.embed_texts(TEXTS, batch_size=2)
+    np.testing.assert_allclose(texts[1:2], matcher.embed_texts([TEXTS[1]]), atol=1e-5)
+
+
+def test_saved_and_loaded_it_says_the_same(
+    matcher: Matcher, examples: Path, tmp_path: Path
+) -> None:
+    matcher.save(tmp_path / "saved")
+    again = captax.load(tmp_path / "saved")
+    picture = examples / "cat.jpg"
+    np.testing.assert_array_equal(again.match(picture, TEXTS), matcher.match(picture, TEXTS))
+
+
+def test_a_broken_picture_is_an_error(matcher: Matcher, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"x\.jpg"):
+        matcher.embed_images([tmp_path / "x.jpg"])

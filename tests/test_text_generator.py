@@ -1,0 +1,46 @@
+"""Text from text."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import captax
+from captax.text_generator import TextGenerator
+
+
+@pytest.fixture(scope="module")
+def continuer(checkpoint: Callable[[str], Path]) -> TextGenerator:
+    return captax.load(checkpoint("gpt2"))
+
+
+TEXTS = ("a red square", "the yellow tile is under", "three", "a blue tile")
+
+
+def test_a_language_model_goes_on_from_its_prompt(continuer: TextGenerator) -> None:
+    """Greedily, as by hand, whatever the other prompts of the batch."""
+    found = continuer.generate(TEXTS, num_beams=1, max_new_tokens=4)
+    for text, generated in zip(TEXTS, found, strict=True):
+        tokens = prompt = continuer.tokenizer.encode_plain([text])[0]
+        total = 0.0
+        for _ in range(4):
+            logits = continuer.model(None, jnp.array([tokens]))[0, -1]
+            logprobs = np.asarray(logits - jnp.log(jnp.exp(logits).sum()))
+            tokens = [*tokens, int(logprobs.argmax())]
+            total += float(logprobs.max())
+            if tokens[-1] == continuer.generation.eos_token_id:
+                break
+        new = tokens[len(prompt) :]
+        assert generated.tokens == tuple(new)
+        assert generated.score == pytest.approx(total / len(new), abs=1e-4)
+        assert generated.text.startswith(continuer.decode([prompt])[0])
+
+
+def test_one_text_may_be_given_alone_or_be_empty(continuer: TextGenerator) -> None:
+    alone = continuer.generate("three", num_beams=2, max_new_tokens=3)
+    assert alone == continuer.generate(["three"], num_beams=2, max_new_tokens=3)
+    assert continuer.generate([]) == []
+
+    assert len(continuer.generate([""], max_new_tokens=3)[0].tokens) <= 3
