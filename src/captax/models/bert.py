@@ -220,11 +220,8 @@ class BertDecoder(TextDecoder):
 
 # Fields that transformers' config does not have.
 OURS = ("pooler", "lone_bias")
-RULES = table(
-    Rule(WORDS, ("embeddings.words",)),
-    Rule("embeddings.position_embeddings.weight", ("embeddings.positions",)),
-    Rule("embeddings.token_type_embeddings.weight", ("embeddings.types",)),
-    norm("embeddings.LayerNorm", "embeddings.norm"),
+# What BLIP and GIT name so too.
+LAYER_RULES = table(
     *(
         table(
             linear(f"encoder.layer.{{}}.{theirs}.self.query", f"layers.{{}}.{ours}.query"),
@@ -242,6 +239,13 @@ RULES = table(
     linear("encoder.layer.{}.intermediate.dense", "layers.{}.mlp.up"),
     linear("encoder.layer.{}.output.dense", "layers.{}.mlp.down"),
     norm("encoder.layer.{}.output.LayerNorm", "layers.{}.mlp_norm"),
+)
+RULES = table(
+    Rule(WORDS, ("embeddings.words",)),
+    Rule("embeddings.position_embeddings.weight", ("embeddings.positions",)),
+    Rule("embeddings.token_type_embeddings.weight", ("embeddings.types",)),
+    norm("embeddings.LayerNorm", "embeddings.norm"),
+    LAYER_RULES,
     linear("pooler.dense", "pooler"),
 )
 HEAD_RULES = table(

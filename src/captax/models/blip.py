@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from captax.models.bert import LAYER_RULES
 from captax.models.config import ConfigError, ModelConfig, Roles
 from captax.models.decoders import LanguageHead, TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
-from captax.models.encoders import Features, VisionEncoder
+from captax.models.encoders import PatchEncoder
 from captax.models.layers import (
     Dropout,
     EncoderLayer,
@@ -196,7 +197,7 @@ def _half(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return half
 
 
-class BlipVision(VisionEncoder):
+class BlipVision(PatchEncoder):
     """Picture in, a class token and a grid of visual tokens out."""
 
     def __init__(self, config: BlipVisionConfig, *, rngs: nnx.Rngs | None):
@@ -210,23 +211,9 @@ class BlipVision(VisionEncoder):
         )
         self.norm = FinalNorm(width, rngs=rngs, epsilon=config.layer_norm_eps)
 
-    @property
-    def image_size(self) -> tuple[int, int]:
-        return self.config.image_size, self.config.image_size
-
-    @property
-    def features_width(self) -> int:
-        return self.config.hidden_size
-
     def parts(self) -> list[Callable[[Array], Array]]:
         """Embeddings, layers, norm."""
         return [self.embeddings, *self.layers, self.norm]
-
-    def features(
-        self, x: Float[Array, "batch patches width"], image_size: tuple[int, int]
-    ) -> Features:
-        patch = self.config.patch_size
-        return Features(tokens=x, grid=(image_size[0] // patch, image_size[1] // patch), lead=1)
 
 
 class BlipText(TextDecoder):
@@ -287,23 +274,7 @@ TEXT_RULES = table(
     Rule(EMBEDDING, ("embedding",)),
     Rule("bert.embeddings.position_embeddings.weight", ("positions",)),
     norm("bert.embeddings.LayerNorm", "norm"),
-    *(
-        table(
-            linear(f"bert.encoder.layer.{{}}.{theirs}.self.query", f"layers.{{}}.{ours}.query"),
-            linear(f"bert.encoder.layer.{{}}.{theirs}.self.key", f"layers.{{}}.{ours}.key"),
-            linear(f"bert.encoder.layer.{{}}.{theirs}.self.value", f"layers.{{}}.{ours}.value"),
-            linear(f"bert.encoder.layer.{{}}.{theirs}.output.dense", f"layers.{{}}.{ours}.out"),
-        )
-        for theirs, ours in (
-            ("attention", "self_attention"),
-            ("crossattention", "cross_attention"),
-        )
-    ),
-    norm("bert.encoder.layer.{}.attention.output.LayerNorm", "layers.{}.self_norm"),
-    norm("bert.encoder.layer.{}.crossattention.output.LayerNorm", "layers.{}.cross_norm"),
-    linear("bert.encoder.layer.{}.intermediate.dense", "layers.{}.mlp.up"),
-    linear("bert.encoder.layer.{}.output.dense", "layers.{}.mlp.down"),
-    norm("bert.encoder.layer.{}.output.LayerNorm", "layers.{}.mlp_norm"),
+    Layout(LAYER_RULES).within("bert.", "").rules,
     linear(f"{HEAD}.transform.dense", "head.dense"),
     norm(f"{HEAD}.transform.LayerNorm", "head.norm"),
     Rule(f"{HEAD}.bias", ("head.bias",)),

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from captax.models.config import ConfigError, ModelConfig
 from captax.models.decoders import LengthError
-from captax.models.encoders import Features, Text, TextEncoder, VisionEncoder
+from captax.models.encoders import Features, PatchEncoder, Text, TextEncoder
 from captax.models.layers import (
     EncoderLayer,
     FinalNorm,
@@ -192,7 +192,7 @@ class ClipConfig(ModelConfig):
         return Clip(self, rngs=rngs)
 
 
-class ClipVision(VisionEncoder):
+class ClipVision(PatchEncoder):
     """Picture in, CLS and a grid of visual tokens out."""
 
     def __init__(self, config: VisionTowerConfig, *, rngs: nnx.Rngs | None):
@@ -210,14 +210,6 @@ class ClipVision(VisionEncoder):
         kind = FinalNorm if config.final_norm else LayerNorm
         self.norm = kind(width, rngs=rngs, epsilon=epsilon)
 
-    @property
-    def image_size(self) -> tuple[int, int]:
-        return self.config.image_size, self.config.image_size
-
-    @property
-    def features_width(self) -> int:
-        return self.config.hidden_size
-
     def parts(self) -> list[Callable[[Array], Array]]:
         """Embeddings, norm, layers, and a norm if it is of all tokens."""
         last = [self.norm] if self.config.final_norm else []
@@ -228,8 +220,7 @@ class ClipVision(VisionEncoder):
     ) -> Features:
         if not self.config.final_norm:
             record("hidden_states", x)
-        patch = self.config.patch_size
-        return Features(x, grid=(image_size[0] // patch, image_size[1] // patch), lead=1)
+        return super().features(x, image_size)
 
     def pool(self, features: Features) -> Float[Array, "batch width"]:
         """One vector a picture: its CLS token, normed."""

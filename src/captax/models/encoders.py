@@ -82,6 +82,25 @@ class VisionEncoder(nnx.Module):
         return self.suffix(pixels, 0, (height, width))
 
 
+class PatchEncoder(VisionEncoder):
+    """A vision transformer: square patches and tokens that lead them, of one width throughout."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        side = self.config.image_size
+        return side if isinstance(side, tuple) else (side, side)
+
+    @property
+    def features_width(self) -> int:
+        return self.config.hidden_size
+
+    def features(
+        self, x: Float[Array, "batch patches width"], image_size: tuple[int, int]
+    ) -> Features:
+        rows, columns = (side // self.config.patch_size for side in image_size)
+        return Features(tokens=x, grid=(rows, columns), lead=x.shape[1] - rows * columns)
+
+
 class TextEncoder(nnx.Module):
     """Reads whole texts."""
 

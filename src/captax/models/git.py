@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from captax.models.bert import LAYER_RULES
 from captax.models.clip import VisionTowerConfig
 from captax.models.config import ConfigError, ModelConfig, Roles
 from captax.models.decoders import TextDecoder
@@ -175,14 +176,7 @@ RULES = table(
     Rule("git.embeddings.word_embeddings.weight", ("embedding",)),
     Rule("git.embeddings.position_embeddings.weight", ("positions",)),
     norm("git.embeddings.LayerNorm", "embedding_norm"),
-    linear("git.encoder.layer.{}.attention.self.query", "layers.{}.self_attention.query"),
-    linear("git.encoder.layer.{}.attention.self.key", "layers.{}.self_attention.key"),
-    linear("git.encoder.layer.{}.attention.self.value", "layers.{}.self_attention.value"),
-    linear("git.encoder.layer.{}.attention.output.dense", "layers.{}.self_attention.out"),
-    norm("git.encoder.layer.{}.attention.output.LayerNorm", "layers.{}.self_norm"),
-    linear("git.encoder.layer.{}.intermediate.dense", "layers.{}.mlp.up"),
-    linear("git.encoder.layer.{}.output.dense", "layers.{}.mlp.down"),
-    norm("git.encoder.layer.{}.output.LayerNorm", "layers.{}.mlp_norm"),
+    Layout(LAYER_RULES).within("git.", "").rules,
     Rule("output.weight", ("kernel",), axes=(1, 0)),
     Rule("output.bias", ("bias",)),
 )

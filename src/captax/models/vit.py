@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from captax.models.config import ModelConfig, labels_of, write_labels
-from captax.models.encoders import Features, VisionEncoder
+from captax.models.encoders import PatchEncoder
 from captax.models.layers import EncoderLayer, FinalNorm, LayerConfig, Linear, PatchEmbedding
 from captax.models.layout import Layout, Rule, conv2d, linear, norm, table
 
@@ -121,7 +121,7 @@ class DeiTConfig(ViTConfig):
     lead: ClassVar[int] = 2
 
 
-class ViT(VisionEncoder):
+class ViT(PatchEncoder):
     """Picture in, CLS and a grid of visual tokens out; with labels, also a classifier."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs | None):
@@ -145,24 +145,9 @@ class ViT(VisionEncoder):
         if config.labels:
             self.classifier = Linear(width, len(config.labels), rngs=rngs, std=std)
 
-    @property
-    def image_size(self) -> tuple[int, int]:
-        return self.config.picture
-
-    @property
-    def features_width(self) -> int:
-        return self.config.hidden_size
-
     def parts(self) -> list[Callable[[Array], Array]]:
         """Embeddings, layers, norm."""
         return [self.embeddings, *self.layers, self.norm]
-
-    def features(
-        self, x: Float[Array, "batch patches width"], image_size: tuple[int, int]
-    ) -> Features:
-        patch = self.config.patch_size
-        grid = (image_size[0] // patch, image_size[1] // patch)
-        return Features(tokens=x, grid=grid, lead=self.config.lead)
 
     def classify(
         self, pixels: Float[Array, "batch height width 3"]
