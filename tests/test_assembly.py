@@ -13,6 +13,7 @@ import captax
 from captax.assembly import from_pretrained_halves
 from captax.captioner import Captioner
 from captax.checkpoints.state import CheckpointError, parameters
+from captax.models.config import ConfigError
 from captax.models.transformer import TransformerDecoderConfig
 from captax.text import Tokenizer
 
@@ -108,9 +109,9 @@ def test_halves_of_different_widths_get_a_projection(
 
 
 def test_what_is_no_such_half_is_refused(checkpoint: Checkpoint) -> None:
-    with pytest.raises(CheckpointError, match=r"gpt2: holds a GPT2, which is no encoder"):
+    with pytest.raises(ConfigError, match=r"config\.json: gpt2 is no encoder"):
         from_pretrained_halves(checkpoint("gpt2"), checkpoint("gpt2"))
-    with pytest.raises(CheckpointError, match=r"vit: holds a ViT, which is no decoder"):
+    with pytest.raises(ConfigError, match=r"config\.json: vit is no text decoder"):
         from_pretrained_halves(checkpoint("vit"), checkpoint("vit"))
 
 

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from captax.assembly import from_pretrained_halves
+    from captax.assembly import classifier_for, from_pretrained_halves
     from captax.captioner import Caption, Captioner
     from captax.classifier import Classification, Classifier
     from captax.errors import CaptaxError
@@ -33,6 +33,7 @@ __all__ = [
     "GenerationConfig",
     "Matcher",
     "TextGenerator",
+    "classifier_for",
     "evaluate",
     "from_pretrained_halves",
     "load",
@@ -54,6 +55,7 @@ _HOME = {
     "Matcher": "captax.matcher",
     "TextGenerator": "captax.text_generator",
     "evaluate": "captax.evaluation",
+    "classifier_for": "captax.assembly",
     "from_pretrained_halves": "captax.assembly",
     "push": "captax.sharing",
     "load": "captax.loading",

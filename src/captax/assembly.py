@@ -1,5 +1,6 @@
-"""Captioners and text-to-text models assembled from pretrained halves."""
+"""New models on pretrained parts: two halves made one, or another head."""
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
@@ -7,19 +8,19 @@ from flax import nnx
 
 from captax.captioner import Captioner
 from captax.checkpoints import hub
-from captax.checkpoints.directory import load_half
+from captax.checkpoints.directory import load_for_labels, load_half
+from captax.classifier import Classifier
 from captax.errors import CheckpointError
 from captax.generation import GenerationConfig
 from captax.images import ImageProcessor
 from captax.models.config import ModelConfig
-from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import (
     EncoderDecoder,
     EncoderDecoderConfig,
     TextEncoderDecoderConfig,
     VisionEncoderDecoderConfig,
 )
-from captax.models.encoders import TextEncoder, VisionEncoder
+from captax.models.encoders import TextEncoder
 from captax.text import Tokenizer
 from captax.text_generator import TextGenerator
 
@@ -52,8 +53,6 @@ def from_pretrained_halves(
     rngs = nnx.Rngs(seed)
     source = hub.fetch(encoder, token=token, offline=offline)
     first = load_half(source, "encoder", rngs=rngs, dtype=dtype)
-    if not isinstance(first, VisionEncoder | TextEncoder):
-        raise CheckpointError(f"{encoder}: holds a {type(first).__name__}, which is no encoder")
     if isinstance(decoder, ModelConfig):
         if tokenizer is None:
             raise CheckpointError("a new decoder speaks no language yet: give its tokenizer")
@@ -62,9 +61,6 @@ def from_pretrained_halves(
         target = hub.fetch(decoder, token=token, offline=offline)
         second = load_half(target, "decoder", rngs=rngs, dtype=dtype)
         tokenizer = tokenizer or Tokenizer.load(target)
-    if not isinstance(second, TextDecoder):
-        raise CheckpointError(f"{decoder}: holds a {type(second).__name__}, which is no decoder")
-
     roles = second.config.roles()
     start = tokenizer.start_id if roles.start is None else roles.start
     eos = tokenizer.eos_id if roles.eos is None else roles.eos
@@ -78,6 +74,24 @@ def from_pretrained_halves(
     if isinstance(first, TextEncoder):
         return TextGenerator(model, tokenizer, generation, source_tokenizer=Tokenizer.load(source))
     return Captioner(model, ImageProcessor.load(source), tokenizer, generation)
+
+
+def classifier_for(
+    name: Name,
+    labels: Sequence[str],
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    token: str | None = None,
+    offline: bool = False,
+) -> Classifier:
+    """A classifier of new `labels` on a pretrained ViT or ResNet, to be fine-tuned.
+
+    The head is new, initialised as the family's heads are, whether the checkpoint has one or not.
+    """
+    directory = hub.fetch(name, token=token, offline=offline)
+    model = load_for_labels(directory, labels, rngs=nnx.Rngs(seed), dtype=dtype)
+    return Classifier(model, ImageProcessor.load(directory))
 
 
 def _config(

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from captax.checkpoints import hub
-from captax.checkpoints.directory import load_model, save_model, write_directory
+from captax.checkpoints.directory import save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
-from captax.errors import CaptaxError, CheckpointError
+from captax.errors import CaptaxError
 from captax.images import ImageError, ImageProcessor, ImageSource
 from captax.images.processor import PREPROCESSOR
 from captax.models.layers import map_pictures
 from captax.streaming import several, stream_pictures
 
 CARD = "README.md"
-HEAD = "classifier."  # of the names of parameters
 
 
 class LabelError(CaptaxError):
@@ -63,7 +60,7 @@ class Classifier:
             raise LabelError(f"{type(model).__name__} has no classifier head; give one that has")
         if labels and len(labels) != count:
             raise LabelError(
-                f"{len(labels)} labels for a model of {count}; `with_labels` makes a new head"
+                f"{len(labels)} labels for a model of {count}; `classifier_for` makes a new head"
             )
         if labels:
             model = nnx.merge(*nnx.split(model))  # the caller's keeps its own config
@@ -80,24 +77,6 @@ class Classifier:
             return jax.nn.softmax(logits.astype(jnp.float32))
 
         self._program = jax.jit(program)
-
-    @classmethod
-    def load(
-        cls,
-        name: str | PathLike[str],
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        offline: bool = False,
-        dtype: str = "float32",
-    ) -> "Classifier":
-        """Load a checkpoint directory, or what the hub has by that name; see `captax.load`."""
-        directory = hub.fetch(name, revision=revision, token=token, offline=offline)
-        model = load_model(directory, dtype=dtype)
-        if not getattr(getattr(model, "config", None), "labels", ()):
-            kind = type(model).__name__
-            raise CheckpointError(f"{name}: holds a {kind} without a classifier head")
-        return cls(model, ImageProcessor.load(directory))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -141,22 +120,6 @@ class Classifier:
         order = np.argsort(-probabilities, kind="stable")[:top]
         best = tuple(Candidate(self.labels[i], float(probabilities[i])) for i in order)
         return Classification(best[0].label, best[0].probability, best)
-
-    def with_labels(self, labels: Sequence[str], rngs: nnx.Rngs) -> "Classifier":
-        """The same model with a new head for `labels`, which begins as the family's heads do."""
-        if not labels:
-            raise LabelError("no labels were given; a classifier needs at least one")
-        config = dataclasses.replace(self.model.config, labels=tuple(labels))
-        kept = {k: v for k, v in self._parameters.items() if not k.startswith(HEAD)}
-        dtype = next(iter(kept.values())).dtype
-
-        @jax.jit  # by which nothing but the head is ever computed
-        def head(key: Array) -> dict[str, Array]:
-            fresh = parameters(config.build(rngs=nnx.Rngs(key)))
-            return {k: v.astype(dtype) for k, v in fresh.items() if k.startswith(HEAD)}
-
-        model = rebuilder(config.build())({**kept, **head(rngs.params())})
-        return Classifier(model, self.processor)
 
     def save(self, directory: str | Path, *, dtype: str = "float32", card: str = "") -> None:
         """Write a checkpoint directory that `load` and transformers read, replacing what is there.

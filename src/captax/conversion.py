@@ -1,5 +1,6 @@
 """Checkpoints of any layout into the one that captax and transformers share."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,11 +11,22 @@ from captax.checkpoints import hub
 from captax.checkpoints.directory import CONFIG, load_model, save_model, write_directory
 from captax.checkpoints.efficientnet_lite import load_efficientnet_lite
 from captax.checkpoints.torchvision import load_resnet
+from captax.images import ImageProcessor
+from captax.images.processor import PREPROCESSOR
 
 EFFICIENTNET = re.compile(r"efficientnet-lite([0-4])")
 # What says something of a model besides its config and weights.
 COMPANIONS = ("*.json", "*.txt", "*.bpe", "*.md")
 WEIGHT_INDEX = "*.index.json"
+# How torchvision evaluates its first ResNet weights (`ResNet50_Weights.IMAGENET1K_V1`).
+TORCHVISION = ImageProcessor(
+    size=(224, 224),
+    resize="shortest_edge",
+    resize_to=256,
+    resample="bilinear",
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
 
 
 def convert(
@@ -32,11 +44,12 @@ def convert(
     Tokenizer, processor and other companions are copied as they are.
     """
     companions: list[Path] = []
+    processor: ImageProcessor | None = None
     model: nnx.Module
     if match := EFFICIENTNET.fullmatch(source):
         model = load_efficientnet_lite(int(match[1]), classifier=True)
     elif Path(source).is_file():
-        model = load_resnet(Path(source))
+        model, processor = load_resnet(Path(source)), TORCHVISION
     else:
         directory = hub.fetch(source, revision=revision, offline=offline)
         model = load_model(directory)
@@ -48,5 +61,8 @@ def convert(
         save_model(folder, model, dtype=dtype)
         for path in companions:
             shutil.copyfile(path, folder / path.name)
+        if processor is not None:
+            config = json.dumps(processor.to_config(), indent=2)
+            (folder / PREPROCESSOR).write_text(config + "\n")
 
     write_directory(out, write)

@@ -59,8 +59,9 @@ def load(
 
     A `Captioner`, `TextGenerator`, `Classifier` or, of a CLIP, `Matcher`, as the checkpoint is;
     without a name, the captioner that is built in. `revision` is a branch, tag or commit on the
-    hub, `token` gives access to what is private, `offline` keeps to what was fetched before. Weights
-    are cast to `dtype`. Raises `CheckpointError` when there is none or it cannot be used alone.
+    hub, `token` gives access to what is private, `offline` keeps to what was fetched before.
+    Weights are cast to `dtype`. Raises `CheckpointError` when there is none, or none that can be
+    used alone.
     """
     if name is None:
         directory = Path(str(resources.files("captax") / "assets" / BUILT_IN))

@@ -130,7 +130,7 @@ def test_without_a_network_the_cached_copy_is_used(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert fetch("org/x") == folder
     for name, revision in (("org/y", None), ("org/x", "v1")):
-        with pytest.raises(HubError, match=r"not looking on the hub, .* and no copy of it is cached"):
+        with pytest.raises(HubError, match=r"not looking on the hub, .* no copy of it is"):
             fetch(name, revision=revision)
     assert not hub.requests
     monkeypatch.delenv("HF_HUB_OFFLINE")
@@ -214,9 +214,7 @@ def test_what_cannot_be_pushed_is_said_in_one_line(
             push(*args, **options)
         assert "\n" not in str(caught.value)
 
-    refused(
-        r"org/x: the hub does not let you write to it \(401\); give a token", folder, "org/x"
-    )
+    refused(r"org/x: the hub does not let you write to it \(401\); give a token", folder, "org/x")
     refused(r"not let you write to it \(403\); give", folder, "org/x", token="hf_reader")
     refused("not a name for a repository; give org/name", folder, "a/b/c", token=hub.writer)
     (folder / "config.json").rename(folder / "other.json")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import captax
 from captax.checkpoints.directory import load_model
 from captax.classifier import Classification, Classifier
 from captax.images import ImageProcessor
@@ -41,7 +42,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(classifier: Path, pictures: Path) -> dict[str, Classification]:
     paths = [str(pictures / name) for name in ("a b.png", "é.webp")]
-    found = Classifier.load(classifier).classify(paths, batch_size=8)
+    found = captax.load(classifier).classify(paths, batch_size=8)
     return dict(zip(paths, found, strict=True))
 
 
@@ -97,7 +98,7 @@ def test_one_label_alone(run: Run, classifier: Path, pictures: Path) -> None:
     ("arguments", "message"),
     [
         (["nowhere.jpg", "--model", "."], "nowhere.jpg: no such file or folder"),
-        (["PICTURE", "--model", "CAPTIONER"], "EncoderDecoder without a classifier head"),
+        (["PICTURE", "--model", "CAPTIONER"], "Captioner, which cannot classify"),
         (["PICTURE"], "missing option '--model'"),
         (["PICTURE", "--model", ".", "--top", "0"], "invalid value for '--top'"),
     ],

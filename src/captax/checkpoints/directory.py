@@ -1,8 +1,9 @@
 """A checkpoint directory's `config.json` and `model.safetensors`, and how to write one whole."""
 
 import json
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,17 +12,18 @@ from flax import nnx
 
 from captax.checkpoints.state import CheckpointError, export, fill
 from captax.checkpoints.weights import open_weights
+from captax.models.config import ModelConfig
 from captax.models.registry import ConfigError, model_config, read_config
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
-# What an encoder has no use for, and what a decoder did not need as long as it was no decoder.
+# Of their tensors, those of heads; of a CLIP, all that is not its vision tower.
 HEADS = (
-    r"(^|\.)(classifier|cls_classifier|distillation_classifier|lm_head|cls|pooler)\."
-    r"|^(text_model|text_projection|visual_projection)\.|^logit_scale$"  # the rest of CLIP
+    r"(^|\.)(classifier|cls_classifier|distillation_classifier|lm_head|cls)\."
+    r"|^(text_model|text_projection|visual_projection)\.|^logit_scale$"
 )
-NEW_IN_DECODERS = r"cross|(^|\.)(pooler|seq_relationship)\."
+POOLER = r"(^|\.)(pooler|seq_relationship)\."
 
 
 def save_model(directory: Path, model: nnx.Module, *, dtype: str = "float32") -> None:
@@ -62,21 +64,49 @@ def load_half(
     As an encoder it loses its head; as a decoder it gains cross-attention, if it has none, with
     initial values. Raises `CheckpointError` when another tensor does not fit.
     """
+    unread, new = (HEADS, POOLER) if role == "encoder" else (POOLER, "cross")
+
+    def turn(config: ModelConfig) -> ModelConfig:
+        return config.as_encoder() if role == "encoder" else config.as_decoder()
+
+    return _load_turned(directory, turn, unread, new, rngs, dtype)
+
+
+def load_for_labels(
+    directory: Path, labels: Sequence[str], *, rngs: nnx.Rngs, dtype: str = "float32"
+) -> Any:
+    """A checkpoint's model with a new head for `labels`, in the place of any that it has."""
+
+    def turn(config: ModelConfig) -> ModelConfig:
+        return config.as_classifier(tuple(labels))
+
+    unread = f"{HEADS}|{POOLER}"
+    return _load_turned(directory, turn, unread, r"(^|\.)classifier\.", rngs, dtype)
+
+
+def _load_turned(
+    directory: Path,
+    turn: Callable[[ModelConfig], ModelConfig],
+    unread: str,
+    new: str,
+    rngs: nnx.Rngs,
+    dtype: str,
+) -> Any:
+    """The model that `turn` makes of a checkpoint's config, filled with what still fits.
+
+    Tensors whose names match the regular expression `unread` are left out, and those that match
+    `new` may be missing: they begin as a new model's do.
+    """
     contents = read_json(directory / CONFIG)
     tensors = open_weights(directory)
     try:
-        config = read_config(contents, tensors.keys())
-        config = config.as_encoder() if role == "encoder" else config.as_decoder()
+        config = turn(read_config(contents, tensors.keys()))
     except ConfigError as error:
         raise ConfigError(f"{directory / CONFIG}: {error}") from None
-    return fill(
-        config.build(rngs=rngs),
-        tensors,
-        where=str(directory),
-        layout=config.layout(),
-        dtype=dtype,
-        optional=HEADS if role == "encoder" else NEW_IN_DECODERS,
-    )
+    kept = {name: tensor for name, tensor in tensors.items() if not re.search(unread, name)}
+    where, layout = str(directory), config.layout()
+    model = config.build(rngs=rngs)
+    return fill(model, kept, where=where, layout=layout, dtype=dtype, optional=new)
 
 
 def read_json(path: Path) -> dict[str, Any]:

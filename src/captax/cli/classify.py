@@ -25,11 +25,15 @@ def classify(
 
     from captax.classifier import Classifier
     from captax.compilation import persist_compiled_programs
+    from captax.errors import CaptaxError
     from captax.images import ImageError, find_images
+    from captax.loading import load
 
     files = find_images(paths)
     persist_compiled_programs()
-    classifier = Classifier.load(model, revision=revision, offline=offline)
+    classifier = load(model, revision=revision, offline=offline)
+    if not isinstance(classifier, Classifier):
+        raise CaptaxError(f"{model}: holds a {type(classifier).__name__}, which cannot classify")
     failed = 0
     with output(out) as writer:
         bar = tqdm(total=len(files), unit="picture", disable=not watched(out), leave=False)

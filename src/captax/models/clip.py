@@ -97,6 +97,9 @@ class VisionTowerConfig(TowerConfig):
         """Rows and columns of patches of a picture of its size."""
         return self.image_size // self.patch_size, self.image_size // self.patch_size
 
+    def as_encoder(self) -> "VisionTowerConfig":
+        return self
+
     def deviations(self) -> tuple[float, float]:
         """Initial ones of the embeddings of patches and places, and of the CLS token."""
         return self.initializer_range, self.initializer_range

@@ -94,11 +94,15 @@ class ModelConfig:
 
     def as_encoder(self) -> "ModelConfig":
         """The config of this model as the encoder of another: without a head."""
-        return self
+        raise ConfigError(f"{self.model_type} is no encoder")
 
     def as_decoder(self) -> "ModelConfig":
         """The config of this model as the decoder of another: with cross-attention."""
-        return self
+        raise ConfigError(f"{self.model_type} is no text decoder")
+
+    def as_classifier(self, labels: tuple[str, ...]) -> "ModelConfig":
+        """The config of this model with a head for `labels`."""
+        raise ConfigError(f"{self.model_type} cannot classify; vit, deit and resnet can")
 
     def build(self, *, rngs: nnx.Rngs | None = None) -> nnx.Module:
         """A new model; without `rngs`, shapes alone, for a checkpoint to fill."""

@@ -66,6 +66,9 @@ class EfficientNetLiteConfig(ModelConfig):
         side = math.ceil(self.image_size / 32)
         return side, side
 
+    def as_encoder(self) -> "EfficientNetLiteConfig":
+        return dataclasses.replace(self, num_labels=0)
+
     def build(self, *, rngs: nnx.Rngs | None = None) -> "EfficientNetLite":
         return EfficientNetLite(self, rngs=rngs)
 

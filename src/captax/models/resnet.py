@@ -51,6 +51,9 @@ class ResNetConfig(ModelConfig):
     def as_encoder(self) -> "ResNetConfig":
         return dataclasses.replace(self, labels=())
 
+    def as_classifier(self, labels: tuple[str, ...]) -> "ResNetConfig":
+        return dataclasses.replace(self, labels=labels)
+
     @classmethod
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "ResNetConfig":
         described = super().read(config, tensors)

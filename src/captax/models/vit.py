@@ -51,6 +51,9 @@ class ViTConfig(ModelConfig):
         # Nothing reads the pooler, but transformers' encoders have one and miss it.
         return dataclasses.replace(self, labels=(), pooler=True)
 
+    def as_classifier(self, labels: tuple[str, ...]) -> "ViTConfig":
+        return dataclasses.replace(self, labels=labels, pooler=False)
+
     @property
     def picture(self) -> tuple[int, int]:
         """Height and width of the pictures it was made for."""
