@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test check data parity wheel clean
+.PHONY: demo test check data parity parity-large wheel clean
 
 demo: .venv/installed  ## caption the pictures in examples/ and make a page of them
 	$(BIN)/captax caption examples --sheet demo/captions.html
@@ -20,7 +20,10 @@ data: .venv/tests  ## tests that read ../shared/data
 	$(BIN)/pytest -m data
 
 parity: .venv/parity  ## tests against PyTorch
-	$(BIN)/pytest -m parity
+	$(BIN)/pytest -m "parity and not large"
+
+parity-large: .venv/parity  ## the same at the largest sizes
+	$(BIN)/pytest -m large
 
 wheel: .venv/dev
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

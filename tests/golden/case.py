@@ -33,6 +33,8 @@ class Case:
     inputs: Callable[[bool], Inputs]
     run: Callable[[Any, Inputs], Outputs]
     ask: Callable[..., Any] | None = None
+    # Too large for every day: no small checkpoint, and compared only when asked for.
+    large: bool = False
     # The output whose gradient is compared; None where the model has no head to train.
     loss: str | None = "logits"
 

@@ -12,11 +12,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from captax.checkpoints.directory import load_model
 from golden.case import OUTPUTS, Case
 from golden.families import CASES
 from golden.torch_side import make_reference, outputs
-
-from captax.checkpoints.directory import load_model
 
 
 def make(case: Case) -> None:

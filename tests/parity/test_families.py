@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import nnx
-from golden.case import Case, assert_same
-from golden.families import CASES
 
 from captax.checkpoints.directory import load_model, save_model
 from captax.checkpoints.state import export, parameters, rebuilder
 from captax.models.registry import model_config
 from captax.models.resnet import BatchNorm
+from golden.case import Case, assert_same
+from golden.families import CASES, LARGE
 
 pytest.importorskip("transformers")
 torch_side = pytest.importorskip("golden.torch_side")
@@ -28,6 +28,16 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def test_at_the_real_size_both_compute_the_same(case: Case, tmp_path: Path) -> None:
+    _compare(case, tmp_path)
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("large", LARGE.values(), ids=lambda case: case.name)
+def test_at_a_large_size_both_compute_the_same(large: Case, tmp_path: Path) -> None:
+    _compare(large, tmp_path)
+
+
+def _compare(case: Case, tmp_path: Path) -> None:
     """As transformers saved it, and as captax saved it again, with no key too few or too many."""
     inputs = case.inputs(True)
     reference = torch_side.make_reference(case, full=True)

@@ -5,8 +5,10 @@ import pkgutil
 
 from golden.case import Case
 
-CASES: dict[str, Case] = {
-    case.name: case
+ALL: list[Case] = [
+    case
     for module in pkgutil.iter_modules(__path__, f"{__name__}.")
     for case in importlib.import_module(module.name).CASES
-}
+]
+CASES: dict[str, Case] = {case.name: case for case in ALL if not case.large}
+LARGE: dict[str, Case] = {case.name: case for case in ALL if case.large}

@@ -41,6 +41,15 @@ def _blip(full: bool) -> Any:
     return BlipForConditionalGeneration(config)
 
 
+def _large(full: bool) -> Any:
+    """Salesforce/blip-image-captioning-large's picture tower."""
+    from transformers import BlipConfig, BlipForConditionalGeneration
+
+    tower = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+    vision = VISION | tower | {"intermediate_size": 4096}
+    return BlipForConditionalGeneration(BlipConfig(vision_config=vision, text_config=TEXT))
+
+
 def _inputs(full: bool) -> Inputs:
     return _texts(full, 384 if full else 32, 384 if full else 32)
 
@@ -116,5 +125,6 @@ def _without_padding(outputs: Outputs, mask: Any) -> Outputs:
 
 CASES = [
     Case("blip", _blip, _inputs, _run, _ask),
+    Case("blip-large", _large, _inputs, _run, _ask, large=True),
     Case("blip-other-size", _blip, _other_size, _run, _ask),
 ]

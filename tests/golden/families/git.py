@@ -43,6 +43,15 @@ def _tied(full: bool) -> Any:
     return GitForCausalLM(config)
 
 
+def _large(full: bool) -> Any:
+    """microsoft/git-large-coco's picture tower."""
+    from transformers import GitConfig, GitForCausalLM
+
+    tower = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+    vision = {**tower, "intermediate_size": 4096, "patch_size": 14}
+    return GitForCausalLM(GitConfig(**NO_DROPOUT, vision_config=vision))
+
+
 def _inputs(full: bool) -> Inputs:
     side = 224 if full else 32
     return {"input_ids": _tokens(full), "pixel_values": random_pixels(2, 3, side, side)}
@@ -91,5 +100,6 @@ def _run(model: Any, inputs: Inputs) -> Outputs:
 
 CASES = [
     Case("git", _git, _inputs, _run, _ask),
+    Case("git-large", _large, _inputs, _run, _ask, large=True),
     Case("git-other-size", _tied, _other_size, _run, _ask),
 ]

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from golden.case import Case, Inputs, Outputs, random_tokens
-
 from captax.models.record import observe
+from golden.case import Case, Inputs, Outputs, random_tokens
 
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 SMALL = {

@@ -2,10 +2,9 @@
 
 from typing import Any
 
+from captax.models.record import Observed, observe
 from golden.case import Case, Inputs, Outputs, pixels, random_pixels, random_tokens
 from golden.families import gpt2, vit
-
-from captax.models.record import Observed, observe
 
 
 def _vit_gpt2(full: bool) -> Any:
@@ -22,9 +21,9 @@ def _projected(full: bool) -> Any:
 def _assemble(full: bool, other: dict[str, Any]) -> Any:
     from transformers import (
         GPT2Config,
-        ViTConfig,
         VisionEncoderDecoderConfig,
         VisionEncoderDecoderModel,
+        ViTConfig,
     )
 
     encoder = ViTConfig(**({} if full else vit.SMALL) | other)

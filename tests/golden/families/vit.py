@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from golden.case import Case, Inputs, Outputs, pixels, random_pixels
-
 from captax.models.record import observe
+from golden.case import Case, Inputs, Outputs, pixels, random_pixels
 
 SMALL = {
     "hidden_size": 24,
@@ -36,6 +35,18 @@ def _deit(full: bool) -> Any:
     return DeiTForImageClassification(DeiTConfig(**({} if full else SMALL), num_labels=3))
 
 
+def _vit_large(full: bool) -> Any:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+    config = ViTConfig(**large, intermediate_size=4096, image_size=384, num_labels=1000)
+    return ViTForImageClassification(config)
+
+
+def _large_inputs(full: bool) -> Inputs:
+    return {"pixel_values": random_pixels(1, 3, 384, 384)}
+
+
 def _inputs(full: bool) -> Inputs:
     side = 224 if full else 32
     return {"pixel_values": random_pixels(2, 3, side, side)}
@@ -65,5 +76,6 @@ CASES = [
     Case("vit", _vit, _inputs, _run, loss="last_hidden_state"),
     Case("vit-other-size", _vit, _other_size, _run, _interpolated, loss="last_hidden_state"),
     Case("vit-classifier", _vit_classifier, _inputs, _classify),
+    Case("vit-large-384", _vit_large, _large_inputs, _classify, large=True),
     Case("deit-classifier", _deit, _inputs, _classify),
 ]
