@@ -82,11 +82,15 @@ def make_model() -> Callable[..., Any]:
         tensors = {}
         for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
             name = ".".join(map(str, path))
-            value = rng.standard_normal(leaf.shape)
             if name.endswith("kernel"):
-                value *= np.sqrt(1.5 / np.prod(leaf.shape[:-1]))
+                # Matrices are [out in], other kernels end with their outputs.
+                shape = leaf.shape[::-1] if len(leaf.shape) == 2 else leaf.shape
+                value = rng.standard_normal(shape) * np.sqrt(1.5 / np.prod(shape[:-1]))
+                value = value.T if len(shape) == 2 else value
                 value *= 12 if "bridge" in name else 2 if "decoder" in name else 1
-            elif name.endswith("scale"):
+            else:
+                value = rng.standard_normal(leaf.shape)
+            if name.endswith("scale"):
                 value = 1 + 0.1 * value
             elif name.endswith("bias"):
                 value *= 0.1

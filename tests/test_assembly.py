@@ -102,7 +102,7 @@ def test_halves_of_different_widths_get_a_projection(
     config = captax.load_model(checkpoint("gpt2")).config
     wider = type(config)(**{**vars(config), "n_embd": 30, "add_cross_attention": True})
     captioner = from_pretrained_halves(checkpoint("vit"), wider, tokenizer=tiny_tokenizer)
-    assert captioner.model.project.kernel.shape == (24, 30)
+    assert captioner.model.project.kernel.shape == (30, 24)
     captioner.save(tmp_path / "saved")
     names = safetensors.numpy.load_file(tmp_path / "saved" / "model.safetensors")
     assert names["enc_to_dec_proj.weight"].shape == (30, 24)

@@ -182,7 +182,7 @@ def test_new_labels_get_a_new_head_and_nothing_else_changes(
     for name in old.keys() - {"classifier.kernel", "classifier.bias"}:
         np.testing.assert_array_equal(new[name], old[name])
     kernel, bias = np.asarray(new["classifier.kernel"]), np.asarray(new["classifier.bias"])
-    assert kernel.shape == (24, 400) and bias.shape == (400,)
+    assert kernel.shape == (400, 24) and bias.shape == (400,)
     if family == "vit-classifier":  # normal with the config's deviation; no bias
         assert kernel.std() == pytest.approx(0.02, rel=0.05) and not bias.any()
         assert np.abs(kernel).max() > 0.06

@@ -105,7 +105,7 @@ def test_a_file_of_another_network_is_refused(
         load_efficientnet_lite(0, path)
     # Lite0 has every tensor that a network with more blocks has, but not their shapes.
     deeper = EfficientNetLiteConfig(0.25, 1.0, 40)
-    with pytest.raises(CheckpointError, match=r"does not fit .*head.kernel is \(80, 1280\)"):
+    with pytest.raises(CheckpointError, match=r"does not fit .*head.kernel is \(1280, 80\)"):
         load_efficientnet_lite(0, as_file(reference_tensors(deeper)))
 
 

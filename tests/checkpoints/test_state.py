@@ -18,9 +18,9 @@ def mlp() -> Mlp:
 def test_parameters_go_out_and_come_back_by_name(mlp: Mlp) -> None:
     tensors = parameters(mlp)
     assert {name: value.shape for name, value in tensors.items()} == {
-        "up.kernel": (3, 4),
+        "up.kernel": (4, 3),
         "up.bias": (4,),
-        "down.kernel": (4, 3),
+        "down.kernel": (3, 4),
         "down.bias": (3,),
     }
     half = {name: np.asarray(value, np.float16) for name, value in tensors.items()}
@@ -33,7 +33,7 @@ def test_parameters_go_out_and_come_back_by_name(mlp: Mlp) -> None:
 def test_everything_that_does_not_fit_is_in_one_error(mlp: Mlp) -> None:
     tensors: dict[str, np.ndarray | jax.Array] = dict(parameters(mlp))
     del tensors["up.bias"], tensors["down.bias"]
-    tensors["up.kernel"] = np.zeros((4, 3))
+    tensors["up.kernel"] = np.zeros((3, 4))
     tensors["down.scale"] = tensors["norm.scale"] = np.zeros(3)
     with pytest.raises(CheckpointError) as caught:
         fill(Mlp(3, 4, rngs=None), tensors, where="model.safetensors")
@@ -44,7 +44,7 @@ def test_everything_that_does_not_fit_is_in_one_error(mlp: Mlp) -> None:
         "missing down.bias",
         "unexpected down.scale",
         "unexpected norm.scale",
-        "up.kernel is (4, 3), expected (3, 4)",
+        "up.kernel is (3, 4), expected (4, 3)",
     ):
         assert part in message
     assert "down.kernel" not in message

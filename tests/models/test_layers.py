@@ -41,7 +41,7 @@ def test_attention_is_softmax_of_scaled_products_head_by_head(attention: Attenti
                 scores = key[b, seen, part] @ query[b, t, part] / 2  # sqrt of 4, a head's width
                 weights = np.exp(scores) / np.exp(scores).sum()
                 mixed[b, t, part] = weights @ value[b, seen, part]
-    want = mixed @ np.asarray(attention.out.kernel[...]) + np.asarray(attention.out.bias[...])
+    want = mixed @ np.asarray(attention.out.kernel[...]).T + np.asarray(attention.out.bias[...])
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 

@@ -53,6 +53,7 @@ RECIPE = {
     "optimizer": {"batch_size": 2},
     "evaluation": {"num_beams": 2, "max_new_tokens": 6, "batch_size": 3},
     "save_every": 3,
+    "seed": 2,
 }
 
 

@@ -60,7 +60,7 @@ def convert_efficientnet_lite(
         if "depthwise" in target:
             kernel = kernel[:, :, 0]
         elif "stem" not in target:
-            kernel = kernel[0, 0]
+            kernel = kernel[0, 0].T
         out[f"{target}.kernel"] = kernel.astype(np.float32)
         out[f"{target}.bias"] = (beta - mean * scale).astype(np.float32)
 
@@ -73,6 +73,6 @@ def convert_efficientnet_lite(
         fold(f"blocks.{i}.project", f"{block}_project_conv", f"{block}_bn2")
     fold("head", "_conv_head", "_bn1")
     if config.num_labels:
-        out["classifier.kernel"] = tensors["_fc.weight"].T
+        out["classifier.kernel"] = tensors["_fc.weight"]
         out["classifier.bias"] = tensors["_fc.bias"]
     return out

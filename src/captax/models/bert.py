@@ -120,7 +120,7 @@ class BertConfig(ModelConfig):
         rules = Layout(RULES).within("bert.", "").rules + HEAD_RULES
         bias = Rule(f"{HEAD}.bias", ("head.bias",))
         if not self.tie_word_embeddings:
-            rules += (Rule(f"{HEAD}.decoder.weight", ("head.kernel",), axes=(1, 0)),)
+            rules += (Rule(f"{HEAD}.decoder.weight", ("head.kernel",)),)
             if not self.lone_bias:
                 rules += (Rule(f"{HEAD}.bias", ("unread_bias",)),)
                 bias = Rule(f"{HEAD}.decoder.bias", ("head.bias",))

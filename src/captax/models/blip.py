@@ -127,7 +127,7 @@ class BlipTextConfig(ModelConfig):
         return dataclasses.replace(described, own_head=own_head)
 
     def layout(self) -> Layout:
-        head = Rule(f"{HEAD}.decoder.weight", ("head.kernel",), axes=(1, 0))
+        head = Rule(f"{HEAD}.decoder.weight", ("head.kernel",))
 
         def canonical(name: str) -> str | None:
             if name == "bert.embeddings.position_ids":

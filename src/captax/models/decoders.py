@@ -20,6 +20,7 @@ from captax.models.layers import (
     LayerNorm,
     Linear,
     parameter,
+    project,
 )
 from captax.models.record import record
 
@@ -31,21 +32,45 @@ class Cache:
     `past`, of self-attention: [rows capacity heads head], of which `length` places are filled.
     `context`, of the picture: [batch patches heads head], one a picture, however many beams (rows)
     share it. `mask` is true where the context may be seen.
+
+    Beams that branch do not copy their pasts: what each row wrote stays where it is, and
+    `ancestry` tells for every row and place which of the picture's beams wrote what it continues.
     """
 
     past: tuple[KeysValues, ...]
     context: tuple[KeysValues, ...] | None
     mask: Bool[Array, "batch 1 patches"] | None
     length: Int[Array, ""]
+    ancestry: Int[Array, "rows capacity"] | None = None
+    beams: int = struct.field(pytree_node=False, default=1)
 
     def reorder(self, rows: Int[Array, " rows"]) -> "Cache":
-        """The cache in which row `i` continues what row `rows[i]` was."""
-        return dataclasses.replace(self, past=jax.tree.map(lambda array: array[rows], self.past))
+        """The cache in which row `i` continues what row `rows[i]`, of the same picture, was."""
+        assert self.ancestry is not None, "rows are reordered after `repeat`"
+        return dataclasses.replace(self, ancestry=self.ancestry[rows])
 
     def repeat(self, times: int) -> "Cache":
         """The cache with every row there `times`, side by side; pictures are still shared."""
         past = jax.tree.map(lambda array: jnp.repeat(array, times, axis=0), self.past)
-        return dataclasses.replace(self, past=past)
+        rows, capacity = past[0][0].shape[:2]
+        own = jnp.arange(rows) % times
+        ancestry = jnp.broadcast_to(own[:, None], (rows, capacity))
+        return dataclasses.replace(self, past=past, ancestry=ancestry, beams=times)
+
+    def visible(self, time: int) -> Bool[Array, "#rows time places"]:
+        """Which places of the past the next `time` tokens see: those before them, and their own.
+
+        Where there are beams, the places are those of all beams of the picture, one beam's after
+        the other's.
+        """
+        positions = self.length + jnp.arange(time)
+        capacity = self.past[0][0].shape[1]
+        before = (jnp.arange(capacity)[None] <= positions[:, None])[None]
+        if self.ancestry is None:
+            return before
+        wrote = self.ancestry[:, None] == jnp.arange(self.beams)[:, None]  # [rows beams capacity]
+        mask = wrote[:, None] & before[:, :, None]
+        return mask.reshape(len(wrote), time, -1)
 
 
 class LengthError(CaptaxError):
@@ -71,7 +96,7 @@ class LanguageHead(nnx.Module):
     ):
         self.dense = Linear(width, width, rngs=rngs, std=std)
         self.norm = LayerNorm(width, rngs=rngs, epsilon=epsilon)
-        self.kernel = None if tied else parameter(rngs, (width, vocab), std=std)
+        self.kernel = None if tied else parameter(rngs, (vocab, width), std=std)
         self.bias = parameter(rngs, (vocab,))
         self.activation = activation
 
@@ -80,8 +105,8 @@ class LanguageHead(nnx.Module):
     ) -> Float[Array, "*rows vocab"]:
         """Scores of every token."""
         x = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
-        kernel = embedding.T if self.kernel is None else self.kernel[...]
-        return x @ kernel + self.bias[...]
+        kernel = embedding if self.kernel is None else self.kernel[...]
+        return project(x, kernel) + self.bias[...]
 
 
 class TextDecoder(nnx.Module):
@@ -103,7 +128,7 @@ class TextDecoder(nnx.Module):
     def context_width(self) -> int | None:
         """Width of the features it must be given; None when it takes what it was built for."""
         cross = self.layers[0].cross_attention
-        return None if cross is None else cross.key.kernel.shape[0]
+        return None if cross is None else cross.key.kernel.shape[1]
 
     def embed(
         self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
@@ -166,8 +191,8 @@ class TextDecoder(nnx.Module):
             )
         contexts, context_mask = self._look(features)
         attention = self.layers[0].self_attention
-        kernel = attention.key.kernel
-        shape = (len(prompt), capacity, attention.heads, kernel.shape[1] // attention.heads)
+        kernel = attention.key.kernel[...]
+        shape = (len(prompt), capacity, attention.heads, len(kernel) // attention.heads)
         empty = jnp.zeros(shape, kernel.dtype)
         cache = Cache(
             past=tuple((empty, empty) for _ in self.layers),
@@ -185,10 +210,15 @@ class TextDecoder(nnx.Module):
 
     def _extend(self, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
         time = tokens.shape[1]
-        positions = cache.length + jnp.arange(time)
-        capacity = cache.past[0][0].shape[1]
-        mask = (jnp.arange(capacity)[None] <= positions[:, None])[None]
-        x = self.embed(tokens, positions[None])
+        if cache.ancestry is not None:
+            own = jnp.arange(len(tokens)) % cache.beams
+            own = jnp.broadcast_to(own[:, None], tokens.shape)
+            ancestry = jax.lax.dynamic_update_slice_in_dim(
+                cache.ancestry, own, cache.length, axis=1
+            )
+            cache = dataclasses.replace(cache, ancestry=ancestry)
+        mask = cache.visible(time)
+        x = self.embed(tokens, cache.length + jnp.arange(time)[None])
         past = []
         for i, layer in enumerate(self.layers):
             x, seen = layer(
@@ -197,6 +227,7 @@ class TextDecoder(nnx.Module):
                 context=cache.context[i] if cache.context else None,
                 context_mask=cache.mask,
                 past=(cache.past[i], cache.length),
+                beams=cache.beams,
             )
             past.append(seen)
         cache = dataclasses.replace(cache, past=tuple(past), length=cache.length + time)

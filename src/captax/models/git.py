@@ -25,6 +25,7 @@ from captax.models.layers import (
     LayerNorm,
     Linear,
     parameter,
+    project,
 )
 from captax.models.layout import Layout, Rule, join, linear, norm, table
 from captax.models.record import record, scope
@@ -133,7 +134,7 @@ class GitDecoder(TextDecoder):
             [Layer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
         )
         tied = config.tie_word_embeddings
-        self.kernel = None if tied else parameter(rngs, (width, config.vocab_size), std=std)
+        self.kernel = None if tied else parameter(rngs, (config.vocab_size, width), std=std)
         self.bias = parameter(rngs, (config.vocab_size,))
 
     @property
@@ -166,8 +167,8 @@ class GitDecoder(TextDecoder):
         return self.dropout(self.embedding_norm(x))
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
-        kernel = self.embedding[...].T if self.kernel is None else self.kernel[...]
-        return record("hidden_states", x) @ kernel + self.bias[...]
+        kernel = (self.embedding if self.kernel is None else self.kernel)[...]
+        return project(record("hidden_states", x), kernel) + self.bias[...]
 
 
 RULES = table(
@@ -177,6 +178,6 @@ RULES = table(
     Rule("git.embeddings.position_embeddings.weight", ("positions",)),
     norm("git.embeddings.LayerNorm", "embedding_norm"),
     Layout(LAYER_RULES).within("git.", "").rules,
-    Rule("output.weight", ("kernel",), axes=(1, 0)),
+    Rule("output.weight", ("kernel",)),
     Rule("output.bias", ("bias",)),
 )

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from captax.models.config import ModelConfig, Roles
 from captax.models.decoders import TextDecoder
-from captax.models.layers import Dropout, Layer, LayerConfig, LayerNorm, Linear, parameter
+from captax.models.layers import Dropout, Layer, LayerConfig, LayerNorm, Linear, parameter, project
 from captax.models.layout import Layout, Rule, conv1d, linear, norm, table
 from captax.models.record import record
 
@@ -108,7 +108,7 @@ class GPT2(TextDecoder):
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
         x = record("hidden_states", self.norm(x))
-        return x @ self.embedding[...].T if self.config.tie_word_embeddings else self.head(x)
+        return project(x, self.embedding[...]) if self.config.tie_word_embeddings else self.head(x)
 
 
 RULES = table(

@@ -5,6 +5,7 @@ to, `width` model width, `heads`, `head` = width of one head.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from captax.models.record import observing, record
 
 T = TypeVar("T")
 CPU_CHUNK = 2
+FEW_ROWS = 64
 
 # One signature may hold those of captions and those of pictures: the first two sizes are unnamed.
 KeysValues = tuple[Float[Array, "_ _ heads head"], Float[Array, "_ _ heads head"]]
@@ -50,8 +52,25 @@ def parameter(
     return nnx.Param(std * jax.random.normal(rngs.params(), shape))
 
 
+def project(
+    x: Float[Array, "*batch width_in"], kernel: Float[Array, "width_out width_in"]
+) -> Float[Array, "*batch width_out"]:
+    """`x @ kernel.T`, in the order that suits the number of rows.
+
+    Of a few rows, as in decoding, nearly all the time goes to reading the kernel. XLA:CPU reads it
+    up to twice as fast when it comes first in the product.
+    """
+    if math.prod(x.shape[:-1]) > FEW_ROWS:
+        return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (1,)), ((), ())))
+    y = jax.lax.dot_general(kernel, x, (((1,), (x.ndim - 1,)), ((), ())))
+    return jnp.moveaxis(y, 0, -1)
+
+
 class Linear(nnx.Module):
-    """`x @ kernel + bias`; kernels begin with deviation `std`, by default LeCun's."""
+    """`x @ kernel.T + bias`; kernels begin with deviation `std`, by default LeCun's.
+
+    The kernel is `[width_out width_in]`, as PyTorch keeps it.
+    """
 
     def __init__(
         self,
@@ -62,11 +81,11 @@ class Linear(nnx.Module):
         bias: bool = True,
         std: float | None = None,
     ):
-        self.kernel = parameter(rngs, (width_in, width_out), std=std or width_in**-0.5)
+        self.kernel = parameter(rngs, (width_out, width_in), std=std or width_in**-0.5)
         self.bias = parameter(rngs, (width_out,)) if bias else None
 
     def __call__(self, x: Float[Array, "*batch width_in"]) -> Float[Array, "*batch width_out"]:
-        y = x @ self.kernel[...]
+        y = project(x, self.kernel[...])
         return y if self.bias is None else y + self.bias[...]
 
 
@@ -270,19 +289,24 @@ class Layer(nnx.Module):
         context: KeysValues | None = None,
         context_mask: Bool[Array, "batch 1 patches"] | None = None,
         past: tuple[KeysValues, Int[Array, ""]] | None = None,
+        beams: int = 1,
     ) -> tuple[Float[Array, "rows time width"], KeysValues]:
         """The layer's output, and the keys and values its self-attention saw.
 
         `context` is looked at besides the tokens: by cross-attention where the layer has it, else
         by self-attention together with them. With a `past`, cached keys and values and their
-        length, those of `x` are written behind.
+        length, those of `x` are written behind; `mask` may then let a row see what the other
+        `beams` of its picture wrote.
         """
         y = self._enter(x, self.self_norm)
         seen = self.self_attention.keys_and_values(y)
         if past is not None:
             seen = write_cache(past[0], seen, past[1])
         shared = context if self.cross_attention is None else None
-        y = self.self_attention(y, seen, mask, shared)
+        places = seen
+        if beams > 1:
+            places = jax.tree.map(lambda x: x.reshape(len(x) // beams, -1, *x.shape[2:]), seen)
+        y = self.self_attention(y, places, mask, shared)
         x = self._add(x, y, self.self_norm)
         if self.cross_attention and self.cross_norm and context is not None:
             y = self._enter(x, self.cross_norm)

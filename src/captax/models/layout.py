@@ -18,9 +18,9 @@ class Rule:
     """One tensor of theirs and the parameters of ours that it holds.
 
     Their axes are put in our order by `axes`, after `lead` leading axes of size one that ours
-    lack; several parameters lie side by side along the last of our axes. `counter` names an integer
-    beside the tensor that means nothing to us, but is missed when it is not there: it is written as
-    0, and what it was is not read.
+    lack; several parameters lie side by side along the first of our axes. `counter` names an
+    integer beside the tensor that means nothing to us, but is missed when it is not there: it is
+    written as 0, and what it was is not read.
     """
 
     theirs: str
@@ -34,11 +34,11 @@ class Rule:
         tensor = tensor.reshape(tensor.shape[self.lead :])
         if self.axes is not None:
             tensor = tensor.transpose(self.axes)
-        return [tensor] if len(self.ours) == 1 else np.split(tensor, len(self.ours), axis=-1)
+        return [tensor] if len(self.ours) == 1 else np.split(tensor, len(self.ours))
 
     def to_theirs(self, parameters: list[np.ndarray]) -> np.ndarray:
         """Our parameters as their tensor."""
-        tensor = parameters[0] if len(parameters) == 1 else np.concatenate(parameters, axis=-1)
+        tensor = parameters[0] if len(parameters) == 1 else np.concatenate(parameters)
         if self.axes is not None:
             tensor = tensor.transpose(np.argsort(self.axes))
         return tensor.reshape((1,) * self.lead + tensor.shape)
@@ -47,7 +47,7 @@ class Rule:
         """The shape of their tensor, given those of ours."""
         shape = shapes[0]
         if len(shapes) > 1:
-            shape = (*shape[:-1], sum(each[-1] for each in shapes))
+            shape = (sum(each[0] for each in shapes), *shape[1:])
         if self.axes is not None:
             shape = tuple(shape[i] for i in np.argsort(self.axes))
         return (1,) * self.lead + shape
@@ -132,14 +132,14 @@ def _prefixed(prefix: str, canonical: Canonical, name: str) -> str | None:
 
 
 def linear(theirs: str, *ours: str, bias: bool = True) -> tuple[Rule, ...]:
-    """`torch.nn.Linear`, which keeps its weight `[out in]`; fused ones hold several of ours."""
-    weight = Rule(f"{theirs}.weight", tuple(f"{name}.kernel" for name in ours), axes=(1, 0))
+    """`torch.nn.Linear`, which keeps its weight `[out in]` too; fused ones hold several of ours."""
+    weight = Rule(f"{theirs}.weight", tuple(f"{name}.kernel" for name in ours))
     return (weight, *_bias(theirs, ours, bias))
 
 
 def conv1d(theirs: str, *ours: str) -> tuple[Rule, ...]:
     """GPT-2's linear layer, which keeps its weight `[in out]`."""
-    weight = Rule(f"{theirs}.weight", tuple(f"{name}.kernel" for name in ours))
+    weight = Rule(f"{theirs}.weight", tuple(f"{name}.kernel" for name in ours), axes=(1, 0))
     return (weight, *_bias(theirs, ours, True))
 
 

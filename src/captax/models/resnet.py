@@ -262,7 +262,7 @@ class Head(Linear):
         super().__init__(width_in, width_out, rngs=None)
         if rngs is not None:
             bound = width_in**-0.5
-            kernel = jax.random.uniform(rngs.params(), (width_in, width_out), minval=-1)
+            kernel = jax.random.uniform(rngs.params(), (width_out, width_in), minval=-1)
             bias = jax.random.uniform(rngs.params(), (width_out,), minval=-1)
             self.kernel, self.bias = nnx.Param(bound * kernel), nnx.Param(bound * bias)
 

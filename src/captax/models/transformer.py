@@ -20,6 +20,7 @@ from captax.models.layers import (
     LayerNorm,
     Linear,
     parameter,
+    project,
 )
 from captax.models.record import record
 
@@ -103,4 +104,4 @@ class TransformerDecoder(TextDecoder):
         return self.dropout(self.embedding[...][tokens] + self.positions[...][positions])
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
-        return record("hidden_states", self.norm(x)) @ self.embedding[...].T
+        return project(record("hidden_states", self.norm(x)), self.embedding[...])
