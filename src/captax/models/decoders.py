@@ -19,6 +19,7 @@ from captax.models.layers import (
     Layer,
     LayerNorm,
     Linear,
+    Past,
     parameter,
     project,
 )
@@ -29,48 +30,57 @@ from captax.models.record import record
 class Cache:
     """What decoding one more token needs of the tokens before, layer by layer.
 
-    `past`, of self-attention: [rows capacity heads head], of which `length` places are filled.
-    `context`, of the picture: [batch patches heads head], one a picture, however many beams (rows)
-    share it. `mask` is true where the context may be seen.
+    `past`, of self-attention: [batch heads beams capacity head], of which `length` places are
+    filled; the beams of a picture are its rows, side by side. `context`, of the picture:
+    [batch heads patches head], one a picture, however many beams share it. `mask` is true where
+    the context may be seen.
 
-    Beams that branch do not copy their pasts: what each row wrote stays where it is, and
-    `ancestry` tells for every row and place which of the picture's beams wrote what it continues.
+    Beams that branch do not copy their pasts: what each wrote stays where it is, and `ancestry`
+    tells for every beam and place which beam wrote what it continues.
     """
 
-    past: tuple[KeysValues, ...]
+    past: tuple[Past, ...]
     context: tuple[KeysValues, ...] | None
     mask: Bool[Array, "batch 1 patches"] | None
     length: Int[Array, ""]
-    ancestry: Int[Array, "rows capacity"] | None = None
-    beams: int = struct.field(pytree_node=False, default=1)
+    ancestry: Int[Array, "batch beams capacity"]
 
     def reorder(self, rows: Int[Array, " rows"]) -> "Cache":
         """The cache in which row `i` continues what row `rows[i]`, of the same picture, was."""
-        assert self.ancestry is not None, "rows are reordered after `repeat`"
-        return dataclasses.replace(self, ancestry=self.ancestry[rows])
+        flat = self.ancestry.reshape(len(rows), -1)
+        return dataclasses.replace(self, ancestry=flat[rows].reshape(self.ancestry.shape))
 
     def repeat(self, times: int) -> "Cache":
-        """The cache with every row there `times`, side by side; pictures are still shared."""
-        past = jax.tree.map(lambda array: jnp.repeat(array, times, axis=0), self.past)
-        rows, capacity = past[0][0].shape[:2]
-        own = jnp.arange(rows) % times
-        ancestry = jnp.broadcast_to(own[:, None], (rows, capacity))
-        return dataclasses.replace(self, past=past, ancestry=ancestry, beams=times)
+        """The cache with every row there `times`, side by side; pictures are still shared.
 
-    def visible(self, time: int) -> Bool[Array, "#rows time places"]:
-        """Which places of the past the next `time` tokens see: those before them, and their own.
-
-        Where there are beams, the places are those of all beams of the picture, one beam's after
-        the other's.
+        Only rows that have not been repeated yet can be.
         """
+        past = jax.tree.map(lambda array: jnp.repeat(array, times, axis=2), self.past)
+        batch, _, capacity = self.ancestry.shape
+        ancestry = jnp.broadcast_to(jnp.arange(times)[:, None], (batch, times, capacity))
+        return dataclasses.replace(self, past=past, ancestry=ancestry)
+
+    def visible(self, time: int) -> Bool[Array, "#batch queries places"]:
+        """Which places of the past the next `time` tokens see: those before them, and their own."""
+        batch, beams, capacity = self.ancestry.shape
         positions = self.length + jnp.arange(time)
-        capacity = self.past[0][0].shape[1]
-        before = (jnp.arange(capacity)[None] <= positions[:, None])[None]
-        if self.ancestry is None:
-            return before
-        wrote = self.ancestry[:, None] == jnp.arange(self.beams)[:, None]  # [rows beams capacity]
-        mask = wrote[:, None] & before[:, :, None]
-        return mask.reshape(len(wrote), time, -1)
+        before = jnp.arange(capacity) <= positions[:, None]  # [time capacity]
+        if beams == 1:
+            return before[None]
+        beam = jnp.arange(beams)[:, None]
+        # Each beam's new tokens are its own, whatever stood in their places before.
+        own = (self.ancestry[:, :, None] == beam) & (jnp.arange(capacity) < self.length)
+        new = (beam == jnp.arange(beams)[:, None, None]) & (jnp.arange(capacity) >= self.length)
+        mask = (own | new)[:, :, None] & before[:, None]  # [batch beams time beams capacity]
+        return mask.reshape(batch, beams * time, beams * capacity)
+
+    def extended(self, past: tuple[Past, ...], time: int) -> "Cache":
+        """The cache after `time` more tokens a row."""
+        places = jnp.arange(self.ancestry.shape[2])
+        written = (places >= self.length) & (places < self.length + time)
+        own = jnp.arange(self.ancestry.shape[1])[:, None]
+        ancestry = jnp.where(written, own, self.ancestry)
+        return dataclasses.replace(self, past=past, ancestry=ancestry, length=self.length + time)
 
 
 class LengthError(CaptaxError):
@@ -192,13 +202,14 @@ class TextDecoder(nnx.Module):
         contexts, context_mask = self._look(features)
         attention = self.layers[0].self_attention
         kernel = attention.key.kernel[...]
-        shape = (len(prompt), capacity, attention.heads, len(kernel) // attention.heads)
-        empty = jnp.zeros(shape, kernel.dtype)
+        heads = attention.heads
+        empty = jnp.zeros((len(prompt), heads, 1, capacity, len(kernel) // heads), kernel.dtype)
         cache = Cache(
             past=tuple((empty, empty) for _ in self.layers),
             context=contexts,
             mask=context_mask,
             length=jnp.zeros((), jnp.int32),
+            ancestry=jnp.zeros((len(prompt), 1, capacity), jnp.int32),
         )
         return self._extend(prompt, cache)
 
@@ -210,28 +221,15 @@ class TextDecoder(nnx.Module):
 
     def _extend(self, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
         time = tokens.shape[1]
-        if cache.ancestry is not None:
-            own = jnp.arange(len(tokens)) % cache.beams
-            own = jnp.broadcast_to(own[:, None], tokens.shape)
-            ancestry = jax.lax.dynamic_update_slice_in_dim(
-                cache.ancestry, own, cache.length, axis=1
-            )
-            cache = dataclasses.replace(cache, ancestry=ancestry)
         mask = cache.visible(time)
         x = self.embed(tokens, cache.length + jnp.arange(time)[None])
         past = []
         for i, layer in enumerate(self.layers):
-            x, seen = layer(
-                x,
-                mask,
-                context=cache.context[i] if cache.context else None,
-                context_mask=cache.mask,
-                past=(cache.past[i], cache.length),
-                beams=cache.beams,
-            )
+            context = cache.context[i] if cache.context else None
+            before = (cache.past[i], cache.length)
+            x, seen = layer(x, mask, context=context, context_mask=cache.mask, past=before)
             past.append(seen)
-        cache = dataclasses.replace(cache, past=tuple(past), length=cache.length + time)
-        return self.logits(x[:, -1]), cache
+        return self.logits(x[:, -1]), cache.extended(tuple(past), time)
 
     def _look(
         self, features: Features | None

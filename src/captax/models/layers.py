@@ -21,8 +21,13 @@ T = TypeVar("T")
 CPU_CHUNK = 2
 FEW_ROWS = 64
 
-# One signature may hold those of captions and those of pictures: the first two sizes are unnamed.
-KeysValues = tuple[Float[Array, "_ _ heads head"], Float[Array, "_ _ heads head"]]
+# Of what is attended to. One signature may hold those of captions and those of pictures, so sizes
+# that differ are unnamed.
+KeysValues = tuple[Float[Array, "_ heads _ head"], Float[Array, "_ heads _ head"]]
+# Of the tokens before, with room for more: every beam of a picture has its own.
+Past = tuple[
+    Float[Array, "batch heads beams capacity head"], Float[Array, "batch heads beams capacity head"]
+]
 
 # By the names that transformers' configs give them.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -162,55 +167,36 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "rows time width"],
         own: KeysValues,
-        mask: Bool[Array, "#rows #time places"] | None = None,
+        mask: Bool[Array, "#batch #queries places"] | None = None,
         shared: KeysValues | None = None,
     ) -> Float[Array, "rows time width"]:
         """Attend from `x` to the keys and values `own`, and to `shared` ones before them.
 
         `mask` is true where a place of `own` may be seen; `shared` is seen by all. Where `x` has
         more rows than keys and values have (beams of one picture), the rows of a picture are laid
-        one after the other in time, so nothing is ever repeated.
+        one after the other in time, as `queries`, so nothing is ever repeated.
         """
-        query = self._split(self.query(x)) * (x.shape[-1] // self.heads) ** -0.5
+        batch, heads, _, head = own[0].shape
+        query = (self.query(x) * head**-0.5).reshape(batch, -1, heads, head).swapaxes(1, 2)
         scores = self._scores(query, own[0])
         if mask is not None:
             scores = jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min)
         count = 0
         if shared is not None:
-            count = shared[0].shape[1]
+            count = shared[0].shape[2]
             scores = jnp.concatenate([self._scores(query, shared[0]), scores], axis=-1)
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
         weights = self.dropout(record(self.name, weights))
-        mixed = self._mix(weights[..., count:], own[1])
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights[..., count:], own[1])
         if shared is not None:
-            mixed += self._mix(weights[..., :count], shared[1])
-        return self.out(mixed.reshape(x.shape))
+            mixed += jnp.einsum("bhqk,bhkd->bhqd", weights[..., :count], shared[1])
+        return self.out(mixed.swapaxes(1, 2).reshape(x.shape))
 
-    def _scores(self, query: Array, keys: Array) -> Float[Array, "rows heads time places"]:
-        rows, time, heads, head = query.shape
-        batch = keys.shape[0]
-        scores = jnp.einsum(
-            "bqhd,bkhd->bhqk",
-            query.reshape(batch, -1, heads, head),
-            keys,
-            preferred_element_type=jnp.float32,
-        )
-        if rows == batch:
-            return scores
-        scores = scores.reshape(batch, heads, rows // batch, time, -1).swapaxes(1, 2)
-        return scores.reshape(rows, heads, time, -1)
+    def _scores(self, query: Array, keys: Array) -> Float[Array, "batch heads queries places"]:
+        return jnp.einsum("bhqd,bhkd->bhqk", query, keys, preferred_element_type=jnp.float32)
 
-    def _mix(self, weights: Array, values: Array) -> Float[Array, "rows time heads head"]:
-        rows, heads, time, places = weights.shape
-        batch = values.shape[0]
-        if rows != batch:
-            weights = weights.reshape(batch, rows // batch, heads, time, places)
-            weights = weights.swapaxes(1, 2).reshape(batch, heads, -1, places)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, values)
-        return mixed.reshape(rows, time, heads, -1)
-
-    def _split(self, x: Array) -> Array:
-        return x.reshape(*x.shape[:-1], self.heads, -1)
+    def _split(self, x: Array) -> Float[Array, "batch heads places head"]:
+        return x.reshape(*x.shape[:2], self.heads, -1).swapaxes(1, 2)
 
 
 class Dropout(nnx.Module):
@@ -284,35 +270,33 @@ class Layer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "rows time width"],
-        mask: Bool[Array, "#rows #time places"] | None = None,
+        mask: Bool[Array, "#batch #queries places"] | None = None,
         *,
         context: KeysValues | None = None,
         context_mask: Bool[Array, "batch 1 patches"] | None = None,
-        past: tuple[KeysValues, Int[Array, ""]] | None = None,
-        beams: int = 1,
-    ) -> tuple[Float[Array, "rows time width"], KeysValues]:
+        past: tuple[Past, Int[Array, ""]] | None = None,
+    ) -> tuple[Float[Array, "rows time width"], KeysValues | Past]:
         """The layer's output, and the keys and values its self-attention saw.
 
         `context` is looked at besides the tokens: by cross-attention where the layer has it, else
         by self-attention together with them. With a `past`, cached keys and values and their
-        length, those of `x` are written behind; `mask` may then let a row see what the other
-        `beams` of its picture wrote.
+        length, those of `x` are written behind; `mask` is then over the places of all beams, one
+        beam's after the other's.
         """
         y = self._enter(x, self.self_norm)
-        seen = self.self_attention.keys_and_values(y)
+        places = seen = self.self_attention.keys_and_values(y)
         if past is not None:
-            seen = write_cache(past[0], seen, past[1])
+            seen = write_cache(past[0], places, past[1])
+            batch, heads, _, _, head = seen[0].shape
+            places = (
+                seen[0].reshape(batch, heads, -1, head),
+                seen[1].reshape(batch, heads, -1, head),
+            )
         shared = context if self.cross_attention is None else None
-        places = seen
-        if beams > 1:
-            places = jax.tree.map(lambda x: x.reshape(len(x) // beams, -1, *x.shape[2:]), seen)
         y = self.self_attention(y, places, mask, shared)
         x = self._add(x, y, self.self_norm)
         if self.cross_attention and self.cross_norm and context is not None:
             y = self._enter(x, self.cross_norm)
-            if context_mask is not None:
-                # Beams of one picture lie side by side, as their rows do.
-                context_mask = jnp.repeat(context_mask, len(x) // len(context_mask), axis=0)
             x = self._add(x, self.cross_attention(y, context, context_mask), self.cross_norm)
         y = self.mlp(self._enter(x, self.mlp_norm))
         return self._add(x, y, self.mlp_norm), seen
@@ -338,11 +322,13 @@ class EncoderLayer(Layer):
         return super().__call__(x, mask)[0]
 
 
-def write_cache(past: KeysValues, new: KeysValues, length: Int[Array, ""]) -> KeysValues:
-    """Put the keys and values of new tokens behind the `length` that are there."""
+def write_cache(past: Past, new: KeysValues, length: Int[Array, ""]) -> Past:
+    """Put the keys and values of new tokens, a row a beam, behind the `length` that are there."""
 
     def write(old: Array, new: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), length, axis=1)
+        batch, heads, beams, _, head = old.shape
+        new = new.reshape(batch, beams, heads, -1, head).swapaxes(1, 2).astype(old.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(old, new, length, axis=3)
 
     return write(past[0], new[0]), write(past[1], new[1])
 
