@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -232,3 +233,19 @@ def test_what_is_saved_is_what_was_there(classifier: Classifier, tmp_path: Path)
     stored = CASES["vit-classifier"].stored / "model.safetensors"
     for name, value in safetensors.numpy.load_file(stored).items():
         np.testing.assert_array_equal(got[name], value)
+
+
+def test_it_answers_with_the_weights_its_model_has_now(
+    checkpoint: Callable[[str], Path], pictures: list[np.ndarray]
+) -> None:
+    """As after a step of training on `classifier.model`."""
+    classifier = captax.load(checkpoint("vit-classifier"))
+    classifier.classify(pictures[:1])
+    classifier.model.classifier.bias[...] += jnp.zeros(7).at[3].set(50.0)
+    assert classifier.classify(pictures[:1])[0].label == "thing 3"
+
+
+@pytest.mark.parametrize("labels", [[], "cat", ["cat", "cat"]])
+def test_labels_are_several_and_different(checkpoint: Callable[[str], Path], labels: Any) -> None:
+    with pytest.raises(LabelError, match="give a list of different labels"):
+        captax.classifier_for(checkpoint("vit"), labels)

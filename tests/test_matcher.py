@@ -13,6 +13,7 @@ import captax
 from captax.images import ImageError
 from captax.matcher import Matcher
 from captax.models.encoders import Text
+from captax.text import TextError
 
 TEXTS = ["a red square", "the yellow tile is under a white one", "three"]
 
@@ -64,3 +65,19 @@ def test_a_broken_picture_is_an_error(matcher: Matcher, tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"no picture")
     with pytest.raises(ImageError, match=r"x\.jpg"):
         matcher.embed_images([tmp_path / "x.jpg"])
+
+
+def test_one_text_or_none_is_no_list_of_letters(matcher: Matcher, examples: Path) -> None:
+    assert matcher.match(examples / "cat.jpg", "a red square").shape == (1, 1)
+    assert matcher.match(examples / "cat.jpg", []).shape == (1, 0)
+    with pytest.raises(TextError, match=r"pass \[text\]"):
+        matcher.tokenizer.encode("a red square")
+
+
+def test_it_answers_with_the_weights_its_model_has_now(
+    checkpoint: Callable[[str], Path], examples: Path
+) -> None:
+    matcher = captax.load(checkpoint("clip"))
+    before = matcher.embed_images(examples / "cat.jpg")
+    matcher.model.visual_projection.kernel[...] *= jnp.arange(1.0, 13.0)[:, None]
+    assert np.abs(matcher.embed_images(examples / "cat.jpg") - before).max() > 0.01

@@ -9,7 +9,7 @@ from flax import nnx
 from captax.captioner import Captioner
 from captax.checkpoints import hub
 from captax.checkpoints.directory import load_for_labels, load_half
-from captax.classifier import Classifier
+from captax.classifier import Classifier, LabelError
 from captax.errors import CheckpointError
 from captax.generation import GenerationConfig
 from captax.images import ImageProcessor
@@ -89,6 +89,8 @@ def classifier_for(
 
     The head is new, initialised as the family's heads are, whether the checkpoint has one or not.
     """
+    if isinstance(labels, str) or not labels or len(set(labels)) != len(labels):
+        raise LabelError(f"labels {labels!r}: give a list of different labels")
     directory = hub.fetch(name, token=token, offline=offline)
     model = load_for_labels(directory, labels, rngs=nnx.Rngs(seed), dtype=dtype)
     return Classifier(model, ImageProcessor.load(directory))

@@ -67,7 +67,6 @@ class Classifier:
             model.config = dataclasses.replace(model.config, labels=tuple(labels))
         self.model = model
         self.processor = processor
-        self._parameters = parameters(model)
         rebuild = rebuilder(model)
 
         def program(
@@ -114,7 +113,7 @@ class Classifier:
     def _dispatch(
         self, pixels: Float[np.ndarray, "batch height width 3"]
     ) -> Float[Array, "batch labels"]:
-        return self._program(self._parameters, pixels)
+        return self._program(parameters(self.model), pixels)
 
     def _best(self, probabilities: Float[np.ndarray, " labels"], top: int) -> Classification:
         order = np.argsort(-probabilities, kind="stable")[:top]

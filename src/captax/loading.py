@@ -84,8 +84,8 @@ def load(
     if getattr(getattr(model, "config", None), "labels", ()):
         return Classifier(model, ImageProcessor.load(directory))
     raise CheckpointError(
-        f"{name}: holds a bare {type(model).__name__}, which says nothing by itself; "
-        "make it half of a captioner with captax.from_pretrained_halves"
+        f"{name}: holds a bare {type(model).__name__}, which says nothing by itself; make it half "
+        "of another model (captax.from_pretrained_halves), or take it as it is (captax.load_model)"
     )
 
 

@@ -29,7 +29,6 @@ class Matcher:
         self.model = model
         self.processor = processor
         self.tokenizer = tokenizer
-        self._parameters = parameters(model)
         rebuild = rebuilder(model)
 
         def unit(x: jax.Array) -> jax.Array:
@@ -40,12 +39,13 @@ class Matcher:
         self._read = jax.jit(lambda p, x: unit(rebuild(p).embed_texts(x)))
 
     def match(
-        self, images: ImageSource | Sequence[ImageSource], texts: Sequence[str]
+        self, images: ImageSource | Sequence[ImageSource], texts: str | Sequence[str]
     ) -> Float[np.ndarray, "images texts"]:
         """For each picture the probabilities of the texts, if one of them is said of it."""
-        scale = np.exp(np.asarray(self._parameters["logit_scale"], np.float32))
+        scale = np.exp(np.asarray(parameters(self.model)["logit_scale"], np.float32))
+        texts = [texts] if isinstance(texts, str) else texts
         logits = scale * self.embed_images(images) @ self.embed_texts(texts).T
-        odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        odds = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=0))
         return odds / odds.sum(axis=-1, keepdims=True)
 
     def embed_images(
@@ -57,7 +57,7 @@ class Matcher:
         """
 
         def see(pixels: Float[np.ndarray, "batch height width 3"]) -> Any:
-            return self._see(self._parameters, pixels)
+            return self._see(parameters(self.model), pixels)
 
         vectors = []
         pictures = several(images)
@@ -74,7 +74,7 @@ class Matcher:
         time = self.model.text.max_positions
         end = self.tokenizer.eos_id
         sources = [[*row[:-1][: time - 1], end] for row in self.tokenizer.encode(texts)]
-        vectors = []
+        vectors = [np.zeros((0, self.model.config.projection_dim), np.float32)]
         for start in range(0, len(sources), batch_size):
             rows = sources[start : start + batch_size]
             size = padded(len(rows), batch_size)
@@ -84,7 +84,7 @@ class Matcher:
             mask[:, 0] = True
             for i, row in enumerate(rows):
                 tokens[i, : len(row)], mask[i, : len(row)] = row, True
-            found = np.asarray(self._read(self._parameters, Text(tokens, mask)))
+            found = np.asarray(self._read(parameters(self.model), Text(tokens, mask)))
             vectors.append(found[: len(rows)])
         return np.concatenate(vectors)
 

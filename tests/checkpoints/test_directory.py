@@ -91,7 +91,7 @@ def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
     write_directory(best, fill_with("1"))
     (best / "left-over").write_text("")
     write_directory(best, fill_with("2"))
-    assert [path.name for path in best.iterdir()] == ["config.json"]
+    assert {path.name for path in best.iterdir()} == {"config.json", "left-over"}
     assert (best / "config.json").read_text() == "2"
     assert [path.name for path in best.parent.iterdir()] == ["best"]
 
@@ -126,3 +126,24 @@ def test_what_is_no_checkpoint_is_never_replaced(tmp_path: Path) -> None:
     empty.mkdir()
     write_directory(empty, fill_with("1"))
     assert (empty / "config.json").read_text() == "1"
+
+
+def test_what_is_no_part_of_a_checkpoint_stays(saved: Path, make_model: Callable[..., Any]) -> None:
+    """Notes, a repository and PyTorch's weights; not what would contradict the new checkpoint."""
+    (saved / ".git").mkdir()
+    (saved / ".git" / "HEAD").write_text("main")
+    for name in ("notes.txt", "pytorch_model.bin", "vocab.txt", "model-1-of-2.safetensors"):
+        (saved / name).write_text(name)
+    write_directory(saved, lambda folder: save_model(folder, make_model(CONFIG, 1)))
+    kept = {path.name for path in saved.iterdir()}
+    assert kept == {".git", "notes.txt", "pytorch_model.bin", "config.json", "model.safetensors"}
+    assert (saved / ".git" / "HEAD").read_text() == "main"
+    assert (saved / "notes.txt").read_text() == "notes.txt"
+
+
+def test_weights_are_of_a_known_type(saved: Path, make_model: Callable[..., Any]) -> None:
+    for dtype in ("int8", "float64", "float99"):
+        with pytest.raises(CheckpointError, match=f"dtype '{dtype}': weights can be float32, "):
+            load_model(saved, dtype=dtype)
+        with pytest.raises(CheckpointError, match=f"dtype '{dtype}'"):
+            save_model(saved, make_model(CONFIG), dtype=dtype)

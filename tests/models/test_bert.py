@@ -198,3 +198,10 @@ def test_a_text_that_is_too_long_is_refused() -> None:
 def test_what_is_not_supported_is_refused(key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"bert: {key}={value!r}"):
         read_config({"model_type": "bert", key: value})
+
+
+def test_tokens_alone_are_texts_without_padding() -> None:
+    model = load_model(ENCODER.stored)
+    tokens = np.array([[5, 6, 7], [8, 9, 10]])
+    whole = Text(tokens, np.ones((2, 3), bool))
+    np.testing.assert_array_equal(model(jnp.asarray(tokens)).tokens, model(whole).tokens)

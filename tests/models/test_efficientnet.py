@@ -85,7 +85,9 @@ def test_labels_come_from_the_mean_over_the_grid(encoder: EfficientNetLite) -> N
     pixels = jax.random.normal(jax.random.key(0), (1, 40, 40, 3))
     tokens, logits = jax.jit(lambda p: (encoder(p).tokens, encoder.classify(p)))(pixels)
     layer = encoder.classifier
-    want = np.asarray(tokens).mean(1) @ np.asarray(layer.kernel[...]).T + np.asarray(layer.bias[...])
+    want = np.asarray(tokens).mean(1) @ np.asarray(layer.kernel[...]).T + np.asarray(
+        layer.bias[...]
+    )
     np.testing.assert_allclose(logits, want, atol=1e-5)
 
 

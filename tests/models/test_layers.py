@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, TypeCheckError
 
-from captax.models.encoders import Features, VisionEncoder
+from captax.models.encoders import Features, ShapeError, VisionEncoder
 from captax.models.layers import (
     Attention,
     Dropout,
@@ -142,3 +142,9 @@ def test_layer_norm_is_that_of_flax() -> None:
     for layer in (ours, theirs):
         layer.scale[...], layer.bias[...] = jnp.arange(8.0), jnp.arange(8.0) - 4
     np.testing.assert_allclose(ours(x), theirs(x), atol=1e-4)
+
+
+def test_pixels_laid_out_otherwise_are_refused() -> None:
+    for shape in ((1, 3, 2, 2), (2, 2, 3)):
+        with pytest.raises((ShapeError, TypeCheckError), match=r"batch height width 3"):
+            Chain()(jnp.zeros(shape))

@@ -1,6 +1,7 @@
 """A checkpoint directory's `config.json` and `model.safetensors`, and how to write one whole."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,6 +23,12 @@ WEIGHTS = "model.safetensors"
 HEADS = (
     r"(^|\.)(classifier|cls_classifier|distillation_classifier|lm_head|cls)\."
     r"|^(text_model|text_projection|visual_projection)\.|^logit_scale$"
+)
+# Of an older checkpoint in the same place, what would contradict the new one.
+REPLACED = re.compile(
+    r".*\.safetensors|.*\.index\.json|(vocab|added_tokens|special_tokens_map|tokenizer|"
+    r"tokenizer_config|generation_config|preprocessor_config|processor_config)\.json|"
+    r"vocab\.txt|merges\.txt|source_tokenizer"
 )
 POOLER = r"(^|\.)(pooler|seq_relationship)\."
 
@@ -69,7 +76,7 @@ def load_half(
     def turn(config: ModelConfig) -> ModelConfig:
         return config.as_encoder() if role == "encoder" else config.as_decoder()
 
-    return _load_turned(directory, turn, unread, new, rngs, dtype)
+    return _load_turned(directory, turn, f"as {role}", unread, new, rngs, dtype)
 
 
 def load_for_labels(
@@ -81,12 +88,15 @@ def load_for_labels(
         return config.as_classifier(tuple(labels))
 
     unread = f"{HEADS}|{POOLER}"
-    return _load_turned(directory, turn, unread, r"(^|\.)classifier\.", rngs, dtype)
+    return _load_turned(
+        directory, turn, "as classifier", unread, r"(^|\.)classifier\.", rngs, dtype
+    )
 
 
 def _load_turned(
     directory: Path,
     turn: Callable[[ModelConfig], ModelConfig],
+    role: str,
     unread: str,
     new: str,
     rngs: nnx.Rngs,
@@ -104,8 +114,9 @@ def _load_turned(
     except ConfigError as error:
         raise ConfigError(f"{directory / CONFIG}: {error}") from None
     kept = {name: tensor for name, tensor in tensors.items() if not re.search(unread, name)}
-    where, layout = str(directory), config.layout()
+    layout = config.layout()
     model = config.build(rngs=rngs)
+    where = f"{directory} {role}"
     return fill(model, kept, where=where, layout=layout, dtype=dtype, optional=new)
 
 
@@ -125,8 +136,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
     """Have `write` fill a new directory beside `directory`, then put it in its place.
 
-    A reader sees the old content or the new, never half of either. Raises `CheckpointError` when
-    what is there is not a checkpoint: it would be lost.
+    A reader sees the old content or the new, never half of either. Of the old, what no checkpoint
+    of ours has (notes, PyTorch's weights, a repository) stays. Raises `CheckpointError` when what
+    is there is not a checkpoint.
     """
     directory = directory.resolve()
     if directory.is_file() or (
@@ -139,8 +151,20 @@ def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     write(partial)
+    if directory.exists():
+        for path in directory.iterdir():
+            if not (partial / path.name).exists() and not REPLACED.fullmatch(path.name):
+                _link(path, partial / path.name)
     shutil.rmtree(old, ignore_errors=True)
     if directory.exists():
         directory.rename(old)
     partial.rename(directory)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file, or all files of a folder, under another name too."""
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, target, copy_function=os.link, symlinks=True)
+    else:
+        os.link(source, target, follow_symlinks=False)

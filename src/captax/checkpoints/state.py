@@ -13,6 +13,7 @@ from captax.checkpoints.lazy import LazyTensor
 from captax.errors import CheckpointError
 from captax.models.layout import Layout
 
+DTYPES = ("float32", "float16", "bfloat16")
 Model = TypeVar("Model", bound=nnx.Module)
 
 
@@ -37,6 +38,7 @@ def fill(
     when the model keeps its own value, or unexpected. Raises `CheckpointError` that lists every
     missing, unexpected and misshapen tensor at once; `where` says in it what was being read.
     """
+    check_dtype(dtype)
     layout = layout or Layout()
     graph, state = nnx.split(model)
     leaves = {_name(path): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
@@ -76,10 +78,17 @@ def fill(
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
+def check_dtype(name: str) -> None:
+    """Raise `CheckpointError` unless weights can be of the type of this name."""
+    if name not in DTYPES:
+        raise CheckpointError(f"dtype {name!r}: weights can be {', '.join(DTYPES)}")
+
+
 def export(
     model: nnx.Module, layout: Layout | None = None, *, dtype: str = "float32"
 ) -> dict[str, np.ndarray]:
     """The model's parameters as the tensors of a checkpoint, which `fill` takes."""
+    check_dtype(dtype)
     ours = parameters(model)
     tensors = {}
     for tensor in (layout or Layout()).tensors(ours):
@@ -97,7 +106,11 @@ def _name(path: tuple[object, ...]) -> str:
 def rebuilder(model: Model) -> Callable[[Mapping[str, jax.Array]], Model]:
     """A pure function from named parameters to a model like this one, for use under `jax.jit`."""
     graph, state = nnx.split(model)
-    leaves = [(_name(path), path, leaf) for path, leaf in nnx.to_flat_state(state)]
+    # Shapes alone: the values that the model has now are not to be kept alive.
+    leaves = [
+        (_name(path), path, leaf.replace(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)))
+        for path, leaf in nnx.to_flat_state(state)
+    ]
 
     def rebuild(tensors: Mapping[str, jax.Array]) -> Model:
         flat = [(path, leaf.replace(tensors[name])) for name, path, leaf in leaves]

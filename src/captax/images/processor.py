@@ -121,7 +121,9 @@ class ImageProcessor:
                 decoded = decode(image, at_least=self.decode_size)
                 pixels[index] = np.asarray(self.resize_only(decoded))
             except ImageError as error:
-                raise ImageError(f"image {index}: {error}") from None
+                # A file is named by its path, other pictures by their place.
+                place = "" if isinstance(image, str | PathLike) else f"image {index}: "
+                raise ImageError(f"{place}{error}") from None
         return self.normalize(pixels)
 
     def resize_only(self, image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from captax.models.config import ModelConfig, Roles
 from captax.models.decoders import LanguageHead, LengthError, TextDecoder
-from captax.models.encoders import Features, Text, TextEncoder
+from captax.models.encoders import Features, Text, TextEncoder, as_text
 from captax.models.layers import (
     Dropout,
     EncoderLayer,
@@ -170,8 +170,9 @@ class BertEncoder(TextEncoder):
     def features_width(self) -> int:
         return self.config.hidden_size
 
-    def __call__(self, text: Text) -> Features:
+    def __call__(self, text: Text | Int[Array, "batch time"]) -> Features:
         """Read texts; raises `LengthError` when they are longer than `max_positions`."""
+        text = as_text(text)
         time = text.tokens.shape[1]
         if time > self.max_positions:
             raise LengthError(

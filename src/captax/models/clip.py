@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from captax.models.config import ConfigError, ModelConfig
 from captax.models.decoders import LengthError
-from captax.models.encoders import Features, PatchEncoder, Text, TextEncoder
+from captax.models.encoders import Features, PatchEncoder, Text, TextEncoder, as_text
 from captax.models.layers import (
     EncoderLayer,
     FinalNorm,
@@ -252,8 +252,9 @@ class ClipText(TextEncoder):
     def features_width(self) -> int:
         return self.config.hidden_size
 
-    def __call__(self, text: Text) -> Features:
+    def __call__(self, text: Text | Int[Array, "batch time"]) -> Features:
         """Read texts; raises `LengthError` when one is longer than `max_positions`."""
+        text = as_text(text)
         time = text.tokens.shape[1]
         if time > self.max_positions:
             raise LengthError(

@@ -19,7 +19,7 @@ from captax.models.layout import Layout, join, linear, table
 from captax.models.record import scope
 
 # What is looked at: pictures, or texts.
-Inputs = Float[Array, "batch height width 3"] | Text
+Inputs = Float[Array, "batch height width 3"] | Text | Int[Array, "batch time"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
+
+from captax.errors import CaptaxError
 
 
 @struct.dataclass
@@ -31,6 +34,15 @@ class Text:
 
     tokens: Int[Any, "batch time"]
     mask: Bool[Any, "batch time"]
+
+
+class ShapeError(CaptaxError):
+    """An array is not laid out as a model takes it."""
+
+
+def as_text(text: Text | Int[Array, "batch time"]) -> Text:
+    """Texts as they are; of tokens alone, texts without padding."""
+    return text if isinstance(text, Text) else Text(text, jnp.ones(text.shape, bool))
 
 
 class VisionEncoder(nnx.Module):
@@ -78,6 +90,11 @@ class VisionEncoder(nnx.Module):
 
     def __call__(self, pixels: Float[Array, "batch height width 3"]) -> Features:
         """Look at pictures."""
+        if pixels.ndim != 4 or pixels.shape[3] != 3:
+            raise ShapeError(
+                f"pixels of shape {list(pixels.shape)}: expected [batch height width 3], with "
+                "channels last and values as an ImageProcessor gives them"
+            )
         _, height, width, _ = pixels.shape
         return self.suffix(pixels, 0, (height, width))
 
@@ -116,6 +133,6 @@ class TextEncoder(nnx.Module):
         """Width of the tokens."""
         raise NotImplementedError
 
-    def __call__(self, text: Text) -> Features:
-        """Read texts."""
+    def __call__(self, text: Text | Int[Array, "batch time"]) -> Features:
+        """Read texts; tokens alone are texts without padding."""
         raise NotImplementedError

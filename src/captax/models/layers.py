@@ -222,6 +222,17 @@ class Dropout(nnx.Module):
         return jnp.where(kept, x * (256 / (256 - threshold)), 0)
 
 
+def enable_dropout(model: nnx.Module, key: Array) -> None:
+    """Switch every dropout of a model on, each with its own key, for one step of training.
+
+    Give it a model made anew inside the step (`nnx.merge`), or the next step's masks go on from
+    where this one's ended.
+    """
+    dropouts = [module for _, module in nnx.iter_modules(model) if isinstance(module, Dropout)]
+    for i, dropout in enumerate(dropouts):
+        dropout.key = jax.random.fold_in(key, i)
+
+
 class Mlp(nnx.Module):
     """Two linear layers with an activation between."""
 

@@ -113,6 +113,7 @@ class Tokenizer:
 
     def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text and nothing else, as a prompt is begun with."""
+        _refuse_one(texts)
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
@@ -127,6 +128,7 @@ class Tokenizer:
         Raises:
             TextError: `max_length` leaves no room for text.
         """
+        _refuse_one(texts)
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
         if max_length is not None:
             room = max_length - self._backend.num_special_tokens_to_add(False)
@@ -210,3 +212,9 @@ class Tokenizer:
             )
         except TextError as error:
             raise TextError(f"{found.path}: {error}") from None
+
+
+def _refuse_one(texts: Sequence[str]) -> None:
+    # A text is a sequence of texts too, of one letter each.
+    if isinstance(texts, str):
+        raise TextError("one text was given where a sequence is taken: pass [text]")

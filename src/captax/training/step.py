@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx, struct
+from flax import struct
 from jaxtyping import Array, Float, Int
 
 from captax.models.encoder_decoder import EncoderDecoder
-from captax.models.layers import Dropout
+from captax.models.layers import enable_dropout
 from captax.training.recipe import Optimizer, Stage
 
 Parameters = dict[str, Array]
@@ -125,7 +125,7 @@ def make_step(
         parameters: Parameters, frozen: Parameters, batch: Batch, key: Array
     ) -> tuple[Array, Array]:
         model = rebuild({**frozen, **parameters})
-        _enable_dropout(model, key)
+        enable_dropout(model, key)
         features = model.bridge(model.encoder.suffix(batch.pictures.astype(jnp.float32), depth))
         logits = model.read(features, batch.inputs, batch.positions, batch.segments)
         weights = (batch.segments > 0).astype(jnp.float32)
@@ -150,10 +150,3 @@ def make_step(
         return state, {"loss": smoothed, "nll": plain, "gradient_norm": norm}
 
     return jax.jit(step, donate_argnums=0)
-
-
-def _enable_dropout(model: nnx.Module, key: Array) -> None:
-    """Switch every dropout of a freshly built model on, each with its own key."""
-    dropouts = [module for _, module in nnx.iter_modules(model) if isinstance(module, Dropout)]
-    for i, dropout in enumerate(dropouts):
-        dropout.key = jax.random.fold_in(key, i)
