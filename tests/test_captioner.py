@@ -19,7 +19,7 @@ from captax.captioner import Caption, Captioner
 from captax.checkpoints.directory import save_model
 from captax.checkpoints.state import CheckpointError
 from captax.errors import CaptaxError
-from captax.generation import Beam, GenerationConfig, generate
+from captax.generation import Beam, GenerationConfig, GenerationError, generate
 from captax.images import ImageError
 
 
@@ -163,7 +163,7 @@ def test_more_alternatives_than_beams_widen_the_beam(tiny_captioner: Captioner) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beam": 2}, r"num_beam.*known are num_beams,"),
+        ({"num_beam": 2}, r"'num_beam'; did you mean num_beams\?"),
         ({"num_beams": 0}, "num_beams is 0"),
         ({"num_return_sequences": 0}, "num_return_sequences is 0"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
@@ -179,6 +179,111 @@ def test_bad_options_are_refused(
 ) -> None:
     with pytest.raises(CaptaxError, match=message):
         tiny_captioner.caption(pictures[:1], **options)
+
+
+PROMPTS = ("", "a red", "the yellow tile is", "a", "", "a", "three green", "", "a", "a", "a red")
+
+
+def test_each_picture_may_have_its_own_prompt(
+    tiny_captioner: Captioner, pictures: list[np.ndarray], captions: list[Caption]
+) -> None:
+    """Captions are those of each picture alone with its prompt."""
+    options = {"batch_size": 8, "max_new_tokens": 5}
+    found = tiny_captioner.caption(pictures, prompt=PROMPTS, **options)
+    for row in (0, 1, 2, 10):
+        [alone] = tiny_captioner.caption(pictures[row], prompt=PROMPTS[row], **options)
+        assert same(found[row], alone) and found[row].text == alone.text
+    for caption, prompt in zip(found, PROMPTS, strict=True):
+        assert caption.text.startswith(prompt)
+    broken: list[Any] = [b"no picture", *pictures[1:]]
+    after = list(tiny_captioner.stream(broken, prompt=PROMPTS, **options))[1:]
+    assert all(isinstance(a, Caption) and same(a, b) for a, b in zip(after, found[1:], strict=True))
+    with pytest.raises(GenerationError, match="2 prompts are given for more pictures"):
+        tiny_captioner.caption(pictures[:3], prompt=["a", "a red"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_beams": 1, "length_penalty": 2.0},
+        {"repetition_penalty": 1.5, "length_penalty": 0.5},
+        {"no_repeat_ngram_size": 1, "prompt": "a red"},
+        {"do_sample": True, "temperature": 1.5},
+    ],
+    ids=lambda options: "-".join(options) or "default",
+)
+def test_a_caption_scores_as_decoding_says(
+    tiny_captioner: Captioner, pictures: list[np.ndarray], options: dict[str, Any]
+) -> None:
+    found = tiny_captioner.caption(pictures, batch_size=8, **options)
+    scores = tiny_captioner.score(pictures, found, batch_size=8, **options)
+    assert scores == pytest.approx([caption.score for caption in found], abs=1e-4)
+    for caption in found:
+        penalty = options.get("length_penalty", 1.0)
+        total = sum(caption.logprobs) / len(caption.tokens) ** penalty
+        assert len(caption.logprobs) == len(caption.tokens)
+        assert caption.score == pytest.approx(total, abs=1e-4)
+
+
+def test_any_text_can_be_scored(tiny_captioner: Captioner, pictures: list[np.ndarray]) -> None:
+    """By the log-probabilities of its tokens and eos, read all at once."""
+    texts = ["a red square", "three green stripes on a black wall", "a", ""]
+    scores = tiny_captioner.score(pictures[:4], texts, batch_size=3)
+    said = tiny_captioner.tokenizer.encode(texts)
+    tokens = np.array([[*each, *[0] * (9 - len(each))] for each in said])
+    read = jax.jit(lambda *given: jax.nn.log_softmax(tiny_captioner.model(*given)))
+    logprobs = np.asarray(read(tiny_captioner.processor(pictures[:4]), tokens[:, :-1]))
+    for row, each in enumerate(said):
+        want = logprobs[row, np.arange(len(each) - 1), each[1:]].mean()
+        assert scores[row] == pytest.approx(want, abs=1e-4)
+    assert tiny_captioner.score(pictures[0], texts[0]) == pytest.approx(scores[:1], abs=1e-4)
+    # What constraints forbid scores as if they did not.
+    forbidden = tiny_captioner.score(pictures[0], texts[0], bad_words="red", min_length=9)
+    assert forbidden == pytest.approx(scores[:1], abs=1e-4)
+    with pytest.raises(GenerationError, match="1 captions for 2 pictures"):
+        tiny_captioner.score(pictures[:2], ["a"])
+    with pytest.raises(GenerationError, match="has 21 tokens and the decoder reads 16"):
+        tiny_captioner.score(pictures[0], "a " * 20)
+    with pytest.raises(ImageError):
+        tiny_captioner.score([b"no picture"], ["a"])
+
+
+def test_words_can_be_banned_and_required(
+    tiny_captioner: Captioner, pictures: list[np.ndarray], captions: list[Caption]
+) -> None:
+    said = captions[0].text.split()[0]
+    assert any(said in caption.text.split() for caption in captions)
+    found = tiny_captioner.caption(pictures, batch_size=8, bad_words=[said, "zebra"])
+    assert not any(said in caption.text.split() for caption in found)
+    required = ["black wall", "three"]
+    assert not all(word in caption.text for caption in captions for word in required)
+    found = tiny_captioner.caption(pictures, batch_size=8, force_words=required)
+    assert all(word in caption.text for caption in found for word in required)
+    with pytest.raises(GenerationError, match="'zebra' cannot be required"):
+        tiny_captioner.caption(pictures[0], force_words="zebra")
+
+
+def test_samples_are_of_the_picture_and_the_seed_alone(
+    tiny_captioner: Captioner, pictures: list[np.ndarray]
+) -> None:
+    options: dict[str, Any] = {"do_sample": True, "num_return_sequences": 2}
+    found = tiny_captioner.caption(pictures, seed=3, batch_size=8, **options)
+    for batch_size in (1, 3):
+        again = tiny_captioner.caption(pictures, seed=3, batch_size=batch_size, **options)
+        assert [c.alternatives[1].text for c in again] == [c.alternatives[1].text for c in found]
+        assert all(map(same, again, found))
+    broken: list[Any] = [b"no picture", *pictures[1:]]
+    after = list(tiny_captioner.stream(broken, seed=3, batch_size=8, **options))[1:]
+    assert all(isinstance(a, Caption) and same(a, b) for a, b in zip(after, found[1:], strict=True))
+    other = tiny_captioner.caption(pictures, seed=4, batch_size=8, **options)
+    assert [c.tokens for c in other] != [c.tokens for c in found]
+
+    own = tiny_captioner.caption([pictures[0]] * 3, seed=[7, 8, 7], **options)
+    assert same(own[0], own[2]) and own[0].tokens != own[1].tokens
+    best = tiny_captioner.caption(pictures, seed=3, batch_size=8, do_sample=True, best_of=2)
+    for one, two in zip(best, found, strict=True):
+        assert one.score == pytest.approx(max(a.score for a in two.alternatives), abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +324,8 @@ def test_generation_settings_are_those_saved(saved: Path, tmp_path: Path) -> Non
     tokens = {"decoder_start_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     want = GenerationConfig(num_beams=5, max_new_tokens=7, **tokens)
     assert captax.load(path).generation == want
-    config.unlink()  # as transformers: greedy, and 20 tokens with the one it starts with
-    want = GenerationConfig(num_beams=1, max_new_tokens=19, **tokens)
+    config.unlink()  # as transformers: greedy, and 20 new tokens, or as many as can be read
+    want = GenerationConfig(num_beams=1, max_new_tokens=None, **tokens)
     assert captax.load(path).generation == want
 
 
@@ -250,3 +355,22 @@ def test_the_built_in_captioner_captions_the_examples(examples: Path) -> None:
         assert len(caption.text.split()) >= 3 and caption.text == caption.text.lower()
         assert "<" not in caption.text and -5 < caption.score < 0
     assert len({caption.text for caption in captions}) >= 5
+
+
+def test_it_answers_with_the_weights_its_model_has_now(saved: Path) -> None:
+    """As after a step of training on `captioner.model`."""
+    captioner = captax.load(saved)
+    image = np.zeros((64, 64, 3), np.uint8)
+    eos = captioner.generation.eos_token_id
+    assert len(captioner.caption(image)[0].tokens) > 1
+    norm = captioner.model.decoder.norm
+    embedding = captioner.model.decoder.embedding[...]
+    norm.scale[...], norm.bias[...] = jnp.zeros_like(norm.scale), 50 * embedding[eos]
+    assert captioner.caption(image)[0].tokens == (eos,)
+    with pytest.raises(AttributeError):
+        captioner.model = captioner.model
+
+
+def test_a_prompt_of_unknown_words_is_refused(tiny_captioner: Captioner) -> None:
+    with pytest.raises(CaptaxError, match="prompt 'a zebra': holds words"):
+        tiny_captioner.caption(np.zeros((64, 64, 3), np.uint8), prompt="a zebra")

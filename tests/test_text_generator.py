@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,12 +24,13 @@ TEXTS = ("a red square", "the yellow tile is under", "three", "a blue tile")
 def test_a_language_model_goes_on_from_its_prompt(continuer: TextGenerator) -> None:
     """Greedily, as by hand, whatever the other prompts of the batch."""
     found = continuer.generate(TEXTS, num_beams=1, max_new_tokens=4)
+    read = jax.jit(lambda tokens: jax.nn.log_softmax(continuer.model(None, tokens)))
     for text, generated in zip(TEXTS, found, strict=True):
         tokens = prompt = continuer.tokenizer.encode_plain([text])[0]
         total = 0.0
         for _ in range(4):
-            logits = continuer.model(None, jnp.array([tokens]))[0, -1]
-            logprobs = np.asarray(logits - jnp.log(jnp.exp(logits).sum()))
+            padded = jnp.array([[*tokens, *[0] * (12 - len(tokens))]])  # nobody sees what follows
+            logprobs = np.asarray(read(padded))[0, len(tokens) - 1]
             tokens = [*tokens, int(logprobs.argmax())]
             total += float(logprobs.max())
             if tokens[-1] == continuer.generation.eos_token_id:
@@ -44,3 +47,15 @@ def test_one_text_may_be_given_alone_or_be_empty(continuer: TextGenerator) -> No
     assert continuer.generate([]) == []
 
     assert len(continuer.generate([""], max_new_tokens=3)[0].tokens) <= 3
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True, "seed": [1, 2, 3, 4]}])
+def test_prompts_of_all_lengths_share_a_batch(
+    continuer: TextGenerator, options: dict[str, Any]
+) -> None:
+    found = continuer.generate(TEXTS, max_new_tokens=4, **options)
+    for i, text in enumerate(TEXTS):
+        own = {**options, **({"seed": [options["seed"][i]]} if "seed" in options else {})}
+        [alone] = continuer.generate(text, max_new_tokens=4, **own)
+        assert alone.tokens == found[i].tokens and alone.text == found[i].text
+        assert alone.logprobs == pytest.approx(found[i].logprobs, abs=1e-4)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from captax.generation import GenerationConfig, Sequences
-from captax.generator import Generated, Generator
+from captax.checkpoints.state import parameters
+from captax.generation import GenerationConfig, GenerationError, Sequences, score
+from captax.generator import Generated, Generator, seeds_of
 from captax.images import ImageError, ImageProcessor, ImageSource
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
@@ -20,6 +21,8 @@ from captax.streaming import several, stream_pictures
 from captax.text import Tokenizer
 
 PROCESSOR = "preprocessor_config.json"
+# Captions to score are filled up to a multiple of this, so that a handful of programs serves all.
+SCORED_STEP = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,18 +47,23 @@ class Captioner(Generator):
         self,
         images: ImageSource | Sequence[ImageSource],
         *,
-        prompt: str = "",
+        prompt: str | Sequence[str] = "",
+        seed: int | Sequence[int] = 0,
         batch_size: int = 32,
         **options: Any,
     ) -> list[Caption]:
         """Caption one picture or several, given as paths, bytes, PIL images or arrays, in order.
 
-        Captions go on from `prompt`, which they begin with. `options` are fields of
-        `GenerationConfig`, such as `num_beams=3, max_new_tokens=20`. Raises `ImageError` for the
-        first picture that cannot be read; `stream` goes on past it.
+        Captions go on from `prompt`, one for all or one a picture, which they begin with. Sampling
+        (`do_sample=True`) draws for a picture by `seed` and its place among `images`, or by its
+        own of several seeds, whatever else is in the batch. `options` are fields of
+        `GenerationConfig`, such as `num_beams=3, max_new_tokens=20`, and `bad_words` and
+        `force_words`, words and phrases that captions must not, or must, contain, as tokens: a
+        banned word also bans longer ones that the tokenizer begins with it. Raises `ImageError`
+        for the first picture that cannot be read; `stream` goes on past it.
         """
         captions = []
-        options = {"prompt": prompt, "batch_size": batch_size, **options}
+        options = {"prompt": prompt, "seed": seed, "batch_size": batch_size, **options}
         for caption in self.stream(several(images), **options):
             if isinstance(caption, ImageError):
                 raise caption
@@ -66,7 +74,8 @@ class Captioner(Generator):
         self,
         images: Iterable[ImageSource],
         *,
-        prompt: str = "",
+        prompt: str | Sequence[str] = "",
+        seed: int | Sequence[int] = 0,
         batch_size: int = 32,
         **options: Any,
     ) -> Iterator[Caption | ImageError]:
@@ -74,18 +83,126 @@ class Captioner(Generator):
 
         Pictures are decoded in threads while the model works on those before them.
         """
-        config = self.generation.replace(**options)
-        said = self.tokenizer.encode_plain([prompt])[0]
-        begin = np.array([config.decoder_start_token_id, *said])
+        config = self._config(options)
+        one = isinstance(prompt, str)
+        said = self._prompts([prompt] if isinstance(prompt, str) else list(prompt))
 
-        def write(pixels: Float[np.ndarray, "batch height width 3"]) -> Sequences:
-            return self._dispatch(pixels, np.tile(begin, (len(pixels), 1)), config)
+        def prompted(place: int) -> list[int]:
+            if not one and place >= len(said):
+                raise GenerationError(f"{len(said)} prompts are given for more pictures")
+            return said[0 if one else place]
 
-        for found in stream_pictures(images, self.processor, write, batch_size=batch_size):
-            if isinstance(found, ImageError):
-                yield found
+        def write(
+            pixels: Float[np.ndarray, "batch height width 3"], places: Sequence[int]
+        ) -> Sequences:
+            prompts = [[self._start(config), *prompted(place)] for place in places]
+            return self._dispatch(pixels, prompts, len(pixels), config, seeds_of(seed, places))
+
+        found = stream_pictures(images, self.processor, write, batch_size=batch_size, numbered=True)
+        for place, row in enumerate(found):
+            if isinstance(row, ImageError):
+                yield row
             else:
-                yield Caption(*self._texts(said, found))
+                yield Caption(*self._texts(prompted(place), row, config.eos_ids))
+
+    def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
+        """Captions of token sequences, without the space that some tokenizers begin with."""
+        return [text.strip() for text in super().decode(tokens)]
+
+    def score(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        captions: str | Generated | Sequence[str | Generated],
+        *,
+        prompt: str = "",
+        batch_size: int = 32,
+        **options: Any,
+    ) -> list[float]:
+        """How well each caption fits its picture, on the scale of `Caption.score`, in order.
+
+        The score is that which decoding with the same options would report of the same tokens.
+        Those of a text are the tokenizer's, and eos; of a `Caption`, its own. Captions begin with
+        `prompt`, which does not count. Raises `ImageError` for the first picture that cannot be
+        read, and `GenerationError` if there are not as many captions as pictures.
+        """
+        config = self._config(options)
+        pictures = several(images)
+        given = [captions] if isinstance(captions, str | Generated) else list(captions)
+        if len(given) != len(pictures):
+            raise GenerationError(
+                f"{len(given)} captions for {len(pictures)} pictures: give one for each"
+            )
+        begin = [self._start(config), *self._prompts([prompt])[0]]
+        texts = ["" if isinstance(each, Generated) else each.removeprefix(prompt) for each in given]
+        encoded = self.tokenizer.encode_plain(texts)
+        tokens = [
+            [*begin, *(each.tokens if isinstance(each, Generated) else (*ids, config.eos_ids[0]))]
+            for each, ids in zip(given, encoded, strict=True)
+        ]
+        # Captions of like length together, so that little of a batch is padding.
+        order = sorted(range(len(given)), key=lambda i: len(tokens[i]))
+
+        def read(
+            pixels: Float[np.ndarray, "batch height width 3"], places: Sequence[int]
+        ) -> Float[jax.Array, " batch"]:
+            rows = [tokens[order[place]] for place in places]
+            return self._score(pixels, rows, len(begin), config)
+
+        found = stream_pictures(
+            [pictures[i] for i in order], self.processor, read, batch_size=batch_size, numbered=True
+        )
+        scores = [0.0] * len(given)
+        for i, value in zip(order, found, strict=True):
+            if isinstance(value, ImageError):
+                raise value
+            scores[i] = float(value)
+        return scores
+
+    def _score(
+        self,
+        pixels: Float[np.ndarray, "batch height width 3"],
+        captions: Sequence[Sequence[int]],
+        prompt: int,
+        config: GenerationConfig,
+    ) -> Float[jax.Array, " batch"]:
+        lengths = np.array([len(caption) for caption in captions])
+        longest = int(lengths.max())
+        if longest - 1 > self._max_positions:
+            raise GenerationError(
+                f"a caption has {longest - 1} tokens and the decoder reads {self._max_positions}"
+            )
+        time = min(-(-longest // SCORED_STEP) * SCORED_STEP, self._max_positions + 1)
+        tokens = np.zeros((len(pixels), time), np.int32)
+        for row, caption in enumerate(captions):
+            tokens[row, : len(caption)] = caption
+        fill = (0, len(pixels) - len(captions))
+        lengths = np.pad(lengths, fill, "edge").astype(np.int32)
+        limits = config.limits(np.full_like(lengths, prompt), self._max_positions)
+
+        def make(config: GenerationConfig) -> Callable[..., jax.Array]:
+            def program(
+                parameters: Any, pixels: Any, tokens: Any, prompts: Any, lengths: Any, limits: Any
+            ) -> jax.Array:
+                model = self._rebuild(parameters)
+                return score(
+                    model,
+                    self._encode(model, pixels),
+                    tokens,
+                    prompts,
+                    lengths,
+                    config.strategy,
+                    eos_id=config.eos_ids,
+                    limits=limits,
+                    constraints=config.constraints,
+                )
+
+            return jax.jit(program)
+
+        program = self._compiled("score", config, make)
+        prompts = np.full_like(lengths, prompt)
+        return program(
+            parameters(self.model), pixels, tokens, prompts, lengths, limits.astype(np.int32)
+        )
 
     def _encode(
         self, model: EncoderDecoder, inputs: Float[jax.Array, "batch height width 3"]

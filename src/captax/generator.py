@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,13 @@ from jaxtyping import Int
 
 from captax.checkpoints.directory import CONFIG, read_json, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
-from captax.generation import GenerationConfig, Sequences, generate
+from captax.generation import (
+    GenerationConfig,
+    GenerationError,
+    Prompts,
+    Sequences,
+    generate,
+)
 from captax.models.registry import model_config
 from captax.text import Tokenizer
 
@@ -37,13 +43,14 @@ class Generated:
 
     `score` is the log-probability of `tokens` (eos included) divided by their number to the power
     of the length penalty: 0 is certainty. `alternatives` holds every text returned, the chosen
-    one first.
+    one first. `logprobs` are the log-probabilities of the tokens, one by one.
     """
 
     text: str
     score: float
     tokens: tuple[int, ...]
     alternatives: tuple[Alternative, ...]
+    logprobs: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -55,7 +62,7 @@ class Generator:
     def __init__(
         self, model: Any, tokenizer: Tokenizer, generation: GenerationConfig | None = None
     ):
-        self.model = model
+        self._model = model
         self.tokenizer = tokenizer
         generation = generation or GenerationConfig()
         self.generation = dataclasses.replace(
@@ -64,9 +71,24 @@ class Generator:
             eos_token_id=_first(generation.eos_token_id, tokenizer, "eos_id"),
             pad_token_id=_first(generation.pad_token_id, tokenizer, "pad_id"),
         )
-        self._parameters = parameters(model)
         self._rebuild = rebuilder(model)
-        self._programs: dict[GenerationConfig, Callable[..., Sequences]] = {}
+        self._programs: dict[Hashable, Callable[..., Any]] = {}
+
+    @property
+    def model(self) -> Any:
+        """The model, with whose weights, as they are at each call, text is written."""
+        return self._model
+
+    def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of prompts. Raises `GenerationError` for one that cannot be written whole."""
+        prompts = self.tokenizer.encode_plain(texts)
+        unknown = self.tokenizer.unk_id
+        for text, tokens in zip(texts, prompts, strict=True):
+            if unknown is not None and unknown in tokens:
+                raise GenerationError(
+                    f"prompt {text!r}: holds words that the tokenizer does not have; use others"
+                )
+        return prompts
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """Text of token sequences."""
@@ -76,43 +98,119 @@ class Generator:
         """What the decoder reads of a batch of inputs."""
         raise NotImplementedError
 
+    def _config(self, options: Mapping[str, Any]) -> GenerationConfig:
+        """How to decode, given what a call says of it; words become tokens here."""
+        said = dict(options)
+        for name, spell in (("bad_words", self._bad_words), ("force_words", self._force_words)):
+            if name in said:
+                words = said.pop(name)
+                said[f"{name}_ids"] = spell([words] if isinstance(words, str) else words or ())
+        config = self.generation.replace(**said)
+        _ = config.strategy, config.constraints  # options without meaning are refused here
+        return config
+
+    def _bad_words(self, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
+        # What the tokenizer cannot write is never said.
+        return tuple(way for word in words for way in self._spellings(word))
+
+    def _force_words(self, words: Iterable[str]) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        phrases = [(word, self._spellings(word)) for word in words]
+        for word, ways in phrases:
+            if not ways:
+                raise GenerationError(f"{word!r} cannot be required: the tokenizer cannot write it")
+        return tuple(ways for _, ways in phrases)
+
+    def _spellings(self, word: str) -> tuple[tuple[int, ...], ...]:
+        """A word or phrase as tokens, at the beginning of a text and within it."""
+        ways = self.tokenizer.encode_plain([word, f" {word}"])
+        unknown = self.tokenizer.unk_id
+        return tuple(dict.fromkeys(tuple(way) for way in ways if way and unknown not in way))
+
+    def _start(self, config: GenerationConfig) -> int:
+        assert config.decoder_start_token_id is not None  # seen to when this was made
+        return config.decoder_start_token_id
+
+    @property
+    def _max_positions(self) -> int:
+        decoder = getattr(self.model, "decoder", self.model)
+        return decoder.max_positions
+
     def _dispatch(
-        self, inputs: Any, prompt: Int[np.ndarray, "batch time"], config: GenerationConfig
+        self,
+        inputs: Any,
+        prompts: Sequence[Sequence[int]],
+        rows: int,
+        config: GenerationConfig,
+        seeds: Sequence[tuple[int, int]] | None = None,
     ) -> Sequences:
-        """Decode a batch, without waiting for the device."""
-        if config not in self._programs:
-            self._programs[config] = self._program(config)
-        return self._programs[config](self._parameters, inputs, prompt.astype(np.int32))
+        """Decode a batch, without waiting for the device.
+
+        `prompts` are whole, with the token that captions begin with; `inputs` are filled up to
+        `rows` rows, and random draws for row `i` depend on `seeds[i]`.
+        """
+        real = len(prompts)
+        lengths = np.array([len(prompt) for prompt in prompts])
+        limits = config.limits(lengths, self._max_positions)
+        prompt, room = _batch(prompts, lengths, limits, rows, self._max_positions)
+        drawn = None
+        if config.do_sample:
+            drawn = np.zeros((rows, 2), np.int64)
+            drawn[:real] = [(0, i) for i in range(real)] if seeds is None else seeds
+            drawn = (drawn & 0x7FFFFFFF).astype(np.int32)
+        program = self._compiled("generate", config, self._program)
+        alive = np.arange(rows) < real
+        return program(parameters(self.model), inputs, prompt, alive, drawn, room=room)
+
+    def _compiled(
+        self,
+        kind: str,
+        config: GenerationConfig,
+        make: Callable[[GenerationConfig], Callable[..., Any]],
+    ) -> Callable[..., Any]:
+        if (kind, config) not in self._programs:
+            self._programs[kind, config] = make(config)
+        return self._programs[kind, config]
 
     def _program(self, config: GenerationConfig) -> Callable[..., Sequences]:
-        """The jitted program from parameters, inputs and prompt to sequences."""
-        eos, pad = config.eos_token_id, config.pad_token_id
-        assert eos is not None and pad is not None
+        """The jitted program from parameters, inputs and prompts to sequences."""
+        pad = config.pad_token_id
+        assert pad is not None
 
-        def program(parameters: dict[str, jax.Array], inputs: Any, prompt: jax.Array) -> Sequences:
+        def program(
+            parameters: dict[str, jax.Array],
+            inputs: Any,
+            prompt: Any,
+            alive: jax.Array,
+            seeds: jax.Array | None,
+            room: int | None,
+        ) -> Sequences:
             model = self._rebuild(parameters)
             return generate(
                 model,
                 self._encode(model, inputs),
                 prompt,
                 config.strategy,
-                max_new_tokens=config.max_new_tokens,
-                eos_id=eos,
+                max_new_tokens=room,
+                eos_id=config.eos_ids,
                 pad_id=pad,
+                constraints=config.constraints,
+                alive=alive,
+                seeds=seeds,
             )
 
-        return jax.jit(program)
+        return jax.jit(program, static_argnames="room")
 
     def _texts(
-        self, prompt: Sequence[int], found: Sequences
-    ) -> tuple[str, float, tuple[int, ...], tuple[Alternative, ...]]:
+        self, prompt: Sequence[int], found: Sequences, eos: tuple[int, ...]
+    ) -> tuple[str, float, tuple[int, ...], tuple[Alternative, ...], tuple[float, ...]]:
         """The fields of `Generated`, of one input's row; texts begin with what was prompted."""
         rows = zip(found.tokens, found.lengths, strict=True)
         said = [tuple(map(int, row[:length])) for row, length in rows]
-        eos = self.generation.eos_token_id
-        texts = self.decode([[*prompt, *(row[:-1] if row[-1:] == (eos,) else row)] for row in said])
+        bare = [row[:-1] if row and row[-1] in eos else row for row in said]
+        texts = self.decode([[*prompt, *row] for row in bare])
         scores = [float(score) for score in found.scores]
-        return texts[0], scores[0], said[0], tuple(map(Alternative, texts, scores))
+        logprobs = tuple(map(float, found.logprobs[0][: len(said[0])]))
+        return texts[0], scores[0], said[0], tuple(map(Alternative, texts, scores)), logprobs
 
     def _save(
         self,
@@ -137,8 +235,17 @@ class Generator:
 def read_generation(directory: Path, model: Any) -> GenerationConfig:
     """The decoding options that a checkpoint directory holds."""
     path = directory / GENERATION
-    # Before they had a file of their own, transformers kept them in the model's config.
-    stored = read_json(path if path.is_file() else directory / CONFIG)
+    if path.is_file():
+        stored = read_json(path)
+    else:
+        # Before they had a file of their own, transformers kept them in the model's config, and
+        # what that does not say in the decoder's.
+        stored = read_json(directory / CONFIG)
+        for half in ("decoder", "generator", "text_config"):
+            if isinstance(inner := stored.get(half), dict):
+                said = {key: value for key, value in stored.items() if value is not None}
+                stored = {**inner, **said}
+                break
     return GenerationConfig.read(stored, model_config(model).roles())
 
 
@@ -147,5 +254,45 @@ def padded(size: int, batch_size: int) -> int:
     return min(each for each in (*BATCH_SIZES, batch_size) if each >= size)
 
 
-def _first(index: int | None, tokenizer: Tokenizer, role: str) -> int:
+def seeds_of(seed: int | Sequence[int], places: Sequence[int]) -> list[tuple[int, int]]:
+    """What draws for the inputs at those places depend on: the seed and the place, or its seed."""
+    if isinstance(seed, int):
+        return [(seed, place) for place in places]
+    if places and max(places) >= len(seed):
+        raise GenerationError(f"{len(seed)} seeds are given for more inputs: give one for each")
+    return [(seed[place], 0) for place in places]
+
+
+def _batch(
+    prompts: Sequence[Sequence[int]],
+    lengths: Int[np.ndarray, " real"],
+    limits: Int[np.ndarray, " real"],
+    rows: int,
+    max_positions: int,
+) -> tuple[Int[np.ndarray, "rows time"] | Prompts, int | None]:
+    """Prompts for the device and, if all are of one length, how many tokens may follow.
+
+    Others are filled up to one of a few lengths, so that they make a handful of programs.
+    """
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    alike = shortest == longest and limits.min() == limits.max()
+    capacity = int(limits.max())
+    if not alike:
+        bucket = 1 << (longest - 1).bit_length()
+        roomy = min(bucket + capacity - longest, max_positions + 1)
+        capacity = max(capacity, roomy)
+        longest = min(bucket, capacity - 1)
+        shortest = 1 << (shortest.bit_length() - 1)
+    tokens = np.zeros((rows, longest), np.int32)
+    for row in range(rows):
+        prompt = prompts[min(row, len(prompts) - 1)]
+        tokens[row, : len(prompt)] = prompt
+    if alike:
+        return tokens, capacity - longest
+    fill = (0, rows - len(prompts))
+    lengths, limits = (np.pad(x, fill, "edge").astype(np.int32) for x in (lengths, limits))
+    return Prompts(tokens, lengths, limits, shared=shortest, capacity=capacity), None
+
+
+def _first(index: Any, tokenizer: Tokenizer, role: str) -> Any:
     return getattr(tokenizer, role) if index is None else index

@@ -17,21 +17,27 @@ from captax.images import ImageError, ImageProcessor, ImageSource
 def stream_pictures(
     images: Iterable[ImageSource],
     processor: ImageProcessor,
-    compute: Callable[[Float[np.ndarray, "batch height width 3"]], Any],
+    compute: Callable[..., Any],
     *,
     batch_size: int,
+    numbered: bool = False,
 ) -> Iterator[Any]:
     """What `compute` says of each picture, in order; the error in place of one that is broken.
 
     `compute` takes batches, filled up to one of a few sizes, and gives a tree of arrays with a row
     a picture, without waiting for the device: it works while the next batch is read. Of that tree
-    the rows are yielded, as NumPy's, or an `ImageError`.
+    the rows are yielded, as NumPy's, or an `ImageError`. Where pictures are `numbered`, `compute`
+    is also given the places among `images` of those in the batch.
     """
     pictures = load_images(images, processor, threads=2, ahead=3 * batch_size)
     waiting: list[tuple[list[np.ndarray | ImageError], Any]] = []
+    seen = 0
     for batch in _batches(pictures, batch_size):
+        places = [i for i, pixels in enumerate(batch, seen) if not isinstance(pixels, ImageError)]
         good = [pixels for pixels in batch if not isinstance(pixels, ImageError)]
-        waiting.append((batch, compute(_filled(good, batch_size)) if good else None))
+        seen += len(batch)
+        extra = (places,) if numbered else ()
+        waiting.append((batch, compute(_filled(good, batch_size), *extra) if good else None))
         if len(waiting) > 1:
             yield from _rows(*waiting.pop(0))
     for batch, found in waiting:

@@ -1,6 +1,5 @@
 """Text to text: an encoder-decoder that rewrites texts, or a language model that continues them."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 
 from captax.generation import GenerationConfig, Sequences
-from captax.generator import Generated, Generator, padded
+from captax.generator import Generated, Generator, padded, seeds_of
 from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features, Text
@@ -36,61 +35,53 @@ class TextGenerator(Generator):
         self.source_tokenizer = source_tokenizer or tokenizer
 
     def generate(
-        self, texts: str | Sequence[str], *, batch_size: int = 32, **options: Any
+        self,
+        texts: str | Sequence[str],
+        *,
+        seed: int | Sequence[int] = 0,
+        batch_size: int = 32,
+        **options: Any,
     ) -> list[Generated]:
         """Rewrite one text or several, or continue them where the model only continues, in order.
 
         A text longer than the encoder reads is cut at its end; an answer to a language model's
-        prompt begins with the prompt. `options` are fields of `GenerationConfig`.
+        prompt begins with the prompt. `seed` and `options` are as for `Captioner.caption`.
         """
         several = [texts] if isinstance(texts, str) else list(texts)
-        config = self.generation.replace(**options)
-        if isinstance(self.model, EncoderDecoder):
-            return self._rewrite(several, batch_size, config)
-        return self._continue(several, batch_size, config)
-
-    def _rewrite(
-        self, texts: Sequence[str], batch_size: int, config: GenerationConfig
-    ) -> list[Generated]:
-        longest = self.model.encoder.max_positions
-        sources = self.source_tokenizer.encode_template(texts, max_length=longest)
+        config = self._config(options)
+        seeds = seeds_of(seed, range(len(several)))
+        rewrites = isinstance(self.model, EncoderDecoder)
+        if rewrites:
+            longest = self.model.encoder.max_positions
+            read = self.source_tokenizer.encode_template(several, max_length=longest)
+        else:
+            read = [ids or [self._start(config)] for ids in self.tokenizer.encode_plain(several)]
         # Texts of like length together, so that little of a batch is padding.
-        order = sorted(range(len(texts)), key=lambda i: len(sources[i]))
+        order = sorted(range(len(read)), key=lambda i: len(read[i]))
         found: dict[int, Generated] = {}
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            longest_here = max(len(sources[i]) for i in chosen)
-            time = min(-(-longest_here // LENGTH_STEP) * LENGTH_STEP, longest)
-            tokens = np.zeros((padded(len(chosen), batch_size), time), np.int32)
-            mask = np.zeros(tokens.shape, bool)
-            mask[:, 0] = True  # rows that hold no text still attend to something
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            rows = padded(len(chosen), batch_size)
+            sources = [read[i] for i in chosen]
+            prompts = [[self._start(config)] for _ in chosen] if rewrites else sources
+            inputs = self._text(sources, rows) if rewrites else None
+            drawn = [seeds[i] for i in chosen]
+            said = jax.device_get(self._dispatch(inputs, prompts, rows, config, drawn))
             for row, i in enumerate(chosen):
-                tokens[row, : len(sources[i])] = sources[i]
-                mask[row, : len(sources[i])] = True
-            prompt = np.full((len(tokens), 1), _start(config))
-            said = jax.device_get(self._dispatch(Text(tokens, mask), prompt, config))
-            for row, i in enumerate(chosen):
-                found[i] = Generated(*self._texts([], _row(said, row)))
-        return [found[i] for i in range(len(texts))]
+                prompt = [] if rewrites else sources[row]
+                found[i] = Generated(*self._texts(prompt, _row(said, row), config.eos_ids))
+        return [found[i] for i in range(len(several))]
 
-    def _continue(
-        self, texts: Sequence[str], batch_size: int, config: GenerationConfig
-    ) -> list[Generated]:
-        # A prompt cannot be padded: only those of one length share a batch.
-        by_length: dict[int, list[int]] = defaultdict(list)
-        prompts = [ids or [_start(config)] for ids in self.tokenizer.encode_plain(texts)]
-        for i, ids in enumerate(prompts):
-            by_length[len(ids)].append(i)
-        found: dict[int, Generated] = {}
-        for alike in by_length.values():
-            for start in range(0, len(alike), batch_size):
-                chosen = alike[start : start + batch_size]
-                rows = [prompts[i] for i in chosen]
-                rows += [rows[-1]] * (padded(len(rows), batch_size) - len(rows))
-                said = jax.device_get(self._dispatch(None, np.array(rows), config))
-                for row, i in enumerate(chosen):
-                    found[i] = Generated(*self._texts(prompts[i], _row(said, row)))
-        return [found[i] for i in range(len(texts))]
+    def _text(self, sources: Sequence[Sequence[int]], rows: int) -> Text:
+        longest = max(map(len, sources))
+        time = min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.model.encoder.max_positions)
+        tokens = np.zeros((rows, time), np.int32)
+        mask = np.zeros(tokens.shape, bool)
+        mask[:, 0] = True  # rows that hold no text still attend to something
+        for row, source in enumerate(sources):
+            tokens[row, : len(source)] = source
+            mask[row, : len(source)] = True
+        return Text(tokens, mask)
 
     def _encode(self, model: Any, inputs: Text | None) -> Features | None:
         return None if inputs is None else model.encode(inputs)
@@ -103,11 +94,6 @@ class TextGenerator(Generator):
                 self.source_tokenizer.save(folder / SOURCE_TOKENIZER)
 
         self._save(directory, write, dtype=dtype, card=card)
-
-
-def _start(config: GenerationConfig) -> int:
-    assert config.decoder_start_token_id is not None  # the generator has seen to it
-    return config.decoder_start_token_id
 
 
 def _row(sequences: Sequences, row: int) -> Sequences:

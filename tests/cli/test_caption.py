@@ -211,3 +211,16 @@ def test_wrong_options_are_told_as_such_and_exit_2(
 ) -> None:
     result = run("caption", *arguments)
     assert result.code == 2 and message.lower() in result.err.lower()
+
+
+def test_every_sequence_asked_for_is_a_line(run: Run, model: Path, pictures: Path) -> None:
+    picture = pictures / GOOD[0]
+    options = ("--model", model, "--num-return-sequences", 3)
+    lines = run("caption", picture, *options).out.splitlines()
+    assert len(lines) == 3 and all(line.startswith(f"{picture}: ") for line in lines)
+
+
+def test_a_jsonl_file_holds_json(run: Run, model: Path, pictures: Path, tmp_path: Path) -> None:
+    picture = pictures / GOOD[0]
+    run("caption", picture, "--model", model, "--out", tmp_path / "x.jsonl")
+    assert json.loads((tmp_path / "x.jsonl").read_text())["path"] == str(picture)

@@ -3,44 +3,41 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from captax.cli.options import (
-    Format,
-    LengthPenalty,
-    MaxNewTokens,
+    Formatted,
     Model,
-    NumBeams,
-    NumReturnSequences,
     Offline,
     Out,
     Revision,
-    given,
+    as_json,
+    decoding,
     output,
     watched,
 )
 
 SOME_FAILED = 1
+HINT = "`captax classify` is for classifiers, `captax generate` for text generators"
 
 
+@decoding
 def caption(
     paths: Annotated[list[str], typer.Argument(help="Pictures, folders (searched), patterns.")],
     model: Model = None,
     prompt: Annotated[str, typer.Option(help="Captions begin with it.")] = "",
-    num_beams: NumBeams = None,
-    max_new_tokens: MaxNewTokens = None,
-    length_penalty: LengthPenalty = None,
-    num_return_sequences: NumReturnSequences = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    format: Format = Format.text,
+    format: Formatted = None,
     out: Out = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Also write an HTML page of pictures and captions.")
     ] = None,
     revision: Revision = None,
     offline: Offline = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Caption pictures. Those that cannot be read are named on stderr; then the exit code is 1."""
     from tqdm import tqdm
@@ -55,13 +52,9 @@ def caption(
     persist_compiled_programs()
     captioner = load(model, revision=revision, offline=offline)
     if not isinstance(captioner, Captioner):
-        raise CaptaxError(f"{model}: holds a {type(captioner).__name__}, which cannot caption")
-    options = given(
-        num_beams=num_beams,
-        max_new_tokens=max_new_tokens,
-        length_penalty=length_penalty,
-        num_return_sequences=num_return_sequences,
-    )
+        raise CaptaxError(
+            f"{model}: holds a {type(captioner).__name__}, which cannot caption; {HINT}"
+        )
     captions = captioner.stream(files, prompt=prompt, batch_size=batch_size, **options)
 
     rows: list[SheetRow] = []
@@ -85,10 +78,11 @@ def caption(
                 row = SheetRow(path, str(path), found.text, found.score, others)
             if sheet is not None:
                 rows.append(row)
-            if format is Format.jsonl:
+            if as_json(format, out):
                 print(json.dumps(record, ensure_ascii=False), file=writer, flush=True)
-            elif "caption" in record:
-                print(f"{path}: {record['caption']}", file=writer, flush=True)
+            elif not isinstance(found, ImageError):
+                for text in (found.text, *(text for text, _ in others)):
+                    print(f"{path}: {text}", file=writer, flush=True)
         bar.close()
     if sheet is not None:
         write_sheet(sheet, rows, title="Captions")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from captax.cli.caption import SOME_FAILED
-from captax.cli.options import Format, Offline, Out, Revision, output, watched
+from captax.cli.options import Formatted, Offline, Out, Revision, as_json, output, watched
 
 
 def classify(
@@ -15,7 +15,7 @@ def classify(
     model: Annotated[str, typer.Option(help="Checkpoint directory or hub name.")],
     top: Annotated[int, typer.Option(min=1, help="Labels a picture, most probable first.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    format: Format = Format.text,
+    format: Formatted = None,
     out: Out = None,
     revision: Revision = None,
     offline: Offline = False,
@@ -51,7 +51,7 @@ def classify(
                 labels = [{"label": c.label, "probability": c.probability} for c in best]
                 record |= labels[0] | ({"alternatives": labels[1:]} if labels[1:] else {})
                 line = "; ".join(f"{c.label} ({c.probability:.1%})" for c in best)
-            if format is Format.jsonl:
+            if as_json(format, out):
                 print(json.dumps(record, ensure_ascii=False), file=writer, flush=True)
             elif line is not None:
                 print(f"{path}: {line}", file=writer, flush=True)

@@ -3,39 +3,35 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from captax.cli.options import (
-    Format,
-    LengthPenalty,
-    MaxNewTokens,
-    NumBeams,
-    NumReturnSequences,
+    Formatted,
     Offline,
     Out,
     Revision,
-    given,
+    as_json,
+    decoding,
     output,
 )
 
 
+@decoding
 def generate(
     model: Annotated[str, typer.Argument(help="Checkpoint directory or hub name.")],
     texts: Annotated[
         list[str] | None, typer.Argument(help="Texts; default: the lines of standard input.")
     ] = None,
     file: Annotated[Path | None, typer.Option(help="Take the lines of this file as texts.")] = None,
-    num_beams: NumBeams = None,
-    max_new_tokens: MaxNewTokens = None,
-    length_penalty: LengthPenalty = None,
-    num_return_sequences: NumReturnSequences = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    format: Format = Format.text,
+    format: Formatted = None,
     out: Out = None,
     revision: Revision = None,
     offline: Offline = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Rewrite texts (encoder-decoders) or continue them (language models), one answer a line."""
     from captax.compilation import persist_compiled_programs
@@ -55,16 +51,10 @@ def generate(
     generator = load(model, revision=revision, offline=offline)
     if not isinstance(generator, TextGenerator):
         raise CaptaxError(f"{model}: holds a {type(generator).__name__}, which takes no text")
-    options = given(
-        num_beams=num_beams,
-        max_new_tokens=max_new_tokens,
-        length_penalty=length_penalty,
-        num_return_sequences=num_return_sequences,
-    )
     answers = generator.generate(lines, batch_size=batch_size, **options)
     with output(out) as writer:
         for line, answer in zip(lines, answers, strict=True):
-            if format is Format.jsonl:
+            if as_json(format, out):
                 record: dict[str, object] = {"text": line, "generated": answer.text}
                 record["score"] = answer.score
                 others = answer.alternatives[1:]

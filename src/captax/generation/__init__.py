@@ -1,15 +1,24 @@
 """Decoding: from features to captions, whatever the family of the model."""
 
+from captax.generation.beam import Beam, DiverseBeam
 from captax.generation.config import GenerationConfig
-from captax.generation.loop import Sequences, generate
-from captax.generation.strategies import Beam, GenerationError, Greedy, Strategy
+from captax.generation.constraints import Constraints
+from captax.generation.loop import Prompts, Sequences, generate
+from captax.generation.scoring import score
+from captax.generation.strategies import Greedy, Sample
+from captax.generation.task import GenerationError, Strategy
 
 __all__ = [
     "Beam",
+    "Constraints",
+    "DiverseBeam",
     "GenerationConfig",
     "GenerationError",
     "Greedy",
+    "Prompts",
+    "Sample",
     "Sequences",
     "Strategy",
     "generate",
+    "score",
 ]

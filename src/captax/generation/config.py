@@ -1,67 +1,210 @@
 """How text is decoded unless a call says otherwise."""
 
 import dataclasses
+import difflib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from captax.generation.strategies import Beam, GenerationError, Greedy, Strategy
+import numpy as np
+
+from captax.generation.beam import Beam, DiverseBeam
+from captax.generation.constraints import Constraints, Phrase
+from captax.generation.strategies import Greedy, Sample
+from captax.generation.task import GenerationError, Strategy
 from captax.models.config import Roles
+
+# New tokens where nobody says how many, as transformers has it.
+DEFAULT_NEW_TOKENS = 20
+
+# What transformers' `generate` does and captax does not, and the values that ask for nothing.
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "constraints": (),
+    "dola_layers": (),
+    "encoder_no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1.0,),
+    "epsilon_cutoff": (0.0,),
+    "eta_cutoff": (0.0,),
+    "exponential_decay_length_penalty": (),
+    "guidance_scale": (1.0,),
+    "max_time": (),
+    "penalty_alpha": (0.0,),
+    "sequence_bias": (),
+    "stop_strings": (),
+    "token_healing": (False,),
+    "top_h": (),
+    "typical_p": (1.0,),
+    "watermarking_config": (),
+}
+# These of them are for sampling.
+SAMPLING = ("epsilon_cutoff", "eta_cutoff", "top_h", "typical_p")
+# Written into what captax saves: families whose `generate` of transformers ignores what a
+# checkpoint says of decoding then still decode as they were saved to.
+MARK = {"saved_by": "captax"}
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
     """Options bear the names of transformers' `generate`, and mean the same.
 
-    Token ids that are None are the tokenizer's.
+    Captions have at most `max_new_tokens` tokens or, where that is None, `max_length` with their
+    prompt; 20 new ones where both are, or fewer if the model can read no more. `min_length` counts
+    the prompt too. `best_of` captions are sampled and the highest-scoring returned.
+    `force_words_ids` holds phrases captions must contain, each a sequence of tokens or several, of
+    which one will do. Token ids that are None are the tokenizer's; `eos_token_id` may be several.
     """
 
     num_beams: int = 3
-    max_new_tokens: int = 20
+    max_new_tokens: int | None = 20
     length_penalty: float = 1.0
     early_stopping: bool | str = False
     num_return_sequences: int = 1
     decoder_start_token_id: int | None = None
-    eos_token_id: int | None = None
+    eos_token_id: Any = None
     pad_token_id: int | None = None
+    max_length: int | None = None
+    min_length: int = 0
+    min_new_tokens: int = 0
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    min_p: float | None = None
+    best_of: int | None = None
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    renormalize_logits: bool = False
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: tuple[int, ...] = ()
+    bad_words_ids: tuple[Phrase, ...] = ()
+    force_words_ids: tuple[tuple[Phrase, ...], ...] = ()
 
     @property
     def strategy(self) -> Strategy:
-        """Greedy for one beam, else beam search."""
+        """Greedy for one beam, else beam search, in groups if there are several; or sampling."""
+        if self.do_sample:
+            if self.num_beams > 1:
+                raise GenerationError(
+                    f"do_sample with num_beams {self.num_beams} is not supported: give num_beams=1"
+                )
+            sampling = ("temperature", "top_k", "top_p", "min_p", "num_return_sequences", "best_of")
+            return Sample(
+                length_penalty=self.length_penalty,
+                **{name: getattr(self, name) for name in sampling},
+            )
+        if self.best_of is not None:
+            raise GenerationError("best_of is for sampling: give do_sample=True too")
         if self.num_beams == 1 and self.num_return_sequences == 1:
             return Greedy(length_penalty=self.length_penalty)
-        return Beam(
-            num_beams=self.num_beams,
-            length_penalty=self.length_penalty,
-            early_stopping=self.early_stopping,
-            num_return_sequences=self.num_return_sequences,
+        shared: dict[str, Any] = {
+            "num_beams": self.num_beams,
+            "length_penalty": self.length_penalty,
+            "early_stopping": self.early_stopping,
+            "num_return_sequences": self.num_return_sequences,
+        }
+        if self.num_beam_groups == 1:
+            return Beam(**shared)
+        return DiverseBeam(
+            num_beam_groups=self.num_beam_groups, diversity_penalty=self.diversity_penalty, **shared
         )
+
+    @property
+    def constraints(self) -> Constraints:
+        """What captions may not, or must, say. Raises `GenerationError` for what means nothing."""
+        names = [field.name for field in dataclasses.fields(Constraints)]
+        if not self.repetition_penalty > 0:
+            raise GenerationError(
+                f"repetition_penalty is {self.repetition_penalty}: give more than 0, 1 for none"
+            )
+        for name in ("no_repeat_ngram_size", "min_length", "min_new_tokens"):
+            if getattr(self, name) < 0:
+                raise GenerationError(f"{name} is {getattr(self, name)}: give 0 or more")
+        return Constraints(**{name: getattr(self, name) for name in names})
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """All tokens that end a caption."""
+        eos = self.eos_token_id
+        return eos if isinstance(eos, tuple) else () if eos is None else (eos,)
+
+    def limits(self, prompts: np.ndarray, max_positions: int) -> np.ndarray:
+        """How many tokens captions may have with their prompts, which have so many.
+
+        Raises `GenerationError` when there is no room for a new one, or for what must be said.
+        """
+        if self.max_new_tokens is not None:
+            limits = prompts + self.max_new_tokens
+            if self.max_new_tokens < 1:
+                raise GenerationError(f"max_new_tokens is {self.max_new_tokens}: give 1 or more")
+        elif self.max_length is not None:
+            limits = np.full_like(prompts, self.max_length)
+            if self.max_length <= prompts.max():
+                raise GenerationError(
+                    f"max_length is {self.max_length} and a prompt has {prompts.max()} tokens, "
+                    "which it counts: give more, or max_new_tokens"
+                )
+        else:
+            limits = np.minimum(prompts + DEFAULT_NEW_TOKENS, max_positions)
+            limits = np.maximum(limits, prompts + 1)
+        needed = sum(min(map(len, phrase)) for phrase in self.force_words_ids)
+        room = int((limits - prompts).min()) - bool(self.forced_eos_token_id)
+        if room < needed:
+            raise GenerationError(
+                f"the words that captions must hold have {needed} tokens and captions {room}: "
+                "give a higher max_new_tokens"
+            )
+        return limits
 
     def replace(self, **options: Any) -> "GenerationConfig":
         """This with other options; more sequences asked for than there are beams widen the beam.
 
-        Raises `GenerationError` for an option that there is not.
+        To sample, beams are given up unless they are asked for; and of `max_length` and
+        `max_new_tokens` the one that is given holds. Raises `GenerationError` for an option that
+        there is not.
         """
         known = [field.name for field in dataclasses.fields(self)]
-        unknown = sorted(options.keys() - set(known))
-        if unknown:
-            raise GenerationError(f"unknown options {unknown}; known are {', '.join(known)}")
-        wanted = options.get("num_return_sequences")
-        if wanted is not None and wanted > options.get("num_beams", self.num_beams):
-            options = {**options, "num_beams": wanted}
-        return dataclasses.replace(self, **options)
+        for name in options:
+            if name in UNSUPPORTED:
+                raise GenerationError(f"the option {name} of transformers is not supported")
+            if name not in known:
+                raise GenerationError(f"unknown option {name!r}{nearest(name, known)}")
+        if options.get("do_sample"):
+            options.setdefault("num_beams", 1)
+        elif "num_return_sequences" in options and not options.get("do_sample", self.do_sample):
+            beams = options.get("num_beams", self.num_beams)
+            options["num_beams"] = max(options["num_return_sequences"], beams)
+        if options.get("max_length") is not None:
+            options.setdefault("max_new_tokens", None)
+        return dataclasses.replace(self, **_frozen(options))
 
     @classmethod
     def read(cls, stored: Mapping[str, Any], roles: Roles) -> "GenerationConfig":
         """From a `generation_config.json`, or from a `config.json` that holds its keys.
 
         `roles` are the token ids that the model's config names. What neither says is as
-        transformers has it: greedy, and a `max_length` of 20 that counts the token it starts with.
+        transformers has it: greedy, and 20 new tokens. Warns of options that captax does not do.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
+        ours = all(stored.get(key) == value for key, value in MARK.items())
+        if roles.binding and not ours:
+            stored = {}
         said = {key: value for key, value in stored.items() if value is not None}
+        for name, neutral in UNSUPPORTED.items():
+            if said.get(name) in (None, *neutral):
+                continue
+            if name not in SAMPLING or said.get("do_sample"):
+                warnings.warn(
+                    f"the checkpoint asks for {name}={said[name]!r} in decoding, which captax does "
+                    "not do: captions may differ from those of transformers",
+                    stacklevel=2,
+                )
+        known = {field.name for field in dataclasses.fields(cls)}
         options = {key: value for key, value in said.items() if key in known}
         options.setdefault("num_beams", 1)
-        options.setdefault("max_new_tokens", max(1, said.get("max_length", 20) - 1))
+        options.setdefault("max_new_tokens", None)
         options.setdefault("decoder_start_token_id", said.get("bos_token_id"))
         named = {
             "decoder_start_token_id": roles.start,
@@ -71,14 +214,45 @@ class GenerationConfig:
         for key, value in named.items():
             if value is not None and (roles.binding or options.get(key) is None):
                 options[key] = value
-        eos = options.get("eos_token_id")
-        if isinstance(eos, list):
-            if len(set(eos)) != 1:
-                raise GenerationError(f"eos_token_id {eos}: several are not supported; name one")
-            options["eos_token_id"] = eos[0]
-        return cls(**options)
+        return cls(**_frozen(options))
 
     def write(self) -> dict[str, Any]:
         """The contents of a `generation_config.json`, which transformers reads too."""
-        contents = dataclasses.asdict(self)
-        return {**contents, "bos_token_id": self.decoder_start_token_id}
+        default = GenerationConfig(num_beams=1, max_new_tokens=None)
+        always = ("num_beams", "length_penalty", "early_stopping", "num_return_sequences")
+        contents = {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name in always or value != getattr(default, name)
+        }
+        return {**contents, "bos_token_id": self.decoder_start_token_id, **MARK}
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint at what was meant."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+
+
+def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as the config holds them: tuples for lists, and none for None."""
+    frozen: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in ("suppress_tokens", "begin_suppress_tokens"):
+            value = tuple(value or ())
+        elif name == "forced_eos_token_id":
+            value = () if value is None else (value,) if isinstance(value, int) else tuple(value)
+        elif name == "bad_words_ids":
+            value = tuple(tuple(phrase) for phrase in value or ())
+        elif name == "force_words_ids":
+            value = tuple(
+                (tuple(phrase),) if isinstance(phrase[0], int) else tuple(map(tuple, phrase))
+                for phrase in value or ()
+            )
+        elif name == "eos_token_id" and isinstance(value, list | tuple):
+            value = tuple(dict.fromkeys(value))
+            value = value[0] if len(value) == 1 else value
+        elif name in ("min_length", "min_new_tokens", "no_repeat_ngram_size", "top_k"):
+            value = value or 0
+        frozen[name] = value
+    return frozen

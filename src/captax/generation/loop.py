@@ -6,10 +6,13 @@ alike. Everything here runs inside one jitted program.
 
 from typing import Any, Protocol, runtime_checkable
 
+import jax
+import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from captax.generation.strategies import GenerationError, Strategy
+from captax.generation.constraints import Constraints
+from captax.generation.task import Constrain, GenerationError, Strategy, Task, is_any, parents_of
 from captax.models.decoders import Cache
 from captax.models.encoders import Features
 
@@ -20,12 +23,30 @@ class Sequences:
 
     `tokens` are without the prompt; each ends with eos (unless `length` was the most allowed) and
     then pad. `scores` are log-probabilities summed over `lengths` tokens and divided by
-    `lengths ** length_penalty`. Arrays of JAX, or of NumPy once fetched from the device.
+    `lengths ** length_penalty`; `logprobs` are those of the tokens, 0 behind them. Arrays of JAX,
+    or of NumPy once fetched from the device.
     """
 
     tokens: Int[Any, "*batch beams time"]
     lengths: Int[Any, "*batch beams"]
     scores: Float[Any, "*batch beams"]
+    logprobs: Float[Any, "*batch beams time"]
+
+
+@struct.dataclass
+class Prompts:
+    """Prompts of several lengths, filled up with anything behind their ends.
+
+    Row `i` has `lengths[i]` tokens and, with what is decoded, at most `limits[i]`. `shared` is a
+    length that all have at least: so many are read at once, and the rest while others decode
+    already, so that a row is decoded as if it were alone. `capacity` is the largest limit.
+    """
+
+    tokens: Int[Any, "batch time"]
+    lengths: Int[Any, " batch"]
+    limits: Int[Any, " batch"]
+    shared: int = struct.field(pytree_node=False)
+    capacity: int = struct.field(pytree_node=False)
 
 
 @runtime_checkable
@@ -46,25 +67,117 @@ class Captioning(Protocol):
 def generate(
     model: Captioning,
     features: Features | None,
-    prompt: Int[Array, "batch time"],
+    prompt: Int[Array, "batch time"] | Prompts,
     strategy: Strategy,
     *,
-    max_new_tokens: int,
-    eos_id: int,
+    eos_id: int | tuple[int, ...],
     pad_id: int,
+    max_new_tokens: int | None = None,
+    constraints: Constraints | None = None,
+    alive: Bool[Array, " batch"] | None = None,
+    seeds: Int[Array, "batch 2"] | None = None,
 ) -> Sequences:
     """Decode at most `max_new_tokens` tokens (eos included) after each prompt.
 
-    Raises `GenerationError` when that is less than one.
+    `Prompts` say themselves how long captions may be. Where `alive` is false a row only fills up
+    the batch, and is not waited for. Sampling draws by `seeds`, by default the rows' numbers.
+    Raises `GenerationError` when no token may be decoded.
     """
-    if max_new_tokens < 1:
-        raise GenerationError(f"max_new_tokens is {max_new_tokens}: give 1 or more")
+    ragged = isinstance(prompt, Prompts)
+    if isinstance(prompt, Prompts):
+        given, begun, time = prompt.tokens, prompt.shared, prompt.capacity
+        first, limit = prompt.lengths[:, None], prompt.limits[:, None]
+    else:
+        if max_new_tokens is None or max_new_tokens < 1:
+            raise GenerationError(f"max_new_tokens is {max_new_tokens}: give 1 or more")
+        given, begun = prompt, prompt.shape[1]
+        first, limit = begun, begun + max_new_tokens
+        time = limit
+    batch, beams = len(given), strategy.beams
+    if alive is None:
+        alive = jnp.ones(batch, bool)
+    if seeds is None:
+        seeds = jnp.stack([jnp.zeros(batch, jnp.int32), jnp.arange(batch, dtype=jnp.int32)], 1)
+    eos = (eos_id,) if isinstance(eos_id, int) else eos_id
+    task = Task(first, limit, eos, constrainer(constraints, first, limit, eos), seeds)
+
+    def choose(state: Any, logits: Array, position: Array) -> Any:
+        new = strategy.choose(task, state, logits, position)
+        if not ragged:
+            return new
+        # Where the prompt goes on, its token is in its place already.
+        prompted = position < first[:, 0]
+
+        def keep(old: Array, new: Array) -> Array:
+            return jnp.where(prompted.reshape(-1, *[1] * (old.ndim - 1)), old, new)
+
+        return jax.tree.map(keep, state, new)
+
+    def unfinished(carry: tuple) -> Array:
+        return carry[1].live.any()
+
+    def body(carry: tuple) -> tuple:
+        position, state, cache = carry
+        parents = parents_of(state)
+        cache = cache if parents is None else cache.reorder(parents)
+        last = state.tokens[:, :, position - 1].reshape(-1)
+        logits, cache = model.advance(last, cache)
+        return position + 1, choose(state, logits, position), cache
+
     # The last token is never fed back, so the cache needs no place for it.
-    capacity = prompt.shape[1] + max_new_tokens - 1
-    logits, cache = model.begin(features, prompt, capacity)
-    tokens, scores = strategy.run(
-        model.advance, logits, cache, max_new_tokens=max_new_tokens, eos_id=eos_id, pad_id=pad_id
-    )
-    ends = tokens == eos_id
+    logits, cache = model.begin(features, given[:, :begun], time - 1)
+    tokens = jnp.full((batch, time), pad_id, jnp.int32)
+    inside = jnp.arange(given.shape[1]) < first if ragged else True
+    tokens = tokens.at[:, : given.shape[1]].set(jnp.where(inside, given, pad_id))
+    state = strategy.start(tokens, alive)
+    position = jnp.asarray(begun, jnp.int32)
+    state = choose(state, jnp.repeat(logits, beams, axis=0), position)
+    carry = (position + 1, state, cache.repeat(beams))
+    _, state, _ = jax.lax.while_loop(unfinished, body, carry)
+    return _sequences(task, *strategy.finish(state), shared=begun, pad=pad_id)
+
+
+def constrainer(
+    constraints: Constraints | None, first: Any, limit: Any, eos: tuple[int, ...]
+) -> Constrain:
+    """Constraints of a batch of pictures with several captions each."""
+    if constraints is None or constraints == Constraints():
+        return lambda scores, tokens, position: scores
+
+    def constrain(scores: Array, tokens: Array, position: Array) -> Array:
+        _, beams, vocab = scores.shape
+
+        def of_rows(length: Any) -> Any:
+            return length if isinstance(length, int) else jnp.repeat(length, beams, axis=0)
+
+        found = constraints(
+            scores.reshape(-1, vocab),
+            tokens.reshape(-1, tokens.shape[-1]),
+            position,
+            prompt=of_rows(first),
+            limit=of_rows(limit),
+            eos=eos,
+        )
+        return found.reshape(scores.shape)
+
+    return constrain
+
+
+def _sequences(
+    task: Task, tokens: Array, logprobs: Array, scores: Array, *, shared: int, pad: int
+) -> Sequences:
+    """What was decoded, without prompts."""
+    tokens, logprobs = tokens[:, :, shared:], logprobs[:, :, shared:]
+    if not isinstance(task.prompt, int):
+        places = jnp.arange(tokens.shape[-1]) + task.prompt - shared
+        inside = (places < tokens.shape[-1])[:, None]
+        places = jnp.minimum(places, tokens.shape[-1] - 1)[:, None]
+        tokens, logprobs = (
+            jnp.take_along_axis(x, jnp.broadcast_to(places, x.shape), -1)
+            for x in (tokens, logprobs)
+        )
+        tokens, logprobs = jnp.where(inside, tokens, pad), jnp.where(inside, logprobs, 0)
+    ends = is_any(tokens, task.eos)
     lengths = ((ends.cumsum(-1) - ends) == 0).sum(-1)
-    return Sequences(tokens=tokens, lengths=lengths, scores=scores)
+    lengths = jnp.minimum(lengths, task.limit - task.prompt)
+    return Sequences(tokens=tokens, lengths=lengths, scores=scores, logprobs=logprobs)

@@ -4,9 +4,10 @@ Legend: `batch` images, `rows` = batch x beams, `time` token positions, `places`
 to, `width` model width, `heads`, `head` = width of one head.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import jax
@@ -222,15 +223,15 @@ class Dropout(nnx.Module):
         return jnp.where(kept, x * (256 / (256 - threshold)), 0)
 
 
-def enable_dropout(model: nnx.Module, key: Array) -> None:
-    """Switch every dropout of a model on, each with its own key, for one step of training.
-
-    Give it a model made anew inside the step (`nnx.merge`), or the next step's masks go on from
-    where this one's ended.
-    """
+@contextlib.contextmanager
+def dropout_enabled(model: nnx.Module, key: Array) -> Iterator[None]:
+    """Inside the block every dropout of the model is on, each with its own key."""
     dropouts = [module for _, module in nnx.iter_modules(model) if isinstance(module, Dropout)]
     for i, dropout in enumerate(dropouts):
         dropout.key = jax.random.fold_in(key, i)
+    yield
+    for dropout in dropouts:
+        dropout.key = nnx.data(None)
 
 
 class Mlp(nnx.Module):

@@ -14,7 +14,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from captax.models.encoder_decoder import EncoderDecoder
-from captax.models.layers import enable_dropout
+from captax.models.layers import dropout_enabled
 from captax.training.recipe import Optimizer, Stage
 
 Parameters = dict[str, Array]
@@ -125,9 +125,9 @@ def make_step(
         parameters: Parameters, frozen: Parameters, batch: Batch, key: Array
     ) -> tuple[Array, Array]:
         model = rebuild({**frozen, **parameters})
-        enable_dropout(model, key)
-        features = model.bridge(model.encoder.suffix(batch.pictures.astype(jnp.float32), depth))
-        logits = model.read(features, batch.inputs, batch.positions, batch.segments)
+        with dropout_enabled(model, key):
+            features = model.bridge(model.encoder.suffix(batch.pictures.astype(jnp.float32), depth))
+            logits = model.read(features, batch.inputs, batch.positions, batch.segments)
         weights = (batch.segments > 0).astype(jnp.float32)
         return smoothed_cross_entropy(logits, batch.targets, weights, options.label_smoothing)
 

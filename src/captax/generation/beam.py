@@ -1,0 +1,290 @@
+"""Beam search, and beam search in groups that keep away from one another.
+
+Option names and semantics are those of transformers' `generate`.
+
+Legend: `batch` pictures, `beams` hypotheses of each, `rows` = batch x beams, `time` all tokens.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from captax.generation.task import NEVER, GenerationError, Task, is_any
+
+
+@struct.dataclass
+class _Beams:
+    """State of beam search: hypotheses still growing, and the best of those that are `done`.
+
+    A picture no longer `live` takes no more, however long others of its batch go on.
+    """
+
+    live: Bool[Array, " batch"]
+    tokens: Int[Array, "batch beams time"]
+    logprobs: Float[Array, "batch beams time"]
+    totals: Float[Array, "batch beams"]
+    done_tokens: Int[Array, "batch beams time"]
+    done_logprobs: Float[Array, "batch beams time"]
+    done_scores: Float[Array, "batch beams"]
+    parents: Int[Array, "batch beams"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beam:
+    """Beam search: the `num_beams` best prefixes grow together.
+
+    A hypothesis that ended scores its summed log-probability over its length to the power of
+    `length_penalty`. `early_stopping` says when a picture is finished: `True`, as soon as
+    `num_beams` hypotheses ended; `False`, when no live one could score better if it ended now;
+    `"never"`, when none could at any length.
+    """
+
+    num_beams: int = 3
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    num_return_sequences: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_beams < 1:
+            raise GenerationError(f"num_beams is {self.num_beams}: give 1 or more")
+        if not 1 <= self.num_return_sequences <= self.num_beams:
+            raise GenerationError(
+                f"num_return_sequences is {self.num_return_sequences}: give 1 to num_beams "
+                f"({self.num_beams})"
+            )
+        if self.early_stopping not in (True, False, "never"):
+            raise GenerationError(
+                f"early_stopping is {self.early_stopping!r}: give True, False or 'never'"
+            )
+
+    @property
+    def beams(self) -> int:
+        """Hypotheses a picture."""
+        return self.num_beams
+
+    def start(self, tokens: Int[Array, "batch time"], alive: Bool[Array, " batch"]) -> _Beams:
+        """All beams begin alike: only the first may speak, or each would say the same."""
+        batch, time = tokens.shape
+        rows = jnp.broadcast_to(tokens[:, None], (batch, self.num_beams, time))
+        nothing = jnp.full((batch, self.num_beams), NEVER)
+        return _Beams(
+            live=alive,
+            tokens=rows,
+            logprobs=jnp.zeros(rows.shape),
+            totals=nothing.at[:, 0].set(0.0),
+            done_tokens=rows,
+            done_logprobs=jnp.zeros(rows.shape),
+            done_scores=nothing,
+            parents=jnp.arange(batch * self.num_beams).reshape(batch, -1),
+        )
+
+    def choose(
+        self,
+        task: Task,
+        state: _Beams,
+        logits: Float[Array, "rows vocab"],
+        position: Int[Array, ""],
+        handicap: Float[Array, "batch 1 vocab"] | float = 0.0,
+    ) -> _Beams:
+        """Every beam goes on by a token, `handicap` taken from the log-probabilities first."""
+        batch, beams = state.totals.shape
+        vocab = logits.shape[-1]
+        logits = logits.reshape(batch, beams, vocab)
+        logprobs = jax.nn.log_softmax(logits.astype(jnp.float32)) - handicap
+        logprobs = task.constrain(logprobs, state.tokens, position)
+        totals = state.totals[..., None] + logprobs
+        # So many more than live beams that enough go on even if each of them could end here.
+        candidates = max(2, 1 + len(task.eos)) * beams
+        totals, flat = jax.lax.top_k(totals.reshape(batch, -1), candidates)
+        parents, chosen = flat // vocab, (flat % vocab).astype(jnp.int32)
+        tokens = _pick(state.tokens, parents).at[:, :, position].set(chosen)
+        steps = totals - _pick(state.totals, parents)
+        logprobs = _pick(state.logprobs, parents).at[:, :, position].set(steps)
+        ended = task.ends(chosen, position)
+
+        length = jnp.asarray(position + 1 - task.prompt).astype(jnp.float32)
+        may_end = ended & (jnp.arange(candidates) < beams) & state.live[:, None]
+        may_end &= totals > NEVER / 2  # there may be fewer captions than beams
+        scores = jnp.where(may_end, totals / length**self.length_penalty, NEVER)
+        done_scores, best = jax.lax.top_k(jnp.concatenate([state.done_scores, scores], 1), beams)
+        done_tokens = _pick(jnp.concatenate([state.done_tokens, tokens], 1), best)
+        done_logprobs = _pick(jnp.concatenate([state.done_logprobs, logprobs], 1), best)
+
+        ended = is_any(chosen, task.eos)
+        totals, best = jax.lax.top_k(jnp.where(ended, totals + NEVER, totals), beams)
+        state = _Beams(
+            live=state.live,
+            tokens=_pick(tokens, best),
+            logprobs=_pick(logprobs, best),
+            totals=totals,
+            done_tokens=done_tokens,
+            done_logprobs=done_logprobs,
+            done_scores=done_scores,
+            parents=_pick(parents, best) + jnp.arange(batch)[:, None] * beams,
+        )
+        room = jnp.broadcast_to(position + 1 < task.limit, (batch, 1))[:, 0]
+        still = state.live & room & self._improvable(task, state, length)
+        return dataclasses.replace(state, live=still)
+
+    def _improvable(self, task: Task, state: _Beams, length: Array) -> Bool[Array, " batch"]:
+        """Pictures for which a live hypothesis may still beat the worst that ended."""
+        if self.early_stopping is True:
+            return (state.done_scores <= NEVER / 2).any(-1)
+        if self.early_stopping == "never" and self.length_penalty > 0:
+            length = jnp.asarray(task.limit - task.prompt).astype(jnp.float32)
+        hope = state.totals[:, :1] / length**self.length_penalty
+        return (hope > state.done_scores.min(-1, keepdims=True))[:, 0]
+
+    def logprobs(
+        self,
+        task: Task,
+        logits: Float[Array, "batch beams vocab"],
+        tokens: Int[Array, "batch beams time"],
+        position: Int[Array, ""] | int,
+    ) -> Float[Array, "batch beams vocab"]:
+        """As constraints have changed them."""
+        logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
+        return task.constrain(logprobs, tokens, jnp.asarray(position))
+
+    def finish(
+        self, state: _Beams
+    ) -> tuple[
+        Int[Array, "batch returned time"],
+        Float[Array, "batch returned time"],
+        Float[Array, "batch returned"],
+    ]:
+        """`num_return_sequences` captions a picture, best first."""
+        count = self.num_return_sequences
+        scores = state.done_scores[:, :count]
+        logprobs = jnp.where(scores[..., None] > NEVER / 2, state.done_logprobs[:, :count], 0)
+        return state.done_tokens[:, :count], logprobs, scores
+
+
+@struct.dataclass
+class _Groups:
+    """States of groups of beams."""
+
+    groups: tuple[_Beams, ...]
+
+    @property
+    def live(self) -> Bool[Array, "batch groups"]:
+        """Where a group goes on."""
+        return jnp.stack([group.live for group in self.groups], axis=1)
+
+    @property
+    def tokens(self) -> Int[Array, "batch beams time"]:
+        """Group by group."""
+        return jnp.concatenate([group.tokens for group in self.groups], axis=1)
+
+    @property
+    def parents(self) -> Int[Array, "batch beams"]:
+        """Rows among those of all groups."""
+        batch, size = self.groups[0].parents.shape
+        first = jnp.arange(batch)[:, None] * size
+        beams = size * len(self.groups)
+        offsets = [jnp.arange(batch)[:, None] * beams + i * size for i in range(len(self.groups))]
+        return jnp.concatenate(
+            [g.parents - first + o for g, o in zip(self.groups, offsets, strict=True)], axis=1
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiverseBeam:
+    """Groups of beams, each searching for itself but for what it loses by saying the same.
+
+    Vijayakumar et al. (https://arxiv.org/abs/1610.02424): the groups choose one after the other,
+    and a token loses `diversity_penalty` for every beam of an earlier group that goes on with it at
+    the same step, a loss that scores include. Returned are the best of all groups, some of which
+    may be the same.
+    """
+
+    num_beams: int = 4
+    num_beam_groups: int = 2
+    diversity_penalty: float = 0.0
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    num_return_sequences: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_beam_groups < 1 or self.num_beams % self.num_beam_groups:
+            raise GenerationError(
+                f"num_beam_groups is {self.num_beam_groups}: give a divisor of num_beams "
+                f"({self.num_beams})"
+            )
+        if self.diversity_penalty < 0:
+            raise GenerationError(f"diversity_penalty is {self.diversity_penalty}: give 0 or more")
+        Beam(num_beams=self.num_beams, num_return_sequences=self.num_return_sequences)
+        _ = self.group
+
+    @property
+    def beams(self) -> int:
+        """Hypotheses a picture, of all groups."""
+        return self.num_beams
+
+    @property
+    def group(self) -> Beam:
+        """The search of each group."""
+        size = self.num_beams // self.num_beam_groups
+        return Beam(
+            num_beams=size,
+            num_return_sequences=size,
+            length_penalty=self.length_penalty,
+            early_stopping=self.early_stopping,
+        )
+
+    def start(self, tokens: Int[Array, "batch time"], alive: Bool[Array, " batch"]) -> _Groups:
+        """All groups begin alike."""
+        return _Groups(groups=(self.group.start(tokens, alive),) * self.num_beam_groups)
+
+    def choose(
+        self,
+        task: Task,
+        state: _Groups,
+        logits: Float[Array, "rows vocab"],
+        position: Int[Array, ""],
+    ) -> _Groups:
+        """Every group goes on, in turn."""
+        batch, vocab = len(state.groups[0].live), logits.shape[-1]
+        parts = logits.reshape(batch, self.num_beam_groups, -1, vocab)
+        taken = jnp.zeros((batch, 1, vocab))
+        chosen = []
+        for i, group in enumerate(state.groups):
+            part = parts[:, i].reshape(-1, vocab)
+            handicap = self.diversity_penalty * taken
+            chosen.append(self.group.choose(task, group, part, position, handicap))
+            last = chosen[-1].tokens[:, :, position]
+            # A group that has finished stands in nobody's way.
+            here = jnp.broadcast_to(group.live[:, None], last.shape).astype(jnp.float32)
+            taken = taken.at[jnp.arange(batch)[:, None], 0, last].add(here)
+        return _Groups(groups=tuple(chosen))
+
+    def logprobs(
+        self,
+        task: Task,
+        logits: Float[Array, "batch beams vocab"],
+        tokens: Int[Array, "batch beams time"],
+        position: Int[Array, ""] | int,
+    ) -> Float[Array, "batch beams vocab"]:
+        """As `Beam`'s: a caption by itself is handicapped by no other."""
+        return self.group.logprobs(task, logits, tokens, position)
+
+    def finish(
+        self, state: _Groups
+    ) -> tuple[
+        Int[Array, "batch returned time"],
+        Float[Array, "batch returned time"],
+        Float[Array, "batch returned"],
+    ]:
+        """`num_return_sequences` captions a picture, best first."""
+        found = zip(*map(self.group.finish, state.groups), strict=True)
+        tokens, logprobs, scores = (jnp.concatenate(each, axis=1) for each in found)
+        scores, best = jax.lax.top_k(scores, self.num_return_sequences)
+        return _pick(tokens, best), _pick(logprobs, best), scores
+
+
+def _pick(x: Array, index: Int[Array, "batch to"]) -> Array:
+    """Of `x` [batch from ...], for each picture the entries `index`: [batch to ...]."""
+    return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)

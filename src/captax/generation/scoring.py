@@ -1,0 +1,58 @@
+"""Scores of captions that are there already, read all at once."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from captax.generation.constraints import Constraints
+from captax.generation.loop import constrainer
+from captax.generation.task import Strategy, Task
+from captax.models.encoders import Features
+
+
+@runtime_checkable
+class Reading(Protocol):
+    """What scoring asks of a model."""
+
+    def read(
+        self, features: Any, tokens: Int[Array, "batch time"]
+    ) -> Float[Array, "batch time vocab"]:
+        """Logits after every token."""
+
+
+def score(
+    model: Reading,
+    features: Features,
+    tokens: Int[Array, "batch time"],
+    prompts: Int[Array, " batch"],
+    lengths: Int[Array, " batch"],
+    strategy: Strategy,
+    *,
+    eos_id: int | tuple[int, ...],
+    limits: Int[Array, " batch"],
+    constraints: Constraints | None = None,
+) -> Float[Array, " batch"]:
+    """The scores that `strategy` would give captions, had it chosen them.
+
+    Of row `i` of `tokens`, `prompts[i]` are the prompt and `lengths[i]` there at all; with `limits`
+    as decoding has them. What constraints forbid outright scores as without them.
+    """
+    eos = (eos_id,) if isinstance(eos_id, int) else eos_id
+    first, limit = prompts[:, None], limits[:, None]
+    task = Task(first, limit, eos, constrainer(constraints, first, limit, eos))
+    logits = model.read(features, tokens[:, :-1])
+
+    def of(position: Int[Array, ""]) -> Float[Array, " batch"]:
+        here = logits[:, position - 1].astype(jnp.float32)
+        said = tokens[:, position][:, None]
+        given = strategy.logprobs(task, here[:, None], tokens[:, None], position)[:, 0]
+        given, free = (
+            jnp.take_along_axis(x, said, -1)[:, 0] for x in (given, jax.nn.log_softmax(here))
+        )
+        inside = (position >= prompts) & (position < lengths)
+        return jnp.where(inside, jnp.where(jnp.isneginf(given), free, given), 0)
+
+    totals = jax.lax.map(of, jnp.arange(1, tokens.shape[1])).sum(0)
+    return totals / (lengths - prompts).astype(jnp.float32) ** strategy.length_penalty
