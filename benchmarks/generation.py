@@ -1,0 +1,273 @@
+"""How long captioning a batch takes, beside other programs with the same checkpoint and the floor.
+
+    python benchmarks/generation.py [--peers NAME ...] [--settings NAME ...] [--json FILE]
+
+The checkpoint is a vit-gpt2 with random weights (ViT-B/16 at 224 px, GPT-2 small, float32); every
+caption has 20 tokens. Each peer runs by itself, in a process of its own, on two threads; times are
+medians over repeated calls after two that are not counted, from pixels in memory to tokens in
+memory. Tokens must be those of transformers, op by op. Peers that are not installed are skipped;
+`pip install -e '.[bench]'` brings them all.
+
+The floor is what no float32 program can beat here: the decoder's weights and caches read once a
+step at the memory's measured rate, or the step's products at the measured rate of a large one,
+whichever takes longer, after the encoder's products at that rate.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peers import PEERS, SIDE, STEPS, THREADS, export, make_checkpoint
+
+# Batch and beams; no beams is the vision encoder alone.
+SETTINGS = {
+    "batch 8, beam 4": (8, 4),
+    "batch 8, greedy": (8, 1),
+    "batch 1, greedy": (1, 1),
+    "batch 1, beam 4": (1, 4),
+    "batch 8, encode": (8, 0),
+}
+MEMORY = (32, 5)
+
+
+def pictures(batch: int) -> np.ndarray:
+    """Coloured squares, [batch 3 height width], of bytes normalised to -1..1."""
+    squares = np.random.default_rng(0).integers(0, 256, (batch, 3, SIDE // 16, SIDE // 16))
+    return (squares.repeat(16, 2).repeat(16, 3) / 127.5 - 1).astype(np.float32)
+
+
+def seconds(call: Callable[[], Any], repeats: int) -> list[float]:
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def measure(name: str, checkpoint: Path, settings: list[str], repeats: int) -> dict[str, Any]:
+    """A peer's times and what it said, by setting."""
+    peer = PEERS[name][0](checkpoint)
+    found = {}
+    for setting in settings:
+        batch, beams = SETTINGS[setting]
+        pixels = pictures(batch)
+
+        def call(pixels: np.ndarray = pixels, beams: int = beams) -> np.ndarray:
+            return peer.generate(pixels, beams) if beams else peer.encode(pixels)
+
+        call()
+        said = np.asarray(call())
+        found[setting] = {"said": said.tolist(), "seconds": seconds(call, repeats)}
+    return found
+
+
+def memory(checkpoint: Path) -> dict[str, float]:
+    """Peak bytes of captax above those of its imports: after loading, compiling and running."""
+    import jax  # noqa: F401
+
+    import captax  # noqa: F401
+
+    batch, beams = MEMORY
+    pixels = pictures(batch)
+    resident = Path("/proc/self/statm").read_text().split()[1]
+    baseline = int(resident) * resource.getpagesize()
+
+    def peak() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - baseline
+
+    peer = PEERS["captax"][0](checkpoint)
+    loaded = peak()
+    peer.generate(pixels, beams)
+    return {"loaded": loaded, "peak": peak()}
+
+
+def rates() -> dict[str, float]:
+    """Bytes a second of reading and copying memory, and float32 operations a second."""
+    import jax
+    import jax.numpy as jnp
+    import torch
+
+    torch.set_num_threads(THREADS)
+    torch.set_grad_enabled(False)
+    large, vector = torch.ones(2**14, 2**14), torch.ones(2**14)
+    other = torch.empty_like(large)
+    a = np.random.default_rng(0).normal(size=(3072, 3072)).astype(np.float32)
+    x, y = torch.from_numpy(a), jnp.asarray(a)
+    product = jax.jit(jnp.matmul)
+    size = large.numel() * 4
+    calls: dict[str, tuple[float, Callable[[], Any]]] = {
+        "read": (size, lambda: large.mv(vector)),
+        "sum": (size, large.sum),
+        "copy": (2 * size, lambda: other.copy_(large)),
+        "torch": (2 * len(a) ** 3, lambda: x.mm(x)),
+        "jax": (2 * len(a) ** 3, lambda: product(y, y).block_until_ready()),
+    }
+    return {name: work / min(seconds(call, 8)) for name, (work, call) in calls.items()}
+
+
+class Costs:
+    """Bytes and operations of this captioner, counted from its config and parameters."""
+
+    def __init__(self, checkpoint: Path):
+        import safetensors
+
+        config = json.loads((checkpoint / "config.json").read_text())
+        encoder, decoder = config["encoder"], config["decoder"]
+        self.places = 1 + (encoder["image_size"] // encoder["patch_size"]) ** 2
+        self.width, self.layers = decoder["n_embd"], decoder["n_layer"]
+        self.encoder = self.decoder = self.cross = 0
+        with safetensors.safe_open(checkpoint / "model.safetensors", "np") as file:
+            for name in file.keys():  # noqa: SIM118
+                shape = file.get_slice(name).get_shape()
+                count = int(np.prod(shape))
+                if "crossattention.c_attn.weight" in name:
+                    self.cross += count
+                elif name.startswith("decoder.") and "wpe" not in name and len(shape) > 1:
+                    self.decoder += count
+                elif "encoder.layer" in name or "projection" in name:
+                    self.encoder += count if len(shape) > 1 else 0
+        deep = encoder["num_hidden_layers"] * encoder["hidden_size"]
+        # Two for each weight and place; two products of queries with keys, and weights with values.
+        self.encoding = 2 * self.encoder * self.places + 4 * deep * self.places**2
+
+    def cached(self, batch: int, beams: int, tokens: int) -> int:
+        """Bytes of keys and values, cross-attention's once a picture."""
+        places = batch * self.places + batch * beams * tokens
+        return places * self.layers * self.width * 2 * 4
+
+    def floor(self, batch: int, beams: int, bandwidth: float, speed: float) -> float:
+        """Seconds."""
+        total = batch * self.encoding / speed
+        if not beams:
+            return total
+        total += 2 * batch * self.places * self.cross / speed
+        for step in range(STEPS):
+            rows = batch * (beams if step else 1)  # all beams begin as one
+            read = 4 * self.decoder + self.cached(batch, beams if step else 1, step)
+            attended = 4 * rows * self.layers * self.width * (self.places + step + 1)
+            total += max(read / bandwidth, (2 * rows * self.decoder + attended) / speed)
+        return total
+
+
+def missing(name: str) -> list[str]:
+    return [need for need in PEERS[name][1] if importlib.util.find_spec(need) is None]
+
+
+def apart(name: str, options: argparse.Namespace, checkpoint: Path) -> Any:
+    """What this program, run anew for one measurement, found; None and a line if it failed."""
+    command = [sys.executable, __file__, "--worker", name, "--checkpoint", str(checkpoint)]
+    command += ["--repeats", str(options.repeats), "--settings", *options.settings]
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "found.json"
+        done = subprocess.run([*command, "--json", str(found)], capture_output=True, text=True)
+        if done.returncode:
+            print(f"{name}: failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+            return None
+        return json.loads(found.read_text())
+
+
+def work(name: str, options: argparse.Namespace) -> Any:
+    if name == "export":
+        return export(options.checkpoint, options.checkpoint / "onnx")
+    if name == "rates":
+        return rates()
+    if name == "memory":
+        return memory(options.checkpoint)
+    return measure(name, options.checkpoint, options.settings, options.repeats)
+
+
+def agreement(found: dict[str, Any], oracle: dict[str, Any], setting: str) -> str:
+    here, there = (np.asarray(each[setting]["said"]) for each in (found, oracle))
+    if here.shape != there.shape:
+        return f"shape {here.shape}, not {there.shape}"
+    if SETTINGS[setting][1]:
+        return f"{(here == there).mean():.0%} of {here.size} tokens"
+    return f"within {abs(here - there).max():.1e}"
+
+
+def report(options: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
+    """Measure everything and print it."""
+    names = []
+    for name in options.peers:
+        if need := missing(name):
+            print(f"{name}: skipped, {', '.join(need)} not installed")
+        else:
+            names.append(name)
+    if {"onnxruntime", "openvino"} & set(names) and not (checkpoint / "onnx").exists():
+        apart("export", options, checkpoint)
+    found = {name: one for name in names if (one := apart(name, options, checkpoint))}
+    oracle, own = found.get("transformers"), found.get("captax")
+    speeds = apart("rates", options, checkpoint)
+    bandwidth = max(speeds[name] for name in ("read", "sum", "copy"))
+    speed = max(speeds["torch"], speeds["jax"])
+    costs = Costs(checkpoint)
+    said = (f"{name} {speeds[name] / 1e9:.1f}" for name in ("read", "sum", "copy"))
+    print(f"memory: {', '.join(said)} GB/s")
+    print(f"products: torch {speeds['torch'] / 1e9:.0f}, jax {speeds['jax'] / 1e9:.0f} GFLOP/s")
+    print(f"weights of a step: {4 * costs.decoder / 1e6:.0f} MB; {STEPS} steps")
+    for setting in options.settings:
+        floor = costs.floor(*SETTINGS[setting], bandwidth, speed)
+        print(f"\n{setting:16} seconds (least, most)     / captax  / floor  as transformers")
+        print(f"{'floor':16} {floor:7.3f}")
+        mine = statistics.median(own[setting]["seconds"]) if own else None
+        for name, one in found.items():
+            times = one[setting]["seconds"]
+            median = statistics.median(times)
+            ratio = f"{median / mine:8.2f}" if mine else " " * 8
+            said = agreement(one, oracle, setting) if oracle else ""
+            spread = f"({min(times):.3f}, {max(times):.3f})"
+            print(f"{name:16} {median:7.3f} {spread:18} {ratio} {median / floor:8.2f}  {said}")
+    result = {"rates": speeds, "peers": found}
+    if "captax" in names:
+        peaks = result["memory"] = apart("memory", options, checkpoint)
+        batch, beams = MEMORY
+        weights = (checkpoint / "model.safetensors").stat().st_size
+        cached = costs.cached(batch, beams, STEPS)
+        given = f"{weights / 1e6:.0f} MB of weights and {cached / 1e6:.0f} MB of caches"
+        times = peaks["peak"] / (weights + cached)
+        print(f"\ncaptax, batch {batch}, beam {beams}: peak {peaks['peak'] / 1e6:.0f} MB above its")
+        print(f"imports, {times:.2f} times {given}; {peaks['loaded'] / 1e6:.0f} MB after loading")
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peers", nargs="+", choices=[*PEERS], default=[*PEERS])
+    parser.add_argument("--settings", nargs="+", choices=[*SETTINGS], default=[*SETTINGS])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="where to write everything that was measured")
+    parser.add_argument("--checkpoint", type=Path, help="folder to make the checkpoint in and keep")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        result = work(options.worker, options)
+        options.json.write_text(json.dumps(result))
+        return
+    # What comes of it inherits these, whatever each calls its threads.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    os.environ |= {"OMP_NUM_THREADS": str(THREADS), "JAX_PLATFORMS": "cpu"}
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoint = options.checkpoint or Path(scratch) / "checkpoint"
+        if not (checkpoint / "config.json").exists():
+            checkpoint.mkdir(parents=True, exist_ok=True)
+            make_checkpoint(checkpoint)
+        print(f"load average before {os.getloadavg()[0]:.1f}")
+        result = report(options, checkpoint)
+    if options.json:
+        options.json.write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
