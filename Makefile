@@ -9,7 +9,7 @@ demo: .venv/installed  ## caption the pictures in examples/ and make a page of t
 	@echo "open demo/captions.html"
 
 test: .venv/tests  ## the fast suite
-	$(BIN)/pytest -m "not data and not parity and not slow"
+	$(BIN)/pytest -n auto --dist loadfile -m "not data and not parity and not slow"
 
 check: .venv/dev  ## what pre-commit and review look at
 	$(BIN)/ruff format --check
