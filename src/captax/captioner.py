@@ -1,7 +1,6 @@
 """The captioner: a model with all it needs to turn pictures into captions."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from captax.models.layers import map_pictures
 from captax.streaming import several, stream_pictures
 from captax.text import Tokenizer
 
-PROCESSOR = "preprocessor_config.json"
 # Captions to score are filled up to a multiple of this, so that a handful of programs serves all.
 SCORED_STEP = 16
 
@@ -213,7 +211,6 @@ class Captioner(Generator):
         """Write a checkpoint directory that `captax.load` reads, replacing what is there."""
 
         def write(folder: Path) -> None:
-            config = json.dumps(self.processor.to_config(), indent=2)
-            (folder / PROCESSOR).write_text(config + "\n")
+            self.processor.save(folder)
 
         self._save(directory, write, dtype=dtype, card=card)

@@ -1,7 +1,6 @@
 """The classifier: a model with a head of named labels, and all it needs to look at pictures."""
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from captax.checkpoints.directory import save_model, write_directory
+from captax.checkpoints.directory import CARD, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
 from captax.errors import CaptaxError
 from captax.images import ImageError, ImageProcessor, ImageSource
-from captax.images.processor import PREPROCESSOR
 from captax.models.layers import map_pictures
 from captax.streaming import several, stream_pictures
-
-CARD = "README.md"
 
 
 class LabelError(CaptaxError):
@@ -128,8 +124,7 @@ class Classifier:
 
         def write(folder: Path) -> None:
             save_model(folder, self.model, dtype=dtype)
-            config = json.dumps(self.processor.to_config(), indent=2)
-            (folder / PREPROCESSOR).write_text(config + "\n")
+            self.processor.save(folder)
             if card:
                 (folder / CARD).write_text(card)
 

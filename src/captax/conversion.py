@@ -1,6 +1,5 @@
 """Checkpoints of any layout into the one that captax and transformers share."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +11,6 @@ from captax.checkpoints.directory import CONFIG, load_model, save_model, write_d
 from captax.checkpoints.efficientnet_lite import load_efficientnet_lite
 from captax.checkpoints.torchvision import load_resnet
 from captax.images import ImageProcessor
-from captax.images.processor import PREPROCESSOR
 
 EFFICIENTNET = re.compile(r"efficientnet-lite([0-4])")
 # What says something of a model besides its config and weights.
@@ -62,7 +60,6 @@ def convert(
         for path in companions:
             shutil.copyfile(path, folder / path.name)
         if processor is not None:
-            config = json.dumps(processor.to_config(), indent=2)
-            (folder / PREPROCESSOR).write_text(config + "\n")
+            processor.save(folder)
 
     write_directory(out, write)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from captax.checkpoints.directory import CONFIG, read_json, save_model, write_directory
+from captax.checkpoints.directory import CARD, CONFIG, read_json, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
 from captax.generation import (
     GenerationConfig,
@@ -23,7 +23,6 @@ from captax.models.registry import model_config
 from captax.text import Tokenizer
 
 GENERATION = "generation_config.json"
-CARD = "README.md"
 
 # One compiled program a size: what is left of a batch is padded up to the next.
 BATCH_SIZES = (1, 8, 32)

@@ -1,6 +1,5 @@
 """The matcher: which text fits which picture, by a CLIP."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from captax.checkpoints.directory import save_model, write_directory
+from captax.checkpoints.directory import CARD, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
-from captax.generator import CARD, padded
+from captax.generator import padded
 from captax.images import ImageError, ImageProcessor, ImageSource
-from captax.images.processor import PREPROCESSOR
 from captax.models.clip import Clip
 from captax.models.encoders import Text
 from captax.models.layers import map_pictures
@@ -94,8 +92,7 @@ class Matcher:
         def write(folder: Path) -> None:
             save_model(folder, self.model, dtype=dtype)
             self.tokenizer.save(folder)
-            config = json.dumps(self.processor.to_config(), indent=2)
-            (folder / PREPROCESSOR).write_text(config + "\n")
+            self.processor.save(folder)
             if card:
                 (folder / CARD).write_text(card)
 

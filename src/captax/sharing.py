@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from captax.checkpoints import hub
-from captax.checkpoints.directory import CONFIG, read_json
+from captax.checkpoints.directory import CARD, CONFIG, read_json
 from captax.files import write_text
 
-CARD = "README.md"
 TASKS = {
     "vision-encoder-decoder": "image-to-text",
     "captax-encoder-decoder": "image-to-text",

@@ -12,12 +12,13 @@ import safetensors.numpy
 from flax import nnx
 
 from captax.checkpoints.state import CheckpointError, export, fill
-from captax.checkpoints.weights import open_weights
+from captax.checkpoints.weights import LazyTensor, open_weights
 from captax.models.config import ModelConfig
 from captax.models.registry import ConfigError, model_config, read_config
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+CARD = "README.md"
 
 # Of their tensors, those of heads; of a CLIP, all that is not its vision tower.
 HEADS = (
@@ -53,12 +54,7 @@ def load_model(directory: Path, *, dtype: str = "float32") -> nnx.Module:
 
     Raises `CheckpointError` that lists every tensor that does not fit.
     """
-    contents = read_json(directory / CONFIG)
-    tensors = open_weights(directory)
-    try:
-        config = read_config(contents, tensors.keys())
-    except ConfigError as error:
-        raise ConfigError(f"{directory / CONFIG}: {error}") from None
+    config, tensors = _open(directory, lambda config: config)
     model = config.build()
     return fill(model, tensors, where=str(directory), layout=config.layout(), dtype=dtype)
 
@@ -107,17 +103,24 @@ def _load_turned(
     Tensors whose names match the regular expression `unread` are left out, and those that match
     `new` may be missing: they begin as a new model's do.
     """
-    contents = read_json(directory / CONFIG)
-    tensors = open_weights(directory)
-    try:
-        config = turn(read_config(contents, tensors.keys()))
-    except ConfigError as error:
-        raise ConfigError(f"{directory / CONFIG}: {error}") from None
+    config, tensors = _open(directory, turn)
     kept = {name: tensor for name, tensor in tensors.items() if not re.search(unread, name)}
     layout = config.layout()
     model = config.build(rngs=rngs)
     where = f"{directory} {role}"
     return fill(model, kept, where=where, layout=layout, dtype=dtype, optional=new)
+
+
+def _open(
+    directory: Path, turn: Callable[[ModelConfig], ModelConfig]
+) -> tuple[ModelConfig, dict[str, LazyTensor]]:
+    """What `turn` makes of a checkpoint's config, and its tensors; errors name the file."""
+    contents = read_json(directory / CONFIG)
+    tensors = open_weights(directory)
+    try:
+        return turn(read_config(contents, tensors.keys())), tensors
+    except ConfigError as error:
+        raise ConfigError(f"{directory / CONFIG}: {error}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from captax.files import write_text
 from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode
 
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
@@ -187,6 +188,10 @@ class ImageProcessor:
         if kind == "ViTImageProcessor":
             del config["crop_size"]
         return config
+
+    def save(self, directory: str | Path) -> None:
+        """Write what `load` and transformers read into a checkpoint directory."""
+        write_text(Path(directory) / PREPROCESSOR, json.dumps(self.to_config(), indent=2) + "\n")
 
     @classmethod
     def load(cls, directory: str | Path) -> "ImageProcessor":

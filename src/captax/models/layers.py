@@ -229,9 +229,11 @@ def dropout_enabled(model: nnx.Module, key: Array) -> Iterator[None]:
     dropouts = [module for _, module in nnx.iter_modules(model) if isinstance(module, Dropout)]
     for i, dropout in enumerate(dropouts):
         dropout.key = jax.random.fold_in(key, i)
-    yield
-    for dropout in dropouts:
-        dropout.key = nnx.data(None)
+    try:
+        yield
+    finally:
+        for dropout in dropouts:
+            dropout.key = nnx.data(None)
 
 
 class Mlp(nnx.Module):
