@@ -5,8 +5,9 @@
 The checkpoint is a vit-gpt2 with random weights (ViT-B/16 at 224 px, GPT-2 small, float32); every
 caption has 20 tokens. Each peer runs by itself, in a process of its own, on two threads; times are
 medians over repeated calls after two that are not counted, from pixels in memory to tokens in
-memory. Tokens must be those of transformers, op by op. Peers that are not installed are skipped;
-`pip install -e '.[bench]'` brings them all.
+memory. Tokens must be those of transformers, op by op, but for the two peers, named 16, that have
+weights of bfloat16. Peers that are not installed are skipped; `pip install -e '.[bench]'` brings
+them all.
 
 The floor is what no float32 program can beat here: the decoder's weights and caches read once a
 step at the memory's measured rate, or the step's products at the measured rate of a large one,

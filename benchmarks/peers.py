@@ -58,6 +58,8 @@ def make_checkpoint(directory: Path, *, tiny: bool = False) -> None:
 class Captax:
     """`Captioner.caption` of pictures as arrays of bytes, to captions as texts and tokens."""
 
+    dtype = "float32"
+
     def __init__(self, directory: Path):
         import jax
         from flax import nnx
@@ -65,13 +67,16 @@ class Captax:
         import captax
         from captax.models.layers import map_pictures
 
-        self.captioner = captax.load(directory)
+        self.captioner = captax.load(directory, dtype=self.dtype)
         self.fetch = jax.device_get
-        self.encoder = nnx.jit(lambda model, pixels: map_pictures(model.encode, pixels).tokens)
+        graph, self.state = nnx.split(self.captioner.model)
+        self.encoder = jax.jit(
+            lambda state, pixels: map_pictures(nnx.merge(graph, state).encode, pixels).tokens
+        )
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         pixels = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
-        return self.fetch(self.encoder(self.captioner.model, pixels))
+        return self.fetch(self.encoder(self.state, pixels))
 
     def generate(self, pixels: np.ndarray, beams: int) -> np.ndarray:
         pictures = np.rint((pixels.transpose(0, 2, 3, 1) + 1) * 127.5).astype(np.uint8)
@@ -79,8 +84,16 @@ class Captax:
         return np.array([caption.tokens for caption in captions])
 
 
+class NarrowCaptax(Captax):
+    """With weights and products of bfloat16."""
+
+    dtype = "bfloat16"
+
+
 class Transformers:
     """PyTorch, op by op."""
+
+    dtype = "float32"
 
     def __init__(self, directory: Path):
         import torch
@@ -90,12 +103,13 @@ class Transformers:
         logging.set_verbosity_error()
         torch.set_num_threads(THREADS)
         torch.set_grad_enabled(False)
-        self.tensor = torch.from_numpy
+        dtype = getattr(torch, self.dtype)
+        self.tensor = lambda pixels: torch.from_numpy(pixels).to(dtype)
         self.options: dict[str, Any] = {}
-        self.model = VisionEncoderDecoderModel.from_pretrained(directory).eval()
+        self.model = VisionEncoderDecoderModel.from_pretrained(directory, dtype=dtype).eval()
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        return self.model.encoder(self.tensor(pixels)).last_hidden_state.numpy()
+        return self.model.encoder(self.tensor(pixels)).last_hidden_state.float().numpy()
 
     def generate(self, pixels: np.ndarray, beams: int) -> np.ndarray:
         tokens = self.model.generate(
@@ -106,6 +120,12 @@ class Transformers:
             **self.options,
         )
         return tokens[:, 1:].numpy()
+
+
+class NarrowTransformers(Transformers):
+    """With weights and products of bfloat16."""
+
+    dtype = "bfloat16"
 
 
 class Compiled(Transformers):
@@ -328,4 +348,6 @@ PEERS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "onnxruntime": (OnnxRuntime, ("onnxruntime", "onnx", "onnxscript")),
     "openvino": (OpenVino, ("openvino", "onnx", "onnxscript")),
     "captax": (Captax, ("captax",)),
+    "transformers16": (NarrowTransformers, ("torch", "transformers")),
+    "captax16": (NarrowCaptax, ("captax",)),
 }

@@ -23,6 +23,7 @@ from captax.models.layers import (
     LayerConfig,
     LayerNorm,
     Linear,
+    look_up,
     parameter,
 )
 from captax.models.layout import Layout, Rule, linear, norm, table
@@ -145,7 +146,7 @@ class BertEmbeddings(nnx.Module):
         self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
     ) -> Float[Array, "rows time width"]:
         """What the first layer reads."""
-        x = self.words[...][tokens] + self.types[...][0] + self.positions[...][positions]
+        x = look_up(self.words[...], tokens) + self.types[...][0] + self.positions[...][positions]
         return self.dropout(self.norm(x))
 
 

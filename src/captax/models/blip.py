@@ -24,6 +24,7 @@ from captax.models.layers import (
     LayerConfig,
     LayerNorm,
     PatchEmbedding,
+    look_up,
     parameter,
 )
 from captax.models.layout import Layout, Rule, conv2d, join, linear, norm, table
@@ -246,7 +247,7 @@ class BlipText(TextDecoder):
     def embed(
         self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
     ) -> Float[Array, "rows time width"]:
-        x = self.embedding[...][tokens] + self.positions[...][positions]
+        x = look_up(self.embedding[...], tokens) + self.positions[...][positions]
         return self.dropout(self.norm(x))
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:

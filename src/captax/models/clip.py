@@ -23,6 +23,7 @@ from captax.models.layers import (
     LayerNorm,
     Linear,
     PatchEmbedding,
+    look_up,
     parameter,
 )
 from captax.models.layout import Layout, Rule, conv2d, join, linear, norm, table
@@ -260,7 +261,7 @@ class ClipText(TextEncoder):
             raise LengthError(
                 f"a text has {time} tokens and CLIP reads {self.max_positions}; cut it short"
             )
-        x = self.embedding[...][text.tokens] + self.positions[...][:time]
+        x = look_up(self.embedding[...], text.tokens) + self.positions[...][:time]
         mask = jnp.tril(jnp.ones((time, time), bool)) & text.mask[:, None]
         for layer in self.layers:
             x = layer(x, mask)

@@ -20,6 +20,7 @@ from captax.models.layers import (
     LayerNorm,
     Linear,
     Past,
+    activation_dtype,
     parameter,
     project,
 )
@@ -30,8 +31,8 @@ from captax.models.record import record
 class Cache:
     """What decoding one more token needs of the tokens before, layer by layer.
 
-    `past`, of self-attention: [batch heads beams capacity head], of which `length` places are
-    filled; the beams of a picture are its rows, side by side. `context`, of the picture:
+    `past`, of self-attention: [batch heads places head], where each of `capacity` places, of which
+    `length` are filled, holds one of every beam of the picture. `context`, of the picture:
     [batch heads patches head], one a picture, however many beams share it. `mask` is true where
     the context may be seen.
 
@@ -67,12 +68,13 @@ class Cache:
         before = jnp.arange(capacity) <= positions[:, None]  # [time capacity]
         if beams == 1:
             return before[None]
-        beam = jnp.arange(beams)[:, None]
+        beam = jnp.arange(beams)
         # Each beam's new tokens are its own, whatever stood in their places before.
-        own = (self.ancestry[:, :, None] == beam) & (jnp.arange(capacity) < self.length)
-        new = (beam == jnp.arange(beams)[:, None, None]) & (jnp.arange(capacity) >= self.length)
-        mask = (own | new)[:, :, None] & before[:, None]  # [batch beams time beams capacity]
-        return mask.reshape(batch, beams * time, beams * capacity)
+        filled = (jnp.arange(capacity) < self.length)[:, None]
+        own = (self.ancestry[..., None] == beam) & filled
+        new = (beam == beam[:, None, None]) & ~filled
+        mask = (own | new)[:, :, None] & before[..., None]  # [batch beams time capacity beams]
+        return mask.reshape(batch, beams * time, capacity * beams)
 
     def extended(self, past: tuple[Past, ...], time: int) -> "Cache":
         """The cache after `time` more tokens a row."""
@@ -203,7 +205,8 @@ class TextDecoder(nnx.Module):
         attention = self.layers[0].self_attention
         kernel = attention.key.kernel[...]
         heads = attention.heads
-        empty = jnp.zeros((len(prompt), heads, 1, capacity, len(kernel) // heads), kernel.dtype)
+        shape = (len(prompt), heads, capacity, len(kernel) // heads)
+        empty = jnp.zeros(shape, activation_dtype(kernel.dtype))
         cache = Cache(
             past=tuple((empty, empty) for _ in self.layers),
             context=contexts,

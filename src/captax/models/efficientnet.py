@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from captax.models.config import ModelConfig
 from captax.models.encoders import Features, VisionEncoder
-from captax.models.layers import Linear, parameter
+from captax.models.layers import Linear, activation_dtype, parameter
 
 # (repeats, kernel, stride, expansion, channels) of each stage before scaling.
 STAGES = (
@@ -200,7 +200,8 @@ class DepthwiseConv(nnx.Module):
         self.stride = stride
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
-        return depthwise_convolution(x, self.kernel[...], self.stride) + self.bias[...]
+        kernel = self.kernel[...].astype(x.dtype)
+        return depthwise_convolution(x, kernel, self.stride) + self.bias[...]
 
 
 class Block(nnx.Module):
@@ -228,8 +229,13 @@ class Stem(nnx.Module):
 
     def __call__(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B H2 W2 C"]:
         layout = ("NHWC", "HWIO", "NHWC")
+        dtype = activation_dtype(self.kernel.dtype)
         y = jax.lax.conv_general_dilated(
-            x, self.kernel[...], (2, 2), "SAME", dimension_numbers=layout
+            x.astype(dtype),
+            self.kernel[...].astype(dtype),
+            (2, 2),
+            "SAME",
+            dimension_numbers=layout,
         )
         return jax.nn.relu6(y + self.bias[...])
 

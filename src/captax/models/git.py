@@ -24,6 +24,7 @@ from captax.models.layers import (
     LayerConfig,
     LayerNorm,
     Linear,
+    look_up,
     parameter,
     project,
 )
@@ -163,7 +164,7 @@ class GitDecoder(TextDecoder):
     def embed(
         self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
     ) -> Float[Array, "rows time width"]:
-        x = self.embedding[...][tokens] + self.positions[...][positions]
+        x = look_up(self.embedding[...], tokens) + self.positions[...][positions]
         return self.dropout(self.embedding_norm(x))
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:

@@ -13,7 +13,16 @@ from jaxtyping import Array, Float, Int
 
 from captax.models.config import ModelConfig, Roles
 from captax.models.decoders import TextDecoder
-from captax.models.layers import Dropout, Layer, LayerConfig, LayerNorm, Linear, parameter, project
+from captax.models.layers import (
+    Dropout,
+    Layer,
+    LayerConfig,
+    LayerNorm,
+    Linear,
+    look_up,
+    parameter,
+    project,
+)
 from captax.models.layout import Layout, Rule, conv1d, linear, norm, table
 from captax.models.record import record
 
@@ -104,7 +113,7 @@ class GPT2(TextDecoder):
     def embed(
         self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
     ) -> Float[Array, "rows time width"]:
-        return self.dropout(self.embedding[...][tokens] + self.positions[...][positions])
+        return self.dropout(look_up(self.embedding[...], tokens) + self.positions[...][positions])
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
         x = record("hidden_states", self.norm(x))

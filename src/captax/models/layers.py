@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +21,14 @@ from captax.models.record import observing, record
 T = TypeVar("T")
 CPU_CHUNK = 2
 FEW_ROWS = 64
+# Of one row, XLA:CPU has no narrow product: it takes ten times as long as that of a few.
+FEWEST_NARROW_ROWS = 8
 
 # Of what is attended to. One signature may hold those of captions and those of pictures, so sizes
 # that differ are unnamed.
 KeysValues = tuple[Float[Array, "_ heads _ head"], Float[Array, "_ heads _ head"]]
-# Of the tokens before, with room for more: every beam of a picture has its own.
-Past = tuple[
-    Float[Array, "batch heads beams capacity head"], Float[Array, "batch heads beams capacity head"]
-]
+# Of the tokens before, with room for more: place by place, and in each one of every beam.
+Past = KeysValues
 
 # By the names that transformers' configs give them.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -58,18 +58,77 @@ def parameter(
     return nnx.Param(std * jax.random.normal(rngs.params(), shape))
 
 
+def activation_dtype(weights: Any) -> Any:
+    """What is computed between the products of weights of a type.
+
+    On a CPU float32: its narrow instructions, if it has any, are for products alone, and everything
+    else would be widened and narrowed again at every turn.
+    """
+    return jnp.dtype("float32") if jax.default_backend() == "cpu" else jnp.dtype(weights)
+
+
 def project(
     x: Float[Array, "*batch width_in"], kernel: Float[Array, "width_out width_in"]
 ) -> Float[Array, "*batch width_out"]:
-    """`x @ kernel.T`, in the order that suits the number of rows.
+    """`x @ kernel.T`, of float32 sums; narrow kernels make narrow products, forward and backward.
+
+    The result is of the type that `activation_dtype` says.
+    """
+    if kernel.dtype == jnp.float32:
+        return _product(x, kernel)
+    return _narrow_product(x, kernel).astype(activation_dtype(kernel.dtype))
+
+
+def _product(x: Array, kernel: Array) -> Float[Array, "*batch width_out"]:
+    """In the order that suits the number of rows.
 
     Of a few rows, as in decoding, nearly all the time goes to reading the kernel. XLA:CPU reads it
     up to twice as fast when it comes first in the product.
     """
+    last = x.ndim - 1
     if math.prod(x.shape[:-1]) > FEW_ROWS:
-        return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (1,)), ((), ())))
-    y = jax.lax.dot_general(kernel, x, (((1,), (x.ndim - 1,)), ((), ())))
+        axes = (((last,), (1,)), ((), ()))
+        return jax.lax.dot_general(x, kernel, axes, preferred_element_type=jnp.float32)
+    axes = (((1,), (last,)), ((), ()))
+    y = jax.lax.dot_general(kernel, x, axes, preferred_element_type=jnp.float32)
     return jnp.moveaxis(y, 0, -1)
+
+
+# Left to itself, the gradient would be of products of a narrow and a wide array, which are slow.
+@jax.custom_vjp
+def _narrow_product(x: Array, kernel: Array) -> Float[Array, "*batch width_out"]:
+    rows = x.reshape(-1, x.shape[-1]).astype(kernel.dtype)
+    filled = jnp.pad(rows, ((0, max(0, FEWEST_NARROW_ROWS - len(rows))), (0, 0)))
+    return _product(filled, kernel)[: len(rows)].reshape(*x.shape[:-1], -1)
+
+
+def _narrow_product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _narrow_product(x, kernel), (x, kernel)
+
+
+def _narrow_product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    rows = x.reshape(-1, x.shape[-1]).astype(kernel.dtype)
+    gradient = gradient.reshape(-1, gradient.shape[-1]).astype(kernel.dtype)
+    by_x = jnp.dot(gradient, kernel, preferred_element_type=jnp.float32)
+    # XLA:CPU widens the operands of a product that sums over the first axis of both. Laid across,
+    # as a batch of one, they stay narrow.
+    across = jax.lax.optimization_barrier(gradient[None].swapaxes(1, 2))
+    by_kernel = jnp.matmul(across, rows[None], preferred_element_type=jnp.float32)[0]
+    return by_x.reshape(x.shape).astype(x.dtype), by_kernel.astype(kernel.dtype)
+
+
+_narrow_product.defvjp(_narrow_product_forward, _narrow_product_backward)
+
+
+def look_up(
+    table: Float[Array, "vocab width"], tokens: Int[Array, "*shape"]
+) -> Float[Array, "*shape width"]:
+    """Embeddings of tokens, of the type that `activation_dtype` says."""
+    if table.dtype != jnp.float32:
+        # Or XLA:CPU would widen the whole table first, in memory, before it begins to decode.
+        table, tokens = jax.lax.optimization_barrier((table, tokens))
+    return table[tokens].astype(activation_dtype(table.dtype))
 
 
 class Linear(nnx.Module):
@@ -294,18 +353,13 @@ class Layer(nnx.Module):
 
         `context` is looked at besides the tokens: by cross-attention where the layer has it, else
         by self-attention together with them. With a `past`, cached keys and values and their
-        length, those of `x` are written behind; `mask` is then over the places of all beams, one
-        beam's after the other's.
+        length, those of `x` are written behind; `mask` is then over the places of all beams, place
+        by place.
         """
         y = self._enter(x, self.self_norm)
         places = seen = self.self_attention.keys_and_values(y)
         if past is not None:
-            seen = write_cache(past[0], places, past[1])
-            batch, heads, _, _, head = seen[0].shape
-            places = (
-                seen[0].reshape(batch, heads, -1, head),
-                seen[1].reshape(batch, heads, -1, head),
-            )
+            places = seen = write_cache(past[0], places, past[1])
         shared = context if self.cross_attention is None else None
         y = self.self_attention(y, places, mask, shared)
         x = self._add(x, y, self.self_norm)
@@ -340,9 +394,12 @@ def write_cache(past: Past, new: KeysValues, length: Int[Array, ""]) -> Past:
     """Put the keys and values of new tokens, a row a beam, behind the `length` that are there."""
 
     def write(old: Array, new: Array) -> Array:
-        batch, heads, beams, _, head = old.shape
-        new = new.reshape(batch, beams, heads, -1, head).swapaxes(1, 2).astype(old.dtype)
-        return jax.lax.dynamic_update_slice_in_dim(old, new, length, axis=3)
+        batch, heads, _, head = old.shape
+        beams = len(new) // batch
+        # [rows heads time head] -> [batch heads time beams head]
+        new = new.reshape(batch, beams, heads, -1, head).transpose(0, 2, 3, 1, 4)
+        new = new.reshape(batch, heads, -1, head).astype(old.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(old, new, length * beams, axis=2)
 
     return write(past[0], new[0]), write(past[1], new[1])
 
@@ -391,10 +448,10 @@ class PatchEmbedding(nnx.Module):
         batch, height, width, _ = pixels.shape
         side, kernel = self.patch, self.kernel[...]
         rows, columns = height // side, width // side
-        whole = pixels[:, : rows * side, : columns * side].astype(kernel.dtype)
+        whole = pixels[:, : rows * side, : columns * side]
         patches = whole.reshape(batch, rows, side, columns, side, 3).swapaxes(2, 3)
         patches = patches.reshape(batch, rows * columns, -1)
-        x = patches @ kernel.reshape(-1, kernel.shape[-1])
+        x = project(patches, kernel.reshape(-1, kernel.shape[-1]).T)
         if self.bias is not None:
             x = x + self.bias[...]
         lead = [t[...] for t in (self.cls_token, self.distillation_token) if t is not None]

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from captax.models.config import ConfigError, ModelConfig, labels_of, write_labels
 from captax.models.encoders import Features, VisionEncoder
-from captax.models.layers import ACTIVATIONS, Linear, parameter
+from captax.models.layers import ACTIVATIONS, Linear, activation_dtype, parameter, project
 from captax.models.layout import Layout, batch_norm, conv2d, linear, table
 from captax.models.record import record
 
@@ -132,14 +132,14 @@ class Convolution(nnx.Module):
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C2"]:
         kernel, stride = self.kernel[...], self.stride
-        x = x.astype(kernel.dtype)
         if kernel.shape[0] == 1:
             # A matrix product, which XLA:CPU does not see in a convolution.
-            return self.norm(x[:, ::stride, ::stride] @ kernel[0, 0])
+            return self.norm(project(x[:, ::stride, ::stride], kernel[0, 0].T))
         pad = kernel.shape[0] // 2
+        dtype = activation_dtype(kernel.dtype)
         x = jax.lax.conv_general_dilated(
-            x,
-            kernel,
+            x.astype(dtype),
+            kernel.astype(dtype),
             (stride, stride),
             ((pad, pad), (pad, pad)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),

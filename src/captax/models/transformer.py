@@ -19,6 +19,7 @@ from captax.models.layers import (
     LayerConfig,
     LayerNorm,
     Linear,
+    look_up,
     parameter,
     project,
 )
@@ -101,7 +102,7 @@ class TransformerDecoder(TextDecoder):
     def embed(
         self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
     ) -> Float[Array, "rows time width"]:
-        return self.dropout(self.embedding[...][tokens] + self.positions[...][positions])
+        return self.dropout(look_up(self.embedding[...], tokens) + self.positions[...][positions])
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
         return project(record("hidden_states", self.norm(x)), self.embedding[...])
