@@ -8,7 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from captax.cli.options import (
+    SOME_FAILED,
+    Dtype,
     Formatted,
+    Loaded,
     Model,
     Offline,
     Out,
@@ -19,7 +22,6 @@ from captax.cli.options import (
     watched,
 )
 
-SOME_FAILED = 1
 HINT = "`captax classify` is for classifiers, `captax generate` for text generators"
 
 
@@ -34,6 +36,7 @@ def caption(
     sheet: Annotated[
         Path | None, typer.Option(help="Also write an HTML page of pictures and captions.")
     ] = None,
+    dtype: Loaded = Dtype.float32,
     revision: Revision = None,
     offline: Offline = False,
     *,
@@ -50,7 +53,7 @@ def caption(
 
     files = find_images(paths)
     persist_compiled_programs()
-    captioner = load(model, revision=revision, offline=offline)
+    captioner = load(model, revision=revision, offline=offline, dtype=dtype.value)
     if not isinstance(captioner, Captioner):
         raise CaptaxError(
             f"{model}: holds a {type(captioner).__name__}, which cannot caption; {HINT}"

@@ -6,8 +6,18 @@ from typing import Annotated
 
 import typer
 
-from captax.cli.caption import SOME_FAILED
-from captax.cli.options import Formatted, Offline, Out, Revision, as_json, output, watched
+from captax.cli.options import (
+    SOME_FAILED,
+    Dtype,
+    Formatted,
+    Loaded,
+    Offline,
+    Out,
+    Revision,
+    as_json,
+    output,
+    watched,
+)
 
 
 def classify(
@@ -17,6 +27,7 @@ def classify(
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     format: Formatted = None,
     out: Out = None,
+    dtype: Loaded = Dtype.float32,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
@@ -31,7 +42,7 @@ def classify(
 
     files = find_images(paths)
     persist_compiled_programs()
-    classifier = load(model, revision=revision, offline=offline)
+    classifier = load(model, revision=revision, offline=offline, dtype=dtype.value)
     if not isinstance(classifier, Classifier):
         raise CaptaxError(f"{model}: holds a {type(classifier).__name__}, which cannot classify")
     failed = 0

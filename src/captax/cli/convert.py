@@ -1,20 +1,11 @@
 """`captax convert`: any checkpoint into the form that captax and transformers share."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from captax.cli.options import Offline, Revision
-
-
-class Dtype(StrEnum):
-    """How weights are written."""
-
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
+from captax.cli.options import Dtype, Offline, Revision
 
 
 def convert(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from captax.cli.options import Dtype, Loaded
+
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint directory, or `default`.")],
@@ -15,6 +17,7 @@ def evaluate(
     num_beams: Annotated[int | None, typer.Option(min=1)] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    dtype: Loaded = Dtype.float32,
     json_out: Annotated[
         Path | None, typer.Option("--json", help="Also write scores and captions as JSON.")
     ] = None,
@@ -29,7 +32,7 @@ def evaluate(
 
     examples = datasets.open(data, split=split)
     persist_compiled_programs()
-    captioner = load(None if model == "default" else model)
+    captioner = load(None if model == "default" else model, dtype=dtype.value)
     options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     found = run(
         captioner,

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from captax.cli.options import (
+    Dtype,
     Formatted,
+    Loaded,
     Offline,
     Out,
     Revision,
@@ -28,6 +30,7 @@ def generate(
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     format: Formatted = None,
     out: Out = None,
+    dtype: Loaded = Dtype.float32,
     revision: Revision = None,
     offline: Offline = False,
     *,
@@ -48,7 +51,7 @@ def generate(
     elif not lines:
         lines = sys.stdin.read().splitlines()
     persist_compiled_programs()
-    generator = load(model, revision=revision, offline=offline)
+    generator = load(model, revision=revision, offline=offline, dtype=dtype.value)
     if not isinstance(generator, TextGenerator):
         raise CaptaxError(f"{model}: holds a {type(generator).__name__}, which takes no text")
     answers = generator.generate(lines, batch_size=batch_size, **options)

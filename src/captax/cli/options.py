@@ -36,6 +36,26 @@ Model = Annotated[
 ]
 
 
+class Dtype(StrEnum):
+    """Types that weights can have."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+Loaded = Annotated[
+    Dtype,
+    typer.Option(
+        "--dtype",
+        help="Of the weights in memory; bfloat16 is quickest where products of it are: on TPUs, "
+        "GPUs and CPUs with AMX.",
+    ),
+]
+# What commands exit with when they went on past inputs that could not be read.
+SOME_FAILED = 1
+
+
 class EarlyStopping(StrEnum):
     """When beam search is finished with a picture."""
 
