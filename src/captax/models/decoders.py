@@ -23,6 +23,7 @@ from captax.models.layers import (
     activation_dtype,
     parameter,
     project,
+    run_layer,
 )
 from captax.models.record import record
 
@@ -184,9 +185,12 @@ class TextDecoder(nnx.Module):
         contexts, context_mask = self._look(features)
         x = self.embed(tokens, jnp.arange(time)[None] if positions is None else positions)
         for i, layer in enumerate(self.layers):
-            context = contexts[i] if contexts else None
             record("hidden_states", x)
-            x, _ = layer(x, mask, context=context, context_mask=context_mask)
+
+            def forward(x: Array, context: KeysValues | None, layer: Layer = layer) -> Array:
+                return layer(x, mask, context=context, context_mask=context_mask)[0]
+
+            x = run_layer(forward, x, contexts[i] if contexts else None)
         return self.logits(x)
 
     def begin(

@@ -279,6 +279,6 @@ class EfficientNetLite(VisionEncoder):
         batch, rows, columns, width = x.shape
         return Features(tokens=x.reshape(batch, rows * columns, width), grid=(rows, columns))
 
-    def classify(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B labels"]:
+    def label(self, features: Features) -> Float[Array, "batch labels"]:
         """Logits of the labels, from the mean over the grid."""
-        return self.classifier(self(pixels).tokens.mean(axis=1))
+        return self.classifier(features.tokens.mean(axis=1))

@@ -8,6 +8,7 @@ from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
 from captax.errors import CaptaxError
+from captax.models.layers import run_layer
 
 
 @struct.dataclass
@@ -85,7 +86,7 @@ class VisionEncoder(nnx.Module):
         `image_size` is that of the pictures, by default the encoder's own.
         """
         for part in self.parts()[depth:]:
-            x = part(x)
+            x = run_layer(part, x)
         return self.features(x, image_size or self.image_size)
 
     def __call__(self, pixels: Float[Array, "batch height width 3"]) -> Features:
@@ -97,6 +98,17 @@ class VisionEncoder(nnx.Module):
             )
         _, height, width, _ = pixels.shape
         return self.suffix(pixels, 0, (height, width))
+
+
+    def label(self, features: Features) -> Float[Array, "batch labels"]:
+        """Logits of the labels, of a classifier."""
+        raise NotImplementedError
+
+    def classify(
+        self, pixels: Float[Array, "batch height width 3"]
+    ) -> Float[Array, "batch labels"]:
+        """Logits of the labels of pictures, of a classifier."""
+        return self.label(self(pixels))
 
 
 class PatchEncoder(VisionEncoder):

@@ -259,6 +259,12 @@ class Attention(nnx.Module):
         return x.reshape(*x.shape[:2], self.heads, -1).swapaxes(1, 2)
 
 
+class _Calls:
+    """How often a dropout drew; no array, so that layers may be computed twice for gradients."""
+
+    count = 0
+
+
 class Dropout(nnx.Module):
     """Zeroes a share of the values, once training has given it a `key`; until then, nothing.
 
@@ -269,13 +275,15 @@ class Dropout(nnx.Module):
     def __init__(self, rate: float):
         self.rate = rate
         self.key: Array | None = nnx.data(None)
+        self.calls = _Calls()
 
     def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Drop values and scale the others so that the mean stays; each call draws anew."""
         threshold = min(round(self.rate * 256), 255)
         if self.key is None or threshold == 0:
             return x
-        self.key, key = jax.random.split(self.key)
+        key = jax.random.fold_in(self.key, self.calls.count)
+        self.calls.count += 1
         words = jax.random.bits(key, (-(-x.size // 4),), "uint32")
         draws = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size]
         kept = draws.reshape(x.shape) >= threshold
@@ -287,12 +295,33 @@ def dropout_enabled(model: nnx.Module, key: Array) -> Iterator[None]:
     """Inside the block every dropout of the model is on, each with its own key."""
     dropouts = [module for _, module in nnx.iter_modules(model) if isinstance(module, Dropout)]
     for i, dropout in enumerate(dropouts):
-        dropout.key = jax.random.fold_in(key, i)
+        dropout.key, dropout.calls.count = jax.random.fold_in(key, i), 0
     try:
         yield
     finally:
         for dropout in dropouts:
             dropout.key = nnx.data(None)
+
+
+_REMATERIALISED = False
+
+
+@contextlib.contextmanager
+def rematerialised(whether: bool = True) -> Iterator[None]:
+    """Inside the block gradients keep what goes from layer to layer, and compute the rest twice."""
+    global _REMATERIALISED
+    before, _REMATERIALISED = _REMATERIALISED, whether
+    try:
+        yield
+    finally:
+        _REMATERIALISED = before
+
+
+def run_layer(layer: Callable[..., T], *inputs: Any) -> T:
+    """`layer(*inputs)`, of which gradients keep as much as `rematerialised` says."""
+    if not _REMATERIALISED:
+        return layer(*inputs)
+    return jax.checkpoint(lambda *inputs: layer(*inputs))(*inputs)
 
 
 class Mlp(nnx.Module):

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from captax.models.config import ModelConfig, labels_of, write_labels
-from captax.models.encoders import PatchEncoder
+from captax.models.encoders import Features, PatchEncoder
 from captax.models.layers import EncoderLayer, FinalNorm, LayerConfig, Linear, PatchEmbedding
 from captax.models.layout import Layout, Rule, conv2d, linear, norm, table
 
@@ -152,11 +152,9 @@ class ViT(PatchEncoder):
         """Embeddings, layers, norm."""
         return [self.embeddings, *self.layers, self.norm]
 
-    def classify(
-        self, pixels: Float[Array, "batch height width 3"]
-    ) -> Float[Array, "batch labels"]:
+    def label(self, features: Features) -> Float[Array, "batch labels"]:
         """Logits of the labels, from the CLS token."""
-        return self.classifier(self(pixels).tokens[:, 0])
+        return self.classifier(features.tokens[:, 0])
 
 
 RULES = table(
