@@ -1,9 +1,11 @@
-"""Made-up datasets. Readers never open a picture, so empty files stand for them."""
+"""Made-up datasets. Readers never open a picture, so empty files stand for most of them."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 
 @pytest.fixture
@@ -19,3 +21,15 @@ def layout(tmp_path: Path) -> Callable[[dict[str, str]], Path]:
         return root
 
     return write
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., bytes]:
+    """`picture("red", "PNG", (4, 3))`: the file of a plain picture."""
+
+    def make(color: str, format: str = "PNG", size: tuple[int, int] = (4, 3)) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", size, color).save(file, format)
+        return file.getvalue()
+
+    return make

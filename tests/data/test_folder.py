@@ -16,6 +16,11 @@ JSONL = """\
 
 {"image": "sub/b.PNG", "caption": "A cat, asleep", "width": 640}
 """
+TSV_END = 'a.jpg\tA "brown" dog\n'
+RAW = """\
+{"filename": "a.jpg", "sentences": [{"raw": "A dog"}, {"raw": "A \\"brown\\" dog"}]}
+{"filename": "sub/b.PNG", "captions": ["A cat, asleep"]}
+"""
 
 
 @pytest.mark.parametrize(
@@ -25,6 +30,8 @@ JSONL = """\
         {"captions.csv": CSV},
         {"metadata.csv": CSV.replace("\n", "\r\n")},
         {"captions.csv": "\ufeff" + CSV},
+        {"captions.tsv": "path\tsentence\na.jpg\tA dog\nsub/b.PNG\tA cat, asleep\n" + TSV_END},
+        {"metadata.jsonl": RAW},
         {"a.txt": 'A dog\n\n A "brown" dog \n', "sub/b.txt": "A cat, asleep", "README.txt": "-"},
     ],
 )
@@ -53,8 +60,8 @@ def test_sidecar_pictures_cannot_be_elsewhere(layout: Layout) -> None:
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("", "line 1: no column file_name or image in the header, which has nothing"),
-        ("file_name,label\n", "line 1: no column text or caption .* has file_name, label"),
+        ("", "line 1: no file_name, image, .*; there is nothing"),
+        ("file_name,label\n", "line 1: no text, caption, .*; there is file_name, label"),
         ("image,caption\na.jpg,A dog\na.jpg,A cat, asleep\n", "line 3: 3 fields .* has 2"),
         ('image,caption\na.jpg,"one\ntwo"\na.jpg\n', "line 4: 1 fields"),
         ('image,caption\na.jpg,A dog\na.jpg,"A cat\na.jpg,x\n', "line 3: .*check its quotes"),
@@ -77,8 +84,8 @@ def test_refuses_malformed_csv(layout: Layout, content: str, fault: str) -> None
     [
         ("{", "not JSON"),
         ("[]", "expected an object, got list"),
-        ('{"text": "A dog"}', "no file_name or image; it has text"),
-        ('{"file_name": "a.jpg"}', "no text or caption; it has file_name"),
+        ('{"text": "A dog"}', "no file_name, image, .*; there is text"),
+        ('{"file_name": "a.jpg"}', "no text, caption, .*; there is file_name"),
         ('{"file_name": "a.jpg", "text": 3}', "must be strings"),
         ('{"file_name": "a.jpg", "text": []}', "must be strings"),
         ('{"file_name": "a.jpg", "text": ["A dog", ""]}', "a.jpg has an empty caption"),
@@ -111,3 +118,49 @@ def test_missing_pictures_are_named_even_with_braces_in_the_path(layout: Layout)
     root = layout({"{0}/captions.csv": "image,caption\n{}.jpg,A dog\n"})
     with pytest.raises(DataError, match=r"\{0\}/captions\.csv: .*/\{\}\.jpg does not exist"):
         captax.data.open(root / "{0}")
+
+
+SPLIT_PICTURES = {"train/a.jpg": "", "train/b.jpg": "", "validation/a.jpg": ""}
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [
+        {"train/a.txt": "A dog", "train/b.txt": "A cat", "validation/a.txt": "A bird"},
+        {"captions.csv": "image,text\ntrain/a.jpg,A dog\ntrain/b.jpg,A cat\n"
+                         "validation/a.jpg,A bird\n"},
+        {"train/metadata.csv": "file_name,text\na.jpg,A dog\nb.jpg,A cat\n",
+         "validation/metadata.jsonl": '{"file_name": "a.jpg", "text": "A bird"}'},
+    ],
+)  # fmt: skip
+def test_folders_named_for_splits_are_the_splits(layout: Layout, captions: dict[str, str]) -> None:
+    root = layout(SPLIT_PICTURES | captions)
+    train = captax.data.open(root, split="train")
+    dev = captax.data.open(root, split="dev")
+    assert [(e.id, e.image, e.captions) for e in train] == [
+        ("train/a.jpg", root / "train/a.jpg", ("A dog",)),
+        ("train/b.jpg", root / "train/b.jpg", ("A cat",)),
+    ]
+    assert [(e.id, e.captions, e.source) for e in dev] == [
+        ("validation/a.jpg", ("A bird",), "made-up")
+    ]
+    assert captax.data.open(root) == train + dev
+    with pytest.raises(DataError, match="no test split; there is dev, train"):
+        captax.data.open(root, split="test")
+
+
+def test_a_caption_that_looks_like_a_list_is_one_caption(layout: Layout) -> None:
+    root = layout({"a.jpg": "", "captions.tsv": 'image\tcaption\na.jpg\t["A dog" it says]\n'})
+    assert captax.data.open(root)[0].captions == ('["A dog" it says]',)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "image,caption_0,caption_1\na.jpg,A dog,A cat\n",
+        'filename,captions\na.jpg,"[""A dog"", ""A cat""]"\n',
+    ],
+)
+def test_several_captions_in_one_row_of_a_csv(layout: Layout, table: str) -> None:
+    root = layout({"a.jpg": "", "captions.csv": table})
+    assert captax.data.open(root)[0].captions == ("A dog", "A cat")

@@ -1,4 +1,7 @@
-"""Data: sources of pictures with captions, their splits, and the batches made of them."""
+"""Data: sources of pictures with captions, their splits, and the batches made of them.
+
+Also pictures with labels (`open_labelled`) and texts with texts (`open_pairs`).
+"""
 
 from captax.data.batches import (
     PackedCaptions,
@@ -8,18 +11,25 @@ from captax.data.batches import (
     prefetch,
 )
 from captax.data.example import DataError, Example
+from captax.data.labelled import LabelledExample, class_names, open_labelled
 from captax.data.mix import mix
+from captax.data.pairs import Pair, open_pairs
 from captax.data.sources import open
 from captax.data.splits import split_by_hash
 
 __all__ = [
     "DataError",
     "Example",
+    "LabelledExample",
     "PackedCaptions",
+    "Pair",
+    "class_names",
     "epoch_order",
     "load_images",
     "mix",
     "open",
+    "open_labelled",
+    "open_pairs",
     "pack_captions",
     "prefetch",
     "split_by_hash",

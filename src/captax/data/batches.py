@@ -18,6 +18,7 @@ from captax.data.example import DataError
 from captax.images.decode import ImageError
 
 T = TypeVar("T")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -197,11 +198,18 @@ def _load_images(
         except ImageError as error:
             return error
 
+    yield from map_ahead(load, sources, threads, ahead)
+
+
+def map_ahead(
+    function: Callable[[T], Made], items: Iterable[T], threads: int, ahead: int
+) -> Generator[Made, None, None]:
+    """`function` of each item, in order, computed in a pool of threads at most `ahead` of use."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="captax-images")
-    pending: deque[Future[Float32[np.ndarray, "height width 3"] | ImageError]] = deque()
+    pending: deque[Future[Made]] = deque()
     try:
-        for source in sources:
-            pending.append(pool.submit(load, source))
+        for item in items:
+            pending.append(pool.submit(function, item))
             if len(pending) >= ahead:
                 yield pending.popleft().result()
         while pending:

@@ -1,7 +1,6 @@
 """COCO's caption annotations, and Karpathy's files of the splits that papers report on."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ from captax.data.example import (
     read_text,
     refuse,
     refuse_repeats,
+    refuses,
 )
-from captax.data.splits import SPLIT_NAMES, choose_split, split_name
+from captax.data.splits import choose_split, refuse_absent, split_in, split_name
 
 KARPATHY = ("dataset_coco.json", "dataset_flickr8k.json", "dataset_flickr30k.json")
 ANNOTATIONS = ("annotations/captions*.json", "captions*.json", "annotations/*.json")
@@ -63,7 +63,7 @@ def read_annotations(
     found: list[Example] = []
     there: set[str] = set()
     for path in paths:
-        named = _split_in(path.stem)
+        named = split_in(path.stem)
         if split is not None and named not in (None, split):
             there.add(str(named))
             continue  # COCO's training file takes seconds to read
@@ -74,8 +74,7 @@ def read_annotations(
             elif part.split is None:
                 found += choose_split(_examples(path, part, images), split, where=path)
     files = ", ".join(map(str, paths))
-    if split is not None and split not in there:
-        raise DataError(f"{files}: no {split} split; there is {', '.join(sorted(there))}")
+    refuse_absent(split, there, files)
     _refuse_repeats(files, (example.id for example in found))
     return found
 
@@ -128,7 +127,7 @@ def _karpathy(path: Path, content: dict[str, Any]) -> list[Part]:
             id = str(image["cocoid"]) if "cocoid" in image else Path(name).stem
             ids.append(id)
             texts = [_string(sentence["raw"]).strip() for sentence in image["sentences"]]
-            captions[id] = [text for text in texts if text]
+            captions[id] = [text for text in texts if text or not refuses()]
             split = names.setdefault(split_name(image["split"]), {})
             split[id] = (Path(image.get("filepath", "")) / name).as_posix()
     except (KeyError, TypeError) as error:
@@ -155,18 +154,19 @@ def _refuse_repeats(where: object, ids: Iterable[str]) -> None:
 def _refuse_uncaptioned(
     path: Path, ids: Mapping[str, object], captions: Mapping[str, object]
 ) -> None:
-    refuse(
-        [f"image {id}" for id in ids if id not in captions],
-        path,
-        "has no captions; add them or remove it from 'images'",
-    )
+    if refuses():
+        refuse(
+            [f"image {id}" for id in ids if id not in captions],
+            path,
+            "has no captions; add them or remove it from 'images'",
+        )
 
 
 def _examples(path: Path, part: Part, images: Path | None) -> list[Example]:
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
     directory = images or _image_directory(root, path, next(iter(part.names.values()), ""))
     return make_examples(
-        {id: part.captions[id] for id in part.names},
+        {id: part.captions.get(id, []) for id in part.names},
         {id: directory / name for id, name in part.names.items()},
         listed_in=path,
         source=root.resolve().name,
@@ -187,8 +187,3 @@ def _image_directory(root: Path, path: Path, first: str) -> Path:
         f"{path}: no directory of its pictures beside it; looked for {first} in "
         f"{', '.join(candidates)} of {root}"
     )
-
-
-def _split_in(stem: str) -> str | None:
-    words = re.findall("[a-z]+", stem.lower())
-    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)

@@ -1,15 +1,24 @@
 """What every dataset source yields, and the checks that all of them share."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from captax.errors import CaptaxError
+
+_faults: ContextVar[list[str] | None] = ContextVar("faults", default=None)
 
 
 class DataError(CaptaxError):
     """A dataset that cannot be recognised, read or trusted."""
+
+
+class SplitError(DataError):
+    """A dataset without the split asked for."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,51 @@ class Example:
     captions: tuple[str, ...]
     source: str = ""
 
+    def renamed(self, id: str, source: str) -> "Example":
+        """The same picture and captions under another id and source."""
+        return replace(self, id=id, source=source)
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A picture within a larger file."""
+
+    def read(self) -> bytes:
+        """The picture's file. Raises `ImageError` when it cannot be read."""
+
+
+class StoredExample(Example):
+    """An example whose picture lies within a larger file: `image` reads its bytes when asked.
+
+    A million of them take the memory of their ids and captions, and none of their pictures'.
+    """
+
+    def __init__(
+        self, id: str, image: Stored | Path | bytes, captions: tuple[str, ...], source: str = ""
+    ):
+        values = {"id": id, "stored": image, "captions": captions, "source": source}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def image(self) -> Path | bytes:
+        """The bytes of the picture's file, read now."""
+        stored: Stored | Path | bytes = vars(self)["stored"]
+        return stored if isinstance(stored, Path | bytes) else stored.read()
+
+    def renamed(self, id: str, source: str) -> "Example":
+        return StoredExample(id, vars(self)["stored"], self.captions, source)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is StoredExample and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.captions, self.source))
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"StoredExample({fields})"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -36,6 +90,26 @@ class Row:
     picture: str
     caption: str
     where: str
+
+
+@contextlib.contextmanager
+def collecting_faults() -> Iterator[list[str]]:
+    """Within the block, faults of single examples are noted in the list given, not raised.
+
+    Examples may then have empty captions, or none, and pictures that do not exist, none of which
+    are noted: they can be seen. What cannot be read at all still raises.
+    """
+    faults: list[str] = []
+    token = _faults.set(faults)
+    try:
+        yield faults
+    finally:
+        _faults.reset(token)
+
+
+def refuses() -> bool:
+    """Whether faults are raised: always but within `collecting_faults`."""
+    return _faults.get() is None
 
 
 def gather(rows: Iterable[Row]) -> dict[str, list[str]]:
@@ -51,7 +125,7 @@ def gather(rows: Iterable[Row]) -> dict[str, list[str]]:
                 f"{row.where}: a caption without a picture's name; add it or drop the row"
             )
         caption = row.caption.strip()
-        if not caption:
+        if not caption and refuses():
             raise DataError(f"{row.where}: {row.picture} has an empty caption; write it or drop it")
         captions.setdefault(row.picture, []).append(caption)
     return captions
@@ -75,11 +149,12 @@ def make_examples(
     Raises:
         DataError: pictures are missing on disk; the message names the first and counts the rest.
     """
-    refuse(
-        [str(pictures[id]) for id in captions if not pictures[id].is_file()],
-        listed_in,
-        "does not exist; restore the picture or remove it from the list",
-    )
+    if refuses():
+        refuse(
+            [str(pictures[id]) for id in captions if not pictures[id].is_file()],
+            listed_in,
+            "does not exist; restore the picture or remove it from the list",
+        )
     return [Example(id, pictures[id], tuple(texts), source) for id, texts in captions.items()]
 
 
@@ -87,13 +162,17 @@ def refuse(names: Iterable[str], where: object, fault: str) -> None:
     """Raise `where: name fault` for the first name, counting the others; nothing if there is none.
 
     Raises:
-        DataError: there is a name.
+        DataError: there is a name, and faults are not collected.
     """
     faulty = list(names)
     if faulty:
         rest = len(faulty) - 1
         others = f" (and {rest} {'other' if rest == 1 else 'others'})" if rest else ""
-        raise DataError(f"{where}: {faulty[0]}{others} {fault}")
+        message = f"{where}: {faulty[0]}{others} {fault}"
+        noted = _faults.get()
+        if noted is None:
+            raise DataError(message)
+        noted.append(message)
 
 
 def refuse_repeats(ids: Iterable[str], where: object, fault: str) -> None:

@@ -1,7 +1,6 @@
 """Several sources as one."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from captax.data.example import Example, refuse_repeats
 
@@ -19,7 +18,7 @@ def mix(*sources: Sequence[Example]) -> list[Example]:
     for source in sources:
         for example in source:
             id = f"{example.source}/{example.id}" if example.source else example.id
-            mixed.append(replace(example, id=id, source=""))
+            mixed.append(example.renamed(id, ""))
     refuse_repeats(
         (example.id for example in mixed),
         "mix",

@@ -1,12 +1,36 @@
 """Opening a dataset without saying what it is."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from captax.data.coco import find_annotations, find_karpathy, read_annotations
-from captax.data.example import DataError, Example
+from captax.data.example import DataError, Example, SplitError
 from captax.data.flickr8k import find_captions, read_flickr8k
-from captax.data.folder import find_table, has_sidecars, read_sidecars, read_table
+from captax.data.folder import (
+    find_split_tables,
+    find_table,
+    has_sidecars,
+    read_sidecars,
+    read_split_tables,
+    read_table,
+)
+from captax.data.huggingface import has_parquet, hub_name, is_saved, read_hub, read_rows
+from captax.data.shards import find_shards, read_shards
 from captax.data.splits import split_name
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a dataset was recognised as: in words, and how a split of it is read."""
+
+    name: str
+    read: Callable[..., list[Example]]
+
+
+class UnknownLayout(DataError):
+    """A directory that is there and is no dataset of captions."""
 
 
 def open(
@@ -16,8 +40,10 @@ def open(
 
     A directory may be, in the order they are looked for: Karpathy's splits (`dataset_coco.json`),
     Flickr8k (`Flickr8k.token.txt`, or Kaggle's `captions.txt`), COCO (`annotations/*.json`), a
-    folder of pictures with a table (`metadata.jsonl`, `captions.csv`) or with a `.txt` beside each.
-    A `.json`, `.jsonl` or `.csv` file may be named itself.
+    folder of pictures with a table (`metadata.jsonl`, `captions.csv`) or one in each split's
+    folder, what Hugging Face's `datasets` saved to disk or as Parquet, pictures with a `.txt`
+    beside each, WebDataset shards. A `.json`, `.jsonl`, `.csv`, `.tsv` or `.tar` file may be named
+    itself, shards also as `train-{000..003}.tar`, and a dataset of the hub as `hf://owner/name`.
 
     Args:
         path: the directory or file.
@@ -29,37 +55,77 @@ def open(
         DataError: the path does not exist, has no known layout (the message says what was looked
             for), no such split, or something malformed in it.
     """
-    path = Path(path)
     split = None if split is None else split_name(split)
-    if not path.exists():
-        raise DataError(f"{path}: no such directory or file; give the path of a dataset")
-    found = _read(path, split, None if images is None else Path(images))
+    found = recognise(path, images=images).read(split=split)
     if not found:
-        raise DataError(f"{path}: no pictures{f' in its {split} split' if split else ''}")
+        raise SplitError(f"{path}: no pictures{f' in its {split} split' if split else ''}")
     return found
 
 
-def _read(path: Path, split: str | None, images: Path | None) -> list[Example]:
+def recognise(path: str | Path, *, images: str | Path | None = None) -> Layout:
+    """The layout of the dataset, by the rules of `open`.
+
+    Raises:
+        DataError: the path does not exist, or is a file that is no dataset.
+        UnknownLayout: the directory has no known layout.
+    """
+    if name := hub_name(path):
+        return _alone(path, images, "Hugging Face hub", partial(read_hub, name))
+    path = Path(path)
+    images = None if images is None else Path(images)
+    if not path.is_dir() and (shards := find_shards(path)) and shards[0].is_file():
+        read = partial(read_shards, shards, _folder(shards))
+        return _alone(path, images, "WebDataset shards", read)
+    if not path.exists():
+        raise DataError(f"{path}: no such directory or file; give the path of a dataset")
     if path.is_file():
         if path.suffix == ".json":
-            return read_annotations([path], split=split, images=images)
-        if path.suffix in (".jsonl", ".csv"):
-            return read_table(path, split=split, images=images)
-        raise DataError(f"{path}: a dataset's file is .json, .jsonl or .csv; or give its directory")
+            return Layout("COCO", partial(read_annotations, [path], images=images))
+        if path.suffix in (".jsonl", ".csv", ".tsv"):
+            return Layout("table of pictures", partial(read_table, path, images=images))
+        raise DataError(
+            f"{path}: a dataset's file is .json, .jsonl, .csv, .tsv or .tar; or give its directory"
+        )
     if karpathy := find_karpathy(path):
-        return read_annotations([karpathy], split=split, images=images)
+        return Layout("Karpathy's splits", partial(read_annotations, [karpathy], images=images))
     if find_captions(path):
-        return read_flickr8k(path, split=split, images=images)
+        return Layout("Flickr8k", partial(read_flickr8k, path, images=images))
     if annotations := find_annotations(path):
-        return read_annotations(annotations, split=split, images=images)
+        return Layout("COCO", partial(read_annotations, annotations, images=images))
     if table := find_table(path):
-        return read_table(table, split=split, images=images)
+        return Layout(f"folder with {table.name}", partial(read_table, table, images=images))
+    if tables := find_split_tables(path):
+        name = f"folder with {tables[0].name} in each split"
+        return _alone(path, images, name, partial(read_split_tables, tables))
+    if is_saved(path):
+        return _alone(path, images, "Hugging Face, saved to disk", partial(read_rows, path))
+    if has_parquet(path):
+        return _alone(path, images, "Hugging Face, Parquet", partial(read_rows, path))
     if has_sidecars(path):
-        if images is not None:
-            raise DataError(f"{path}: its pictures are beside their .txt files; leave out {images}")
-        return read_sidecars(path, split=split)
-    raise DataError(
+        name = "folder with a .txt beside each picture"
+        return _alone(path, images, name, partial(read_sidecars, path))
+    if shards := find_shards(path):
+        return _alone(path, images, "WebDataset shards", partial(read_shards, shards, path))
+    raise UnknownLayout(
         f"{path}: no dataset that captax knows; looked for Flickr8k.token.txt, Kaggle's "
-        f"captions.txt, dataset_coco.json, annotations/*.json, metadata.jsonl, captions.csv, and "
-        f"pictures with a .txt beside each"
+        f"captions.txt, dataset_coco.json, annotations/*.json, metadata.jsonl, captions.csv, "
+        f"*.parquet, what save_to_disk writes, pictures with a .txt beside each, and *.tar"
     )
+
+
+def _alone(
+    path: str | Path,
+    images: str | Path | None,
+    name: str,
+    read: Callable[..., list[Example]],
+) -> Layout:
+    """A layout whose pictures are where its captions are."""
+    if images is not None:
+        raise DataError(f"{path}: its pictures are with its captions; leave out {images}")
+    return Layout(name, read)
+
+
+def _folder(shards: list[Path]) -> Path:
+    """The innermost folder that all shards are in."""
+    common = [folder for folder in shards[0].parents if all(folder in s.parents for s in shards)]
+    return common[0]

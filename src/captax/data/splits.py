@@ -1,9 +1,11 @@
 """Splits: the names they go by, and one made by hashing where a source has none."""
 
 import hashlib
+import re
 from collections.abc import Sequence
+from typing import Protocol, TypeVar, runtime_checkable
 
-from captax.data.example import DataError, Example
+from captax.data.example import DataError, SplitError
 
 # "restval" is Karpathy's name for the part of COCO's val2014 that everyone trains on.
 SPLIT_NAMES = {
@@ -11,10 +13,23 @@ SPLIT_NAMES = {
     "restval": "train",
     "dev": "dev",
     "val": "dev",
+    "valid": "dev",
     "validation": "dev",
     "test": "test",
 }
 DEV_FRACTION = 0.1
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """What can be split: it has an id."""
+
+    @property
+    def id(self) -> str:
+        """Names it within its source."""
+
+
+T = TypeVar("T", bound=Identified)
 
 
 def split_name(name: str) -> str:
@@ -28,9 +43,15 @@ def split_name(name: str) -> str:
     return SPLIT_NAMES[name]
 
 
+def split_in(name: str) -> str | None:
+    """The split that a file's name speaks of, as `captions_val2017` does; None if it does not."""
+    words = re.findall("[a-z]+", name.lower())
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
+
+
 def split_by_hash(
-    examples: Sequence[Example], *, dev_fraction: float = DEV_FRACTION, salt: str = ""
-) -> tuple[list[Example], list[Example]]:
+    examples: Sequence[T], *, dev_fraction: float = DEV_FRACTION, salt: str = ""
+) -> tuple[list[T], list[T]]:
     """Train and dev parts, chosen by each id alone.
 
     The same id falls on the same side on every machine and in every order, and stays there when
@@ -46,8 +67,8 @@ def split_by_hash(
     """
     if not 0 <= dev_fraction <= 1:
         raise DataError(f"dev_fraction is {dev_fraction}: give a number between 0 and 1")
-    train: list[Example] = []
-    dev: list[Example] = []
+    train: list[T] = []
+    dev: list[T] = []
     for example in examples:
         digest = hashlib.blake2b(f"{salt}\0{example.id}".encode(), digest_size=8).digest()
         share = int.from_bytes(digest, "big") / 2**64
@@ -55,20 +76,46 @@ def split_by_hash(
     return train, dev
 
 
-def choose_split(examples: Sequence[Example], split: str | None, *, where: object) -> list[Example]:
-    """The named part of a source that has no splits of its own; all of it for `None`.
+def choose_split(examples: Sequence[T], split: str | None, *, where: object) -> list[T]:
+    """The named part of a source that does not list its splits; all of it for `None`.
 
-    Train and dev are those of `split_by_hash`.
+    Where every id begins with a folder named for a split (`train/`, `val/`), and not always the
+    same, these are the splits. Else train and dev are those of `split_by_hash`.
 
     Raises:
-        DataError: the test part is asked for: nobody has said which pictures are the test.
+        SplitError: there is no such folder, or the test part of a source that says nothing of
+            splits is asked for.
     """
     if split is None:
         return list(examples)
+    folders = [SPLIT_NAMES.get(example.id.partition("/")[0]) for example in examples]
+    there = {folder for folder in folders if folder is not None}
+    if len(there) > 1 and None not in folders:
+        refuse_absent(split, there, where)
+        return [example for example, in_ in zip(examples, folders, strict=True) if in_ == split]
+    refuse_test(split, where)
+    train, dev = split_by_hash(examples)
+    return train if split == "train" else dev
+
+
+def refuse_test(split: str | None, where: object) -> None:
+    """Raise where the test part of a source that says nothing of splits is asked for.
+
+    Raises:
+        SplitError: it is: nobody has said which examples are the test.
+    """
     if split == "test":
-        raise DataError(
+        raise SplitError(
             f"{where} lists no splits, so it has no test part; ask for train or dev (made by "
             f"hashing ids), or make it a dataset of its own"
         )
-    train, dev = split_by_hash(examples)
-    return train if split == "train" else dev
+
+
+def refuse_absent(split: str | None, there: set[str], where: object) -> None:
+    """Raise where a split is asked for that is not among those that are there.
+
+    Raises:
+        SplitError: it is not.
+    """
+    if split is not None and split not in there:
+        raise SplitError(f"{where}: no {split} split; there is {', '.join(sorted(there))}")

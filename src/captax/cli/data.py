@@ -1,0 +1,111 @@
+"""`captax data`: look at datasets before training on them."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from captax.data.check import Report
+
+SOMETHING_WRONG = 1
+SHOWN = 10
+
+app = typer.Typer(help="Look at datasets.", no_args_is_help=True)
+
+
+@app.callback()
+def data() -> None:
+    """Look a dataset over before training on it."""
+
+
+@app.command("check")
+def check(
+    path: Annotated[str, typer.Argument(help="Dataset: captioned or labelled pictures.")],
+    split: Annotated[str | None, typer.Option(help="This alone: train, dev or test.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Also write an HTML page: what is wrong, and a sample.")
+    ] = None,
+    cards: Annotated[int, typer.Option(min=1, help="Pictures on the page.")] = 60,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+) -> None:
+    """Count a dataset's pictures and captions, decode each picture, and say what is wrong.
+
+    Exit code 1: a picture is unreadable, has no caption or is in two splits, or captax would refuse
+    to open the dataset.
+    """
+    from captax.data.check import check as look
+    from captax.images import write_sheet
+
+    found = look(path, split=split, progress=sys.stderr.isatty())
+    report = found.report
+    if as_json:
+        print(json.dumps(report.to_json(), indent=1, ensure_ascii=False))
+    else:
+        for line in _lines(path, report):
+            print(line)
+    if sheet is not None:
+        write_sheet(sheet, found.sheet_rows(cards), title=f"{path}: {report.layout}")
+        print(f"captax: wrote {sheet}", file=sys.stderr)
+    if not report.sound:
+        raise typer.Exit(SOMETHING_WRONG)
+
+
+def _lines(path: str, report: "Report") -> Iterator[str]:
+    yield f"{path}: {report.layout}"
+    for split, count in report.pictures.items():
+        line = f"  {split:5} {count:>9,} pictures"
+        if split in report.captions:
+            line += f" {report.captions[split]:>9,} captions"
+        if split in report.classes:
+            line += f" {len(report.classes[split]):>9,} classes"
+        yield line
+    yield from _classes(report.classes)
+    if report.words and report.vocabulary:
+        words, vocabulary = report.words, report.vocabulary
+        yield (
+            f"words a caption: {words.min} to {words.max}, median {words.median}, 95% have at most "
+            f"{words.p95}"
+        )
+        yield (
+            f"vocabulary: {vocabulary.size:,} words, {vocabulary.frequent:,} of them 5 times or "
+            f"more, {vocabulary.singletons:,} once"
+        )
+        yield f"captions of more than one picture: {report.shared_captions:,}"
+    if report.widths and report.heights:
+        common = ", ".join(f"{width}x{height} ({n:,})" for width, height, n in report.sizes)
+        more = ", ..." if report.size_count > len(report.sizes) else ""
+        yield (
+            f"picture sizes: {report.widths.min} to {report.widths.max} wide, "
+            f"{report.heights.min} to {report.heights.max} high; commonest {common}{more}"
+        )
+    yield from _listed("refused on opening", report.faults)
+    unreadable = [f"{name}: {error}" for name, error in report.unreadable.items()]
+    yield from _listed("unreadable pictures", unreadable)
+    yield from _listed("pictures in more than one split", [" = ".join(g) for g in report.leaks])
+    yield from _listed("pictures twice in a split", [" = ".join(g) for g in report.repeated])
+    if report.captions:
+        yield from _listed("pictures without captions", report.uncaptioned)
+        yield from _listed("pictures with an empty caption", report.empty)
+        yield from _listed("pictures with a caption twice", report.repeated_captions)
+
+
+def _classes(classes: dict[str, dict[str, int]]) -> Iterator[str]:
+    """The smallest and the largest class of each split, and those that a split lacks."""
+    known = {name for counts in classes.values() for name in counts}
+    for split, counts in classes.items():
+        least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+        yield f"  {split}: from {counts[least]:,} ({least}) to {counts[most]:,} ({most}) a class"
+        yield from _listed(f"classes without pictures in {split}", sorted(known - set(counts)), 0)
+
+
+def _listed(what: str, names: Sequence[str], if_none: int = 1) -> Iterator[str]:
+    if names or if_none:
+        yield f"{what}: {len(names):,}" if names else f"{what}: none"
+    for name in names[:SHOWN]:
+        yield f"  {name}"
+    if len(names) > SHOWN:
+        yield f"  and {len(names) - SHOWN:,} more (--json lists all)"

@@ -1,0 +1,300 @@
+"""Looking a dataset over before anything is trained on it."""
+
+import os
+import random
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Regex, pre_tokenizers
+from tqdm import tqdm
+
+from captax.data.batches import map_ahead
+from captax.data.example import Example, SplitError, collecting_faults
+from captax.data.labelled import LabelledExample, is_labelled, read_labelled
+from captax.data.sources import UnknownLayout, recognise
+from captax.data.splits import SPLIT_NAMES, split_name
+from captax.images import ImageError, SheetRow, decode
+from captax.text.vocabulary import WORD
+
+SPLITS = ("train", "dev", "test")
+FREQUENT = 5  # the count from which recipes keep a word
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How values lie: the least, the middle one, what 95 of 100 are at most, the greatest."""
+
+    min: int
+    median: int
+    p95: int
+    max: int
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Different words, in lower case: all, those seen 5 times or more, those seen once."""
+
+    size: int
+    frequent: int
+    singletons: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found. Lists name examples as `split/id`, or as `id` where that tells the split.
+
+    Attributes:
+        layout: what the dataset was recognised as.
+        pictures: how many each split has.
+        captions: how many each split has; empty for labelled pictures.
+        classes: of labelled pictures, how many each split has of each class.
+        faults: what readers refuse when the dataset is opened: repeated ids and the like.
+        unreadable: pictures that cannot be decoded, with the reason.
+        leaks: pictures that are in more than one split, pixel for pixel: the names of each.
+        repeated: pictures that are in one split more than once.
+        uncaptioned: pictures without a caption.
+        empty: pictures with an empty caption.
+        repeated_captions: pictures that have the same caption twice.
+        shared_captions: how many captions are of more than one picture.
+        words: words a caption.
+        vocabulary: of all captions.
+        sizes: the commonest (width, height) of pictures and how many have it, then the next.
+        size_count: how many different sizes there are.
+        widths: of readable pictures, in pixels.
+        heights: likewise.
+    """
+
+    layout: str
+    pictures: dict[str, int]
+    captions: dict[str, int]
+    classes: dict[str, dict[str, int]]
+    faults: list[str]
+    unreadable: dict[str, str]
+    leaks: list[list[str]]
+    repeated: list[list[str]]
+    uncaptioned: list[str]
+    empty: list[str]
+    repeated_captions: list[str]
+    shared_captions: int
+    words: Spread | None
+    vocabulary: Vocabulary | None
+    sizes: list[tuple[int, int, int]]
+    size_count: int
+    widths: Spread | None
+    heights: Spread | None
+
+    @property
+    def sound(self) -> bool:
+        """Whether training can trust it: it opens, every picture is readable, nothing leaks."""
+        refused = self.faults or self.uncaptioned or self.empty
+        return not (refused or self.unreadable or self.leaks)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, and `sound`."""
+        return {"sound": self.sound, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """An example, and what its picture is."""
+
+    split: str
+    example: Example | LabelledExample
+    size: tuple[int, int] | None
+    pixels: bytes
+    error: str | None
+
+
+class Check:
+    """A dataset looked over: the `report`, and a contact sheet of it."""
+
+    def __init__(
+        self, layout: str, pictures: dict[str, int], faults: list[str], looked: list[_Looked]
+    ):
+        self._looked = looked
+        self._many = len(pictures) > 1
+        self.report = self._report(layout, pictures, faults)
+
+    def sheet_rows(self, count: int, *, seed: int = 0) -> Iterator[SheetRow]:
+        """Cards for `write_sheet`: first what is wrong, then pictures drawn by `seed`.
+
+        There are `count` in all, or as many as the dataset has.
+        """
+        leaking = {name for names in self.report.leaks for name in names}
+        wrong: list[tuple[_Looked, str]] = []
+        right: list[_Looked] = []
+        for each in self._looked:
+            name = self._name(each)
+            error = each.error or ("is in another split too" if name in leaking else None)
+            captions = getattr(each.example, "captions", None)
+            if error is None and captions is not None and not all(captions or [""]):
+                error = "has an empty caption" if captions else "has no caption"
+            if error is None:
+                right.append(each)
+            else:
+                wrong.append((each, error))
+        drawn = random.Random(seed).sample(right, min(len(right), max(0, count - len(wrong))))
+        for each, error in wrong[:count]:
+            yield self._row(each, error)
+        for each in drawn:
+            yield self._row(each, None)
+
+    def _row(self, looked: _Looked, error: str | None) -> SheetRow:
+        example = looked.example
+        says = (
+            example.label if isinstance(example, LabelledExample) else " · ".join(example.captions)
+        )
+        title = self._name(looked)
+        try:
+            return SheetRow(example.image, title, says, None, error=error)
+        except ImageError:  # stored in a file that is gone since
+            return SheetRow(None, title, says, None, error=error)
+
+    def _name(self, looked: _Looked) -> str:
+        id = looked.example.id
+        told = not self._many or SPLIT_NAMES.get(id.partition("/")[0]) == looked.split
+        return id if told else f"{looked.split}/{id}"
+
+    def _report(self, layout: str, pictures: dict[str, int], faults: list[str]) -> Report:
+        examples = {self._name(each): each.example for each in self._looked}
+        captions = {n: e.captions for n, e in examples.items() if isinstance(e, Example)}
+        spoken = [text for texts in captions.values() for text in texts if text]
+        words = [_words(text) for text in spoken]
+        counts = Counter(word for each in words for word in each)
+        sizes = Counter(each.size for each in self._looked if each.size is not None)
+        leaks, repeated = self._same_pictures()
+        of_each = defaultdict(set)
+        for name, texts in captions.items():
+            for text in set(texts):
+                of_each[_plain(text)].add(name)
+        classes: dict[str, Counter[str]] = {}
+        spoken_in: Counter[str] = Counter()
+        for each in self._looked:
+            if isinstance(each.example, LabelledExample):
+                classes.setdefault(each.split, Counter())[each.example.label] += 1
+            else:
+                spoken_in[each.split] += len(each.example.captions)
+        return Report(
+            layout=layout,
+            pictures=pictures,
+            captions=dict(spoken_in),
+            classes={split: dict(sorted(found.items())) for split, found in classes.items()},
+            faults=faults,
+            unreadable={self._name(e): e.error for e in self._looked if e.error is not None},
+            leaks=leaks,
+            repeated=repeated,
+            uncaptioned=[name for name, texts in captions.items() if not texts],
+            empty=[name for name, texts in captions.items() if not all(texts)],
+            repeated_captions=[n for n, t in captions.items() if len(set(map(_plain, t))) < len(t)],
+            shared_captions=sum(len(names) > 1 for text, names in of_each.items() if text),
+            words=_spread([len(each) for each in words]),
+            vocabulary=_vocabulary(counts) if words else None,
+            sizes=[(width, height, n) for (width, height), n in sizes.most_common(5)],
+            size_count=len(sizes),
+            widths=_spread([width for (width, _), n in sizes.items() for _ in range(n)]),
+            heights=_spread([height for (_, height), n in sizes.items() for _ in range(n)]),
+        )
+
+    def _same_pictures(self) -> tuple[list[list[str]], list[list[str]]]:
+        """Names of the same pixels: those in several splits, and those in one."""
+        same: dict[bytes, list[_Looked]] = defaultdict(list)
+        for each in self._looked:
+            if each.size is not None:
+                same[each.pixels].append(each)
+        groups = [group for group in same.values() if len(group) > 1]
+        across = [len({each.split for each in group}) > 1 for group in groups]
+        names = [[self._name(each) for each in group] for group in groups]
+        leaks = [group for group, leaking in zip(names, across, strict=True) if leaking]
+        return leaks, [group for group, leaking in zip(names, across, strict=True) if not leaking]
+
+
+def check(path: str | Path, *, split: str | None = None, progress: bool = False) -> Check:
+    """Open every split of a dataset of captions or labels, and decode every picture.
+
+    Faults of single examples do not end it; they are in the report.
+
+    Args:
+        path: as `captax.data.open` or `open_labelled` takes it.
+        split: look at this one alone; leaks are then not seen.
+        progress: show a bar on stderr.
+
+    Raises:
+        DataError: the path is no dataset, a file of it cannot be read at all, no such split.
+    """
+    with collecting_faults() as faults:
+        layout, splits = _splits(path, None if split is None else split_name(split))
+    pairs = [(name, example) for name, examples in splits.items() for example in examples]
+    if not pairs:
+        raise SplitError(f"{path}: no pictures{f' in its {split} split' if split else ''}")
+    pictures = {name: len(examples) for name, examples in splits.items()}
+    threads = os.cpu_count() or 1
+    looked = map_ahead(lambda pair: _look(*pair), pairs, threads, 4 * threads)
+    bar = tqdm(looked, total=len(pairs), unit="picture", disable=not progress, leave=False)
+    return Check(layout, pictures, list(dict.fromkeys(faults)), list(bar))
+
+
+def _splits(
+    path: str | Path, split: str | None
+) -> tuple[str, Mapping[str, Sequence[Example | LabelledExample]]]:
+    """The layout's name, and the examples of each split that is there."""
+    try:
+        layout = recognise(path)
+    except UnknownLayout:
+        if not is_labelled(Path(path)):
+            raise
+        return _labelled_splits(Path(path), split)
+    if split is not None:
+        return layout.name, {split: layout.read(split=split)}
+    found: dict[str, list[Example]] = {}
+    for name in SPLITS:
+        try:
+            found[name] = layout.read(split=name)
+        except SplitError:
+            continue  # not every dataset has all three
+    return layout.name, found
+
+
+def _labelled_splits(root: Path, split: str | None) -> tuple[str, dict[str, list[LabelledExample]]]:
+    labelled = read_labelled(root)
+    names = labelled.split_names if split is None else (split,)
+    return labelled.layout, {name: labelled.part(name, root) for name in names}
+
+
+def _look(split: str, example: Example | LabelledExample) -> _Looked:
+    try:
+        picture = decode(example.image)
+    except ImageError as error:
+        return _Looked(split, example, None, b"", str(error))
+    pixels = blake2b(picture.tobytes(), digest_size=16, person=b"%dx%d" % picture.size).digest()
+    return _Looked(split, example, picture.size, pixels, None)
+
+
+_SPLIT_WORDS = pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True)
+
+
+def _plain(caption: str) -> str:
+    """As the word vocabulary reads it: case, curly apostrophes and spaces do not matter."""
+    lower = " ".join(caption.lower().replace("\u2019", "'").split())
+    return unicodedata.normalize("NFC", lower)
+
+
+def _words(caption: str) -> list[str]:
+    return [word for word, _ in _SPLIT_WORDS.pre_tokenize_str(_plain(caption))]
+
+
+def _vocabulary(counts: Mapping[str, int]) -> Vocabulary:
+    frequent = sum(count >= FREQUENT for count in counts.values())
+    return Vocabulary(len(counts), frequent, sum(count == 1 for count in counts.values()))
+
+
+def _spread(values: Sequence[int]) -> Spread | None:
+    if not values:
+        return None
+    levels = np.percentile(values, [0, 50, 95, 100], method="inverted_cdf")
+    return Spread(*(int(level) for level in levels))

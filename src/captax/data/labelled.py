@@ -1,0 +1,287 @@
+"""Pictures with labels, for classification: a folder for each class, or Food-101."""
+
+import difflib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from captax.data.example import (
+    DataError,
+    SplitError,
+    read_text,
+    refuse,
+    refuse_repeats,
+    refuses,
+)
+from captax.data.splits import (
+    SPLIT_NAMES,
+    refuse_absent,
+    refuse_test,
+    split_by_hash,
+    split_name,
+)
+from captax.data.tables import alternatives
+from captax.images.decode import ImageError
+from captax.images.files import find_images, is_image_path
+
+FOOD101_LISTS = {"train": "train.txt", "dev": "val.txt", "test": "test.txt"}
+
+
+@dataclass(frozen=True)
+class LabelledExample:
+    """One picture and the class it belongs to.
+
+    Attributes:
+        id: its path in the dataset.
+        image: the picture file.
+        label: the name of its class.
+    """
+
+    id: str
+    image: Path
+    label: str
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A labelled dataset as it lies on disk: its layout in words, its classes, its splits.
+
+    `splits` has one key, "", where the dataset lists none.
+    """
+
+    layout: str
+    classes: tuple[str, ...]
+    splits: Mapping[str, Sequence[LabelledExample]]
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The splits: those that the dataset lists, or train and dev where dev is made of it."""
+        return tuple(self.splits) if self._measures else ("train", "dev")
+
+    def part(self, split: str | None, where: object) -> list[LabelledExample]:
+        """The examples of a split; of all for None.
+
+        Raises:
+            SplitError: there is no such split.
+        """
+        if split is None:
+            return [example for part in self.splits.values() for example in part]
+        if not self._measures:
+            refuse_test(split, where)
+            train, dev = split_by_hash(self.part(None, where))
+            return train if split == "train" else dev
+        if split == "dev" and "dev" not in self.splits:
+            split = "test"
+        refuse_absent(split, set(self.splits), where)
+        return list(self.splits[split])
+
+    def lacking(self, split: str, where: object) -> list[str]:
+        """The classes that have no picture in a split."""
+        there = {example.label for example in self.part(split, where)}
+        return [name for name in self.classes if name not in there]
+
+    @property
+    def _measures(self) -> bool:
+        """Whether a split to measure on is listed."""
+        return bool({"dev", "test"} & self.splits.keys())
+
+
+def open_labelled(
+    path: str | Path, *, split: str | None = None, classes: int | Sequence[str] | None = None
+) -> list[LabelledExample]:
+    """The pictures of a dataset for classification, with the names of their classes.
+
+    A directory may be Food-101 (`images/<class>/<id>.jpg` and `meta/train.txt`, `meta/test.txt`),
+    or have a folder of pictures for each class, within folders of splits (`train/<class>/`) or not.
+    Dev is the test split where there is no dev, as with Food-101; without either, it is made by
+    hashing ids. Classes come in the order of `class_names`.
+
+    Args:
+        path: the directory.
+        split: `train`, `dev` (or `val`) or `test`; everything for `None`.
+        classes: keep these alone: names, or the first so many.
+
+    Raises:
+        DataError: the directory is of neither kind, a listed picture does not exist, fewer than two
+            classes, a class that is unknown or that train lacks, no such split or nothing in it.
+    """
+    split = None if split is None else split_name(split)
+    dataset = read_labelled(Path(path), classes)
+    found = dataset.part(split, path)
+    if not found:
+        raise SplitError(f"{path}: no pictures{f' in its {split} split' if split else ''}")
+    if split is not None and (lacking := dataset.lacking(split, path)):
+        listed = f"{', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''}"
+        message = f"{path}: its {split} split has no pictures of {listed}"
+        if split == "train":
+            raise DataError(f"{message}; add some, or leave these classes out by classes=")
+        warnings.warn(message, stacklevel=2)
+    return found
+
+
+def class_names(path: str | Path, *, classes: int | Sequence[str] | None = None) -> tuple[str, ...]:
+    """The classes of a labelled dataset: as Food-101 lists them, else in alphabetical order.
+
+    They are the same whichever split is opened. `classes` keeps those of these names, or the
+    first so many, in the same order.
+
+    Raises:
+        DataError: as `open_labelled` does.
+    """
+    return read_labelled(Path(path), classes).classes
+
+
+def is_labelled(root: Path) -> bool:
+    """Whether the directory has one of the layouts that `open_labelled` knows."""
+    return root.is_dir() and (_is_food101(root) or bool(_class_folders(root)))
+
+
+def read_labelled(root: Path, classes: int | Sequence[str] | None = None) -> Labelled:
+    """The whole of a labelled dataset; nothing is opened but lists.
+
+    Raises:
+        DataError: as `open_labelled` does, but for what only one split lacks.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such directory; give that of a dataset with labels")
+    if _is_food101(root):
+        dataset = _food101(root)
+    elif folders := _class_folders(root):
+        dataset = _folders(root, folders)
+    else:
+        raise DataError(
+            f"{root}: no labelled pictures; looked for a folder of pictures for each class, in "
+            f"train/ and the like or not, and for Food-101's images/ and meta/"
+        )
+    kept = _choose(root, dataset.classes, classes)
+    if len(kept) < 2:
+        raise DataError(
+            f"{root}: one class only ({', '.join(kept) or 'none'}); a classifier needs two or more"
+        )
+    splits = {
+        split: [example for example in examples if example.label in set(kept)]
+        for split, examples in dataset.splits.items()
+    }
+    return Labelled(dataset.layout, kept, splits)
+
+
+def _choose(
+    root: Path, names: tuple[str, ...], classes: int | Sequence[str] | None
+) -> tuple[str, ...]:
+    if classes is None:
+        return names
+    if isinstance(classes, str):
+        raise DataError(f"classes is one string: give a list of names, such as [{classes!r}]")
+    if isinstance(classes, int):
+        if not 2 <= classes <= len(names):
+            raise DataError(f"{root}: has {len(names)} classes; {classes} of them cannot be kept")
+        return names[:classes]
+    for name in classes:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=3) or names[:3]
+            raise DataError(f"{root}: no class {name!r}; did you mean {alternatives(near)}?")
+    return tuple(name for name in names if name in set(classes))
+
+
+def _is_food101(root: Path) -> bool:
+    meta = root / "meta"
+    return (root / "images").is_dir() and any(_lists(meta).values())
+
+
+def _lists(meta: Path) -> dict[str, Path | None]:
+    """The list of each split, `train.txt` or where that is missing `train.json`."""
+    found: dict[str, Path | None] = {}
+    for split, name in FOOD101_LISTS.items():
+        paths = (meta / name, (meta / name).with_suffix(".json"))
+        found[split] = next((path for path in paths if path.is_file()), None)
+    return found
+
+
+def _food101(root: Path) -> Labelled:
+    lists = {split: path for split, path in _lists(root / "meta").items() if path is not None}
+    splits: dict[str, list[LabelledExample]] = {}
+    for split, path in lists.items():
+        splits[split] = [
+            LabelledExample(id, root / "images" / f"{id}.jpg", id.partition("/")[0])
+            for id in _listed(path)
+        ]
+        if refuses():
+            refuse(
+                (str(e.image) for e in splits[split] if not e.image.is_file()),
+                path,
+                "does not exist; restore the picture or remove it from the list",
+            )
+    every = [example for examples in splits.values() for example in examples]
+    refuse_repeats(
+        (example.id for example in every), root / "meta", "is in the lists twice; keep it once"
+    )
+    there = {example.label for example in every}
+    names = root / "meta" / "classes.txt"
+    if not names.is_file():
+        return Labelled("Food-101", tuple(sorted(there)), splits)
+    classes = tuple(line.strip() for line in read_text(names).split("\n") if line.strip())
+    refuse_repeats(classes, names, "comes twice; remove one")
+    refuse(sorted(there - set(classes)), names, "is not in it and has pictures; add it")
+    refuse((name for name in classes if name not in there), names, "has no pictures; remove it")
+    return Labelled("Food-101", tuple(name for name in classes if name in there), splits)
+
+
+def _listed(path: Path) -> list[str]:
+    """`class/id` of every picture of a list."""
+    if path.suffix == ".json":
+        try:
+            content = json.loads(read_text(path))
+            ids = [id for listed in content.values() for id in listed]
+        except (ValueError, AttributeError, TypeError) as error:
+            raise DataError(f"{path}: expected an object of class: [ids] ({error})") from error
+    else:
+        ids = [line.strip() for line in read_text(path).split("\n") if line.strip()]
+    for number, id in enumerate(ids, 1):
+        if not isinstance(id, str) or not all(id.partition("/")):
+            raise DataError(f"{path}, entry {number}: {id!r} is not class/picture")
+    return ids
+
+
+def _class_folders(root: Path) -> dict[str, list[Path]]:
+    """The folders of classes by split, "" where there are no folders of splits."""
+    folders = _subfolders(root)
+    splits = {folder: _subfolders(folder) for folder in folders if folder.name in SPLIT_NAMES}
+    if splits and all(splits.values()):
+        refuse(
+            (folder.name for folder in folders if folder not in splits and _has_pictures(folder)),
+            root,
+            "is beside the folders of splits; move it into one, or away",
+        )
+        found: dict[str, list[Path]] = {}
+        for folder, classes in splits.items():
+            found.setdefault(SPLIT_NAMES[folder.name], []).extend(classes)
+    else:
+        found = {"": folders}
+    found = {split: list(filter(_has_pictures, classes)) for split, classes in found.items()}
+    return found if any(found.values()) else {}
+
+
+def _folders(root: Path, folders: Mapping[str, list[Path]]) -> Labelled:
+    splits: dict[str, list[LabelledExample]] = {}
+    for split, classes in folders.items():
+        splits[split] = [
+            LabelledExample(image.relative_to(root).as_posix(), image, folder.name)
+            for folder in classes
+            for image in find_images([folder])
+        ]
+    names = sorted({folder.name for classes in folders.values() for folder in classes})
+    layout = "a folder for each class" + ("" if "" in splits else ", in folders of splits")
+    return Labelled(layout, tuple(names), splits)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _has_pictures(folder: Path) -> bool:
+    try:
+        return any(is_image_path(path) for path in folder.rglob("*"))
+    except (OSError, ImageError):
+        return False

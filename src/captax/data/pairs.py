@@ -1,0 +1,163 @@
+"""Texts with the texts to be made of them: translations, summaries, answers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from captax.data.example import DataError, SplitError, read_text, refuse_repeats
+from captax.data.splits import (
+    SPLIT_NAMES,
+    choose_split,
+    refuse_absent,
+    split_in,
+    split_name,
+)
+from captax.data.tables import TABLE_SUFFIXES, read_records
+
+COLUMNS = (
+    ("source", "target"),
+    ("article", "highlights"),
+    ("article", "summary"),
+    ("article", "abstract"),
+    ("document", "summary"),
+    ("dialogue", "summary"),
+    ("text", "summary"),
+    ("input", "output"),
+    ("input", "target"),
+    ("prompt", "completion"),
+    ("question", "answer"),
+    ("src", "tgt"),
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A text and what is to be made of it.
+
+    Attributes:
+        id: names the pair within its dataset.
+        source: the text that is read.
+        target: the text to be written.
+    """
+
+    id: str
+    source: str
+    target: str
+
+
+def open_pairs(
+    path: str | Path,
+    *,
+    split: str | None = None,
+    source: str | None = None,
+    target: str | None = None,
+) -> list[Pair]:
+    """Pairs of texts from tables, or from two text files that go line by line.
+
+    A directory has `train.source` and `train.target` (and `val.`, `test.`), or tables: `.jsonl`,
+    `.csv`, `.tsv`, or `.json` with a list of objects. A table may be named itself. A file named for
+    a split is that split; others are split by hashing. Columns are found by their usual names, as
+    source and target, article and highlights, document and summary, or two codes of languages, of
+    which the first is the source.
+
+    Args:
+        path: the directory or file.
+        split: `train`, `dev` (or `val`) or `test`; everything for `None`.
+        source: the column of the texts to read, where it has another name.
+        target: the column of the texts to write.
+
+    Raises:
+        DataError: no such path, no pairs in it, columns that cannot be told, an empty or malformed
+            row (the message names its line), files of different lengths, no such split.
+    """
+    path = Path(path)
+    split = None if split is None else split_name(split)
+    if (source is None) != (target is None):
+        raise DataError("give both source and target, or neither")
+    if not path.exists():
+        raise DataError(f"{path}: no such directory or file; give the path of text pairs")
+    files = _files(path)
+    named = {file: split_in(file.stem) for file in files}
+    there = {part for part in named.values() if part}
+    there |= {"train", "dev"} if None in named.values() else set()
+    refuse_absent(split, there, path)
+    found: list[Pair] = []
+    for file in files:
+        if split is not None and named[file] not in (None, split):
+            continue
+        prefix = f"{file.stem}/" if len(files) > 1 else ""
+        pairs = list(
+            _lines(file, prefix)
+            if file.suffix == ".source"
+            else _table(file, prefix, source, target)
+        )
+        found += pairs if named[file] else choose_split(pairs, split, where=file)
+    refuse_repeats((pair.id for pair in found), path, "is the id of two pairs; remove one")
+    if not found:
+        raise SplitError(f"{path}: no pairs{f' in its {split} split' if split else ''}")
+    return found
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        if path.suffix not in (*TABLE_SUFFIXES, ".source"):
+            raise DataError(f"{path}: text pairs are in .jsonl, .csv, .tsv, .json or .source")
+        return [path]
+    lines = [path / f"{name}.source" for name in SPLIT_NAMES]
+    files = [file for file in lines if file.is_file()]
+    files = files or sorted(file for file in path.iterdir() if file.suffix in TABLE_SUFFIXES)
+    if not files:
+        raise DataError(
+            f"{path}: no text pairs; looked for train.source and train.target, .jsonl, .csv, .tsv "
+            f"and .json"
+        )
+    return files
+
+
+def _lines(path: Path, prefix: str) -> Iterator[Pair]:
+    other = path.with_suffix(".target")
+    # Only a line feed ends a line: texts may contain what else Unicode calls an end.
+    sources, targets = (read_text(file).rstrip("\n").split("\n") for file in (path, other))
+    if len(sources) != len(targets):
+        raise DataError(
+            f"{path} has {len(sources)} lines and {other.name} has {len(targets)}; line by line "
+            f"they belong together"
+        )
+    for number, (source, target) in enumerate(zip(sources, targets, strict=True), 1):
+        yield _pair(f"{prefix}{number}", source, target, f"{path}, line {number}")
+
+
+def _table(path: Path, prefix: str, source: str | None, target: str | None) -> Iterator[Pair]:
+    for number, (where, row) in enumerate(read_records(path), 1):
+        record = row["translation"] if isinstance(row.get("translation"), dict) else row
+        if source is None or target is None:
+            columns = _columns(where, list(record))
+        else:
+            columns = (source, target)
+            for name in columns:
+                if name not in record:
+                    raise DataError(f"{where}: no column {name}; there is {', '.join(record)}")
+        id = row.get("id")
+        id = f"{prefix}{number if id is None else id}"
+        yield _pair(id, record[columns[0]], record[columns[1]], where)
+
+
+def _columns(where: str, names: Sequence[str]) -> tuple[str, str]:
+    for source, target in COLUMNS:
+        if source in names and target in names:
+            return source, target
+    languages = [name for name in names if len(name) == 2 and name.islower() and name != "id"]
+    if len(languages) == 2:
+        return languages[0], languages[1]
+    raise DataError(
+        f"{where}: cannot tell source from target among {', '.join(names) or 'nothing'}; name both"
+    )
+
+
+def _pair(id: str, source: object, target: object, where: str) -> Pair:
+    for name, text in (("source", source), ("target", target)):
+        if not isinstance(text, str):
+            raise DataError(f"{where}: its {name} must be a string; got {text!r}")
+        if not text.strip():
+            raise DataError(f"{where}: its {name} is empty; write it or drop the row")
+    return Pair(id, str(source).strip(), str(target).strip())

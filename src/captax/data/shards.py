@@ -1,0 +1,207 @@
+"""WebDataset: pictures and captions in tar files, read where they lie.
+
+A shard is scanned once, header by header, and only captions are kept. Of a picture remain its shard
+and where in it the bytes are, so that any picture can be read at any time, in any order and thread.
+"""
+
+import itertools
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from captax.data.example import DataError, Example, StoredExample, refuse, refuses
+from captax.data.splits import choose_split, refuse_absent, split_in
+from captax.data.tables import caption_columns, captions_in
+from captax.images.decode import ImageError
+from captax.images.files import is_image_path
+
+_BLOCK = 512  # a tar file's unit
+
+
+@dataclass(frozen=True, slots=True)
+class TarPicture:
+    """A picture in an uncompressed tar file, `size` bytes from `offset` on."""
+
+    shard: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """The picture's file.
+
+        Raises:
+            ImageError: the shard is gone, or shorter than it was.
+        """
+        try:
+            with self.shard.open("rb") as file:
+                file.seek(self.offset)
+                content = file.read(self.size)
+        except OSError as error:
+            raise ImageError(f"{self.shard}: cannot be read: {error.strerror or error}") from None
+        if len(content) < self.size:
+            raise ImageError(f"{self.shard}: ends within a picture; fetch the shard again")
+        return content
+
+
+@dataclass
+class _Sample:
+    picture: TarPicture | None = None
+    captions: tuple[str, ...] = ()
+    described: tuple[str, ...] = ()
+
+
+def find_shards(path: str | Path) -> list[Path]:
+    """The shards that `path` means: a tar, a folder of them (or of such folders), or braces.
+
+    `train-{000..003}.tar` and `{train,val}.tar` mean what they mean to a shell, or to WebDataset.
+    None where `path` is none of these.
+
+    Raises:
+        DataError: a shard that the braces name does not exist, or a shard that is compressed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return sorted(path.glob("*.tar")) or sorted(path.glob("*/*.tar"))
+    if path.name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+        raise DataError(f"{path}: is compressed, so its pictures cannot be read one by one; unpack "
+                        f"it to a plain .tar")  # fmt: skip
+    if path.suffix != ".tar":
+        return []
+    if path.is_file() or "{" not in str(path):
+        return [path]
+    shards = [Path(name) for name in expand_braces(str(path))]
+    refuse((str(shard) for shard in shards if not shard.is_file()), path, "does not exist")
+    return shards
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The names a pattern stands for: `{000..003}` counts, keeping zeros; `{a,b}` lists."""
+    parts = re.split(r"\{([^{}]*)\}", pattern)
+    choices = [[part] if i % 2 == 0 else _choices(part) for i, part in enumerate(parts)]
+    return ["".join(chosen) for chosen in itertools.product(*choices)]
+
+
+def _choices(content: str) -> list[str]:
+    counted = re.fullmatch(r"(\d+)\.\.(\d+)", content)
+    if not counted:
+        return content.split(",") if "," in content else [f"{{{content}}}"]
+    first, last = counted.groups()
+    return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+
+
+def read_shards(shards: list[Path], root: Path, *, split: str | None = None) -> list[Example]:
+    """Samples of WebDataset shards: `key.jpg` (or another picture) with `key.txt` or `key.json`.
+
+    A `.txt` has one caption a line; a `.json` has them under `caption`, `text` or the like, and is
+    asked only where there is no `.txt`. Other files of a sample are left alone. Ids are
+    `shard/key`. A shard whose name or folder within `root` names a split is that split; others are
+    split by hashing.
+
+    Args:
+        shards: tar files, uncompressed.
+        root: the folder they are in, whose name is the source's.
+        split: `train`, `dev` or `test`; all for `None`.
+
+    Raises:
+        DataError: a shard that is no tar file or is damaged, a sample without a picture or a
+            caption or with two pictures, a split that no shard has.
+    """
+    names = {shard: shard.relative_to(root).with_suffix("").as_posix() for shard in shards}
+    named = {shard: split_in(name) for shard, name in names.items()}
+    there = {part for part in named.values() if part}
+    there |= {"train", "dev"} if None in named.values() else set()
+    refuse_absent(split, there, root)
+    source = root.resolve().name
+    found: list[Example] = []
+    unnamed: list[Example] = []
+    for shard in shards:
+        if split is None or named[shard] in (None, split):
+            part = unnamed if named[shard] is None else found
+            part += _examples(shard, names[shard], source)
+    return found + (choose_split(unnamed, split, where=root) if unnamed else [])
+
+
+def _examples(shard: Path, name: str, source: str) -> Iterator[Example]:
+    samples: dict[str, _Sample] = {}
+    for key, extension, where, content in _members(shard):
+        sample = samples.setdefault(key, _Sample())
+        if isinstance(content, TarPicture):
+            if sample.picture is not None:
+                raise DataError(f"{where}: {key} has two pictures; keep one, or rename the other")
+            sample.picture = content
+        elif extension == "txt":
+            lines = (line.strip() for line in _text(where, content).split("\n"))
+            sample.captions = tuple(line for line in lines if line)
+        else:
+            sample.described = _described(where, content)
+    refuse(
+        (key for key, sample in samples.items() if sample.picture is None),
+        shard,
+        "has a caption and no picture; add key.jpg to the shard or remove the caption",
+    )
+    if refuses():
+        refuse(
+            (key for key, sample in samples.items() if not (sample.captions or sample.described)),
+            shard,
+            "has no caption; add key.txt, or key.json with a caption, to the shard",
+        )
+    for key, sample in samples.items():
+        if sample.picture is not None:
+            captions = sample.captions or sample.described
+            yield StoredExample(f"{name}/{key}", sample.picture, captions, source)
+
+
+def _members(shard: Path) -> Iterator[tuple[str, str, str, TarPicture | bytes]]:
+    """The pictures, texts and JSONs of a shard: key, extension, where, and what it is."""
+    try:
+        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            for member in archive:
+                folder, slash, name = member.name.removeprefix("./").rpartition("/")
+                key, _, extension = name.partition(".")
+                extension = extension.lower()
+                if not member.isreg() or not key:  # hidden files, such as macOS's ._a.jpg
+                    continue
+                key, where = f"{folder}{slash}{key}", f"{shard}, {member.name}"
+                if extension in ("txt", "json"):
+                    reader = archive.extractfile(member)
+                    assert reader is not None
+                    yield key, extension, where, reader.read()
+                elif is_image_path(f"a.{extension}"):
+                    picture = TarPicture(shard, member.offset_data, member.size)
+                    yield key, extension, where, picture
+            # tarfile takes a damaged header within the file for its end.
+            file.seek(archive.offset)
+            if file.read(_BLOCK).strip(b"\0"):
+                raise DataError(f"{shard}: damaged at byte {archive.offset}; fetch it again")
+    except tarfile.TarError as error:
+        raise DataError(f"{shard}: no whole tar file ({error}); fetch it again") from error
+    except OSError as error:
+        raise DataError(f"{shard}: cannot be read ({error.strerror or error})") from error
+
+
+def _text(where: str, content: bytes | TarPicture) -> str:
+    assert isinstance(content, bytes)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: byte {error.start} is not UTF-8 text") from error
+
+
+def _described(where: str, content: bytes | TarPicture) -> tuple[str, ...]:
+    """The captions in a sample's JSON; none where it is about something else."""
+    try:
+        record = json.loads(_text(where, content))
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error})") from error
+    if not isinstance(record, dict):
+        return ()
+    try:
+        columns = caption_columns(where, list(record))
+    except DataError:
+        return ()
+    values = [record[column] for column in columns if record[column] is not None]
+    texts = (text.strip() for value in values for text in captions_in(where, value))
+    return tuple(text for text in texts if text)

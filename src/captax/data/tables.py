@@ -1,0 +1,154 @@
+"""Tables as people keep them: CSV, TSV, and JSON by lines or whole."""
+
+import contextlib
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from captax.data.example import DataError, read_text
+
+TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".json")
+CAPTION_COLUMNS = ("text", "caption", "captions", "sentences", "sentence")
+NUMBERED_CAPTION = re.compile(r"caption_?\d+")  # Flickr8k on the hub: caption_0 to caption_4
+
+
+def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table by column, each with where it stands (file and line).
+
+    CSV and TSV have a header. TSV is never quoted; a CSV row may be, over several lines. JSON is
+    an object a line, or in `.json` a list of objects.
+
+    Raises:
+        DataError: a malformed row; the message names its line.
+    """
+    if path.suffix == ".jsonl":
+        yield from _json_lines(path)
+    elif path.suffix == ".json":
+        yield from _json_list(path)
+    else:
+        columns, rows = read_delimited(path)
+        for where, fields in rows:
+            yield where, dict(zip(columns, fields, strict=True))
+
+
+def read_delimited(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
+    """The header of a CSV or TSV, and its other rows as they are, with where they stand.
+
+    Raises:
+        DataError: as `read_records` does, when the row is reached.
+    """
+    text = io.StringIO(read_text(path), newline="")
+    if path.suffix == ".tsv":
+        reader = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(text, strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+    except csv.Error as error:
+        raise DataError(f"{path}, line 1: {error}; check its quotes") from error
+    return header, _rows(path, reader, len(header))
+
+
+def _rows(path: Path, reader: Any, width: int) -> Iterator[tuple[str, list[str]]]:
+    line = reader.line_num + 1
+    separator = "tabs" if path.suffix == ".tsv" else "commas"
+    remedy = "replace them by spaces" if separator == "tabs" else "put them in double quotes"
+    try:
+        for row in reader:
+            # A row that is quoted over several lines is named by its first.
+            where, line = f"{path}, line {line}", reader.line_num + 1
+            if not row:
+                continue
+            if len(row) != width:
+                raise DataError(
+                    f"{where}: {len(row)} fields where the header has {width}; of fields that "
+                    f"contain {separator}, {remedy}"
+                )
+            yield where, row
+    except csv.Error as error:
+        raise DataError(f"{path}, line {line}: {error}; check its quotes") from error
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{where}: not JSON ({error}); write one object a line") from error
+            yield where, _object(where, record)
+
+
+def _json_list(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        records = json.loads(read_text(path))
+    except ValueError as error:
+        raise DataError(
+            f"{path}: not JSON ({error}); is it one object a line? name it .jsonl"
+        ) from (error)
+    if not isinstance(records, list):
+        raise DataError(f"{path}: expected a list of objects, got {type(records).__name__}")
+    for index, record in enumerate(records):
+        where = f"{path}, [{index}]"
+        yield where, _object(where, record)
+
+
+def _object(where: str, record: object) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: expected an object, got {type(record).__name__}")
+    return record
+
+
+def find_column(where: str, columns: Sequence[str], names: Sequence[str]) -> str:
+    """The first of `names` that is among `columns`.
+
+    Raises:
+        DataError: none is.
+    """
+    for name in names:
+        if name in columns:
+            return name
+    raise DataError(
+        f"{where}: no {alternatives(names)}; there is {', '.join(columns) or 'nothing'}"
+    )
+
+
+def caption_columns(where: str, columns: Sequence[str]) -> list[str]:
+    """The columns that hold captions: one by its usual name, or several that are numbered.
+
+    Raises:
+        DataError: there is none.
+    """
+    numbered = [name for name in columns if NUMBERED_CAPTION.fullmatch(name)]
+    if numbered and not set(columns) & set(CAPTION_COLUMNS):
+        return numbered
+    return [find_column(where, columns, CAPTION_COLUMNS)]
+
+
+def captions_in(where: str, value: object) -> list[str]:
+    """The captions in a field: a string, a list, or such lists of COCO's `{"raw": ...}`.
+
+    A string that is a JSON list of strings, as tables without lists hold them, is one.
+
+    Raises:
+        DataError: it is none of these, or an empty list.
+    """
+    if isinstance(value, str) and value.lstrip().startswith('["'):
+        with contextlib.suppress(ValueError):  # a caption may begin so
+            value = json.loads(value)
+    values = value if isinstance(value, list) else [value]
+    texts = [each.get("raw") if isinstance(each, Mapping) else each for each in values]
+    captions = [text for text in texts if isinstance(text, str)]
+    if not captions or len(captions) < len(texts):
+        raise DataError(f"{where}: its captions must be strings, at least one; got {value!r}")
+    return captions
+
+
+def alternatives(names: Sequence[str]) -> str:
+    """Names in a sentence: `a, b or c`."""
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -1,0 +1,172 @@
+"""Needs the `datasets` library (the extra `hub-data`), which made all that is read here."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import captax.data
+from captax.data import DataError
+from captax.data.huggingface import hub_name
+from captax.images import ImageError, decode
+
+Picture = Callable[..., bytes]
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The library, offline and with a cache of its own."""
+    datasets = pytest.importorskip("datasets", reason="needs the extra hub-data")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+    return datasets
+
+
+@pytest.fixture
+def rows(library: Any, picture: Picture) -> Callable[..., Any]:
+    """`rows(red=["A red wall"], ...)`: a dataset of plain pictures with a column `image`."""
+
+    def make(column: str = "text", **captions: object) -> Any:
+        images = [{"bytes": picture(color), "path": None} for color in captions]
+        values = {"image": images, column: list(captions.values())}
+        made = library.Dataset.from_dict(values)
+        return made.cast_column("image", library.Image())
+
+    return make
+
+
+def colors(examples: list[captax.data.Example]) -> list[tuple[int, ...]]:
+    return [decode(example.image).getpixel((0, 0)) for example in examples]  # type: ignore[misc]
+
+
+def test_what_save_to_disk_wrote(rows: Callable[..., Any], library: Any, tmp_path: Path) -> None:
+    splits = {
+        "train": rows("captions", red=["Red", "All red"], lime=["Green"]),
+        "validation": rows("captions", blue=["Blue"]),
+    }
+    library.DatasetDict(splits).save_to_disk(tmp_path / "walls")
+    train = captax.data.open(tmp_path / "walls", split="train")
+    assert [(e.id, e.captions) for e in train] == [
+        ("train/0", ("Red", "All red")),
+        ("train/1", ("Green",)),
+    ]
+    assert colors(train) == [(255, 0, 0), (0, 255, 0)]
+    [dev] = captax.data.open(tmp_path / "walls", split="val")
+    assert (dev.id, dev.source, colors([dev])) == ("validation/0", "walls", [(0, 0, 255)])
+    assert len(captax.data.open(tmp_path / "walls")) == 3
+    with pytest.raises(DataError, match="no test split; there is dev, train"):
+        captax.data.open(tmp_path / "walls", split="test")
+
+
+def test_one_split_alone_is_split_by_hashing(rows: Callable[..., Any], tmp_path: Path) -> None:
+    rows(red="Red", blue="Blue").save_to_disk(tmp_path / "walls")
+    found = captax.data.open(tmp_path / "walls")
+    assert [(e.id, e.captions) for e in found] == [("0", ("Red",)), ("1", ("Blue",))]
+    with pytest.raises(DataError, match="lists no splits, so it has no test part"):
+        captax.data.open(tmp_path / "walls", split="test")
+
+
+def test_parquet_with_a_row_for_each_caption(
+    library: Any, picture: Picture, tmp_path: Path
+) -> None:
+    """Plain Parquet, without what `datasets` notes of its columns, as other programs write it."""
+    import pyarrow
+    from pyarrow import parquet
+
+    folder = tmp_path / "walls" / "data"
+    folder.mkdir(parents=True)
+    table = {
+        "image_id": [7, 8, 7],
+        "image": [{"bytes": picture(c), "path": "x.png"} for c in ("red", "blue", "red")],
+        "caption": ["Red", "Blue", " All red "],
+    }
+    parquet.write_table(pyarrow.table(table), folder / "train-00000-of-00001.parquet")
+    found = captax.data.open(tmp_path / "walls")
+    assert [(e.id, e.captions) for e in found] == [("7", ("Red", "All red")), ("8", ("Blue",))]
+    assert colors(found) == [(255, 0, 0), (0, 0, 255)]
+
+
+def test_a_dataset_of_the_hub(
+    rows: Callable[..., Any], library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load(*arguments: object) -> Any:
+        asked.append(arguments)
+        made = rows("caption_0", red="Red").add_column("caption_1", ["All red"])
+        return library.DatasetDict(train=made, test=rows(blue="Blue"))
+
+    monkeypatch.setattr(library, "load_dataset", load)
+    [example] = captax.data.open("hf://someone/walls", split="train")
+    assert (example.source, example.captions) == ("walls", ("Red", "All red"))
+    # As a recipe has it: beneath a folder, and a path.
+    captax.data.open(Path("data") / "hf://someone/walls/small", split="train")
+    assert asked == [("someone/walls", None), ("someone/walls", "small")]
+
+
+def test_pictures_are_read_when_asked_for(
+    library: Any, picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(picture("red"))
+    images = [str(tmp_path / "a.png"), str(tmp_path / "b.png"), None]
+    made = library.Dataset.from_dict({"image": images, "text": ["a", "b", "c"]})
+    made = made.cast_column("image", library.Image())
+    monkeypatch.setattr(library, "load_dataset", lambda *_: made)
+    first, second, third = captax.data.open("hf://someone/walls")
+    assert first.image == picture("red")
+    with pytest.raises(ImageError, match=r"walls, 1: .*b\.png: No such file"):
+        _ = second.image
+    with pytest.raises(ImageError, match="walls, 2: no picture in its column image"):
+        _ = third.image
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "fault"),
+    [
+        ("label", "Red", "no text, caption, .*; there is image, label"),
+        ("text", "", "row 0: 0 has an empty caption"),
+        ("text", None, "row 0: its captions must be strings"),
+        ("captions", [], "row 0: its captions must be strings, at least one"),
+    ],
+)
+def test_refuses_rows_without_captions(
+    rows: Callable[..., Any], tmp_path: Path, column: str, value: object, fault: str
+) -> None:
+    rows(column, red=value).save_to_disk(tmp_path / "walls")
+    with pytest.raises(DataError, match=fault):
+        captax.data.open(tmp_path / "walls")
+
+
+def test_refuses_a_picture_in_two_splits(
+    rows: Callable[..., Any], library: Any, tmp_path: Path
+) -> None:
+    part = rows(red="Red").add_column("image_id", [7])
+    library.DatasetDict(train=part, test=part).save_to_disk(tmp_path / "walls")
+    with pytest.raises(DataError, match="walls: 7 is the id of pictures in two splits"):
+        captax.data.open(tmp_path / "walls")
+
+
+def test_what_the_library_cannot_read_is_one_line(library: Any, tmp_path: Path) -> None:
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match="the datasets library cannot read it: ") as raised:
+        captax.data.open(tmp_path)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(DataError, match="hf://someone/walls: the datasets library cannot read"):
+        captax.data.open("hf://someone/walls")
+
+
+def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    (tmp_path / "a.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=r"pip install 'captax\[hub-data\]'"):
+        captax.data.open(tmp_path)
+
+
+def test_which_paths_mean_the_hub() -> None:
+    assert hub_name("hf://someone/walls") == "someone/walls"
+    assert hub_name(Path("/data") / "hf://someone/walls") == "someone/walls"
+    assert hub_name("/data/hf") is None
+    assert hub_name("hf://") is None
