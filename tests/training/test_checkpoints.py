@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from captax.training.checkpoints import Log, RunCheckpoints, read_log
+from captax.training.checkpoints import RunCheckpoints
+from captax.training.watch import Log, read_log
 from captax.training.step import TrainState
 
 

@@ -2,6 +2,6 @@
 
 from captax.text.pretrained import TextError
 from captax.text.tokenizer import Tokenizer
-from captax.text.vocabulary import train_word_tokenizer
+from captax.text.vocabulary import add_words, train_word_tokenizer
 
-__all__ = ["TextError", "Tokenizer", "train_word_tokenizer"]
+__all__ = ["TextError", "Tokenizer", "add_words", "train_word_tokenizer"]

@@ -165,6 +165,27 @@ class Tokenizer:
             raise TextError(f"there is no token {index}: ids run from 0 to {self.vocab_size - 1}")
         return token
 
+    def with_words(self, words: Sequence[str]) -> "Tokenizer":
+        """This tokenizer and words that it has not had, behind the others, in the order given.
+
+        Raises:
+            TextError: it is none of words, or has one of them.
+        """
+        pipeline = json.loads(self._backend.to_str())
+        if pipeline["model"]["type"] != "WordLevel":
+            raise TextError(
+                "only a vocabulary of words takes new words; this tokenizer spells any word already"
+            )
+        vocabulary = pipeline["model"]["vocab"]
+        for word in words:
+            if word in vocabulary:
+                raise TextError(f"the tokenizer has {word!r} already")
+            vocabulary[word] = len(vocabulary)
+        backend = tokenizers.Tokenizer.from_str(json.dumps(pipeline))
+        pad = self._roles["pad"] if self._names_pad else None
+        start, eos = self._roles["start"], self._roles["eos"]
+        return Tokenizer(backend, start=start, eos=eos, pad=pad, settings=self._settings)
+
     def save(self, directory: str | Path) -> None:
         """Write `tokenizer.json` and the roles (`tokenizer_config.json`) into the directory.
 

@@ -60,3 +60,17 @@ def train_word_tokenizer(captions: Iterable[str], *, min_count: int = 5) -> Toke
         special_tokens=[(token, backend.token_to_id(token)) for token in (START, EOS)],
     )
     return Tokenizer(backend, start=START, eos=EOS, pad=PAD)
+
+
+def add_words(tokenizer: Tokenizer, captions: Iterable[str], *, min_count: int = 1) -> Tokenizer:
+    """The tokenizer with the captions' words that it lacks, in the order of `train_word_tokenizer`.
+
+    Raises:
+        TextError: the tokenizer is none of words.
+    """
+    found = train_word_tokenizer(captions, min_count=min_count)
+    words = [found.token(index) for index in range(len(SPECIAL_TOKENS), found.vocab_size)]
+    known = tokenizer.encode_plain(words)
+    return tokenizer.with_words(
+        [word for word, ids in zip(words, known, strict=True) if tokenizer.unk_id in ids]
+    )

@@ -22,7 +22,7 @@ from flax import nnx
 from jaxtyping import Float
 from tqdm import tqdm
 
-from captax.data import Example, load_images
+from captax.data import load_images
 from captax.errors import CaptaxError
 from captax.files import write_text
 from captax.images import Augment, ImageError, ImageProcessor, decode, mentions_sides, rng_for
@@ -57,7 +57,7 @@ def cache_features(
     directory: Path,
     encoder: VisionEncoder,
     depth: int,
-    examples: Sequence[Example],
+    examples: Sequence[Any],
     processor: ImageProcessor,
     *,
     augment: Augment | None = None,
@@ -108,6 +108,20 @@ def cache_features(
     return FeatureCache(np.memmap(data, np.float16, "r", shape=shape))
 
 
+def augmented_pixels(
+    example: Any, processor: ImageProcessor, augment: Augment | None, seed: int, view: int
+) -> Float[np.ndarray, "1 height width 3"]:
+    """What an encoder takes of an example's picture, changed as (seed, view, example) say.
+
+    View 0 is unchanged. Raises `ImageError` for a picture that cannot be read.
+    """
+    image = decode(example.image, at_least=processor.decode_size)
+    if augment is not None and view > 0:
+        sides = mentions_sides(getattr(example, "captions", ()))
+        image = augment(image, rng_for(seed, view, example.id), allow_flip=not sides)
+    return processor.normalize(np.asarray(processor.resize_only(image))[None])
+
+
 def _make_room(data: Path, size: int) -> None:
     """Make the file at least this long, or say that the disk has no room for it.
 
@@ -126,7 +140,7 @@ def _make_room(data: Path, size: int) -> None:
 
 
 def _views(
-    examples: Sequence[Example],
+    examples: Sequence[Any],
     processor: ImageProcessor,
     augment: Augment | None,
     seed: int,
@@ -137,12 +151,8 @@ def _views(
     def view(sources: Sequence[object]) -> np.ndarray:
         row = sources[0]
         assert isinstance(row, int)
-        number, example = row // len(examples), examples[row % len(examples)]
-        image = decode(example.image, at_least=processor.decode_size)
-        if augment is not None and number > 0:
-            rng = rng_for(seed, number, example.id)
-            image = augment(image, rng, allow_flip=not mentions_sides(example.captions))
-        return processor.normalize(np.asarray(processor.resize_only(image))[None])
+        number, example = divmod(row, len(examples))
+        return augmented_pixels(examples[example], processor, augment, seed, number)
 
     for pixels in load_images(rows, view, threads=2, ahead=4 * BATCH):
         if isinstance(pixels, ImageError):
@@ -168,12 +178,13 @@ def _weights_digest(parts: Sequence[object]) -> str:
     return digest.hexdigest()
 
 
-def _identity(example: Example) -> tuple[object, ...]:
+def _identity(example: Any) -> tuple[object, ...]:
     """What the cached pixels of an example depend on."""
-    sides = mentions_sides(example.captions)
-    if isinstance(example.image, bytes):
-        return example.id, hashlib.blake2b(example.image, digest_size=8).hexdigest(), sides
-    stat = example.image.stat()
+    sides = mentions_sides(getattr(example, "captions", ()))
+    image = example.image
+    if isinstance(image, bytes):
+        return example.id, hashlib.blake2b(image, digest_size=8).hexdigest(), sides
+    stat = image.stat()
     return example.id, stat.st_size, stat.st_mtime_ns, sides
 
 

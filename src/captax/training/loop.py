@@ -1,10 +1,12 @@
-"""Train a captioner as a recipe says: stage after stage, resumable at any moment."""
+"""Train as a recipe says: stage after stage, resumable at any moment."""
 
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,311 +14,360 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from captax import data, metrics
-from captax.captioner import Captioner
-from captax.checkpoints.efficientnet_lite import load_efficientnet_lite
+from captax import data
 from captax.checkpoints.state import parameters, rebuilder
-from captax.data import Example
 from captax.files import write_text
-from captax.generation import GenerationConfig, generate
-from captax.images import Augment, ImageProcessor, rng_for
-from captax.models.efficientnet import EfficientNetLite
-from captax.models.encoder_decoder import EncoderDecoder
-from captax.models.transformer import TransformerDecoder, TransformerDecoderConfig
-from captax.text import Tokenizer, train_word_tokenizer
+from captax.images import write_sheet
+from captax.models.encoders import VisionEncoder
 from captax.training.card import model_card
-from captax.training.checkpoints import Log, RunCheckpoints
+from captax.training.checkpoints import RunCheckpoints
 from captax.training.curves import plot_curves
-from captax.training.features import FeatureCache, cache_features
-from captax.training.recipe import Recipe, RecipeError, Source, Stage
+from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, merge_lora
+from captax.training.mesh import Placement
+from captax.training.optimizers import make_optimizer
+from captax.training.recipe import Recipe, RecipeError, Stage
+from captax.training.self_critical import Critic
 from captax.training.step import (
-    Batch,
     Parameters,
+    Step,
     TrainState,
     begin_stage,
-    make_optimizer,
     make_step,
     matches,
+    narrowed,
 )
+from captax.training.tasks import Evaluation, make_task
+from captax.training.watch import DivergedError, Log, collapse, first_not_finite, rounded
 
-# EfficientNet-Lite was trained on (x - 127) / 128.
-MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
+# Scores that are best when they are lowest.
+LOWER_IS_BETTER = {"WER", "loss", "perplexity"}
 
 
-def train(recipe: Recipe, out: Path) -> Path:
+def train(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> Path:
     """Run the recipe in folder `out`, going on where an earlier run of it stopped.
 
-    Returns the directory of the best captioner, `out/best`. Raises `RecipeError` when `out` holds
-    a run of another recipe.
+    `init_from` is another run's folder, or a checkpoint directory of the same model, whose weights
+    a new run begins with. Returns the directory of the best model, `out/best`. Raises `RecipeError`
+    when `out` holds a run of another recipe, or the recipe cannot be carried out; `DivergedError`
+    when the loss is no number.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out, recipe)
+    _refuse_other(out, recipe)
     run = _Run(recipe, out)
-    with RunCheckpoints(out / "checkpoints") as run.checkpoints:
-        run.resume()
+    if jax.process_index() == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "recipe.yaml", recipe.to_yaml())
+    with RunCheckpoints(out / "checkpoints", keep=recipe.keep) as run.checkpoints:
+        run.resume(init_from)
         for index, stage in enumerate(recipe.stages):
             if index >= run.progress.stage:
                 run.run_stage(index, stage)
     return out / "best"
 
 
-def _claim(out: Path, recipe: Recipe) -> None:
-    path, text = out / "recipe.yaml", recipe.to_yaml()
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+def _refuse_other(out: Path, recipe: Recipe) -> None:
+    path = out / "recipe.yaml"
+    if path.exists() and path.read_text(encoding="utf-8") != recipe.to_yaml():
         raise RecipeError(f"{path}: this folder holds a run of another recipe; give another --out")
-    write_text(path, text)
 
 
 @dataclasses.dataclass
 class _Progress:
-    """How far a run is: steps in all, the stage, steps in it, and the best score so far."""
+    """How far a run is: steps in all, the stage, steps in it; the best score and when it was.
+
+    `best` is the score, higher for better, and minus the loss, which decides between equals.
+    """
 
     step: int = 0
     stage: int = 0
     stage_step: int = 0
-    best: float = -math.inf
+    best: list[float] | None = None
+    evaluations_since: int = 0
 
 
 class _Run:
     """What a run holds between its stages."""
 
     checkpoints: RunCheckpoints
+    log: Log
+    weights: Parameters  # as they are now, frozen ones too
 
     def __init__(self, recipe: Recipe, out: Path):
         self.recipe, self.out = recipe, out
-        self.train = _open(recipe, recipe.data.train)
-        self.dev = _open(recipe, recipe.data.dev)
-        captions = [caption for example in self.train for caption in example.captions]
-        self.tokenizer = train_word_tokenizer(captions, min_count=recipe.data.min_count)
-        self.tokens = [self.tokenizer.encode(example.captions) for example in self.train]
-        self.steps_per_epoch = len(self.train) // recipe.optimizer.batch_size
+        options = recipe.optimizer
+        self.placement = Placement(recipe.mesh, options.batch_size // options.accumulation)
+        self.task = make_task(recipe)
+        self.steps_per_epoch = self.task.size // options.batch_size
         if not self.steps_per_epoch:
             raise RecipeError(
-                f"data.train has {len(self.train)} pictures, fewer than optimizer.batch_size "
-                f"({recipe.optimizer.batch_size})"
+                f"data.train has {self.task.size} examples, fewer than optimizer.batch_size "
+                f"({options.batch_size})"
             )
-        encoder = load_efficientnet_lite(recipe.model.encoder.size, recipe.model.encoder.weights)
-        model = _new_model(recipe, encoder, self.tokenizer)
-        self.processor = _processor(encoder)
-        self.rebuild = rebuilder(model)
-        self.parameters = parameters(model)
-        self.generation = GenerationConfig(
-            num_beams=recipe.evaluation.num_beams, max_new_tokens=recipe.evaluation.max_new_tokens
-        )
+        self.rebuild = rebuilder(self.task.model)
+        self.parameters: Parameters = parameters(self.task.model)
+        lora = recipe.model.lora
+        if lora is not None:
+            self.parameters = add_lora(self.parameters, lora, jax.random.key(recipe.seed))
+        self.merge = functools.partial(merge_lora, lora=lora)
+        self.trained = [self._trained(index, stage) for index, stage in enumerate(recipe.stages)]
+        self.metric = recipe.evaluation.metric or self.task.metric
         self.progress = _Progress()
         self.key = jax.random.key(recipe.seed)
 
-    def resume(self) -> None:
-        """Take up the newest checkpoint, if there is one."""
+    def _trained(self, index: int, stage: Stage) -> set[str]:
+        """Names of what a stage trains; with LoRA its matrices, unless the recipe says more."""
+        patterns = stage.trainable
+        if self.recipe.model.lora and "trainable" not in stage.model_fields_set:
+            patterns = (LORA_PATTERN,)
+        names = {name for name in self.parameters if matches(patterns, name)}
+        if not names:
+            raise RecipeError(
+                f"stages.{index}.trainable matches no parameter; names are such as "
+                f"{next(iter(self.parameters))}"
+            )
+        for pattern in stage.lr_scale:
+            if not any(matches((pattern,), name) for name in names):
+                raise RecipeError(f"stages.{index}.lr_scale: {pattern!r} matches nothing trained")
+        return names
+
+    def model(self, tensors: Parameters) -> nnx.Module:
+        """The model as it is computed, of a run's parameters."""
+        return self.rebuild(narrowed(self.merge(tensors), self.recipe.optimizer))
+
+    def resume(self, init_from: Path | None) -> None:
+        """Take up the newest checkpoint, if there is one; else begin."""
         found = self.checkpoints.progress()
         if found:
             self.progress = _Progress(**found)
-        self.log = Log(self.out / "log.jsonl", last_step=self.progress.step)
+        elif init_from is not None:
+            from captax.loading import load_model
+
+            best = init_from / "best"
+            model = load_model(best if best.is_dir() else init_from)
+            given = parameters(model)
+            if {n: v.shape for n, v in given.items()} != {
+                n: v.shape for n, v in parameters(self.task.model).items()
+            }:
+                raise RecipeError(f"{init_from}: holds another model than the recipe's")
+            self.parameters |= given
+        if jax.process_index() == 0:
+            self.log = Log(
+                self.out / "log.jsonl",
+                last_step=self.progress.step,
+                tensorboard=self.recipe.tensorboard,
+            )
 
     def run_stage(self, index: int, stage: Stage) -> None:
         """Train one stage to its end."""
         options, progress = self.recipe.optimizer, self.progress
         total = stage.epochs * self.steps_per_epoch
         optimizer, schedule = make_optimizer(stage, options, total)
-        trainable = {n: v for n, v in self.parameters.items() if matches(stage.trainable, n)}
-        if not trainable:
-            raise RecipeError(f"stages.{index}.trainable matches no parameter")
-        state = begin_stage(trainable, optimizer)
-        frozen = {n: v for n, v in self.parameters.items() if n not in trainable}
+        names = self.trained[index]
+        state = begin_stage({n: self.parameters[n] for n in names}, optimizer, options)
+        # What earlier stages trained is kept with the state; all else is as it was built.
+        changed = sorted(set().union(*self.trained[:index]) - names)
         if progress.stage_step:
-            saved = self.checkpoints.arrays({"frozen": frozen, "state": state})
-            frozen, state = saved["frozen"], saved["state"]
-            self.parameters = {**frozen, **state.average}
-        depth = _frozen_depth(self.rebuild(self.parameters), stage)
-        caches = self._caches(stage, depth)
-        step = make_step(self.rebuild, depth, optimizer, options)
-        write = self._caption_program(depth)
+            like = {"changed": {n: self.parameters[n] for n in changed}, "state": state}
+            saved = self.checkpoints.arrays(like)
+            self.parameters |= saved["changed"]
+            state = saved["state"]
+        if progress.stage_step == total or self._out_of_patience():
+            self._end_stage(index, state)
+            return
+        frozen = {n: v for n, v in self.parameters.items() if n not in names}
+        if self.recipe.model.lora is None:
+            frozen = narrowed(frozen, options)
+        self._prepare_pictures(index, stage)
+        place = self.placement
+        state, frozen = place.weights(state), place.weights(frozen)
+        step, critic = self._step(stage, optimizer)
+        evaluate = self.task.evaluate(self.model)
 
-        bar = tqdm(total=total, initial=progress.stage_step, desc=stage.name, unit="step")
-        batches = data.prefetch(self._batches(index, stage, caches[0]), 2)
-        started = time.perf_counter()
-        for batch in batches:
-            state, output = step(state, frozen, batch, self.key)
-            measured = {name: float(value) for name, value in output.items()}
-            if not math.isfinite(measured["loss"]):
-                raise RecipeError(
-                    f"the loss became {measured['loss']} at step {progress.step + 1}; lower "
-                    f"stages.{index}.lr (now {stage.lr}) or optimizer.clip_norm"
+        bar = tqdm(
+            total=total,
+            initial=progress.stage_step,
+            desc=stage.name,
+            unit="step",
+            disable=jax.process_index() > 0,
+        )
+        pending: tuple[Any, ...] | None = None
+        clock = time.perf_counter()
+        for chosen, local in data.prefetch(self._batches(index, stage), 2):
+            batch = place.batch(local)
+            if critic is not None:
+                sampled = critic.sample(
+                    {**frozen, **state.parameters}, batch, chosen, progress.step
                 )
+                batch = place.batch(sampled)
+            state, output = step(state, frozen, batch, self.key)
+            self.weights = {**frozen, **state.parameters}
             progress.step += 1
             progress.stage_step += 1
-            seconds, started = time.perf_counter() - started, time.perf_counter()
+            # The step before is waited for while this one runs.
+            clock = self._note(pending, clock, bar)
+            rate = float(schedule(progress.stage_step - 1))
+            pending = (progress.step, stage, rate, output, chosen, batch)
+            done = progress.stage_step == total
+            if done or self._evaluates(progress.stage_step):
+                clock, pending = self._note(pending, clock, bar), None
+                trained = {**frozen, **state.evaluated}
+                self._judge(stage, trained, evaluate(trained))
+                self._save(changed, state)
+                if self._out_of_patience():
+                    count = progress.evaluations_since
+                    tqdm.write(f"{stage.name}: no better for {count} evaluations; it ends here")
+                    break
+                clock = time.perf_counter()
+            elif progress.step % self.recipe.save_every == 0:
+                clock, pending = self._note(pending, clock, bar), None
+                self._save(changed, state)
+        bar.close()
+        self._end_stage(index, state)
+
+    def _end_stage(self, index: int, state: TrainState) -> None:
+        """The next stage goes on from what was evaluated."""
+        self.parameters |= self.placement.whole(state.evaluated)
+        progress = self.progress
+        progress.stage, progress.stage_step, progress.evaluations_since = index + 1, 0, 0
+
+    def _out_of_patience(self) -> bool:
+        patience = self.recipe.evaluation.patience
+        return patience is not None and self.progress.evaluations_since >= patience
+
+    def _step(self, stage: Stage, optimizer: Any) -> tuple[Step, Critic | None]:
+        options = self.recipe.optimizer
+        if stage.self_critical is None:
+            made = make_step(self.rebuild, self.task.loss, optimizer, options, merge=self.merge)
+            return made, None
+        critic = Critic(self.task, stage.self_critical, self.model)
+        # Captions are judged as they are sampled: without dropout.
+        made = make_step(
+            self.rebuild, critic.loss, optimizer, options, merge=self.merge, dropout=False
+        )
+        return made, critic
+
+    def _note(self, pending: tuple[Any, ...] | None, clock: float, bar: tqdm) -> float:
+        """Log a step once it is done; stop the run if its loss is no number."""
+        if pending is None:
+            return clock
+        number, stage, rate, output, chosen, batch = pending
+        measured = {name: float(value) for name, value in output.items()}
+        if not measured.pop("finite"):
+            self._explain(number, measured, chosen, batch)
+        if "nll" in measured:
+            measured["perplexity"] = math.exp(min(measured["nll"], 50.0))
+        now = time.perf_counter()
+        if jax.process_index() == 0:
             self.log.write(
-                step=progress.step,
-                epoch=progress.step / self.steps_per_epoch,
+                step=number,
+                epoch=number / self.steps_per_epoch,
                 stage=stage.name,
-                lr=float(schedule(progress.stage_step - 1)),
-                seconds=round(seconds, 4),
+                lr=rate,
+                seconds=round(now - clock, 4),
                 **measured,
             )
-            bar.set_postfix(loss=f"{measured['loss']:.3f}", refresh=False)
-            bar.update()
-            if progress.stage_step % self.steps_per_epoch == 0:
-                trained = {**frozen, **state.average}
-                self._evaluate(stage, trained, self._caption_dev(write, trained, caches[1]))
-                self._save(frozen, state)
-            elif progress.step % self.recipe.save_every == 0:
-                self._save(frozen, state)
-        bar.close()
-        # The next stage goes on from the average, which is what was evaluated.
-        self.parameters = {**frozen, **state.average}
-        progress.stage, progress.stage_step = index + 1, 0
+        rate = self.recipe.optimizer.batch_size / max(now - clock, 1e-9)
+        bar.set_postfix_str(f"loss {measured['loss']:.3f}, {rate:.0f} examples/s", refresh=False)
+        bar.update()
+        return now
 
-    def _save(self, frozen: Parameters, state: TrainState) -> None:
-        self.checkpoints.save(
-            self.progress.step,
-            {"frozen": frozen, "state": state},
-            dataclasses.asdict(self.progress),
+    def _explain(
+        self, number: int, measured: Mapping[str, float], chosen: np.ndarray, batch: Any
+    ) -> None:
+        """Say what is not a number, and where. The weights are still those of before the step."""
+        culprit = first_not_finite(self.weights)
+        what = f"weight {culprit} is"
+        if culprit is None:
+            given = {f"{i}": x for i, x in enumerate(jax.tree.leaves(batch)) if x.dtype.kind == "f"}
+            in_batch = first_not_finite(given) is not None
+            what = "a picture's values are" if in_batch else "a gradient is"
+        names = ", ".join(self.task.name(int(place)) for place in chosen[:3])
+        raise DivergedError(
+            f"step {number}: the loss is {measured['loss']} and {what} not finite; the batch is "
+            f"{names}, ...; lower lr or optimizer.clip_norm, or give more warmup_steps. "
+            f"{self.out / 'checkpoints'} holds the run as it was before"
         )
 
-    def _caches(self, stage: Stage, depth: int) -> tuple[FeatureCache, FeatureCache]:
-        """Train and dev pictures after the frozen part of the encoder."""
-        encoder = self.rebuild(self.parameters).encoder
+    def _evaluates(self, stage_step: int) -> bool:
+        options = self.recipe.evaluation
+        return stage_step % (options.steps or options.epochs * self.steps_per_epoch) == 0
+
+    def _save(self, changed: list[str], state: TrainState) -> None:
+        arrays = {"changed": {n: self.parameters[n] for n in changed}, "state": state}
+        self.checkpoints.save(self.progress.step, arrays, dataclasses.asdict(self.progress))
+
+    def _prepare_pictures(self, index: int, stage: Stage) -> None:
+        """Compute what the frozen part of the encoder says of the pictures, if it is to be kept."""
+        task = self.task
+        if task.pictures is None:
+            return
+        model: Any = self.rebuild(self.merge(self.parameters))
+        whole = not isinstance(model, VisionEncoder)
+        encoder = model.encoder if whole else model
+        depth = frozen_depth(encoder, "encoder." if whole else "", self.trained[index])
         folder = self.out.parent / "features"
-        augment = Augment(**self.recipe.augment.model_dump())
-        return (
-            cache_features(
-                folder,
-                encoder,
-                depth,
-                self.train,
-                self.processor,
-                augment=augment,
-                views=stage.views,
-                seed=self.recipe.seed,
-                label=f"{stage.name}: features of training pictures",
-            ),
-            cache_features(
-                folder,
-                encoder,
-                depth,
-                self.dev,
-                self.processor,
-                label=f"{stage.name}: features of dev pictures",
-            ),
-        )
+        kinds = ((task.pictures, "training", stage.views), (task.dev_pictures, "dev", 1))
+        for pictures, kind, views in kinds:
+            label = f"{stage.name}: features of {kind} pictures"
+            views = None if stage.views is None else views
+            pictures.cache(folder, encoder, depth, views=views, label=label)
 
-    def _batches(self, index: int, stage: Stage, cache: FeatureCache) -> Iterator[Batch]:
+    def _batches(self, index: int, stage: Stage) -> Iterator[tuple[np.ndarray, Any]]:
         """Batches from where the stage stands to its end; they depend on nothing but the recipe."""
         recipe, size = self.recipe, self.recipe.optimizer.batch_size
+        rows = self.placement.rows(size)
         before = sum(earlier.epochs for earlier in recipe.stages[:index])
         for number in range(self.progress.stage_step, stage.epochs * self.steps_per_epoch):
             epoch = before + number // self.steps_per_epoch
-            order = data.epoch_order(len(self.train), seed=recipe.seed, epoch=epoch)
+            order = data.epoch_order(self.task.size, seed=recipe.seed, epoch=epoch)
             start = number % self.steps_per_epoch * size
-            chosen = order[start : start + size]
-            packed = data.pack_captions(
-                [self._captions(epoch, example) for example in chosen],
-                capacity=recipe.data.row_tokens,
-                max_tokens=recipe.data.max_tokens,
-                pad_id=self.tokenizer.pad_id,
-            )
-            yield Batch(
-                # Every picture takes its views in turn, and neighbours are not at the same one.
-                pictures=jnp.asarray(cache.read(chosen, (chosen + epoch) % cache.views)),
-                inputs=jnp.asarray(packed.inputs),
-                targets=jnp.asarray(packed.targets),
-                positions=jnp.asarray(packed.positions),
-                segments=jnp.asarray(packed.segments),
-            )
+            chosen = order[start : start + size][rows]
+            yield chosen, self.task.batch(chosen, epoch)
 
-    def _captions(self, epoch: int, example: int | np.integer) -> Sequence[Sequence[int]]:
-        """Tokens of the captions to learn, shuffled: the last may find no room in the row."""
-        tokens = self.tokens[example]
-        rng = rng_for(self.recipe.seed, epoch, self.train[example].id)
-        count = len(tokens) if self.recipe.data.captions == "all" else 1
-        return [tokens[i] for i in rng.permutation(len(tokens))[:count]]
-
-    def _evaluate(self, stage: Stage, trained: Parameters, captions: Sequence[str]) -> None:
-        """Score captions of the dev pictures, print some, keep the captioner if it is the best."""
-        progress = self.progress
-        hypotheses = dict(zip((e.id for e in self.dev), captions, strict=True))
-        references = {example.id: example.captions for example in self.dev}
-        scores = metrics.score(hypotheses, references).corpus
-        rounded = {name: round(value, 5) for name, value in scores.items()}
-        self.log.write(step=progress.step, stage=stage.name, scores=rounded)
-        tqdm.write(f"step {progress.step}: " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()))
-        spread = np.linspace(0, len(self.dev) - 1, self.recipe.evaluation.samples).astype(int)
-        for index in spread:
-            tqdm.write(f"  {self.dev[index].id}: {captions[index]}")
-        if scores["CIDEr-D"] > progress.best:
-            progress.best = scores["CIDEr-D"]
-            model = self.rebuild(trained)
-            captioner = Captioner(model, self.processor, self.tokenizer, self.generation)
-            card = model_card(self.recipe, scores)
-            captioner.save(self.out / "best", dtype=self.recipe.dtype, card=card)
+    def _judge(self, stage: Stage, trained: Parameters, found: Evaluation) -> None:
+        """Log scores, show some of what was said, keep the model if it is the best."""
+        progress, scores = self.progress, found.scores
+        if self.metric not in scores:
+            known = ", ".join(scores)
+            raise RecipeError(f"evaluation.metric: no {self.metric!r}; there are {known}")
+        sign = -1 if self.metric in LOWER_IS_BETTER else 1
+        score = [sign * scores[self.metric], -scores["loss"]]
+        better = progress.best is None or score > progress.best
+        progress.evaluations_since = 0 if better else progress.evaluations_since + 1
+        if better:
+            progress.best = score
+        kept = self.placement.whole(self.merge(trained)) if better else None
+        if jax.process_index() > 0:
+            return
+        self.log.write(step=progress.step, stage=stage.name, scores=rounded(scores))
+        told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        tqdm.write(f"step {progress.step}: {told}")
+        for row in found.rows:
+            tqdm.write(f"  {row.title}: {row.caption}")
+        if warning := collapse(found.said):
+            tqdm.write(f"warning: {warning}")
+        if found.rows:
+            folder = self.out / "samples"
+            folder.mkdir(exist_ok=True)
+            title = f"{self.recipe.name}, step {progress.step}"
+            write_sheet(folder / f"step-{progress.step:06}.html", found.rows, title=title)
+        if kept is not None:
+            model = self.rebuild({n: jnp.asarray(v, jnp.float32) for n, v in kept.items()})
+            card = model_card(self.recipe, scores, metric=self.metric)
+            self.task.save(model, self.out / "best", card)
         plot_curves(self.out / "curves.png", self.log.records, title=self.recipe.name)
 
-    def _caption_program(self, depth: int) -> Callable[[Parameters, np.ndarray], jax.Array]:
-        """From pictures after the frozen part of the encoder to tokens, jitted."""
-        tokenizer, generation = self.tokenizer, self.generation
 
-        def program(parameters: Parameters, pictures: jax.Array) -> jax.Array:
-            model = self.rebuild(parameters)
-            sequences = generate(
-                model,
-                model.bridge(model.encoder.suffix(pictures.astype(jnp.float32), depth)),
-                jnp.full((pictures.shape[0], 1), tokenizer.start_id),
-                generation.strategy,
-                max_new_tokens=generation.max_new_tokens,
-                eos_id=tokenizer.eos_id,
-                pad_id=tokenizer.pad_id,
-            )
-            return sequences.tokens[:, 0]
-
-        return jax.jit(program)
-
-    def _caption_dev(
-        self,
-        write: Callable[[Parameters, np.ndarray], jax.Array],
-        trained: Parameters,
-        cache: FeatureCache,
-    ) -> list[str]:
-        size = self.recipe.evaluation.batch_size
-        captions: list[str] = []
-        for start in range(0, len(self.dev), size):
-            # The last batch is filled up with repeats, so that one program serves all.
-            rows = np.arange(start, start + size) % len(self.dev)
-            tokens = np.asarray(write(trained, cache.read(rows, np.zeros_like(rows))))
-            captions += [self.tokenizer.decode(row) for row in tokens.tolist()]
-        return captions[: len(self.dev)]
-
-
-def _open(recipe: Recipe, sources: Sequence[Source]) -> list[Example]:
-    root = recipe.data.root
-    return data.mix(*(data.open(root / source.path, split=source.split) for source in sources))
-
-
-def _new_model(recipe: Recipe, encoder: EfficientNetLite, tokenizer: Tokenizer) -> EncoderDecoder:
-    config = TransformerDecoderConfig(
-        vocab_size=tokenizer.vocab_size,
-        features_width=encoder.features_width,
-        grid=encoder.config.grid,
-        **recipe.model.decoder.model_dump(),
-    )
-    return EncoderDecoder(encoder, TransformerDecoder(config, rngs=nnx.Rngs(recipe.seed)))
-
-
-def _processor(encoder: EfficientNetLite) -> ImageProcessor:
-    side = encoder.config.image_size
-    return ImageProcessor(size=(side, side), mean=MEAN, std=STD)
-
-
-def _frozen_depth(model: EncoderDecoder, stage: Stage) -> int:
+def frozen_depth(encoder: VisionEncoder, prefix: str, trained: set[str]) -> int:
     """How many of the encoder's first parts have nothing to train."""
-    parts = model.encoder.parts()
+    bare = {name.removesuffix(UP).removesuffix(DOWN) for name in trained}
     names = {
-        id(leaf): f"encoder.{'.'.join(map(str, path))}"
-        for path, leaf in nnx.iter_graph(model.encoder)
+        id(leaf): prefix + ".".join(map(str, path))
+        for path, leaf in nnx.iter_graph(encoder)
         if isinstance(leaf, nnx.Variable)
     }
+    parts = encoder.parts()
     for depth, part in enumerate(parts):
         leaves = [leaf for _, leaf in nnx.iter_graph(part) if isinstance(leaf, nnx.Variable)]
-        if any(matches(stage.trainable, names[id(leaf)]) for leaf in leaves):
+        if any(names[id(leaf)] in bare for leaf in leaves):
             return depth
     return len(parts)

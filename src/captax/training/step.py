@@ -1,51 +1,56 @@
 """One training step: loss, gradients, update, moving average; jitted as one program.
 
-Legend: `batch` pictures, `time` places of a row of packed captions.
+Parameters are named tensors; a step knows nothing of what a task's batches and losses are.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
-from jaxtyping import Array, Float, Int
+from flax import nnx, struct
+from jaxtyping import Array, Bool, Float, Int
 
-from captax.models.encoder_decoder import EncoderDecoder
-from captax.models.layers import dropout_enabled
-from captax.training.recipe import Optimizer, Stage
+from captax.models.layers import dropout_enabled, rematerialised
+from captax.training.recipe import Optimizer
 
-Parameters = dict[str, Array]
-Step = Callable[["TrainState", Parameters, "Batch", Array], tuple["TrainState", dict[str, Array]]]
-
-
-@struct.dataclass
-class Batch:
-    """Pictures after the frozen part of the encoder, and their packed captions.
-
-    Arrays of NumPy on their way in, of JAX inside the step.
-    """
-
-    pictures: Float[Any, "batch ..."]
-    inputs: Int[Any, "batch time"]
-    targets: Int[Any, "batch time"]
-    positions: Int[Any, "batch time"]
-    segments: Int[Any, "batch time"]
+Parameters = dict[str, Any]
 
 
 @struct.dataclass
 class TrainState:
     """What a step changes: trainable parameters, the optimiser's memory and their average.
 
-    `Any` is an array here: only tree functions put something else in its place for a while.
+    Without a moving average `average` is empty. `Any` is an array here: only tree functions put
+    something else in its place for a while.
     """
 
     step: Any
-    parameters: dict[str, Any]
+    parameters: Any
     optimizer: Any
-    average: dict[str, Any]
+    average: Any
+
+    @property
+    def evaluated(self) -> Parameters:
+        """The weights that are judged and kept."""
+        return self.average or self.parameters
+
+
+class Losses(NamedTuple):
+    """Sums over a batch, so that the parts of one add up: mean loss is `total / weight`.
+
+    `measures` are summed too, and reported divided by `weight`.
+    """
+
+    total: Float[Array, ""]
+    weight: Float[Array, ""]
+    measures: dict[str, Array]
+
+
+Loss = Callable[[nnx.Module, Any], Losses]
+Step = Callable[[TrainState, Parameters, Any, Array], tuple[TrainState, dict[str, Array]]]
 
 
 def matches(patterns: Sequence[str], name: str) -> bool:
@@ -53,100 +58,129 @@ def matches(patterns: Sequence[str], name: str) -> bool:
     return any(re.match(pattern, name) for pattern in patterns)
 
 
-def smoothed_cross_entropy(
+def token_losses(
     logits: Float[Array, "batch time vocab"],
     targets: Int[Array, "batch time"],
-    weights: Float[Array, "batch time"],
-    smoothing: float,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean loss with and without label smoothing (https://arxiv.org/abs/1512.00567).
+    counted: Bool[Array, "batch time"],
+    smoothing: float = 0.0,
+) -> Losses:
+    """Cross-entropy of tokens with label smoothing (https://arxiv.org/abs/1512.00567).
 
-    Means are over the places with weight, so padding counts nothing.
+    Sums are over the places `counted`, so padding counts nothing. Measures: `nll`, the loss
+    without smoothing, and `accuracy`, how many tokens were the likeliest.
     """
-    logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    total = jnp.maximum(weights.sum(), 1)
-    right = jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
-    plain = -(right * weights).sum() / total
-    uniform = -(logprobs.mean(-1) * weights).sum() / total
-    return (1 - smoothing) * plain + smoothing * uniform, plain
+    weights = counted.astype(jnp.float32)
+    logits = logits.astype(jnp.float32)
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    right = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    nll = ((normalizer - right) * weights).sum()
+    total = nll
+    if smoothing:
+        uniform = ((normalizer - logits.mean(-1)) * weights).sum()
+        total = (1 - smoothing) * nll + smoothing * uniform
+    best = logits.argmax(-1) == targets
+    return Losses(total, weights.sum(), {"nll": nll, "accuracy": (best * weights).sum()})
 
 
-def make_optimizer(
-    stage: Stage, options: Optimizer, steps: int
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """AdamW with clipping, linear warm-up, cosine decay and a learning rate by group."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, stage.lr, min(stage.warmup_steps, steps - 1), steps, end_value=0.01 * stage.lr
-    )
-
-    def decayed(parameters: Parameters) -> dict[str, bool]:
-        return {name: name.endswith("kernel") for name in parameters}
-
-    def scale_groups(updates: Parameters, *_: Any) -> Parameters:
-        return {name: _group_scale(stage.lr_scale, name) * u for name, u in updates.items()}
-
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(options.clip_norm),
-        optax.scale_by_adam(b2=options.beta2),
-        optax.add_decayed_weights(options.weight_decay, mask=decayed),
-        optax.stateless(scale_groups),
-        optax.scale_by_learning_rate(schedule),
-    )
-    return optimizer, schedule
-
-
-def _group_scale(scales: Mapping[str, float], name: str) -> float:
-    return next((scale for pattern, scale in scales.items() if re.match(pattern, name)), 1.0)
-
-
-def begin_stage(parameters: Parameters, optimizer: optax.GradientTransformation) -> TrainState:
+def begin_stage(
+    parameters: Parameters, optimizer: optax.GradientTransformation, options: Optimizer
+) -> TrainState:
     """The state before the first step; copies, because a step takes its state's memory over."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         parameters=jax.tree.map(jnp.copy, parameters),
         optimizer=optimizer.init(parameters),
-        average=jax.tree.map(jnp.copy, parameters),
+        average={} if options.ema_decay is None else jax.tree.map(jnp.copy, parameters),
     )
 
 
+def narrowed(parameters: Mapping[str, Array], options: Optimizer) -> Parameters:
+    """Parameters as products take them: in the recipe's precision, but for norms and biases."""
+    if options.precision == "float32":
+        return dict(parameters)
+    return {
+        name: value.astype(options.precision) if value.ndim > 1 else value
+        for name, value in parameters.items()
+    }
+
+
 def make_step(
-    rebuild: Callable[[Parameters], EncoderDecoder],
-    depth: int,
+    rebuild: Callable[[Parameters], nnx.Module],
+    loss: Loss,
     optimizer: optax.GradientTransformation,
     options: Optimizer,
+    *,
+    merge: Callable[[Parameters], Parameters] = dict,
+    dropout: bool = True,
 ) -> Step:
-    """The jitted step `(state, frozen parameters, batch, key) -> (state, metrics)`.
+    """The jitted step `(state, frozen parameters, batch, key) -> (state, measures)`.
 
-    `rebuild` makes a model of named parameters; `depth` is where the encoder's frozen part ended.
-    The state is donated.
+    `merge` makes the model's parameters of those that are trained and frozen, `rebuild` a model of
+    them. The state is donated; it stays as it was when the loss or a gradient is not finite, and
+    the measure `finite` is then 0.
     """
+    parts = options.accumulation
 
-    def loss(
-        parameters: Parameters, frozen: Parameters, batch: Batch, key: Array
-    ) -> tuple[Array, Array]:
-        model = rebuild({**frozen, **parameters})
-        with dropout_enabled(model, key):
-            features = model.bridge(model.encoder.suffix(batch.pictures.astype(jnp.float32), depth))
-            logits = model.read(features, batch.inputs, batch.positions, batch.segments)
-        weights = (batch.segments > 0).astype(jnp.float32)
-        return smoothed_cross_entropy(logits, batch.targets, weights, options.label_smoothing)
+    def losses(parameters: Parameters, frozen: Parameters, part: Any, key: Array) -> Any:
+        model = rebuild(narrowed(merge({**frozen, **parameters}), options))
+        with rematerialised(options.remat):
+            if not dropout:
+                found = loss(model, part)
+            else:
+                with dropout_enabled(model, key):
+                    found = loss(model, part)
+        return found.total, (found.weight, found.measures)
+
+    def gradients(parameters: Parameters, frozen: Parameters, part: Any, key: Array) -> Any:
+        value = jax.value_and_grad(losses, has_aux=True)
+        (total, (weight, measures)), gradient = value(parameters, frozen, part, key)
+        return gradient, Losses(total, weight, measures)
+
+    def accumulated(parameters: Parameters, frozen: Parameters, batch: Any, key: Array) -> Any:
+        if parts == 1:
+            return gradients(parameters, frozen, batch, key)
+        # Every part takes rows from all over the batch, as a mesh of devices holds them.
+        split = jax.tree.map(
+            lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1),
+            batch,
+        )
+
+        def add(sums: Any, indexed: Any) -> tuple[Any, None]:
+            index, part = indexed
+            found = gradients(parameters, frozen, part, jax.random.fold_in(key, index))
+            return jax.tree.map(jnp.add, sums, found), None
+
+        first = jax.tree.map(lambda x: x[0], split)
+        shapes = jax.eval_shape(gradients, parameters, frozen, first, key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.scan(add, zeros, (jnp.arange(parts), split))[0]
 
     def step(
-        state: TrainState, frozen: Parameters, batch: Batch, key: Array
+        state: TrainState, frozen: Parameters, batch: Any, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(key, state.step)
-        (smoothed, plain), gradients = jax.value_and_grad(loss, has_aux=True)(
-            state.parameters, frozen, batch, key
-        )
-        updates, memory = optimizer.update(gradients, state.optimizer, state.parameters)
+        gradient, sums = accumulated(state.parameters, frozen, batch, key)
+        weight = jnp.maximum(sums.weight, 1)
+        gradient = jax.tree.map(lambda x: x / weight, gradient)
+        updates, memory = optimizer.update(gradient, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
-        # A young average forgets faster, or it would remember the start for a thousand steps.
-        decay = jnp.minimum(options.ema_decay, (1 + state.step) / (10 + state.step))
-        average = optax.incremental_update(parameters, state.average, 1 - decay)
-        state = TrainState(
+        average = state.average
+        if options.ema_decay is not None:
+            # A young average forgets faster, or it would remember the start for a thousand steps.
+            decay = jnp.minimum(options.ema_decay, (1 + state.step) / (10 + state.step))
+            average = optax.incremental_update(parameters, average, 1 - decay)
+        norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(sums.total) & jnp.isfinite(norm)
+        new = TrainState(
             step=state.step + 1, parameters=parameters, optimizer=memory, average=average
         )
-        norm = optax.tree.norm(gradients)
-        return state, {"loss": smoothed, "nll": plain, "gradient_norm": norm}
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+        measures = {name: value / weight for name, value in sums.measures.items()}
+        return state, {
+            "loss": sums.total / weight,
+            **measures,
+            "gradient_norm": norm,
+            "finite": finite,
+        }
 
     return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,126 @@
+"""What a recipe trains, before its first step: a captioner, text generator or classifier."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from captax.assembly import classifier_for, from_pretrained_halves
+from captax.captioner import Captioner
+from captax.checkpoints import hub
+from captax.checkpoints.directory import load_half
+from captax.checkpoints.efficientnet_lite import load_efficientnet_lite
+from captax.checkpoints.state import parameters, rebuilder
+from captax.classifier import Classifier
+from captax.images import ImageProcessor
+from captax.loading import load
+from captax.models.encoder_decoder import EncoderDecoder
+from captax.models.encoders import TextEncoder, VisionEncoder
+from captax.models.transformer import TransformerDecoder, TransformerDecoderConfig
+from captax.text import Tokenizer, add_words, train_word_tokenizer
+from captax.text_generator import TextGenerator
+from captax.training.recipe import Recipe, RecipeError
+
+LITE = re.compile(r"efficientnet-lite([0-4])")
+# EfficientNet-Lite was trained on (x - 127) / 128.
+MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
+KINDS: dict[str, Any] = {"caption": Captioner, "rewrite": TextGenerator, "classify": Classifier}
+
+
+def build(recipe: Recipe, *, captions: Sequence[str] = (), labels: Sequence[str] = ()) -> Any:
+    """The recipe's model with its processor and tokenizer; `captions` make a word vocabulary.
+
+    Raises `RecipeError` when the checkpoints do not make what the task needs.
+    """
+    model = recipe.model
+    if recipe.task == "classify":
+        name = model.checkpoint or model.encoder.checkpoint
+        return classifier_for(name, labels, seed=recipe.seed)
+    subject: Any
+    if model.checkpoint:
+        subject = load(None if model.checkpoint == "default" else model.checkpoint)
+        if model.add_words:
+            subject = _with_words(subject, captions, recipe)
+    elif model.decoder.checkpoint:
+        subject = from_pretrained_halves(
+            model.encoder.checkpoint, model.decoder.checkpoint, seed=recipe.seed
+        )
+    else:
+        subject = _with_new_decoder(recipe, captions)
+    right: Any = KINDS[recipe.task]
+    if not isinstance(subject, right) or not isinstance(subject.model, EncoderDecoder):
+        raise RecipeError(
+            f"task {recipe.task}: model is a {type(subject).__name__}; give other checkpoints, or "
+            "another task"
+        )
+    return subject
+
+
+def _with_words(captioner: Captioner, captions: Sequence[str], recipe: Recipe) -> Captioner:
+    """The captioner with room for the captions' words that it lacks.
+
+    Their embeddings begin at the mean of the others', and a little apart.
+    """
+    tokenizer = add_words(captioner.tokenizer, captions, min_count=recipe.data.min_count)
+    config: Any = captioner.model.config
+    decoder = dataclasses.replace(config.decoder, vocab_size=tokenizer.vocab_size)
+    wider = dataclasses.replace(config, decoder=decoder).build(rngs=nnx.Rngs(recipe.seed))
+    old, new = parameters(captioner.model), parameters(wider)
+    for name, value in old.items():
+        if (count := len(new[name])) != len(value):
+            drawn = new[name][len(value) :]
+            old[name] = jnp.concatenate([value, value.mean(0) + drawn])[:count]
+    return Captioner(rebuilder(wider)(old), captioner.processor, tokenizer, captioner.generation)
+
+
+def _with_new_decoder(recipe: Recipe, captions: Sequence[str]) -> Any:
+    rngs = nnx.Rngs(recipe.seed)
+    chosen = recipe.model.tokenizer
+    if chosen == "words":
+        tokenizer = train_word_tokenizer(captions, min_count=recipe.data.min_count)
+    else:
+        tokenizer = Tokenizer.load(hub.fetch(chosen))
+    encoder, processor = _encoder(recipe)
+    if side := recipe.model.encoder.image_size:
+        processor = dataclasses.replace(processor, size=(side, side), resize_to=None)
+    config = TransformerDecoderConfig(
+        vocab_size=tokenizer.vocab_size,
+        features_width=encoder.features_width,
+        grid=_grid(encoder, processor.size),
+        **recipe.model.decoder.model_dump(exclude={"checkpoint"}),
+    )
+    model = EncoderDecoder(encoder, TransformerDecoder(config, rngs=rngs))
+    return Captioner(model, processor, tokenizer)
+
+
+def _grid(encoder: VisionEncoder, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of what the encoder says of pictures of this (height, width)."""
+    grids = []
+
+    def look(pixels: jax.Array) -> jax.Array:
+        features = encoder(pixels)
+        grids.append(features.grid)
+        return features.tokens
+
+    jax.eval_shape(look, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    return grids[0]
+
+
+def _encoder(recipe: Recipe) -> tuple[VisionEncoder, ImageProcessor]:
+    options = recipe.model.encoder
+    if lite := LITE.fullmatch(options.checkpoint):
+        encoder = load_efficientnet_lite(int(lite[1]), options.weights)
+        side = encoder.config.image_size
+        return encoder, ImageProcessor(size=(side, side), mean=MEAN, std=STD)
+    source = hub.fetch(options.checkpoint)
+    half = load_half(source, "encoder", rngs=nnx.Rngs(recipe.seed))
+    if isinstance(half, TextEncoder):
+        raise RecipeError(
+            f"model.encoder.checkpoint: {options.checkpoint} reads texts; a new decoder reads "
+            "pictures"
+        )
+    return half, ImageProcessor.load(source)

@@ -1,0 +1,68 @@
+"""The pictures of a dataset as training takes them: cached features, or pixels decoded anew."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from captax.images import Augment, ImageProcessor
+from captax.models.encoders import VisionEncoder
+from captax.training.features import FeatureCache, augmented_pixels, cache_features
+
+
+class Pictures:
+    """Pictures by their place in a dataset; `depth` of an encoder's parts have seen them already.
+
+    Before `cache` is called, or after it was without views, that is 0: they are pixels.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Any],
+        processor: ImageProcessor,
+        *,
+        augment: Augment | None = None,
+        seed: int = 0,
+    ):
+        self.examples, self.processor = examples, processor
+        self.augment, self.seed = augment, seed
+        self.depth = 0
+        self._cache: FeatureCache | None = None
+        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="captax-pictures")
+
+    def cache(
+        self, folder: Path, encoder: VisionEncoder, depth: int, *, views: int | None, label: str
+    ) -> None:
+        """Compute what is missing of so many views through the encoder's first `depth` parts."""
+        self.depth, self._cache = 0, None
+        if views is None or depth == 0:
+            return
+        self.depth = depth
+        self._cache = cache_features(
+            folder,
+            encoder,
+            depth,
+            self.examples,
+            self.processor,
+            augment=self.augment,
+            views=views,
+            seed=self.seed,
+            label=label,
+        )
+
+    def read(self, chosen: np.ndarray, epoch: int) -> Float[np.ndarray, "batch ..."]:
+        """Pictures as they are in an epoch (from 0); where nothing augments, always the same."""
+        if self._cache is not None:
+            # Every picture takes its views in turn, and neighbours are not at the same one.
+            return self._cache.read(chosen, (chosen + epoch) % self._cache.views)
+        view = epoch + 1 if self.augment else 0
+
+        def load(place: int) -> np.ndarray:
+            example = self.examples[place]
+            return augmented_pixels(example, self.processor, self.augment, self.seed, view)[0]
+
+        return np.stack(list(self._threads.map(load, chosen.tolist())))

@@ -1,0 +1,172 @@
+"""Self-critical training: captions are sampled, scored, and made likelier as far as they do well.
+
+Rennie et al. (https://arxiv.org/abs/1612.00563); the leave-one-out baseline is Kool et al.'s
+(https://openreview.net/forum?id=r1lgTGL5DE).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from captax.generation import GenerationConfig, generate
+from captax.metrics import CiderD, ptb_tokenize
+from captax.metrics.bleu import bleu_scores, bleu_statistics
+from captax.metrics.ngrams import CaptionNgrams, in_common
+from captax.training.recipe import RecipeError, SelfCritical
+from captax.training.step import Losses, Parameters
+from captax.training.tasks import Batch, CaptionTask
+
+# Stands for eos among the words that CIDEr-D counts: captions that break off in the middle
+# ("a dog on a") would else be rewarded for what they leave out.
+END = "</s>"
+
+
+@struct.dataclass
+class Sampled:
+    """Captions sampled for a batch, each picture's side by side in one row."""
+
+    batch: Batch
+    advantages: Float[Any, "batch time"]
+    counted: Bool[Any, "batch time"]
+    rewards: Float[Any, " batch"]
+
+
+class Critic:
+    """Samples captions of training pictures and says which did better than expected."""
+
+    def __init__(
+        self, task: CaptionTask, options: SelfCritical, model: Callable[[Parameters], Any]
+    ):
+        """`model` makes a model of parameters. Raises `RecipeError` without two training pictures.
+
+        CIDEr-D's document frequencies are those of the training captions.
+        """
+        if len(task.train) < 2:
+            raise RecipeError("self_critical needs 2 training pictures or more: CIDEr-D is 0 of 1")
+        self.task, self.options = task, options
+        references = {e.id: [_words(caption) for caption in e.captions] for e in task.train}
+        self.cider = CiderD(references)
+        self.references = references
+        self._sample = self._sampler(
+            model, do_sample=True, num_return_sequences=options.samples, num_beams=1
+        )
+        self._greedy = self._sampler(model, do_sample=False, num_beams=1)
+
+    def _sampler(
+        self, model: Callable[[Parameters], Any], **how: Any
+    ) -> Callable[[Parameters, Any, Any], Array]:
+        task = self.task
+        unknown = task.subject.tokenizer.unk_id
+        config: GenerationConfig = task.generation.replace(
+            temperature=self.options.temperature,
+            top_k=0,
+            no_repeat_ngram_size=0,
+            suppress_tokens=() if unknown is None else (unknown,),
+            **how,
+        )
+
+        def program(parameters: Parameters, given: Any, seeds: Any) -> Array:
+            built = model(parameters)
+            return generate(
+                built,
+                task._features(built, given),
+                jnp.full((len(seeds), 1), task.start),
+                config.strategy,
+                max_new_tokens=config.max_new_tokens,
+                eos_id=config.eos_ids,
+                pad_id=task.eos,
+                constraints=config.constraints,
+                seeds=seeds,
+            ).tokens
+
+        return jax.jit(program)
+
+    def sample(
+        self, parameters: Parameters, batch: Batch, chosen: Int[np.ndarray, " batch"], step: int
+    ) -> Sampled:
+        """Captions of the pictures of `batch`, and how much better each did than expected.
+
+        What was cut off at the most tokens ended nowhere, so it teaches nothing.
+        """
+        count, seed = self.options.samples, self.task.recipe.seed
+        seeds = np.array([(seed + step, place) for place in chosen], np.int32)
+        tokens = np.asarray(self._sample(parameters, batch.given, seeds))
+        rewards = self.rewards(tokens, chosen)
+        if self.options.baseline == "greedy":
+            greedy = np.asarray(self._greedy(parameters, batch.given, seeds))
+            baseline = self.rewards(greedy, chosen)
+        else:
+            baseline = (rewards.sum(1, keepdims=True) - rewards) / (count - 1)
+        time = tokens.shape[-1]
+        ended = tokens == self.task.eos
+        lengths = np.where(ended.any(-1), ended.argmax(-1) + 1, 0)
+        counted = np.arange(time) < lengths[..., None]
+        advantages = np.broadcast_to((rewards - baseline)[..., None], tokens.shape)
+        inputs = np.concatenate(
+            [np.full_like(tokens[..., :1], self.task.start), tokens[..., :-1]], axis=-1
+        )
+        positions = np.broadcast_to(np.arange(time), tokens.shape)
+        segments = np.broadcast_to(np.arange(1, count + 1)[:, None], tokens.shape)
+
+        def row(values: np.ndarray, dtype: Any) -> np.ndarray:
+            return values.reshape(len(chosen), -1).astype(dtype)
+
+        return Sampled(
+            batch=Batch(
+                given=batch.given,
+                inputs=row(inputs, np.int32),
+                targets=row(tokens, np.int32),
+                positions=row(positions, np.int32),
+                segments=row(segments, np.int32),
+            ),
+            advantages=row(advantages, np.float32),
+            counted=row(counted, bool),
+            rewards=rewards.mean(1).astype(np.float32),
+        )
+
+    def rewards(
+        self, tokens: Int[np.ndarray, "batch samples time"], chosen: Sequence[int] | np.ndarray
+    ) -> Float[np.ndarray, "batch samples"]:
+        """CIDEr-D (up to 10) plus the recipe's share of BLEU-4, of each caption."""
+        batch, count, _ = tokens.shape
+        eos = self.task.eos
+        images = [self.task.train[place].id for place in chosen for _ in range(count)]
+        rows = tokens.reshape(batch * count, -1).tolist()
+        said = self.task.subject.decode([[t for t in row if t != eos] for row in rows])
+        words = [
+            _words(text) if eos in row else ptb_tokenize(text)
+            for text, row in zip(said, rows, strict=True)
+        ]
+        found = self.cider.score(images, words)
+        if self.options.bleu:
+            found = found + self.options.bleu * self._bleu(images, words)
+        return found.reshape(batch, count)
+
+    def _bleu(
+        self, images: Sequence[str], words: Sequence[Sequence[str]]
+    ) -> Float[np.ndarray, " captions"]:
+        ours = CaptionNgrams([[said] for said in words])
+        theirs = CaptionNgrams([self.references[image] for image in images])
+        common = in_common(ours, theirs, np.arange(len(images)))
+        return bleu_scores(bleu_statistics(ours, theirs, common))[:, 3]
+
+    def loss(self, model: Any, sampled: Sampled) -> Losses:
+        """REINFORCE with the baseline, by token."""
+        batch = sampled.batch
+        features = self.task._features(model, batch.given)
+        logits = model.read(features, batch.inputs, batch.positions, batch.segments)
+        logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
+        said = jnp.take_along_axis(logprobs, batch.targets[..., None], axis=-1)[..., 0]
+        counted = sampled.counted.astype(jnp.float32)
+        weight = counted.sum()
+        mean = sampled.rewards.mean() * weight  # reported divided by the weight
+        return Losses(-(sampled.advantages * said * counted).sum(), weight, {"reward": mean})
+
+
+def _words(caption: str) -> list[str]:
+    return [*" ".join(ptb_tokenize(caption)).split(), END]

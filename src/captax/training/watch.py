@@ -1,0 +1,93 @@
+"""What a run tells of itself: JSON lines, TensorBoard, and warnings of what goes wrong."""
+
+import collections
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from captax.errors import CaptaxError
+from captax.files import write_text
+
+# So many of the dev captions, of ten or more, may be one and the same.
+ALIKE = 0.5
+
+
+class DivergedError(CaptaxError):
+    """The loss or a gradient is not a number."""
+
+
+class Log:
+    """A run's `log.jsonl`: one record a line, on disk as soon as written."""
+
+    def __init__(self, path: Path, *, last_step: int, tensorboard: bool = False):
+        """Begin after `last_step`: records after it are dropped, for they will be made again."""
+        self.path = path
+        self.records = [r for r in read_log(path) if r["step"] <= last_step]
+        write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
+        self._board = _board(path.parent / "tensorboard", last_step) if tensorboard else None
+
+    def write(self, **record: Any) -> None:
+        """Add a record, which has at least a `step`."""
+        self.records.append(record)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if self._board is not None:
+            flat = {**record, **record.get("scores", {})}
+            for name, value in flat.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._board.add_scalar(name, value, record["step"])
+            self._board.flush()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Records of a log; a last line cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def _board(folder: Path, last_step: int) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise CaptaxError(
+            "tensorboard: true needs tensorboardX; pip install 'captax[tracking]'"
+        ) from None
+    return SummaryWriter(str(folder), purge_step=last_step + 1)
+
+
+def first_not_finite(tensors: Mapping[str, Any]) -> str | None:
+    """The name of the first tensor that holds a value that is no number, or infinite."""
+    for name, tensor in tensors.items():
+        if not bool(jax.numpy.isfinite(tensor).all()):
+            return name
+    return None
+
+
+def collapse(texts: Sequence[str]) -> str | None:
+    """What to say when most texts are the same; None when they are not."""
+    if len(texts) < 10:
+        return None
+    [(text, count)] = collections.Counter(texts).most_common(1)
+    if count <= ALIKE * len(texts):
+        return None
+    return (
+        f"{count} of {len(texts)} dev captions are {text!r}: the decoder may not look at its "
+        "pictures. Early in training that passes; else try a lower lr, more warmup_steps, or a "
+        "longer first stage that trains the decoder alone"
+    )
+
+
+def rounded(scores: Mapping[str, float]) -> dict[str, float]:
+    """Scores as logs keep them."""
+    return {name: round(float(np.float64(value)), 5) for name, value in scores.items()}
