@@ -1,23 +1,24 @@
 """Caption a dataset and score the captions."""
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from captax import metrics
 from captax.captioner import Captioner
 from captax.data import Example
 from captax.images import ImageError
+from captax.metrics import STANDARD_METRICS, Metric, Scores, score
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Scores, the captions that got them by example id, and pictures captioned a second."""
 
-    scores: metrics.Scores
+    scores: Scores
     captions: dict[str, str]
     pictures_per_second: float
 
@@ -27,15 +28,26 @@ def evaluate(
     examples: Sequence[Example],
     *,
     batch_size: int = 32,
-    meteor: bool = False,
+    metrics: Iterable[Metric | str] = STANDARD_METRICS,
     progress: bool = False,
     **options: Any,
 ) -> Evaluation:
     """Caption every example's picture and score the captions against its own.
 
-    `options` are those of `Captioner.caption`. Raises `ImageError` for the first picture that
-    cannot be read: a score over fewer pictures would be another score.
+    `metrics` are those of `captax.metrics.score` that need nothing else, `options` those of
+    `Captioner.caption`.
+
+    Raises:
+        CaptaxError: there is no example, or one has no caption; a metric is not known, or what it
+            needs is missing.
+        ImageError: for the first picture that cannot be read: a score over fewer pictures would be
+            another score.
     """
+    metrics = tuple(metrics)
+    references = {example.id: example.captions for example in examples}
+    # What is wrong with the metrics, such as a missing Java, is said before captions are made.
+    first = dict(itertools.islice(references.items(), 1))
+    score(dict.fromkeys(first, ""), first, metrics=metrics)
     started = time.perf_counter()
     stream = captioner.stream([e.image for e in examples], batch_size=batch_size, **options)
     bar = tqdm(stream, total=len(examples), unit="picture", disable=not progress)
@@ -45,6 +57,5 @@ def evaluate(
             raise caption
         captions[example.id] = caption.text
     seconds = time.perf_counter() - started
-    references = {example.id: example.captions for example in examples}
-    scores = metrics.score(captions, references, meteor=meteor)
+    scores = score(captions, references, metrics=metrics)
     return Evaluation(scores, captions, len(examples) / seconds)

@@ -11,8 +11,10 @@ from jaxtyping import Float
 
 from captax.checkpoints.directory import CARD, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
+from captax.errors import CaptaxError
 from captax.generator import padded
 from captax.images import ImageError, ImageProcessor, ImageSource
+from captax.metrics.clip_score import PROMPT, clip_score, ref_clip_score
 from captax.models.clip import Clip
 from captax.models.encoders import Text
 from captax.models.layers import map_pictures
@@ -85,6 +87,34 @@ class Matcher:
             found = np.asarray(self._read(parameters(self.model), Text(tokens, mask)))
             vectors.append(found[: len(rows)])
         return np.concatenate(vectors)
+
+    def clip_score(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        captions: str | Sequence[str],
+        references: Sequence[Sequence[str]] | None = None,
+    ) -> Float[np.ndarray, " images"]:
+        """CLIPScore of a caption an image; given each image's references, RefCLIPScore.
+
+        Raises:
+            CaptaxError: there is another number of captions, or of lists of references, than of
+                images, or an image without a reference.
+            ImageError: for the first picture that cannot be read.
+        """
+        pictures = several(images)
+        captions = [captions] if isinstance(captions, str) else captions
+        if any(isinstance(texts, str) for texts in references or ()):
+            raise CaptaxError("references must be a list of texts for each image, not a text")
+        for what, found in (("captions", captions), ("lists of references", references)):
+            if found is not None and len(found) != len(pictures):
+                raise CaptaxError(f"{len(found)} {what} for {len(pictures)} images: give one each")
+        seen = self.embed_images(pictures)
+        said = self.embed_texts([PROMPT + caption for caption in captions])
+        if references is None:
+            return clip_score(seen, said)
+        counts = [len(texts) for texts in references]
+        told = self.embed_texts([PROMPT + text for texts in references for text in texts])
+        return ref_clip_score(seen, said, np.split(told, np.cumsum(counts[:-1])))
 
     def save(self, directory: str | Path, *, dtype: str = "float32", card: str = "") -> None:
         """Write a checkpoint directory that `captax.load` and transformers read."""

@@ -66,11 +66,10 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def test_evaluate_scores_the_captions_of_a_dataset(
-    run: Run, model: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, model: Path, dataset: Path, tmp_path: Path
 ) -> None:
     from captax import metrics
 
-    monkeypatch.setattr(metrics, "meteor_available", lambda: False)
     out = tmp_path / "scores.json"
     result = run("evaluate", model, dataset, "--json", out, "--max-new-tokens", 8)
     assert result.code == 0, result.err
@@ -87,6 +86,21 @@ def test_evaluate_scores_the_captions_of_a_dataset(
     for name, value in want.items():
         assert any(line.split() == [name, f"{100 * value:.2f}"] for line in result.out.splitlines())
     assert "3 pictures, " in result.out
+
+    options = ("--metrics", "wer, diversity", "--max-new-tokens", 8)
+    lines = [line.split() for line in run("evaluate", model, dataset, *options).out.splitlines()]
+    want = metrics.score(found["captions"], references, metrics=["wer", "diversity"]).corpus
+    assert ["WER", f"{100 * want['WER']:.2f}"] in lines
+    assert ["vocabulary", f"{want['vocabulary']:.0f}"] in lines
+
+
+def test_evaluate_says_what_is_missing_before_it_captions(
+    run: Run, model: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captax.Captioner, "stream", lambda *_, **__: pytest.fail("captioned"))
+    for metric, message in (("blue", "no metric 'blue'"), ("bleu,chair", "CHAIR needs")):
+        result = run("evaluate", model, dataset, "--metrics", metric)
+        assert result.code == 2 and message in result.err and result.err.count("\n") == 1
 
 
 def test_evaluate_refuses_what_it_cannot_read(run: Run, model: Path, dataset: Path) -> None:
@@ -200,17 +214,36 @@ def test_train_runs_the_recipe_in_its_folder(
 
     runs = []
 
-    def train(recipe: Any, out: Path) -> Path:
-        runs.append((recipe, out))
+    def train(recipe: Any, out: Path, *, init_from: Path | None) -> Path:
+        runs.append((recipe, out, init_from))
         return out / "best"
 
     monkeypatch.setattr(loop, "train", train)
     root = f"data.root={tmp_path}"
     result = run("train", "flickr8k-lite", "--set", root, "--set", "stages.0.epochs=1")
-    assert (result.code, result.out) == (0, "best captioner: runs/flickr8k-lite/best\n")
-    result = run("train", "flickr8k-lite", "--set", root, "--out", tmp_path / "run")
+    assert (result.code, result.out) == (0, "best model: runs/flickr8k-lite/best\n")
+    start = ["--init-from", tmp_path / "other"]
+    run("train", "flickr8k-lite", "--set", root, "--out", tmp_path / "run", *start)
     assert runs[0][0].stages[0].epochs == 1 and runs[0][0].data.root == tmp_path
-    assert [out for _, out in runs] == [Path("runs/flickr8k-lite"), tmp_path / "run"]
+    assert [each[1:] for each in runs] == [
+        (Path("runs/flickr8k-lite"), None),
+        (tmp_path / "run", tmp_path / "other"),
+    ]
+
+
+def test_train_goes_on_by_the_recipe_of_the_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from captax.training import loop
+    from captax.training.recipe import load_recipe
+
+    kept = load_recipe("flickr8k-lite", [f"data.root={tmp_path}", "seed=3"])
+    (tmp_path / "recipe.yaml").write_text(kept.to_yaml())
+    monkeypatch.setattr(loop, "train", lambda recipe, out, **_: out / str(recipe.seed))
+    assert run("train", "--resume", tmp_path).out == f"best model: {tmp_path / '3'}\n"
+    result = run("train", "finetune", "--resume", tmp_path)
+    assert result.code == 2 and "give nothing else" in result.err
+    assert "give a recipe's name" in run("train").err
 
 
 @pytest.mark.parametrize(

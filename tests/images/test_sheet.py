@@ -111,6 +111,20 @@ def test_a_page_is_complete_or_not_there(tmp_path):
         write_sheet(path / "below.html", [], title="captions")
 
 
+def test_alternatives_may_be_something_else(tmp_path):
+    rows = [
+        SheetRow(PICTURE, "a", "b", 12.5, (("<c>", None),), score_name="BLEU-1", others="<R>"),
+        SheetRow(PICTURE, "d", "e", None, (("f", 1.0),), others="References", unfolded=True),
+    ]
+    write_sheet(tmp_path / "sheet.html", rows, title="captions")
+    page = Page((tmp_path / "sheet.html").read_text(encoding="utf-8"))
+    assert page.all("details") == [{}, {"open": None}]
+    assert [text for tag, text in page.texts if tag == "summary"] == ["<R>", "References"]
+    scores = [attributes for attributes in page.all("span") if attributes.get("class") == "score"]
+    assert len(scores) == 2
+    assert ("span", "BLEU-1 12.50") in page.texts and ("span", "score 1.00") in page.texts
+
+
 def test_one_picture(tmp_path):
     write_sheet(tmp_path / "one.html", [SheetRow(PICTURE, "a", "b", None)], title="one")
     assert "<footer>1 picture</footer>" in (tmp_path / "one.html").read_text(encoding="utf-8")

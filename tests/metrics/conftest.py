@@ -1,4 +1,6 @@
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,3 +35,25 @@ def golden(shared_data: Path) -> Golden:
         tokenized=read("refs_ptb_tokenized.json"),
         expected=read("expected.json"),
     )
+
+
+@pytest.fixture
+def play_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """`play_java(script, *files)`: a script in Java's place, a pycocoevalcap of empty files."""
+
+    def install(script: str, *files: str) -> Path:
+        folder = tmp_path / "a folder"
+        for file in ("__init__.py", *files):
+            path = folder / "pycocoevalcap" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        java = folder / "java"
+        java.write_text(script)
+        java.chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder))
+        # Where the real one has been imported it would be found first.
+        monkeypatch.delitem(sys.modules, "pycocoevalcap", raising=False)
+        monkeypatch.syspath_prepend(folder)
+        return folder
+
+    return install

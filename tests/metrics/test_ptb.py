@@ -44,6 +44,9 @@ from captax.metrics import ptb_tokenize
         ("Café Ñandú 漢字 naïve", "café ñandú 漢字 naïve"),
         ("a dog 😀 runs", "a dog runs"),
         ("end.The next", "end.the next"),
+        ("هل هذا كلب؟ نعم، كلب", "هل هذا كلب ؟ نعم ، كلب"),
+        ("कुत्ता दौड़ता है।", "कुत्ता दौड़ता है ।"),
+        ("犬が・走る Ⅳ ₹5 ‽ €5", "犬が ・ 走る 5 $ 5"),
     ],
 )
 def test_tokens(caption: str, tokens: str) -> None:

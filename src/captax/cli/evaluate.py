@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from captax.cli.options import Dtype, Loaded
+from captax.cli.score import STANDARD, Metrics, names
 
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint directory, or `default`.")],
     data: Annotated[Path, typer.Argument(help="Dataset: Flickr8k, COCO, or captioned folder.")],
     split: Annotated[str | None, typer.Option(help="train, dev or test.")] = None,
+    metrics: Metrics = STANDARD,
     num_beams: Annotated[int | None, typer.Option(min=1)] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
@@ -24,26 +26,30 @@ def evaluate(
 ) -> None:
     """Caption a dataset's pictures and print the field's scores (x 100)."""
     from captax import data as datasets
+    from captax.captioner import Captioner
     from captax.compilation import persist_compiled_programs
+    from captax.errors import CaptaxError
     from captax.evaluation import evaluate as run
     from captax.files import write_text
     from captax.loading import load
-    from captax.metrics import meteor_available
+    from captax.metrics import COUNTS
 
     examples = datasets.open(data, split=split)
     persist_compiled_programs()
     captioner = load(None if model == "default" else model, dtype=dtype.value)
+    if not isinstance(captioner, Captioner):
+        raise CaptaxError(f"{model}: holds a {type(captioner).__name__}, which cannot caption")
     options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     found = run(
         captioner,
         examples,
         batch_size=batch_size,
-        meteor=meteor_available(),
+        metrics=names(metrics),
         progress=sys.stderr.isatty(),
         **{name: value for name, value in options.items() if value is not None},
     )
     for name, value in found.scores.corpus.items():
-        print(f"{name:8} {100 * value:6.2f}")
+        print(f"{name:12} {value:7.0f}" if name in COUNTS else f"{name:12} {100 * value:7.2f}")
     print(f"{len(examples)} pictures, {found.pictures_per_second:.1f} a second")
     if json_out is not None:
         content = {

@@ -6,7 +6,19 @@ import sys
 
 import typer
 
-from captax.cli import assemble, caption, classify, convert, evaluate, generate, info, push, train
+from captax.cli import (
+    assemble,
+    caption,
+    classify,
+    convert,
+    data,
+    evaluate,
+    generate,
+    info,
+    push,
+    score,
+    train,
+)
 from captax.errors import CaptaxError
 
 WRONG_USE = 2
@@ -22,6 +34,8 @@ app.command("caption")(caption.caption)
 app.command("classify")(classify.classify)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("score")(score.score)
+app.add_typer(data.app, name="data")
 app.command("generate")(generate.generate)
 app.command("assemble")(assemble.assemble)
 app.command("convert")(convert.convert)

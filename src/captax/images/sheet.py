@@ -16,14 +16,29 @@ _LONGEST_SIDE = 480
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One card. `alternatives` are (caption, score); `error` says why there is no caption."""
+    """One card.
+
+    Attributes:
+        image: the picture; `None` for a card without one.
+        title: which picture it is, in small print.
+        caption: what is said of it.
+        score: how good the caption is, if that is known.
+        alternatives: other captions, each with its score if that is known.
+        error: what is wrong, such as why there is no caption.
+        score_name: what scores are called.
+        others: what the alternatives are called.
+        unfolded: whether the alternatives show at once.
+    """
 
     image: ImageSource | None
     title: str
     caption: str
     score: float | None
-    alternatives: tuple[tuple[str, float], ...] = ()
+    alternatives: tuple[tuple[str, float | None], ...] = ()
     error: str | None = None
+    score_name: str = "score"
+    others: str = "Alternatives"
+    unfolded: bool = False
 
 
 def write_sheet(path: str | os.PathLike[str], rows: Iterable[SheetRow], *, title: str) -> None:
@@ -61,11 +76,13 @@ def _card(row: SheetRow) -> tuple[str, bool]:
         parts.append(f'<p class="error"><strong>Error</strong> {escape(error)}</p>')
     if row.alternatives:
         items = "".join(
-            f'<li><span dir="auto">{escape(caption)}</span> {_score(score)}</li>'
+            f'<li><span dir="auto">{escape(caption)}</span> {_score(row, score)}</li>'
             for caption, score in row.alternatives
         )
-        parts.append(f"<details><summary>Alternatives</summary><ol>{items}</ol></details>")
-    score = "" if row.score is None else _score(row.score)
+        opened = " open" if row.unfolded else ""
+        summary = f"<summary>{escape(row.others)}</summary>"
+        parts.append(f"<details{opened}>{summary}<ol>{items}</ol></details>")
+    score = _score(row, row.score)
     parts.append(f'<p class="source"><span>{escape(row.title)}</span>{score}</p></figcaption>')
     failed = ' class="failed"' if error else ""
     return f"<li{failed}><figure>{''.join(parts)}</figure></li>\n", not error
@@ -83,8 +100,10 @@ def _picture(source: ImageSource, alt: str) -> str:
     )
 
 
-def _score(score: float) -> str:
-    return f'<span class="score">score {score:.2f}</span>'
+def _score(row: SheetRow, score: float | None) -> str:
+    if score is None:
+        return ""
+    return f'<span class="score">{escape(row.score_name)} {score:.2f}</span>'
 
 
 def _count(pictures: int, failed: int) -> str:

@@ -4,12 +4,12 @@ Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation
 brevity penalty takes, per image, the reference length closest to the hypothesis'.
 """
 
-import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from captax.metrics.ngrams import MAX_ORDER, Ngram, ngram_counts
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from captax.metrics.ngrams import MAX_ORDER, CaptionNgrams, Common
 
 # The evaluation code's guards against division by zero. They show in its numbers (a caption of
 # three words has a BLEU-4 above 0), so they are part of the metric.
@@ -17,61 +17,42 @@ TINY = 1e-15
 SMALL = 1e-9
 
 
-@dataclass(frozen=True)
-class BleuStatistics:
-    """What BLEU is computed from; those of a corpus are the sum of its images'.
-
-    `matches[n - 1]` of the hypothesis' `total[n - 1]` n-grams occur in a reference, each counted at
-    most as often as in the reference that has it most often. Lengths are in tokens.
-    """
-
-    hypothesis_length: int
-    reference_length: int
-    matches: tuple[int, ...]
-    total: tuple[int, ...]
-
-    def __add__(self, other: "BleuStatistics") -> "BleuStatistics":
-        return BleuStatistics(
-            self.hypothesis_length + other.hypothesis_length,
-            self.reference_length + other.reference_length,
-            tuple(map(int.__add__, self.matches, other.matches)),
-            tuple(map(int.__add__, self.total, other.total)),
-        )
-
-    def scores(self) -> list[float]:
-        """BLEU-1, ..., BLEU-4."""
-        ratio = (self.hypothesis_length + TINY) / (self.reference_length + SMALL)
-        brevity_penalty = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-        scores = []
-        precision_product = 1.0
-        for order in range(1, MAX_ORDER + 1):
-            matches, total = self.matches[order - 1], self.total[order - 1]
-            precision_product *= (matches + TINY) / (total + SMALL)
-            scores.append(brevity_penalty * precision_product ** (1 / order))
-        return scores
-
-
-NO_BLEU_STATISTICS = BleuStatistics(0, 0, (0,) * MAX_ORDER, (0,) * MAX_ORDER)
-"""The statistics of no image: where a sum starts."""
-
-
 def bleu_statistics(
-    hypothesis: Sequence[str], references: Sequence[Sequence[str]]
-) -> BleuStatistics:
-    """The statistics of one image: its hypothesis' tokens against its references' (at least one).
+    hypotheses: CaptionNgrams, references: CaptionNgrams, common: Sequence[Common]
+) -> Int[np.ndarray, "images 10"]:
+    """What BLEU is computed from; the statistics of a corpus are the sum of its images'.
 
-    Of two reference lengths equally close to the hypothesis', the shorter counts.
+    Columns: the hypothesis' length and that of the reference closest in length (of two equally
+    close, the shorter), in tokens; how many of its n-grams of 1, 2, 3 and 4 tokens occur in a
+    reference, each counted at most as often as in the reference that has it most often; and how
+    many n-grams of each order it has.
+
+    Args:
+        hypotheses: one caption an image.
+        references: the captions of the same images, at least one each.
+        common: what `in_common` gives for them.
     """
-    length = len(hypothesis)
-    most: Counter[Ngram] = Counter()
-    for reference in references:
-        most |= ngram_counts(reference)
-    matches = [0] * MAX_ORDER
-    for ngram, count in ngram_counts(hypothesis).items():
-        matches[len(ngram) - 1] += min(count, most[ngram])
-    return BleuStatistics(
-        hypothesis_length=length,
-        reference_length=min(map(len, references), key=lambda other: (abs(other - length), other)),
-        matches=tuple(matches),
-        total=tuple(max(0, length - order) for order in range(MAX_ORDER)),
-    )
+    lengths = hypotheses.lengths
+    images = len(lengths)
+    away = np.abs(references.lengths - np.repeat(lengths, np.diff(references.first)))
+    span = int(references.lengths.max(initial=0)) + 1
+    closest = np.minimum.reduceat(away * span + references.lengths, references.first[:-1]) % span
+    columns = [lengths, closest]
+    for ours, theirs, shared in zip(hypotheses.counts, references.counts, common, strict=True):
+        most = np.zeros_like(ours.count)
+        np.maximum.at(most, shared.ours, theirs.count[shared.theirs])
+        matches = np.zeros(images, np.int64)
+        np.add.at(matches, ours.caption, np.minimum(ours.count, most))
+        columns.append(matches)
+    columns += [np.maximum(0, lengths - order) for order in range(MAX_ORDER)]
+    return np.stack(columns, -1)
+
+
+def bleu_scores(statistics: Shaped[np.ndarray, "*sets 10"]) -> Float[np.ndarray, "*sets 4"]:
+    """BLEU-1, ..., BLEU-4 of statistics, each of an image or the sum of several."""
+    statistics = statistics.astype(np.float64)
+    ratio = (statistics[..., :1] + TINY) / (statistics[..., 1:2] + SMALL)
+    penalty = np.exp(np.minimum(0, 1 - 1 / ratio))
+    matches, total = statistics[..., 2 : 2 + MAX_ORDER], statistics[..., 2 + MAX_ORDER :]
+    products = np.cumprod((matches + TINY) / (total + SMALL), -1)
+    return penalty * products ** (1 / np.arange(1, MAX_ORDER + 1))

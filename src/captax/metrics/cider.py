@@ -1,119 +1,213 @@
-"""CIDEr-D as the COCO caption evaluation computes it, fast enough for a training reward.
+"""CIDEr-D as the COCO caption evaluation computes it, fast enough for a reward, and CIDEr.
 
 Vedantam, Zitnick and Parikh, "CIDEr: Consensus-based Image Description Evaluation", CVPR 2015.
 """
 
+import json
 import math
-from collections import Counter
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from captax.errors import CaptaxError
-from captax.metrics.ngrams import MAX_ORDER, Ngram, ngram_counts
+from captax.files import write_text
+from captax.metrics.ngrams import MAX_ORDER, CaptionNgrams, Common, NgramTable, in_common
 
 SIGMA = 6.0
-"""Standard deviation, in tokens, of the penalty on a length unlike the reference's."""
+"""Standard deviation, in tokens, of CIDEr-D's penalty on a length unlike the reference's."""
 
 
-@dataclass(frozen=True)
-class _ImageReferences:
-    """One image's references, by n-gram: looking up a hypothesis' n-grams is all the work."""
+class DocumentFrequencies:
+    """In how many images' references an n-gram occurs: the rarer, the more it counts in CIDEr.
 
-    # n-gram -> (reference, its tf-idf weight there), for the references that have it
-    weights: dict[Ngram, list[tuple[int, float]]]
-    # [reference][order - 1]: Euclidean norm of the tf-idf vector of that order
-    norms: list[list[float]]
-    lengths: list[int]
+    An n-gram of no reference counts as if it occurred in one image's.
+
+    Attributes:
+        images: how many images the references were of.
+    """
+
+    def __init__(
+        self, images: int, table: NgramTable, frequencies: Sequence[Int[np.ndarray, " _"]]
+    ) -> None:
+        self.images = images
+        self._table = table
+        # The last, which -1 is the place of, is for n-grams that are not in the table.
+        self._frequencies = [np.append(each, 1) for each in frequencies]
+
+    @classmethod
+    def of(cls, references: CaptionNgrams) -> "DocumentFrequencies":
+        """Those of `references`."""
+        frequencies = []
+        for counts, keys in zip(references.counts, references.table.keys, strict=True):
+            first = np.diff(counts.key, prepend=-1) > 0  # the image's first caption with it
+            frequencies.append(np.bincount(counts.ngram[first], minlength=len(keys)))
+        return cls(len(references.first) - 1, references.table, frequencies)
+
+    def weights(self, table: NgramTable) -> list[Float[np.ndarray, " _"]]:
+        """For each order, the inverse document frequency log(images / frequency) of its n-grams."""
+        most = math.log(self.images)
+        pairs = zip(self._frequencies, self._table.locate(table), strict=True)
+        return [most - np.log(known[places]) for known, places in pairs]
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write them as JSON: `images`, and `frequencies` of n-grams ("a dog") in several images'.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        content: dict[str, int] = {}
+        for order, frequencies in enumerate(self._frequencies, 1):
+            pairs = zip(self._table.texts(order), frequencies[:-1].tolist(), strict=True)
+            content |= {text: frequency for text, frequency in pairs if frequency > 1}
+        document = {"images": self.images, "frequencies": content}
+        write_text(Path(path), json.dumps(document, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "DocumentFrequencies":
+        """Those that `write` wrote.
+
+        Raises:
+            CaptaxError: the file cannot be read, or does not hold document frequencies.
+        """
+        fault = f"{path}: no document frequencies as `captax score` writes them"
+        try:
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            images, frequencies = document["images"], document["frequencies"]
+        except OSError as error:
+            raise CaptaxError(f"{path}: cannot be read ({error.strerror})") from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise CaptaxError(f"{fault} ({error})") from None
+        if not isinstance(images, int) or not isinstance(frequencies, dict):
+            raise CaptaxError(f"{fault} (images is a number, frequencies an object)")
+        for text, count in frequencies.items():
+            if not isinstance(count, int) or not 1 <= count <= images:
+                raise CaptaxError(f"{fault} ({text!r}: {count!r} is no count of 1 to {images})")
+        # Every n-gram as a caption of its own; what begins it is as frequent, so it is there too.
+        texts = [text.split() for text in frequencies]
+        table = CaptionNgrams([texts]).table
+        values = []
+        for order in range(1, MAX_ORDER + 1):
+            try:
+                values.append(np.array([frequencies[t] for t in table.texts(order)], np.int64))
+            except KeyError as missing:
+                raise CaptaxError(
+                    f"{fault} ({missing} is missing, but not what holds it)"
+                ) from None
+        return cls(images, table, values)
+
+
+class TfIdf:
+    """The tf-idf vectors of captions, one an order of n-grams.
+
+    Attributes:
+        ngrams: the captions' n-grams.
+        weights: for each order, those of the entries of its counts.
+        norms: for each order, the Euclidean norms of the captions' vectors.
+    """
+
+    def __init__(self, ngrams: CaptionNgrams, frequencies: DocumentFrequencies) -> None:
+        self.ngrams = ngrams
+        orders = zip(ngrams.counts, frequencies.weights(ngrams.table), strict=True)
+        self.weights = [counts.count * weights[counts.ngram] for counts, weights in orders]
+        self.norms = [
+            np.sqrt(np.bincount(counts.caption, weights**2, len(ngrams.lengths)))
+            for counts, weights in zip(ngrams.counts, self.weights, strict=True)
+        ]
+
+
+def cider(
+    hypotheses: TfIdf,
+    references: TfIdf,
+    common: Sequence[Common],
+    image: Int[np.ndarray, " hypotheses"],
+    *,
+    clipped: bool,
+) -> Float[np.ndarray, " hypotheses"]:
+    """CIDEr of each hypothesis, or, clipped, CIDEr-D.
+
+    Ten times the mean over n-gram orders and references of the vectors' cosine: 10 for a caption
+    equal to all its references. For CIDEr-D, weights are clipped at the reference's, so that
+    repeating a rare n-gram does not pay, and lengths unlike the reference's are penalised.
+
+    Args:
+        hypotheses: one caption each.
+        references: the captions of the images.
+        common: what `in_common` gives for them.
+        image: the image of each hypothesis among those of `references`.
+    """
+    first = references.ngrams.first
+    many = (first[1:] - first[:-1])[image]
+    # Every hypothesis beside every reference of its image.
+    begin = many.cumsum() - many
+    ours = np.repeat(np.arange(len(many)), many)
+    theirs = np.arange(len(ours)) - begin[ours] + first[image][ours]
+    similarity = np.zeros(len(ours))
+    for order, shared in enumerate(common):
+        hypothesis = hypotheses.ngrams.counts[order].caption[shared.ours]
+        reference = references.ngrams.counts[order].caption[shared.theirs]
+        weight = hypotheses.weights[order][shared.ours]
+        other = references.weights[order][shared.theirs]
+        product = (np.minimum(weight, other) if clipped else weight) * other
+        pair = begin[hypothesis] + reference - first[image[hypothesis]]
+        dot = np.bincount(pair, product, len(ours))
+        norm = hypotheses.norms[order][ours] * references.norms[order][theirs]
+        similarity += np.divide(dot, norm, out=np.zeros(len(ours)), where=norm > 0)
+    if clipped:
+        longer = hypotheses.ngrams.lengths[ours] - references.ngrams.lengths[theirs]
+        similarity *= np.exp(-(longer**2) / (2 * SIGMA**2))
+    return 10 * np.bincount(ours, similarity, len(many)) / (MAX_ORDER * many)
 
 
 class CiderD:
-    """CIDEr-D against a fixed set of references.
+    """CIDEr-D against a fixed set of references, whose vectors are computed once.
 
-    The document frequencies (in how many images' references an n-gram occurs) are those of
-    `references`, image id -> one or more tokenised captions; they and the references' tf-idf
-    vectors are computed once, here.
-
-    With a single image every document frequency weight is log 1 - log 1 = 0, hence every score.
+    Args:
+        references: image id -> one or more captions as tokens.
+        frequencies: document frequencies; by default those of `references`. With a single image
+            these make every weight log 1 - log 1 = 0, hence every score.
 
     Raises:
         CaptaxError: there is no image, or an image without a reference.
     """
 
-    def __init__(self, references: Mapping[str, Sequence[Sequence[str]]]) -> None:
+    def __init__(
+        self,
+        references: Mapping[str, Sequence[Sequence[str]]],
+        frequencies: DocumentFrequencies | None = None,
+    ) -> None:
         if not references:
             raise CaptaxError("CIDEr-D needs references: give at least one image")
-        document_frequency: Counter[Ngram] = Counter()
         for image, captions in references.items():
             if not captions:
                 raise CaptaxError(f"image {image!r} has no reference: give at least one caption")
-            document_frequency.update(set().union(*map(ngram_counts, captions)))
-        # An n-gram of no reference counts as if it occurred in one image.
-        self._unseen_idf = math.log(len(references))
-        self._idf = {
-            ngram: self._unseen_idf - math.log(frequency)
-            for ngram, frequency in document_frequency.items()
-        }
-        self._images = {image: self._vectors(captions) for image, captions in references.items()}
+        ngrams = CaptionNgrams(list(references.values()))
+        self._frequencies = frequencies or DocumentFrequencies.of(ngrams)
+        self._references = TfIdf(ngrams, self._frequencies)
+        self._places = {image: place for place, image in enumerate(references)}
 
     def score(
-        self, hypotheses: Mapping[str, Sequence[str]]
-    ) -> tuple[float, Float[np.ndarray, " images"]]:
-        """The mean and each image's CIDEr-D, in the order of `hypotheses` (id -> tokens).
+        self, images: Sequence[str], hypotheses: Sequence[Sequence[str]]
+    ) -> Float[np.ndarray, " hypotheses"]:
+        """CIDEr-D of each hypothesis' tokens for the image at the same place of `images`.
 
-        A score is ten times the mean over n-gram orders and references of the similarity: 10 for
-        a caption equal to all its references. Scoring only some of the images is fine.
-
-        Raises:
-            CaptaxError: an image has no references here, or there is no hypothesis.
-        """
-        if not hypotheses:
-            raise CaptaxError("CIDEr-D needs hypotheses: give at least one image")
-        scores = np.array([self.score_image(image, tokens) for image, tokens in hypotheses.items()])
-        return float(scores.mean()), scores
-
-    def score_image(self, image: str, hypothesis: Sequence[str]) -> float:
-        """CIDEr-D of one hypothesis' tokens for one image.
+        An image may come several times, or not at all.
 
         Raises:
-            CaptaxError: the image has no references here.
+            CaptaxError: an image has no references here, or there are not as many images as
+                hypotheses.
         """
-        references = self._images.get(image)
-        if references is None:
-            raise CaptaxError(f"image {image!r} has no references: add them or drop its hypothesis")
-        dot = [[0.0] * MAX_ORDER for _ in references.lengths]
-        squares = [0.0] * MAX_ORDER
-        for ngram, count in ngram_counts(hypothesis).items():
-            order = len(ngram) - 1
-            weight = count * self._idf.get(ngram, self._unseen_idf)
-            squares[order] += weight * weight
-            for reference, reference_weight in references.weights.get(ngram, ()):
-                # Clipped, so that repeating a rare n-gram does not pay.
-                dot[reference][order] += min(weight, reference_weight) * reference_weight
-        norms = [math.sqrt(square) for square in squares]
-        length = len(hypothesis)
-        total = 0.0
-        for reference, reference_length in enumerate(references.lengths):
-            similarity = sum(
-                product / (norm * reference_norm)
-                for product, norm, reference_norm in zip(
-                    dot[reference], norms, references.norms[reference], strict=True
-                )
-                if product
+        if len(images) != len(hypotheses):
+            raise CaptaxError(f"{len(hypotheses)} hypotheses for {len(images)} images")
+        unknown = next((image for image in images if image not in self._places), None)
+        if unknown is not None:
+            raise CaptaxError(
+                f"image {unknown!r} has no references: add them or drop its hypothesis"
             )
-            total += similarity * math.exp(-((length - reference_length) ** 2) / (2 * SIGMA**2))
-        return 10 * total / (MAX_ORDER * len(references.lengths))
-
-    def _vectors(self, captions: Sequence[Sequence[str]]) -> _ImageReferences:
-        weights: dict[Ngram, list[tuple[int, float]]] = {}
-        norms = []
-        for reference, tokens in enumerate(captions):
-            squares = [0.0] * MAX_ORDER
-            for ngram, count in ngram_counts(tokens).items():
-                weight = count * self._idf[ngram]
-                squares[len(ngram) - 1] += weight * weight
-                weights.setdefault(ngram, []).append((reference, weight))
-            norms.append([math.sqrt(square) for square in squares])
-        return _ImageReferences(weights, norms, [len(tokens) for tokens in captions])
+        image = np.array([self._places[name] for name in images], np.int64)
+        ngrams = CaptionNgrams([[tokens] for tokens in hypotheses])
+        common = in_common(ngrams, self._references.ngrams, image)
+        vectors = TfIdf(ngrams, self._frequencies)
+        return cider(vectors, self._references, common, image, clipped=True)

@@ -4,20 +4,19 @@ Denkowski and Lavie, "Meteor Universal: Language Specific Translation Evaluation
 Language", WMT 2014. Synonyms and paraphrases are data of that program, so it is run, not rewritten.
 """
 
-import importlib.util
-import shutil
+import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from captax.errors import CaptaxError
+from captax.metrics.java import complaint, find_java, find_package, require
 
-_JAR = Path("meteor", "meteor-1.5.jar")
-_PARAPHRASES = Path("meteor", "data", "paraphrase-en.gz")
+_JAR = "meteor/meteor-1.5.jar"
+_PARAPHRASES = "meteor/data/paraphrase-en.gz"
 
 
 class MeteorUnavailableError(CaptaxError):
@@ -26,7 +25,7 @@ class MeteorUnavailableError(CaptaxError):
 
 def meteor_available() -> bool:
     """Whether METEOR can be computed here: Java and the package pycocoevalcap are installed."""
-    return shutil.which("java") is not None and _package() is not None
+    return find_java() is not None and find_package(_JAR, _PARAPHRASES) is not None
 
 
 def meteor(
@@ -35,17 +34,15 @@ def meteor(
     """The corpus' METEOR and each image's, in the order of `hypotheses`: id -> tokens in both.
 
     The corpus' is computed from the summed statistics of all images; it is not their mean.
+    Options of the program are those of the COCO caption evaluation: `-l en -norm`.
 
     Raises:
+        CaptaxError: there is no hypothesis.
         MeteorUnavailableError: Java or pycocoevalcap is missing, or the program failed.
     """
-    java, package = shutil.which("java"), _package()
-    if java is None:
-        raise MeteorUnavailableError("METEOR needs Java: no `java` on the PATH; install a JRE")
-    if package is None:
-        raise MeteorUnavailableError(
-            "METEOR needs its program: `pip install --no-deps pycocoevalcap`"
-        )
+    if not hypotheses:
+        raise CaptaxError("METEOR needs hypotheses: give at least one image")
+    java, package = require("METEOR", _JAR, _PARAPHRASES, error=MeteorUnavailableError)
     command = [java, "-Xmx2G", "-Dfile.encoding=UTF-8", "-jar", str(package / _JAR)]
     command += ["-", "-", "-stdio", "-l", "en", "-norm"]
     # By default it looks beside its jar, in a way that fails on paths with spaces.
@@ -62,9 +59,8 @@ def meteor(
                 corpus, images = _converse(program, hypotheses, references)
         except (BrokenPipeError, ValueError) as error:
             errors.seek(0)
-            said = errors.read().decode(errors="replace").strip().splitlines() or ["nothing"]
             raise MeteorUnavailableError(
-                f"METEOR's program {package / _JAR} failed, saying: {said[0]}"
+                f"METEOR's program {package / _JAR} failed, saying: {complaint(errors.read())}"
             ) from error
     return corpus, np.array(images)
 
@@ -101,15 +97,5 @@ def _answer(program: "subprocess.Popen[str]") -> str:
 
 
 def _text(tokens: Sequence[str]) -> str:
-    """The tokens as the program reads them: "|||" would end the caption."""
-    return " ".join(tokens).replace("|||", "")
-
-
-def _package() -> Path | None:
-    spec = importlib.util.find_spec("pycocoevalcap")
-    if spec is None:
-        return None
-    for folder in map(Path, spec.submodule_search_locations or ()):
-        if (folder / _JAR).is_file() and (folder / _PARAPHRASES).is_file():
-            return folder
-    return None
+    """The tokens as the program reads them: "|||" would end the caption, and a new line all."""
+    return re.sub(r"[\r\n]", " ", " ".join(tokens).replace("|||", ""))

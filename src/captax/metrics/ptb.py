@@ -30,7 +30,18 @@ _SENTENCE_STARTS = """
     once one other our she since so some such that the their then there these they this we what when
     while yet you
 """
-_L = "A-Za-zªµºÀ-ÖØ-öø-ͽΆ-\u1fff\u2c00-\u2dff\u3005-\u3007\u3041-\ud7ff\uf900-\ufdff\ufe70-\ufefc"
+# Letters, with the marks that belong to them, of the scripts that have any in Unicode 6.
+_L = (
+    r"A-Za-zªµºÀ-ÖØ-öø-ͽΆΈ-\u0481\u0483-\u0487\u048a-\u0587\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4"
+    r"\u05c5\u05c7-\u05f2\u0615-\u061a\u0620-\u0669\u066e-\u06d3\u06d5-\u06ff\u0710-\u0963"
+    r"\u0966-\u1fff\u2c00-\u2dff\u3005\u3006\u3041-\u309a\u309d-\u309f\u30a1-\u30fa\u30fc-\u31ff"
+    r"\u3400-\ud7ff\uf900-\ufdfb\ufe70-\ufefc"
+)
+# Marks of other scripts that are tokens, such as the Arabic question mark.
+_OTHER_MARKS = (
+    r"\u037e\u0387\u05be\u05c0\u05c3\u05c6\u05f3\u05f4\u060c\u061b\u061f\u066a\u066d\u06d4\u0964\u0965"
+    r"\u30fb\u3001\u3002"
+)
 _WORD = f"[{_L}0-9]+"
 _APOSTROPHE = r"['\u2019]"
 _DOTTED_WORD = rf"[{_L}][{_L}0-9]*(?:[.!?][{_L}][{_L}0-9]*)*"
@@ -104,7 +115,8 @@ _TOKEN = re.compile(
             rf"{_WORD}(?=[nN]{_APOSTROPHE}[tT])|{_DOTTED_WORD}{_STOP}|{_WORD}{_STOP}",
             r"-{5,}|[!?]{2,}|#+|\*+|_+|<<|>>",
             r"[#$%&()*+/<=>@\[\\\]^_{|}~¡-ª¬®-º¼-¿\xd7\xf7\u2016\u2017\u201a\u201e\u2020-\u2025]",
-            r"[\u2030-\u2038\u203b-\u2bff\u3001\u3002\uff01-\uff65]",
+            rf"[{_OTHER_MARKS}\u2030-\u2038\u203b\u203e-\u2042\u2044\u2070-\u2092\u20a4\u20ac]",
+            r"[\u2100-\u214f\u2153-\u215e\u2190-\u2bff\uff01-\uff65]",
         ]
     )
     + "))"

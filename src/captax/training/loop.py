@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from captax import data
+from captax import data, metrics
 from captax.checkpoints.state import parameters, rebuilder
 from captax.files import write_text
 from captax.images import write_sheet
@@ -39,8 +39,8 @@ from captax.training.step import (
 from captax.training.tasks import Evaluation, make_task
 from captax.training.watch import DivergedError, Log, collapse, first_not_finite, rounded
 
-# Scores that are best when they are lowest.
-LOWER_IS_BETTER = {"WER", "loss", "perplexity"}
+# Of a run's scores, those that are best when they are lowest.
+LOWER_IS_BETTER = metrics.LOWER_IS_BETTER | {"loss", "perplexity"}
 
 
 def train(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> Path:
@@ -58,9 +58,13 @@ def train(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> Path:
         write_text(out / "recipe.yaml", recipe.to_yaml())
     with RunCheckpoints(out / "checkpoints", keep=recipe.keep) as run.checkpoints:
         run.resume(init_from)
-        for index, stage in enumerate(recipe.stages):
-            if index >= run.progress.stage:
-                run.run_stage(index, stage)
+        try:
+            for index, stage in enumerate(recipe.stages):
+                if index >= run.progress.stage:
+                    run.run_stage(index, stage)
+        finally:
+            if jax.process_index() == 0:
+                run.log.close()
     return out / "best"
 
 

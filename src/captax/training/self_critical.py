@@ -4,6 +4,7 @@ Rennie et al. (https://arxiv.org/abs/1612.00563); the leave-one-out baseline is 
 (https://openreview.net/forum?id=r1lgTGL5DE).
 """
 
+import collections
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from captax.training.tasks import Batch, CaptionTask
 # Stands for eos among the words that CIDEr-D counts: captions that break off in the middle
 # ("a dog on a") would else be rewarded for what they leave out.
 END = "</s>"
+# Of a word's places in training captions, at least this share is at an end if it may end one.
+MAY_END = 0.002
 
 
 @struct.dataclass
@@ -52,6 +55,9 @@ class Critic:
         references = {e.id: [_words(caption) for caption in e.captions] for e in task.train}
         self.cider = CiderD(references)
         self.references = references
+        counts = collections.Counter(w for each in references.values() for r in each for w in r)
+        ends = collections.Counter(r[-2] for each in references.values() for r in each if r[1:])
+        self.endings = {word for word, count in ends.items() if count >= MAY_END * counts[word]}
         self._sample = self._sampler(
             model, do_sample=True, num_return_sequences=options.samples, num_beams=1
         )
@@ -132,7 +138,11 @@ class Critic:
     def rewards(
         self, tokens: Int[np.ndarray, "batch samples time"], chosen: Sequence[int] | np.ndarray
     ) -> Float[np.ndarray, "batch samples"]:
-        """CIDEr-D (up to 10) plus the recipe's share of BLEU-4, of each caption."""
+        """CIDEr-D (up to 10) plus the recipe's share of BLEU-4, of each caption.
+
+        One that was cut off, or whose last word hardly ever ends one ("a man in a"), is worth
+        nothing: n-grams alone do not keep a captioner from learning to break off.
+        """
         batch, count, _ = tokens.shape
         eos = self.task.eos
         images = [self.task.train[place].id for place in chosen for _ in range(count)]
@@ -145,7 +155,8 @@ class Critic:
         found = self.cider.score(images, words)
         if self.options.bleu:
             found = found + self.options.bleu * self._bleu(images, words)
-        return found.reshape(batch, count)
+        whole = [len(text) > 1 and text[-1] == END and text[-2] in self.endings for text in words]
+        return np.where(whole, found, 0.0).reshape(batch, count)
 
     def _bleu(
         self, images: Sequence[str], words: Sequence[Sequence[str]]

@@ -23,8 +23,6 @@ from captax.data import PackedCaptions
 from captax.generation import GenerationConfig, generate
 from captax.images import Augment, SheetRow, rng_for
 from captax.metrics.classification import top_k_accuracy
-from captax.metrics.rouge_score import rouge_score
-from captax.metrics.word_error import NO_ERRORS, word_errors
 from captax.models.encoders import Text
 from captax.text_generator import TextGenerator
 from captax.training.build import build
@@ -282,15 +280,8 @@ class CaptionTask(WritingTask):
     def scores(self, texts: Sequence[str]) -> Scores:
         hypotheses = dict(zip((example.id for example in self.dev), texts, strict=True))
         references = {example.id: example.captions for example in self.dev}
-        found = metrics.score(hypotheses, references).corpus
-        errors = sum(
-            (
-                word_errors(text.split(), [c.split() for c in example.captions])
-                for text, example in zip(texts, self.dev, strict=True)
-            ),
-            NO_ERRORS,
-        )
-        return {**found, "WER": errors.rate}
+        wanted = (*metrics.STANDARD_METRICS, metrics.Metric.wer)
+        return metrics.score(hypotheses, references, metrics=wanted).corpus
 
     def rows(self, texts: Sequence[str]) -> list[SheetRow]:
         return [
@@ -346,14 +337,10 @@ class RewriteTask(WritingTask):
         return Text(tokens, mask)
 
     def scores(self, texts: Sequence[str]) -> Scores:
-        found = [
-            rouge_score(text, [pair.target]) for text, pair in zip(texts, self.dev, strict=True)
-        ]
-        names = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL"}
-        return {
-            ours: float(np.mean([each[theirs].f for each in found]))
-            for theirs, ours in names.items()
-        }
+        hypotheses = {str(place): text for place, text in enumerate(texts)}
+        references = {str(place): [pair.target] for place, pair in enumerate(self.dev)}
+        wanted = [metrics.Metric.rouge_score]
+        return metrics.score(hypotheses, references, metrics=wanted).corpus
 
     def rows(self, texts: Sequence[str]) -> list[SheetRow]:
         return [

@@ -40,7 +40,11 @@ class Log:
             for name, value in flat.items():
                 if isinstance(value, int | float) and name != "step":
                     self._board.add_scalar(name, value, record["step"])
-            self._board.flush()
+
+    def close(self) -> None:
+        """Write what TensorBoard's writer, which has a thread of its own, still holds."""
+        if self._board is not None:
+            self._board.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -63,7 +67,7 @@ def _board(folder: Path, last_step: int) -> Any:
         raise CaptaxError(
             "tensorboard: true needs tensorboardX; pip install 'captax[tracking]'"
         ) from None
-    return SummaryWriter(str(folder), purge_step=last_step + 1)
+    return SummaryWriter(str(folder), purge_step=last_step + 1, flush_secs=10)
 
 
 def first_not_finite(tensors: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,61 @@
+"""CLIPScore beside the other metrics of a set of captions."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from captax.errors import CaptaxError
+from captax.loading import load
+from captax.matcher import Matcher
+from captax.metrics import Scores
+from captax.metrics.clip_score import PROMPT, clip_score, ref_clip_score
+from captax.metrics.significance import mean_statistics
+
+
+class ClipScorer:
+    """Scores captions of the same pictures, which are embedded once.
+
+    Args:
+        model: what names a CLIP.
+        references: image id -> its reference captions.
+        pictures: image id -> its file.
+
+    Raises:
+        CaptaxError: the model is no CLIP, or an image is not in `pictures`.
+        ImageError: a picture cannot be read.
+    """
+
+    def __init__(
+        self, model: str, references: Mapping[str, Sequence[str]], pictures: Mapping[str, Path]
+    ) -> None:
+        missing = [image for image in references if image not in pictures]
+        if missing:
+            others = f" (nor of {len(missing) - 1:,} others)" if len(missing) > 1 else ""
+            raise CaptaxError(
+                f"CLIPScore needs pictures: none of image {missing[0]!r} was found{others}; give "
+                f"their folder with --images"
+            )
+        matcher = load(model)
+        if not isinstance(matcher, Matcher):
+            raise CaptaxError(
+                f"{model}: holds a {type(matcher).__name__}, and CLIPScore needs a CLIP"
+            )
+        self._matcher = matcher
+        self._images = list(references)
+        self._seen = matcher.embed_images([pictures[image] for image in references])
+        told = self._embed([text for texts in references.values() for text in texts])
+        ends = np.cumsum([len(texts) for texts in references.values()])
+        self._told = np.split(told, ends[:-1])
+
+    def add(self, scores: Scores, hypotheses: Mapping[str, str]) -> Scores:
+        """`scores`, those of `hypotheses`, with CLIPScore and RefCLIPScore."""
+        said = self._embed([hypotheses[image] for image in self._images])
+        plain = clip_score(self._seen, said)
+        with_references = ref_clip_score(self._seen, said, self._told)
+        for name, values in (("CLIPScore", plain), ("RefCLIPScore", with_references)):
+            scores = scores.adding(mean_statistics(name, values.astype(np.float64)))
+        return scores
+
+    def _embed(self, texts: Sequence[str]) -> np.ndarray:
+        return self._matcher.embed_texts([PROMPT + text for text in texts])

@@ -1,0 +1,134 @@
+"""Accuracy, per-class measures and the confusion matrix of classifiers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from captax.errors import CaptaxError
+from captax.files import replacing
+
+# Beyond this many classes, names and counts would lie on top of each other.
+_READABLE = 30
+
+
+def top_k_accuracy(
+    scores: Float[np.ndarray, "images classes"], labels: Int[np.ndarray, " images"], k: int = 1
+) -> float:
+    """The share of images whose label is among the `k` classes of the highest scores.
+
+    Scores may be logits or probabilities. Of equal scores that of the lower class is the higher, as
+    for argmax.
+
+    Raises:
+        CaptaxError: there is no image, `k` is none of 1, ..., classes, a label is no class, or a
+            score is not a number.
+    """
+    images, classes = scores.shape
+    if not images:
+        raise CaptaxError("accuracy needs images: give at least one")
+    if not 1 <= k <= classes:
+        raise CaptaxError(f"top-{k} accuracy of {classes} classes: k must be 1 to {classes}")
+    _check(labels, classes, "label")
+    if (bad := np.isnan(scores).any(axis=1)).any():
+        raise CaptaxError(f"image number {bad.argmax() + 1} has a score that is not a number (NaN)")
+    own = scores[np.arange(images), labels][:, None]
+    before = np.arange(classes) < labels[:, None]
+    rank = ((scores > own) | ((scores == own) & before)).sum(axis=1)
+    return float((rank < k).mean())
+
+
+def confusion_matrix(
+    predicted: Int[np.ndarray, " images"], labels: Int[np.ndarray, " images"], classes: int
+) -> Int[np.ndarray, "classes classes"]:
+    """How many images with the label of the row were taken for the class of the column.
+
+    Raises:
+        CaptaxError: a label or a prediction is none of 0, ..., classes - 1.
+    """
+    _check(labels, classes, "label")
+    _check(predicted, classes, "prediction")
+    cells = labels.astype(np.int64) * classes + predicted
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """What a confusion matrix says of each class; NaN where there is nothing to divide by.
+
+    `precision`: of the images taken for it, the share that is of it; `recall`: of the images of it,
+    the share taken for it; `accuracy`: of all images, the share rightly taken for it or not;
+    `support`: the number of images of it.
+    """
+
+    precision: Float[np.ndarray, " classes"]
+    recall: Float[np.ndarray, " classes"]
+    accuracy: Float[np.ndarray, " classes"]
+    support: Int[np.ndarray, " classes"]
+
+
+def per_class(confusion: Int[np.ndarray, "classes classes"]) -> PerClass:
+    """Precision, recall and accuracy of each class, from what `confusion_matrix` gives."""
+    right = np.diag(confusion)
+    taken, support, total = confusion.sum(axis=0), confusion.sum(axis=1), confusion.sum()
+    return PerClass(
+        precision=_share(right, taken),
+        recall=_share(right, support),
+        accuracy=_share(total - taken - support + 2 * right, np.full_like(support, total)),
+        support=support,
+    )
+
+
+def plot_confusion(
+    path: Path, confusion: Int[np.ndarray, "classes classes"], names: Sequence[str]
+) -> None:
+    """Draw a confusion matrix as a PNG: rows by their shares as colours, counts where they fit.
+
+    Raises:
+        CaptaxError: there is another number of names than of classes.
+        OutputError: the file cannot be written.
+    """
+    if len(names) != len(confusion):
+        raise CaptaxError(f"{len(names)} names for {len(confusion)} classes: give one each")
+    # Slow to import, and not needed for numbers.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    classes = len(names)
+    readable = classes <= _READABLE
+    side = 2.5 + 0.4 * min(classes, _READABLE)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    shares = np.nan_to_num(_share(confusion, confusion.sum(axis=1, keepdims=True)))
+    drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(drawn, label="share of the label's images")
+    axes.set(xlabel="predicted", ylabel="label")
+    if readable:
+        # matplotlib takes what is between dollars for a formula.
+        shown = [name.replace("$", r"\$") for name in names]
+        axes.set_xticks(range(classes), shown, rotation=90)
+        axes.set_yticks(range(classes), shown)
+        for row, column in np.argwhere(confusion):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            count = str(confusion[row, column])
+            axes.text(column, row, count, ha="center", va="center", color=color, fontsize=7)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)
+
+
+def _share(part: Int[np.ndarray, "..."], whole: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    nothing = np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan)
+    return np.divide(part, whole, out=nothing, where=whole > 0)
+
+
+def _check(found: Int[np.ndarray, " images"], classes: int, what: str) -> None:
+    bad = (found < 0) | (found >= classes)
+    if bad.any():
+        place = int(bad.argmax())
+        raise CaptaxError(
+            f"image number {place + 1} has the {what} {found[place]}, "
+            f"which is none of the {classes} classes: they are 0 to {classes - 1}"
+        )

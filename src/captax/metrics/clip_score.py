@@ -1,0 +1,60 @@
+"""CLIPScore and RefCLIPScore, of the embeddings that a CLIP has given.
+
+Hessel, Holtzman, Forbes, Le Bras and Choi, "CLIPScore: A Reference-free Evaluation Metric for Image
+Captioning", EMNLP 2021. Papers use OpenAI's ViT-B/32; values of another CLIP are not comparable.
+`captax.matcher.Matcher.clip_score` gives them for pictures and captions.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from captax.errors import CaptaxError
+
+PROMPT = "A photo depicts "
+"""What each caption, references included, is preceded by when it is embedded."""
+
+WEIGHT = 2.5
+"""What cosines are multiplied by, so that scores fill most of [0, 1]."""
+
+
+def clip_score(
+    images: Float[np.ndarray, "images width"], captions: Float[np.ndarray, "images width"]
+) -> Float[np.ndarray, " images"]:
+    """2.5 times the cosine of each image's and its caption's embedding; 0 where it is negative."""
+    return WEIGHT * np.maximum(_cosines(images, captions), 0)
+
+
+def ref_clip_score(
+    images: Float[np.ndarray, "images width"],
+    captions: Float[np.ndarray, "images width"],
+    references: Sequence[Float[np.ndarray, "_ width"]],
+) -> Float[np.ndarray, " images"]:
+    """The harmonic mean of CLIPScore and the caption's largest cosine with a reference.
+
+    `references` holds, image by image, the embeddings of its reference captions. The score is 0
+    where the CLIPScore is, or no cosine is positive.
+
+    Raises:
+        CaptaxError: an image has no reference.
+    """
+    if missing := [place for place, found in enumerate(references) if not len(found)]:
+        raise CaptaxError(
+            f"image number {missing[0] + 1} has no reference: RefCLIPScore needs at least one"
+        )
+    counts = [len(found) for found in references]
+    repeated = np.repeat(captions, counts, axis=0)
+    cosines = _cosines(repeated, np.concatenate(references)) if counts else np.zeros(0)
+    starts = np.cumsum([0, *counts[:-1]])
+    nearest = np.maximum(np.maximum.reduceat(cosines, starts) if counts else cosines, 0)
+    score = clip_score(images, captions)
+    total = score + nearest
+    return np.divide(2 * score * nearest, total, out=np.zeros_like(total), where=total > 0)
+
+
+def _cosines(
+    first: Float[np.ndarray, "rows width"], second: Float[np.ndarray, "rows width"]
+) -> Float[np.ndarray, " rows"]:
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return np.einsum("ij,ij->i", first, second) / lengths

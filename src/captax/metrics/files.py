@@ -1,0 +1,343 @@
+"""Captions and objects in files, in the layouts that the field keeps them in."""
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from captax.errors import CaptaxError
+from captax.metrics.chair import known_object
+
+# By which key or column a record names its picture; the first that there is. In COCO's own records
+# `id` is the caption's.
+ID_KEYS = ("image_id", "id")
+PICTURE_KEYS = ("image", "file_name", "filename", "file", "path")
+CAPTION_KEYS = ("caption", "captions", "references", "text")
+_TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)")
+_SPLITS = {"val": "dev", "valid": "dev", "validation": "dev", "restval": "train"}
+
+
+class CaptionFileError(CaptaxError):
+    """A file of captions that cannot be read, or does not fit the others."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A caption as it stands in a file: `where` says which file and line or key."""
+
+    image: str
+    caption: str
+    where: str
+    picture: str | None = None
+
+
+@dataclass(frozen=True)
+class CaptionFile:
+    """The captions of a file.
+
+    Attributes:
+        path: the file, as messages name it.
+        rows: image id -> its captions.
+        by_line: whether lines were counted for want of ids: the ids are "1", "2", ...
+    """
+
+    path: str
+    rows: dict[str, list[Row]]
+    by_line: bool = False
+
+    def picture(self, image: str) -> str:
+        """The file name of an image's picture, or its id where the file gives none."""
+        return self.rows[image][0].picture or image
+
+
+def read_captions(
+    path: str | os.PathLike[str], *, split: str | None = None, alternatives: bool = False
+) -> CaptionFile:
+    """The captions in a file, whichever of these its content shows it to be.
+
+    COCO's results (`[{"image_id": 42, "caption": "a dog"}]`) or annotations; Karpathy's JSON; one
+    JSON object of captions, or lists of them, by image id; JSON objects one a line, such as
+    `captax caption` writes; CSV with a header; Flickr8k's `picture.jpg#0<tab>caption`; else plain
+    text, a caption a line. Records name the picture by one of `ID_KEYS` and `PICTURE_KEYS`, and its
+    captions by one of `CAPTION_KEYS`.
+
+    Args:
+        path: the file.
+        split: of Karpathy's JSON: `train`, `dev` (or `val`) or `test`; all for `None`.
+        alternatives: take the alternatives, too, that `captax caption` writes beside a caption.
+
+    Raises:
+        CaptionFileError: the file cannot be read, is malformed, has no caption or no such split;
+            the message names the file and the line or key.
+    """
+    text = _read_text(Path(path))
+    start = text.lstrip()[:1]
+    suffix, path = Path(path).suffix.lower(), str(path)
+    lines = text.removesuffix("\n").split("\n")
+    rows: Iterable[Row]
+    by_line = False
+    if split is not None and suffix != ".json" and start != "{":
+        raise CaptionFileError(f"{path}: has no splits; leave out --split {split}")
+    if suffix == ".jsonl" or (start == "{" and suffix != ".txt" and _is_record(lines[0])):
+        rows = _json_lines(path, lines, alternatives)
+    elif suffix == ".json" or (start in ("{", "[") and suffix != ".txt"):
+        rows = _json(path, text, split)
+    elif suffix == ".csv" or _is_header(lines[0]):
+        rows = _csv(path, text)
+    elif _TOKEN_LINE.fullmatch(lines[0].rstrip("\r")):
+        rows = _tokens(path, lines)
+    else:
+        by_line = True
+        rows = (
+            Row(str(number), line.strip(), f"{path}, line {number}")
+            for number, line in enumerate(lines if text else [], 1)
+        )
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.image, []).append(row)
+    if not found:
+        raise CaptionFileError(f"{path}: no captions" + (f" of split {split}" if split else ""))
+    return CaptionFile(path, found, by_line)
+
+
+def read_objects(path: str | os.PathLike[str]) -> dict[str, set[str]]:
+    """The objects that are in pictures, for CHAIR: image id -> their names.
+
+    The file is COCO's instance annotations, or one JSON object of lists of names by image id.
+
+    Raises:
+        CaptionFileError: the file cannot be read or is malformed, or names an object that COCO has
+            not; the message names the file and the key.
+    """
+    path, content = str(path), _parse(str(path), _read_text(Path(path)))
+    if not isinstance(content, dict):
+        raise CaptionFileError(f"{path}: expected an object: image id -> list of objects")
+    if "annotations" not in content:
+        return {image: _objects(f"{path}, {image!r}", names) for image, names in content.items()}
+    names = {}
+    for index, category in enumerate(_list(path, content, "categories")):
+        where = f"{path}, categories[{index}]"
+        names[_value(where, category, "id")] = _value(where, category, "name")
+    found: dict[str, set[str]] = {}
+    for index, image in enumerate(_list(path, content, "images")):
+        where = f"{path}, images[{index}]"
+        found[_id(where, _value(where, image, "id"))] = set()
+    for index, note in enumerate(_list(path, content, "annotations")):
+        where = f"{path}, annotations[{index}]"
+        id, category = _id(where, _value(where, note, "image_id")), note.get("category_id")
+        if category not in names:
+            raise CaptionFileError(f"{where}: no category has the id {category!r}")
+        found.setdefault(id, set()).update(_objects(where, [names[category]]))
+    return found
+
+
+def _objects(where: str, names: object) -> set[str]:
+    if not isinstance(names, list):
+        raise CaptionFileError(f"{where}: expected a list of objects, got {type(names).__name__}")
+    try:
+        return set(map(known_object, names))
+    except CaptaxError as error:
+        raise CaptionFileError(f"{where}: {error}") from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CaptionFileError(
+            f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8"
+        ) from None
+    except OSError as error:
+        raise CaptionFileError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _is_record(line: str) -> bool:
+    """Whether a line is a whole JSON object that describes a picture."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    keys = record.keys() if isinstance(record, dict) else set()
+    return not keys.isdisjoint(ID_KEYS + PICTURE_KEYS) and not keys.isdisjoint(CAPTION_KEYS)
+
+
+def _is_header(line: str) -> bool:
+    columns = {name.strip() for name in line.split(",")}
+    return not columns.isdisjoint(ID_KEYS + PICTURE_KEYS) and not columns.isdisjoint(CAPTION_KEYS)
+
+
+def _parse(where: str, text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unlike)
+    except ValueError as error:
+        raise CaptionFileError(f"{where}: not JSON ({error})") from None
+
+
+def _json(path: str, text: str, split: str | None) -> Iterator[Row]:
+    content = _parse(path, text)
+    karpathy = isinstance(content, dict) and "annotations" not in content and "images" in content
+    if split is not None and not karpathy:
+        raise CaptionFileError(f"{path}: has no splits; leave out --split {split}")
+    if isinstance(content, list):
+        for index, record in enumerate(content):
+            yield from _record(f"{path}, [{index}]", record)
+        return
+    if not isinstance(content, dict):
+        raise CaptionFileError(f"{path}: neither a list nor an object of captions")
+    if karpathy:
+        yield from _karpathy(path, content, split)
+    elif "annotations" in content:
+        yield from _coco(path, content)
+    else:
+        captions = content.get("captions")  # what `captax evaluate --json` writes
+        for image, value in (captions if isinstance(captions, dict) else content).items():
+            yield from _rows(f"{path}, {image!r}", image, value)
+
+
+def _coco(path: str, content: dict[str, Any]) -> Iterator[Row]:
+    names: dict[str, str] = {}
+    for index, image in enumerate(_list(path, content, "images")):
+        where = f"{path}, images[{index}]"
+        id = _id(where, _value(where, image, "id"))
+        _refuse_second(where, id, names)
+        names[id] = str(image.get("file_name", ""))
+    captioned = set()
+    for index, note in enumerate(_list(path, content, "annotations")):
+        where = f"{path}, annotations[{index}]"
+        id = _id(where, _value(where, note, "image_id"))
+        captioned.add(id)
+        yield from _rows(where, id, _value(where, note, "caption"), names.get(id))
+    for index, id in enumerate(names):
+        if id not in captioned:
+            raise CaptionFileError(
+                f"{path}, images[{index}]: image {id!r} has no captions; add them or remove it"
+            )
+
+
+def _karpathy(path: str, content: dict[str, Any], split: str | None) -> Iterator[Row]:
+    wanted = _SPLITS.get(split or "", split)
+    seen: set[str] = set()
+    for index, image in enumerate(_list(path, content, "images")):
+        where = f"{path}, images[{index}]"
+        if wanted and _SPLITS.get(s := str(_value(where, image, "split")), s) != wanted:
+            continue
+        name = str(_value(where, image, "filename"))
+        id = str(image["cocoid"]) if "cocoid" in image else Path(name).stem
+        _refuse_second(where, id, seen)
+        seen.add(id)
+        sentences = _value(where, image, "sentences")
+        if not isinstance(sentences, list) or not sentences:
+            raise CaptionFileError(f"{where}: image {id!r} has no captions; add them or remove it")
+        for place, sentence in enumerate(sentences):
+            place_of = f"{where}.sentences[{place}]"
+            yield from _rows(place_of, id, _value(place_of, sentence, "raw"), name)
+
+
+def _json_lines(path: str, lines: list[str], alternatives: bool) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        record = _parse(where, line)
+        yield from _record(where, record)
+        if alternatives and "alternatives" in record:
+            for other in _list(where, record, "alternatives"):
+                yield from _record(where, record | {"caption": _value(where, other, "caption")})
+
+
+def _csv(path: str, text: str) -> Iterator[Row]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        line = reader.line_num + 1
+        for row in reader:
+            # A row that is quoted over several lines is named by its first.
+            where, line = f"{path}, line {line}", reader.line_num + 1
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise CaptionFileError(
+                    f"{where}: {len(row)} fields where the header has {len(header)}; put captions "
+                    f"that contain commas in double quotes"
+                )
+            yield from _record(where, dict(zip(header, row, strict=True)))
+    except csv.Error as error:
+        raise CaptionFileError(f"{path}, line {line}: {error}; check its quotes") from None
+
+
+def _tokens(path: str, lines: list[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        match = _TOKEN_LINE.fullmatch(line.rstrip("\r"))
+        if match is None:
+            raise CaptionFileError(f"{where}: expected picture.jpg#number<tab>caption")
+        yield Row(match[1], match[2].strip(), where, match[1])
+
+
+def _record(where: str, record: object) -> Iterator[Row]:
+    """The captions of one picture; `record` is an object of JSON or a row of CSV."""
+    if not isinstance(record, dict):
+        raise CaptionFileError(f"{where}: expected an object, got {type(record).__name__}")
+    picture = next((str(record[key]) for key in PICTURE_KEYS if key in record), None)
+    id = next((record[key] for key in ID_KEYS if key in record), picture)
+    key = next((key for key in CAPTION_KEYS if key in record), None)
+    if id is None or key is None:
+        wanted = ID_KEYS + PICTURE_KEYS if id is None else CAPTION_KEYS
+        of = "" if id is None else f" of image {str(id)!r}"
+        there = ", ".join(map(str, record)) or "nothing"
+        raise CaptionFileError(f"{where}: no {' or '.join(wanted)}{of}; it has {there}")
+    yield from _rows(where, _id(where, id), record[key], picture)
+
+
+def _rows(where: str, image: str, value: object, picture: str | None = None) -> Iterator[Row]:
+    captions = value if isinstance(value, list) else [value]
+    if not captions:
+        raise CaptionFileError(f"{where}: image {image!r} has an empty list of captions")
+    for caption in captions:
+        if not isinstance(caption, str):
+            raise CaptionFileError(
+                f"{where}: image {image!r} has {caption!r} where a caption, a string, is expected"
+            )
+        yield Row(image, caption.strip(), where, picture or None)
+
+
+def _id(where: str, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        raise CaptionFileError(f"{where}: {value!r} is no image id; give a number or a string")
+    return str(value)
+
+
+def _refuse_second(where: str, id: str, seen: Container[str]) -> None:
+    if id in seen:
+        raise CaptionFileError(f"{where}: image {id!r} comes twice; remove one")
+
+
+def _unlike(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; a key that comes twice would drop a caption without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = [key for key, _ in pairs]
+        twice = next(key for key in seen if seen.count(key) > 1)
+        raise ValueError(f"key {twice!r} comes twice in one object")
+    return found
+
+
+def _list(where: str, record: object, key: str) -> list[Any]:
+    found = _value(where, record, key)
+    if not isinstance(found, list):
+        raise CaptionFileError(f"{where}: {key!r} is no list")
+    return found
+
+
+def _value(where: str, record: object, key: str) -> Any:
+    if not isinstance(record, dict) or key not in record:
+        raise CaptionFileError(f"{where}: no {key!r}")
+    return record[key]

@@ -1,0 +1,83 @@
+"""The worst captions of a scored set as a web page: each picture, what was said, what was meant."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from captax.errors import CaptaxError
+from captax.images import SheetRow, find_images, write_sheet
+from captax.metrics import LOWER_IS_BETTER, Scores
+
+
+def write_worst(
+    path: str | os.PathLike[str],
+    scores: Scores,
+    hypotheses: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    pictures: Mapping[str, Path],
+    *,
+    by: str,
+    count: int,
+) -> None:
+    """Write the `count` images with the worst `by` (a metric) as an HTML sheet, worst first.
+
+    An image that is not in `pictures` makes a card without one.
+
+    Raises:
+        CaptaxError: there is no such metric of single images.
+        OutputError: the file cannot be written.
+    """
+    known = next(iter(scores.per_image.values()))
+    if by not in known:
+        there = ", ".join(known) or "none: ask for another metric, such as rouge-l"
+        raise CaptaxError(f"no metric {by!r} of single images; there are {there}")
+    sign = -1 if by in LOWER_IS_BETTER else 1
+    order = sorted(scores.per_image, key=lambda image: sign * scores.per_image[image][by])
+    rows = (
+        SheetRow(
+            pictures.get(image),
+            image,
+            hypotheses[image] or "(an empty caption)",
+            100 * scores.per_image[image][by],
+            tuple((text, None) for text in references[image]),
+            score_name=by,
+            others="References",
+            unfolded=True,
+            error=None if image in pictures else "no picture of this name was found",
+        )
+        for image in order[:count]
+    )
+    worst = min(count, len(order))
+    title = f"The {worst:,} worst of {len(order):,} captions by {by}"
+    write_sheet(path, rows, title=title)
+
+
+def find_pictures(
+    names: Mapping[str, Sequence[str]], folder: Path | None = None
+) -> dict[str, Path]:
+    """The picture of each image that has one: image id -> names that its file may have.
+
+    A name is taken as a path, by itself or in `folder`. Else the folder is searched for a picture
+    of that name, with any suffix, or, of a number, for one whose name ends with it as COCO's do
+    (`COCO_val2014_000000000042.jpg`).
+
+    Raises:
+        ImageError: there is no such folder, or no picture in it.
+    """
+    by_name: dict[str, Path] = {}
+    for path in find_images([folder]) if folder is not None else []:
+        number = path.stem.rpartition("_")[2]
+        if number.isdecimal():
+            by_name.setdefault(str(int(number)), path)
+        by_name.setdefault(path.stem, path)
+        by_name.setdefault(path.name, path)
+    found = {}
+    for image, candidates in names.items():
+        for name in map(Path, candidates):
+            places = [name] if folder is None else [folder / name, name]
+            here = [place for place in places if place.is_file()]
+            here += [by_name[each] for each in (name.name, name.stem) if each in by_name]
+            if here:
+                found[image] = here[0]
+                break
+    return found
