@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -163,7 +164,7 @@ class _Run:
     def run_stage(self, index: int, stage: Stage) -> None:
         """Train one stage to its end."""
         options, progress = self.recipe.optimizer, self.progress
-        total = stage.epochs * self.steps_per_epoch
+        total = self._steps(stage)
         optimizer, schedule = make_optimizer(stage, options, total)
         names = self.trained[index]
         state = begin_stage({n: self.parameters[n] for n in names}, optimizer, options)
@@ -236,6 +237,9 @@ class _Run:
     def _out_of_patience(self) -> bool:
         patience = self.recipe.evaluation.patience
         return patience is not None and self.progress.evaluations_since >= patience
+
+    def _steps(self, stage: Stage) -> int:
+        return min(stage.epochs * self.steps_per_epoch, stage.max_steps or sys.maxsize)
 
     def _step(self, stage: Stage, optimizer: Any) -> tuple[Step, Critic | None]:
         options = self.recipe.optimizer
@@ -320,7 +324,7 @@ class _Run:
         recipe, size = self.recipe, self.recipe.optimizer.batch_size
         rows = self.placement.rows(size)
         before = sum(earlier.epochs for earlier in recipe.stages[:index])
-        for number in range(self.progress.stage_step, stage.epochs * self.steps_per_epoch):
+        for number in range(self.progress.stage_step, self._steps(stage)):
             epoch = before + number // self.steps_per_epoch
             order = data.epoch_order(self.task.size, seed=recipe.seed, epoch=epoch)
             start = number % self.steps_per_epoch * size

@@ -168,11 +168,12 @@ class Stage(_Section):
     `trainable` and the keys of `lr_scale` are regular expressions searched from the start of a
     parameter's name, such as `decoder.layers.0.mlp.up.kernel`. `views` augmented views of each
     picture are computed once, as far as the encoder is frozen, and kept on disk; without, pictures
-    are decoded and augmented anew in every epoch.
+    are decoded and augmented anew in every epoch. `max_steps` ends a stage before its epochs do.
     """
 
     name: str
     epochs: PositiveInt
+    max_steps: PositiveInt | None = None
     lr: PositiveFloat
     warmup_steps: NonNegativeInt = 0
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

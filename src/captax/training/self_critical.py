@@ -67,12 +67,10 @@ class Critic:
         self, model: Callable[[Parameters], Any], **how: Any
     ) -> Callable[[Parameters, Any, Any], Array]:
         task = self.task
-        unknown = task.subject.tokenizer.unk_id
         config: GenerationConfig = task.generation.replace(
             temperature=self.options.temperature,
             top_k=0,
             no_repeat_ngram_size=0,
-            suppress_tokens=() if unknown is None else (unknown,),
             **how,
         )
 

@@ -140,17 +140,15 @@ def make_step(
         if parts == 1:
             return gradients(parameters, frozen, batch, key)
         # Every part takes rows from all over the batch, as a mesh of devices holds them.
-        split = jax.tree.map(
-            lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1),
-            batch,
-        )
+        leaves, structure = jax.tree.flatten(batch)
+        split = [x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for x in leaves]
 
         def add(sums: Any, indexed: Any) -> tuple[Any, None]:
-            index, part = indexed
+            index, part = indexed[0], jax.tree.unflatten(structure, indexed[1])
             found = gradients(parameters, frozen, part, jax.random.fold_in(key, index))
             return jax.tree.map(jnp.add, sums, found), None
 
-        first = jax.tree.map(lambda x: x[0], split)
+        first = jax.tree.unflatten(structure, [x[0] for x in split])
         shapes = jax.eval_shape(gradients, parameters, frozen, first, key)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.scan(add, zeros, (jnp.arange(parts), split))[0]

@@ -117,8 +117,10 @@ class WritingTask(Task):
     def __init__(self, recipe: Recipe, subject: Any):
         super().__init__(recipe)
         self.subject = subject
-        said = recipe.evaluation
+        said, unknown = recipe.evaluation, subject.tokenizer.unk_id
         subject.generation = subject.generation.replace(
+            # It stands for words that were not learned, and decodes to nothing.
+            suppress_tokens=() if unknown is None else (unknown,),
             num_beams=said.num_beams,
             max_new_tokens=said.max_new_tokens,
             no_repeat_ngram_size=said.no_repeat_ngram_size,
