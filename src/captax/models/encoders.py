@@ -99,7 +99,6 @@ class VisionEncoder(nnx.Module):
         _, height, width, _ = pixels.shape
         return self.suffix(pixels, 0, (height, width))
 
-
     def label(self, features: Features) -> Float[Array, "batch labels"]:
         """Logits of the labels, of a classifier."""
         raise NotImplementedError

@@ -6,7 +6,6 @@ to, `width` model width, `heads`, `head` = width of one head.
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -74,51 +73,56 @@ def project(
 
     The result is of the type that `activation_dtype` says.
     """
-    if kernel.dtype == jnp.float32:
-        return _product(x, kernel)
-    return _narrow_product(x, kernel).astype(activation_dtype(kernel.dtype))
+    rows = _product(x.reshape(-1, x.shape[-1]), kernel)
+    return rows.reshape(*x.shape[:-1], -1).astype(activation_dtype(kernel.dtype))
 
 
-def _product(x: Array, kernel: Array) -> Float[Array, "*batch width_out"]:
+@jax.custom_vjp
+def _product(
+    rows: Float[Array, "rows width_in"], kernel: Float[Array, "width_out width_in"]
+) -> Float[Array, "rows width_out"]:
     """In the order that suits the number of rows.
 
     Of a few rows, as in decoding, nearly all the time goes to reading the kernel. XLA:CPU reads it
     up to twice as fast when it comes first in the product.
     """
-    last = x.ndim - 1
-    if math.prod(x.shape[:-1]) > FEW_ROWS:
-        axes = (((last,), (1,)), ((), ()))
-        return jax.lax.dot_general(x, kernel, axes, preferred_element_type=jnp.float32)
-    axes = (((1,), (last,)), ((), ()))
-    y = jax.lax.dot_general(kernel, x, axes, preferred_element_type=jnp.float32)
-    return jnp.moveaxis(y, 0, -1)
+    count = len(rows)
+    rows = rows.astype(kernel.dtype)
+    if kernel.dtype != jnp.float32:
+        rows = jnp.pad(rows, ((0, max(0, FEWEST_NARROW_ROWS - count)), (0, 0)))
+    if count > FEW_ROWS:
+        return _sum_over(rows, 1, kernel, 1)
+    return _sum_over(kernel, 1, rows, 1).T[:count]
 
 
-# Left to itself, the gradient would be of products of a narrow and a wide array, which are slow.
-@jax.custom_vjp
-def _narrow_product(x: Array, kernel: Array) -> Float[Array, "*batch width_out"]:
-    rows = x.reshape(-1, x.shape[-1]).astype(kernel.dtype)
-    filled = jnp.pad(rows, ((0, max(0, FEWEST_NARROW_ROWS - len(rows))), (0, 0)))
-    return _product(filled, kernel)[: len(rows)].reshape(*x.shape[:-1], -1)
+def _product_forward(rows: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _product(rows, kernel), (rows, kernel)
 
 
-def _narrow_product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _narrow_product(x, kernel), (x, kernel)
+def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    rows, kernel = saved
+    # Once and for all: XLA:CPU would compute it again, with all that leads to it, wherever it lays
+    # it out for a product.
+    by = jax.lax.optimization_barrier(gradient.astype(kernel.dtype))
+    by_rows = _sum_over(by, 1, kernel, 0)
+    if kernel.dtype == jnp.float32:
+        by_kernel = _sum_over(by, 0, rows, 0)
+    else:
+        # It widens the operands of a product that sums over the first axis of both. Laid across, as
+        # a batch of one, they stay narrow.
+        across = jax.lax.optimization_barrier(by[None].swapaxes(1, 2))
+        narrow = rows.astype(kernel.dtype)[None]
+        by_kernel = jnp.matmul(across, narrow, preferred_element_type=jnp.float32)[0]
+    return by_rows.astype(rows.dtype), by_kernel.astype(kernel.dtype)
 
 
-def _narrow_product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    rows = x.reshape(-1, x.shape[-1]).astype(kernel.dtype)
-    gradient = gradient.reshape(-1, gradient.shape[-1]).astype(kernel.dtype)
-    by_x = jnp.dot(gradient, kernel, preferred_element_type=jnp.float32)
-    # XLA:CPU widens the operands of a product that sums over the first axis of both. Laid across,
-    # as a batch of one, they stay narrow.
-    across = jax.lax.optimization_barrier(gradient[None].swapaxes(1, 2))
-    by_kernel = jnp.matmul(across, rows[None], preferred_element_type=jnp.float32)[0]
-    return by_x.reshape(x.shape).astype(x.dtype), by_kernel.astype(kernel.dtype)
+_product.defvjp(_product_forward, _product_backward)
 
 
-_narrow_product.defvjp(_narrow_product_forward, _narrow_product_backward)
+def _sum_over(a: Array, of_a: int, b: Array, of_b: int) -> Float[Array, "_ _"]:
+    """The product of two matrices over an axis of each, in float32."""
+    axes = (((of_a,), (of_b,)), ((), ()))
+    return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
 def look_up(
