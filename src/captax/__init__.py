@@ -6,6 +6,7 @@
 """
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("captax")
     if name not in _HOME:
         raise AttributeError(f"module 'captax' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,11 +1,17 @@
 """A made-up dataset of a dozen pictures, small enough to train on in a test."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
+
+from captax.models import efficientnet
+from captax.training import build
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
 
@@ -45,3 +51,31 @@ def dataset() -> Callable[[Path], Path]:
         return root
 
     return write
+
+
+@pytest.fixture(scope="package", autouse=True)
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What one run compiles, the next finds."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def small_encoder(make_model: Callable[..., Any]) -> Iterator[Any]:
+    """One block wherever there would be an EfficientNet-Lite, pretrained or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficientnet, "STAGES", ((1, 3, 16, 1, 8),))
+        encoder = make_model({"model_type": "efficientnet-lite", "image_size": 40})
+        patch.setattr(build, "load_efficientnet_lite", lambda size, weights: encoder)
+        yield encoder

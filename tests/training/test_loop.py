@@ -1,21 +1,20 @@
 """Whole training runs on a dozen made-up pictures: to the end, and killed on the way."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
+import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import captax
-from captax.models import efficientnet
-from captax.models.efficientnet import EfficientNetLite
-from captax.training import build, tasks
-from captax.training.watch import DivergedError, Log, read_log
+from captax.checkpoints.state import parameters
+from captax.training import loop, tasks
 from captax.training.loop import train
+from captax.training.lora import merge_lora
 from captax.training.recipe import Recipe, RecipeError
+from captax.training.watch import DivergedError, Log, read_log
 
 # Two stages of four steps, one epoch each; checkpoints at steps 3, 4, 6 and 8.
 RECIPE: dict[str, Any] = {
@@ -56,6 +55,9 @@ RECIPE: dict[str, Any] = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("small_encoder")
+
+
 @pytest.fixture(scope="module")
 def root(dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dataset(tmp_path_factory.mktemp("data"))
@@ -66,32 +68,8 @@ def recipe(root: Path) -> Recipe:
     return Recipe.model_validate({**RECIPE, "data": {**RECIPE["data"], "root": root}})
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_encoder(
-    make_model: Callable[..., EfficientNetLite], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
-    """One block in place of the pretrained encoder; and what a run compiles, the next finds."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "STAGES", ((1, 3, 16, 1, 8),))
-        encoder = make_model({"model_type": "efficientnet-lite", "image_size": 40})
-        patch.setattr(build, "load_efficientnet_lite", lambda size, weights: encoder)
-        for name, value in options.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
 @pytest.fixture(scope="module")
-def finished(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(recipe: Recipe, small_encoder: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing interrupted."""
     out = tmp_path_factory.mktemp("finished") / "run"
     assert train(recipe, out) == out / "best"
@@ -205,3 +183,134 @@ def test_a_loss_that_is_no_number_stops_the_run(
     with pytest.raises(DivergedError, match=r"step 1: the loss is (nan|inf) and a gradient is"):
         train(recipe, out)
     assert read_log(out / "log.jsonl") == []
+
+
+def canned(monkeypatch: pytest.MonkeyPatch, *scores: float) -> list[dict[str, Any]]:
+    """Evaluations that give these CIDEr-D, in order; and the parameters that each was given."""
+    given: list[dict[str, Any]] = []
+
+    def evaluate(self: Any, model: Any) -> Callable[..., tasks.Evaluation]:
+        def run(parameters: dict[str, Any]) -> tasks.Evaluation:
+            given.append({**parameters})
+            return tasks.Evaluation({"CIDEr-D": scores[len(given) - 1], "loss": 1.0}, [], [])
+
+        return run
+
+    monkeypatch.setattr(tasks.CaptionTask, "evaluate", evaluate)
+    return given
+
+
+EVALUATION = RECIPE["evaluation"]
+DECODER = {"epochs": 2, "lr": 1e-2, "trainable": ["decoder"], "views": 2}
+
+
+def test_a_stage_ends_when_nothing_gets_better(
+    finished: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = finished.with_name("patient")
+    stages = [{**DECODER, "name": "first"}, {**DECODER, "name": "second"}]
+    patient = changed(
+        recipe, stages=stages, keep=3, evaluation={**EVALUATION, "steps": 2, "patience": 2}, save_every=100
+    )
+    # The second stage takes up counting anew: its first evaluation is a third without a better.
+    canned(monkeypatch, 0.2, 0.4, 0.3, 0.4, 0.1, 0.5, 0.2, 0.3)
+    train(patient, out)
+    log = records(out)
+    steps = [(record["step"], record["stage"]) for record in log if "loss" in record]
+    assert steps == [(n, "first") for n in range(1, 9)] + [(n, "second") for n in range(9, 17)]
+    assert "| CIDEr-D x 100 | 50.0 |" in (out / "best" / "README.md").read_text()
+    kept = sorted(int(path.name) for path in (out / "checkpoints").iterdir())
+    assert kept == [12, 14, 16]
+    # Another run is out of patience at its third evaluation, and stays so when called again.
+    out, scores = finished.with_name("impatient"), [0.4, 0.3, 0.4, 0.1, 0.3]
+    canned(monkeypatch, *scores)
+    train(patient, out)
+    steps = [(record["step"], record["stage"]) for record in records(out) if "loss" in record]
+    assert steps == [(n, "first") for n in range(1, 7)] + [(n, "second") for n in range(7, 11)]
+    before = (out / "log.jsonl").read_bytes()
+    canned(monkeypatch)
+    train(patient, out)
+    assert (out / "log.jsonl").read_bytes() == before
+
+
+def test_errors_are_best_when_they_are_few_and_steps_may_be_too(
+    finished: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = finished.with_name("errors")
+    stages = [{**DECODER, "name": "s", "max_steps": 6}]
+    options = {**EVALUATION, "metric": "loss", "steps": 4}
+    by_loss = changed(recipe, stages=stages, evaluation=options)
+    losses = iter([0.5, 0.7])
+
+    def evaluate(self: Any, model: Any) -> Callable[..., tasks.Evaluation]:
+        return lambda parameters: tasks.Evaluation({"loss": next(losses)}, [], [])
+
+    monkeypatch.setattr(tasks.CaptionTask, "evaluate", evaluate)
+    train(by_loss, out)
+    assert [r["step"] for r in records(out) if "scores" in r] == [4, 6]
+    assert "| loss | 0.500 |" in (out / "best" / "README.md").read_text()
+
+
+def test_a_run_may_begin_with_anothers_weights(
+    finished: Path, recipe: Recipe, root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    want = parameters(captax.load_model(finished / "best"))
+    one = [{**DECODER, "name": "s", "epochs": 1, "lr": 1e-12}]
+    still = changed(recipe, stages=one, optimizer={"batch_size": 8})
+    for number, start in enumerate((finished, finished / "best")):
+        canned(monkeypatch, 0.5)
+        out = finished.with_name(f"from-{number}")
+        train(still, out, init_from=start)
+        got = parameters(captax.load_model(out / "best"))
+        for name, value in want.items():
+            np.testing.assert_allclose(got[name], value, atol=1e-6, err_msg=name)
+    model = {**RECIPE["model"], "decoder": {**RECIPE["model"]["decoder"], "width": 8}}
+    with pytest.raises(RecipeError, match=r"best: holds another model|holds another model than"):
+        train(changed(still, model=model), tmp_path / "other", init_from=finished)
+
+
+def test_low_rank_and_self_critical_stages_go_on_bit_for_bit(
+    finished: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier stage alone trained is in the checkpoint of the next."""
+    lora = {"rank": 2, "targets": [r"decoder\..*(query|value)\.kernel"]}
+    stages = [
+        {"name": "norms", "epochs": 1, "lr": 3e-2, "trainable": [r"decoder\..*norm"], "views": 2},
+        {"name": "lora", "epochs": 1, "lr": 1e-1, "views": 2, "self_critical": {"samples": 2}},
+    ]
+    both = changed(recipe, model={**RECIPE["model"], "lora": lora}, stages=stages)
+    begun = {}
+    begin = loop.begin_stage
+
+    def spy(parameters: dict[str, Any], *options: Any) -> Any:
+        begun[len(begun)] = set(parameters)
+        return begin(parameters, *options)
+
+    monkeypatch.setattr(loop, "begin_stage", spy)
+    whole, out = finished.with_name("lora"), finished.with_name("lora-killed")
+    given = canned(monkeypatch, 0.1, 0.2)
+    train(both, whole)
+    thin = {name for name in begun[1] if name.endswith((".lora_down", ".lora_up"))}
+    assert begun[1] == thin and len(thin) == 8 and not thin & begun[0]
+    # What was saved is the model that was judged, its kernels merged.
+    saved = parameters(captax.load_model(whole / "best"))
+    judged = merge_lora(given[1], both.model.lora)
+    assert saved.keys() == judged.keys()
+    for name, value in judged.items():
+        np.testing.assert_allclose(saved[name], value, atol=1e-6, err_msg=name)
+    moved = {name for name in saved if not np.allclose(given[0][name], saved[name], atol=1e-7)}
+    assert moved and moved <= {name.rpartition(".lora_")[0] for name in thin}
+    rewards = [record["reward"] for record in records(whole) if "reward" in record]
+    assert len(rewards) == 4 and min(rewards) >= 0
+
+    for step, key in ((5, "loss"), (7, "loss")):
+        with monkeypatch.context() as patch:
+            canned(patch, 0.1, 0.2)
+            patch.setattr(Log, "write", killed_at(step, key))
+            with pytest.raises(Killed):
+                train(both, out)
+    canned(monkeypatch, 0.2)
+    train(both, out)
+    assert records(out) == records(whole)
+    best = "best/model.safetensors"
+    assert (out / best).read_bytes() == (whole / best).read_bytes()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from captax.training.recipe import Recipe, RecipeError, load_recipe, recipe_names
+from captax.training.recipe import Recipe, RecipeError, Source, load_recipe, recipe_names
 
 RECIPE = """
 name: small
@@ -83,7 +83,7 @@ def test_any_field_can_be_set(write: Callable[[str], str]) -> None:
         ("seed=[1", "'[1' is not a YAML value"),
         ("sed=1", "sed: unknown key; did you mean seed?"),
         ("optimizer.bath_size=1", "optimizer.bath_size: unknown key; did you mean batch_size?"),
-        ("stages.1.learning=1", "stages.1.learning: unknown key; known are name, epochs, lr,"),
+        ("stages.1.learning=1", "stages.1.learning: unknown key; known are name, epochs, max_steps, lr,"),
         ("data.dev.0.spilt=dev", "data.dev.0.spilt: unknown key; did you mean split?"),
         ("model.decoder.witdh=1", "model.decoder.witdh: unknown key; did you mean width?"),
         ("optimizer.batch_size=0", "optimizer.batch_size: .*greater than 0.*got 0"),
@@ -94,7 +94,24 @@ def test_any_field_can_be_set(write: Callable[[str], str]) -> None:
         ("stages.0.trainable=['(']", "stages.0.trainable: '(' is not a regular expression"),
         ("data.dev.0.split=val", "data.dev.0.split: .*'train', 'dev' or 'test'.*got 'val'"),
         ("model.decoder.heads=7", "model.decoder: width 384 is not a multiple of heads 7"),
-        ("model.encoder.size=5", "model.encoder.size: .*less than or equal to 4"),
+        ("model.encoder.size=5", "model.encoder.size: unknown key; known are checkpoint, weights"),
+        ("model.encoder.image_size=0", "model.encoder.image_size: .*greater than 0"),
+        ("model={checkpoint: x, decoder: {}}", "model: decoder: decided by model.checkpoint; leave"),
+        ("data.row_tokens=22", "data: row_tokens is 22: a caption of max_tokens 24 takes 23"),
+        ("model.decoder={checkpoint: gpt2, layers: 2}", "layers: decided by decoder.checkpoint;"),
+        ("model.lora.rank=0", "model.lora.rank: .*greater than 0"),
+        ("model.lora.targets=['[']", "model.lora.targets: '[' is not a regular expression"),
+        ("data.train.0.rows='-300'", "data.train.0.rows: .*match pattern"),
+        ("data.captions=two", "data.captions: .*'all', 'one' or 'longest'"),
+        ("optimizer.name=adagrad", "optimizer.name: .*'adamw'.*got 'adagrad'"),
+        ("optimizer.accumulation=2", "optimizer: batch_size 25 is not a multiple of accumulation 2"),
+        ("optimizer.precision=float16", "optimizer.precision: .*'float32' or 'bfloat16'"),
+        ("optimizer.ema_decay=1", "optimizer.ema_decay: .*less than 1"),
+        ("stages.0.schedule=step", "stages.0.schedule: .*'cosine', 'linear' or 'constant'"),
+        ("stages.0.lr_scale={'(': 1}", "stages.0.lr_scale: '(' is not a regular expression"),
+        ("stages.0.self_critical.samples=1", "stages.0.self_critical.samples: .*or equal to 2"),
+        ("mesh.fsdp=0", "mesh.fsdp: .*greater than 0"),
+        ("keep=0", "keep: .*greater than 0"),
         ("data.max_tokens=1", "data.max_tokens: .*greater than or equal to 2"),
         ("model.decoder.max_positions=9", ": data.max_tokens is 24, .*max_positions .9.$"),
         ("evaluation.max_new_tokens=65", "evaluation.max_new_tokens is 65, more than"),
@@ -105,6 +122,28 @@ def test_a_mistake_is_told_with_its_place_and_what_would_be_right(
 ) -> None:
     said = error_of(write(RECIPE), override)
     assert re.search(message if "*" in message else re.escape(message), said), said
+
+
+@pytest.mark.parametrize(
+    ("task", "stage", "message"),
+    [
+        ("classify", "self_critical={samples: 2}", "stages with self_critical are for captions;"),
+        ("rewrite", "views=2", "stages with views are for pictures; task is rewrite"),
+    ],
+)
+def test_what_a_task_cannot_do_is_refused(
+    write: Callable[[str], str], task: str, stage: str, message: str
+) -> None:
+    said = error_of(write(RECIPE), f"task={task}", f"stages.0.{stage}")
+    assert message in said
+
+
+@pytest.mark.parametrize(
+    ("rows", "left"),
+    [(None, [0, 1, 2, 3]), (":-1", [0, 1, 2]), ("-1:", [3]), ("1:3", [1, 2]), (":", [0, 1, 2, 3])],
+)
+def test_rows_are_slices(rows: str | None, left: list[int]) -> None:
+    assert Source(path="x", rows=rows).take([0, 1, 2, 3]) == left
 
 
 def test_every_mistake_is_told_at_once(write: Callable[[str], str]) -> None:

@@ -1,28 +1,27 @@
-"""The loss, the optimiser and the step, against arithmetic done by hand."""
+"""The loss and the step, against arithmetic done by hand and against one another."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
+from flax import nnx
 from jaxtyping import Array
 
-from captax.checkpoints.state import rebuilder
-from captax.models.decoders import TextDecoder
-from captax.models.efficientnet import EfficientNetLiteConfig
-from captax.models.encoder_decoder import EncoderDecoder
-from captax.models.encoders import Features, VisionEncoder
-from captax.models.layers import Dropout, parameter
+from captax.checkpoints.state import parameters, rebuilder
+from captax.models.layers import Dropout, Layer, LayerConfig, parameter, run_layer
+from captax.training.optimizers import make_optimizer
 from captax.training.recipe import Optimizer, Stage
 from captax.training.step import (
-    Batch,
+    Losses,
     Parameters,
+    TrainState,
     begin_stage,
-    make_optimizer,
     make_step,
     matches,
-    smoothed_cross_entropy,
+    token_losses,
 )
 
 
@@ -30,28 +29,31 @@ def test_cross_entropy_is_that_of_a_smoothed_target() -> None:
     rng = np.random.default_rng(0)
     logits = 3 * rng.standard_normal((2, 3, 5)).astype(np.float32)
     targets = rng.integers(0, 5, (2, 3)).astype(np.int32)
-    weights = np.array([[1, 1, 0], [1, 0, 0]], np.float32)
-    smoothed = plain = 0.0
-    for row, column in zip(*np.nonzero(weights), strict=True):
+    counted = np.array([[True, True, False], [True, False, False]])
+    smoothed = plain = right = 0.0
+    for row, column in zip(*np.nonzero(counted), strict=True):
         logprobs = logits[row, column] - np.log(np.exp(logits[row, column]).sum())
         target = np.full(5, 0.2 / 5)
         target[targets[row, column]] += 0.8
-        smoothed -= target @ logprobs / 3
-        plain -= logprobs[targets[row, column]] / 3
-    got = smoothed_cross_entropy(jnp.array(logits), jnp.array(targets), jnp.array(weights), 0.2)
-    np.testing.assert_allclose(got, (smoothed, plain), rtol=1e-5)
+        smoothed -= target @ logprobs
+        plain -= logprobs[targets[row, column]]
+        right += logprobs.argmax() == targets[row, column]
+    got = token_losses(jnp.array(logits), jnp.array(targets), jnp.array(counted), 0.2)
+    np.testing.assert_allclose(got.total, smoothed, rtol=1e-5)
+    np.testing.assert_allclose(got.measures["nll"], plain, rtol=1e-5)
+    assert (got.weight, got.measures["accuracy"]) == (3, right)
 
 
 def test_padding_counts_nothing() -> None:
     rng = np.random.default_rng(0)
     logits = jnp.array(rng.standard_normal((1, 4, 5)), jnp.float32)
-    targets, weights = jnp.array([[1, 2, 3, 4]]), jnp.array([[1.0, 1, 0, 0]])
-    want = smoothed_cross_entropy(logits[:, :2], targets[:, :2], weights[:, :2], 0.1)
-    np.testing.assert_allclose(smoothed_cross_entropy(logits, targets, weights, 0.1), want)
-    loud = logits.at[:, 2:].set(1e4)
-    np.testing.assert_allclose(smoothed_cross_entropy(loud, targets, weights, 0.1), want)
-    empty = smoothed_cross_entropy(logits, targets, jnp.zeros((1, 4)), 0.1)
-    np.testing.assert_array_equal(empty, (0, 0))
+    targets, counted = jnp.array([[1, 2, 3, 4]]), jnp.array([[True, True, False, False]])
+    want = token_losses(logits[:, :2], targets[:, :2], counted[:, :2], 0.1)
+    for padded in (logits, logits.at[:, 2:].set(1e4)):
+        got = token_losses(padded, targets, counted, 0.1)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, want)
+    empty = token_losses(logits, targets, jnp.zeros((1, 4), bool), 0.1)
+    assert (empty.total, empty.weight, empty.measures["nll"]) == (0, 0, 0)
 
 
 def test_patterns_match_from_the_start_of_a_name() -> None:
@@ -62,138 +64,112 @@ def test_patterns_match_from_the_start_of_a_name() -> None:
     assert not matches([], "decoder")
 
 
-NAMES = ("decoder.mlp.kernel", "decoder.mlp.bias", "decoder.embedding", "encoder.head.kernel")
+class Texts(NamedTuple):
+    """What the toy models learn: the next token, wherever it is counted."""
+
+    tokens: Any
+    targets: Any
+    counted: Any
+    seen: Any
 
 
-def updates(stage: Stage, options: Optimizer, steps: int, count: int) -> list[Parameters]:
-    """What the first `count` steps subtract of parameters that are all 1, at gradients of 1."""
-    optimizer, _ = make_optimizer(stage, options, steps)
-    ones = {name: jnp.ones(()) for name in NAMES}
-    memory, found = optimizer.init(ones), []
-    for _ in range(count):
-        change, memory = optimizer.update(ones, memory, ones)
-        found.append({name: -float(value) for name, value in change.items()})
-    return found
+def loss(model: Any, batch: Texts) -> Losses:
+    logits = model(batch.tokens, batch.seen)
+    return token_losses(logits, batch.targets, batch.counted)
 
 
-def test_a_step_warms_up_decays_kernels_and_scales_groups() -> None:
-    stage = Stage(
-        name="s", epochs=1, lr=0.1, warmup_steps=4, lr_scale={r"encoder\.": 0.5, "encoder": 9.0}
-    )
-    options = Optimizer(weight_decay=0.3, clip_norm=1.0)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.1, 4, 20, end_value=0.001)
-    found = updates(stage, options, 20, 19)
-    for step, update in enumerate(found):
-        # Adam's step is 1 while gradients stay the same, clipped or not.
-        lr = float(schedule(step))
-        np.testing.assert_allclose(update["decoder.mlp.bias"], lr, atol=1e-6)
-        np.testing.assert_allclose(update["decoder.embedding"], lr, atol=1e-6)
-        np.testing.assert_allclose(update["decoder.mlp.kernel"], 1.3 * lr, atol=1e-6)
-        np.testing.assert_allclose(update["encoder.head.kernel"], 0.65 * lr, atol=1e-6)
-    rates = [update["decoder.mlp.bias"] for update in found]
-    np.testing.assert_allclose(rates[:5], [0, 0.025, 0.05, 0.075, 0.1], atol=1e-6)
-    assert np.argmax(rates) == 4 and (np.diff(rates[4:]) < 0).all() and rates[-1] < 0.006
-
-
-def test_a_warm_up_longer_than_the_stage_is_cut_to_it() -> None:
-    stage = Stage(name="s", epochs=1, lr=0.1, warmup_steps=100)
-    rates = [update["decoder.mlp.bias"] for update in updates(stage, Optimizer(), 3, 3)]
-    np.testing.assert_allclose(rates, [0, 0.05, 0.1], atol=1e-6)
-    only = updates(stage, Optimizer(), 1, 1)  # a stage of one step
-    assert np.isfinite(only[0]["decoder.mlp.bias"])
-
-
-class OneLayer(VisionEncoder):
-    config = EfficientNetLiteConfig()  # any will do: nothing is saved here
-    image_size = (2, 2)
-
-    def __init__(self) -> None:
-        self.scale = parameter(None, (3,))
-
-    def parts(self) -> list[Any]:
-        return [lambda x: x * self.scale[...]]
-
-    def features(self, x: Array, image_size: tuple[int, int]) -> Features:
-        return Features(tokens=x.reshape(x.shape[0], -1, 3), grid=image_size)
-
-
-class Bag(TextDecoder):
-    """Predicts from the mean of what is seen and the token before."""
-
-    config = EfficientNetLiteConfig()
-    context_width = None
+class Bag(nnx.Module):
+    """Predicts from what is seen, scaled, and the token before."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         self.embedding = parameter(None, (4, 3))
+        self.scale = parameter(None, (3,))
         self.dropout = Dropout(dropout)
 
-    def __call__(
-        self, features: Features, tokens: Array, positions: Any = None, segments: Any = None
-    ) -> Array:
-        x = features.tokens.mean(1, keepdims=True) + self.embedding[...][tokens]
+    def __call__(self, tokens: Array, seen: Array) -> Array:
+        x = (seen * self.scale[...])[:, None] + self.embedding[...][tokens]
         return self.dropout(x) @ self.embedding[...].T
 
 
-def batch() -> Batch:
+def batch() -> Texts:
     rng = np.random.default_rng(0)
-    return Batch(
-        pictures=rng.standard_normal((2, 2, 2, 3)).astype(np.float16),
-        inputs=np.array([[1, 3, 1, 0], [1, 0, 0, 0]], np.int32),
+    return Texts(
+        tokens=np.array([[1, 3, 1, 0], [1, 0, 0, 0]], np.int32),
         targets=np.array([[3, 2, 2, 0], [2, 0, 0, 0]], np.int32),
-        positions=np.array([[0, 1, 0, 0], [0, 0, 0, 0]], np.int32),
-        segments=np.array([[1, 1, 2, 0], [1, 0, 0, 0]], np.int32),
+        counted=np.array([[1, 1, 1, 0], [1, 0, 0, 0]], bool),
+        seen=rng.standard_normal((2, 3)).astype(np.float32),
     )
 
 
-def test_a_step_moves_the_trainable_by_the_gradient_and_nothing_else() -> None:
-    rng = np.random.default_rng(1)
-    embedding = jnp.array(rng.standard_normal((4, 3)), jnp.float32)
-    scale = jnp.ones(3)
-    stage = Stage(name="s", epochs=1, lr=0.01, warmup_steps=0)
-    options = Optimizer(clip_norm=0.1, ema_decay=0.9, label_smoothing=0.0)
-    optimizer, _ = make_optimizer(stage, options, 100)
-    rebuild = rebuilder(EncoderDecoder(OneLayer(), Bag()))
-    step = make_step(rebuild, 0, optimizer, options)
+def embedding() -> Array:
+    return jnp.array(np.random.default_rng(1).standard_normal((4, 3)), jnp.float32)
 
-    def loss(embedding: Array) -> Array:
-        """The mean over the four real targets, each predicted from its input and picture."""
-        total = 0.0
+
+def test_a_step_moves_the_trainable_by_the_gradient_and_nothing_else() -> None:
+    stage = Stage(name="s", epochs=1, lr=0.01, warmup_steps=0)
+    options = Optimizer(clip_norm=0.1, ema_decay=0.9)
+    optimizer, _ = make_optimizer(stage, options, 100)
+    step = make_step(rebuilder(Bag()), loss, optimizer, options)
+
+    def by_hand(embedding: Array) -> Array:
+        """The mean over the four real targets, each predicted from its input and what is seen."""
+        total = jnp.zeros(())
         for row, token, target in ((0, 1, 3), (0, 3, 2), (0, 1, 2), (1, 1, 2)):
-            seen = jnp.asarray(batch().pictures[row], jnp.float32).mean((0, 1))
-            total -= jax.nn.log_softmax((seen + embedding[token]) @ embedding.T)[target]
+            logits = (batch().seen[row] + embedding[token]) @ embedding.T
+            total -= jax.nn.log_softmax(logits)[target]
         return total / 4
 
-    value, gradient = jax.value_and_grad(loss)(embedding)
-    trainable, frozen = {"decoder.embedding": embedding}, {"encoder.scale": scale}
-    state = begin_stage(trainable, optimizer)
+    value, gradient = jax.value_and_grad(by_hand)(embedding())
+    trainable, frozen = {"embedding": embedding()}, {"scale": jnp.ones(3)}
+    state = begin_stage(trainable, optimizer, options)
     state, measured = step(state, frozen, batch(), jax.random.key(0))
     np.testing.assert_allclose(measured["nll"], value, rtol=1e-5)
     np.testing.assert_allclose(measured["loss"], value, rtol=1e-5)
     norm = np.linalg.norm(gradient)
     np.testing.assert_allclose(measured["gradient_norm"], norm, rtol=1e-5)  # before clipping
-    moved = state.parameters["decoder.embedding"] - embedding
+    moved = state.parameters["embedding"] - embedding()
     np.testing.assert_allclose(moved, -0.01 * np.sign(gradient), atol=1e-5)  # Adam's first step
     # The average's decay at first is 1 / 10: (1 + step) / (10 + step).
-    want = 0.1 * embedding + 0.9 * state.parameters["decoder.embedding"]
-    np.testing.assert_allclose(state.average["decoder.embedding"], want, atol=1e-6)
-    assert state.parameters.keys() == {"decoder.embedding"} and int(state.step) == 1
-    np.testing.assert_array_equal(frozen["encoder.scale"], np.ones(3))
-    np.testing.assert_array_equal(trainable["decoder.embedding"], embedding)  # was copied
+    want = 0.1 * embedding() + 0.9 * state.parameters["embedding"]
+    np.testing.assert_allclose(state.average["embedding"], want, atol=1e-6)
+    assert state.evaluated is state.average
+    assert state.parameters.keys() == {"embedding"} and int(state.step) == 1
+    np.testing.assert_array_equal(frozen["scale"], np.ones(3))
+    np.testing.assert_array_equal(trainable["embedding"], embedding())  # was copied
     for _ in range(3):
         state, after = step(state, frozen, batch(), jax.random.key(0))
     assert after["loss"] < measured["loss"]
 
 
+def test_what_is_frozen_costs_no_memory_and_no_gradient() -> None:
+    options = Optimizer(ema_decay=None)
+    optimizer, _ = make_optimizer(Stage(name="s", epochs=1, lr=0.1), options, 10)
+    state = begin_stage({"scale": jnp.ones(3)}, optimizer, options)
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state)}
+    assert shapes == {(), (3,)}  # counters, and the scale with its two moments
+    assert state.average == {} and state.evaluated is state.parameters
+    step: Any = make_step(rebuilder(Bag()), loss, optimizer, options)
+
+    def scatters(trained: Parameters, frozen: Parameters) -> int:
+        """The gradient of a look-up is one."""
+        state = begin_stage(trained, optimizer, options)
+        program = step.lower(state, frozen, batch(), jax.random.key(0)).as_text()
+        return int(program.count('"stablehlo.scatter"'))
+
+    whole = {"scale": jnp.ones(3), "embedding": embedding()}
+    frozen = {"embedding": embedding()}
+    assert scatters({"scale": jnp.ones(3)}, frozen) == scatters(whole, {}) - 1
+
+
 def test_dropout_is_on_in_training_and_new_at_each_step() -> None:
     stage, options = Stage(name="s", epochs=1, lr=1e-9), Optimizer()
     optimizer, _ = make_optimizer(stage, options, 100)
-    rebuild = rebuilder(EncoderDecoder(OneLayer(), Bag(dropout=0.5)))
-    step = make_step(rebuild, 0, optimizer, options)
-    embedding = jnp.array(np.random.default_rng(1).standard_normal((4, 3)), jnp.float32)
-    everything = {"decoder.embedding": embedding, "encoder.scale": jnp.ones(3)}
+    rebuild = rebuilder(Bag(dropout=0.5))
+    everything = {"embedding": embedding(), "scale": jnp.ones(3)}
 
-    def losses(seed: int) -> list[float]:
-        state = begin_stage(everything, optimizer)
+    def losses(seed: int, dropout: bool = True) -> list[float]:
+        step = make_step(rebuild, loss, optimizer, options, dropout=dropout)
+        state = begin_stage(everything, optimizer, options)
         found = []
         for _ in range(2):
             state, measured = step(state, {}, batch(), jax.random.key(seed))
@@ -202,3 +178,139 @@ def test_dropout_is_on_in_training_and_new_at_each_step() -> None:
 
     first, again, other = losses(0), losses(0), losses(1)
     assert first == again and len({*first, *other}) == 4
+    assert len({*losses(0, dropout=False), *losses(1, dropout=False)}) == 1
+
+
+def test_a_step_that_is_not_finite_leaves_everything_as_it_was() -> None:
+    options = Optimizer(ema_decay=0.5)
+    optimizer, _ = make_optimizer(Stage(name="s", epochs=1, lr=0.1), options, 10)
+    step = make_step(rebuilder(Bag(dropout=0.5)), loss, optimizer, options)
+    whole = {"embedding": embedding(), "scale": jnp.ones(3)}
+
+    def run(*batches: Texts) -> tuple[TrainState, dict[str, Array]]:
+        state = begin_stage(whole, optimizer, options)
+        for each in batches:
+            state, measured = step(state, {}, each, jax.random.key(0))
+        return state, measured
+
+    for value in (np.nan, np.inf):
+        bad = batch()._replace(seen=np.full((2, 3), value, np.float32))
+        state, measured = run(batch(), bad)
+        assert not measured["finite"]
+        jax.tree.map(np.testing.assert_array_equal, state, run(batch())[0])
+        state, measured = run(batch(), bad, batch())
+        assert measured["finite"]
+        jax.tree.map(np.testing.assert_array_equal, state, run(batch(), batch())[0])
+
+
+class Stack(nnx.Module):
+    """Two transformer layers with much dropout."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        config = LayerConfig(width=8, heads=2, mlp_width=16, dropout=0.3, attention_dropout=0.3)
+        self.embedding = parameter(rngs, (6, 8), std=1.0)
+        self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(2)])
+
+    def __call__(self, tokens: Array, seen: Array) -> Array:
+        x = self.embedding[...][tokens]
+        for layer in self.layers:
+            x = run_layer(lambda x, layer=layer: layer(x)[0], x)
+        return x @ self.embedding[...].T
+
+
+def texts() -> Texts:
+    """Four rows, of one to five tokens."""
+    rng = np.random.default_rng(3)
+    tokens = rng.integers(0, 6, (4, 5)).astype(np.int32)
+    counted = np.arange(5) < np.array([[5], [1], [4], [2]])
+    return Texts(tokens, np.roll(tokens, -1, 1), counted, np.zeros((4, 1), np.float32))
+
+
+def stepped(*, dropout: bool = False, **options: Any) -> tuple[TrainState, dict[str, Array], str]:
+    """The state and measures after a step of SGD on `Stack`, and the step's program."""
+    chosen = Optimizer(name="sgd", clip_norm=None, weight_decay=0.0, **options)
+    optimizer, _ = make_optimizer(
+        Stage(name="s", epochs=1, lr=0.1, schedule="constant"), chosen, 10
+    )
+    model = Stack()
+    step = make_step(rebuilder(model), loss, optimizer, chosen, dropout=dropout)
+    state = begin_stage(parameters(model), optimizer, chosen)
+    jaxpr = str(jax.make_jaxpr(step)(state, {}, texts(), jax.random.key(0)))
+    return *step(state, {}, texts(), jax.random.key(0)), jaxpr
+
+
+def assert_close(one: Any, other: Any, tolerance: float = 1e-5) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), one, other)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_parts_are_one_batch_however_their_tokens_are_shared_out(parts: int) -> None:
+    options = {"batch_size": 4}
+    state, measured, _ = stepped(**options)
+    accumulated, of_parts, _ = stepped(accumulation=parts, **options)
+    assert_close(accumulated, state)
+    assert_close(of_parts, measured)
+
+
+def test_parts_drop_different_values() -> None:
+    """A batch of equal rows: with the same draws in each part, the parts' losses were the same."""
+    options = Optimizer(batch_size=2, accumulation=2)
+    optimizer = optax.sgd(0.1)
+    model = Stack()
+    seen: list[float] = []
+
+    def spying(model: Any, batch: Texts) -> Losses:
+        found = loss(model, batch)
+        jax.debug.callback(lambda total: seen.append(float(total)), found.total, ordered=True)
+        return found
+
+    step = make_step(rebuilder(model), spying, optimizer, options)
+    rows = jax.tree.map(lambda x: np.repeat(x[:1], 2, 0), texts())
+    step(begin_stage(parameters(model), optimizer, options), {}, rows, jax.random.key(0))
+    jax.effects_barrier()
+    assert len(seen) == 2 and seen[0] != seen[1]
+
+
+def test_computing_twice_changes_nothing_dropout_included() -> None:
+    state, measured, program = stepped(dropout=True)
+    again, of_again, twice = stepped(dropout=True, remat=True)
+    assert ("remat" in twice or "checkpoint" in twice) and "checkpoint" not in program
+    assert_close(again, state, 1e-6)
+    assert_close(of_again, measured, 1e-6)
+    without, _, _ = stepped()
+    kernel = "layers.0.mlp.up.kernel"  # that there was dropout to compare
+    assert np.abs(without.parameters[kernel] - state.parameters[kernel]).max() > 1e-4
+
+
+def test_narrow_products_leave_weights_and_memory_wide() -> None:
+    state, measured, _ = stepped()
+    narrow, of_narrow, program = stepped(precision="bfloat16")
+    assert "bf16" in program
+    types = {leaf.dtype for leaf in jax.tree.leaves(narrow)}
+    assert types == {jnp.dtype("float32"), jnp.dtype("int32")}  # no weight was narrowed
+    loss, narrow_loss = float(measured["loss"]), float(of_narrow["loss"])
+    assert loss != narrow_loss and abs(loss - narrow_loss) < 0.02 * loss
+    start = parameters(Stack())
+    for name, value in state.parameters.items():
+        moved, narrowly = value - start[name], narrow.parameters[name] - start[name]
+        assert np.linalg.norm(moved - narrowly) < 0.05 * np.linalg.norm(moved) + 1e-6, name
+
+
+def test_parameters_may_be_merged_before_they_make_a_model() -> None:
+    options = Optimizer(name="sgd", clip_norm=None)
+    optimizer = optax.sgd(0.1)
+
+    def merge(tensors: Parameters) -> Parameters:
+        return {"embedding": tensors["embedding"], "scale": 2 * tensors["half"]}
+
+    step = make_step(rebuilder(Bag()), loss, optimizer, options, merge=merge)
+    frozen = {"embedding": embedding()}
+    state = begin_stage({"half": jnp.ones(3)}, optimizer, options)
+    merged, measured = step(state, frozen, batch(), jax.random.key(0))
+    plain = make_step(rebuilder(Bag()), loss, optimizer, options)
+    state = begin_stage({"scale": jnp.full(3, 2.0)}, optimizer, options)
+    direct, want = plain(state, frozen, batch(), jax.random.key(0))
+    np.testing.assert_allclose(measured["loss"], want["loss"], rtol=1e-6)
+    by_half = (merged.parameters["half"] - 1) / 2  # the gradient is twice that of the scale
+    np.testing.assert_allclose(by_half, direct.parameters["scale"] - 2, rtol=1e-4)

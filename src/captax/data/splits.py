@@ -70,10 +70,14 @@ def split_by_hash(
     train: list[T] = []
     dev: list[T] = []
     for example in examples:
-        digest = hashlib.blake2b(f"{salt}\0{example.id}".encode(), digest_size=8).digest()
-        share = int.from_bytes(digest, "big") / 2**64
-        (dev if share < dev_fraction else train).append(example)
+        (dev if _share(example.id, salt) < dev_fraction else train).append(example)
     return train, dev
+
+
+def _share(id: str, salt: str) -> float:
+    """A number from 0 to 1 that an id has on every machine."""
+    digest = hashlib.blake2b(f"{salt}\0{id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def choose_split(examples: Sequence[T], split: str | None, *, where: object) -> list[T]:
@@ -95,6 +99,9 @@ def choose_split(examples: Sequence[T], split: str | None, *, where: object) -> 
         return [example for example, in_ in zip(examples, folders, strict=True) if in_ == split]
     refuse_test(split, where)
     train, dev = split_by_hash(examples)
+    if not dev and len(train) > 1:  # of a few, chance may have held out none
+        dev = [min(train, key=lambda example: _share(example.id, ""))]
+        train = [example for example in train if example is not dev[0]]
     return train if split == "train" else dev
 
 

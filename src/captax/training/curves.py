@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from captax.files import replacing
 
 SMOOTHING = 50
+# Scores that are no shares, and would flatten the others.
+NO_SHARES = {"loss", "perplexity", "WER"}
 
 
 def plot_curves(path: Path, records: Sequence[dict[str, Any]], *, title: str) -> None:
@@ -24,14 +26,18 @@ def plot_curves(path: Path, records: Sequence[dict[str, Any]], *, title: str) ->
 
     x, y = [r["step"] for r in steps], np.array([r["loss"] for r in steps])
     left.plot(x, y, color="tab:blue", alpha=0.25, linewidth=0.8)
-    window = min(SMOOTHING, len(y))
+    window = min(SMOOTHING, len(y) // 4)
     if window:
         mean = np.convolve(y, np.ones(window) / window, mode="valid")
         left.plot(x[window - 1 :], mean, color="tab:blue", label=f"mean of {window} steps")
         left.legend()
     left.set(xlabel="step", ylabel="training loss")
 
-    for name in scored[0]["scores"] if scored else ():
+    losses = [(r["step"], r["scores"]["loss"]) for r in scored if "loss" in r["scores"]]
+    if losses:
+        left.plot(*zip(*losses, strict=True), color="tab:orange", marker="o", label="dev loss")
+        left.legend()
+    for name in (n for n in (scored[0]["scores"] if scored else ()) if n not in NO_SHARES):
         values = [100 * r["scores"][name] for r in scored]
         right.plot([r["step"] for r in scored], values, marker="o", markersize=3, label=name)
     if scored:

@@ -115,14 +115,17 @@ class _Run:
         self.merge = functools.partial(merge_lora, lora=lora)
         self.trained = [self._trained(index, stage) for index, stage in enumerate(recipe.stages)]
         self.metric = recipe.evaluation.metric or self.task.metric
+        if recipe.evaluation.metric and self.metric not in (known := self.task.score_names()):
+            raise RecipeError(
+                f"evaluation.metric: no {self.metric!r}; there are {', '.join(known)}"
+            )
         self.progress = _Progress()
         self.key = jax.random.key(recipe.seed)
 
     def _trained(self, index: int, stage: Stage) -> set[str]:
         """Names of what a stage trains; with LoRA its matrices, unless the recipe says more."""
-        patterns = stage.trainable
-        if self.recipe.model.lora and "trainable" not in stage.model_fields_set:
-            patterns = (LORA_PATTERN,)
+        everything = LORA_PATTERN if self.recipe.model.lora else ".*"
+        patterns = stage.trainable or (everything,)
         names = {name for name in self.parameters if matches(patterns, name)}
         if not names:
             raise RecipeError(
@@ -334,9 +337,6 @@ class _Run:
     def _judge(self, stage: Stage, trained: Parameters, found: Evaluation) -> None:
         """Log scores, show some of what was said, keep the model if it is the best."""
         progress, scores = self.progress, found.scores
-        if self.metric not in scores:
-            known = ", ".join(scores)
-            raise RecipeError(f"evaluation.metric: no {self.metric!r}; there are {known}")
         sign = -1 if self.metric in LOWER_IS_BETTER else 1
         score = [sign * scores[self.metric], -scores["loss"]]
         better = progress.best is None or score > progress.best

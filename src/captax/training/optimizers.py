@@ -14,8 +14,11 @@ REST = 0.01
 
 
 def make_schedule(stage: Stage, steps: int) -> optax.Schedule:
-    """The learning rate by step: linear warm-up, then as the stage's `schedule` says."""
-    warmup = min(stage.warmup_steps, steps - 1)
+    """The learning rate by step: linear warm-up, then as the stage's `schedule` says.
+
+    Of a short stage the warm-up is a fifth at most.
+    """
+    warmup = min(stage.warmup_steps, steps // 5)
     left = steps - warmup
     after = {
         "cosine": lambda: optax.cosine_decay_schedule(stage.lr, left, alpha=REST),

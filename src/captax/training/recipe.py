@@ -25,8 +25,14 @@ class _Section(pydantic.BaseModel):
 Fraction = pydantic.confloat(ge=0, lt=1)
 
 
+def _changed(section: pydantic.BaseModel) -> set[str]:
+    """Names of what is not as it is by default; a recipe that a run wrote says everything."""
+    fields = type(section).model_fields
+    return {name for name, field in fields.items() if getattr(section, name) != field.default}
+
+
 def _compiled(patterns: Any) -> Any:
-    for pattern in patterns:
+    for pattern in patterns or ():
         try:
             re.compile(pattern)
         except re.error as error:
@@ -68,6 +74,15 @@ class Data(_Section):
     max_source_tokens: PositiveInt = Field(512, description="a source text's longest")
     classes: PositiveInt | tuple[str, ...] | None = None
 
+    @pydantic.model_validator(mode="after")
+    def _a_caption_fits_its_row(self) -> "Data":
+        if self.row_tokens and self.row_tokens < self.max_tokens - 1:
+            raise ValueError(
+                f"row_tokens is {self.row_tokens}: a caption of max_tokens {self.max_tokens} takes "
+                f"{self.max_tokens - 1} places"
+            )
+        return self
+
 
 class Encoder(_Section):
     """A pretrained encoder, by its checkpoint: a directory, or a name on the hub.
@@ -96,7 +111,7 @@ class Decoder(_Section):
     def _new_or_not(self) -> "Decoder":
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if self.checkpoint and (given := self.model_fields_set - {"checkpoint"}):
+        if self.checkpoint and (given := _changed(self) - {"checkpoint"}):
             raise ValueError(
                 f"{', '.join(sorted(given))}: decided by decoder.checkpoint; leave out"
             )
@@ -134,7 +149,7 @@ class Model(_Section):
 
     @pydantic.model_validator(mode="after")
     def _one_source(self) -> "Model":
-        halves = self.model_fields_set & {"encoder", "decoder", "tokenizer"}
+        halves = _changed(self) & {"encoder", "decoder", "tokenizer"}
         if self.checkpoint and halves:
             raise ValueError(f"{', '.join(sorted(halves))}: decided by model.checkpoint; leave out")
         return self
@@ -166,7 +181,8 @@ class Stage(_Section):
     """Some epochs of training the parameters that match `trainable`, from warm-up to rest.
 
     `trainable` and the keys of `lr_scale` are regular expressions searched from the start of a
-    parameter's name, such as `decoder.layers.0.mlp.up.kernel`. `views` augmented views of each
+    parameter's name, such as `decoder.layers.0.mlp.up.kernel`; by default everything is trained, or
+    with LoRA its matrices. `views` augmented views of each
     picture are computed once, as far as the encoder is frozen, and kept on disk; without, pictures
     are decoded and augmented anew in every epoch. `max_steps` ends a stage before its epochs do.
     """
@@ -177,7 +193,7 @@ class Stage(_Section):
     lr: PositiveFloat
     warmup_steps: NonNegativeInt = 0
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    trainable: tuple[str, ...] = (".*",)
+    trainable: tuple[str, ...] | None = None
     lr_scale: dict[str, PositiveFloat] = {}
     views: PositiveInt | None = None
     self_critical: SelfCritical | None = None
@@ -324,7 +340,10 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(fields)
     except pydantic.ValidationError as error:
-        problems = "; ".join(map(_explain, error.errors()))
+        found = error.errors()
+        # Of a list with something wrong in it, pydantic also says that it is too short.
+        inner = [p for p in found if not any(_within(q["loc"], p["loc"]) for q in found)]
+        problems = "; ".join(map(_explain, inner))
         raise RecipeError(f"recipe {name}: {problems}") from None
 
 
@@ -342,6 +361,10 @@ def _set(fields: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: there is no {key} to set") from None
     except yaml.YAMLError:
         raise RecipeError(f"--set {override}: {value!r} is not a YAML value") from None
+
+
+def _within(inner: Sequence[Any], outer: Sequence[Any]) -> bool:
+    return len(inner) > len(outer) and tuple(inner[: len(outer)]) == tuple(outer)
 
 
 def _explain(problem: Any) -> str:

@@ -102,6 +102,10 @@ class Task:
         """A function from parameters to how they do on the dev examples."""
         raise NotImplementedError
 
+    def score_names(self) -> list[str]:
+        """What `evaluate` measures."""
+        raise NotImplementedError
+
     def save(self, model: nnx.Module, directory: Path, card: str) -> None:
         """Keep the model with all it needs."""
         self.with_model(model).save(directory, dtype=self.recipe.dtype, card=card)
@@ -141,6 +145,11 @@ class WritingTask(Task):
             raise RecipeError(
                 f"data.max_tokens is {longest}: the decoder reads {places} tokens, so give at most "
                 f"{places + 1}"
+            )
+        if said.max_new_tokens >= places:
+            raise RecipeError(
+                f"evaluation.max_new_tokens is {said.max_new_tokens}: the decoder reads {places} "
+                f"tokens and start is one, so give at most {places - 1}"
             )
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
@@ -232,6 +241,10 @@ class WritingTask(Task):
     def rows(self, texts: Sequence[str]) -> list[SheetRow]:
         """Some of them, spread over the dev examples."""
         raise NotImplementedError
+
+    def score_names(self) -> list[str]:
+        """What is measured of texts, whatever they say, and of their tokens."""
+        return [*self.scores(["a"] * self.dev_size), "loss", "perplexity", "token accuracy"]
 
     def spread(self) -> list[int]:
         """Places of the dev examples that are shown."""
@@ -377,6 +390,8 @@ class ClassifyTask(Task):
         ]
         there = {example.label for example in self.train}
         labels = [name for name in dict.fromkeys(listed) if name in there]
+        if len(labels) < 2:
+            raise RecipeError(f"data.train has one class only ({labels[0]}); give two or more")
         if unknown := {example.label for example in self.dev} - set(labels):
             raise RecipeError(f"data.dev has labels that data.train lacks: {sorted(unknown)}")
         self.subject: Classifier = build(recipe, labels=labels)
@@ -394,6 +409,10 @@ class ClassifyTask(Task):
         assert self.pictures is not None
         labels = np.array([self.number[self.train[place].label] for place in chosen], np.int32)
         return LabelBatch(self.pictures.read(chosen, epoch), labels)
+
+    def score_names(self) -> list[str]:
+        """What is measured of labels."""
+        return ["accuracy", "top-5 accuracy", "loss"]
 
     def _logits(self, model: Any, given: Array) -> Float[Array, "batch labels"]:
         size = self.subject.processor.size

@@ -1,0 +1,148 @@
+"""What cannot be trained is told in one line before anything is."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from captax.captioner import Captioner
+from captax.errors import CaptaxError
+from captax.training import loop
+from captax.training.loop import train
+from captax.training.recipe import load_recipe
+
+
+@pytest.fixture(scope="module")
+def root(
+    dataset: Callable[[Path], Path],
+    tiny_captioner: Captioner,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A captioner of 16 positions, Flickr8k's layout, classes of pictures and pairs of texts."""
+    root = dataset(tmp_path_factory.mktemp("data"))
+    tiny_captioner.save(root / "captioner")
+    for label in ("soup", "tea"):
+        for number in range(6):
+            path = root / "classes" / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32)).save(path)
+    (root / "one-class" / "soup").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(root / "one-class" / "soup" / "0.png")
+    (root / "empty").mkdir()
+    (root / "pairs.jsonl").write_text(json.dumps({"source": "a", "target": "b"}) + "\n")
+    return root
+
+
+@pytest.fixture
+def refused(
+    root: Path,
+    tmp_path: Path,
+    checkpoint: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., str]:
+    """`refused(recipe, overrides)`: the line that is said; nothing may be trained or written."""
+
+    def step(*_: Any, **__: Any) -> None:
+        raise AssertionError("a step was made")
+
+    monkeypatch.setattr(loop, "make_step", step)
+
+    def refused(name: str, *overrides: str, init_from: Path | None = None) -> str:
+        with pytest.raises(CaptaxError) as told:
+            recipe = load_recipe(name, [f"data.root={root}", *overrides])
+            train(recipe, tmp_path / "run", init_from=init_from)
+        assert "\n" not in str(told.value)
+        assert not (tmp_path / "run" / "log.jsonl").exists()
+        return str(told.value)
+
+    return refused
+
+
+CAPTIONS = (
+    "data.train=[{path: shapes, split: train}]",
+    "data.dev=[{path: shapes, split: dev}]",
+    "data.max_tokens=10",
+    "optimizer.batch_size=4",
+    "evaluation.max_new_tokens=6",
+)
+LABELS = (
+    "data.train=[{path: classes, rows: ':8'}]",
+    "data.dev=[{path: classes, rows: '-4:'}]",
+    "data.classes=null",
+    "optimizer.batch_size=4",
+)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.root=nowhere", "nowhere/shapes: no such directory"),
+        ("data.train.0.path=empty", "empty: "),
+        ("data.dev.0.split=test", "no such file; the splits here are train, dev"),
+        ("data.train.0.rows='20:'", "data: shapes has no examples in rows 20:"),
+        ("data.dev.0.rows=':0'", "data: shapes has no examples in rows :0"),
+        ("data.max_tokens=18", "data.max_tokens is 18: the decoder reads 16 tokens, so give at most 17"),
+        ("evaluation.max_new_tokens=16", "evaluation.max_new_tokens is 16: the decoder reads 16"),
+        ("evaluation.metric=CIDEr", "evaluation.metric: no 'CIDEr'; there are BLEU-1, "),
+        ("augment.crop_scale=[0.9, 0.5]", "crop_scale (0.9, 0.5): must be 0 < min <= max"),
+        ("model.checkpoint=nowhere/at/all", "nowhere/at/all"),
+        ("optimizer.batch_size=9", "data.train has 8 examples, fewer than optimizer.batch_size (9)"),
+        ("stages.0.trainable=[decodr]", "stages.0.trainable matches no parameter; names are such as"),
+        ("stages.0.lr_scale={encodr: 1.0}", "stages.0.lr_scale: 'encodr' matches nothing trained"),
+        ("model.lora.targets=[nothing]", "model.lora.targets match no kernel: nothing; names are"),
+        ("mesh.data=3", "mesh: data 3 x fsdp 1 needs 3 devices; there are 1"),
+        ("task=rewrite", "stages with views are for pictures; task is rewrite"),
+    ],
+)
+def test_captions(refused: Callable[..., str], root: Path, override: str, message: str) -> None:
+    captioner = f"model.checkpoint={root / 'captioner'}"
+    assert message in refused("finetune", *CAPTIONS, captioner, override)
+
+
+def test_the_longest_captions_that_fit_are_trained_on(
+    refused: Callable[..., str], root: Path
+) -> None:
+    """They get as far as the batch that is too large."""
+    longest = ("data.max_tokens=17", "evaluation.max_new_tokens=15", "optimizer.batch_size=9")
+    captioner = f"model.checkpoint={root / 'captioner'}"
+    assert "fewer than optimizer.batch_size" in refused("finetune", *CAPTIONS, captioner, *longest)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.train.0.path=one-class", "one-class: one class only (soup)"),
+        ("data.classes=1", "classes: has 2 classes; 1 of them cannot be kept"),
+        ("data.classes=[soup, te]", "classes: no class 'te'; did you mean tea"),
+        ("data.train.0.rows=':6'", "data.train has one class only (soup); give two or more"),
+        ("evaluation.metric=CIDEr-D", "no 'CIDEr-D'; there are accuracy, top-5 accuracy, loss"),
+        ("model.encoder.checkpoint=nowhere/at/all", "nowhere/at/all"),
+    ],
+)
+def test_labels(
+    refused: Callable[..., str],
+    checkpoint: Callable[[str], Path],
+    override: str,
+    message: str,
+) -> None:
+    encoder = f"model.encoder.checkpoint={checkpoint('vit')}"
+    assert message in refused("food101-vit", *LABELS, encoder, override)
+
+
+def test_checkpoints_that_do_not_make_what_the_task_needs(
+    refused: Callable[..., str], checkpoint: Callable[[str], Path], root: Path, tmp_path: Path
+) -> None:
+    classifier = f"model.checkpoint={checkpoint('vit-classifier')}"
+    told = refused("finetune", *CAPTIONS, classifier, "model.add_words=false")
+    assert "task caption: model is a Classifier; give other checkpoints, or another task" in told
+    texts = f"model.encoder.checkpoint={checkpoint('bert')}"
+    told = refused("flickr8k-lite", *CAPTIONS, "data.row_tokens=null", texts)
+    assert "model.encoder.checkpoint: " in told and "reads texts" in told
+    captioner = f"model.checkpoint={root / 'captioner'}"
+    told = refused("finetune", *CAPTIONS, captioner, init_from=tmp_path / "nowhere")
+    assert "nowhere" in told
+    told = refused("finetune", *CAPTIONS, captioner, init_from=checkpoint("vit-gpt2"))
+    assert "vit-gpt2: holds another model than the recipe's" in told
