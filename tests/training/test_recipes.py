@@ -123,6 +123,10 @@ def default(
     return directory
 
 
+# Those that are judged by beam search here too, which takes long to compile.
+SEARCH = ("vit-gpt2",)
+# Those that take more than a few seconds: several stages, or convolutions.
+LONG = ("blip-finetune", "flickr8k-lite", "flickr8k-resnet50", "vit-gpt2")
 DATA = {"bert2bert": "texts", "food101-vit": "food"}
 OWN = ("blip-finetune", "finetune", "git-finetune")
 
@@ -148,6 +152,7 @@ def small(
             "evaluation.max_new_tokens=6",
             "evaluation.samples=2",
             "evaluation.limit=3",
+            *(() if name in SEARCH else ("evaluation.num_beams=1",)),
             *(f"stages.{index}.epochs=1" for index in range(len(stages))),
             *(f"stages.{index}.warmup_steps=0" for index in range(len(stages))),
             *(part.format_map(Places()) if "={" in part else part for part in SMALL[name]),
@@ -160,7 +165,10 @@ def test_every_recipe_is_run() -> None:
     assert sorted(SMALL) == recipe_names()
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in SMALL],
+)
 def test_a_recipe_runs_from_its_data_to_what_it_saved(
     name: str, small: Callable[[str], list[str]], root: Path, tmp_path: Path
 ) -> None:
