@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 from captax.training.checkpoints import RunCheckpoints
-from captax.training.watch import Log, read_log
 from captax.training.step import TrainState
+from captax.training.watch import Log, read_log
 
 
 def arrays(value: float) -> dict[str, Any]:

@@ -37,10 +37,11 @@ def plot_curves(path: Path, records: Sequence[dict[str, Any]], *, title: str) ->
     if losses:
         left.plot(*zip(*losses, strict=True), color="tab:orange", marker="o", label="dev loss")
         left.legend()
-    for name in (n for n in (scored[0]["scores"] if scored else ()) if n not in NO_SHARES):
+    shares = [name for name in (scored[0]["scores"] if scored else ()) if name not in NO_SHARES]
+    for name in shares:
         values = [100 * r["scores"][name] for r in scored]
         right.plot([r["step"] for r in scored], values, marker="o", markersize=3, label=name)
-    if scored:
+    if shares:
         right.legend(loc="upper left", bbox_to_anchor=(1, 1))
     right.set(xlabel="step", ylabel="dev score x 100")
     for axes in (left, right):
