@@ -1,6 +1,7 @@
 """Whole training runs on a dozen made-up pictures: to the end, and killed on the way."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import captax
 from captax.checkpoints.state import parameters
 from captax.training import loop, tasks
+from captax.training.checkpoints import RunCheckpoints
 from captax.training.loop import train
 from captax.training.lora import merge_lora
 from captax.training.recipe import Recipe, RecipeError
@@ -140,6 +142,30 @@ def test_a_run_killed_again_and_again_is_the_same_run(
     assert records(out) == records(finished)
     for name in ("model.safetensors", "README.md", "tokenizer.json", "config.json"):
         assert (out / "best" / name).read_bytes() == (finished / "best" / name).read_bytes()
+
+
+def test_a_run_stopped_from_the_keyboard_keeps_its_last_step(
+    finished: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = finished.with_name("stopped")
+    write = Log.write
+
+    def interrupted(self: Log, **record: Any) -> None:
+        write(self, **record)
+        if record["step"] == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(changed(recipe, save_every=100), out)
+    assert signal.getsignal(signal.SIGINT) is handler
+    # The step that ran meanwhile is done and saved, too.
+    with RunCheckpoints(out / "checkpoints") as saved:
+        assert saved.progress()["step"] == records(out)[-1]["step"] == 6
+    train(changed(recipe, save_every=100), out)
+    assert records(out) == records(finished)
 
 
 def test_a_finished_run_is_left_as_it_is(finished: Path, recipe: Recipe) -> None:

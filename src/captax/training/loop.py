@@ -37,6 +37,7 @@ from captax.training.step import (
     matches,
     narrowed,
 )
+from captax.training.stop import stopping
 from captax.training.tasks import Evaluation, make_task
 from captax.training.watch import DivergedError, Log, collapse, first_not_finite, rounded
 
@@ -199,35 +200,39 @@ class _Run:
         )
         pending: tuple[Any, ...] | None = None
         clock = time.perf_counter()
-        for chosen, local in data.prefetch(self._batches(index, stage), 2):
-            batch = place.batch(local)
-            if critic is not None:
-                sampled = critic.sample(
-                    {**frozen, **state.parameters}, batch, chosen, progress.step
-                )
-                batch = place.batch(sampled)
-            state, output = step(state, frozen, batch, self.key)
-            self.weights = {**frozen, **state.parameters}
-            progress.step += 1
-            progress.stage_step += 1
-            # The step before is waited for while this one runs.
-            clock = self._note(pending, clock, bar)
-            rate = float(schedule(progress.stage_step - 1))
-            pending = (progress.step, stage, rate, output, chosen, batch)
-            done = progress.stage_step == total
-            if done or self._evaluates(progress.stage_step):
-                clock, pending = self._note(pending, clock, bar), None
-                trained = {**frozen, **state.evaluated}
-                self._judge(stage, trained, evaluate(trained))
-                self._save(changed, state)
-                if self._out_of_patience():
-                    count = progress.evaluations_since
-                    tqdm.write(f"{stage.name}: no better for {count} evaluations; it ends here")
-                    break
-                clock = time.perf_counter()
-            elif progress.step % self.recipe.save_every == 0:
-                clock, pending = self._note(pending, clock, bar), None
-                self._save(changed, state)
+        with stopping() as asked:
+            for chosen, local in data.prefetch(self._batches(index, stage), 2):
+                batch = place.batch(local)
+                if critic is not None:
+                    sampled = critic.sample(
+                        {**frozen, **state.parameters}, batch, chosen, progress.step
+                    )
+                    batch = place.batch(sampled)
+                state, output = step(state, frozen, batch, self.key)
+                self.weights = {**frozen, **state.parameters}
+                progress.step += 1
+                progress.stage_step += 1
+                # The step before is waited for while this one runs.
+                clock = self._note(pending, clock, bar)
+                rate = float(schedule(progress.stage_step - 1))
+                pending = (progress.step, stage, rate, output, chosen, batch)
+                done = progress.stage_step == total
+                if done or self._evaluates(progress.stage_step):
+                    clock, pending = self._note(pending, clock, bar), None
+                    trained = {**frozen, **state.evaluated}
+                    self._judge(stage, trained, evaluate(trained))
+                    self._save(changed, state)
+                    if self._out_of_patience():
+                        count = progress.evaluations_since
+                        tqdm.write(f"{stage.name}: no better for {count} evaluations; it ends here")
+                        break
+                    clock = time.perf_counter()
+                elif progress.step % self.recipe.save_every == 0 or asked():
+                    clock, pending = self._note(pending, clock, bar), None
+                    self._save(changed, state)
+                if asked():
+                    tqdm.write(f"stopped at step {progress.step}; the same command goes on there")
+                    raise KeyboardInterrupt
         bar.close()
         self._end_stage(index, state)
 
