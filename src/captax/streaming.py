@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from captax.data import load_images
+from captax.data import batched, load_images
 from captax.generator import padded
 from captax.images import ImageError, ImageProcessor, ImageSource
 
@@ -32,7 +32,7 @@ def stream_pictures(
     pictures = load_images(images, processor, threads=2, ahead=3 * batch_size)
     waiting: list[tuple[list[np.ndarray | ImageError], Any]] = []
     seen = 0
-    for batch in _batches(pictures, batch_size):
+    for batch in batched(pictures, batch_size):
         places = [i for i, pixels in enumerate(batch, seen) if not isinstance(pixels, ImageError)]
         good = [pixels for pixels in batch if not isinstance(pixels, ImageError)]
         seen += len(batch)
@@ -66,14 +66,3 @@ def _filled(good: list[np.ndarray], batch_size: int) -> Float[np.ndarray, "batch
     filled = np.zeros((padded(len(good), batch_size), *good[0].shape), np.float32)
     filled[: len(good)] = good
     return filled
-
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -5,6 +5,7 @@ Also pictures with labels (`open_labelled`) and texts with texts (`open_pairs`).
 
 from captax.data.batches import (
     PackedCaptions,
+    batched,
     epoch_order,
     load_images,
     pack_captions,
@@ -23,6 +24,7 @@ __all__ = [
     "LabelledExample",
     "PackedCaptions",
     "Pair",
+    "batched",
     "class_names",
     "epoch_order",
     "load_images",

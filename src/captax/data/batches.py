@@ -6,7 +6,7 @@ Shapes: `batch` images, `time` token positions of a packed row.
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -105,6 +105,18 @@ def pack_captions(
 def epoch_order(n: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " n"]:
     """The order of n examples in an epoch: a permutation that (seed, epoch) alone determine."""
     return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items `size` at a time, in order; the last batch has what is left."""
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def prefetch(iterable: Iterable[T], size: int) -> Generator[T, None, None]:

@@ -22,7 +22,7 @@ from flax import nnx
 from jaxtyping import Float
 from tqdm import tqdm
 
-from captax.data import load_images
+from captax.data import batched, load_images
 from captax.errors import CaptaxError
 from captax.files import write_text
 from captax.images import Augment, ImageError, ImageProcessor, decode, mentions_sides, rng_for
@@ -94,7 +94,7 @@ def cache_features(
         rows = np.memmap(data, np.float16, "r+", shape=(total, *shape[2:]))
         bar = tqdm(total=total, initial=done, desc=label, unit="picture", smoothing=0.05)
         pictures = _views(examples, processor, augment, seed, range(done, total))
-        for batch in _batches(pictures, BATCH):
+        for batch in batched(pictures, BATCH):
             size = len(batch)
             padded = np.zeros(pixels.shape, np.float32)
             padded[:size] = batch
@@ -158,17 +158,6 @@ def _views(
         if isinstance(pixels, ImageError):
             raise pixels
         yield pixels
-
-
-def _batches(items: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    batch: list[np.ndarray] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _weights_digest(parts: Sequence[object]) -> str:
