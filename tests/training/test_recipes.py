@@ -199,4 +199,6 @@ def test_a_recipe_runs_from_its_data_to_what_it_saved(
         assert isinstance(said.text, str)
     card = (best / "README.md").read_text()
     assert f"captax train {name}" in card and "| metric | value |" in card
-    assert len(list((tmp_path / "run" / "samples").iterdir())) >= len(recipe.stages)
+    pages = sorted((tmp_path / "run" / "samples").iterdir())
+    assert len(pages) >= len(recipe.stages)
+    assert (recipe.task != "classify") == ("References" in pages[-1].read_text())

@@ -299,10 +299,8 @@ class CaptionTask(WritingTask):
         return metrics.score(hypotheses, references, metrics=wanted).corpus
 
     def rows(self, texts: Sequence[str]) -> list[SheetRow]:
-        return [
-            SheetRow(self.dev[place].image, self.dev[place].id, texts[place], None)
-            for place in self.spread()
-        ]
+        shown = [(self.dev[place], texts[place]) for place in self.spread()]
+        return [_beside(each.captions, each.image, each.id, text) for each, text in shown]
 
     def with_model(self, model: nnx.Module) -> Captioner:
         subject: Captioner = self.subject
@@ -358,10 +356,8 @@ class RewriteTask(WritingTask):
         return metrics.score(hypotheses, references, metrics=wanted).corpus
 
     def rows(self, texts: Sequence[str]) -> list[SheetRow]:
-        return [
-            SheetRow(None, self.dev[place].source[:200], texts[place], None)
-            for place in self.spread()
-        ]
+        shown = [(self.dev[place], texts[place]) for place in self.spread()]
+        return [_beside([each.target], None, each.source[:200], text) for each, text in shown]
 
     def with_model(self, model: nnx.Module) -> TextGenerator:
         subject: TextGenerator = self.subject
@@ -487,6 +483,12 @@ def opened(
         if not part:
             raise RecipeError(f"data: {source.path} has no examples in rows {source.rows}")
     return found[:limit]
+
+
+def _beside(references: Sequence[str], image: Any, title: str, text: str) -> SheetRow:
+    """A card of what was said, and what people said."""
+    others = tuple((reference, None) for reference in references)
+    return SheetRow(image, title, text, None, others, others="References", unfolded=True)
 
 
 def _batch(given: Any, packed: PackedCaptions) -> Batch:
