@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import flickr8k_captions
 from captax.errors import CaptaxError
-from captax.metrics import bootstrap, compare, ptb_tokenize, score
+from captax.metrics import SpiceUnavailableError, bootstrap, compare, ptb_tokenize, score
 from captax.metrics.diversity import mbleu
 
 HYPOTHESES = {
@@ -172,6 +172,7 @@ def test_javas_metrics_get_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("compute_meteor", "spice"):
         monkeypatch.setattr(f"captax.metrics.{name}", program)
+    monkeypatch.setattr("captax.metrics.find_spice", lambda: None)
     captions = {"x": "A dog.", "y": "!"}, {"x": ["Dogs"], "y": ["a cat", "cats"]}
     found = score(*captions, metrics=["spice", "rouge-l", "meteor"])
     assert found.corpus["METEOR"] == 0.7
@@ -245,3 +246,12 @@ def test_equals_the_evaluation_on_flickr8k(shared_data: Path) -> None:
         },
         rel=1e-12,
     )
+
+
+def test_a_missing_spice_is_told_before_anything_is_computed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    # Both lack Java; METEOR would have been the first to say so.
+    with pytest.raises(SpiceUnavailableError, match="SPICE needs Java"):
+        score(HYPOTHESES, REFERENCES, metrics=["meteor", "spice"])

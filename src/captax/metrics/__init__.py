@@ -31,7 +31,7 @@ from captax.metrics.significance import (
     compare,
     mean_statistics,
 )
-from captax.metrics.spice import SpiceUnavailableError, spice, spice_available
+from captax.metrics.spice import SpiceUnavailableError, find_spice, spice, spice_available
 from captax.metrics.word_error import Errors, character_errors, word_errors
 
 __all__ = [
@@ -151,6 +151,8 @@ def score(
     """
     wanted = {_metric(name) for name in metrics}
     _check(hypotheses, references)
+    if Metric.spice in wanted:
+        find_spice()  # or it would be missed only after METEOR has taken its minutes
     ours = {image: ptb_tokenize(text) for image, text in hypotheses.items()}
     theirs = {image: [ptb_tokenize(text) for text in references[image]] for image in hypotheses}
     both = [(tokens, theirs[image]) for image, tokens in ours.items()]

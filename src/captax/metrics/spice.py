@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from captax.errors import CaptaxError
-from captax.metrics.java import complaint, find_java, find_package, require
+from captax.metrics.java import complaint, require
 
 _JAR = "spice/spice-1.0.jar"
 _CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
@@ -29,9 +29,32 @@ class SpiceUnavailableError(CaptaxError):
 
 def spice_available() -> bool:
     """Whether SPICE can be computed here: Java 8, pycocoevalcap and CoreNLP are installed."""
-    java = find_java()
-    jars = [_JAR, *(f"spice/lib/{jar}" for jar in _CORENLP)]
-    return java is not None and find_package(*jars) is not None and _version(java) == "8"
+    try:
+        find_spice()
+    except SpiceUnavailableError:
+        return False
+    return True
+
+
+def find_spice() -> tuple[str, Path]:
+    """Java 8 and the folder of pycocoevalcap that has SPICE and what it needs.
+
+    Raises:
+        SpiceUnavailableError: one of them is missing.
+    """
+    java, package = require("SPICE", _JAR, error=SpiceUnavailableError)
+    folder = package / "spice/lib"
+    if missing := [jar for jar in _CORENLP if not (folder / jar).is_file()]:
+        raise SpiceUnavailableError(
+            f"SPICE needs {' and '.join(missing)} in {folder}: take them out of {_DOWNLOAD}"
+        )
+    if (version := _version(java)) != "8":
+        # CoreNLP 3.6.0 needs JAXB, gone in Java 9 and 11; SPICE writes by Nashorn, gone in 15.
+        raise SpiceUnavailableError(
+            f"SPICE's program runs on Java 8 alone, and {java} is {version}: "
+            "put a Java 8 first on the PATH"
+        )
+    return java, package
 
 
 def spice(
@@ -48,18 +71,7 @@ def spice(
     """
     if not hypotheses:
         raise CaptaxError("SPICE needs hypotheses: give at least one image")
-    java, package = require("SPICE", _JAR, error=SpiceUnavailableError)
-    folder = package / "spice/lib"
-    if missing := [jar for jar in _CORENLP if not (folder / jar).is_file()]:
-        raise SpiceUnavailableError(
-            f"SPICE needs {' and '.join(missing)} in {folder}: take them out of {_DOWNLOAD}"
-        )
-    if (version := _version(java)) != "8":
-        # CoreNLP 3.6.0 needs JAXB, gone in Java 9 and 11; SPICE writes by Nashorn, gone in 15.
-        raise SpiceUnavailableError(
-            f"SPICE's program runs on Java 8 alone, and {java} is {version}: "
-            "put a Java 8 first on the PATH"
-        )
+    java, package = find_spice()
     captions = [
         {
             "image_id": number,
