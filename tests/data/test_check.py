@@ -107,6 +107,18 @@ def test_what_readers_refuse_is_listed(tmp_path: Path, picture: Picture) -> None
     assert report.pictures == {"train": 2} and report.unreadable == {}
 
 
+def test_a_text_that_is_not_utf8_is_a_fault_of_its_picture(
+    tmp_path: Path, picture: Picture
+) -> None:
+    for name, text in (("a", b"A wall"), ("b", b"Caf\xe9")):
+        (tmp_path / f"{name}.png").write_bytes(picture("red" if name == "a" else "blue"))
+        (tmp_path / f"{name}.txt").write_bytes(text)
+    report = check(tmp_path).report
+    assert sum(report.pictures.values()) == 2 and report.uncaptioned == ["train/b.png"]
+    [fault] = report.faults
+    assert fault.endswith("b.txt: byte 3 is not UTF-8 text; save the file as UTF-8")
+
+
 def test_pictures_without_a_text_beside_them(tmp_path: Path, picture: Picture) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.png").write_bytes(picture("red"))

@@ -168,11 +168,19 @@ def refuse(names: Iterable[str], where: object, fault: str) -> None:
     if faulty:
         rest = len(faulty) - 1
         others = f" (and {rest} {'other' if rest == 1 else 'others'})" if rest else ""
-        message = f"{where}: {faulty[0]}{others} {fault}"
-        noted = _faults.get()
-        if noted is None:
-            raise DataError(message)
-        noted.append(message)
+        note(f"{where}: {faulty[0]}{others} {fault}")
+
+
+def note(fault: str) -> None:
+    """Raise a fault of single examples, or collect it where faults are collected.
+
+    Raises:
+        DataError: they are not.
+    """
+    noted = _faults.get()
+    if noted is None:
+        raise DataError(fault)
+    noted.append(fault)
 
 
 def refuse_repeats(ids: Iterable[str], where: object, fault: str) -> None:

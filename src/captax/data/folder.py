@@ -9,6 +9,7 @@ from captax.data.example import (
     Row,
     gather,
     make_examples,
+    note,
     read_text,
     refuse,
     refuses,
@@ -111,13 +112,25 @@ def read_sidecars(root: Path, *, split: str | None = None) -> list[Example]:
     found = []
     for path in pictures:
         sidecar = path.with_suffix(".txt")
-        text = read_text(sidecar) if refuses() or sidecar.is_file() else ""
+        text = _sidecar(sidecar)
         lines = tuple(line.strip() for line in text.split("\n") if line.strip())
         if not lines and refuses():
             raise DataError(f"{sidecar}: has no caption; write one a line")
         id = path.relative_to(root).as_posix()
         found.append(Example(id, path, lines, root.resolve().name))
     return choose_split(found, split, where=root)
+
+
+def _sidecar(path: Path) -> str:
+    """The text beside a picture; while faults are collected, empty where it cannot be read."""
+    try:
+        return read_text(path)
+    except DataError as error:
+        if refuses():
+            raise
+        if path.is_file():
+            note(str(error))
+        return ""
 
 
 def read_csv(path: Path) -> Iterator[Row]:
