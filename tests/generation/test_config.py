@@ -133,6 +133,8 @@ def test_stored_beam_sampling_is_refused_not_changed() -> None:
         ({"typical_p": 0.3}, "typical_p of transformers is not supported"),
         ({"do_sample": True, "num_beams": 2}, "do_sample with num_beams 2"),
         ({"best_of": 2}, "best_of is for sampling"),
+        ({"temperature": 0.7}, "temperature is for sampling: give do_sample=True too"),
+        ({"do_sample": False, "top_p": 0.9}, "top_p is for sampling"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0"),
         ({"min_length": -1}, "min_length is -1"),
         ({"max_length": 3}, "max_length is 3 and a prompt has 3 tokens"),

@@ -172,6 +172,10 @@ class GenerationConfig:
                 raise GenerationError(f"the option {name} of transformers is not supported")
             if name not in known:
                 raise GenerationError(f"unknown option {name!r}{nearest(name, known)}")
+        if not options.get("do_sample", self.do_sample):
+            for name in ("temperature", "top_k", "top_p", "min_p"):
+                if options.get(name, getattr(self, name)) != getattr(self, name):
+                    raise GenerationError(f"{name} is for sampling: give do_sample=True too")
         if options.get("do_sample"):
             options.setdefault("num_beams", 1)
         elif "num_return_sequences" in options and not options.get("do_sample", self.do_sample):
