@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,28 @@ def test_it_runs_as_a_module() -> None:
 
 def test_no_command_shows_the_help(run: Run) -> None:
     result = run()
-    assert "caption" in result.out + result.err and result.code in (0, 2)
+    assert " caption " in result.out and result.code == 0
+
+
+def test_the_version_is_told(run: Run) -> None:
+    assert run("--version").out == f"captax {version('captax')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("captoin", "captax: No such command 'captoin'"),
+        ("caption --nope x.jpg", "captax: No such option: --nope"),
+        ("caption", "captax: Missing argument 'paths'; see `captax caption --help`"),
+        ("caption x.jpg --num-beams 0", "captax: Invalid value for '--num-beams'"),
+        ("data", "captax: Missing command; see `captax data --help`"),
+    ],
+)
+def test_wrong_use_is_a_line(run: Run, arguments: str, message: str) -> None:
+    result = run(*arguments.split())
+    assert result.code == 2 and result.out == ""
+    [line] = result.err.splitlines()
+    assert line.startswith(message) and line.endswith("--help`")
 
 
 @pytest.fixture

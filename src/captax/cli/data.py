@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SOMETHING_WRONG = 1
 SHOWN = 10
 
-app = typer.Typer(help="Look at datasets.", no_args_is_help=True)
+app = typer.Typer(help="Look at datasets.")
 
 
 @app.callback()

@@ -1,8 +1,10 @@
 """The `captax` command. Commands import what they need when they run, so `--help` is instant."""
 
 import gc
+import importlib.metadata
 import os
 import sys
+from typing import Annotated, Any
 
 import typer
 
@@ -22,14 +24,33 @@ from captax.cli import (
 from captax.errors import CaptaxError
 
 WRONG_USE = 2
+# What typer raises for wrong use is of the click that it carries, or of click itself.
+UsageError: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
-    help="Image captioning in JAX: caption pictures, train captioners, measure them.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        print(f"captax {importlib.metadata.version('captax')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def captax(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Image captioning in JAX: caption pictures, train captioners, measure them."""
+
+
 app.command("caption")(caption.caption)
 app.command("classify")(classify.classify)
 app.command("train")(train.train)
@@ -44,14 +65,19 @@ app.command("info")(info.info)
 
 
 def main() -> None:
-    """Run the command line; a captax error is one line on stderr and exit code 2."""
+    """Run the command line; wrong use and captax errors are one line on stderr, exit code 2."""
     # XLA:CPU logs about machine features when it loads a program it compiled itself.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Tracing a model makes a million small objects that stay; looking for garbage among them again
     # and again is a tenth of the time to a first caption.
     gc.set_threshold(100_000)
     try:
-        app()  # Wrong use, Ctrl-C and a closed pipe are typer's work.
+        # Ctrl-C and a closed pipe are typer's work.
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except UsageError as error:
+        command = error.ctx.command_path if error.ctx else "captax"
+        message = f"{error.format_message().rstrip('.')}; see `{command} --help`"
     except CaptaxError as error:
-        print(f"captax: {error}", file=sys.stderr)
-        sys.exit(WRONG_USE)
+        message = str(error)
+    print(f"captax: {message}", file=sys.stderr)
+    sys.exit(WRONG_USE)
