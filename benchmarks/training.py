@@ -100,7 +100,7 @@ def epoch(recipe: str, index: int, cached: bool, options: argparse.Namespace) ->
     described = load_recipe(recipe, given)
     task, stage, settings = make_task(described), described.stages[index], described.optimizer
     weights = parameters(task.model)
-    trained = {n: v for n, v in weights.items() if matches(stage.trainable, n)}
+    trained = {n: v for n, v in weights.items() if matches(stage.trainable or (".*",), n)}
     frozen = {n: v for n, v in weights.items() if n not in trained}
     started = time.perf_counter()
     if cached:

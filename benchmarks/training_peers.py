@@ -89,7 +89,7 @@ class Captax:
         self.task = task = make_task(recipe)
         options, stage = recipe.optimizer, recipe.stages[0]
         weights = parameters(task.model)
-        trained = {n: v for n, v in weights.items() if matches(stage.trainable, n)}
+        trained = {n: v for n, v in weights.items() if matches(stage.trainable or (".*",), n)}
         rest = {n: v for n, v in weights.items() if n not in trained}
         self.frozen = narrowed(rest, options)
         optimizer, _ = make_optimizer(stage, options, 1000)
