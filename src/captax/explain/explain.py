@@ -26,7 +26,7 @@ def known_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
     for name in named:
         if name not in (*METHODS, ALL):
             raise ExplainError(f"method {name!r}: give {', '.join(METHODS)} or {ALL}")
-    return METHODS if ALL in named else tuple(m for m in METHODS if m in named)
+    return METHODS if ALL in named else tuple(dict.fromkeys(named))
 
 
 def explain(

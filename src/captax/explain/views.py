@@ -268,10 +268,10 @@ def _single(explanation: Explanation, name: str, title: str) -> tuple[Figure, Ax
 def _figure(size: tuple[float, float], title: str | None) -> Figure:
     """A figure under a title; without one, to be laid out by hand."""
     with matplotlib.rc_context(_STYLE):
-        layout = None if title is None else "constrained"
-        figure = Figure(figsize=size, dpi=DPI, layout=layout, facecolor="white")
+        figure = Figure(figsize=size, dpi=DPI, facecolor="white")
         FigureCanvasAgg(figure)
         if title is not None:
+            figure.set_layout_engine("constrained")
             figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
 
