@@ -58,7 +58,7 @@ def draw(
     if not labels:
         raise ExplainError("the caption has no words: there is no map to draw")
     shares = explanation.maps(method, layer=layer, head=head, per=per)
-    title = _title(method, layer, head)
+    title = _title(explanation, method, layer, head)
     if view == "strip":
         return _render(_strip(explanation, shares, labels, title))
     if word is not None and not 0 <= word < len(labels):
@@ -85,9 +85,26 @@ def weigh(
 def upsample(
     share: Float[np.ndarray, "rows columns"], size: tuple[int, int]
 ) -> Float[np.ndarray, "height width"]:
-    """The map at (width, height) pixels, smoothly from the middle of each cell to the next."""
-    small = Image.fromarray(share.astype(np.float32))
-    return np.maximum(np.asarray(small.resize(size, Image.Resampling.BICUBIC)), 0)
+    """The map at (width, height) pixels, smoothly from the middle of each cell to the next.
+
+    Without overshoot: nothing is higher, or lower, than the cells around it.
+    """
+    across, down = (
+        _between(count, side) for count, side in zip(share.shape[::-1], size, strict=True)
+    )
+    return np.einsum("yr,xc,rc->yx", down, across, share, optimize=True)
+
+
+def _between(count: int, side: int) -> Float[np.ndarray, "side count"]:
+    """The shares that the two cells nearest to each pixel have in it."""
+    place = np.clip((np.arange(side) + 0.5) * count / side - 0.5, 0, count - 1)
+    left = np.minimum(place.astype(int), max(count - 2, 0))
+    part = place - left
+    part = part * part * (3 - 2 * part)
+    weights = np.zeros((side, count))
+    weights[np.arange(side), left] = 1 - part
+    weights[np.arange(side), np.minimum(left + 1, count - 1)] += part
+    return weights
 
 
 def _strip(
@@ -297,10 +314,11 @@ def _labels(explanation: Explanation, per: Per) -> list[tuple[str, str]]:
     return [(text.strip() or repr(text), f"probability {np.exp(p):.2f}") for text, p in named]
 
 
-def _title(method: str, layer: int | None, head: int | None) -> str:
+def _title(explanation: Explanation, method: str, layer: int | None, head: int | None) -> str:
+    layers, heads = explanation.cross_attentions.shape[:2]
     parts = [method.capitalize()]
-    parts += [f"layer {layer}"] if layer is not None else []
-    parts += [f"head {head}"] if head is not None else []
+    parts += [f"layer {layer % layers}"] if layer is not None else []
+    parts += [f"head {head % heads}"] if head is not None else []
     return ", ".join(parts)
 
 
