@@ -15,6 +15,7 @@ from captax.cli import (
     convert,
     data,
     evaluate,
+    explain,
     generate,
     info,
     push,
@@ -52,6 +53,7 @@ def captax(
 
 
 app.command("caption")(caption.caption)
+app.command("explain")(explain.explain)
 app.command("classify")(classify.classify)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
