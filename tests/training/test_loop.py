@@ -209,7 +209,11 @@ def test_a_stage_ends_when_nothing_gets_better(
     out = finished.with_name("patient")
     stages = [{**DECODER, "name": "first"}, {**DECODER, "name": "second"}]
     patient = changed(
-        recipe, stages=stages, keep=3, evaluation={**EVALUATION, "steps": 2, "patience": 2}, save_every=100
+        recipe,
+        stages=stages,
+        keep=3,
+        evaluation={**EVALUATION, "steps": 2, "patience": 2},
+        save_every=100,
     )
     # The second stage takes up counting anew: its first evaluation is a third without a better.
     canned(monkeypatch, 0.2, 0.4, 0.3, 0.4, 0.1, 0.5, 0.2, 0.3)

@@ -17,6 +17,7 @@ from captax.cli import (
     info,
     push,
     score,
+    serve,
     train,
 )
 from captax.errors import CaptaxError
@@ -40,6 +41,7 @@ app.command("generate")(generate.generate)
 app.command("assemble")(assemble.assemble)
 app.command("convert")(convert.convert)
 app.command("push")(push.push)
+app.command("serve")(serve.serve)
 app.command("info")(info.info)
 
 
