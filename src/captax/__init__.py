@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from captax.classifier import Classification, Classifier
     from captax.errors import CaptaxError
     from captax.evaluation import evaluate
+    from captax.explain import Explanation
     from captax.generation import GenerationConfig
     from captax.generator import Generated
     from captax.loading import load, load_model
@@ -30,6 +31,7 @@ __all__ = [
     "Captioner",
     "Classification",
     "Classifier",
+    "Explanation",
     "Generated",
     "GenerationConfig",
     "Matcher",
@@ -51,6 +53,7 @@ _HOME = {
     "CaptaxError": "captax.errors",
     "Classification": "captax.classifier",
     "Classifier": "captax.classifier",
+    "Explanation": "captax.explain",
     "Generated": "captax.generator",
     "GenerationConfig": "captax.generation",
     "Matcher": "captax.matcher",

@@ -1,6 +1,7 @@
 """The captioner: a model with all it needs to turn pictures into captions."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import numpy as np
 from jaxtyping import Float
 
 from captax.checkpoints.state import parameters
+from captax.explain import Explanation, Reader, explain, known_methods
+from captax.explain.evidence import Hide
 from captax.generation import GenerationConfig, GenerationError, Sequences, score
-from captax.generator import Generated, Generator, seeds_of
-from captax.images import ImageError, ImageProcessor, ImageSource
+from captax.generator import Alternative, Generated, Generator, seeds_of
+from captax.images import ImageError, ImageProcessor, ImageSource, decode
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
 from captax.models.layers import map_pictures
@@ -131,12 +134,7 @@ class Captioner(Generator):
                 f"{len(given)} captions for {len(pictures)} pictures: give one for each"
             )
         begin = [self._start(config), *self._prompts([prompt])[0]]
-        texts = ["" if isinstance(each, Generated) else each.removeprefix(prompt) for each in given]
-        encoded = self.tokenizer.encode_plain(texts)
-        tokens = [
-            [*begin, *(each.tokens if isinstance(each, Generated) else (*ids, config.eos_ids[0]))]
-            for each, ids in zip(given, encoded, strict=True)
-        ]
+        tokens = [[*begin, *said] for said in self._said(given, prompt, config)]
         # Captions of like length together, so that little of a batch is padding.
         order = sorted(range(len(given)), key=lambda i: len(tokens[i]))
 
@@ -156,6 +154,106 @@ class Captioner(Generator):
             scores[i] = float(value)
         return scores
 
+    def explain(
+        self,
+        image: ImageSource,
+        caption: str | Generated | None = None,
+        *,
+        prompt: str = "",
+        seed: int = 0,
+        methods: str | Sequence[str] = ("attention",),
+        faithfulness: bool = False,
+        hide: Hide = "mean",
+        alternatives: int = 5,
+        **options: Any,
+    ) -> Explanation:
+        """Where in the picture each word of its caption came from, and what else was likely.
+
+        A text, or a `Caption`, that is given is explained in the place of what decoding with
+        `options` would say. `methods` are of `captax.explain.METHODS`, or "all" that the model has:
+        attention costs one pass, evidence many. `faithfulness` also measures how far to believe
+        each, by hiding cells (as their `hide` says, with the mean colour or a blur) and showing
+        them. `alternatives` is the number kept at each step. Raises `ImageError` for a picture that
+        cannot be read, and `ExplainError` for what the model does not have.
+        """
+        config = self._config(options)
+        known_methods(methods)
+        picture = decode(image, at_least=self.processor.decode_size)
+        if caption is None:
+            [caption] = self.caption(picture, prompt=prompt, seed=seed, **options)
+        [said] = self._said([caption], prompt, config)
+        begin = [self._start(config), *self._prompts([prompt])[0]]
+        length = len(begin) + len(said)
+        text = str(caption)
+        given = caption if isinstance(caption, Caption) else Caption(text, 0.0, tuple(said), ())
+        explanation = explain(
+            self._reader,
+            self.processor,
+            self.tokenizer,
+            picture,
+            given,
+            begin,
+            prompt=prompt,
+            eos=config.eos_ids,
+            room=self._room(length),
+            methods=methods,
+            faithfulness=faithfulness,
+            hide=hide,
+            alternatives=alternatives,
+        )
+        if isinstance(caption, Caption):
+            return explanation
+        logprobs = tuple(map(float, explanation.logprobs))
+        score = sum(logprobs) / len(said) ** config.strategy.length_penalty
+        scored = Caption(text, score, tuple(said), (Alternative(text, score),), logprobs)
+        return dataclasses.replace(explanation, caption=scored)
+
+    def caption_again(
+        self,
+        explanation: Explanation,
+        *,
+        method: str = "attention",
+        word: int | None = None,
+        **options: Any,
+    ) -> Caption:
+        """Caption an explained picture anew, dark but for what a map shows.
+
+        The map is the mean of all words', or that of one (its place among them, from 0). If the
+        caption stays, what was looked at is enough to say it.
+        """
+        # What was seen has been cut out already.
+        processor = dataclasses.replace(
+            self.processor, resize="stretch", resize_to=self.processor.size
+        )
+        same = Captioner(self.model, processor, self.tokenizer, self.generation)
+        options = {"prompt": explanation.prompt, **options}
+        return same.caption(explanation.attended(method, word=word), **options)[0]
+
+    @functools.cached_property
+    def _reader(self) -> Reader:
+        return Reader(self.model, self._rebuild)
+
+    def _said(
+        self, captions: Sequence[str | Generated], prompt: str, config: GenerationConfig
+    ) -> list[list[int]]:
+        """The tokens of captions behind their prompt: of texts the tokenizer's, and eos."""
+        texts = [
+            "" if isinstance(each, Generated) else each.removeprefix(prompt) for each in captions
+        ]
+        encoded = self.tokenizer.encode_plain(texts)
+        return [
+            list(each.tokens) if isinstance(each, Generated) else [*ids, config.eos_ids[0]]
+            for each, ids in zip(captions, encoded, strict=True)
+        ]
+
+    def _room(self, longest: int) -> int:
+        """The number of tokens that captions given whole are filled up to."""
+        if longest - 1 > self._max_positions:
+            raise GenerationError(
+                f"a caption has {longest - 1} tokens and the decoder reads {self._max_positions}"
+            )
+        return min(-(-longest // SCORED_STEP) * SCORED_STEP, self._max_positions + 1)
+
     def _score(
         self,
         pixels: Float[np.ndarray, "batch height width 3"],
@@ -164,12 +262,7 @@ class Captioner(Generator):
         config: GenerationConfig,
     ) -> Float[jax.Array, " batch"]:
         lengths = np.array([len(caption) for caption in captions])
-        longest = int(lengths.max())
-        if longest - 1 > self._max_positions:
-            raise GenerationError(
-                f"a caption has {longest - 1} tokens and the decoder reads {self._max_positions}"
-            )
-        time = min(-(-longest // SCORED_STEP) * SCORED_STEP, self._max_positions + 1)
+        time = self._room(int(lengths.max()))
         tokens = np.zeros((len(pixels), time), np.int32)
         for row, caption in enumerate(captions):
             tokens[row, : len(caption)] = caption

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,15 @@ class Generated:
 
     def __str__(self) -> str:
         return self.text
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the text, its score, and what else was considered."""
+        others = "".join(
+            f"<li>{escape(other.text)} <small>{other.score:.2f}</small></li>"
+            for other in self.alternatives[1:]
+        )
+        listed = f"<ol start='2'>{others}</ol>" if others else ""
+        return f"<p>{escape(self.text)} <small>score {self.score:.2f}</small></p>{listed}"
 
 
 class Generator:

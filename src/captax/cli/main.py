@@ -13,6 +13,7 @@ from captax.cli import (
     convert,
     data,
     evaluate,
+    explain,
     generate,
     info,
     push,
@@ -32,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("caption")(caption.caption)
+app.command("explain")(explain.explain)
 app.command("classify")(classify.classify)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)

@@ -133,11 +133,7 @@ class ImageProcessor:
         Raises `ImageError` where keeping the aspect of a very narrow picture asks for a huge one.
         """
         height, width = self.size
-        to_height, to_width = self.decode_size
-        if self.resize == "shortest_edge":
-            # The longer side is rounded down, as Hugging Face does.
-            edge, short = to_height, min(image.size)
-            to_height, to_width = edge * image.height // short, edge * image.width // short
+        to_height, to_width = self._resized(image)
         if to_height * to_width > MAX_PIXELS:
             raise ImageError(
                 f"{image.width}x{image.height} picture: too narrow to be resized to a shortest "
@@ -147,6 +143,27 @@ class ImageProcessor:
         # Rounded down when negative too, which is where Hugging Face puts a picture it pads.
         left, top = (to_width - width) // 2, (to_height - height) // 2
         return resized.crop((left, top, left + width, top + height))
+
+    def view(self, image: Image.Image) -> Image.Image:
+        """The part of RGB `image` that `resize_only` leaves, as it is: not resized, not stretched.
+
+        Black where `resize_only` pads.
+        """
+        height, width = self.size
+        to_height, to_width = self._resized(image)
+        left, top = (to_width - width) // 2, (to_height - height) // 2
+        across, down = image.width / to_width, image.height / to_height
+        box = (left * across, top * down, (left + width) * across, (top + height) * down)
+        return image.crop((round(box[0]), round(box[1]), round(box[2]), round(box[3])))
+
+    def _resized(self, image: Image.Image) -> tuple[int, int]:
+        """The (height, width) that `image` is resized to before anything is cut."""
+        to_height, to_width = self.decode_size
+        if self.resize == "shortest_edge":
+            # The longer side is rounded down, as Hugging Face does.
+            edge, short = to_height, min(image.size)
+            return edge * image.height // short, edge * image.width // short
+        return to_height, to_width
 
     def normalize(
         self, pixels: UInt8[np.ndarray, "batch height width 3"]

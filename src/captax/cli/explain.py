@@ -1,0 +1,187 @@
+"""`captax explain`: where in a picture each word of its caption came from."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from captax.cli.options import Dtype, Loaded, Model, Offline, Revision, decoding
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from captax.explain import Explanation
+
+
+class View(StrEnum):
+    """What a PNG shows."""
+
+    STRIP = "strip"
+    OVERLAY = "overlay"
+    HEAT = "heat"
+    WEIGHTED = "weighted"
+    GRID = "grid"
+    SEQUENCE = "sequence"
+
+
+class Method(StrEnum):
+    """What maps are made of."""
+
+    attention = "attention"
+    rollout = "rollout"
+    gradient = "gradient"
+    integrated = "integrated"
+    occlusion = "occlusion"
+    all = "all"
+
+
+class Per(StrEnum):
+    """What maps are of."""
+
+    word = "word"
+    token = "token"
+
+
+class Hide(StrEnum):
+    """What takes the place of hidden cells."""
+
+    mean = "mean"
+    blur = "blur"
+
+
+@decoding
+def explain(
+    image: Annotated[Path, typer.Argument(help="A picture.")],
+    model: Model = None,
+    caption: Annotated[
+        str | None, typer.Option(help="Explain this one instead of what the model says.")
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="The caption begins with it.")] = "",
+    method: Annotated[
+        list[Method] | None, typer.Option(help="May be repeated; default: attention.")
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Attention of one layer, from 0; -1: the last.")
+    ] = None,
+    head: Annotated[int | None, typer.Option(help="Attention of one head, from 0.")] = None,
+    word: Annotated[
+        str | None, typer.Option(help="Of views of one word: its number from 1, or its text.")
+    ] = None,
+    per: Annotated[Per, typer.Option(help="A map of every word or of every token.")] = Per.word,
+    view: Annotated[
+        View | None, typer.Option(help="Of a .png; default: strip, or overlay with --word.")
+    ] = None,
+    faithfulness: Annotated[
+        bool, typer.Option("--faithfulness", help="Measure how far to believe each map.")
+    ] = False,
+    hide: Annotated[
+        Hide, typer.Option(help="What hidden places show: the mean colour or a blur.")
+    ] = Hide.mean,
+    feed_back: Annotated[
+        bool,
+        typer.Option("--feed-back", help="Caption again the picture that the map leaves bright."),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a .png, a page .html or arrays .npz.")
+    ] = None,
+    dtype: Loaded = Dtype.float32,
+    revision: Revision = None,
+    offline: Offline = False,
+    *,
+    options: dict[str, Any],
+) -> None:
+    """Show where in a picture each word of its caption came from, and how far to believe it.
+
+    Without --out, words are listed with their log-probabilities and where their maps are highest.
+    """
+    from captax.captioner import Captioner
+    from captax.compilation import persist_compiled_programs
+    from captax.errors import CaptaxError
+    from captax.loading import load
+
+    if out is not None and out.suffix.lower() not in (".png", ".html", ".npz"):
+        raise CaptaxError(f"{out}: give a name that ends in .png, .html or .npz")
+    methods = [each.value for each in method or [Method.attention]]
+    persist_compiled_programs()
+    captioner = load(model, revision=revision, offline=offline, dtype=dtype.value)
+    if not isinstance(captioner, Captioner):
+        raise CaptaxError(
+            f"{model}: holds a {type(captioner).__name__}; only captioners are explained"
+        )
+    found = captioner.explain(
+        image,
+        caption,
+        prompt=prompt,
+        methods=methods,
+        faithfulness=faithfulness,
+        hide=hide.value,
+        **options,
+    )
+    first = found.methods[0]
+    chosen: dict[str, Any] = {"method": first, "layer": layer, "head": head, "per": per.value}
+    place = None if word is None else _place(found, word, per)
+    print(found.caption.text)
+    if out is not None:
+        shown = view or (View.STRIP if word is None else View.OVERLAY)
+        found.save(out, shown.value, word=place, **chosen)
+    else:
+        _list(found, found.maps(**chosen), per)
+    if found.faithfulness:
+        _judge(found)
+    if feed_back:
+        if per is Per.token:
+            raise CaptaxError("--feed-back takes the map of a word: leave --per token out")
+        options.pop("seed", None)
+        again = captioner.caption_again(found, method=first, word=place, **options)
+        print(f"fed back: {again.text}")
+
+
+def _place(found: "Explanation", word: str, per: Per) -> int:
+    """The number of a word, or of the token of that number."""
+    if per is Per.word:
+        return found.find(word)
+    from captax.errors import CaptaxError
+
+    if not (word.isdecimal() and 1 <= int(word) <= len(found.tokens)):
+        raise CaptaxError(f"--word {word}: give the number of a token, 1 to {len(found.tokens)}")
+    return int(word) - 1
+
+
+def _list(found: "Explanation", maps: "np.ndarray", per: Per) -> None:
+    """A line for each word: number, text, log-probability, and where its map is highest."""
+    named = [(word.text, word.logprob) for word in found.words]
+    if per is Per.token:
+        named = list(zip(found.tokens, map(float, found.logprobs), strict=True))
+    wide = max([len(text) for text, _ in named], default=0)
+    rows, columns = found.grid
+    for number, ((text, logprob), share) in enumerate(zip(named, maps, strict=True), 1):
+        row, column = divmod(int(share.argmax()), columns)
+        print(
+            f"{number:>3}  {text.strip():{wide}}  {logprob:7.2f}  {100 * share.max():3.0f}% "
+            f"at row {row + 1} of {rows}, column {column + 1} of {columns}, "
+            f"{_side(row, column, found.grid)}"
+        )
+
+
+def _side(row: int, column: int, grid: tuple[int, int]) -> str:
+    """In words, which ninth of the picture a cell is in."""
+    down, across = (
+        min(2, 3 * (2 * place + 1) // (2 * count))
+        for place, count in zip((row, column), grid, strict=True)
+    )
+    if (down, across) == (1, 1):
+        return "the middle"
+    return " ".join(filter(None, (("top", "", "bottom")[down], ("left", "", "right")[across])))
+
+
+def _judge(found: "Explanation") -> None:
+    """The table of faithfulness, best first."""
+    print(f"\n{'map':<12}{'deletion':>10}{'insertion':>11}{'score':>9}")
+    for method, each in sorted(found.faithfulness.items(), key=lambda item: -item[1].score):
+        print(
+            f"{method:<12}{each.deletion_area:>10.3f}{each.insertion_area:>11.3f}"
+            f"{each.score:>+9.3f}"
+        )
+    spread = found.faithfulness["random"].spread
+    print(f"one random order comes to 0 ± {spread:.3f}")

@@ -1,0 +1,70 @@
+"""What the log-probability of each token owes to each cell of the picture.
+
+Three answers to one question: how much of it goes when the cell is hidden?
+
+- `occlusion` hides cells and looks (Zeiler & Fergus, https://arxiv.org/abs/1311.2901).
+- `gradient` takes the model for linear near the picture: gradient x input, the input measured from
+  the hidden picture (Shrikumar et al., https://arxiv.org/abs/1605.01713).
+- `integrated` adds gradients up along the way from the hidden picture to the shown, so that cells
+  sum to the whole difference (Sundararajan et al., https://arxiv.org/abs/1703.01365).
+
+Evidence is signed: what speaks against a word is negative.
+"""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+from PIL import Image, ImageFilter
+
+from captax.explain.reading import Given, Reader
+
+EVIDENCE = ("gradient", "integrated", "occlusion")
+STEPS = 16
+
+Hide = Literal["mean", "blur"]
+
+
+def hidden_picture(image: Image.Image, hide: Hide) -> Image.Image:
+    """The RGB picture with nothing to be seen on it: all of its mean colour, or all a blur."""
+    if hide == "blur":
+        return image.filter(ImageFilter.GaussianBlur(max(image.size) / 8))
+    colour = np.asarray(image).reshape(-1, 3).mean(0).round().astype(int)
+    return Image.new("RGB", image.size, tuple(map(int, colour)))
+
+
+def evidence(
+    method: str, reader: Reader, given: Given, grid: tuple[int, int]
+) -> Float[np.ndarray, "said rows columns"]:
+    """By one of `EVIDENCE`, in nats."""
+    if method == "occlusion":
+        return occlusion(reader, given, grid)
+    return reader.gradients(given, grid, STEPS if method == "integrated" else 0)
+
+
+def occlusion(
+    reader: Reader, given: Given, grid: tuple[int, int], window: int | None = None
+) -> Float[np.ndarray, "said rows columns"]:
+    """The fall of log-probabilities when a square of `window` cells slides over the picture.
+
+    A cell's is the mean of those of the squares that cover it. Of a fine grid, whose cells alone
+    show too little to be missed, squares are a fifth of the picture wide.
+    """
+    window = window or max(1, round(min(grid) / 5))
+    hides = _windows(grid, min(window, *grid), max(1, window // 2))
+    shown = np.concatenate([np.ones((1, *grid), bool), ~hides])
+    logprobs = reader.logprobs(given, shown)
+    falls = logprobs[0] - logprobs[1:]
+    covered = np.einsum("ws,wrc->src", falls, hides.astype(np.float32))
+    return covered / hides.sum(0)
+
+
+def _windows(
+    grid: tuple[int, int], side: int, stride: int
+) -> Bool[np.ndarray, "some rows columns"]:
+    """Squares that cover the grid, those at its far edges too."""
+    tops, lefts = (sorted({*range(0, count - side, stride), count - side}) for count in grid)
+    hides = np.zeros((len(tops) * len(lefts), *grid), bool)
+    for i, (top, left) in enumerate((top, left) for top in tops for left in lefts):
+        hides[i, top : top + side, left : left + side] = True
+    return hides

@@ -1,0 +1,176 @@
+"""An explanation as one web page that needs no other file: pick a word, see where it came from."""
+
+import base64
+import hashlib
+import io
+import json
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from captax.explain.explanation import ATTENTION, Explanation
+from captax.explain.faithfulness import RANDOM
+from captax.explain.views import COLOURS
+from captax.files import write_text
+
+# What each map is, in the words of the page.
+MEANINGS = {
+    "attention": "Where the decoder's cross-attention lay when it predicted the word.",
+    "rollout": "Attention, followed back through the encoder to the patches its tokens are of.",
+    "gradient": "Gradient x input: what hiding each place would take from the word, were the model "
+    "linear.",
+    "integrated": "Integrated gradients: the word's log-probability, shared out over all places.",
+    "occlusion": "How far the word's log-probability falls when the place is hidden.",
+}
+
+
+def write_page(path: Path, explanation: Explanation) -> None:
+    """Write the page to `path`, all within it. Raises `OutputError` if it cannot be written."""
+    write_text(path, page(explanation))
+
+
+def page(explanation: Explanation) -> str:
+    """The page as HTML."""
+    template = (resources.files("captax.explain") / "page.html").read_text(encoding="utf-8")
+    script = template.split("<script>", 1)[1].split("</script>", 1)[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # What stands between < and > is nobody's markup.
+    data = json.dumps(_data(explanation), ensure_ascii=True, separators=(",", ":"))
+    parts = {
+        "HASH": f"sha256-{digest}",
+        "CAPTION": escape(explanation.caption.text),
+        "PICTURE": _data_url(explanation.image, "JPEG", quality=85),
+        "WIDTH": str(explanation.image.width),
+        "HEIGHT": str(explanation.image.height),
+        "WORDS": _words(explanation),
+        "METHODS": _methods(explanation),
+        "TABLE": _table(explanation),
+        "DATA": data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"),
+    }
+    # All at once, so that a caption that spells a placeholder stays as it is.
+    pieces = template.split("%%")
+    return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
+
+
+def notebook(explanation: Explanation) -> str:
+    """What a notebook shows: the words' maps as one picture."""
+    text = escape(explanation.caption.text)
+    if not explanation.words:
+        return f"<p>{text}</p>"
+    method = explanation.methods[0]
+    source = _data_url(explanation.draw("strip", method=method), "PNG")
+    described = escape(f"Maps by {method} for each word of: {explanation.caption.text}")
+    return (
+        f"<figure><figcaption>{text}</figcaption>"
+        f'<img src="{source}" alt="{described}" style="max-width: 100%"></figure>'
+    )
+
+
+def _words(explanation: Explanation) -> str:
+    """The caption as a list of buttons, each word over how likely it was."""
+    prompt = ""
+    if explanation.prompt.strip():
+        prompt = f'<li class="prompt">{escape(explanation.prompt.strip())}</li>'
+    return prompt + "".join(
+        f'<li><button type="button" aria-pressed="false">'
+        f'<span dir="auto">{escape(word.text)}</span>'
+        f'<small><span class="unseen">, probability </span>{np.exp(word.logprob):.2f}</small>'
+        "</button></li>"
+        for word in explanation.words
+    )
+
+
+def _methods(explanation: Explanation) -> str:
+    """Options of the list of maps: methods, and attention layer by layer."""
+    options = [f'<option value="{m}">{m.capitalize()}</option>' for m in explanation.methods]
+    layers = len(explanation.cross_attentions)
+    if ATTENTION in explanation.methods and layers > 1:
+        each = "".join(
+            f'<option value="layer {i}">Layer {i + 1} of {layers}</option>' for i in range(layers)
+        )
+        options.append(f'<optgroup label="Attention of one layer">{each}</optgroup>')
+    return "".join(options)
+
+
+def _table(explanation: Explanation) -> str:
+    """How far to believe each map, where that was measured."""
+    if not explanation.faithfulness:
+        return ""
+    found = explanation.faithfulness
+    rows = "".join(
+        f'<tr><th scope="row">{escape(method.capitalize())}</th><td>{each.deletion_area:.3f}</td>'
+        f"<td>{each.insertion_area:.3f}</td><td>{each.score:+.3f}</td></tr>"
+        for method, each in sorted(found.items(), key=lambda item: -item[1].score)
+    )
+    return (
+        "<section><h2>How far to believe each map</h2><table><thead><tr><th>Map</th>"
+        '<th scope="col">Deletion</th><th scope="col">Insertion</th><th scope="col">Score</th></tr>'
+        f"</thead><tbody>{rows}</tbody></table>"
+        "<p>Mean probability of the words while the places that a map ranks highest are hidden "
+        "first (deletion, low is good) or shown first (insertion, high is good). The score is "
+        "their difference; one random order comes to "
+        f"0 ± {found[RANDOM].spread:.3f}.</p></section>"
+    )
+
+
+def _data(explanation: Explanation) -> dict[str, Any]:
+    """What the page's script reads."""
+    shown = {
+        method: _map(explanation.maps(method), MEANINGS[method]) for method in explanation.methods
+    }
+    if ATTENTION in explanation.methods:
+        for layer in range(len(explanation.cross_attentions)):
+            says = f"{MEANINGS[ATTENTION]} Layer {layer + 1} alone."
+            shown[f"layer {layer}"] = _map(explanation.maps(layer=layer), says)
+    colours = (matplotlib.colormaps[COLOURS](np.arange(256))[:, :3] * 255).round().astype(int)
+    return {
+        "grid": explanation.grid,
+        "words": [word.text for word in explanation.words],
+        "maps": shown,
+        "colours": "".join(f"{r:02x}{g:02x}{b:02x}" for r, g, b in colours),
+        "steps": [
+            {
+                "words": [
+                    {
+                        "text": explanation.tokens[token],
+                        "probability": round(float(np.exp(explanation.logprobs[token])), 4),
+                        "others": [[t, round(p, 4)] for t, p in explanation.steps[token]],
+                    }
+                    for token in word.tokens
+                ],
+                "share": _share(explanation, word.tokens),
+            }
+            for word in explanation.words
+        ],
+        "end": [
+            [text, round(p, 4)] for text, p in (explanation.steps[-1] if _ends(explanation) else ())
+        ],
+    }
+
+
+def _share(explanation: Explanation, tokens: tuple[int, ...]) -> float:
+    return round(float(explanation.picture_share[..., list(tokens)].mean()), 4)
+
+
+def _ends(explanation: Explanation) -> bool:
+    spelt = {token for word in explanation.words for token in word.tokens}
+    return len(explanation.tokens) - 1 not in spelt
+
+
+def _map(maps: Float[np.ndarray, "words rows columns"], meaning: str) -> dict[str, Any]:
+    """Cells as multiples of the even share, row by row."""
+    levels = maps * maps[0].size if len(maps) else maps
+    return {"meaning": meaning, "words": [each.ravel().round(2).tolist() for each in levels]}
+
+
+def _data_url(image: Image.Image, kind: str, **options: Any) -> str:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    data = base64.b64encode(file.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{data}"

@@ -1,0 +1,238 @@
+"""A model reads a caption that is given whole, and hands out all that an explanation needs.
+
+Everything here is compiled once for a size of picture and a length of captions. Legend: `time`
+places for tokens that are predicted, each from those before it; `places` what is attended to.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from captax.checkpoints.state import parameters
+from captax.explain.rollout import rollout
+from captax.models.encoder_decoder import EncoderDecoder
+from captax.models.encoders import Features
+from captax.models.layers import map_pictures
+from captax.models.record import observe
+
+# Pictures to a program, when many versions of one are read.
+VERSIONS = 16
+
+
+@struct.dataclass
+class Seen:
+    """What a model computed of one picture and one caption.
+
+    `cross_attentions` are those to what the encoder gave, `lead` tokens and then the grid; a
+    decoder that reads picture and text under one softmax (GIT) shares its attention out between
+    them and `self_attentions`. `rollout` is None where the encoder has no attention.
+    """
+
+    logprobs: Float[Any, " time"]
+    top: Int[Any, "time alternatives"]
+    top_logprobs: Float[Any, "time alternatives"]
+    cross_attentions: Float[Any, "layers heads time places"]
+    self_attentions: Float[Any, "layers heads time positions"]
+    encoder_attentions: Float[Any, "depth encoder_heads places places"] | None
+    rollout: Float[Any, "places places"] | None
+    grid: tuple[int, int] = struct.field(pytree_node=False)
+    lead: int = struct.field(pytree_node=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """A picture, as the model takes it and as it is when all is hidden, and a caption of it.
+
+    `tokens` begin with the prompt and may be padded; the last `said` of the first `length` of them
+    are what is explained.
+    """
+
+    pixels: Float[np.ndarray, "height width 3"]
+    hidden: Float[np.ndarray, "height width 3"]
+    tokens: Int[np.ndarray, " padded"]
+    length: int
+    said: int
+
+    @property
+    def predicted(self) -> slice:
+        """Where, among predictions of every token but the first, those explained lie."""
+        return slice(self.length - 1 - self.said, self.length - 1)
+
+
+class Reader:
+    """A model that reads captions given whole, with the weights that it has at each call."""
+
+    def __init__(self, model: EncoderDecoder, rebuild: Callable[..., EncoderDecoder]):
+        self._model = model
+        self._rebuild = rebuild
+
+    def observe(self, given: Given, alternatives: int) -> Seen:
+        """What the model computes of the caption, the tokens explained alone."""
+        count = min(alternatives, self._model.decoder.config.vocab_size)
+        seen = jax.device_get(
+            self._observe(self._weights, given.pixels, given.tokens, alternatives=count)
+        )
+        time = given.predicted
+        return seen.replace(
+            logprobs=seen.logprobs[time],
+            top=seen.top[time],
+            top_logprobs=seen.top_logprobs[time],
+            cross_attentions=seen.cross_attentions[:, :, time],
+            self_attentions=seen.self_attentions[:, :, time, : given.length - 1],
+        )
+
+    def logprobs(
+        self, given: Given, shown: Bool[np.ndarray, "versions rows columns"]
+    ) -> Float[np.ndarray, "versions said"]:
+        """Log-probabilities of the tokens explained, of versions of the picture.
+
+        In each version the cells of the grid that are not `shown` are hidden.
+        """
+        found = []
+        for first in range(0, len(shown), VERSIONS):
+            batch = shown[first : first + VERSIONS]
+            filled = np.ones((VERSIONS, *batch.shape[1:]), bool)
+            filled[: len(batch)] = batch
+            read = self._versions(self._weights, given.pixels, given.hidden, filled, given.tokens)
+            found.append(read[: len(batch)])
+        whole = np.concatenate([np.asarray(each) for each in found])
+        return whole[:, given.predicted]
+
+    def gradients(
+        self, given: Given, grid: tuple[int, int], steps: int
+    ) -> Float[np.ndarray, "said rows columns"]:
+        """How much each cell's pixels, measured from hidden, add to each log-probability.
+
+        The gradient is the mean of those at the middles of `steps` stretches of the way from
+        hidden to shown; of no steps, that at the picture itself.
+        """
+        way = np.ones(1) if steps == 0 else (np.arange(steps) + 0.5) / steps
+        found = self._gradients(
+            self._weights,
+            given.pixels,
+            given.hidden,
+            given.tokens,
+            way.astype(np.float32),
+            given.predicted.start,
+            given.predicted.stop,
+            grid=grid,
+        )
+        return np.asarray(found)[given.predicted]
+
+    @property
+    def _weights(self) -> Mapping[str, jax.Array]:
+        return parameters(self._model)
+
+    @functools.cached_property
+    def _observe(self) -> Callable[..., Seen]:
+        def program(weights: Any, pixels: Any, tokens: Any, alternatives: int) -> Seen:
+            model = self._rebuild(weights)
+
+            def look_and_read() -> tuple[Features, Array]:
+                features = model.encode(pixels[None])
+                return features, model.read(features, tokens[None, :-1])
+
+            (features, logits), seen = observe(look_and_read)
+            logprobs = jax.nn.log_softmax(logits[0].astype(jnp.float32))
+            best, which = jax.lax.top_k(logprobs, alternatives)
+            places = features.tokens.shape[1]
+            texts = _stacked(seen["decoder.attentions"])
+            if "decoder.cross_attentions" in seen:
+                crosses = _stacked(seen["decoder.cross_attentions"])
+            else:
+                crosses, texts = texts[..., :places], texts[..., places:]
+            inner = seen.get("encoder.attentions")
+            flow = None
+            if inner:
+                # GIT's picture tokens go on attending to one another beside the text.
+                flow = rollout(
+                    [a[0] for a in (*inner, *seen.get("decoder.picture.attentions", []))]
+                )
+            return Seen(
+                logprobs=_of(logprobs, tokens),
+                top=which,
+                top_logprobs=best,
+                cross_attentions=crosses,
+                self_attentions=texts,
+                encoder_attentions=_stacked(inner) if inner else None,
+                rollout=flow,
+                grid=features.grid,
+                lead=features.lead,
+            )
+
+        return jax.jit(program, static_argnames="alternatives")
+
+    @functools.cached_property
+    def _versions(self) -> Callable[..., Float[Array, "versions time"]]:
+        def program(weights: Any, pixels: Any, hidden: Any, shown: Any, tokens: Any) -> Array:
+            model = self._rebuild(weights)
+            rows, columns = (
+                _cells(side, count)
+                for side, count in zip(pixels.shape, shown.shape[1:], strict=False)
+            )
+            visible = shown[:, rows[:, None], columns][..., None]
+            features = map_pictures(model.encode, jnp.where(visible, pixels, hidden))
+            read = jnp.broadcast_to(tokens[:-1], (len(shown), len(tokens) - 1))
+            logprobs = jax.nn.log_softmax(model.read(features, read).astype(jnp.float32))
+            return jax.vmap(_of, (0, None))(logprobs, tokens)
+
+        return jax.jit(program)
+
+    @functools.cached_property
+    def _gradients(self) -> Callable[..., Float[Array, "time rows columns"]]:
+        def program(
+            weights: Any,
+            pixels: Array,
+            hidden: Array,
+            tokens: Array,
+            way: Array,
+            first: Array,
+            last: Array,
+            grid: tuple[int, int],
+        ) -> Array:
+            model = self._rebuild(weights)
+            gather = [
+                np.eye(count, dtype=np.float32)[_cells(side, count)]
+                for side, count in zip(pixels.shape, grid, strict=False)
+            ]
+            time = len(tokens) - 1
+
+            def read(pixels: Array) -> Float[Array, " time"]:
+                logits = model.read(model.encode(pixels[None]), tokens[None, :-1])[0]
+                return _of(jax.nn.log_softmax(logits.astype(jnp.float32)), tokens)
+
+            def at(share: Array) -> Float[Array, "time rows columns"]:
+                _, back = jax.vjp(read, hidden + share * (pixels - hidden))
+
+                def of(token: Array, found: Array) -> Array:
+                    [gradient] = back(jax.nn.one_hot(token, time))
+                    moved = (gradient * (pixels - hidden)).sum(-1)
+                    return found.at[token].set(jnp.einsum("yx,yr,xc->rc", moved, *gather))
+
+                # The tokens explained alone: a backward pass each.
+                return jax.lax.fori_loop(first, last, of, jnp.zeros((time, *grid)))
+
+            return jax.lax.map(at, way).mean(0)
+
+        return jax.jit(program, static_argnames="grid")
+
+
+def _of(logprobs: Float[Array, "time vocab"], tokens: Int[Array, " padded"]) -> Array:
+    """Of every token but the first, how probable it was."""
+    return jnp.take_along_axis(logprobs, tokens[1:, None], -1)[:, 0]
+
+
+def _stacked(layers: list[Array]) -> Float[Array, "layers heads time places"]:
+    return jnp.stack([layer[0] for layer in layers])
+
+
+def _cells(side: int, count: int) -> Int[np.ndarray, " side"]:
+    """Which of `count` cells each of so many pixels lies in."""
+    return np.arange(side) * count // side

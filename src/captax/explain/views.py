@@ -1,0 +1,290 @@
+"""Explanations as pictures.
+
+Legend: `share` is a map over the grid that sums to 1; `level` the same as multiples of the share
+that every cell would have if all had the same.
+"""
+
+import io
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from PIL import Image
+
+from captax.explain.explanation import ATTENTION, ExplainError, Explanation, Per
+
+VIEWS = ("strip", "overlay", "heat", "weighted", "grid", "sequence")
+COLOURS = "inferno"  # perceptually uniform, and read the same without colour
+DPI = 110
+GAMMA = 2.2  # of pixel values: so much light is their power
+_COLUMNS = 6
+_INK, _QUIET = "#1c1d1f", "#5c6066"
+_STYLE: Any = {"font.family": ["DejaVu Sans"], "text.color": _INK, "text.parse_math": False}
+# Pixels of a patch where the picture is cut up, and between patches.
+_PATCH, _GAP = 44, 5
+_NUMBER = 14  # and above those of a sequence
+
+
+def draw(
+    explanation: Explanation,
+    view: str = "strip",
+    *,
+    word: int | None = None,
+    method: str = ATTENTION,
+    layer: int | None = None,
+    head: int | None = None,
+    per: Per = "word",
+) -> Image.Image:
+    """One of `VIEWS`.
+
+    `strip`: the map of every word over the picture, all by the same scale. Of one word (its place
+    from 0), or the mean of all: `overlay`, its map over the picture; `heat`, the map; `weighted`,
+    patches as bright as they count. And the picture cut in patches as the model's `grid` has it, or
+    the `sequence` that it reads. With `per="token"` words are tokens, the end included. Raises
+    `ExplainError` for a view or a word that there is not.
+    """
+    if view not in VIEWS:
+        raise ExplainError(f"view {view!r}: give {', '.join(VIEWS)}")
+    labels = _labels(explanation, per)
+    if view in ("grid", "sequence"):
+        return _render(_patches(explanation, view == "sequence"))
+    if not labels:
+        raise ExplainError("the caption has no words: there is no map to draw")
+    shares = explanation.maps(method, layer=layer, head=head, per=per)
+    title = _title(method, layer, head)
+    if view == "strip":
+        return _render(_strip(explanation, shares, labels, title))
+    if word is not None and not 0 <= word < len(labels):
+        raise ExplainError(f"{per} {word}: the caption has 0 to {len(labels) - 1}")
+    share = shares.mean(0) if word is None else shares[word]
+    name = explanation.caption.text if word is None else labels[word][0]
+    drawing = {"overlay": _overlay, "heat": _heat, "weighted": _weighted}[view]
+    return _render(drawing(explanation, share, name, title))
+
+
+def weigh(
+    explanation: Explanation, method: str = ATTENTION, word: int | None = None
+) -> Image.Image:
+    """The picture times a map whose highest place is 1."""
+    if not explanation.words:
+        raise ExplainError("the caption has no words: there is no map to weigh the picture by")
+    shares = explanation.maps(method)
+    share = shares.mean(0) if word is None else shares[word]
+    smooth = upsample(share / share.max(), explanation.image.size)
+    dark = np.asarray(explanation.image) * smooth.clip(0, 1)[..., None]
+    return Image.fromarray(dark.round().astype(np.uint8))
+
+
+def upsample(
+    share: Float[np.ndarray, "rows columns"], size: tuple[int, int]
+) -> Float[np.ndarray, "height width"]:
+    """The map at (width, height) pixels, smoothly from the middle of each cell to the next."""
+    small = Image.fromarray(share.astype(np.float32))
+    return np.maximum(np.asarray(small.resize(size, Image.Resampling.BICUBIC)), 0)
+
+
+def _strip(
+    explanation: Explanation, shares: np.ndarray, labels: list[tuple[str, str]], title: str
+) -> Figure:
+    levels = shares * shares[0].size
+    norm = Normalize(0, max(float(levels.max()), 1.0))
+    columns = min(_COLUMNS, len(labels) + 1)
+    rows = -(-(len(labels) + 1) // columns)
+    image, tall = explanation.image, explanation.image.height / explanation.image.width
+    width = 1.75 if columns > 3 else 2.4
+    size = (columns * width + 0.9, rows * (width * min(tall, 2) + 0.42) + 0.4)
+    figure = _figure(size, f"{title}: where each word came from")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels:
+        axes.axis("off")
+    _show(panels[0], image)
+    _label(panels[0], "picture", "as the model saw it")
+    for axes, level, (name, note) in zip(panels[1:], levels, labels, strict=False):
+        _blend(axes, image, level, norm)
+        _label(axes, name, note)
+    _bar(figure, norm, list(panels))
+    return figure
+
+
+def _overlay(explanation: Explanation, share: np.ndarray, name: str, title: str) -> Figure:
+    figure, axes = _single(explanation, name, title)
+    level = share * share.size
+    norm = Normalize(0, max(float(level.max()), 1.0))
+    _blend(axes, explanation.image, level, norm)
+    _bar(figure, norm, [axes])
+    return figure
+
+
+def _heat(explanation: Explanation, share: np.ndarray, name: str, title: str) -> Figure:
+    figure, axes = _single(explanation, name, title)
+    level = share * share.size
+    norm = Normalize(0, max(float(level.max()), 1.0))
+    rows, columns = share.shape
+    image = explanation.image
+    extent = (0, image.width, image.height, 0)
+    axes.imshow(level, cmap=COLOURS, norm=norm, extent=extent, interpolation="nearest")
+    axes.set_xticks(
+        (np.arange(columns) + 0.5) * image.width / columns, list(map(str, range(1, columns + 1)))
+    )
+    axes.set_yticks(
+        (np.arange(rows) + 0.5) * image.height / rows, list(map(str, range(1, rows + 1)))
+    )
+    axes.tick_params(length=0, labelsize=7 if max(rows, columns) < 20 else 5, colors=_QUIET)
+    axes.axis("on")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    _bar(figure, norm, [axes])
+    return figure
+
+
+def _weighted(explanation: Explanation, share: np.ndarray, name: str, title: str) -> Figure:
+    figure, axes = _single(explanation, name, title)
+    patches = cut(explanation.image, explanation.grid)
+    bright = patches * ((share / share.max()) ** (1 / GAMMA))[..., None, None, None]
+    axes.imshow(_tile(bright.round().astype(np.uint8), ground=0))
+    axes.set_xlabel("light in proportion to the share of the map", color=_QUIET)
+    return figure
+
+
+def _patches(explanation: Explanation, sequence: bool) -> Figure:
+    rows, columns = explanation.grid
+    patches = cut(explanation.image, explanation.grid)
+    if not sequence:
+        canvas = _tile(patches)
+        figure = _figure(_inches(canvas), f"{rows} x {columns} patches")
+        axes = figure.subplots()
+        axes.axis("off")
+        axes.imshow(canvas)
+        return figure
+    return _sequence(patches.reshape(-1, *patches.shape[2:]), min(rows * columns, 2 * columns))
+
+
+def _sequence(patches: np.ndarray, across: int) -> Figure:
+    """Patches in lines of so many, numbered."""
+    count, height, width, _ = patches.shape
+    lines = -(-count // across)
+    line = np.full((lines * across, height + _NUMBER, width, 3), 255, np.uint8)
+    line[:count, _NUMBER:] = patches
+    canvas = _tile(line.reshape(lines, across, *line.shape[1:]))
+    figure = _figure(_inches(canvas), f"the sequence of {count} patches")
+    axes = figure.subplots()
+    axes.axis("off")
+    axes.imshow(canvas)
+    for place in range(count):
+        top = place // across * (height + _NUMBER + _GAP) + _NUMBER - 3
+        middle = place % across * (width + _GAP) + width / 2
+        axes.text(middle, top, str(place + 1), fontsize=6, color=_QUIET, ha="center", va="bottom")
+    return figure
+
+
+def cut(
+    image: Image.Image, grid: tuple[int, int]
+) -> UInt8[np.ndarray, "rows columns height width 3"]:
+    """The picture in patches, each of the cells of the grid that the model sees."""
+    rows, columns = grid
+    shape = image.width / columns, image.height / rows
+    scale = _PATCH / max(shape)
+    width, height = (max(4, round(side * scale)) for side in shape)
+    whole = image.resize((columns * width, rows * height), Image.Resampling.LANCZOS)
+    pixels = np.asarray(whole.convert("RGB"))
+    return pixels.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
+
+
+def _tile(patches: np.ndarray, ground: int = 255) -> UInt8[np.ndarray, "height width 3"]:
+    """Patches side by side with gaps between."""
+    rows, columns, height, width, _ = patches.shape
+    canvas = np.full(
+        (rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), ground, np.uint8
+    )
+    for row in range(rows):
+        for column in range(columns):
+            top, left = row * (height + _GAP), column * (width + _GAP)
+            canvas[top : top + height, left : left + width] = patches[row, column]
+    return canvas
+
+
+def _blend(axes: Axes, image: Image.Image, level: np.ndarray, norm: Normalize) -> None:
+    """The picture in faint colour, and over it the map, the less of it the lower it is."""
+    grey = np.asarray(image.convert("L"), np.float32)[..., None]
+    faint = 0.35 * np.asarray(image, np.float32) + 0.65 * grey
+    height = norm(upsample(level, image.size)).filled(0).clip(0, 1)
+    colour = matplotlib.colormaps[COLOURS](0.15 + 0.85 * height)[..., :3] * 255
+    opacity = 0.8 * height[..., None] ** 0.7
+    mixed = (1 - opacity) * faint * 0.9 + opacity * colour
+    _show(axes, Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8)))
+
+
+def _show(axes: Axes, image: Image.Image) -> None:
+    axes.imshow(np.asarray(image), interpolation="antialiased")
+
+
+def _label(axes: Axes, name: str, note: str) -> None:
+    axes.text(0, 1.13, _short(name), transform=axes.transAxes, fontsize=10.5, weight="bold")
+    axes.text(0, 1.035, note, transform=axes.transAxes, fontsize=7.5, color=_QUIET)
+
+
+def _bar(figure: Figure, norm: Normalize, panels: list[Axes]) -> None:
+    mappable = ScalarMappable(norm, COLOURS)
+    bar = figure.colorbar(mappable, ax=panels, fraction=0.03, pad=0.02, aspect=24)
+    bar.set_label("x the even share", color=_QUIET, fontsize=8)
+    bar.ax.tick_params(labelsize=8, colors=_QUIET, length=2)
+    bar.outline.set_visible(False)
+
+
+def _single(explanation: Explanation, name: str, title: str) -> tuple[Figure, Axes]:
+    image = explanation.image
+    longest = max(image.size)
+    size = (5.5 * image.width / longest + 1.1, 5.5 * image.height / longest + 0.7)
+    figure = _figure(size, f"{_short(name, 60)}  ({title.lower()})")
+    axes = figure.subplots()
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure, axes
+
+
+def _figure(size: tuple[float, float], title: str) -> Figure:
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size, dpi=DPI, layout="compressed", facecolor="white")
+        FigureCanvasAgg(figure)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, parse_math=False)
+    return figure
+
+
+def _render(figure: Figure) -> Image.Image:
+    file = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(file, format="png")
+    file.seek(0)
+    return Image.open(file).convert("RGB")
+
+
+def _inches(canvas: np.ndarray) -> tuple[float, float]:
+    height, width = canvas.shape[:2]
+    return width / DPI + 0.2, height / DPI + 0.5
+
+
+def _labels(explanation: Explanation, per: Per) -> list[tuple[str, str]]:
+    """What each map is called, and how likely the word was."""
+    named: Any = [(word.text, word.logprob) for word in explanation.words]
+    if per == "token":
+        named = zip(explanation.tokens, explanation.logprobs, strict=True)
+    return [(text.strip() or repr(text), f"probability {np.exp(p):.2f}") for text, p in named]
+
+
+def _title(method: str, layer: int | None, head: int | None) -> str:
+    parts = [method.capitalize()]
+    parts += [f"layer {layer}"] if layer is not None else []
+    parts += [f"head {head}"] if head is not None else []
+    return ", ".join(parts)
+
+
+def _short(text: str, limit: int = 16) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,73 @@
+"""The words of a caption, and which tokens spell each."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from captax.text import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """A word as it stands between spaces, with the punctuation that clings to it.
+
+    `tokens` are the positions of those that spell it; `logprob` is the sum of their
+    log-probabilities, each given the picture and all before it.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    logprob: float
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def merge_tokens(
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    tokens: Sequence[int],
+    logprobs: Sequence[float],
+) -> tuple[Word, ...]:
+    """The words that `tokens`, without eos, add to `prompt`.
+
+    Of any tokenizer: where a token's text begins is read off what decoding gives with and without
+    it. A token that stands for no text, such as an unknown word's, is a word by its own name; one
+    that goes on with the prompt's last word is the rest of that word.
+    """
+    if not tokens:
+        return ()
+    whole = tokenizer.decode([*prompt, *tokens])
+    words: list[tuple[str, list[int]]] = []
+    end_of_last = -1  # where in the text the word ends that was begun last
+    for position, token in enumerate(tokens):
+        if not tokenizer.decode([token]):
+            words.append((tokenizer.token(token), [position]))
+            end_of_last = -1
+            continue
+        before = tokenizer.decode([*prompt, *tokens[:position]])
+        start = _common(before, whole)
+        start += len(whole[start:]) - len(whole[start:].lstrip())
+        if start < end_of_last or (start == len(whole) and words):
+            words[-1][1].append(position)
+            continue
+        text = whole[start:].split(maxsplit=1)[0] if start < len(whole) else ""
+        words.append((text, [position]))
+        end_of_last = start + len(text)
+    return tuple(
+        Word(text, tuple(spelt), float(sum(logprobs[i] for i in spelt))) for text, spelt in words
+    )
+
+
+def token_texts(tokenizer: Tokenizer, tokens: Sequence[int]) -> tuple[str, ...]:
+    """Each token as a reader would see it: its text, or its name where it stands for none."""
+    return tuple(tokenizer.decode([token]) or tokenizer.token(token) for token in tokens)
+
+
+def _common(text: str, other: str) -> int:
+    """How long the beginning is that two texts share; half a letter is none yet."""
+    count = 0
+    for a, b in zip(text, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
