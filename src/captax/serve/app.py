@@ -114,12 +114,11 @@ def _add_work(app: FastAPI, service: Service) -> None:
         asks = [{"seed": asked.seed, "caption": asked.caption}]
         ((_, found),) = await answer(request, task, sent, asks)
         picture, explained = found
-        words = [{"text": t, "logprob": p, "map": m} for t, p, m in explained.words]
         steps = [[{"text": t, "probability": p} for t, p in step] for step in explained.steps]
         return {
             "model": settings.name,
             "caption": explained.caption,
-            "words": words,
+            "words": explained.words,
             "steps": steps,
             "grid": explained.grid,
             "seen": picture.seen,

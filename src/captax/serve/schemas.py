@@ -2,7 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from captax.explain import METHODS
 
 Text = Annotated[str, Field(max_length=1000)]
 Phrase = Annotated[str, Field(min_length=1, max_length=100)]
@@ -13,6 +15,15 @@ Prompt = Annotated[Text, Field(description="Captions begin with it.")]
 # A request holds a beam or a sample in memory for each of these, so there is a bound.
 MOST_ROWS = 16
 MOST_TOKENS = 256
+
+
+def _known(method: str) -> str:
+    if method not in METHODS:
+        raise ValueError(f"give one of {', '.join(METHODS)}")
+    return method
+
+
+Method = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": [*METHODS]})]
 
 
 class _Request(BaseModel):
@@ -82,7 +93,7 @@ class ExplainRequest(Options, Pictures):
     caption: Text | None = Field(None, description="Explain this one instead of the model's own.")
     prompt: Prompt = ""
     seed: Seed = 0
-    method: str = Field("attention", max_length=64, description="Where the maps come from.")
+    method: Method = Field("attention", description="Where the maps come from.")
     layer: int | None = Field(None, ge=0, le=1000, description="One layer, instead of their mean.")
     head: int | None = Field(None, ge=0, le=1000, description="One head, instead of their mean.")
 
@@ -148,6 +159,7 @@ class Word(BaseModel):
     """A word, how probable it was, and where the model looked for it."""
 
     text: str
+    tokens: list[int] = Field(description="The steps that spelt it.")
     logprob: float
     map: list[list[float]] = Field(description="Weights on the grid, rows first; they sum to 1.")
 
@@ -160,7 +172,7 @@ class Candidate(BaseModel):
 
 
 class ExplainResponse(BaseModel):
-    """A caption word by word."""
+    """What the model said word by word; a prompt's words are not its own."""
 
     model: str
     caption: str

@@ -42,10 +42,10 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Explained:
-    """An explanation as lists: a map of `rows` lists a word, the likeliest tokens a step."""
+    """An explanation in lists: words with their maps, the likeliest tokens a step."""
 
     caption: str
-    words: list[tuple[str, float, list[list[float]]]]
+    words: list[dict[str, Any]]
     steps: list[list[tuple[str, float]]]
     grid: tuple[int, int]
 
@@ -119,7 +119,12 @@ class Worker:
         )
         maps = np.asarray(found.maps(method, layer=layer, head=head), np.float64)
         words = [
-            (word.text, float(word.logprob), weights.round(5).tolist())
+            {
+                "text": word.text,
+                "tokens": list(word.tokens),
+                "logprob": word.logprob,
+                "map": weights.round(5).tolist(),
+            }
             for word, weights in zip(found.words, maps, strict=True)
         ]
         steps = [[(text, float(p)) for text, p in step] for step in found.steps]
