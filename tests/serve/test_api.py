@@ -32,7 +32,7 @@ def problem(response: Any, status: int, kind: str) -> str:
 
 def test_captions_are_the_captioners_own(client: TestClient, tiny_captioner: Captioner) -> None:
     pictures = [png(0), png(1, (90, 40)), png(2)]
-    expected = tiny_captioner.caption(pictures, num_return_sequences=2)
+    expected = tiny_captioner.caption(pictures, num_return_sequences=2, batch_size=4)
 
     form = client.post("/v1/caption", files=files(*pictures), data={"num_return_sequences": 2})
     assert form.status_code == 200
@@ -225,13 +225,13 @@ def test_urls_of_this_machine_are_not_fetched_even_if_allowed(tiny_captioner: Ca
 
 def test_scores(client: TestClient, tiny_captioner: Captioner) -> None:
     captions = ["a red square", "three green stripes on a black wall"]
-    right = tiny_captioner.score([png(0), png(0)], captions)
+    right = tiny_captioner.score([png(0), png(0)], captions, batch_size=4)
     answer = client.post("/v1/score", files=files(png(0)), data={"captions": captions})
     found = answer.json()["scores"]
     assert [each["score"] for each in found] == pytest.approx(right, abs=1e-4)
     assert [each["caption"] for each in found] == captions
 
-    right = tiny_captioner.score([png(0), png(1)], captions)
+    right = tiny_captioner.score([png(0), png(1)], captions, batch_size=4)
     answer = client.post("/v1/score", files=files(png(0), png(1)), data={"captions": captions})
     assert [each["score"] for each in answer.json()["scores"]] == pytest.approx(right, abs=1e-4)
 

@@ -4,10 +4,12 @@ const KEY = "captax-key";
 
 export class Refusal extends Error {
   // kind: "busy" (ask again after `seconds`), "away" (nobody answers), "key" or "refused".
-  constructor(kind, message, seconds = 0) {
+  // `type` is the server's word for what was wrong.
+  constructor(kind, message, { seconds = 0, type = "" } = {}) {
     super(message);
     this.kind = kind;
     this.seconds = seconds;
+    this.type = type;
   }
 }
 
@@ -41,9 +43,9 @@ export async function ask(path, options = {}) {
   if (response.status === 401) throw new Refusal("key", message);
   if (response.status === 429 || response.status === 503) {
     const seconds = Number(response.headers.get("Retry-After")) || 2;
-    throw new Refusal("busy", message, Math.min(seconds, 60));
+    throw new Refusal("busy", message, { seconds: Math.min(seconds, 60) });
   }
-  throw new Refusal("refused", plain(message));
+  throw new Refusal("refused", plain(message), { type: body.error?.type });
 }
 
 // What was wrong with a file, without what only a program wants to know.

@@ -8,7 +8,10 @@ const template = document.getElementById("card-template");
 let count = 0;
 
 const percent = (share) =>
-  share > 0 && share < 0.01 ? "under 1 %" : `${Math.round(100 * share)} %`;
+  share > 0 && share < 0.01 ? "under 1%" : `${Math.round(100 * share)}%`;
+
+const HINT = "Point at a word, or tap it, to see where the model looked.";
+let hinted = false;
 
 export class Card {
   // `hooks`: again(card), gone(card), said(text) for who does not see the page, fields() of a model.
@@ -83,6 +86,8 @@ export class Card {
     this.part.dataset.state = "done";
     this.state.textContent = "";
     this.show(result.caption);
+    if (!hinted && !result.labels) this.note.textContent = HINT;
+    hinted = true;
     this.hooks.said(`${this.name}: ${result.caption}`);
   }
 
@@ -118,7 +123,8 @@ export class Card {
       said.textContent = text || "(nothing)";
       const number = document.createElement("span");
       number.className = "score";
-      number.textContent = labels ? percent(score) : score.toFixed(2);
+      number.textContent = labels ? percent(score) : score.toFixed(2).replace("-", "−");
+      if (!labels) number.title = "Mean log-probability of its words: 0 is certainty";
       other.append(said, " ", number);
       if (!labels) {
         other.type = "button";
@@ -132,7 +138,7 @@ export class Card {
       return item;
     });
     this.others.hidden = items.length < 2;
-    this.others.querySelector("h3").textContent = labels ? "Labels" : "Also considered";
+    this.others.querySelector("h3").textContent = labels ? "Labels" : "Captions, best first";
     this.others.querySelector("ol").replaceChildren(...items);
   }
 

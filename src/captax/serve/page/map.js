@@ -1,7 +1,7 @@
 // A word's map over its picture: light where the model looked, dim elsewhere.
 
 const LONGEST = 480;
-const DIM = 0.8;
+const DIM = 0.74;
 
 export function draw(canvas, image, { grid, seen, map }) {
   const scale = LONGEST / Math.max(image.naturalWidth, image.naturalHeight, 1);

@@ -9,6 +9,8 @@ const AT_ONCE = 4;
 // What a form adds to the picture in it.
 const ENVELOPE = 10_000;
 const LONGEST_PAUSE = 15;
+// The fault of the file: asking again helps nothing.
+const HOPELESS = ["unreadable_image", "too_many_pixels", "too_large"];
 
 const part = (id) => document.getElementById(id);
 const cards = [];
@@ -117,7 +119,7 @@ async function caption(card, options) {
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
     if (error.kind === "refused") {
-      card.fail(error.message);
+      card.fail(error.message, !HOPELESS.includes(error.type));
       return;
     }
     waiting.unshift(card);
