@@ -17,12 +17,25 @@ import time
 from pathlib import Path
 
 import httpx2 as httpx
+from PIL import Image
 
 import captax
 from captax.compilation import persist_compiled_programs
 
 PORT = 8765
 HERE = f"http://127.0.0.1:{PORT}"
+
+
+def rate(captioner: captax.Captioner, pictures: list[Path], size: int) -> float:
+    """Pictures a second that the model does in batches of a size, without any server."""
+    decoded = [Image.open(path).convert("RGB") for path in pictures[:size]]
+    captioner.caption(decoded)
+    times = []
+    for _ in range(max(3, 48 // size)):
+        began = time.perf_counter()
+        captioner.caption(decoded)
+        times.append(time.perf_counter() - began)
+    return size / statistics.median(times)
 
 
 def start() -> subprocess.Popen[bytes]:
@@ -115,6 +128,9 @@ def main() -> None:
     captioner = captax.load()
     captions = captioner.caption(pictures)
     expected = [each.text for each in captions]
+    rates = {size: rate(captioner, pictures, size) for size in (1, 8, 32)}
+    told = ", ".join(f"{size}: {each:.1f}" for size, each in rates.items())
+    print(f"model alone  pictures a second in batches of {told}; ratio {rates[32] / rates[1]:.2f}")
     del captioner
     server = start()
     try:
@@ -123,19 +139,26 @@ def main() -> None:
         print(f"{'warm':12}    50 requests in {time.perf_counter() - began:.1f} s", flush=True)
         alone = report("one client", *asyncio.run(load(pictures, expected, 1, 200)))
         counts, pictures_before, batches_before = batches()
-        before = memory(server)
-        found = asyncio.run(load(pictures, expected, options.clients, options.requests))
+        resident = [memory(server)]
+        parts = []
+        for _ in range(4):  # of the requests, so that memory is seen on the way
+            share = options.requests // 4
+            parts.append(asyncio.run(load(pictures, expected, options.clients, share)))
+            resident.append(memory(server))
+        seconds, latencies, lost, wrong = zip(*parts, strict=True)
+        found = (sum(seconds), [each for part in latencies for each in part], sum(lost), sum(wrong))
         together = report(f"{options.clients} clients", *found)
         after_counts, pictures_after, batches_after = batches()
         print(f"ratio        {together / alone:.2f}")
-        below, parts = 0.0, []
+        below, shares = 0.0, []
         for (size, old), (_, new) in zip(counts, after_counts, strict=True):
-            parts.append(f"<={size}: {new - old - below:.0f}")
+            shares.append(f"<={size}: {new - old - below:.0f}")
             below = new - old
-        print(f"batches      {', '.join(parts)}")
+        print(f"batches      {', '.join(shares)}")
         mean = (pictures_after - pictures_before) / (batches_after - batches_before)
         print(f"             {mean:.1f} pictures on the average")
-        print(f"memory       {before:.0f} MB before, {memory(server):.0f} MB after")
+        shown = ", ".join(f"{each:.0f}" for each in resident)
+        print(f"memory       {shown} MB resident, before and after each quarter of the requests")
     finally:
         server.terminate()
         print(f"exit code    {server.wait(60)}")

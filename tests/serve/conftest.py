@@ -72,11 +72,10 @@ def client(tiny_captioner: Captioner) -> Iterator[TestClient]:
 
 
 @contextlib.contextmanager
-def listening(model: Any, **settings: Any) -> Iterator[Any]:
-    """A server that listens on a free port of loopback, in a thread; setting `should_exit` does
-    what SIGTERM does."""
+def listening(model: Any, port: int = 0, **settings: Any) -> Iterator[Any]:
+    """A server that listens on loopback, in a thread; `should_exit` does what SIGTERM does."""
     made = dataclasses.replace(SETTINGS, **settings)
-    server = make_server(model, made, host="127.0.0.1", port=0)
+    server = make_server(model, made, host="127.0.0.1", port=port)
     share_programs(server.service, model)
     thread = threading.Thread(target=server.run)
     thread.start()
