@@ -434,3 +434,41 @@ def test_a_checker_of_accessibility_finds_nothing(
         )
         expect(page.get_by_role("dialog")).to_be_visible()
         check(page)
+
+
+@pytest.mark.skipif("CAPTAX_SCREENSHOTS" not in os.environ, reason="only to make docs/images")
+def test_screenshots(open_page: Any, examples: Path, tmp_path: Path) -> None:
+    """`make screenshots`: the page as the built-in captioner fills it, wide and on a phone."""
+    from PIL import Image
+
+    import captax
+
+    pictures = [examples / f"{name}.jpg" for name in ("cameraman", "coffee", "stairs")]
+    with listening(captax.load(), name="flickr8k-lite", max_batch=8) as server:
+        shots = []
+        for viewport, scheme in ((WIDE, "light"), (NARROW, "dark")):
+            page = open_page(server, viewport=viewport, color_scheme=scheme)
+            page.set_default_timeout(120_000)
+            if viewport is WIDE:
+                page.locator("#options summary").click()
+            page.set_input_files("#pick", pictures)
+            expect(page.locator(".card[data-state=done]")).to_have_count(3, timeout=120_000)
+            page.locator(".card").first.locator("button.word", has_text="man").click()
+            expect(page.locator("canvas").first).to_have_class(re.compile("on"))
+            if viewport is NARROW:
+                page.locator("#toolbar").scroll_into_view_if_needed()
+                page.evaluate("scrollTo(0, document.querySelector('.card').offsetTop - 76)")
+            shot = tmp_path / f"{scheme}.png"
+            page.screenshot(path=shot)
+            shots.append(Image.open(shot).convert("RGB"))
+    gap = 40
+    width = sum(shot.width for shot in shots) + gap * 3
+    sheet = Image.new("RGB", (width, max(shot.height for shot in shots) + 2 * gap), "#cfcac0")
+    left = gap
+    for shot in shots:
+        sheet.paste(shot, (left, (sheet.height - shot.height) // 2))
+        left += shot.width + gap
+    folder = Path(os.environ["CAPTAX_SCREENSHOTS"])
+    sheet.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(
+        folder / "serve.png", optimize=True
+    )

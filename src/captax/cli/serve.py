@@ -44,12 +44,13 @@ def serve(
     offline: Offline = False,
 ) -> None:
     """Serve a captioner, or a classifier, over HTTP: an API, and a page for people."""
+    import logging.config
     from pathlib import Path
 
     from captax.errors import CaptaxError
 
     try:
-        from captax.serve.server import make_server
+        from captax.serve.server import LOG, make_server
         from captax.serve.settings import Settings
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("captax"):
@@ -59,7 +60,7 @@ def serve(
         ) from None
     from captax.captioner import Captioner
     from captax.classifier import Classifier
-    from captax.compilation import persist_compiled_programs
+    from captax.compilation import persist_compiled_programs, persist_no_more
     from captax.loading import BUILT_IN, load
 
     settings = Settings(
@@ -73,10 +74,11 @@ def serve(
         allow_urls=allow_urls,
         grace=grace,
     )
+    logging.config.dictConfig(LOG)
     persist_compiled_programs()
     loaded = load(model, revision=revision, offline=offline, dtype=dtype.value)
     if not isinstance(loaded, Captioner | Classifier):
         raise CaptaxError(
             f"{model}: holds a {type(loaded).__name__}; captioners and classifiers are served"
         )
-    make_server(loaded, settings, host=host, port=port).run()
+    make_server(loaded, settings, host=host, port=port, when_warm=persist_no_more).run()

@@ -2,7 +2,7 @@
 
 import asyncio
 import importlib.metadata
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,12 +28,14 @@ Asked = TypeVar("Asked", bound=BaseModel)
 Given = TypeVar("Given")
 
 
-def create_app(model: Model, settings: Settings) -> FastAPI:
+def create_app(
+    model: Model, settings: Settings, when_warm: Callable[[], None] = lambda: None
+) -> FastAPI:
     """The application that serves a captioner or a classifier; its service is `app.state.service`.
 
-    It begins to warm up when it starts, and takes work once that is done.
+    It begins to warm up when it starts, then calls `when_warm` and takes work.
     """
-    service = Service(model, settings)
+    service = Service(model, settings, when_warm)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -13,7 +14,8 @@ from captax.serve.work import Model
 
 logger = logging.getLogger("captax.serve")
 
-_LOG: dict[str, Any] = {
+# For the process that serves and does nothing else.
+LOG: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(message)s"}},
@@ -46,14 +48,21 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def make_server(model: Model, settings: Settings, *, host: str, port: int) -> Server:
+def make_server(
+    model: Model,
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    when_warm: Callable[[], None] = lambda: None,
+) -> Server:
     """A server, not yet running: `run()` until it is told to stop."""
-    app = create_app(model, settings)
+    app = create_app(model, settings, when_warm)
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
-        log_config=_LOG,
+        log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.grace)),

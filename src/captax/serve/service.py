@@ -24,8 +24,11 @@ WARM_UP_RETRY = 5
 class Service:
     """A model, the thread that runs it, the threads that read pictures, and who may use them."""
 
-    def __init__(self, model: Model, settings: Settings):
+    def __init__(
+        self, model: Model, settings: Settings, when_warm: Callable[[], None] = lambda: None
+    ):
         self.settings = settings
+        self._when_warm = when_warm
         self.worker = Worker(model, settings.max_batch)
         self.state: Literal["warming up", "ready", "shutting down"] = "warming up"
         self.working = 0  # requests for work that are here
@@ -61,6 +64,7 @@ class Service:
             self.batcher.seconds = self.worker.warm_up()
         except Exception:
             logger.exception("warming up failed")
+        self._when_warm()
         self.batcher.start()
         if self.state == "warming up":
             self.state = "ready"

@@ -10,7 +10,11 @@ from PIL import Image
 
 from captax.captioner import Caption, Captioner
 from captax.classifier import Classification, Classifier
+from captax.generation.config import DEFAULT_NEW_TOKENS
 from captax.generator import BATCH_SIZES
+
+# How many captions the page asks for.
+PAGE_CAPTIONS = 3
 
 Model = Captioner | Classifier
 Kind = Literal["caption", "score", "explain", "classify"]
@@ -136,6 +140,17 @@ class Worker:
         self(task, items)
         return time.perf_counter() - started
 
+    def _page_task(self, model: Captioner) -> Task:
+        """What the page asks for, unless the person changes it."""
+        generation = model.generation
+        options = {
+            "num_return_sequences": PAGE_CAPTIONS,
+            "max_new_tokens": generation.max_new_tokens or DEFAULT_NEW_TOKENS,
+            "do_sample": False,
+            "num_beams": max(generation.num_beams, PAGE_CAPTIONS),
+        }
+        return Task.of("caption", options)
+
     def warm_up(self) -> dict[int, float]:
         """Compile what is asked for most; the seconds that a batch of each size takes."""
         height, width = self.processor.size
@@ -146,7 +161,10 @@ class Worker:
             task = Task.of(kind, {"top": 1} if kind == "classify" else {})
             self(task, [item] * size)  # compiles
             seconds[size] = min(self._seconds(task, [item] * size) for _ in range(2))
-        if kind == "caption":
+        if isinstance(self.model, Captioner):
+            page = self._page_task(self.model)
+            for size in self.sizes[:2]:
+                self(page, [item] * size)
             caption = self(Task.of("caption", {}), [item])[0]
             self(Task.of("explain", {}), [dataclasses.replace(item, caption=str(caption))])
         return seconds
