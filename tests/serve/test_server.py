@@ -105,6 +105,22 @@ def test_a_full_queue_refuses_and_says_when(tiny_captioner: Captioner, held: Hel
         assert server.service.batcher.depth == server.service.working == 0
 
 
+def test_bodies_in_memory_are_bounded_together(tiny_captioner: Captioner) -> None:
+    with listening(tiny_captioner, max_bytes=20_000, queue=100) as server:
+        head = "POST /v1/caption HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        slow = [socket.create_connection(address(server)) for _ in range(16)]
+        for each in slow:  # says that it sends as much as it may, and does not
+            each.sendall(f"{head}Content-Length: 20000\r\n\r\n".encode())
+        until(lambda: server.service.working == 16)
+        status, headers, body = ask(server, png(0))
+        assert (status, body["error"]["type"]) == (429, "queue_full")
+        assert "retry-after" in headers
+        for each in slow:
+            each.close()
+        until(lambda: server.service.working == 0)
+        assert ask(server, png(0))[0] == 200
+
+
 def test_pictures_of_clients_that_hung_up_never_reach_the_model(
     tiny_captioner: Captioner, held: Held
 ) -> None:

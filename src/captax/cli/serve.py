@@ -74,11 +74,11 @@ def serve(
         allow_urls=allow_urls,
         grace=grace,
     )
-    logging.config.dictConfig(LOG)
     persist_compiled_programs()
     loaded = load(model, revision=revision, offline=offline, dtype=dtype.value)
     if not isinstance(loaded, Captioner | Classifier):
         raise CaptaxError(
             f"{model}: holds a {type(loaded).__name__}; captioners and classifiers are served"
         )
+    logging.config.dictConfig(LOG)
     make_server(loaded, settings, host=host, port=port, when_warm=persist_no_more).run()

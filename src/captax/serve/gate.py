@@ -85,11 +85,12 @@ class Gate:
         path = scope["path"]
         if path.startswith(WORK) or path == "/metrics":
             self._check_key(headers)
-        declared = headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > body.most:
+        declared = headers.get(b"content-length", b"")
+        size = int(declared) if declared.isdigit() else body.most
+        if size > body.most:
             raise body.too_large()
         if path.startswith(WORK) and scope["method"] == "POST":
-            with self.service.admitted():
+            with self.service.admitted(size):
                 await self.app(scope, body.receive, answer)
         else:
             await self.app(scope, body.receive, answer)

@@ -18,6 +18,8 @@ from captax.serve.work import Item, Model, Task, Worker
 logger = logging.getLogger("captax.serve")
 
 READERS = 4
+# Bodies of the greatest size that may be here at once: they are in memory until they are read.
+BODIES = 16
 WARM_UP_RETRY = 5
 
 
@@ -32,6 +34,7 @@ class Service:
         self.worker = Worker(model, settings.max_batch)
         self.state: Literal["warming up", "ready", "shutting down"] = "warming up"
         self.working = 0  # requests for work that are here
+        self._bytes = 0  # that they have, or may send
         self.handed = 0  # those of them whose pictures are with the batcher
         self.batcher = Batcher(
             self.worker,
@@ -79,16 +82,23 @@ class Service:
             await asyncio.sleep(0.05)
 
     @contextlib.contextmanager
-    def admitted(self) -> Iterator[None]:
-        """A request for work, which is here from now on. Raises `Refused`."""
+    def admitted(self, size: int) -> Iterator[None]:
+        """A request for work with a body of at most so many bytes, here from now on.
+
+        Raises `Refused` when there is no room for it.
+        """
         self.check_open()
-        if self.batcher.full or self.working >= self.settings.queue:
+        crowded = self.working >= self.settings.queue
+        heavy = self._bytes + size > BODIES * self.settings.max_bytes
+        if self.batcher.full or crowded or heavy:
             raise self._full(self.batcher.retry_after())
         self.working += 1
+        self._bytes += size
         try:
             yield
         finally:
             self.working -= 1
+            self._bytes -= size
 
     def check_open(self) -> None:
         """Raises `Refused` unless work is taken."""
