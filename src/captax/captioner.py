@@ -12,7 +12,6 @@ from jaxtyping import Float
 
 from captax.checkpoints.state import parameters
 from captax.explain import Explanation, Reader, explain, known_methods
-from captax.explain.evidence import Hide
 from captax.generation import GenerationConfig, GenerationError, Sequences, score
 from captax.generator import Alternative, Generated, Generator, seeds_of
 from captax.images import ImageError, ImageProcessor, ImageSource, decode
@@ -163,7 +162,7 @@ class Captioner(Generator):
         seed: int = 0,
         methods: str | Sequence[str] = ("attention",),
         faithfulness: bool = False,
-        hide: Hide = "mean",
+        hide: str = "mean",
         alternatives: int = 5,
         **options: Any,
     ) -> Explanation:

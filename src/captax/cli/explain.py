@@ -1,5 +1,7 @@
 """`captax explain`: where in a picture each word of its caption came from."""
 
+import importlib
+import threading
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,6 +104,9 @@ def explain(
 
     if out is not None and out.suffix.lower() not in (".png", ".html", ".npz"):
         raise CaptaxError(f"{out}: give a name that ends in .png, .html or .npz")
+    if out is not None and out.suffix.lower() != ".npz":
+        # What draws is read while the model is.
+        threading.Thread(target=importlib.import_module, args=["matplotlib.figure"]).start()
     methods = [each.value for each in method or [Method.attention]]
     persist_compiled_programs()
     captioner = load(model, revision=revision, offline=offline, dtype=dtype.value)

@@ -11,21 +11,17 @@ Three answers to one question: how much of it goes when the cell is hidden?
 Evidence is signed: what speaks against a word is negative.
 """
 
-from typing import Literal
-
 import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image, ImageFilter
 
-from captax.explain.reading import Given, Reader
+from captax.explain.reading import STEPS, Given, Reader
 
 EVIDENCE = ("gradient", "integrated", "occlusion")
-STEPS = 16
-
-Hide = Literal["mean", "blur"]
+HIDE = ("mean", "blur")
 
 
-def hidden_picture(image: Image.Image, hide: Hide) -> Image.Image:
+def hidden_picture(image: Image.Image, hide: str) -> Image.Image:
     """The RGB picture with nothing to be seen on it: all of its mean colour, or all a blur."""
     if hide == "blur":
         return image.filter(ImageFilter.GaussianBlur(max(image.size) / 8))

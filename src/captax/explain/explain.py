@@ -7,7 +7,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from captax.explain import faithfulness as faith
-from captax.explain.evidence import EVIDENCE, Hide, evidence, hidden_picture
+from captax.explain.evidence import EVIDENCE, HIDE, evidence, hidden_picture
 from captax.explain.explanation import ATTENTION, METHODS, ROLLOUT, ExplainError, Explanation
 from captax.explain.reading import Given, Reader
 from captax.explain.words import merge_tokens, token_texts
@@ -26,7 +26,7 @@ def known_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
     for name in named:
         if name not in (*METHODS, ALL):
             raise ExplainError(f"method {name!r}: give {', '.join(METHODS)} or {ALL}")
-    return METHODS if ALL in named else tuple(m for m in METHODS if m in named)
+    return METHODS if ALL in named else tuple(dict.fromkeys(named))
 
 
 def explain(
@@ -42,7 +42,7 @@ def explain(
     room: int,
     methods: str | Sequence[str] = (ATTENTION,),
     faithfulness: bool = False,
-    hide: Hide = "mean",
+    hide: str = "mean",
     alternatives: int = 5,
 ) -> Explanation:
     """Read `caption`, behind the tokens it began with, beside the picture, once or many times.
@@ -53,7 +53,7 @@ def explain(
     `ExplainError` for a method that it does not have, or that there is not.
     """
     wanted = known_methods(methods)
-    if hide not in ("mean", "blur"):
+    if hide not in HIDE:
         raise ExplainError(f"hide {hide!r}: give mean or blur")
     said = list(caption.tokens)
     if not said:
@@ -112,7 +112,7 @@ def _given(
     tokens: Sequence[int],
     said: int,
     room: int,
-    hide: Hide,
+    hide: str,
 ) -> Given:
     seen = processor.resize_only(image)
     pixels: Float[np.ndarray, "two height width 3"] = processor.normalize(

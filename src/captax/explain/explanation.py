@@ -162,7 +162,7 @@ class Explanation:
         if suffix == ".png":
             drawn = self.draw(view, **choice)
             with replacing(path) as partial:
-                drawn.save(partial, "PNG", optimize=True)
+                drawn.save(partial, "PNG")
         elif suffix == ".html":
             from captax.explain.page import write_page
 

@@ -91,9 +91,7 @@ def _methods(explanation: Explanation) -> str:
     options = [f'<option value="{m}">{m.capitalize()}</option>' for m in explanation.methods]
     layers = len(explanation.cross_attentions)
     if ATTENTION in explanation.methods and layers > 1:
-        each = "".join(
-            f'<option value="layer {i}">Layer {i + 1} of {layers}</option>' for i in range(layers)
-        )
+        each = "".join(f'<option value="layer {i}">Layer {i}</option>' for i in range(layers))
         options.append(f'<optgroup label="Attention of one layer">{each}</optgroup>')
     return "".join(options)
 
@@ -126,7 +124,7 @@ def _data(explanation: Explanation) -> dict[str, Any]:
     }
     if ATTENTION in explanation.methods:
         for layer in range(len(explanation.cross_attentions)):
-            says = f"{MEANINGS[ATTENTION]} Layer {layer + 1} alone."
+            says = f"{MEANINGS[ATTENTION]} Layer {layer} alone."
             shown[f"layer {layer}"] = _map(explanation.maps(layer=layer), says)
     colours = (matplotlib.colormaps[COLOURS](np.arange(256))[:, :3] * 255).round().astype(int)
     return {

@@ -24,6 +24,8 @@ from captax.models.record import observe
 
 # Pictures to a program, when many versions of one are read.
 VERSIONS = 16
+# Of the way from the hidden picture to the shown, at most so many gradients are taken.
+STEPS = 16
 
 
 @struct.dataclass
@@ -111,15 +113,19 @@ class Reader:
         """How much each cell's pixels, measured from hidden, add to each log-probability.
 
         The gradient is the mean of those at the middles of `steps` stretches of the way from
-        hidden to shown; of no steps, that at the picture itself.
+        hidden to shown, at most `STEPS`; of no steps, that at the picture itself.
         """
-        way = np.ones(1) if steps == 0 else (np.arange(steps) + 0.5) / steps
+        if not 0 <= steps <= STEPS:
+            raise ValueError(f"{steps} steps: programs are made for 0 to {STEPS}")
+        way = np.ones(STEPS, np.float32)
+        way[:steps] = (np.arange(steps) + 0.5) / max(steps, 1)
         found = self._gradients(
             self._weights,
             given.pixels,
             given.hidden,
             given.tokens,
-            way.astype(np.float32),
+            way,
+            max(steps, 1),
             given.predicted.start,
             given.predicted.stop,
             grid=grid,
@@ -193,6 +199,7 @@ class Reader:
             hidden: Array,
             tokens: Array,
             way: Array,
+            stops: Array,
             first: Array,
             last: Array,
             grid: tuple[int, int],
@@ -208,7 +215,8 @@ class Reader:
                 logits = model.read(model.encode(pixels[None]), tokens[None, :-1])[0]
                 return _of(jax.nn.log_softmax(logits.astype(jnp.float32)), tokens)
 
-            def at(share: Array) -> Float[Array, "time rows columns"]:
+            def at(stop: Array, total: Array) -> Float[Array, "time rows columns"]:
+                share = way[stop]
                 _, back = jax.vjp(read, hidden + share * (pixels - hidden))
 
                 def of(token: Array, found: Array) -> Array:
@@ -217,9 +225,9 @@ class Reader:
                     return found.at[token].set(jnp.einsum("yx,yr,xc->rc", moved, *gather))
 
                 # The tokens explained alone: a backward pass each.
-                return jax.lax.fori_loop(first, last, of, jnp.zeros((time, *grid)))
+                return total + jax.lax.fori_loop(first, last, of, jnp.zeros((time, *grid)))
 
-            return jax.lax.map(at, way).mean(0)
+            return jax.lax.fori_loop(0, stops, at, jnp.zeros((time, *grid))) / stops
 
         return jax.jit(program, static_argnames="grid")
 

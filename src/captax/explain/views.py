@@ -4,7 +4,6 @@ Legend: `share` is a map over the grid that sums to 1; `level` the same as multi
 that every cell would have if all had the same.
 """
 
-import io
 from typing import Any
 
 import matplotlib
@@ -25,6 +24,8 @@ DPI = 110
 GAMMA = 2.2  # of pixel values: so much light is their power
 _COLUMNS = 6
 _INK, _QUIET = "#1c1d1f", "#5c6066"
+_BOLD: Any = {"fontsize": 10.5, "weight": "bold"}
+_NOTE: Any = {"fontsize": 7.5, "color": _QUIET}
 _STYLE: Any = {"font.family": ["DejaVu Sans"], "text.color": _INK, "text.parse_math": False}
 # Pixels of a patch where the picture is cut up, and between patches.
 _PATCH, _GAP = 44, 5
@@ -57,7 +58,7 @@ def draw(
     if not labels:
         raise ExplainError("the caption has no words: there is no map to draw")
     shares = explanation.maps(method, layer=layer, head=head, per=per)
-    title = _title(method, layer, head)
+    title = _title(explanation, method, layer, head)
     if view == "strip":
         return _render(_strip(explanation, shares, labels, title))
     if word is not None and not 0 <= word < len(labels):
@@ -84,9 +85,26 @@ def weigh(
 def upsample(
     share: Float[np.ndarray, "rows columns"], size: tuple[int, int]
 ) -> Float[np.ndarray, "height width"]:
-    """The map at (width, height) pixels, smoothly from the middle of each cell to the next."""
-    small = Image.fromarray(share.astype(np.float32))
-    return np.maximum(np.asarray(small.resize(size, Image.Resampling.BICUBIC)), 0)
+    """The map at (width, height) pixels, smoothly from the middle of each cell to the next.
+
+    Without overshoot: nothing is higher, or lower, than the cells around it.
+    """
+    across, down = (
+        _between(count, side) for count, side in zip(share.shape[::-1], size, strict=True)
+    )
+    return np.einsum("yr,xc,rc->yx", down, across, share, optimize=True)
+
+
+def _between(count: int, side: int) -> Float[np.ndarray, "side count"]:
+    """The shares that the two cells nearest to each pixel have in it."""
+    place = np.clip((np.arange(side) + 0.5) * count / side - 0.5, 0, count - 1)
+    left = np.minimum(place.astype(int), max(count - 2, 0))
+    part = place - left
+    part = part * part * (3 - 2 * part)
+    weights = np.zeros((side, count))
+    weights[np.arange(side), left] = 1 - part
+    weights[np.arange(side), np.minimum(left + 1, count - 1)] += part
+    return weights
 
 
 def _strip(
@@ -94,21 +112,39 @@ def _strip(
 ) -> Figure:
     levels = shares * shares[0].size
     norm = Normalize(0, max(float(levels.max()), 1.0))
-    columns = min(_COLUMNS, len(labels) + 1)
-    rows = -(-(len(labels) + 1) // columns)
-    image, tall = explanation.image, explanation.image.height / explanation.image.width
-    width = 1.75 if columns > 3 else 2.4
-    size = (columns * width + 0.9, rows * (width * min(tall, 2) + 0.42) + 0.4)
-    figure = _figure(size, f"{title}: where each word came from")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in panels:
+    image = explanation.image
+    panels = len(labels) + 1
+    columns = min(_COLUMNS, panels)
+    rows = -(-panels // columns)
+    # In inches, from the top left. A layout engine would take as long as all the rest.
+    width, gap, head, note, bar = 1.7 if columns > 3 else 2.4, 0.1, 0.42, 0.42, 0.75
+    height = width * image.height / image.width
+    wide = gap + columns * (width + gap) + bar
+    tall = head + rows * (height + note) + gap
+    figure = _figure((wide, tall), None)
+    figure.text(gap / wide, 1 - 0.26 / tall, f"{title}: where each word came from", fontsize=11)
+
+    def place(left: float, top: float, across: float, down: float) -> Axes:
+        return figure.add_axes((left / wide, 1 - (top + down) / tall, across / wide, down / tall))
+
+    small = image.copy()
+    small.thumbnail((2 * round(width * DPI), 2 * round(height * DPI)))
+    for panel in range(panels):
+        left = gap + panel % columns * (width + gap)
+        top = head + panel // columns * (height + note) + note - 0.04
+        axes = place(left, top, width, height)
         axes.axis("off")
-    _show(panels[0], image)
-    _label(panels[0], "picture", "as the model saw it")
-    for axes, level, (name, note) in zip(panels[1:], levels, labels, strict=False):
-        _blend(axes, image, level, norm)
-        _label(axes, name, note)
-    _bar(figure, norm, list(panels))
+        if panel == 0:
+            _show(axes, small)
+            name, detail = "picture", "as the model saw it"
+        else:
+            _blend(axes, small, levels[panel - 1], norm)
+            name, detail = labels[panel - 1]
+        for text, above, look in ((name, 0.17, _BOLD), (detail, 0.05, _NOTE)):
+            figure.text(left / wide, 1 - (top - above) / tall, _short(text, 22), **look)
+    down = tall - head - note - gap
+    axes = place(wide - bar + 0.1, head + note - 0.04, 0.12, min(down, 2 * height + note))
+    _bar(figure, norm, axes)
     return figure
 
 
@@ -117,7 +153,7 @@ def _overlay(explanation: Explanation, share: np.ndarray, name: str, title: str)
     level = share * share.size
     norm = Normalize(0, max(float(level.max()), 1.0))
     _blend(axes, explanation.image, level, norm)
-    _bar(figure, norm, [axes])
+    _bar(figure, norm, axes.inset_axes((1.02, 0, 0.025, 1)))
     return figure
 
 
@@ -139,7 +175,7 @@ def _heat(explanation: Explanation, share: np.ndarray, name: str, title: str) ->
     axes.axis("on")
     for spine in axes.spines.values():
         spine.set_visible(False)
-    _bar(figure, norm, [axes])
+    _bar(figure, norm, axes.inset_axes((1.02, 0, 0.025, 1)))
     return figure
 
 
@@ -224,14 +260,10 @@ def _show(axes: Axes, image: Image.Image) -> None:
     axes.imshow(np.asarray(image), interpolation="antialiased")
 
 
-def _label(axes: Axes, name: str, note: str) -> None:
-    axes.text(0, 1.13, _short(name), transform=axes.transAxes, fontsize=10.5, weight="bold")
-    axes.text(0, 1.035, note, transform=axes.transAxes, fontsize=7.5, color=_QUIET)
-
-
-def _bar(figure: Figure, norm: Normalize, panels: list[Axes]) -> None:
+def _bar(figure: Figure, norm: Normalize, place: Axes) -> None:
+    """The scale of colours."""
     mappable = ScalarMappable(norm, COLOURS)
-    bar = figure.colorbar(mappable, ax=panels, fraction=0.03, pad=0.02, aspect=24)
+    bar = figure.colorbar(mappable, cax=place)
     bar.set_label("x the even share", color=_QUIET, fontsize=8)
     bar.ax.tick_params(labelsize=8, colors=_QUIET, length=2)
     bar.outline.set_visible(False)
@@ -250,20 +282,23 @@ def _single(explanation: Explanation, name: str, title: str) -> tuple[Figure, Ax
     return figure, axes
 
 
-def _figure(size: tuple[float, float], title: str) -> Figure:
+def _figure(size: tuple[float, float], title: str | None) -> Figure:
+    """A figure under a title; without one, to be laid out by hand."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=size, dpi=DPI, layout="compressed", facecolor="white")
+        figure = Figure(figsize=size, dpi=DPI, facecolor="white")
         FigureCanvasAgg(figure)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11, parse_math=False)
+        if title is not None:
+            figure.set_layout_engine("constrained")
+            figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
 
 
 def _render(figure: Figure) -> Image.Image:
-    file = io.BytesIO()
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
     with matplotlib.rc_context(_STYLE):
-        figure.savefig(file, format="png")
-    file.seek(0)
-    return Image.open(file).convert("RGB")
+        canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _inches(canvas: np.ndarray) -> tuple[float, float]:
@@ -279,10 +314,11 @@ def _labels(explanation: Explanation, per: Per) -> list[tuple[str, str]]:
     return [(text.strip() or repr(text), f"probability {np.exp(p):.2f}") for text, p in named]
 
 
-def _title(method: str, layer: int | None, head: int | None) -> str:
+def _title(explanation: Explanation, method: str, layer: int | None, head: int | None) -> str:
+    layers, heads = explanation.cross_attentions.shape[:2]
     parts = [method.capitalize()]
-    parts += [f"layer {layer}"] if layer is not None else []
-    parts += [f"head {head}"] if head is not None else []
+    parts += [f"layer {layer % layers}"] if layer is not None else []
+    parts += [f"head {head % heads}"] if head is not None else []
     return ", ".join(parts)
 
 

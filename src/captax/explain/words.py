@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from captax.text import Tokenizer
+from captax.text import TextError, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ def merge_tokens(
     end_of_last = -1  # where in the text the word ends that was begun last
     for position, token in enumerate(tokens):
         if not tokenizer.decode([token]):
-            words.append((tokenizer.token(token), [position]))
+            words.append((_name(tokenizer, token), [position]))
             end_of_last = -1
             continue
         before = tokenizer.decode([*prompt, *tokens[:position]])
@@ -60,7 +60,15 @@ def merge_tokens(
 
 def token_texts(tokenizer: Tokenizer, tokens: Sequence[int]) -> tuple[str, ...]:
     """Each token as a reader would see it: its text, or its name where it stands for none."""
-    return tuple(tokenizer.decode([token]) or tokenizer.token(token) for token in tokens)
+    return tuple(tokenizer.decode([token]) or _name(tokenizer, token) for token in tokens)
+
+
+def _name(tokenizer: Tokenizer, token: int) -> str:
+    try:
+        return tokenizer.token(token)
+    except TextError:
+        # Models may have more tokens than their tokenizer, for the sake of round numbers.
+        return f"<{token}>"
 
 
 def _common(text: str, other: str) -> int:

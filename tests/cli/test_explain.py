@@ -1,0 +1,109 @@
+"""`captax explain`: words and where they came from, as text, pictures, pages and arrays."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "tiles.png"
+    tiles = np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8)
+    Image.fromarray(np.kron(tiles, np.ones((20, 20, 1), np.uint8))).save(path)
+    return path
+
+
+def test_words_are_listed_with_where_they_came_from(
+    run: Callable[..., Any], model: Path, picture: Path
+) -> None:
+    found = run("explain", picture, "--model", model, "--caption", "a red square")
+    assert found.code == 0 and found.err == ""
+    caption, *lines = found.out.splitlines()
+    assert caption == "a red square" and len(lines) == 3
+    for number, (line, word) in enumerate(zip(lines, caption.split(), strict=True), 1):
+        assert re.match(rf" +{number}  {word} +-\d+\.\d\d +\d+% at row [12] of 2, column", line)
+        assert line.endswith(("top left", "top right", "bottom left", "bottom right"))
+
+
+def test_what_is_said_is_explained_by_default(
+    run: Callable[..., Any], model: Path, picture: Path
+) -> None:
+    options = (picture, "--model", model, "--num-beams", "2", "--max-new-tokens", "4")
+    captioned = run("caption", *options).out.strip().removeprefix(f"{picture}: ")
+    found = run("explain", *options, "--feed-back")
+    lines = found.out.splitlines()
+    assert lines[0] == captioned and len(lines) == len(captioned.split()) + 2
+    assert lines[-1].startswith("fed back: ")
+
+
+def test_files_are_written_as_their_names_say(
+    run: Callable[..., Any], model: Path, picture: Path, tmp_path: Path
+) -> None:
+    given = ("explain", picture, "--model", model, "--caption", "a red square", "--out")
+    for name, options in (
+        ("strip.png", ()),
+        ("word.png", ("--word", "red", "--layer", "-1", "--head", "0")),
+        ("token.png", ("--per", "token", "--word", "4", "--view", "heat")),
+        ("page.html", ("--method", "occlusion", "--faithfulness")),
+        ("all.npz", ()),
+    ):
+        found = run(*given, tmp_path / name, *options)
+        assert found.code == 0, found.err
+        assert (tmp_path / name).stat().st_size > 1000
+    sizes = set()
+    for name in ("strip.png", "word.png", "token.png"):
+        with Image.open(tmp_path / name) as image:
+            sizes.add(image.size)
+    assert len(sizes) >= 2
+    assert "How far to believe" in (tmp_path / "page.html").read_text()
+    with np.load(tmp_path / "all.npz") as arrays:
+        assert arrays["maps/attention"].shape == (3, 2, 2)
+
+
+def test_faithfulness_is_a_table_best_first(
+    run: Callable[..., Any], model: Path, picture: Path
+) -> None:
+    options = ("--caption", "a red square", "--method", "attention", "--method", "occlusion")
+    found = run("explain", picture, "--model", model, *options, "--faithfulness")
+    table = found.out.split("\n\n")[1].splitlines()
+    assert table[0].split() == ["map", "deletion", "insertion", "score"]
+    rows = [line.split() for line in table[1:-1]]
+    assert {row[0] for row in rows} == {"attention", "occlusion", "random"}
+    scores = [float(row[3]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    for row in rows:
+        assert float(row[3]) == pytest.approx(float(row[2]) - float(row[1]), abs=0.0021)
+    assert re.fullmatch(r"one random order comes to 0 ± \d\.\d{3}", table[-1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--word", "zebra"), "word 'zebra' is not in the caption; its words are 1 a, 2 red"),
+        (("--per", "token", "--word", "9"), "--word 9: give the number of a token, 1 to 4"),
+        (("--layer", "7"), "layer 7: the decoder has layers 0 to 1"),
+        (("--method", "rollout"), "rollout follows attention through the encoder"),
+        (("--out", "x.jpg"), "x.jpg: give a name that ends in .png, .html or .npz"),
+        (("--method", "occlusion", "--head", "0"), "occlusion has no layers and heads"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(
+    run: Callable[..., Any], model: Path, picture: Path, options: tuple[str, ...], message: str
+) -> None:
+    found = run("explain", picture, "--model", model, "--caption", "a red square", *options)
+    assert found.code == 2 and found.err.count("\n") == 1
+    assert found.err.startswith("captax: ") and message in found.err
+
+
+def test_what_cannot_be_explained_is_named(
+    run: Callable[..., Any], checkpoint: Callable[..., Path], model: Path, tmp_path: Path
+) -> None:
+    found = run("explain", tmp_path / "gone.png", "--model", model)
+    assert found.code == 2 and "gone.png: no such file" in found.err
+    found = run("explain", tmp_path / "gone.png", "--model", checkpoint("bert-gpt2"))
+    assert found.code == 2 and "only captioners are explained" in found.err
