@@ -2,14 +2,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test check data parity parity-large wheel clean
+.PHONY: demo test check data browser screenshots parity parity-large wheel clean
 
 demo: .venv/installed  ## caption the pictures in examples/ and make a page of them
 	$(BIN)/captax caption examples --sheet demo/captions.html
 	@echo "open demo/captions.html"
 
 test: .venv/tests  ## the fast suite
-	$(BIN)/pytest -n auto --dist loadfile -m "not data and not parity and not slow"
+	$(BIN)/pytest -n auto --dist loadfile -m "not data and not parity and not slow and not browser"
 
 check: .venv/dev  ## what pre-commit and review look at
 	$(BIN)/ruff format --check
@@ -18,6 +18,14 @@ check: .venv/dev  ## what pre-commit and review look at
 
 data: .venv/tests  ## tests that read ../shared/data
 	$(BIN)/pytest -m data
+
+browser: .venv/browser  ## the web page in chromium, and whatever may be sent to the server
+	@command -v chromium >/dev/null || test -n "$$CAPTAX_CHROMIUM" || { \
+	  echo "chromium is missing: apt-get install chromium, or give its path as CAPTAX_CHROMIUM"; exit 1; }
+	$(BIN)/pytest tests/serve -m "browser or slow"
+
+screenshots: .venv/browser  ## docs/images/serve.png
+	CAPTAX_SCREENSHOTS=docs/images $(BIN)/pytest tests/serve/test_page.py -k screenshots
 
 parity: .venv/parity  ## tests against PyTorch
 	$(BIN)/pytest -m "parity and not large"
@@ -38,6 +46,11 @@ clean:
 
 .venv/tests: .venv/installed
 	$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@
+
+.venv/browser: .venv/tests
+	$(BIN)/pip install --quiet --editable '.[browser]'
+	npm install --silent --no-save --prefix .venv axe-core
 	@touch $@
 
 .venv/dev: .venv/installed

@@ -16,6 +16,11 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "captax"
 
 
+def persist_no_more() -> None:
+    """Find what is kept, but keep nothing more: for when strangers decide what is compiled."""
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float("inf"))
+
+
 def persist_compiled_programs() -> None:
     """Keep every compiled program of this process; the commands call this, programs may too.
 

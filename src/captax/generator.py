@@ -27,6 +27,8 @@ GENERATION = "generation_config.json"
 
 # One compiled program a size: what is left of a batch is padded up to the next.
 BATCH_SIZES = (1, 8, 32)
+# Ways of decoding whose programs are kept: a server is asked for ever new ones.
+KEPT_PROGRAMS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,9 +178,12 @@ class Generator:
         config: GenerationConfig,
         make: Callable[[GenerationConfig], Callable[..., Any]],
     ) -> Callable[..., Any]:
-        if (kind, config) not in self._programs:
-            self._programs[kind, config] = make(config)
-        return self._programs[kind, config]
+        # Taken out and put back, so that the first is the one that was used longest ago.
+        program = self._programs.pop((kind, config), None) or make(config)
+        self._programs[kind, config] = program
+        if len(self._programs) > KEPT_PROGRAMS:
+            del self._programs[next(iter(self._programs))]
+        return program
 
     def _program(self, config: GenerationConfig) -> Callable[..., Sequences]:
         """The jitted program from parameters, inputs and prompts to sequences."""

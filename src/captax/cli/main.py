@@ -20,6 +20,7 @@ from captax.cli import (
     info,
     push,
     score,
+    serve,
     train,
 )
 from captax.errors import CaptaxError
@@ -63,6 +64,7 @@ app.command("generate")(generate.generate)
 app.command("assemble")(assemble.assemble)
 app.command("convert")(convert.convert)
 app.command("push")(push.push)
+app.command("serve")(serve.serve)
 app.command("info")(info.info)
 
 

@@ -47,6 +47,10 @@ class ImageError(CaptaxError):
     """A picture cannot be found, read or accepted; the message names it."""
 
 
+class TooManyPixels(ImageError):
+    """A picture is larger than it may be."""
+
+
 class _Jpeg(JpegImageFile):
     """JPEG without Pillow's EXIF parser, which warns about the damaged EXIF many cameras write."""
 
@@ -141,7 +145,7 @@ def _from_file(
         except ImageError:
             raise
         except Image.DecompressionBombError:
-            raise ImageError(
+            raise TooManyPixels(
                 f"{name}: has more pixels than Pillow reads of {opener.format} pictures"
             ) from None
         except Exception as error:  # decoders fed damaged bytes raise nearly anything
@@ -204,7 +208,7 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"{name}: has no pixels ({width}x{height})")
     if width * height > max_pixels:
-        raise ImageError(
+        raise TooManyPixels(
             f"{name}: {width}x{height} is more than {max_pixels:,} pixels; "
             "raise max_pixels if it is to be trusted"
         )

@@ -59,7 +59,11 @@ class Critic:
         ends = collections.Counter(r[-2] for each in references.values() for r in each if r[1:])
         self.endings = {word for word, count in ends.items() if count >= MAY_END * counts[word]}
         self._sample = self._sampler(
-            model, do_sample=True, num_return_sequences=options.samples, num_beams=1
+            model,
+            do_sample=True,
+            temperature=options.temperature,
+            top_k=0,
+            num_return_sequences=options.samples,
         )
         self._greedy = self._sampler(model, do_sample=False, num_beams=1)
 
@@ -67,12 +71,7 @@ class Critic:
         self, model: Callable[[Parameters], Any], **how: Any
     ) -> Callable[[Parameters, Any, Any], Array]:
         task = self.task
-        config: GenerationConfig = task.generation.replace(
-            temperature=self.options.temperature,
-            top_k=0,
-            no_repeat_ngram_size=0,
-            **how,
-        )
+        config: GenerationConfig = task.generation.replace(no_repeat_ngram_size=0, **how)
 
         def program(parameters: Parameters, given: Any, seeds: Any) -> Array:
             built = model(parameters)

@@ -1,0 +1,257 @@
+"""The HTTP API: what each address takes and gives."""
+
+import asyncio
+import importlib.metadata
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from captax.captioner import Captioner
+from captax.serve import schemas
+from captax.serve.document import describe
+from captax.serve.gate import Gate
+from captax.serve.pictures import Picture, Sent, Unreadable, read_request
+from captax.serve.refusals import Refused, error_record
+from captax.serve.service import Service
+from captax.serve.settings import Settings
+from captax.serve.work import Model, Task
+
+PAGE = Path(__file__).parent / "page"
+Asked = TypeVar("Asked", bound=BaseModel)
+Given = TypeVar("Given")
+
+
+def create_app(
+    model: Model, settings: Settings, when_warm: Callable[[], None] = lambda: None
+) -> FastAPI:
+    """The application that serves a captioner or a classifier; its service is `app.state.service`.
+
+    It begins to warm up when it starts, then calls `when_warm` and takes work.
+    """
+    service = Service(model, settings, when_warm)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="captax",
+        version=importlib.metadata.version("captax"),
+        lifespan=lifespan,
+        # FastAPI's pages of documentation load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.add_middleware(Gate, service=service)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(HTTPException, _not_here)
+    _add_work(app, service)
+    _add_facts(app, service)
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    describe(app, settings)
+    return app
+
+
+def _add_work(app: FastAPI, service: Service) -> None:
+    settings = service.settings
+    kind = "captioner" if isinstance(service.worker.model, Captioner) else "classifier"
+
+    async def read(request: Request, schema: type[Asked]) -> tuple[Asked, list[Sent]]:
+        wanted = "classifier" if schema is schemas.ClassifyRequest else "captioner"
+        if kind != wanted:
+            there = "/v1/classify" if kind == "classifier" else "/v1/caption"
+            raise Refused(
+                404, "wrong_model", f"this server runs a {kind}, which cannot do that: see {there}"
+            )
+        return await read_request(request, schema, settings)
+
+    async def answer(
+        request: Request, task: Task, sent: Sequence[Sent], asks: Sequence[Mapping[str, Any]]
+    ) -> list[tuple[Sent, Any]]:
+        """Of each of `asks`, which are one for each picture or any number for one."""
+        places = [place if len(sent) > 1 else 0 for place in range(len(asks))]
+        found = await _unless_gone(
+            request, service.answer(task, sent, list(zip(places, asks, strict=True)))
+        )
+        return [(sent[place], each) for place, each in zip(places, found, strict=True)]
+
+    @app.post("/v1/caption", response_model=schemas.CaptionResponse, tags=["captioner"])
+    async def caption(request: Request) -> Any:
+        """Caption pictures. One that cannot be read among others gets an error in its place."""
+        asked, sent = await read(request, schemas.CaptionRequest)
+        task = Task.of("caption", asked.given(), asked.prompt)
+        found = await answer(request, task, sent, [{"seed": asked.seed}] * len(sent))
+        captions = [
+            _unread(request, each, result)
+            or {
+                "name": each.name,
+                "caption": result[1].text,
+                "score": result[1].score,
+                "alternatives": [
+                    {"caption": other.text, "score": other.score}
+                    for other in result[1].alternatives
+                ],
+            }
+            for each, result in found
+        ]
+        return {"model": settings.name, "captions": captions}
+
+    @app.post("/v1/explain", response_model=schemas.ExplainResponse, tags=["captioner"])
+    async def explain(request: Request) -> Any:
+        """Caption a picture, or take its caption, and say of each word where the model looked."""
+        asked, sent = await read(request, schemas.ExplainRequest)
+        if len(sent) != 1:
+            raise Refused(422, "invalid_request", "images: send one picture to explain")
+        told = {name: getattr(asked, name) for name in ("method", "layer", "head")}
+        task = Task.of("explain", {**asked.given(), **told}, asked.prompt)
+        asks = [{"seed": asked.seed, "caption": asked.caption}]
+        ((_, found),) = await answer(request, task, sent, asks)
+        picture, explained = found
+        steps = [[{"text": t, "probability": p} for t, p in step] for step in explained.steps]
+        return {
+            "model": settings.name,
+            "caption": explained.caption,
+            "words": explained.words,
+            "steps": steps,
+            "grid": explained.grid,
+            "seen": picture.seen,
+        }
+
+    @app.post("/v1/score", response_model=schemas.ScoreResponse, tags=["captioner"])
+    async def score(request: Request) -> Any:
+        """Score captions: one for each picture, or any number for one picture."""
+        asked, sent = await read(request, schemas.ScoreRequest)
+        captions = asked.captions
+        if len(sent) not in (1, len(captions)):
+            raise Refused(
+                422,
+                "invalid_request",
+                f"captions: {len(captions)} for {len(sent)} pictures; give one for each",
+            )
+        if len(captions) > settings.max_images:
+            raise Refused(
+                413,
+                "too_many_captions",
+                f"{len(captions)} captions in one request: send at most {settings.max_images}",
+            )
+        task = Task.of("score", asked.given(), asked.prompt)
+        found = await answer(request, task, sent, [{"caption": each} for each in captions])
+        scores = [
+            _unread(request, each, result)
+            or {"name": each.name, "caption": caption, "score": result[1]}
+            for caption, (each, result) in zip(captions, found, strict=True)
+        ]
+        return {"model": settings.name, "scores": scores}
+
+    @app.post("/v1/classify", response_model=schemas.ClassifyResponse, tags=["classifier"])
+    async def classify(request: Request) -> Any:
+        """Label pictures. One that cannot be read among others gets an error in its place."""
+        asked, sent = await read(request, schemas.ClassifyRequest)
+        task = Task.of("classify", {"top": asked.top})
+        labels = [
+            _unread(request, each, result)
+            or {
+                "name": each.name,
+                "label": result[1].label,
+                "probability": result[1].probability,
+                "alternatives": [
+                    {"label": other.label, "probability": other.probability}
+                    for other in result[1].alternatives
+                ],
+            }
+            for each, result in await answer(request, task, sent, [{}] * len(sent))
+        ]
+        return {"model": settings.name, "labels": labels}
+
+
+def _add_facts(app: FastAPI, service: Service) -> None:
+    settings, model = service.settings, service.worker.model
+    captions = isinstance(model, Captioner)
+
+    @app.get("/v1/model", response_model=schemas.ModelResponse, tags=["server"])
+    async def facts() -> Any:
+        """What this server runs, and what it takes."""
+        return {
+            "model": settings.name,
+            "kind": "captioner" if captions else "classifier",
+            "version": app.version,
+            "limits": {
+                "bytes": settings.max_bytes,
+                "pixels": settings.max_pixels,
+                "images": settings.max_images,
+            },
+            "urls": settings.allow_urls,
+            "defaults": model.generation.write() if isinstance(model, Captioner) else {},
+        }
+
+    @app.get("/health", response_model=schemas.Health, tags=["server"])
+    @app.get("/health/ready", response_model=schemas.Health, tags=["server"])
+    async def ready(response: Response) -> Any:
+        """Whether work is taken: 200, or 503 while the server starts or stops."""
+        if service.state != "ready":
+            response.status_code = 503
+        return {"status": service.state}
+
+    @app.get("/health/live", response_model=schemas.Health, tags=["server"])
+    async def live() -> Any:
+        """That the process runs."""
+        return {"status": "live"}
+
+    @app.get("/metrics", tags=["server"], response_class=Response)
+    async def metrics() -> Any:
+        """Counts and times, as Prometheus reads them."""
+        text = await asyncio.to_thread(service.metrics.text)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Any:
+        return FileResponse(PAGE / "index.html", headers={"cache-control": "no-cache"})
+
+
+async def _unless_gone(request: Request, work: Awaitable[Given]) -> Given:
+    """What `work` gives; it is cancelled when the client hangs up first."""
+
+    async def hang_up() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(hang_up())
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Refused(499, "client_gone", "the client hung up")
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+def _unread(request: Request, sent: Sent, result: Any) -> dict[str, Any] | None:
+    """The record of a picture that could not be read; None for one that was."""
+    if isinstance(result, Unreadable):
+        error = error_record(result.kind, result.message, request.state.request_id)
+        return {"name": sent.name, "error": error}
+    assert isinstance(result[0], Picture)
+    return None
+
+
+async def _refused(request: Request, error: Any) -> JSONResponse:
+    request.scope["state"]["refused"] = error.kind
+    return error.response(request.state.request_id)
+
+
+async def _not_here(request: Request, error: Any) -> JSONResponse:
+    kind = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    message = f"{request.method} {request.url.path[:200]}: {str(error.detail).lower()}"
+    refused = Refused(error.status_code, kind, message, error.headers)
+    return await _refused(request, refused)

@@ -1,0 +1,178 @@
+"""Pictures of a request: taken out of its body, and made what the model takes."""
+
+import asyncio
+import base64
+import binascii
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from PIL import Image
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from captax.images import ImageError, ImageProcessor, decode
+from captax.images.decode import TooManyPixels
+from captax.serve.refusals import Refused
+from captax.serve.settings import Settings
+from captax.serve.urls import UrlError, fetch
+
+Asked = TypeVar("Asked", bound=BaseModel)
+
+FILES = "images"
+# Errors told of one request; a body can hold thousands.
+MOST_ERRORS = 5
+
+
+class Unreadable(Exception):
+    """A picture of a request that cannot be used; the others can."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind, self.message = kind, message
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture as the model takes it.
+
+    `seen` is the part of the upright picture that this is: left, top, width, height, as fractions.
+    """
+
+    image: Image.Image
+    seen: tuple[float, float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sent:
+    """A picture as it was sent: the bytes of a file, or base64, or a URL."""
+
+    source: bytes | str
+    name: str | None = None
+
+    def read(self, processor: ImageProcessor, settings: Settings) -> Picture:
+        """Decode and resize it, which takes a while. Raises `Unreadable`."""
+        data = self.source if isinstance(self.source, bytes) else _bytes(self.source, settings)
+        try:
+            size = processor.decode_size
+            upright = decode(data, max_pixels=settings.max_pixels, at_least=size)
+            return Picture(processor.resize_only(upright), seen(processor, upright.size))
+        except TooManyPixels as error:
+            raise Unreadable("too_many_pixels", str(error)) from None
+        except ImageError as error:
+            raise Unreadable("unreadable_image", str(error)) from None
+
+
+def seen(processor: ImageProcessor, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The part of a picture of (width, height) that is left when it is resized and cut.
+
+    Left, top, width and height as fractions of the picture; beyond it where black is put around.
+    """
+    height, width = processor.decode_size
+    if processor.resize == "shortest_edge":
+        height, width = height * size[1] // min(size), width * size[0] // min(size)
+    rows, columns = processor.size
+    left, top = (width - columns) // 2, (height - rows) // 2
+    return left / width, top / height, columns / width, rows / height
+
+
+async def read_request(
+    request: Request, schema: type[Asked], settings: Settings
+) -> tuple[Asked, list[Sent]]:
+    """What a request asks, and its pictures. Raises `Refused`."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        body = await request.body()
+        asked = await asyncio.to_thread(_validated, schema, body)
+        sent = [Sent(text) for text in asked.images]  # type: ignore[attr-defined]
+    elif kind == "multipart/form-data":
+        fields, sent = await _form(request)
+        asked = _validated(schema, {**_gathered(schema, fields), FILES: [""] * len(sent)})
+    else:
+        raise Refused(
+            415,
+            "unsupported_media_type",
+            f"content type {kind or 'none'}: send multipart/form-data or application/json",
+        )
+    if len(sent) > settings.max_images:
+        raise Refused(
+            413,
+            "too_many_images",
+            f"{len(sent)} pictures in one request: send at most {settings.max_images}",
+        )
+    return asked, sent
+
+
+async def _form(request: Request) -> tuple[list[tuple[str, str]], list[Sent]]:
+    fields, sent = [], []
+    try:
+        async with request.form() as form:
+            for name, value in form.multi_items():
+                if not isinstance(value, UploadFile):
+                    fields.append((name, value))
+                elif name == FILES:
+                    sent.append(Sent(await value.read(), value.filename or None))
+                else:
+                    raise Refused(
+                        422, "invalid_request", f"{name[:100]}: send pictures as {FILES!r}"
+                    )
+    except HTTPException as error:  # starlette's, of a form that is none
+        message = f"the form cannot be read: {error.detail}"
+        raise Refused(422, "invalid_request", message) from None
+    except (UnicodeDecodeError, KeyError) as error:
+        raise Refused(422, "invalid_request", f"the form cannot be read: {error}") from None
+    return fields, sent
+
+
+def _gathered(schema: type[BaseModel], fields: list[tuple[str, str]]) -> dict[str, Any]:
+    """Fields of a form by name: one that the schema has a list for may come several times."""
+    gathered: dict[str, Any] = {}
+    for name, value in fields:
+        field = schema.model_fields.get(name)
+        if name == FILES:
+            raise Refused(422, "invalid_request", f"{FILES}: send pictures as files")
+        if field is not None and "list[" in str(field.annotation):
+            gathered.setdefault(name, []).append(value)
+        elif name in gathered:
+            raise Refused(422, "invalid_request", f"{name}: is given more than once")
+        else:
+            gathered[name] = value
+    return gathered
+
+
+def _validated(schema: type[Asked], given: bytes | Mapping[str, Any]) -> Asked:
+    try:
+        if isinstance(given, bytes):
+            return schema.model_validate_json(given)
+        return schema.model_validate(given)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        parts = []
+        for each in found[:MOST_ERRORS]:
+            where = ".".join(map(str, each["loc"])) or "body"
+            parts.append(f"{where}: {each['msg']}")
+        if len(found) > MOST_ERRORS:
+            parts.append(f"and {len(found) - MOST_ERRORS} more")
+        raise Refused(422, "invalid_request", "; ".join(parts)) from None
+
+
+def _bytes(text: str, settings: Settings) -> bytes:
+    if text.startswith(("http://", "https://")):
+        if not settings.allow_urls:
+            raise Unreadable(
+                "urls_not_allowed", "this server fetches no URLs: send the picture itself"
+            )
+        try:
+            return fetch(text, max_bytes=settings.max_bytes)
+        except UrlError as error:
+            raise Unreadable("url_not_fetched", f"{text[:200]}: {error}") from None
+    if text.startswith("data:"):
+        head, _, text = text.partition(",")
+        if not head.endswith(";base64"):
+            raise Unreadable("unreadable_image", "a data: URL must be of base64")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Unreadable("unreadable_image", f"not base64: {error}") from None

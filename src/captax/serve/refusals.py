@@ -1,0 +1,30 @@
+"""Why a request, or a picture in it, is not answered: one shape for every error."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+
+class Refused(Exception):
+    """A request that gets an error in place of its answer.
+
+    `kind` is for programs, `message` for people: what was wrong and what to do.
+    """
+
+    def __init__(
+        self, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None
+    ):
+        super().__init__(message)
+        self.status, self.kind, self.message = status, kind, message
+        self.headers = dict(headers or {})
+
+    def response(self, request_id: str) -> JSONResponse:
+        """The answer that says so."""
+        body = {"error": error_record(self.kind, self.message, request_id)}
+        return JSONResponse(body, self.status, self.headers)
+
+
+def error_record(kind: str, message: str, request_id: str) -> dict[str, Any]:
+    """An error as every answer spells it."""
+    return {"type": kind, "message": message, "request_id": request_id}

@@ -1,0 +1,70 @@
+"""The process: uvicorn, told to finish what it took."""
+
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from captax.serve.app import create_app
+from captax.serve.service import Service
+from captax.serve.settings import Settings
+from captax.serve.work import Model
+
+logger = logging.getLogger("captax.serve")
+
+# For the process that serves and does nothing else.
+LOG: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {
+        "captax.serve": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+    },
+}
+
+
+class Server(uvicorn.Server):
+    """On SIGTERM or Ctrl-C new work is refused and what was taken is finished; again, at once."""
+
+    def __init__(self, config: uvicorn.Config, service: Service):
+        super().__init__(config)
+        self.service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            logger.info("listening on http://%s:%d", shown, port)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain while still listening, so that whoever asks is told; then close."""
+        await self.service.drain(lambda: self.force_exit)
+        await super().shutdown(sockets)
+
+
+def make_server(
+    model: Model,
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    when_warm: Callable[[], None] = lambda: None,
+) -> Server:
+    """A server, not yet running: `run()` until it is told to stop."""
+    app = create_app(model, settings, when_warm)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.grace)),
+    )
+    return Server(config, app.state.service)

@@ -1,0 +1,188 @@
+"""The life of a server: it warms up, takes work up to its limits, and finishes what it took."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+from captax.errors import CaptaxError
+from captax.serve.batching import Batcher, QueueFull
+from captax.serve.metrics import Metrics
+from captax.serve.pictures import Picture, Sent, Unreadable
+from captax.serve.refusals import Refused
+from captax.serve.settings import Settings
+from captax.serve.work import Item, Model, Task, Worker
+
+logger = logging.getLogger("captax.serve")
+
+READERS = 4
+# Bodies of the greatest size that may be here at once: they are in memory until they are read.
+BODIES = 16
+WARM_UP_RETRY = 5
+
+
+class Service:
+    """A model, the thread that runs it, the threads that read pictures, and who may use them."""
+
+    def __init__(
+        self, model: Model, settings: Settings, when_warm: Callable[[], None] = lambda: None
+    ):
+        self.settings = settings
+        self._when_warm = when_warm
+        self.worker = Worker(model, settings.max_batch)
+        self.state: Literal["warming up", "ready", "shutting down"] = "warming up"
+        self.working = 0  # requests for work that are here
+        self._bytes = 0  # that they have, or may send
+        self.handed = 0  # those of them whose pictures are with the batcher
+        self.batcher = Batcher(
+            self.worker,
+            limit=settings.queue,
+            sizes=self.worker.sizes,
+            wait=settings.wait,
+            alone=self.worker.alone,
+            coming=lambda: self.working > self.handed,
+            watch=lambda size, seconds: self.metrics.batched(size, seconds),
+            dropped=lambda count: self.metrics.dropped.inc(count),
+        )
+        self.metrics = Metrics(lambda: self.batcher.depth)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="captax-pictures")
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Between start and stop; ready once the model has compiled what is asked for most."""
+        warming = asyncio.create_task(asyncio.to_thread(self._warm_up))
+        try:
+            yield
+        finally:
+            self.state = "shutting down"
+            await warming
+            await asyncio.to_thread(self.batcher.stop)
+            self._readers.shutdown(cancel_futures=True)
+
+    def _warm_up(self) -> None:
+        # Work is refused until this is done, so the model has no other thread.
+        try:
+            self.batcher.seconds = self.worker.warm_up()
+        except Exception:
+            logger.exception("warming up failed")
+        self._when_warm()
+        self.batcher.start()
+        if self.state == "warming up":
+            self.state = "ready"
+            logger.info("ready")
+
+    async def drain(self, hurried: Callable[[], bool] = lambda: False) -> None:
+        """Refuse new work and wait for the rest, until it is done, `grace` is over or `hurried`."""
+        self.state = "shutting down"
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self.settings.grace
+        while self.working and loop.time() < end and not hurried():
+            await asyncio.sleep(0.05)
+
+    @contextlib.contextmanager
+    def admitted(self, size: int) -> Iterator[None]:
+        """A request for work with a body of at most so many bytes, here from now on.
+
+        Raises `Refused` when there is no room for it.
+        """
+        self.check_open()
+        crowded = self.working >= self.settings.queue
+        heavy = self._bytes + size > BODIES * self.settings.max_bytes
+        if self.batcher.full or crowded or heavy:
+            raise self._full(self.batcher.retry_after())
+        self.working += 1
+        self._bytes += size
+        try:
+            yield
+        finally:
+            self.working -= 1
+            self._bytes -= size
+
+    def check_open(self) -> None:
+        """Raises `Refused` unless work is taken."""
+        if self.state == "shutting down":
+            raise Refused(
+                503,
+                "shutting_down",
+                "this server is shutting down: ask another, or later",
+                {"Connection": "close", "Retry-After": str(WARM_UP_RETRY)},
+            )
+        if self.state == "warming up":
+            raise Refused(
+                503,
+                "warming_up",
+                "this server is starting: ask again soon",
+                {"Retry-After": str(WARM_UP_RETRY)},
+            )
+
+    def _full(self, seconds: int) -> Refused:
+        return Refused(
+            429,
+            "queue_full",
+            f"too many pictures are waiting: try again in {seconds} s",
+            {"Retry-After": str(seconds)},
+        )
+
+    async def answer(
+        self, task: Task, sent: Sequence[Sent], asks: Sequence[tuple[int, Mapping[str, Any]]]
+    ) -> list[tuple[Picture, Any] | Unreadable]:
+        """The picture and what a task gives of it, of each of `asks`; or why it gives nothing.
+
+        `asks` are places among the pictures, and what an `Item` says besides. Raises `Refused` when
+        there is no room, when no picture can be read, or for options that mean nothing.
+        """
+        try:
+            with self.batcher.room(len(asks)):
+                return await self._answer(task, sent, asks)
+        except QueueFull as error:
+            raise self._full(error.retry_after) from None
+
+    async def _answer(
+        self, task: Task, sent: Sequence[Sent], asks: Sequence[tuple[int, Mapping[str, Any]]]
+    ) -> list[tuple[Picture, Any] | Unreadable]:
+        loop = asyncio.get_running_loop()
+        reading = [loop.run_in_executor(self._readers, self._read, each) for each in sent]
+        read = [(await asyncio.gather(*reading))[place] for place, _ in asks]
+        items = [
+            Item(picture.image, **said)
+            for picture, (_, said) in zip(read, asks, strict=True)
+            if isinstance(picture, Picture)
+        ]
+        if not items:
+            raise _none_read(read)
+        self.handed += 1
+        try:
+            futures = self.batcher.submit(task, items)
+            found = await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+        finally:
+            self.handed -= 1
+        results = iter(found)
+        return [
+            (each, _result(next(results))) if isinstance(each, Picture) else each for each in read
+        ]
+
+    def _read(self, sent: Sent) -> Picture | Unreadable:
+        try:
+            return sent.read(self.worker.processor, self.settings)
+        except Unreadable as error:
+            return error
+
+
+def _result(found: Any) -> Any:
+    if isinstance(found, CaptaxError):
+        # Of pictures that were read, so it is about what was asked.
+        raise Refused(422, "invalid_request", str(found))
+    if isinstance(found, BaseException):
+        raise found
+    return found
+
+
+def _none_read(pictures: Sequence[Any]) -> Refused:
+    first: Unreadable = pictures[0]
+    if len(pictures) == 1:
+        return Refused(422, first.kind, first.message)
+    return Refused(
+        422, first.kind, f"none of {len(pictures)} pictures can be read; the first: {first.message}"
+    )

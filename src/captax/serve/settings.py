@@ -1,0 +1,52 @@
+"""What a server is told when it starts."""
+
+import dataclasses
+
+from captax.errors import CaptaxError
+
+MIB = 1 << 20
+
+
+class SettingsError(CaptaxError):
+    """Settings of a server that do not go together."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Limits and permissions.
+
+    Attributes:
+        name: of the model, as answers give it.
+        api_key: what requests must bear; `None` lets everyone in.
+        max_batch: pictures that the model takes at once.
+        queue: pictures that may wait for it.
+        wait: seconds that a picture waits for others to share its batch, while some are coming.
+        max_bytes: of a request's body, and of a picture fetched by URL.
+        max_pixels: of a picture, checked before any is decoded.
+        max_images: pictures in a request.
+        allow_urls: whether pictures may be given as http(s) URLs of public hosts.
+        grace: seconds that requests have to finish when the server is told to stop.
+    """
+
+    name: str = "built-in"
+    api_key: str | None = None
+    max_batch: int = 32
+    queue: int = 256
+    wait: float = 0.005
+    max_bytes: int = 32 * MIB
+    max_pixels: int = 50_000_000
+    max_images: int = 32
+    allow_urls: bool = False
+    grace: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "queue", "max_bytes", "max_pixels", "max_images"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}: give 1 or more")
+        if self.queue < self.max_images:
+            raise SettingsError(
+                f"a queue of {self.queue} pictures never has room for a request of "
+                f"{self.max_images}: give a longer queue, or a smaller max_images"
+            )
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip()):
+            raise SettingsError("the API key is empty or not ASCII: give another, or none")

@@ -1,0 +1,162 @@
+"""Pictures fetched by URL, from public hosts only.
+
+A name is resolved once, every address that it has is checked, and the connection goes to a checked
+address: a name that resolves otherwise the next time gains nothing. Redirects are followed by the
+same rules. What answers is read up to a number of bytes and of seconds.
+"""
+
+import contextlib
+import http.client
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+REDIRECTS = 3
+SECONDS = 10.0
+_MOVED = (301, 302, 303, 307, 308)
+# Prefixes under which an IPv6 address stands for an IPv4 address: in its last 32 bits, or somehow.
+_TRANSLATED = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::/96")))
+_TRANSLATED_LOCALLY = ipaddress.IPv6Network("64:ff9b:1::/48")
+
+
+class UrlError(Exception):
+    """A URL that is not fetched, or could not be."""
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address is one of the open internet, and so is any that it wraps."""
+    inner = None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in _TRANSLATED_LOCALLY:
+            return False
+        inner = address.ipv4_mapped or address.sixtofour
+        if any(address in network for network in _TRANSLATED):
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    public = address.is_global and not address.is_multicast
+    return public and (inner is None or is_public(inner))
+
+
+def resolve(host: str, port: int) -> list[Address]:
+    """Every address of a host."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [ipaddress.ip_address(str(place[0]).partition("%")[0]) for *_, place in found]
+
+
+def fetch(
+    url: str,
+    *,
+    max_bytes: int,
+    seconds: float = SECONDS,
+    resolve: Callable[[str, int], list[Address]] = resolve,
+    allowed: Callable[[Address], bool] = is_public,
+) -> bytes:
+    """What a URL gives. Raises `UrlError` for what may not be fetched or does not come."""
+    deadline = time.monotonic() + seconds
+    for _ in range(REDIRECTS + 1):
+        parts = _parts(url)
+        address = _checked(parts, resolve, allowed)
+        moved, body = _get(parts, address, max_bytes, deadline)
+        if moved is None:
+            return body
+        url = urljoin(url, moved)
+    raise UrlError(f"more than {REDIRECTS} redirects")
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise UrlError(f"not a URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UrlError("only http and https URLs with a host are fetched")
+    if parts.username is not None or parts.password is not None:
+        raise UrlError("URLs with a user name or password are not fetched")
+    if not url.isascii() or any(character <= " " for character in url):
+        raise UrlError("not a URL: spaces and letters beyond ASCII must be encoded")
+    return parts
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _checked(
+    parts: SplitResult,
+    resolve: Callable[[str, int], list[Address]],
+    allowed: Callable[[Address], bool],
+) -> Address:
+    try:
+        addresses = resolve(str(parts.hostname), _port(parts))
+    except (OSError, ValueError):
+        raise UrlError(f"host {parts.hostname} cannot be found") from None
+    # One private address among them is a trap, or a network of somebody's own.
+    if not addresses or not all(map(allowed, addresses)):
+        raise UrlError(f"host {parts.hostname} is not on the public internet")
+    return addresses[0]
+
+
+def _get(
+    parts: SplitResult, address: Address, max_bytes: int, deadline: float
+) -> tuple[str | None, bytes]:
+    """Where to look instead, or the body."""
+    left = deadline - time.monotonic()
+    connection = http.client.HTTPConnection(str(parts.hostname), _port(parts))
+    # A host that sends a byte now and then outlives any timeout of a single read.
+    alarm: threading.Timer | None = None
+    try:
+        if left <= 0:
+            raise TimeoutError
+        sock = socket.create_connection((str(address), _port(parts)), timeout=left)
+        lines = [sock]
+        alarm = threading.Timer(max(deadline - time.monotonic(), 0), _hang_up, [lines])
+        alarm.daemon = True
+        alarm.start()
+        connection.sock = sock
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            secure = context.wrap_socket(
+                sock, server_hostname=parts.hostname, do_handshake_on_connect=False
+            )
+            lines.append(secure)
+            secure.do_handshake()
+            connection.sock = secure
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.putrequest("GET", path, skip_host=True, skip_accept_encoding=True)
+        headers = {"Host": parts.netloc, "Accept": "image/*", "User-Agent": "captax"}
+        for name, value in {**headers, "Connection": "close"}.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        if answer.status in _MOVED and answer.headers["Location"]:
+            return answer.headers["Location"], b""
+        if answer.status != 200:
+            raise UrlError(f"the host answered with status {answer.status}")
+        if (answer.length or 0) > max_bytes:
+            raise UrlError(f"has {answer.length:,} bytes; {max_bytes:,} are allowed")
+        body = answer.read(max_bytes + 1)
+        if len(body) > max_bytes:
+            raise UrlError(f"has more than the {max_bytes:,} bytes that are allowed")
+        if time.monotonic() > deadline:  # what came is a part
+            raise TimeoutError
+        return None, body
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if time.monotonic() > deadline:
+            raise UrlError("took too long to come") from None
+        raise UrlError(f"could not be fetched: {type(error).__name__}") from None
+    finally:
+        if alarm is not None:
+            alarm.cancel()
+        connection.close()
+
+
+def _hang_up(lines: list[socket.socket]) -> None:
+    for line in lines:
+        with contextlib.suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,33 @@
+"""`captax serve` before it serves: what it refuses, in one line."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def test_a_missing_extra_is_named(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("captax.serve")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    result = run("serve")
+    assert result.code == 2
+    assert "uvicorn" in result.err
+    assert "pip install 'captax[serve]'" in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_settings_that_do_not_go_together_are_refused(run: Callable[..., Any]) -> None:
+    result = run("serve", "--queue", 2, "--max-images", 3)
+    assert result.code == 2
+    assert "max_images" in result.err
+
+
+def test_what_cannot_be_served_is_refused(
+    run: Callable[..., Any], checkpoint: Callable[[str], Path]
+) -> None:
+    result = run("serve", "--model", checkpoint("gpt2"))
+    assert result.code == 2
+    assert "TextGenerator" in result.err

@@ -1,0 +1,91 @@
+"""Small servers: in this process behind a client, or listening on a port of loopback."""
+
+import base64
+import contextlib
+import dataclasses
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from captax.captioner import Captioner
+from captax.serve.app import create_app
+from captax.serve.server import make_server
+from captax.serve.settings import Settings
+
+SETTINGS = Settings(name="tiny", max_batch=4, queue=16, max_images=6, max_bytes=200_000, wait=0.02)
+
+
+def png(seed: int, size: tuple[int, int] = (64, 64)) -> bytes:
+    """A picture of noise, another for every seed."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def encoded(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()
+
+
+def files(*pictures: bytes) -> list[tuple[str, tuple[str, bytes]]]:
+    """A form's files, named 0.png, 1.png, …"""
+    return [("images", (f"{i}.png", picture)) for i, picture in enumerate(pictures)]
+
+
+def until(condition: Callable[[], Any], seconds: float = 30) -> None:
+    """Wait for what is bound to happen."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)
+
+
+def share_programs(service: Any, model: Any) -> None:
+    """What one captioner has compiled serves another of the same model: tests need not wait."""
+    if isinstance(model, Captioner):
+        service.worker.model._programs = model._programs
+        service.worker.model.__dict__["_reader"] = model._reader
+
+
+@contextlib.contextmanager
+def client_of(model: Any, **settings: Any) -> Iterator[TestClient]:
+    """A client of a server that is ready."""
+    app = create_app(model, dataclasses.replace(SETTINGS, **settings))
+    share_programs(app.state.service, model)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        until(lambda: client.get("/health/ready").status_code == 200)
+        yield client
+
+
+@pytest.fixture(scope="session")
+def client(tiny_captioner: Captioner) -> Iterator[TestClient]:
+    """A client of a tiny captioner's server, for tests that leave it as it was."""
+    with client_of(tiny_captioner) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def listening(model: Any, port: int = 0, **settings: Any) -> Iterator[Any]:
+    """A server that listens on loopback, in a thread; `should_exit` does what SIGTERM does."""
+    made = dataclasses.replace(SETTINGS, **settings)
+    server = make_server(model, made, host="127.0.0.1", port=port)
+    share_programs(server.service, model)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    until(lambda: server.started and server.service.state == "ready")
+    yield server
+    server.should_exit = True
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def address(server: Any) -> tuple[str, int]:
+    """Where it listens."""
+    return server.servers[0].sockets[0].getsockname()[:2]

@@ -1,0 +1,145 @@
+"""The thread that owns the model: who shares a batch, who is dropped, who waits."""
+
+import threading
+from concurrent.futures import Future, wait
+from typing import Any
+
+import pytest
+
+from captax.serve.batching import Batcher, QueueFull
+
+
+class Model:
+    """Gives (task, item) of each item, once it may; remembers batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[Any, list[Any]]] = []
+        self.entered, self.open = threading.Event(), threading.Event()
+        self.open.set()
+
+    def __call__(self, task: Any, items: list[Any]) -> list[Any]:
+        self.entered.set()
+        assert self.open.wait(30)
+        self.batches.append((task, list(items)))
+        if "bad" in items:
+            raise ValueError("bad")
+        return [(task, item) for item in items]
+
+    def hold(self) -> None:
+        self.entered.clear()
+        self.open.clear()
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+def made(model: Model, **options: Any) -> Batcher:
+    batcher = Batcher(model, **{"limit": 100, "sizes": (1, 4), "wait": 0.0, **options})
+    batcher.start()
+    return batcher
+
+
+def held(batcher: Batcher, model: Model) -> Future[Any]:
+    """A job that the model is busy with until it is opened."""
+    model.hold()
+    (future,) = batcher.submit("first", ["x"])
+    assert model.entered.wait(30)
+    return future
+
+
+def test_waiting_jobs_of_a_task_share_batches_in_order(model: Model) -> None:
+    batcher = made(model)
+    held(batcher, model)
+    futures = [batcher.submit("ab"[i % 2], [i])[0] for i in range(10)]
+    model.open.set()
+    batcher.stop()
+    assert [future.result() for future in futures] == [("ab"[i % 2], i) for i in range(10)]
+    assert model.batches[1:] == [("a", [0, 2, 4, 6]), ("b", [1, 3, 5, 7]), ("a", [8]), ("b", [9])]
+
+
+def test_a_task_for_one_at_a_time_is_done_so(model: Model) -> None:
+    batcher = made(model, alone=lambda task: True)
+    held(batcher, model)
+    batcher.submit("a", [1, 2])
+    model.open.set()
+    batcher.stop()
+    assert model.batches[1:] == [("a", [1]), ("a", [2])]
+
+
+def test_the_size_that_answers_most_a_second_is_taken(model: Model) -> None:
+    batcher = made(model, sizes=(1, 8, 32))
+    batcher.seconds = {1: 1.0, 8: 4.0, 32: 12.0}  # 1, 2 and 2.67 a second when full
+    taken = {count: batcher._best(count) for count in (1, 3, 4, 5, 8, 12, 23, 25, 32, 50)}
+    assert taken == {1: 1, 3: 1, 4: 1, 5: 5, 8: 8, 12: 8, 23: 8, 25: 25, 32: 32, 50: 32}
+    batcher.stop()
+
+
+def test_the_first_waits_for_those_that_are_coming(model: Model) -> None:
+    coming = [True]
+    batcher = made(model, wait=30.0, coming=lambda: coming[0])
+    (first,) = batcher.submit("a", [1])
+    assert not first.done()
+    rest = batcher.submit("a", [2, 3, 4])  # full: no reason to wait
+    wait([first, *rest], 30)
+    assert model.batches == [("a", [1, 2, 3, 4])]
+    coming[0] = False
+    (alone,) = batcher.submit("a", [5])
+    assert alone.result(20) == ("a", 5)
+    batcher.stop()
+
+
+def test_cancelled_jobs_never_reach_the_model(model: Model) -> None:
+    dropped: list[int] = []
+    batcher = made(model, dropped=dropped.append)
+    running = held(batcher, model)
+    gone = batcher.submit("a", [1, 2])
+    (stays,) = batcher.submit("a", [3])
+    assert all(future.cancel() for future in gone)
+    assert not running.cancel()
+    model.open.set()
+    batcher.stop()
+    assert stays.result() == ("a", 3)
+    assert model.batches[1:] == [("a", [3])]
+    assert sum(dropped) == 2
+
+
+def test_each_fails_by_its_own_fault(model: Model) -> None:
+    batcher = made(model)
+    held(batcher, model)
+    good, bad, fine = batcher.submit("a", [1, "bad", 2])
+    model.open.set()
+    batcher.stop()
+    assert (good.result(), fine.result()) == (("a", 1), ("a", 2))
+    with pytest.raises(ValueError, match="bad"):
+        bad.result()
+
+
+def test_stopping_finishes_what_was_submitted(model: Model) -> None:
+    coming = [False]
+    batcher = made(model, wait=30.0, coming=lambda: coming[0])
+    running = held(batcher, model)
+    coming[0] = True  # a reason to wait, were it not for the end
+    futures = batcher.submit("a", list(range(9)))
+    stopping = threading.Thread(target=batcher.stop)
+    stopping.start()
+    model.open.set()
+    stopping.join(20)
+    assert not stopping.is_alive()
+    assert running.done()
+    assert [future.result(0) for future in futures] == [("a", i) for i in range(9)]
+    with pytest.raises(RuntimeError, match="stopped"):
+        batcher.submit("a", [1])
+
+
+def test_room_is_bounded_and_given_back(model: Model) -> None:
+    batcher = Batcher(model, limit=3, sizes=(1,), wait=0.0)
+    with batcher.room(2):
+        with pytest.raises(QueueFull) as full, batcher.room(2):
+            pass
+        assert full.value.retry_after >= 1
+        with batcher.room(1):
+            assert batcher.full
+        assert batcher.depth == 2
+    assert batcher.depth == 0

@@ -1,0 +1,227 @@
+"""A server that listens: many clients at once, clients that hang up, and its end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captax.captioner import Captioner
+from captax.serve.work import Worker
+from serve.conftest import address, encoded, listening, png, until
+
+
+class Held:
+    """Keeps the model busy with what comes, until it is let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.entered, self.open = threading.Event(), threading.Event()
+        self.open.set()
+        self.seen = 0
+        work = Worker.__call__
+
+        def slow(worker: Worker, task: Any, items: Any) -> Any:
+            self.entered.set()
+            assert self.open.wait(30)
+            self.seen += len(items)
+            return work(worker, task, items)
+
+        monkeypatch.setattr(Worker, "__call__", slow)
+
+    def hold(self) -> None:
+        self.seen = 0
+        self.entered.clear()
+        self.open.clear()
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Held:
+    return Held(monkeypatch)
+
+
+def ask(server: Any, picture: bytes, **options: Any) -> tuple[int, dict[str, str], Any]:
+    connection = HTTPConnection(*address(server), timeout=60)
+    try:
+        return send(connection, picture, **options)
+    finally:
+        connection.close()
+
+
+def send(
+    connection: HTTPConnection, picture: bytes, **options: Any
+) -> tuple[int, dict[str, str], Any]:
+    body = json.dumps({"images": [encoded(picture)], **options})
+    connection.request("POST", "/v1/caption", body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    headers = {name.lower(): value for name, value in answer.getheaders()}
+    return answer.status, headers, json.loads(answer.read())
+
+
+def test_everybody_gets_the_caption_of_their_own_picture(tiny_captioner: Captioner) -> None:
+    pictures = [png(i) for i in range(24)]
+    options = {"do_sample": True, "temperature": 1.5, "seed": 3}
+    plain = [each.text for each in tiny_captioner.caption(pictures, batch_size=4)]
+    drawn = [tiny_captioner.caption([p], **options)[0].text for p in pictures]  # type: ignore[arg-type]
+    assert len(set(plain)) > 3
+    sizes: list[int] = []
+    with (
+        listening(tiny_captioner, queue=100) as server,
+        ThreadPoolExecutor(16) as clients,
+    ):
+        watch = server.service.batcher._watch
+        server.service.batcher._watch = lambda size, s: (sizes.append(size), watch(size, s))
+        found = list(clients.map(lambda picture: ask(server, picture), pictures))
+        sampled = list(clients.map(lambda picture: ask(server, picture, **options), pictures))
+    assert [body["captions"][0]["caption"] for _, _, body in found] == plain
+    assert [body["captions"][0]["caption"] for _, _, body in sampled] == drawn
+    assert max(sizes) > 1
+    assert sum(sizes) == 48
+
+
+def test_a_full_queue_refuses_and_says_when(tiny_captioner: Captioner, held: Held) -> None:
+    with (
+        listening(tiny_captioner, queue=3, max_images=3) as server,
+        ThreadPoolExecutor(8) as clients,
+    ):
+        held.hold()
+        taken = [clients.submit(ask, server, png(i)) for i in range(3)]
+        until(lambda: server.service.batcher.full)
+        status, headers, body = ask(server, png(9))
+        assert status == 429
+        assert 1 <= int(headers["retry-after"]) <= 60
+        assert body["error"]["type"] == "queue_full"
+        held.open.set()
+        assert [each.result()[0] for each in taken] == [200] * 3
+        assert ask(server, png(9))[0] == 200
+        assert server.service.batcher.depth == server.service.working == 0
+
+
+def test_bodies_in_memory_are_bounded_together(tiny_captioner: Captioner) -> None:
+    with listening(tiny_captioner, max_bytes=20_000, queue=100) as server:
+        head = "POST /v1/caption HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        slow = [socket.create_connection(address(server)) for _ in range(16)]
+        for each in slow:  # says that it sends as much as it may, and does not
+            each.sendall(f"{head}Content-Length: 20000\r\n\r\n".encode())
+        until(lambda: server.service.working == 16)
+        status, headers, body = ask(server, png(0))
+        assert (status, body["error"]["type"]) == (429, "queue_full")
+        assert "retry-after" in headers
+        for each in slow:
+            each.close()
+        until(lambda: server.service.working == 0)
+        assert ask(server, png(0))[0] == 200
+
+
+def test_pictures_of_clients_that_hung_up_never_reach_the_model(
+    tiny_captioner: Captioner, held: Held
+) -> None:
+    with listening(tiny_captioner) as server, ThreadPoolExecutor(2) as clients:
+        held.hold()
+        first = clients.submit(ask, server, png(0))
+        assert held.entered.wait(30)
+        body = json.dumps({"images": [encoded(png(1))]}).encode()
+        head = f"POST /v1/caption HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head += "Content-Type: application/json\r\n\r\n"
+        gone = [socket.create_connection(address(server)) for _ in range(4)]
+        for each in gone:
+            each.sendall(head.encode() + body)
+        half = socket.create_connection(address(server))
+        half.sendall(head.encode() + body[:50])  # hangs up while it still sends
+        until(lambda: server.service.working == 6 and server.service.batcher.depth == 5)
+        for each in (*gone, half):
+            each.close()
+        until(lambda: server.service.working == 1)
+        assert server.service.batcher.depth == 1
+        held.open.set()
+        assert first.result()[0] == 200
+        assert ask(server, png(2))[0] == 200
+        assert held.seen == 2
+        assert "captax_dropped_pictures_total 4.0" in server.service.metrics.text().decode()
+
+
+def test_the_end_finishes_what_was_taken_and_refuses_the_rest(
+    tiny_captioner: Captioner, held: Held
+) -> None:
+    with listening(tiny_captioner) as server, ThreadPoolExecutor(8) as clients:
+        kept = HTTPConnection(*address(server), timeout=60)
+        assert send(kept, png(0))[0] == 200
+        held.hold()
+        taken = [clients.submit(ask, server, png(i)) for i in range(5)]
+        until(lambda: server.service.working == 5)
+        server.should_exit = True
+        until(lambda: server.service.state == "shutting down")
+        for connection in (kept, HTTPConnection(*address(server), timeout=60)):
+            status, headers, body = send(connection, png(9))
+            assert (status, body["error"]["type"]) == (503, "shutting_down")
+            assert headers["connection"] == "close"
+            assert int(headers["retry-after"]) > 0
+            connection.close()
+        held.open.set()
+        assert [each.result()[0] for each in taken] == [200] * 5
+        until(lambda: not server.servers[0].sockets)
+
+
+def test_a_body_that_is_too_large_is_answered_and_not_cut_off(tiny_captioner: Captioner) -> None:
+    with listening(tiny_captioner) as server:
+        connection = HTTPConnection(*address(server), timeout=60)
+        body = bytes(350_000)
+        connection.request("POST", "/v1/caption", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        assert answer.status == 413
+        assert json.loads(answer.read())["error"]["type"] == "too_large"
+        connection.close()
+
+
+@pytest.fixture
+def command(tiny_captioner: Captioner, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """`command(*options)`: the command in a process of its own."""
+    tiny_captioner.save(tmp_path / "tiny")
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*options: str) -> subprocess.Popen[str]:
+        arguments = ["serve", "--model", str(tmp_path / "tiny"), "--port", "0", *options]
+        environment = {**os.environ, "CAPTAX_CACHE": str(tmp_path / "cache")}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "captax", *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+@pytest.mark.slow
+def test_the_command_serves_until_it_is_told_to_stop(command: Callable[..., Any]) -> None:
+    process = command("--max-batch", "2", "--api-key", "s3cret")
+    line = process.stderr.readline()
+    port = int(line.rsplit(":", 1)[1])
+    assert "listening on http://127.0.0.1:" in line
+    assert process.stderr.readline().endswith("ready\n")
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    body = json.dumps({"images": [encoded(png(0))]})
+    headers = {"Content-Type": "application/json", "Authorization": "Bearer s3cret"}
+    connection.request("POST", "/v1/caption", body, headers)
+    answer = connection.getresponse()
+    assert answer.status == 200
+    assert json.loads(answer.read())["model"] == "tiny"
+    connection.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) in (0, -signal.SIGTERM)
+    assert "s3cret" not in process.stderr.read()
