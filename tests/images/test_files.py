@@ -57,7 +57,7 @@ def test_patterns(folder):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("gone.jpg", r"^gone\.jpg: no such file or folder$"),
+        ("gone", r"^gone: no such file or folder$"),
         ("*.gif", r"^\*\.gif: this pattern matches no picture$"),
         ("void", r"^void: no pictures in this folder"),
         ("", "empty path"),
@@ -69,6 +69,13 @@ def test_what_means_no_picture(folder, path, message):
     (folder / "void" / "notes.txt").touch()
     with pytest.raises(ImageError, match=message):
         find_images(["b.jpg", path])
+
+
+def test_a_picture_that_is_gone_does_not_keep_others_from_being_read(folder):
+    assert names("gone.jpg", "b.jpg")[0] == "gone.jpg" and len(names("gone.jpg", "b.jpg")) == 2
+    for wrong in ("gone", "*.gif", "void.jpg/gone"):
+        with pytest.raises(ImageError, match=r"no such file or folder|no picture"):
+            find_images([wrong, "b.jpg"])
 
 
 def test_one_path_is_not_taken_for_a_list(folder):

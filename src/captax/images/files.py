@@ -24,8 +24,9 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
     A file is taken as it is, whatever its suffix. A folder is searched with its subfolders, links
     to folders included: files with an image suffix, sorted, hidden ones left out. Anything else is
-    a pattern (`*`, `?`, `[..]`, `**`), and means what the shell would have made of it.
-    Raises `ImageError` for a path that means no picture.
+    a pattern (`*`, `?`, `[..]`, `**`), and means what the shell would have made of it. A picture
+    that does not exist is taken where others are given: `decode` then says so of it alone.
+    Raises `ImageError` for any other path that means no picture.
     """
     if isinstance(paths, str | os.PathLike):
         raise ImageError(f"{os.fspath(paths)}: give a list of paths, not one path")
@@ -34,7 +35,10 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
         if not os.fspath(path):
             raise ImageError("an empty path was given: give a file, a folder or a pattern")
         try:
-            images = _matches(Path(path))
+            named = Path(path)
+            one = is_image_path(named) and not glob.has_magic(str(named))
+            absent = one and len(paths) > 1 and not named.exists()
+            images = [named] if absent else _matches(named)
         except OSError as error:
             raise ImageError(f"{path}: cannot be looked at: {error.strerror or error}") from None
         for image in images:
