@@ -168,6 +168,20 @@ def test_a_run_stopped_from_the_keyboard_keeps_its_last_step(
     assert records(out) == records(finished)
 
 
+def test_dev_examples_that_are_learned_from_are_told(
+    finished: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    every = changed(recipe, data={**recipe.data.model_dump(), "train": [{"path": "shapes"}]})
+    assert tasks.make_task(recipe).shared() == 0
+    dev = len(tasks.make_task(recipe).dev)
+    monkeypatch.setattr(loop._Run, "run_stage", lambda *_: None)
+    train(every, finished.with_name("overlap"))
+    told = capsys.readouterr().out
+    assert f"warning: of the dev examples {dev} are learned from, too" in told
+    train(recipe, finished.with_name("apart"))
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_a_finished_run_is_left_as_it_is(finished: Path, recipe: Recipe) -> None:
     before = (finished / "log.jsonl").read_bytes()
     assert train(recipe, finished) == finished / "best"
@@ -205,7 +219,8 @@ def test_a_loss_that_is_no_number_stops_the_run(
     monkeypatch.setattr(tasks.CaptionTask, "loss", poisoned)
 
     out = finished.with_name("diverged")
-    with pytest.raises(DivergedError, match=r"step 1: the loss is (nan|inf) and a gradient is"):
+    said = r"step 1: the loss is (nan|inf) and the gradient of decoder\.\S+ is not finite"
+    with pytest.raises(DivergedError, match=said):
         train(recipe, out)
     assert read_log(out / "log.jsonl") == []
 

@@ -18,6 +18,8 @@ def test_a_collapse_is_told_with_what_to_try() -> None:
     told = collapse(same)
     assert told is not None and told.startswith("6 of 10 dev captions are 'a dog runs': ")
     assert "lr" in told and "\n" not in told
+    of_labels = collapse(same, labels=True)
+    assert of_labels is not None and of_labels.startswith("6 of 10 dev pictures are taken for ")
 
 
 @pytest.mark.parametrize("texts", [["a"] * 5 + list("bcdef"), ["a"] * 9, [], list("abcdefghij")])

@@ -60,6 +60,8 @@ def train(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> Path:
         write_text(out / "recipe.yaml", recipe.to_yaml())
     with RunCheckpoints(out / "checkpoints", keep=recipe.keep) as run.checkpoints:
         run.resume(init_from)
+        if (shared := run.task.shared()) and jax.process_index() == 0:
+            tqdm.write(f"warning: of the dev examples {shared} are learned from, too")
         try:
             for index, stage in enumerate(recipe.stages):
                 if index >= run.progress.stage:
@@ -134,8 +136,8 @@ class _Run:
                 f"{next(iter(self.parameters))}"
             )
         for pattern in stage.lr_scale:
-            if not any(matches((pattern,), name) for name in names):
-                raise RecipeError(f"stages.{index}.lr_scale: {pattern!r} matches nothing trained")
+            if not any(matches((pattern,), name) for name in self.parameters):
+                raise RecipeError(f"stages.{index}.lr_scale: {pattern!r} matches no parameter")
         return names
 
     def model(self, tensors: Parameters) -> nnx.Module:
@@ -231,7 +233,7 @@ class _Run:
                     clock, pending = self._note(pending, clock, bar), None
                     self._save(changed, state)
                 if asked():
-                    tqdm.write(f"stopped at step {progress.step}; the same command goes on there")
+                    tqdm.write(f"saved at step {progress.step}")
                     raise KeyboardInterrupt
         bar.close()
         self._end_stage(index, state)
@@ -267,8 +269,9 @@ class _Run:
             return clock
         number, stage, rate, output, chosen, batch = pending
         measured = {name: float(value) for name, value in output.items()}
+        culprit = sorted(self.trained[self.progress.stage])[int(measured.pop("culprit"))]
         if not measured.pop("finite"):
-            self._explain(number, measured, chosen, batch)
+            self._explain(number, measured, culprit, chosen, batch)
         if "nll" in measured:
             measured["perplexity"] = math.exp(min(measured["nll"], 50.0))
         now = time.perf_counter()
@@ -287,20 +290,31 @@ class _Run:
         return now
 
     def _explain(
-        self, number: int, measured: Mapping[str, float], chosen: np.ndarray, batch: Any
+        self,
+        number: int,
+        measured: Mapping[str, float],
+        gradient: str,
+        chosen: np.ndarray,
+        batch: Any,
     ) -> None:
         """Say what is not a number, and where. The weights are still those of before the step."""
-        culprit = first_not_finite(self.weights)
-        what = f"weight {culprit} is"
-        if culprit is None:
-            given = {f"{i}": x for i, x in enumerate(jax.tree.leaves(batch)) if x.dtype.kind == "f"}
-            in_batch = first_not_finite(given) is not None
-            what = "a picture's values are" if in_batch else "a gradient is"
+        weight = first_not_finite(self.weights)
+        given = {f"{i}": x for i, x in enumerate(jax.tree.leaves(batch)) if x.dtype.kind == "f"}
+        if weight is not None:
+            what = f"weight {weight} is"
+        elif first_not_finite(given) is not None:
+            what = "a picture's values are"
+        else:
+            what = f"the gradient of {gradient} is"
         names = ", ".join(self.task.name(int(place)) for place in chosen[:3])
+        saved = self.checkpoints.progress()
+        newest = (
+            f"the newest checkpoint is of step {saved['step']}" if saved else "nothing is saved"
+        )
         raise DivergedError(
             f"step {number}: the loss is {measured['loss']} and {what} not finite; the batch is "
-            f"{names}, ...; lower lr or optimizer.clip_norm, or give more warmup_steps. "
-            f"{self.out / 'checkpoints'} holds the run as it was before"
+            f"{names}, ...; {newest}. Begin another run with a lower lr or optimizer.clip_norm, or "
+            "more warmup_steps"
         )
 
     def _evaluates(self, stage_step: int) -> bool:
@@ -356,7 +370,7 @@ class _Run:
         tqdm.write(f"step {progress.step}: {told}")
         for row in found.rows:
             tqdm.write(f"  {row.title}: {row.caption}")
-        if warning := collapse(found.said):
+        if warning := collapse(found.said, labels=self.recipe.task == "classify"):
             tqdm.write(f"warning: {warning}")
         if found.rows:
             folder = self.out / "samples"

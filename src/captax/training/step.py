@@ -118,7 +118,8 @@ def make_step(
 
     `merge` makes the model's parameters of those that are trained and frozen, `rebuild` a model of
     them. The state is donated; it stays as it was when the loss or a gradient is not finite, and
-    the measure `finite` is then 0.
+    the measure `finite` is then 0, and `culprit` the place of the first such gradient among the
+    sorted names.
     """
     parts = options.accumulation
 
@@ -168,7 +169,8 @@ def make_step(
             # A young average forgets faster, or it would remember the start for a thousand steps.
             decay = jnp.minimum(options.ema_decay, (1 + state.step) / (10 + state.step))
             average = optax.incremental_update(parameters, average, 1 - decay)
-        norm = optax.tree.norm(gradient)
+        squares = jnp.stack([jnp.vdot(x, x) for x in jax.tree.leaves(gradient)])
+        norm = jnp.sqrt(squares.sum())
         finite = jnp.isfinite(sums.total) & jnp.isfinite(norm)
         new = TrainState(
             step=state.step + 1, parameters=parameters, optimizer=memory, average=average
@@ -180,6 +182,7 @@ def make_step(
             **measures,
             "gradient_norm": norm,
             "finite": finite,
+            "culprit": jnp.argmin(jnp.isfinite(squares)),
         }
 
     return jax.jit(step, donate_argnums=0)

@@ -78,13 +78,18 @@ def first_not_finite(tensors: Mapping[str, Any]) -> str | None:
     return None
 
 
-def collapse(texts: Sequence[str]) -> str | None:
-    """What to say when most texts are the same; None when they are not."""
+def collapse(texts: Sequence[str], *, labels: bool = False) -> str | None:
+    """What to say when most texts, or labels, are the same; None when they are not."""
     if len(texts) < 10:
         return None
     [(text, count)] = collections.Counter(texts).most_common(1)
     if count <= ALIKE * len(texts):
         return None
+    if labels:
+        return (
+            f"{count} of {len(texts)} dev pictures are taken for {text!r}. Early in training that "
+            "passes; else try a lower lr, more warmup_steps, or as many pictures of each class"
+        )
     return (
         f"{count} of {len(texts)} dev captions are {text!r}: the decoder may not look at its "
         "pictures. Early in training that passes; else try a lower lr, more warmup_steps, or a "
