@@ -100,7 +100,7 @@ LABELS = (
             "stages.0.trainable=[decodr]",
             "stages.0.trainable matches no parameter; names are such as",
         ),
-        ("stages.0.lr_scale={encodr: 1.0}", "stages.0.lr_scale: 'encodr' matches nothing trained"),
+        ("stages.0.lr_scale={encodr: 1.0}", "stages.0.lr_scale: 'encodr' matches no parameter"),
         ("model.lora.targets=[nothing]", "model.lora.targets match no kernel: nothing; names are"),
         ("mesh.data=3", "mesh: data 3 x fsdp 1 needs 3 devices; there are 1"),
         ("task=rewrite", "stages with views are for pictures; task is rewrite"),
@@ -124,10 +124,10 @@ def test_the_longest_captions_that_fit_are_trained_on(
     ("override", "message"),
     [
         ("data.train.0.path=one-class", "one-class: one class only (soup)"),
-        ("data.classes=1", "classes: has 2 classes; 1 of them cannot be kept"),
+        ("data.classes=1", "classes: has 2 classes: keep 2 to all of them, not 1"),
         ("data.classes=[soup, te]", "classes: no class 'te'; did you mean tea"),
         ("data.train.0.rows=':6'", "data.train has one class only (soup); give two or more"),
-        ("evaluation.metric=CIDEr-D", "no 'CIDEr-D'; there are accuracy, top-5 accuracy, loss"),
+        ("evaluation.metric=CIDEr-D", "no 'CIDEr-D'; there are accuracy, loss"),
         ("model.encoder.checkpoint=nowhere/at/all", "nowhere/at/all"),
     ],
 )

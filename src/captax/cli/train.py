@@ -1,5 +1,6 @@
 """`captax train`: run a recipe."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -58,5 +59,9 @@ def train(
 
         jax.distributed.initialize(coordinator, processes, process)
     persist_compiled_programs()
-    best = run(plan, out or Path("runs") / plan.name, init_from=init_from)
+    try:
+        best = run(plan, out or Path("runs") / plan.name, init_from=init_from)
+    except KeyboardInterrupt:
+        print("captax: stopped; the same command goes on", file=sys.stderr)
+        raise
     print(f"best model: {best}")

@@ -176,7 +176,9 @@ def _choose(
         raise DataError(f"classes is one string: give a list of names, such as [{classes!r}]")
     if isinstance(classes, int):
         if not 2 <= classes <= len(names):
-            raise DataError(f"{root}: has {len(names)} classes; {classes} of them cannot be kept")
+            raise DataError(
+                f"{root}: has {len(names)} classes: keep 2 to all of them, not {classes}"
+            )
         return names[:classes]
     for name in classes:
         if name not in names:

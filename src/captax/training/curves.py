@@ -24,7 +24,8 @@ def plot_curves(path: Path, records: Sequence[dict[str, Any]], *, title: str) ->
     figure.suptitle(title)
     left, right = figure.subplots(1, 2)
 
-    x, y = [r["step"] for r in steps], np.array([r["loss"] for r in steps])
+    # Without label smoothing, as the dev loss is; self-critical steps have no other than theirs.
+    x, y = [r["step"] for r in steps], np.array([r.get("nll", r["loss"]) for r in steps])
     left.plot(x, y, color="tab:blue", alpha=0.25, linewidth=0.8)
     window = min(SMOOTHING, len(y) // 4)
     if window:

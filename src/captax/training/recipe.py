@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 import yaml
@@ -62,7 +62,7 @@ class Data(_Section):
     `classes`, of a classifier: which, or how many of the first.
     """
 
-    root: Path
+    root: Annotated[Path, pydantic.AfterValidator(Path.absolute)]
     train: tuple[Source, ...] = Field(min_length=1)
     dev: tuple[Source, ...] = Field(min_length=1)
     captions: Literal["all", "one", "longest"] = "all"
@@ -151,7 +151,10 @@ class Model(_Section):
     def _one_source(self) -> "Model":
         halves = _changed(self) & {"encoder", "decoder", "tokenizer"}
         if self.checkpoint and halves:
-            raise ValueError(f"{', '.join(sorted(halves))}: decided by model.checkpoint; leave out")
+            raise ValueError(
+                f"{', '.join(sorted(halves))}: decided by model.checkpoint; leave out, or in the "
+                f"place of a recipe's give --set 'model={{checkpoint: {self.checkpoint}}}'"
+            )
         return self
 
 
@@ -194,7 +197,9 @@ class Stage(_Section):
     warmup_steps: NonNegativeInt = 0
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     trainable: tuple[str, ...] | None = None
-    lr_scale: dict[str, PositiveFloat] = {}
+    lr_scale: Annotated[
+        dict[str, PositiveFloat], pydantic.BeforeValidator(lambda given: given or {})
+    ] = {}
     views: PositiveInt | None = None
     self_critical: SelfCritical | None = None
 

@@ -20,6 +20,7 @@ from captax import data, metrics
 from captax.captioner import Captioner
 from captax.classifier import Classifier
 from captax.data import PackedCaptions
+from captax.data.example import StoredExample
 from captax.generation import GenerationConfig, generate
 from captax.images import Augment, SheetRow, rng_for
 from captax.metrics.classification import top_k_accuracy
@@ -68,6 +69,8 @@ class Task:
     """What the loop asks of a task."""
 
     subject: Any
+    train: Sequence[Any]
+    dev: Sequence[Any]
     size: int  # how many examples there are to learn from
     metric: str  # which score is best when it is highest, unless the recipe names another
     pictures: Pictures | None = None
@@ -92,7 +95,12 @@ class Task:
 
     def name(self, place: int) -> str:
         """The id of an example, for messages."""
-        raise NotImplementedError
+        return str(self.train[place].id)
+
+    def shared(self) -> int:
+        """How many of the dev examples are learned from: scores say little then."""
+        learned = set(map(_origin, self.train))
+        return sum(_origin(example) in learned for example in self.dev)
 
     def loss(self, model: Any, batch: Any) -> Losses:
         """Pure; called inside the step."""
@@ -270,11 +278,8 @@ class CaptionTask(WritingTask):
         self.pictures = Pictures(self.train, processor, augment=changed, seed=recipe.seed)
         self.dev_pictures = Pictures(self.dev, processor)
 
-    def name(self, place: int) -> str:
-        return self.train[place].id
-
     def batch(self, chosen: Int[np.ndarray, " batch"], epoch: int) -> Batch:
-        packed = self.pack([self._captions(epoch, place) for place in chosen])
+        packed = self.pack([self._captions(epoch, int(place)) for place in chosen])
         assert self.pictures is not None
         return _batch(self.pictures.read(chosen, epoch), packed)
 
@@ -283,7 +288,7 @@ class CaptionTask(WritingTask):
         packed = self.pack([self.dev_texts[place] for place in chosen])
         return _batch(self.dev_pictures.read(chosen, 0), packed)
 
-    def _captions(self, epoch: int, place: int | np.integer) -> list[list[int]]:
+    def _captions(self, epoch: int, place: int) -> list[list[int]]:
         """Tokens of the captions to learn, shuffled: the last may find no room in the row."""
         tokens, kind = self.texts[place], self.recipe.data.captions
         if kind == "longest":
@@ -329,9 +334,6 @@ class RewriteTask(WritingTask):
         self.dev_texts = self.tokens([pair.target for pair in self.dev])
         # One length for all, so that one program serves all.
         self.time = max(map(len, [*self.sources, *self.dev_sources]))
-
-    def name(self, place: int) -> str:
-        return self.train[place].id
 
     def batch(self, chosen: Int[np.ndarray, " batch"], epoch: int) -> Batch:
         packed = self.pack([[self.texts[place]] for place in chosen])
@@ -398,9 +400,6 @@ class ClassifyTask(Task):
         self.pictures = Pictures(self.train, processor, augment=changed, seed=recipe.seed)
         self.dev_pictures = Pictures(self.dev, processor)
 
-    def name(self, place: int) -> str:
-        return self.train[place].id
-
     def batch(self, chosen: Int[np.ndarray, " batch"], epoch: int) -> LabelBatch:
         assert self.pictures is not None
         labels = np.array([self.number[self.train[place].label] for place in chosen], np.int32)
@@ -408,7 +407,12 @@ class ClassifyTask(Task):
 
     def score_names(self) -> list[str]:
         """What is measured of labels."""
-        return ["accuracy", "top-5 accuracy", "loss"]
+        return ["accuracy", *(["top-5 accuracy"] if self.many else []), "loss"]
+
+    @property
+    def many(self) -> bool:
+        """Whether the right label may be missing among the five likeliest."""
+        return len(self.number) > 5
 
     def _logits(self, model: Any, given: Array) -> Float[Array, "batch labels"]:
         size = self.subject.processor.size
@@ -432,12 +436,13 @@ class ClassifyTask(Task):
                 found.append(np.asarray(logits(parameters, self.dev_pictures.read(rows, 0))))
             all_logits = np.concatenate(found)[: len(self.dev)]
             truth = np.array([self.number[example.label] for example in self.dev])
-            top = top_k_accuracy(all_logits, truth, k=min(5, len(self.number)))
             best = all_logits.argmax(-1)
             logprobs = jax.nn.log_softmax(jnp.asarray(all_logits))
             loss = -float(np.asarray(logprobs)[np.arange(len(truth)), truth].mean())
             said = [self.subject.labels[i] for i in best]
-            scores = {"accuracy": float((best == truth).mean()), "top-5 accuracy": float(top)}
+            scores = {"accuracy": float((best == truth).mean())}
+            if self.many:
+                scores["top-5 accuracy"] = float(top_k_accuracy(all_logits, truth, k=5))
             return Evaluation({**scores, "loss": loss}, said, self._rows(said))
 
         return run
@@ -483,6 +488,12 @@ def opened(
         if not part:
             raise RecipeError(f"data: {source.path} has no examples in rows {source.rows}")
     return found[:limit]
+
+
+def _origin(example: Any) -> Any:
+    """What tells an example from others: its picture's file, or all of it."""
+    image = getattr(example, "image", None) if not isinstance(example, StoredExample) else None
+    return image if isinstance(image, Path) else example
 
 
 def _beside(references: Sequence[str], image: Any, title: str, text: str) -> SheetRow:
