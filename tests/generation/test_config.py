@@ -139,6 +139,8 @@ def test_stored_beam_sampling_is_refused_not_changed() -> None:
         ({"min_length": -1}, "min_length is -1"),
         ({"max_length": 3}, "max_length is 3 and a prompt has 3 tokens"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"max_new_tokens": 3, "min_new_tokens": 9}, "min_new_tokens is 9, more than max_new"),
+        ({"diversity_penalty": 1.0}, "diversity_penalty is for groups"),
         ({"max_new_tokens": 2, "force_words_ids": [[1, 2], [3]]}, "have 3 tokens and captions 2"),
     ],
 )

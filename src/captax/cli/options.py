@@ -77,7 +77,7 @@ DECODING: dict[str, Any] = {
         _SEARCH,
         "Stop at num_beams ends (true), when none could do better now (false), or at all (never).",
     ),
-    "num_return_sequences": _decoding(int | None, _SEARCH, "How many, best first.", min=1),
+    "num_return_sequences": _decoding(int | None, _SEARCH, "How many; best first of beams.", min=1),
     "num_beam_groups": _decoding(int | None, _SEARCH, "Groups that avoid one another.", min=1),
     "diversity_penalty": _decoding(float | None, _SEARCH, "For words of earlier groups.", min=0),
     "max_new_tokens": _decoding(int | None, _LENGTH, "At most so many tokens.", min=1),

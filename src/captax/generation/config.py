@@ -107,6 +107,8 @@ class GenerationConfig:
             "num_return_sequences": self.num_return_sequences,
         }
         if self.num_beam_groups == 1:
+            if self.diversity_penalty:
+                raise GenerationError("diversity_penalty is for groups: give num_beam_groups too")
             return Beam(**shared)
         return DiverseBeam(
             num_beam_groups=self.num_beam_groups, diversity_penalty=self.diversity_penalty, **shared
@@ -150,6 +152,11 @@ class GenerationConfig:
         else:
             limits = np.minimum(prompts + DEFAULT_NEW_TOKENS, max_positions)
             limits = np.maximum(limits, prompts + 1)
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise GenerationError(
+                f"min_new_tokens is {self.min_new_tokens}, more than max_new_tokens "
+                f"({self.max_new_tokens})"
+            )
         needed = sum(min(map(len, phrase)) for phrase in self.force_words_ids)
         room = int((limits - prompts).min()) - bool(self.forced_eos_token_id)
         if room < needed:
