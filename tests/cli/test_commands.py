@@ -97,8 +97,8 @@ def test_evaluate_scores_the_captions_of_a_dataset(
     assert result.code == 0, result.err
     found = json.loads(out.read_text())
     paths = sorted(dataset.glob("*.png"))
-    captions = captax.load(model).caption(paths)
-    assert list(found["captions"].values()) == [caption.text for caption in captions]
+    said = captax.load(model).caption(paths)
+    assert list(found["captions"].values()) == [caption.text for caption in said]
     references = {
         id: (dataset / f"{path.stem}.txt").read_text().splitlines()
         for id, path in zip(found["captions"], paths, strict=True)
@@ -108,10 +108,12 @@ def test_evaluate_scores_the_captions_of_a_dataset(
     for name, value in want.items():
         assert any(line.split() == [name, f"{100 * value:.2f}"] for line in result.out.splitlines())
     assert "3 pictures, " in result.out
+    assert "pictures of all splits; --split dev takes those alone" in result.err
 
-    options = ("--metrics", "wer, diversity", "--max-new-tokens", 8)
+    options = ("--metrics", "wer, diversity", "--max-new-tokens", 8, "--limit", 2)
     lines = [line.split() for line in run("evaluate", model, dataset, *options).out.splitlines()]
-    want = metrics.score(found["captions"], references, metrics=["wer", "diversity"]).corpus
+    captions, references = (dict(list(of.items())[:2]) for of in (found["captions"], references))
+    want = metrics.score(captions, references, metrics=["wer", "diversity"]).corpus
     assert ["WER", f"{100 * want['WER']:.2f}"] in lines
     assert ["vocabulary", f"{want['vocabulary']:.0f}"] in lines
 
@@ -259,7 +261,9 @@ def test_train_goes_on_by_the_recipe_of_the_run(
     from captax.training import loop
     from captax.training.recipe import load_recipe
 
-    kept = load_recipe("flickr8k-lite", [f"data.root={tmp_path}", "seed=3"])
+    monkeypatch.chdir(tmp_path)
+    kept = load_recipe("flickr8k-lite", ["data.root=data", "seed=3", "stages.0.lr_scale=null"])
+    assert kept.data.root == tmp_path / "data"  # wherever it goes on from
     (tmp_path / "recipe.yaml").write_text(kept.to_yaml())
     monkeypatch.setattr(loop, "train", lambda recipe, out, **_: out / str(recipe.seed))
     assert run("train", "--resume", tmp_path).out == f"best model: {tmp_path / '3'}\n"

@@ -36,7 +36,6 @@ def test_a_sound_dataset(run: Run, dataset: Path) -> None:
         "vocabulary: 5 words, 0 of them 5 times or more, 3 once",
         "captions of more than one picture: 0",
         "picture sizes: 4 to 4 wide, 3 to 3 high; commonest 4x3 (3)",
-        "refused on opening: none",
         "unreadable pictures: none",
         "pictures in more than one split: none",
         "pictures twice in a split: none",

@@ -111,7 +111,7 @@ def test_without_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_without_the_package(install: Install) -> None:
     folder = install({})
     (folder / "pycocoevalcap/spice/spice-1.0.jar").unlink()
-    with pytest.raises(SpiceUnavailableError, match="pip install --no-deps pycocoevalcap"):
+    with pytest.raises(SpiceUnavailableError, match=r"pip install 'captax\[java-metrics\]'"):
         spice({"x": ["a"]}, {"x": [["a"]]})
 
 

@@ -34,8 +34,8 @@ def check(
 ) -> None:
     """Count a dataset's pictures and captions, decode each picture, and say what is wrong.
 
-    Exit code 1: a picture is unreadable, has no caption or is in two splits, or captax would refuse
-    to open the dataset.
+    Exit code 1: a picture is unreadable, has no caption or is in two splits, or training would
+    refuse something else of it. Exit code 2: it cannot be read as a dataset at all.
     """
     from captax.data.check import check as look
     from captax.images import write_sheet
@@ -82,7 +82,9 @@ def _lines(path: str, report: "Report") -> Iterator[str]:
             f"picture sizes: {report.widths.min} to {report.widths.max} wide, "
             f"{report.heights.min} to {report.heights.max} high; commonest {common}{more}"
         )
-    yield from _listed("refused on opening", report.faults)
+    bare = [split for split, count in report.pictures.items() if not count]
+    yield from _listed("splits without pictures", bare, 0)
+    yield from _listed("other faults, which training refuses", report.faults, 0)
     unreadable = [f"{name}: {error}" for name, error in report.unreadable.items()]
     yield from _listed("unreadable pictures", unreadable)
     yield from _listed("pictures in more than one split", [" = ".join(g) for g in report.leaks])

@@ -14,7 +14,10 @@ from captax.cli.score import STANDARD, Metrics, names
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint directory, or `default`.")],
     data: Annotated[Path, typer.Argument(help="Dataset: Flickr8k, COCO, or captioned folder.")],
-    split: Annotated[str | None, typer.Option(help="train, dev or test.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train, dev or test; by default all there is.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many pictures.")] = None,
     metrics: Metrics = STANDARD,
     num_beams: Annotated[int | None, typer.Option(min=1)] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
@@ -34,7 +37,7 @@ def evaluate(
     from captax.loading import load
     from captax.metrics import COUNTS
 
-    examples = datasets.open(data, split=split)
+    examples = datasets.open(data, split=split)[:limit]
     persist_compiled_programs()
     captioner = load(None if model == "default" else model, dtype=dtype.value)
     if not isinstance(captioner, Captioner):
@@ -50,6 +53,8 @@ def evaluate(
     )
     for name, value in found.scores.corpus.items():
         print(f"{name:12} {value:7.0f}" if name in COUNTS else f"{name:12} {100 * value:7.2f}")
+    if split is None:
+        print("captax: pictures of all splits; --split dev takes those alone", file=sys.stderr)
     print(f"{len(examples)} pictures, {found.pictures_per_second:.1f} a second")
     if json_out is not None:
         content = {

@@ -72,6 +72,8 @@ def main() -> None:
     """Run the command line; wrong use and captax errors are one line on stderr, exit code 2."""
     # XLA:CPU logs about machine features when it loads a program it compiled itself.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if not sys.stderr.isatty():  # a line in a log now and then
+        os.environ.setdefault("TQDM_MININTERVAL", "20")
     # Tracing a model makes a million small objects that stay; looking for garbage among them again
     # and again is a tenth of the time to a first caption.
     gc.set_threshold(100_000)

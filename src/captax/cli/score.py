@@ -143,6 +143,7 @@ def score(
         return scores if clip_scorer is None else clip_scorer.add(scores, said)
 
     scores = score(found)
+    chosen = _worst_by(scores, by) if worst else ""
     intervals = library.bootstrap(scores.statistics, seed=seed)
     other, compared = None, {}
     if against is not None:
@@ -168,18 +169,28 @@ def score(
     if csv_out is not None:
         _write_csv(csv_out, found.hypotheses, scores)
     if worst:
-        measured = {name.lower(): name for name in next(iter(scores.per_image.values()))}
-        chosen = by or ("CIDEr-D" if "cider-d" in measured else next(iter(measured), ""))
         write_worst(
             out,
             scores,
             found.hypotheses,
             found.references,
             pictures,
-            by=measured.get(chosen.lower(), chosen),
+            by=chosen,
             count=worst,
         )
         print(f"wrote {out}")
+
+
+def _worst_by(scores: "Scores", by: str | None) -> str:
+    """The metric of single images by which the worst are chosen."""
+    from captax.errors import CaptaxError
+
+    measured = {name.lower(): name for name in next(iter(scores.per_image.values()))}
+    name = (by or ("CIDEr-D" if "cider-d" in measured else next(iter(measured), ""))).lower()
+    if name not in measured:
+        there = ", ".join(measured.values()) or "none"
+        raise CaptaxError(f"no metric {by!r} of single images, only {there}; add it to --metrics")
+    return measured[name]
 
 
 def _count(found: "Aligned") -> str:

@@ -32,7 +32,7 @@ def require(metric: str, *files: str, error: type[CaptaxError]) -> tuple[str, Pa
     if java is None:
         raise error(f"{metric} needs Java: no `java` on the PATH; install a JRE")
     if package is None:
-        raise error(f"{metric} needs its program: `pip install --no-deps pycocoevalcap`")
+        raise error(f"{metric} needs its program: `pip install 'captax[java-metrics]'`")
     return java, package
 
 
