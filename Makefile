@@ -2,14 +2,17 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test check data browser screenshots parity parity-large wheel clean
+.PHONY: demo test slow check data browser screenshots parity parity-large wheel clean
 
 demo: .venv/installed  ## caption the pictures in examples/ and make a page of them
 	$(BIN)/captax caption examples --sheet demo/captions.html
 	@echo "open demo/captions.html"
 
 test: .venv/tests  ## the fast suite
-	$(BIN)/pytest -n auto --dist loadfile -m "not data and not parity and not slow and not browser"
+	$(BIN)/pytest -n auto --dist worksteal -m "not data and not parity and not slow and not browser"
+
+slow: .venv/tests  ## whole recipes, tutorials, several devices and processes
+	$(BIN)/pytest -n auto --dist worksteal -m "slow and not data and not parity and not browser"
 
 check: .venv/dev  ## what pre-commit and review look at
 	$(BIN)/ruff format --check
@@ -19,10 +22,10 @@ check: .venv/dev  ## what pre-commit and review look at
 data: .venv/tests  ## tests that read ../shared/data
 	$(BIN)/pytest -m data
 
-browser: .venv/browser  ## the web page in chromium, and whatever may be sent to the server
+browser: .venv/browser  ## the web page in chromium
 	@command -v chromium >/dev/null || test -n "$$CAPTAX_CHROMIUM" || { \
 	  echo "chromium is missing: apt-get install chromium, or give its path as CAPTAX_CHROMIUM"; exit 1; }
-	$(BIN)/pytest tests/serve -m "browser or slow"
+	$(BIN)/pytest -m browser
 
 screenshots: .venv/browser  ## docs/images/serve.png
 	CAPTAX_SCREENSHOTS=docs/images $(BIN)/pytest tests/serve/test_page.py -k screenshots

@@ -184,6 +184,7 @@ def test_bad_options_are_refused(
 PROMPTS = ("", "a red", "the yellow tile is", "a", "", "a", "three green", "", "a", "a", "a red")
 
 
+@pytest.mark.slow
 def test_each_picture_may_have_its_own_prompt(
     tiny_captioner: Captioner, pictures: list[np.ndarray], captions: list[Caption]
 ) -> None:
@@ -264,6 +265,7 @@ def test_words_can_be_banned_and_required(
         tiny_captioner.caption(pictures[0], force_words="zebra")
 
 
+@pytest.mark.slow
 def test_samples_are_of_the_picture_and_the_seed_alone(
     tiny_captioner: Captioner, pictures: list[np.ndarray]
 ) -> None:

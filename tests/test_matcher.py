@@ -27,6 +27,7 @@ def matcher(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPath
     return captax.load(path)
 
 
+@pytest.mark.slow
 def test_probabilities_are_those_of_the_models_logits(matcher: Matcher, examples: Path) -> None:
     pictures = sorted(examples.glob("*.jpg"))[:3]
     found = matcher.match(pictures, TEXTS)

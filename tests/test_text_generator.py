@@ -49,6 +49,7 @@ def test_one_text_may_be_given_alone_or_be_empty(continuer: TextGenerator) -> No
     assert len(continuer.generate([""], max_new_tokens=3)[0].tokens) <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True, "seed": [1, 2, 3, 4]}])
 def test_prompts_of_all_lengths_share_a_batch(
     continuer: TextGenerator, options: dict[str, Any]

@@ -317,6 +317,7 @@ def test_what_cannot_be_explained_is_said_in_a_line(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_of_all_methods_those_are_left_out_that_there_are_not(tiny_captioner: Captioner) -> None:
     found = tiny_captioner.explain(PICTURE, "a red square", methods="all", hide="blur")
     assert found.methods == ("attention", "gradient", "integrated", "occlusion")

@@ -69,6 +69,7 @@ def logits_of(model: EncoderDecoder, seed: int) -> jax.Array:
     return model(inputs, jnp.array([[1, 5, 9, 2], [1, 8, 7, 3]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CAPTIONERS)
 def test_captioners_say_almost_the_same(checkpoint: Callable[[str], Path], name: str) -> None:
     wide = captax.load_model(checkpoint(name))
@@ -78,6 +79,7 @@ def test_captioners_say_almost_the_same(checkpoint: Callable[[str], Path], name:
     assert float(jnp.linalg.norm(got - want)) < 0.04 * float(jnp.linalg.norm(want))
 
 
+@pytest.mark.slow
 def test_the_built_in_captioner_decodes(examples: Path) -> None:
     captioner, picture = captax.load(dtype="bfloat16"), examples / "cat.jpg"
     [caption] = captioner.caption([picture], num_beams=2, max_new_tokens=8)

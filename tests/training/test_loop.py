@@ -244,6 +244,7 @@ EVALUATION = RECIPE["evaluation"]
 DECODER = {"epochs": 2, "lr": 1e-2, "trainable": ["decoder"], "views": 2}
 
 
+@pytest.mark.slow
 def test_a_stage_ends_when_nothing_gets_better(
     finished: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +278,7 @@ def test_a_stage_ends_when_nothing_gets_better(
     assert (out / "log.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_errors_are_best_when_they_are_few_and_steps_may_be_too(
     finished: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +297,7 @@ def test_errors_are_best_when_they_are_few_and_steps_may_be_too(
     assert "| loss | 0.500 |" in (out / "best" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_may_begin_with_anothers_weights(
     finished: Path, recipe: Recipe, root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -126,7 +126,14 @@ def default(
 # Those that are judged by beam search here too, which takes long to compile.
 SEARCH = ("vit-gpt2",)
 # Those that take more than a few seconds: several stages, or convolutions.
-LONG = ("blip-finetune", "flickr8k-lite", "flickr8k-resnet50", "vit-gpt2")
+LONG = (
+    "bert2bert",
+    "blip-finetune",
+    "flickr8k-lite",
+    "flickr8k-resnet50",
+    "git-finetune",
+    "vit-gpt2",
+)
 DATA = {"bert2bert": "texts", "food101-vit": "food"}
 OWN = ("blip-finetune", "finetune", "git-finetune")
 

@@ -182,6 +182,7 @@ def logprobs(task: CaptionTask, weights: dict[str, Any], found: Sampled) -> np.n
     return np.asarray((right * counted).sum(-1))
 
 
+@pytest.mark.slow
 def test_the_gradient_makes_the_better_caption_likelier(task: CaptionTask) -> None:
     found, rewards = sampled(task, NAMES[:1], [["the square is red", "blue", "a red..."]])
     made = critic(task, samples=3)
