@@ -84,9 +84,14 @@ def test_faithfulness_is_a_table_best_first(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--view", "heat"), "--view is what a .png shows: give --out NAME.png"),
+        (("--out", "x.png", "--method", "all"), "a .png shows one map: give one --method"),
+        (("--out", "x.png", "--view", "strip", "--word", "1"), "--view strip shows every word"),
+        (("--method", "occlusion", "--layer", "1"), "occlusion has no layers and heads"),
         (("--word", "zebra"), "word 'zebra' is not in the caption; its words are 1 a, 2 red"),
         (("--per", "token", "--word", "9"), "--word 9: give the number of a token, 1 to 4"),
         (("--layer", "7"), "layer 7: the decoder has layers 0 to 1"),
+        (("--caption", " "), "the caption has no words: there is nothing to explain"),
         (("--method", "rollout"), "rollout follows attention through the encoder"),
         (("--out", "x.jpg"), "x.jpg: give a name that ends in .png, .html or .npz"),
         (("--method", "occlusion", "--head", "0"), "occlusion has no layers and heads"),

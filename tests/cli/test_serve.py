@@ -1,5 +1,6 @@
 """`captax serve` before it serves: what it refuses, in one line."""
 
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,3 +32,14 @@ def test_what_cannot_be_served_is_refused(
     result = run("serve", "--model", checkpoint("gpt2"))
     assert result.code == 2
     assert "TextGenerator" in result.err
+
+
+def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captax.loading.load", lambda *_, **__: pytest.fail("loaded"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("serve", "--port", port)
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert f"127.0.0.1, port {port}: cannot be listened on" in result.err

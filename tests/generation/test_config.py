@@ -138,6 +138,7 @@ def test_stored_beam_sampling_is_refused_not_changed() -> None:
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0"),
         ({"min_length": -1}, "min_length is -1"),
         ({"max_length": 3}, "max_length is 3 and a prompt has 3 tokens"),
+        ({"num_beams": 1, "num_return_sequences": 3}, "is 3, more than num_beams .1."),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"max_new_tokens": 3, "min_new_tokens": 9}, "min_new_tokens is 9, more than max_new"),
         ({"diversity_penalty": 1.0}, "diversity_penalty is for groups"),

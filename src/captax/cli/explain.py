@@ -102,9 +102,18 @@ def explain(
     from captax.errors import CaptaxError
     from captax.loading import load
 
-    if out is not None and out.suffix.lower() not in (".png", ".html", ".npz"):
+    kind = None if out is None else out.suffix.lower()
+    if kind not in (None, ".png", ".html", ".npz"):
         raise CaptaxError(f"{out}: give a name that ends in .png, .html or .npz")
-    if out is not None and out.suffix.lower() != ".npz":
+    if view is not None and kind != ".png":
+        raise CaptaxError("--view is what a .png shows: give --out NAME.png")
+    if view is View.STRIP and word is not None:
+        raise CaptaxError("--view strip shows every word: leave --word out, or give another view")
+    if kind == ".png" and (Method.all in (method or ()) or len(method or ()) > 1):
+        raise CaptaxError("a .png shows one map: give one --method, or --out NAME.html for several")
+    if method and method[0] not in (Method.attention, Method.all) and (layer, head) != (None, None):
+        raise CaptaxError(f"{method[0].value} has no layers and heads: they are of attention")
+    if kind in (".png", ".html"):
         # What draws is read while the model is.
         threading.Thread(target=importlib.import_module, args=["matplotlib.figure"]).start()
     methods = [each.value for each in method or [Method.attention]]

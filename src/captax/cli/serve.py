@@ -50,7 +50,7 @@ def serve(
     from captax.errors import CaptaxError
 
     try:
-        from captax.serve.server import LOG, make_server
+        from captax.serve.server import LOG, make_server, refuse_taken
         from captax.serve.settings import Settings
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("captax"):
@@ -74,6 +74,7 @@ def serve(
         allow_urls=allow_urls,
         grace=grace,
     )
+    refuse_taken(host, port)
     persist_compiled_programs()
     loaded = load(model, revision=revision, offline=offline, dtype=dtype.value)
     if not isinstance(loaded, Captioner | Classifier):

@@ -26,7 +26,7 @@ class ExplainError(CaptaxError):
     """An explanation that a captioner, or a caption, does not have."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     """A caption, and for each of its words where in the picture it came from.
 
@@ -66,6 +66,9 @@ class Explanation:
     evidence: dict[str, Float[np.ndarray, "time rows columns"]]
     methods: tuple[str, ...]
     faithfulness: dict[str, Faithfulness]
+
+    def __repr__(self) -> str:
+        return f"Explanation({self.caption.text!r}, methods={self.methods}, grid={self.grid})"
 
     @property
     def picture_share(self) -> Float[np.ndarray, "layers heads time"]:

@@ -167,7 +167,7 @@ class GenerationConfig:
         return limits
 
     def replace(self, **options: Any) -> "GenerationConfig":
-        """This with other options; more sequences asked for than there are beams widen the beam.
+        """This with other options; more sequences than beams, where none are given, widen the beam.
 
         To sample, beams are given up unless they are asked for; and of `max_length` and
         `max_new_tokens` the one that is given holds. Raises `GenerationError` for an option that
@@ -186,8 +186,13 @@ class GenerationConfig:
         if options.get("do_sample"):
             options.setdefault("num_beams", 1)
         elif "num_return_sequences" in options and not options.get("do_sample", self.do_sample):
-            beams = options.get("num_beams", self.num_beams)
-            options["num_beams"] = max(options["num_return_sequences"], beams)
+            count, beams = options["num_return_sequences"], options.get("num_beams")
+            if beams is not None and count > beams:
+                raise GenerationError(
+                    f"num_return_sequences is {count}, more than num_beams ({beams}): give as many "
+                    "beams, or do_sample=True"
+                )
+            options["num_beams"] = beams or max(count, self.num_beams)
         if options.get("max_length") is not None:
             options.setdefault("max_new_tokens", None)
         return dataclasses.replace(self, **_frozen(options))

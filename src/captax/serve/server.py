@@ -7,6 +7,7 @@ from typing import Any
 
 import uvicorn
 
+from captax.errors import CaptaxError
 from captax.serve.app import create_app
 from captax.serve.service import Service
 from captax.serve.settings import Settings
@@ -46,6 +47,26 @@ class Server(uvicorn.Server):
         """Drain while still listening, so that whoever asks is told; then close."""
         await self.service.drain(lambda: self.force_exit)
         await super().shutdown(sockets)
+
+
+def refuse_taken(host: str, port: int) -> None:
+    """Say that an address cannot be listened on, before a model is loaded for nothing.
+
+    Raises:
+        CaptaxError: it cannot.
+    """
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind, protocol) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                tried.bind(address)
+    except OSError as error:
+        raise CaptaxError(
+            f"{host}, port {port}: cannot be listened on ({error.strerror}); give another --port "
+            "or --host"
+        ) from None
 
 
 def make_server(

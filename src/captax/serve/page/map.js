@@ -1,7 +1,12 @@
-// A word's map over its picture: light where the model looked, dim elsewhere.
+// A word's map over its picture: glowing where the model looked, dim elsewhere.
 
 const LONGEST = 480;
-const DIM = 0.74;
+const VEIL = 0.58;
+// Matplotlib's inferno, which `captax explain` draws with, at nine places.
+const COLOURS = [
+  [0, 0, 4], [31, 12, 72], [85, 15, 109], [136, 34, 106], [186, 54, 85],
+  [227, 89, 51], [249, 140, 10], [249, 201, 50], [252, 255, 164],
+];
 
 export function draw(canvas, image, { grid, seen, map }) {
   const scale = LONGEST / Math.max(image.naturalWidth, image.naturalHeight, 1);
@@ -10,7 +15,7 @@ export function draw(canvas, image, { grid, seen, map }) {
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d");
-  context.fillStyle = `rgba(12 11 10 / ${DIM})`;
+  context.fillStyle = `rgb(${COLOURS[0].join(" ")} / ${VEIL})`;
   context.fillRect(0, 0, width, height);
   const [left, top, across, down] = seen;
   const box = [left * width, top * height, across * width, down * height];
@@ -31,11 +36,17 @@ function cells([rows, columns], map) {
   const context = small.getContext("2d");
   const pixels = context.createImageData(columns, rows);
   values.forEach((value, i) => {
-    const light = most === least ? 1 : (value - least) / range;
-    pixels.data.set([12, 11, 10, 255 * DIM * (1 - light) ** 1.5], 4 * i);
+    pixels.data.set([...colour((value - least) / range), 255 * VEIL], 4 * i);
   });
   context.putImageData(pixels, 0, 0);
   return small;
+}
+
+function colour(share) {
+  const at = share * (COLOURS.length - 1);
+  const below = COLOURS[Math.floor(at)];
+  const above = COLOURS[Math.ceil(at)];
+  return below.map((value, i) => value + (at % 1) * (above[i] - value));
 }
 
 // In words, for whoever does not see it.
