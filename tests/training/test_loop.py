@@ -11,12 +11,15 @@ import pytest
 
 import captax
 from captax.checkpoints.state import parameters
-from captax.training import loop, tasks
+from captax.training import loop
 from captax.training.checkpoints import RunCheckpoints
 from captax.training.loop import train
 from captax.training.lora import merge_lora
 from captax.training.recipe import Recipe, RecipeError
+from captax.training.task import Evaluation
+from captax.training.tasks import make_task
 from captax.training.watch import DivergedError, Log, read_log
+from captax.training.writing import CaptionTask
 
 # Two stages of four steps, one epoch each; checkpoints at steps 3, 4, 6 and 8.
 RECIPE: dict[str, Any] = {
@@ -172,8 +175,8 @@ def test_dev_examples_that_are_learned_from_are_told(
     finished: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     every = changed(recipe, data={**recipe.data.model_dump(), "train": [{"path": "shapes"}]})
-    assert tasks.make_task(recipe).shared() == 0
-    dev = len(tasks.make_task(recipe).dev)
+    assert make_task(recipe).shared() == 0
+    dev = len(make_task(recipe).dev)
     monkeypatch.setattr(loop._Run, "run_stage", lambda *_: None)
     train(every, finished.with_name("overlap"))
     told = capsys.readouterr().out
@@ -210,13 +213,13 @@ def test_a_recipe_that_cannot_train_says_why(recipe: Recipe, tmp_path: Path) -> 
 def test_a_loss_that_is_no_number_stops_the_run(
     finished: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = tasks.CaptionTask.loss
+    honest = CaptionTask.loss
 
     def poisoned(self: Any, model: Any, batch: Any) -> Any:
         losses = honest(self, model, batch)
         return losses._replace(total=losses.total / (batch.inputs.sum() * 0))
 
-    monkeypatch.setattr(tasks.CaptionTask, "loss", poisoned)
+    monkeypatch.setattr(CaptionTask, "loss", poisoned)
 
     out = finished.with_name("diverged")
     said = r"step 1: the loss is (nan|inf) and the gradient of decoder\.\S+ is not finite"
@@ -229,14 +232,14 @@ def canned(monkeypatch: pytest.MonkeyPatch, *scores: float) -> list[dict[str, An
     """Evaluations that give these CIDEr-D, in order; and the parameters that each was given."""
     given: list[dict[str, Any]] = []
 
-    def evaluate(self: Any, model: Any) -> Callable[..., tasks.Evaluation]:
-        def run(parameters: dict[str, Any]) -> tasks.Evaluation:
+    def evaluate(self: Any, model: Any) -> Callable[..., Evaluation]:
+        def run(parameters: dict[str, Any]) -> Evaluation:
             given.append({**parameters})
-            return tasks.Evaluation({"CIDEr-D": scores[len(given) - 1], "loss": 1.0}, [], [])
+            return Evaluation({"CIDEr-D": scores[len(given) - 1], "loss": 1.0}, [], [])
 
         return run
 
-    monkeypatch.setattr(tasks.CaptionTask, "evaluate", evaluate)
+    monkeypatch.setattr(CaptionTask, "evaluate", evaluate)
     return given
 
 
@@ -288,10 +291,10 @@ def test_errors_are_best_when_they_are_few_and_steps_may_be_too(
     by_loss = changed(recipe, stages=stages, evaluation=options)
     losses = iter([0.5, 0.7])
 
-    def evaluate(self: Any, model: Any) -> Callable[..., tasks.Evaluation]:
-        return lambda parameters: tasks.Evaluation({"loss": next(losses)}, [], [])
+    def evaluate(self: Any, model: Any) -> Callable[..., Evaluation]:
+        return lambda parameters: Evaluation({"loss": next(losses)}, [], [])
 
-    monkeypatch.setattr(tasks.CaptionTask, "evaluate", evaluate)
+    monkeypatch.setattr(CaptionTask, "evaluate", evaluate)
     train(by_loss, out)
     assert [r["step"] for r in records(out) if "scores" in r] == [4, 6]
     assert "| loss | 0.500 |" in (out / "best" / "README.md").read_text()

@@ -15,7 +15,7 @@ from captax.checkpoints.state import parameters, rebuilder
 from captax.metrics import CiderD
 from captax.training.recipe import Recipe, RecipeError, SelfCritical
 from captax.training.self_critical import Critic, Sampled
-from captax.training.tasks import CaptionTask
+from captax.training.writing import CaptionTask
 
 TIME = 8
 

@@ -38,7 +38,8 @@ from captax.training.step import (
     narrowed,
 )
 from captax.training.stop import stopping
-from captax.training.tasks import Evaluation, make_task
+from captax.training.task import Evaluation
+from captax.training.tasks import make_task
 from captax.training.watch import DivergedError, Log, collapse, first_not_finite, rounded
 
 # Of a run's scores, those that are best when they are lowest.

@@ -20,7 +20,7 @@ from captax.metrics.bleu import bleu_scores, bleu_statistics
 from captax.metrics.ngrams import CaptionNgrams, in_common
 from captax.training.recipe import RecipeError, SelfCritical
 from captax.training.step import Losses, Parameters
-from captax.training.tasks import Batch, CaptionTask
+from captax.training.writing import Batch, CaptionTask
 
 # Stands for eos among the words that CIDEr-D counts: captions that break off in the middle
 # ("a dog on a") would else be rewarded for what they leave out.

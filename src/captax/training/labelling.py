@@ -1,0 +1,121 @@
+"""The task whose answers are labels of pictures."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx, struct
+from jaxtyping import Array, Float, Int
+
+from captax import data
+from captax.classifier import Classifier
+from captax.images import Augment, SheetRow
+from captax.metrics.classification import top_k_accuracy
+from captax.training.build import build
+from captax.training.pictures import Pictures
+from captax.training.recipe import Recipe, RecipeError
+from captax.training.step import Losses, Parameters, token_losses
+from captax.training.task import Evaluation, Task, opened
+
+
+@struct.dataclass
+class LabelBatch:
+    """Pictures, as in `Batch`, and their labels."""
+
+    given: Any
+    labels: Int[Any, " batch"]
+
+
+class ClassifyTask(Task):
+    """Pictures to labels."""
+
+    metric = "accuracy"
+
+    def __init__(self, recipe: Recipe):
+        super().__init__(recipe)
+
+        def read(path: Path, split: str | None) -> Sequence[Any]:
+            return data.open_labelled(path, split=split, classes=recipe.data.classes)
+
+        self.train = opened(recipe, recipe.data.train, read)
+        self.dev = opened(recipe, recipe.data.dev, read, recipe.evaluation.limit)
+        sources = [recipe.data.root / source.path for source in recipe.data.train]
+        listed = [
+            name for path in sources for name in data.class_names(path, classes=recipe.data.classes)
+        ]
+        there = {example.label for example in self.train}
+        labels = [name for name in dict.fromkeys(listed) if name in there]
+        if len(labels) < 2:
+            raise RecipeError(f"data.train has one class only ({labels[0]}); give two or more")
+        if unknown := {example.label for example in self.dev} - set(labels):
+            raise RecipeError(f"data.dev has labels that data.train lacks: {sorted(unknown)}")
+        self.subject: Classifier = build(recipe, labels=labels)
+        self.number = {label: number for number, label in enumerate(self.subject.labels)}
+        self.size = len(self.train)
+        processor, augment = self.subject.processor, Augment(**recipe.augment.model_dump())
+        changed = augment if augment != Augment() else None
+        self.pictures = Pictures(self.train, processor, augment=changed, seed=recipe.seed)
+        self.dev_pictures = Pictures(self.dev, processor)
+
+    def batch(self, chosen: Int[np.ndarray, " batch"], epoch: int) -> LabelBatch:
+        assert self.pictures is not None
+        labels = np.array([self.number[self.train[place].label] for place in chosen], np.int32)
+        return LabelBatch(self.pictures.read(chosen, epoch), labels)
+
+    def score_names(self) -> list[str]:
+        """What is measured of labels."""
+        return ["accuracy", *(["top-5 accuracy"] if self.many else []), "loss"]
+
+    @property
+    def many(self) -> bool:
+        """Whether the right label may be missing among the five likeliest."""
+        return len(self.number) > 5
+
+    def _logits(self, model: Any, given: Array) -> Float[Array, "batch labels"]:
+        size = self.subject.processor.size
+        return model.label(model.suffix(given.astype(jnp.float32), self.depth, size))
+
+    def loss(self, model: Any, batch: LabelBatch) -> Losses:
+        logits = self._logits(model, batch.given)[:, None]
+        everywhere = jnp.ones((len(batch.labels), 1), bool)
+        smoothing = self.recipe.optimizer.label_smoothing
+        return token_losses(logits, batch.labels[:, None], everywhere, smoothing)
+
+    def evaluate(self, model: Callable[[Parameters], nnx.Module]) -> Callable[..., Evaluation]:
+        size = min(self.recipe.evaluation.batch_size, len(self.dev))
+        logits = jax.jit(lambda parameters, given: self._logits(model(parameters), given))
+
+        def run(parameters: Parameters) -> Evaluation:
+            assert self.dev_pictures is not None
+            found = []
+            for first in range(0, len(self.dev), size):
+                rows = np.arange(first, first + size) % len(self.dev)
+                found.append(np.asarray(logits(parameters, self.dev_pictures.read(rows, 0))))
+            all_logits = np.concatenate(found)[: len(self.dev)]
+            truth = np.array([self.number[example.label] for example in self.dev])
+            best = all_logits.argmax(-1)
+            logprobs = jax.nn.log_softmax(jnp.asarray(all_logits))
+            loss = -float(np.asarray(logprobs)[np.arange(len(truth)), truth].mean())
+            said = [self.subject.labels[i] for i in best]
+            scores = {"accuracy": float((best == truth).mean())}
+            if self.many:
+                scores["top-5 accuracy"] = float(top_k_accuracy(all_logits, truth, k=5))
+            return Evaluation({**scores, "loss": loss}, said, self._rows(said))
+
+        return run
+
+    def _rows(self, said: Sequence[str]) -> list[SheetRow]:
+        count = min(self.recipe.evaluation.samples, len(self.dev))
+        rows = []
+        for place in np.linspace(0, len(self.dev) - 1, count).astype(int):
+            example = self.dev[place]
+            right = said[place] == example.label
+            title = example.id if right else f"{example.id}: is {example.label}"
+            rows.append(SheetRow(example.image, title, said[place], None))
+        return rows
+
+    def with_model(self, model: nnx.Module) -> Classifier:
+        return Classifier(model, self.subject.processor)

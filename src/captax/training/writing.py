@@ -1,0 +1,300 @@
+"""Tasks whose answers are texts: captions of pictures, and texts from texts."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx, struct
+from jaxtyping import Array, Int
+
+from captax import data, metrics
+from captax.captioner import Captioner
+from captax.data import PackedCaptions
+from captax.generation import GenerationConfig, generate
+from captax.images import Augment, SheetRow, rng_for
+from captax.models.encoders import Text
+from captax.text_generator import TextGenerator
+from captax.training.build import build
+from captax.training.pictures import Pictures
+from captax.training.recipe import Recipe, RecipeError
+from captax.training.step import Losses, Parameters, token_losses
+from captax.training.task import Evaluation, Scores, Task, opened
+
+
+@struct.dataclass
+class Batch:
+    """Examples as a step takes them; NumPy's arrays on their way in, JAX's inside.
+
+    `given` are pictures, as pixels or after the frozen part of the encoder, or a `Text`.
+    """
+
+    given: Any
+    inputs: Int[Any, "batch time"]
+    targets: Int[Any, "batch time"]
+    positions: Int[Any, "batch time"]
+    segments: Int[Any, "batch time"]
+
+
+class WritingTask(Task):
+    """Captions of pictures, or texts from texts: what both have in common."""
+
+    def __init__(self, recipe: Recipe, subject: Any):
+        super().__init__(recipe)
+        self.subject = subject
+        said, unknown = recipe.evaluation, subject.tokenizer.unk_id
+        subject.generation = subject.generation.replace(
+            # It stands for words that were not learned, and decodes to nothing.
+            suppress_tokens=() if unknown is None else (unknown,),
+            num_beams=said.num_beams,
+            max_new_tokens=said.max_new_tokens,
+            no_repeat_ngram_size=said.no_repeat_ngram_size,
+        )
+        self.generation: GenerationConfig = subject.generation
+        start, eos = self.generation.decoder_start_token_id, self.generation.eos_ids[0]
+        self.start = subject.tokenizer.start_id if start is None else start
+        self.eos = eos
+        vocab = getattr(subject.model.decoder.config, "vocab_size", None)
+        if vocab is not None and subject.tokenizer.vocab_size > vocab:
+            raise RecipeError(
+                f"model: its decoder knows {vocab} tokens and its tokenizer "
+                f"{subject.tokenizer.vocab_size}; give the tokenizer that it was made with"
+            )
+        longest = recipe.data.max_tokens
+        places = subject.model.decoder.max_positions
+        if longest - 1 > places:
+            raise RecipeError(
+                f"data.max_tokens is {longest}: the decoder reads {places} tokens, so give at most "
+                f"{places + 1}"
+            )
+        if said.max_new_tokens >= places:
+            raise RecipeError(
+                f"evaluation.max_new_tokens is {said.max_new_tokens}: the decoder reads {places} "
+                f"tokens and start is one, so give at most {places - 1}"
+            )
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Texts as the decoder is to say them: start, words, eos."""
+        encoded = self.subject.tokenizer.encode_plain(texts)
+        return [[self.start, *ids, self.eos] for ids in encoded]
+
+    def pack(self, texts: Sequence[Sequence[Sequence[int]]]) -> PackedCaptions:
+        """Each example's texts in one row."""
+        options = self.recipe.data
+        pad = self.generation.pad_token_id
+        return data.pack_captions(
+            texts,
+            capacity=options.row_tokens or options.max_tokens - 1,
+            max_tokens=options.max_tokens,
+            pad_id=self.eos if pad is None else pad,
+        )
+
+    def _features(self, model: Any, given: Any) -> Any:
+        if isinstance(given, Text):
+            return model.encode(given)
+        depth, size = self.depth, self.subject.processor.size
+        return model.bridge(model.encoder.suffix(given.astype(jnp.float32), depth, size))
+
+    def loss(self, model: Any, batch: Batch) -> Losses:
+        logits = model.read(
+            self._features(model, batch.given), batch.inputs, batch.positions, batch.segments
+        )
+        smoothing = self.recipe.optimizer.label_smoothing
+        return token_losses(logits, batch.targets, batch.segments > 0, smoothing)
+
+    def evaluate(self, model: Callable[[Parameters], nnx.Module]) -> Callable[..., Evaluation]:
+        config = self.generation
+        size = min(self.recipe.evaluation.batch_size, self.dev_size)
+
+        @jax.jit
+        def write(parameters: Parameters, batch: Batch) -> tuple[Array, Losses]:
+            built: Any = model(parameters)
+            features = self._features(built, batch.given)
+            sequences = generate(
+                built,
+                features,
+                jnp.full((len(batch.inputs), 1), self.start),
+                config.strategy,
+                max_new_tokens=config.max_new_tokens,
+                eos_id=config.eos_ids,
+                pad_id=self.eos if config.pad_token_id is None else config.pad_token_id,
+                constraints=config.constraints,
+            )
+            logits = built.read(features, batch.inputs, batch.positions, batch.segments)
+            return sequences.tokens[:, 0], token_losses(logits, batch.targets, batch.segments > 0)
+
+        def run(parameters: Parameters) -> Evaluation:
+            texts: list[str] = []
+            total = weight = right = 0.0
+            for first in range(0, self.dev_size, size):
+                # The last batch is filled up with repeats, so that one program serves all.
+                rows = np.arange(first, first + size)
+                real = rows < self.dev_size
+                batch = self.dev_batch(rows % self.dev_size)
+                counted = batch.segments * real[:, None]
+                tokens, losses = write(parameters, dataclasses.replace(batch, segments=counted))
+                said = [[t for t in row if t != self.eos] for row in np.asarray(tokens).tolist()]
+                texts += [text.strip() for text in self.subject.decode(said)]
+                total += float(losses.measures["nll"])
+                right += float(losses.measures["accuracy"])
+                weight += float(losses.weight)
+            texts = texts[: self.dev_size]
+            scores = {
+                **self.scores(texts),
+                "loss": total / weight,
+                "perplexity": float(np.exp(min(total / weight, 50.0))),
+                "token accuracy": right / weight,
+            }
+            return Evaluation(scores, texts, self.rows(texts))
+
+        return run
+
+    dev_size: int
+
+    def dev_batch(self, chosen: Int[np.ndarray, " batch"]) -> Batch:
+        """Dev examples, unchanged, each with its first text."""
+        raise NotImplementedError
+
+    def scores(self, texts: Sequence[str]) -> Scores:
+        """Of what was said of the dev examples, in order."""
+        raise NotImplementedError
+
+    def rows(self, texts: Sequence[str]) -> list[SheetRow]:
+        """Some of them, spread over the dev examples."""
+        raise NotImplementedError
+
+    def score_names(self) -> list[str]:
+        """What is measured of texts, whatever they say, and of their tokens."""
+        return [*self.scores(["a"] * self.dev_size), "loss", "perplexity", "token accuracy"]
+
+    def spread(self) -> list[int]:
+        """Places of the dev examples that are shown."""
+        count = min(self.recipe.evaluation.samples, self.dev_size)
+        return [int(i) for i in np.linspace(0, self.dev_size - 1, count)]
+
+
+class CaptionTask(WritingTask):
+    """Pictures to captions."""
+
+    metric = "CIDEr-D"
+
+    def __init__(self, recipe: Recipe):
+        self.train = opened(recipe, recipe.data.train, data.open)
+        self.dev = opened(recipe, recipe.data.dev, data.open, recipe.evaluation.limit)
+        captions = [caption for example in self.train for caption in example.captions]
+        super().__init__(recipe, build(recipe, captions=captions))
+        self.size, self.dev_size = len(self.train), len(self.dev)
+        self.texts = [self.tokens(example.captions) for example in self.train]
+        self.dev_texts = [self.tokens(example.captions[:1]) for example in self.dev]
+        processor, augment = self.subject.processor, Augment(**recipe.augment.model_dump())
+        changed = augment if augment != Augment() else None
+        self.pictures = Pictures(self.train, processor, augment=changed, seed=recipe.seed)
+        self.dev_pictures = Pictures(self.dev, processor)
+
+    def batch(self, chosen: Int[np.ndarray, " batch"], epoch: int) -> Batch:
+        packed = self.pack([self._captions(epoch, int(place)) for place in chosen])
+        assert self.pictures is not None
+        return _batch(self.pictures.read(chosen, epoch), packed)
+
+    def dev_batch(self, chosen: Int[np.ndarray, " batch"]) -> Batch:
+        assert self.dev_pictures is not None
+        packed = self.pack([self.dev_texts[place] for place in chosen])
+        return _batch(self.dev_pictures.read(chosen, 0), packed)
+
+    def _captions(self, epoch: int, place: int) -> list[list[int]]:
+        """Tokens of the captions to learn, shuffled: the last may find no room in the row."""
+        tokens, kind = self.texts[place], self.recipe.data.captions
+        if kind == "longest":
+            return [max(tokens, key=len)]
+        rng = rng_for(self.recipe.seed, epoch, self.train[place].id)
+        count = len(tokens) if kind == "all" else 1
+        return [tokens[i] for i in rng.permutation(len(tokens))[:count]]
+
+    def scores(self, texts: Sequence[str]) -> Scores:
+        hypotheses = dict(zip((example.id for example in self.dev), texts, strict=True))
+        references = {example.id: example.captions for example in self.dev}
+        wanted = (*metrics.STANDARD_METRICS, metrics.Metric.wer)
+        return metrics.score(hypotheses, references, metrics=wanted).corpus
+
+    def rows(self, texts: Sequence[str]) -> list[SheetRow]:
+        shown = [(self.dev[place], texts[place]) for place in self.spread()]
+        return [_beside(each.captions, each.image, each.id, text) for each, text in shown]
+
+    def with_model(self, model: nnx.Module) -> Captioner:
+        subject: Captioner = self.subject
+        assert isinstance(model, type(subject.model))
+        return Captioner(model, subject.processor, subject.tokenizer, subject.generation)
+
+
+class RewriteTask(WritingTask):
+    """Texts to texts."""
+
+    metric = "rougeL"
+
+    def __init__(self, recipe: Recipe):
+        self.train = opened(recipe, recipe.data.train, data.open_pairs)
+        self.dev = opened(recipe, recipe.data.dev, data.open_pairs, recipe.evaluation.limit)
+        super().__init__(recipe, build(recipe, captions=[pair.target for pair in self.train]))
+        self.size, self.dev_size = len(self.train), len(self.dev)
+        longest = min(recipe.data.max_source_tokens, self.subject.model.encoder.max_positions)
+
+        def read(pairs: Sequence[Any]) -> list[list[int]]:
+            texts = [pair.source for pair in pairs]
+            return self.subject.source_tokenizer.encode_template(texts, max_length=longest)
+
+        self.sources, self.dev_sources = read(self.train), read(self.dev)
+        self.texts = self.tokens([pair.target for pair in self.train])
+        self.dev_texts = self.tokens([pair.target for pair in self.dev])
+        # One length for all, so that one program serves all.
+        self.time = max(map(len, [*self.sources, *self.dev_sources]))
+
+    def batch(self, chosen: Int[np.ndarray, " batch"], epoch: int) -> Batch:
+        packed = self.pack([[self.texts[place]] for place in chosen])
+        return _batch(self._text([self.sources[place] for place in chosen]), packed)
+
+    def dev_batch(self, chosen: Int[np.ndarray, " batch"]) -> Batch:
+        packed = self.pack([[self.dev_texts[place]] for place in chosen])
+        return _batch(self._text([self.dev_sources[place] for place in chosen]), packed)
+
+    def _text(self, sources: Sequence[Sequence[int]]) -> Text:
+        tokens = np.zeros((len(sources), self.time), np.int32)
+        mask = np.zeros(tokens.shape, bool)
+        for row, source in enumerate(sources):
+            tokens[row, : len(source)] = source
+            mask[row, : len(source)] = True
+        return Text(tokens, mask)
+
+    def scores(self, texts: Sequence[str]) -> Scores:
+        hypotheses = {str(place): text for place, text in enumerate(texts)}
+        references = {str(place): [pair.target] for place, pair in enumerate(self.dev)}
+        wanted = [metrics.Metric.rouge_score]
+        return metrics.score(hypotheses, references, metrics=wanted).corpus
+
+    def rows(self, texts: Sequence[str]) -> list[SheetRow]:
+        shown = [(self.dev[place], texts[place]) for place in self.spread()]
+        return [_beside([each.target], None, each.source[:200], text) for each, text in shown]
+
+    def with_model(self, model: nnx.Module) -> TextGenerator:
+        subject: TextGenerator = self.subject
+        assert isinstance(model, type(subject.model))
+        return TextGenerator(
+            model, subject.tokenizer, subject.generation, source_tokenizer=subject.source_tokenizer
+        )
+
+
+def _beside(references: Sequence[str], image: Any, title: str, text: str) -> SheetRow:
+    """A card of what was said, and what people said."""
+    others = tuple((reference, None) for reference in references)
+    return SheetRow(image, title, text, None, others, others="References", unfolded=True)
+
+
+def _batch(given: Any, packed: PackedCaptions) -> Batch:
+    return Batch(
+        given=given,
+        inputs=packed.inputs,
+        targets=packed.targets,
+        positions=packed.positions,
+        segments=packed.segments,
+    )
