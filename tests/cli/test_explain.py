@@ -91,7 +91,7 @@ def test_faithfulness_is_a_table_best_first(
         (("--word", "zebra"), "word 'zebra' is not in the caption; its words are 1 a, 2 red"),
         (("--per", "token", "--word", "9"), "--word 9: give the number of a token, 1 to 4"),
         (("--layer", "7"), "layer 7: the decoder has layers 0 to 1"),
-        (("--caption", " "), "the caption has no words: there is nothing to explain"),
+        (("--caption", " "), "--caption has no words: there is nothing to explain"),
         (("--method", "rollout"), "rollout follows attention through the encoder"),
         (("--out", "x.jpg"), "x.jpg: give a name that ends in .png, .html or .npz"),
         (("--method", "occlusion", "--head", "0"), "occlusion has no layers and heads"),

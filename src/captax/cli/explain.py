@@ -105,6 +105,8 @@ def explain(
     kind = None if out is None else out.suffix.lower()
     if kind not in (None, ".png", ".html", ".npz"):
         raise CaptaxError(f"{out}: give a name that ends in .png, .html or .npz")
+    if caption is not None and not caption.strip():
+        raise CaptaxError("--caption has no words: there is nothing to explain")
     if view is not None and kind != ".png":
         raise CaptaxError("--view is what a .png shows: give --out NAME.png")
     if view is View.STRIP and word is not None:

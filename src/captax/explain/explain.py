@@ -56,8 +56,8 @@ def explain(
     if hide not in HIDE:
         raise ExplainError(f"hide {hide!r}: give mean or blur")
     said = list(caption.tokens)
-    if not said or set(said) <= {*eos}:
-        raise ExplainError("the caption has no words: there is nothing to explain")
+    if not said:
+        raise ExplainError("the caption has no tokens: there is nothing to explain")
     given = _given(processor, image, [*begin, *said], len(said), room, hide)
     seen = reader.observe(given, alternatives)
     if seen.rollout is None and ROLLOUT in wanted:
