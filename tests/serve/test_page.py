@@ -117,12 +117,12 @@ def test_captions_arrive_with_alternatives(
 
 
 def shown_map(card: Any) -> tuple[int, ...]:
-    """How dark the map is at points of the picture."""
+    """How red the map is, and so how bright, at points of the picture."""
     return tuple(
         card.locator("canvas").evaluate(
             """canvas => Array.from({length: 16}, (_, i) => canvas.getContext("2d").getImageData(
                  (i % 4 + 0.5) * canvas.width / 4, (Math.floor(i / 4) + 0.5) * canvas.height / 4,
-                 1, 1).data[3])"""
+                 1, 1).data[0])"""
         )
     )
 
