@@ -270,9 +270,10 @@ class _Run:
             return clock
         number, stage, rate, output, chosen, batch = pending
         measured = {name: float(value) for name, value in output.items()}
-        culprit = sorted(self.trained[self.progress.stage])[int(measured.pop("culprit"))]
+        culprit = int(measured.pop("culprit"))
         if not measured.pop("finite"):
-            self._explain(number, measured, culprit, chosen, batch)
+            names = sorted(self.trained[self.progress.stage])
+            self._explain(number, measured, names[culprit], chosen, batch)
         if "nll" in measured:
             measured["perplexity"] = math.exp(min(measured["nll"], 50.0))
         now = time.perf_counter()
