@@ -14,7 +14,12 @@ from captax.captioner import Captioner
 from captax.serve import schemas
 from serve.conftest import client_of, encoded, png
 
-pytestmark = pytest.mark.slow
+# Hypothesis warns where Python's own generator moves while it draws: schemathesis draws by it, and
+# so may the server's threads.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning"),
+]
 
 KEY = "s3cret"
 BOUNDED = hypothesis.settings(
@@ -37,8 +42,6 @@ def operations(guarded: TestClient) -> list[Any]:
     return [each.ok() for each in document.get_all_operations()]
 
 
-# Schemathesis draws some of it by Python's own generator.
-@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 @hypothesis.given(data=st.data())
 @BOUNDED
 def test_by_the_document(guarded: TestClient, operations: list[Any], data: st.DataObject) -> None:
