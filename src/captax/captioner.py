@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from captax.checkpoints.state import parameters
+from captax.data import load_images
 from captax.explain import Explanation, Reader, explain, known_methods
 from captax.generation import GenerationConfig, GenerationError, Sequences, score
 from captax.generator import Alternative, Generated, Generator, seeds_of
@@ -18,7 +19,7 @@ from captax.images import ImageError, ImageProcessor, ImageSource, decode
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
 from captax.models.layers import map_pictures
-from captax.streaming import several, stream_pictures
+from captax.streaming import DECODERS, several, stream_pictures, stream_pixels
 from captax.text import Tokenizer
 
 # Captions to score are filled up to a multiple of this, so that a handful of programs serves all.
@@ -83,6 +84,24 @@ class Captioner(Generator):
 
         Pictures are decoded in threads while the model works on those before them.
         """
+        pictures = load_images(images, self.processor, threads=DECODERS, ahead=3 * batch_size)
+        return self.stream_pixels(
+            pictures, prompt=prompt, seed=seed, batch_size=batch_size, **options
+        )
+
+    def stream_pixels(
+        self,
+        pictures: Iterable[Float[np.ndarray, "height width 3"] | ImageError],
+        *,
+        prompt: str | Sequence[str] = "",
+        seed: int | Sequence[int] = 0,
+        batch_size: int = 32,
+        **options: Any,
+    ) -> Iterator[Caption | ImageError]:
+        """As `stream`, of pictures that `processor` made ready; errors among them are passed on.
+
+        Seeds, where each has its own, may be a list that grows as `pictures` is read.
+        """
         config = self._config(options)
         one = isinstance(prompt, str)
         said = self._prompts([prompt] if isinstance(prompt, str) else list(prompt))
@@ -98,7 +117,7 @@ class Captioner(Generator):
             prompts = [[self._start(config), *prompted(place)] for place in places]
             return self._dispatch(pixels, prompts, len(pixels), config, seeds_of(seed, places))
 
-        found = stream_pictures(images, self.processor, write, batch_size=batch_size, numbered=True)
+        found = stream_pixels(pictures, write, batch_size=batch_size, numbered=True)
         for place, row in enumerate(found):
             if isinstance(row, ImageError):
                 yield row

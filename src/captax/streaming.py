@@ -1,5 +1,6 @@
 """Pictures through a compiled program as they come, decoded in threads while it works."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from typing import Any, cast
@@ -13,6 +14,9 @@ from captax.data import batched, load_images
 from captax.generator import padded
 from captax.images import ImageError, ImageProcessor, ImageSource
 
+# A decoder spends its time outside Python's lock; one a core keeps up with any model.
+DECODERS = min(32, max(2, os.cpu_count() or 2))
+
 
 def stream_pictures(
     images: Iterable[ImageSource],
@@ -24,12 +28,26 @@ def stream_pictures(
 ) -> Iterator[Any]:
     """What `compute` says of each picture, in order; the error in place of one that is broken.
 
+    As `stream_pixels`, of pictures yet to be read.
+    """
+    pictures = load_images(images, processor, threads=DECODERS, ahead=3 * batch_size)
+    return stream_pixels(pictures, compute, batch_size=batch_size, numbered=numbered)
+
+
+def stream_pixels(
+    pictures: Iterable[Float[np.ndarray, "height width 3"] | ImageError],
+    compute: Callable[..., Any],
+    *,
+    batch_size: int,
+    numbered: bool = False,
+) -> Iterator[Any]:
+    """What `compute` says of each picture that is ready for it, in order; errors are passed on.
+
     `compute` takes batches, filled up to one of a few sizes, and gives a tree of arrays with a row
     a picture, without waiting for the device: it works while the next batch is read. Of that tree
     the rows are yielded, as NumPy's, or an `ImageError`. Where pictures are `numbered`, `compute`
-    is also given the places among `images` of those in the batch.
+    is also given the places among `pictures` of those in the batch.
     """
-    pictures = load_images(images, processor, threads=2, ahead=3 * batch_size)
     waiting: list[tuple[list[np.ndarray | ImageError], Any]] = []
     seen = 0
     for batch in batched(pictures, batch_size):
