@@ -37,7 +37,7 @@ from captax.training.step import (
     matches,
     narrowed,
 )
-from captax.training.stop import stopping
+from captax.stopping import stopping
 from captax.training.task import Evaluation
 from captax.training.tasks import make_task
 from captax.training.watch import DivergedError, Log, collapse, first_not_finite, rounded
@@ -203,7 +203,7 @@ class _Run:
         )
         pending: tuple[Any, ...] | None = None
         clock = time.perf_counter()
-        with stopping() as asked:
+        with stopping("step") as asked:
             for chosen, local in data.prefetch(self._batches(index, stage), 2):
                 batch = place.batch(local)
                 if critic is not None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,11 +14,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
+def stopping(after: str) -> Iterator[Callable[[], bool]]:
     """Within the block Ctrl-C and SIGTERM only set what is given, `asked()`; a second one stops.
 
-    Of a run of several processes, each of which must do the same steps, and in threads, where
-    Python allows no handlers, signals do what they always do.
+    `after` names, to whoever asked, what is still finished. Of a run of several processes, each of
+    which must do the same steps, and in threads, where Python allows no handlers, signals do what
+    they always do.
     """
     asked = threading.Event()
     if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
@@ -32,7 +34,7 @@ def stopping() -> Iterator[Callable[[], bool]]:
     def ask(number: int, frame: Any) -> None:
         restore()
         asked.set()
-        tqdm.write("stopping after this step; once more to stop at once")
+        tqdm.write(f"stopping after this {after}; once more to stop at once", file=sys.stderr)
 
     for number in SIGNALS:
         signal.signal(number, ask)
