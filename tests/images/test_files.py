@@ -1,8 +1,9 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from captax.images import ImageError, find_images, is_image_path
+from captax.images import ImageError, find_images, is_image_path, walk_images
 
 
 @pytest.fixture
@@ -96,6 +97,25 @@ def test_links(folder):
     assert "broken.jpg" in names(".")  # a picture that cannot be read is not passed over
     with pytest.raises(ImageError, match=r"broken\.jpg: no such file"):
         find_images(["broken.jpg"])
+
+
+def test_what_a_walk_cannot_use_is_told_in_its_place(folder):
+    os.mkfifo(folder / "c.jpg")
+    (folder / "gone.png").symlink_to("nowhere")
+    (folder / "self.png").symlink_to("self.png")
+    (folder / "shut").mkdir()
+    (folder / "shut" / "x.jpg").touch()
+    (folder / "shut").chmod(0)
+    found = list(walk_images("."))
+    errors = [str(each) for each in found if isinstance(each, ImageError)]
+    paths = [str(each) for each in found if not isinstance(each, ImageError)]
+    assert errors[0] == "c.jpg: is no file that ends, such as a picture is"
+    if os.geteuid():  # to root no folder is shut
+        assert errors[1:] == ["shut: this folder cannot be looked into: Permission denied"]
+        assert paths == sorted([*ALL, "gone.png", "self.png"])
+    (folder / "shut").chmod(0o755)
+    with pytest.raises(ImageError, match=r"^c\.jpg: is no file"):
+        find_images(["."])
 
 
 def test_is_image_path():

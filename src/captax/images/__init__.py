@@ -5,7 +5,7 @@ Imports nothing of captax but its errors, and no JAX: data-loading workers start
 
 from captax.images.augment import Augment, mentions_sides, rng_for
 from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode
-from captax.images.files import IMAGE_SUFFIXES, find_images, is_image_path
+from captax.images.files import IMAGE_SUFFIXES, find_images, is_image_path, walk_images
 from captax.images.processor import ImageProcessor
 from captax.images.sheet import SheetRow, write_sheet
 
@@ -22,5 +22,6 @@ __all__ = [
     "is_image_path",
     "mentions_sides",
     "rng_for",
+    "walk_images",
     "write_sheet",
 ]

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from captax.images.decode import ImageError
@@ -47,6 +47,52 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return list(found.values())
 
 
+def walk_images(folder: str | os.PathLike[str]) -> Iterator[Path | ImageError]:
+    """The pictures in a folder and its subfolders, as `find_images` finds them, one at a time.
+
+    In the place of what has a picture's name and is no file (a pipe would never end), and of a
+    subfolder that cannot be looked into, comes an `ImageError` that says so.
+    """
+    top = Path(folder)
+    seen: set[tuple[int, int]] = set()
+    waiting = [iter([(top, True)])]
+    while waiting:
+        path, is_folder = next(waiting[-1], (None, False))
+        if path is None:
+            waiting.pop()
+        elif is_folder:
+            try:
+                status = path.stat()
+                if (status.st_dev, status.st_ino) not in seen:  # a link back up, or a second way in
+                    seen.add((status.st_dev, status.st_ino))
+                    waiting.append(iter(_entries(path)))
+            except OSError as error:
+                reason = error.strerror or error
+                yield ImageError(f"{path}: this folder cannot be looked into: {reason}")
+        elif path.exists() and not path.is_file():
+            yield ImageError(f"{path}: is no file that ends, such as a picture is")
+        else:
+            yield path
+
+
+def _entries(folder: Path) -> list[tuple[Path, bool]]:
+    """What a search looks at in a folder, sorted: pictures and, with True, folders."""
+    with os.scandir(folder) as entries:
+        named = [(each.name, _is_folder(each)) for each in entries if each.name[0] != "."]
+    return [
+        (folder / name, is_folder)
+        for name, is_folder in sorted(named)
+        if is_folder or is_image_path(name)
+    ]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def _matches(path: Path) -> list[Path]:
     if path.is_dir():
         images = _search(path)
@@ -66,19 +112,9 @@ def _matches(path: Path) -> list[Path]:
 
 
 def _search(folder: Path) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise error
-
     images = []
-    seen = set()
-    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        status = Path(parent).stat()
-        if (status.st_dev, status.st_ino) in seen:  # a link back up, or a second way in
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        images += [
-            Path(parent, name) for name in names if not name.startswith(".") and is_image_path(name)
-        ]
-    return sorted(images)
+    for image in walk_images(folder):
+        if isinstance(image, ImageError):
+            raise image
+        images.append(image)
+    return images

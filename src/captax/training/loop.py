@@ -20,6 +20,7 @@ from captax.checkpoints.state import parameters, rebuilder
 from captax.files import write_text
 from captax.images import write_sheet
 from captax.models.encoders import VisionEncoder
+from captax.stopping import stopping
 from captax.training.card import model_card
 from captax.training.checkpoints import RunCheckpoints
 from captax.training.curves import plot_curves
@@ -37,7 +38,6 @@ from captax.training.step import (
     matches,
     narrowed,
 )
-from captax.stopping import stopping
 from captax.training.task import Evaluation
 from captax.training.tasks import make_task
 from captax.training.watch import DivergedError, Log, collapse, first_not_finite, rounded
