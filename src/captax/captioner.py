@@ -95,12 +95,14 @@ class Captioner(Generator):
         *,
         prompt: str | Sequence[str] = "",
         seed: int | Sequence[int] = 0,
+        places: Sequence[int] | None = None,
         batch_size: int = 32,
         **options: Any,
     ) -> Iterator[Caption | ImageError]:
         """As `stream`, of pictures that `processor` made ready; errors among them are passed on.
 
-        Seeds, where each has its own, may be a list that grows as `pictures` is read.
+        `places` are what draws depend on where pictures are some of many: their places among all,
+        in a list that may grow as `pictures` is read.
         """
         config = self._config(options)
         one = isinstance(prompt, str)
@@ -112,10 +114,11 @@ class Captioner(Generator):
             return said[0 if one else place]
 
         def write(
-            pixels: Float[np.ndarray, "batch height width 3"], places: Sequence[int]
+            pixels: Float[np.ndarray, "batch height width 3"], batch: Sequence[int]
         ) -> Sequences:
-            prompts = [[self._start(config), *prompted(place)] for place in places]
-            return self._dispatch(pixels, prompts, len(pixels), config, seeds_of(seed, places))
+            prompts = [[self._start(config), *prompted(place)] for place in batch]
+            seeds = seeds_of(seed, [places[place] for place in batch] if places else batch)
+            return self._dispatch(pixels, prompts, len(pixels), config, seeds)
 
         found = stream_pixels(pictures, write, batch_size=batch_size, numbered=True)
         for place, row in enumerate(found):

@@ -1,37 +1,54 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from captax.errors import CaptaxError
 
+_LONG = 180  # of the 255 bytes that a name may have, what leaves room for a partial file's
+
 
 class OutputError(CaptaxError):
-    """A file cannot be written."""
+    """A file cannot be written; `errno` says why, as the system does."""
+
+    def __init__(self, message: str, errno: int | None = None):
+        super().__init__(message)
+        self.errno = errno
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """What to raise where the disk, or a permission, does not allow `path` to be written."""
+    return OutputError(f"{path}: cannot be written ({error.strerror or error})", error.errno)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, owner: str = "") -> Iterator[Path]:
     """A path beside `path` to write to, renamed over it when the block ends well.
 
     A reader sees the old file or the new. Folders above are made. Raises `OutputError` when the
-    disk, or a permission, does not allow it; nothing is left behind then.
+    disk, or a permission, does not allow it; nothing is left behind then. What a killed process
+    leaves has the name that the next of the same `owner` writes to: by default each process is its
+    own.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    name = path.name
+    if len(os.fsencode(name)) > _LONG:
+        name = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
+    partial = path.with_name(f".{name}.{owner or os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(path)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
+        raise unwritable(path, error) from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, owner: str = "") -> None:
     """Write `text` as UTF-8, whole or not at all."""
-    with replacing(path) as partial:
+    with replacing(path, owner=owner) as partial:
         partial.write_text(text, encoding="utf-8")

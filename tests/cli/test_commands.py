@@ -62,7 +62,7 @@ def test_the_version_is_told(run: Run) -> None:
     [
         ("captoin", "captax: No such command 'captoin'"),
         ("caption --nope x.jpg", "captax: No such option: --nope"),
-        ("caption", "captax: Missing argument 'paths'; see `captax caption --help`"),
+        ("caption", "captax: Missing argument 'sources'; see `captax caption --help`"),
         ("caption x.jpg --num-beams 0", "captax: Invalid value for '--num-beams'"),
         ("data", "captax: Missing command; see `captax data --help`"),
     ],

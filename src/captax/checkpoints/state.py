@@ -1,5 +1,6 @@
 """Parameters as named tensors, and named tensors back into a model."""
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -20,6 +21,14 @@ Model = TypeVar("Model", bound=nnx.Module)
 def parameters(model: nnx.Module) -> dict[str, jax.Array]:
     """Every parameter by its path, as in `decoder.layers.0.mlp.up.kernel`."""
     return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+
+
+def weights_digest(*models: Any) -> str:
+    """16 hexadecimal digits that change when a weight or a statistic of `models` does."""
+    digest = hashlib.blake2b(digest_size=8)
+    for leaf in jax.tree.leaves([nnx.state(model) for model in models]):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def fill(

@@ -1,94 +1,186 @@
-"""`captax caption`: captions of files, folders and patterns."""
+"""`captax caption`: captions of files, folders, archives, lists and URLs, where they are wanted."""
 
-import json
 import sys
+import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from captax.cli.options import (
     SOME_FAILED,
     Dtype,
-    Formatted,
     Loaded,
     Model,
     Offline,
-    Out,
     Revision,
-    as_json,
     decoding,
-    output,
     watched,
 )
+from captax.collection.choices import Format, OnExists, Resume
+
+if TYPE_CHECKING:
+    from captax.collection.job import Summary
+    from captax.collection.plan import Plan
+    from captax.collection.record import Record
 
 HINT = "`captax classify` is for classifiers, `captax generate` for text generators"
+INTERRUPTED = 130
+# Errors beyond these are not shown one by one.
+SHOWN = 100
+
+
+def _writing(help: str, **rules: Any) -> Any:
+    return typer.Option(help=help, rich_help_panel="Writing", **rules)
+
+
+def _collection(help: str, **rules: Any) -> Any:
+    return typer.Option(help=help, rich_help_panel="Collections", **rules)
 
 
 @decoding
 def caption(
-    paths: Annotated[list[str], typer.Argument(help="Pictures, folders (searched), patterns.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Pictures, folders (searched), patterns, .zip, .tar, lists (.parquet, .jsonl, "
+            ".csv), URLs."
+        ),
+    ],
     model: Model = None,
     prompt: Annotated[str, typer.Option(help="Captions begin with it.")] = "",
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    format: Formatted = None,
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; with sidecars, folder to write them to."),
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option(help="Default: as the suffix of --out says, else text."),
+    ] = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Also write an HTML page of pictures and captions.")
     ] = None,
     dtype: Loaded = Dtype.float32,
     revision: Revision = None,
     offline: Offline = False,
+    template: Annotated[
+        str, _writing("Text to write: {caption}, {name} and {folder} stand for the picture's.")
+    ] = "{caption}",
+    prefix: Annotated[str, _writing("Goes before it, such as 'ohwx, '.")] = "",
+    suffix: Annotated[str, _writing("Goes after it.")] = "",
+    min_score: Annotated[
+        float | None, _writing("Captions that score less are not written but listed for review.")
+    ] = None,
+    ext: Annotated[str, _writing("Of sidecars, such as .caption.")] = ".txt",
+    on_exists: Annotated[
+        OnExists, _writing("What to do about a sidecar that is there.")
+    ] = OnExists.skip,
+    separator: Annotated[
+        str, _writing("Between what it says and what is added.", show_default="a new line")
+    ] = "\n",
+    dedupe: Annotated[
+        int | None,
+        _collection(
+            "Caption pictures that look the same once: that differ in at most so many of 64 bits; "
+            "4 is sensible.",
+            min=0,
+            max=63,
+        ),
+    ] = None,
+    resume: Annotated[
+        Resume,
+        _collection(
+            "Whether to go on where an earlier run was: if its settings were these, always, never."
+        ),
+    ] = Resume.if_possible,
+    retry_errors: Annotated[
+        bool, _collection("Try pictures that failed in an earlier run again.")
+    ] = False,
     *,
     options: dict[str, Any],
 ) -> None:
-    """Caption pictures. Those that cannot be read are named on stderr; then the exit code is 1."""
-    from tqdm import tqdm
+    """Caption pictures: on the screen, in a file, or beside each.
 
+    With --out or sidecars nothing is lost and nothing done twice: stopped by Ctrl-C, a crash or a
+    kill, the same command goes on. Pictures that cannot be read are named on stderr; then the exit
+    code is 1.
+    """
     from captax.captioner import Captioner
+    from captax.collection.batches import Task
+    from captax.collection.job import Shape
+    from captax.collection.plan import Plan
+    from captax.collection.wording import Wording
     from captax.compilation import persist_compiled_programs
     from captax.errors import CaptaxError
-    from captax.images import ImageError, SheetRow, find_images, write_sheet
     from captax.loading import load
 
-    files = find_images(paths)
+    task = Task(prompt, options.pop("seed", 0), batch_size, dedupe, options)
+    shape = Shape(Wording(template, prefix, suffix), min_score)
+    plan = Plan(tuple(sources), out, format, ext, on_exists, separator, task, shape, sheet)
     persist_compiled_programs()
     captioner = load(model, revision=revision, offline=offline, dtype=dtype.value)
     if not isinstance(captioner, Captioner):
         raise CaptaxError(
             f"{model}: holds a {type(captioner).__name__}, which cannot caption; {HINT}"
         )
-    captions = captioner.stream(files, prompt=prompt, batch_size=batch_size, **options)
-
-    rows: list[SheetRow] = []
-    failed = 0
-    with output(out) as writer:
-        bar = tqdm(total=len(files), unit="picture", disable=not watched(out), leave=False)
-        for path, found in zip(files, captions, strict=True):
-            bar.update()
-            if isinstance(found, ImageError):
-                failed += 1
-                tqdm.write(f"captax: {found}", file=sys.stderr)
-                record: dict[str, object] = {"path": str(path), "error": str(found)}
-                row = SheetRow(None, str(path), "", None, error=str(found))
-            else:
-                record = {"path": str(path), "caption": found.text, "score": found.score}
-                others = tuple((a.text, a.score) for a in found.alternatives[1:])
-                if others:
-                    record["alternatives"] = [
-                        {"caption": text, "score": score} for text, score in others
-                    ]
-                row = SheetRow(path, str(path), found.text, found.score, others)
-            if sheet is not None:
-                rows.append(row)
-            if as_json(format, out):
-                print(json.dumps(record, ensure_ascii=False), file=writer, flush=True)
-            elif not isinstance(found, ImageError):
-                for text in (found.text, *(text for text, _ in others)):
-                    print(f"{path}: {text}", file=writer, flush=True)
-        bar.close()
-    if sheet is not None:
-        write_sheet(sheet, rows, title="Captions")
-    if failed:
-        print(f"captax: {failed} of {len(files)} pictures could not be read", file=sys.stderr)
+    summary = _run(plan, captioner, model, resume, retry_errors)
+    if plan.folder is not None or summary.errors or summary.doubtful:
+        for line in summary.lines():
+            print(f"captax: {line}", file=sys.stderr)
+    if summary.stopped:
+        raise typer.Exit(INTERRUPTED)
+    if summary.errors:
         raise typer.Exit(SOME_FAILED)
+
+
+def _run(
+    plan: "Plan", captioner: Any, model: str | None, resume: Resume, retry_errors: bool
+) -> "Summary":
+    """Run the plan under a progress bar; errors are told as they come."""
+    import contextlib
+
+    from tqdm import tqdm
+
+    from captax.stopping import stopping
+
+    quiet = not watched(plan.folder)
+    bar = tqdm(unit="picture", disable=quiet, leave=False, smoothing=0.05)
+    if not quiet:
+        # Looking through a large collection takes a while, for which no caption need wait.
+        threading.Thread(target=_count, args=(plan, bar), daemon=True).start()
+    told = 0
+
+    def watch(records: "list[Record]", summary: "Summary") -> None:
+        nonlocal told
+        for record in records:
+            if record.error:
+                told += 1
+                if told <= SHOWN:
+                    tqdm.write(f"captax: {record.name}: {record.error}", file=sys.stderr)
+        if not bar.n:
+            bar.initial = summary.settled - len(records)
+        bar.update(summary.settled - bar.n)
+
+    # On the screen there is nothing to lose.
+    with (
+        contextlib.nullcontext(lambda: False) if plan.folder is None else stopping("batch") as asked
+    ):
+        try:
+            return plan.run(
+                captioner,
+                model=model,
+                resume=resume,
+                retry_errors=retry_errors,
+                asked=asked,
+                watch=watch,
+            )
+        finally:
+            bar.close()
+
+
+def _count(plan: "Plan", bar: Any) -> None:
+    from captax.collection.items import find_items
+
+    bar.total = sum(1 for _ in find_items(plan.sources))
+    bar.refresh()

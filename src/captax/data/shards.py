@@ -10,7 +10,8 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from captax.data.example import DataError, Example, StoredExample, refuse, refuses
 from captax.data.splits import choose_split, refuse_absent, split_in
@@ -157,29 +158,41 @@ def _examples(shard: Path, name: str, source: str) -> Iterator[Example]:
 def _members(shard: Path) -> Iterator[tuple[str, str, str, TarPicture | bytes]]:
     """The pictures, texts and JSONs of a shard: key, extension, where, and what it is."""
     try:
-        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in archive:
+        with shard.open("rb") as file:
+            for member in tar_files(file, shard):
                 folder, slash, name = member.name.removeprefix("./").rpartition("/")
                 key, _, extension = name.partition(".")
                 extension = extension.lower()
-                if not member.isreg() or not key:  # hidden files, such as macOS's ._a.jpg
-                    continue
                 key, where = f"{folder}{slash}{key}", f"{shard}, {member.name}"
                 if extension in ("txt", "json"):
-                    reader = archive.extractfile(member)
-                    assert reader is not None
-                    yield key, extension, where, reader.read()
+                    file.seek(member.offset_data)
+                    yield key, extension, where, file.read(member.size)
                 elif is_image_path(f"a.{extension}"):
                     picture = TarPicture(shard, member.offset_data, member.size)
                     yield key, extension, where, picture
+    except OSError as error:
+        raise DataError(f"{shard}: cannot be read ({error.strerror or error})") from error
+
+
+def tar_files(file: BinaryIO, name: object) -> Iterator[tarfile.TarInfo]:
+    """The files in an uncompressed tar, hidden ones left out (such as macOS's `._a.jpg`).
+
+    Between one and the next, `file` may be read anywhere.
+
+    Raises:
+        DataError: it is no tar file, or is damaged; the message calls it `name`.
+    """
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            for member in archive:
+                if member.isreg() and not PurePosixPath(member.name).name.startswith("."):
+                    yield member
             # tarfile takes a damaged header within the file for its end.
             file.seek(archive.offset)
             if file.read(_BLOCK).strip(b"\0"):
-                raise DataError(f"{shard}: damaged at byte {archive.offset}; fetch it again")
+                raise DataError(f"{name}: damaged at byte {archive.offset}; fetch it again")
     except tarfile.TarError as error:
-        raise DataError(f"{shard}: no whole tar file ({error}); fetch it again") from error
-    except OSError as error:
-        raise DataError(f"{shard}: cannot be read ({error.strerror or error})") from error
+        raise DataError(f"{name}: no whole tar file ({error}); fetch it again") from error
 
 
 def _text(where: str, content: bytes | TarPicture) -> str:

@@ -5,7 +5,13 @@ Imports nothing of captax but its errors, and no JAX: data-loading workers start
 
 from captax.images.augment import Augment, mentions_sides, rng_for
 from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode
-from captax.images.files import IMAGE_SUFFIXES, find_images, is_image_path, walk_images
+from captax.images.files import (
+    IMAGE_SUFFIXES,
+    UnusableImage,
+    find_images,
+    is_image_path,
+    walk_images,
+)
 from captax.images.processor import ImageProcessor
 from captax.images.sheet import SheetRow, write_sheet
 
@@ -17,6 +23,7 @@ __all__ = [
     "ImageProcessor",
     "ImageSource",
     "SheetRow",
+    "UnusableImage",
     "decode",
     "find_images",
     "is_image_path",

@@ -14,6 +14,15 @@ _READABLE |= {".tiff", ".avif", ".ppm", ".pgm", ".pbm"}
 IMAGE_SUFFIXES = frozenset(_READABLE | {".heic", ".heif"})
 
 
+class UnusableImage(ImageError):
+    """What a search comes upon and cannot use: `path`, and for what `reason`."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
 def is_image_path(path: str | os.PathLike[str]) -> bool:
     """Whether the name of `path` ends like a picture's; the file is not looked at."""
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
@@ -47,11 +56,11 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return list(found.values())
 
 
-def walk_images(folder: str | os.PathLike[str]) -> Iterator[Path | ImageError]:
+def walk_images(folder: str | os.PathLike[str]) -> Iterator[Path | UnusableImage]:
     """The pictures in a folder and its subfolders, as `find_images` finds them, one at a time.
 
     In the place of what has a picture's name and is no file (a pipe would never end), and of a
-    subfolder that cannot be looked into, comes an `ImageError` that says so.
+    subfolder that cannot be looked into, comes an `UnusableImage` that says so.
     """
     top = Path(folder)
     seen: set[tuple[int, int]] = set()
@@ -67,10 +76,10 @@ def walk_images(folder: str | os.PathLike[str]) -> Iterator[Path | ImageError]:
                     seen.add((status.st_dev, status.st_ino))
                     waiting.append(iter(_entries(path)))
             except OSError as error:
-                reason = error.strerror or error
-                yield ImageError(f"{path}: this folder cannot be looked into: {reason}")
+                reason = f"this folder cannot be looked into: {error.strerror or error}"
+                yield UnusableImage(path, reason)
         elif path.exists() and not path.is_file():
-            yield ImageError(f"{path}: is no file that ends, such as a picture is")
+            yield UnusableImage(path, "is no file that ends, such as a picture is")
         else:
             yield path
 
@@ -114,7 +123,7 @@ def _matches(path: Path) -> list[Path]:
 def _search(folder: Path) -> list[Path]:
     images = []
     for image in walk_images(folder):
-        if isinstance(image, ImageError):
+        if isinstance(image, UnusableImage):
             raise image
         images.append(image)
     return images

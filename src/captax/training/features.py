@@ -22,6 +22,7 @@ from flax import nnx
 from jaxtyping import Float
 from tqdm import tqdm
 
+from captax.checkpoints.state import weights_digest
 from captax.data import batched, load_images
 from captax.errors import CaptaxError
 from captax.files import write_text
@@ -82,7 +83,7 @@ def cache_features(
     output = jax.eval_shape(prefix, state, pixels)
     shape = (views, len(examples), *output.shape[1:])
 
-    weights = _weights_digest(encoder.parts()[:depth])
+    weights = weights_digest(*encoder.parts()[:depth])
     key = _digest(VERSION, weights, processor, augment, seed, *map(_identity, examples))
     folder = directory / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,13 +159,6 @@ def _views(
         if isinstance(pixels, ImageError):
             raise pixels
         yield pixels
-
-
-def _weights_digest(parts: Sequence[object]) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for leaf in jax.tree.leaves([nnx.state(part) for part in parts]):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def _identity(example: Any) -> tuple[object, ...]:

@@ -1,0 +1,98 @@
+"""Pictures in zip and tar files, read where they lie."""
+
+import functools
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from captax.collection.items import CollectionError, Item
+from captax.collection.remote import RemoteSpan, opened
+from captax.data.example import DataError
+from captax.data.shards import TarPicture, tar_files
+from captax.images import ImageError, is_image_path
+
+# Of what a zip says is larger, no byte is unpacked.
+MAX_UNPACKED = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class ZipPicture:
+    """A picture in a zip file."""
+
+    archive: str
+    member: str
+
+    def read(self) -> bytes:
+        """The picture's file.
+
+        Raises:
+            ImageError: the archive is gone, damaged or locked by a password.
+        """
+        try:
+            archive = _zip(self.archive)
+            size = archive.getinfo(self.member).file_size
+            if size > MAX_UNPACKED:
+                raise ImageError(f"unpacks to {size:,} bytes, more than a picture has")
+            return archive.read(self.member)
+        except OSError as error:
+            raise ImageError(f"cannot be read: {error.strerror or error}") from None
+        except RuntimeError:  # what zipfile raises for want of a password
+            raise ImageError("is locked by a password; unpack the archive first") from None
+        except Exception as error:  # what decompressors make of damage is nearly anything
+            raise ImageError(f"damaged within its zip file: {error}") from None
+
+
+@functools.lru_cache(maxsize=4)
+def _zip(archive: str) -> zipfile.ZipFile:
+    """An open zip file, which threads may read at the same time."""
+    return zipfile.ZipFile(opened(archive))
+
+
+def archive_items(archive: str) -> Iterator[Item]:
+    """The pictures in a zip or tar file, given by path or URL, in the order in which they lie.
+
+    Where a tar is damaged, an item tells of it, after those before the damage.
+
+    Raises:
+        CollectionError: it is no such file.
+    """
+    root = PurePosixPath(archive.rpartition("://")[2]).with_suffix("")
+    root = PurePosixPath(*(part for part in root.parts if part not in ("/", "..")))
+    find = _in_zip if archive.lower().endswith(".zip") else _in_tar
+    for member, image in find(archive):
+        within = PurePosixPath(member)
+        hidden = any(part.startswith(".") and part != "." for part in within.parts)
+        if isinstance(image, ImageError):
+            yield Item(archive, image, root)
+        elif is_image_path(member) and not hidden and within.parts[0] != "__MACOSX":
+            yield Item(f"{archive}/{member}", image, root / _inside(within))
+
+
+def _inside(member: PurePosixPath) -> PurePosixPath:
+    """A member's path without the parts that lead out of the archive."""
+    return PurePosixPath(*(part for part in member.parts if part not in ("/", "..")))
+
+
+def _in_zip(archive: str) -> Iterator[tuple[str, ZipPicture]]:
+    try:
+        names = _zip(archive).NameToInfo
+    except OSError as error:
+        raise CollectionError(f"{archive}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:
+        raise CollectionError(f"{archive}: no whole zip file ({error}); fetch it again") from None
+    for name in names:
+        yield name, ZipPicture(archive, name)
+
+
+def _in_tar(archive: str) -> Iterator[tuple[str, TarPicture | RemoteSpan | ImageError]]:
+    try:
+        with opened(archive) as file:
+            for member in tar_files(file, archive):
+                start, size = member.offset_data, member.size
+                if "://" in archive:
+                    yield member.name, RemoteSpan(archive, start, size)
+                else:
+                    yield member.name, TarPicture(Path(archive), start, size)
+    except (DataError, OSError) as error:
+        yield archive, ImageError(str(error).removeprefix(f"{archive}: "))

@@ -1,0 +1,158 @@
+"""From pictures to records, batch by batch: what one process does of a job."""
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from captax.captioner import Captioner
+from captax.collection.copies import Seen, fingerprint
+from captax.collection.items import Item
+from captax.collection.record import Record
+from captax.data.batches import map_ahead
+from captax.images import ImageError, decode
+from captax.streaming import DECODERS
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of each picture.
+
+    Attributes:
+        prompt: what captions begin with.
+        seed: of random draws, which depend on a picture's place in the collection besides.
+        batch_size: pictures at a time.
+        dedupe: pictures whose fingerprints differ in at most so many bits are captioned once.
+        decoding: fields of `GenerationConfig`, and words, as `Captioner.stream` takes them.
+    """
+
+    prompt: str = ""
+    seed: int = 0
+    batch_size: int = 32
+    dedupe: int | None = None
+    decoding: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A picture to caption, its place among all, and the file for its caption, as in `Record`."""
+
+    item: Item
+    place: int
+    target: str | None = None
+    before: str | None = None
+
+    def error(self, reason: str) -> Record:
+        """The record of a picture that has no caption."""
+        return Record(self.item.name, error=reason)
+
+
+class Copies:
+    """Which pictures look like one before them, and what that was captioned."""
+
+    def __init__(self, distance: int):
+        self._seen = Seen(distance)
+        self._captions: dict[str, tuple[tuple[str, float], ...]] = {}
+
+    def original(self, fingerprint: int, name: str) -> str | None:
+        """The picture that this one is a copy of; `None`, and it is taken in, where it is none."""
+        original = self._seen.like(fingerprint)
+        if original is None:
+            self._seen.add(fingerprint, name)
+        return original
+
+    def done(self, record: Record) -> None:
+        """Take note of what an earlier process of the job made of a picture."""
+        if record.fingerprint is not None and not record.copy_of:
+            self._seen.add(record.fingerprint, record.name)
+            self._captions[record.name] = record.captions
+
+    def said(self, record: Record) -> None:
+        """Take note of an original's captions."""
+        self._captions[record.name] = record.captions
+
+    def captions(self, original: str) -> tuple[tuple[str, float], ...]:
+        """The captions of an original that has been captioned."""
+        return self._captions[original]
+
+
+def caption_batches(
+    captioner: Captioner, wanted: Iterable[Wanted], task: Task, copies: Copies | None = None
+) -> Iterator[list[Record]]:
+    """Records of the pictures, in order, in batches of `task.batch_size`.
+
+    Copies, which cost nothing, come on top. A batch is what the model is given at once, so the
+    same pictures make the same batches wherever they are taken up.
+    """
+    waiting: deque[tuple[Wanted, str | None, int | None]] = deque()
+    places: list[int] = []
+    processor = captioner.processor
+
+    def load(
+        each: Wanted,
+    ) -> tuple[Wanted, Float[np.ndarray, "height width 3"] | ImageError, int | None]:
+        try:
+            picture = decode(each.item.source(), at_least=processor.decode_size)
+            look = fingerprint(picture) if copies is not None else None
+            pixels = np.asarray(processor.resize_only(picture))[None]
+            return each, processor.normalize(pixels)[0], look
+        except ImageError as error:
+            return each, error, None
+
+    def ready() -> Iterator[Float[np.ndarray, "height width 3"] | ImageError]:
+        for each, pixels, look in map_ahead(load, wanted, DECODERS, 3 * task.batch_size):
+            original = None
+            if copies is not None and look is not None:
+                original = copies.original(look, each.item.name)
+            waiting.append((each, original, look))
+            if original is None:
+                places.append(each.place)
+                yield pixels
+
+    def copied() -> Iterator[Record]:
+        """Records of the copies that come next."""
+        while copies is not None and waiting and waiting[0][1] is not None:
+            each, original, look = waiting.popleft()
+            captions = copies.captions(original or "")
+            yield Record(
+                each.item.name, captions, "", original or "", look, each.target, each.before
+            )
+
+    captions = captioner.stream_pixels(
+        ready(),
+        prompt=task.prompt,
+        seed=task.seed,
+        places=places,
+        batch_size=task.batch_size,
+        **task.decoding,
+    )
+    batch: list[Record] = []
+    full = 0
+    for found in captions:
+        batch += copied()
+        each, _, look = waiting.popleft()
+        full += 1
+        if isinstance(found, ImageError):
+            batch.append(each.error(_reason(each.item, found)))
+        else:
+            said = tuple((other.text, other.score) for other in found.alternatives)
+            record = Record(each.item.name, said, "", "", look, each.target, each.before)
+            if copies is not None:
+                copies.said(record)
+            batch.append(record)
+        if full == task.batch_size:
+            yield batch
+            batch, full = [], 0
+    batch += copied()
+    if batch:
+        yield batch
+
+
+def _reason(item: Item, error: ImageError) -> str:
+    """Why a picture cannot be captioned, without its name."""
+    reason = str(error).removeprefix(f"{item.path}: ")
+    return re.sub(r"\Apicture of \d+ bytes: ", "", reason)

@@ -1,0 +1,155 @@
+"""What there is to caption: each picture that files, folders, archives, lists and URLs mean."""
+
+import glob
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from captax.data.example import Stored
+from captax.data.shards import find_shards
+from captax.errors import CaptaxError
+from captax.images import ImageError, UnusableImage, is_image_path, walk_images
+
+# By-products that programs for training keep beside pictures.
+MASKS = ("-masklabel.png", "-condlabel.png")
+LISTS = (".parquet", ".jsonl", ".csv", ".tsv")
+ARCHIVES = (".zip", ".tar")
+
+
+class CollectionError(CaptaxError):
+    """A collection cannot be captioned as asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A picture to caption.
+
+    Attributes:
+        name: what outputs call it: its path as given, its archive's and the path within, its URL,
+            or what a list calls it.
+        image: its file, the bytes of it, what reads them when asked, or why there is none.
+        place: where it stands among the others, for outputs that mirror their folders.
+    """
+
+    name: str
+    image: Path | bytes | Stored | ImageError
+    place: PurePosixPath
+
+    @property
+    def path(self) -> Path | None:
+        """The picture's own file, of those that have one on a disk here."""
+        return self.image if isinstance(self.image, Path) else None
+
+    def source(self) -> Path | bytes:
+        """What can be decoded. Raises `ImageError` where there is nothing."""
+        if isinstance(self.image, ImageError):
+            raise self.image
+        return self.image if isinstance(self.image, Path | bytes) else self.image.read()
+
+
+def find_items(sources: Sequence[str]) -> Iterator[Item]:
+    """The pictures that `sources` mean, one at a time, in an order that depends on them alone.
+
+    A folder is searched with its subfolders (sorted; hidden files and trainers' masks are left
+    out). `.zip` and `.tar` files, `.tar` names with braces, and lists (`.parquet`, `.jsonl`,
+    `.csv`, `.tsv`: a picture's path, URL or bytes a row) are opened. What has `://` in it is looked
+    up by fsspec, folders and patterns too. Anything else is a picture, or a pattern (`*`, `?`,
+    `[..]`, `**`). What of all this cannot be read comes as an item that says so.
+
+    Raises:
+        CollectionError: a source that means no picture at all; before the first item.
+    """
+    # A single source repeats nothing; of several each picture is wanted once.
+    found = [_pictures(source, alone=len(sources) == 1) for source in sources]
+    return found[0] if len(found) == 1 else _each_once(itertools.chain.from_iterable(found))
+
+
+def _each_once(items: Iterable[Item]) -> Iterator[Item]:
+    seen = set()
+    for item in items:
+        key = os.path.abspath(item.path) if item.path is not None else item.name  # noqa: PTH100
+        if key not in seen:
+            seen.add(key)
+            yield item
+
+
+def _pictures(source: str, *, alone: bool) -> Iterator[Item]:
+    """The pictures of one source, of which there is at least one."""
+    if not source:
+        raise CollectionError("an empty path was given: give a file, a folder or a pattern")
+    try:
+        items = _remote(source) if "://" in source else _local(Path(source), alone=alone)
+        first = next(items, None)
+    except OSError as error:
+        raise CollectionError(f"{source}: cannot be looked at: {error.strerror or error}") from None
+    if first is None:
+        raise CollectionError(f"{source}: {_nothing(Path(source))}")
+    return itertools.chain([first], items)
+
+
+def _nothing(path: Path) -> str:
+    """Why a source means no picture."""
+    if path.is_dir():
+        names = (f"*{suffix}" for suffix in (*ARCHIVES, *LISTS))
+        other = next((name for name in names if next(path.glob(name), None)), None)
+        hint = f"; for what is in them give '{path / other}'" if other else ""
+        return f"no pictures in this folder (looked for .jpg, .png, …){hint}"
+    if path.exists():
+        return "holds no pictures"
+    if glob.has_magic(str(path)):
+        return "this pattern matches no picture"
+    return "no such file or folder"
+
+
+def _local(path: Path, *, alone: bool) -> Iterator[Item]:
+    if path.is_dir():
+        yield from _folder(path, path if alone else None)
+    elif path.exists():
+        yield from _file(path)
+    elif not glob.has_magic(str(path)):
+        shards = find_shards(path) if "{" in str(path) else []
+        for shard in shards:
+            yield from _file(shard)
+        if not shards and is_image_path(path) and not alone:
+            yield Item(str(path), path, _place(path))  # decoding says that it is missing
+    else:
+        for match in sorted(map(Path, glob.iglob(str(path), recursive=True))):  # noqa: PTH207
+            yield from _folder(match, None) if match.is_dir() else _file(match)
+
+
+def _folder(folder: Path, root: Path | None) -> Iterator[Item]:
+    """Pictures in a folder, whose places are below `root`, or as their paths say."""
+    for found in walk_images(folder):
+        if isinstance(found, UnusableImage):
+            yield Item(str(found.path), ImageError(found.reason), _place(found.path))
+        elif not found.name.endswith(MASKS):
+            within = found.relative_to(root) if root is not None else found
+            yield Item(str(found), found, _place(within))
+
+
+def _file(path: Path) -> Iterator[Item]:
+    """A picture, or those that an archive or a list holds."""
+    suffix = path.suffix.lower()
+    if suffix in ARCHIVES:
+        from captax.collection.archives import archive_items
+
+        return archive_items(str(path))
+    if suffix in LISTS:
+        from captax.collection.lists import list_items
+
+        return list_items(path)
+    find_shards(path)  # refuses those that are compressed
+    return iter([Item(str(path), path, _place(path))])
+
+
+def _remote(url: str) -> Iterator[Item]:
+    from captax.collection.remote import remote_items
+
+    return remote_items(url)
+
+
+def _place(path: Path) -> PurePosixPath:
+    parts = [part for part in path.parts if part not in (path.anchor, "..")]
+    return PurePosixPath(*parts)

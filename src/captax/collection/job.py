@@ -1,0 +1,298 @@
+"""A collection captioned to the end: what to do, what is done, what became of it."""
+
+import dataclasses
+import itertools
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from captax.collection.batches import Copies, Wanted
+from captax.collection.items import CollectionError, Item
+from captax.collection.journal import Journal
+from captax.collection.outputs import write_json_lines
+from captax.collection.record import Record
+from captax.collection.wording import Wording
+from captax.images import ImageError
+
+# From pictures wanted to records of them, in order, batch by batch.
+Engine = Callable[[Iterator[Wanted], Copies | None], Iterator[list[Record]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """How captions are written.
+
+    Attributes:
+        wording: what is made of each.
+        min_score: captions that score less are not written, but listed for review.
+    """
+
+    wording: Wording = dataclasses.field(default_factory=Wording)
+    min_score: float | None = None
+
+    def doubtful(self, record: Record) -> bool:
+        """Whether a record's caption is to be reviewed."""
+        return (
+            self.min_score is not None and bool(record.captions) and record.score < self.min_score
+        )
+
+    def worded(self, record: Record) -> Record:
+        """The record with its captions as they are written."""
+        said = tuple((self.wording(text, record.name), score) for text, score in record.captions)
+        return dataclasses.replace(record, captions=said)
+
+
+SHAPE = Shape()
+
+
+@runtime_checkable
+class Output(Protocol):
+    """Where captions go."""
+
+    @property
+    def holds_errors(self) -> bool:
+        """Whether a picture without a caption has its place in it."""
+
+    def plan(self, item: Item) -> tuple[str | None, str | None] | None:
+        """The file of an item's own and what it says; `None` for an item to be left as it is.
+
+        Raises `CollectionError` for one whose caption cannot be written.
+        """
+
+    def done(self, record: Record) -> None:
+        """Take note of what an earlier process of the job wrote, or was about to."""
+
+    def write(self, record: Record) -> str:
+        """Write a record. Why that failed, where it did for this picture alone."""
+
+    def finish(self, records: Callable[[], Iterator[Record]]) -> list[Path]:
+        """Write what is written at the end. The files that are there now."""
+
+
+@dataclasses.dataclass
+class Summary:
+    """What became of the pictures.
+
+    Attributes:
+        captioned: were captioned by the model.
+        copies: have the caption of a picture that looks the same.
+        skipped: had a caption already, and were left as they are.
+        before: were given one by an earlier process of the job.
+        errors: how many have none, by reason.
+        doubtful: of those with a caption, how many have one that is only listed, for review.
+        seconds: time taken.
+        files: what was written at the end.
+        stopped: whether pictures are left, because the job was asked to stop.
+    """
+
+    captioned: int = 0
+    copies: int = 0
+    skipped: int = 0
+    before: int = 0
+    errors: Counter[str] = dataclasses.field(default_factory=Counter)
+    doubtful: int = 0
+    seconds: float = 0.0
+    files: list[Path] = dataclasses.field(default_factory=list)
+    stopped: bool = False
+
+    @property
+    def settled(self) -> int:
+        """How many pictures there were so far."""
+        return self.captioned + self.copies + self.skipped + self.before + self.errors.total()
+
+    def lines(self) -> list[str]:
+        """It in words: what became of how many, how fast, and why some have no caption."""
+        counts = [
+            (self.captioned, "captioned"),
+            (self.copies, "copies of others"),
+            (self.skipped, "left as they were, with a caption"),
+            (self.before, "captioned before"),
+            (self.errors.total(), "without a caption"),
+        ]
+        told = ", ".join(f"{count:,} {what}" for count, what in counts if count)
+        rate = f" ({self.captioned / self.seconds:.1f} a second)" if self.captioned > 1 else ""
+        pictures = "1 picture" if self.settled == 1 else f"{self.settled:,} pictures"
+        lines = [f"{pictures}: {told or 'nothing to do'} in {_duration(self.seconds)}{rate}"]
+        if self.doubtful:
+            lines.append(f"{self.doubtful:,} of the captions score too little: for review")
+        lines += [f"{count:,} x {reason}" for reason, count in self.errors.most_common()]
+        if self.stopped:
+            lines.append("stopped; the same command goes on")
+        return lines + [f"wrote {path}" for path in self.files]
+
+
+def caption_collection(
+    items: Iterable[Item],
+    engine: Engine,
+    output: Output,
+    *,
+    journal: Journal | None = None,
+    shape: Shape = SHAPE,
+    dedupe: int | None = None,
+    listed: Path | None = None,
+    asked: Callable[[], bool] = lambda: False,
+    watch: Callable[[list[Record], Summary], None] = lambda records, summary: None,
+) -> Summary:
+    """Caption every item once, whatever happens in between.
+
+    A batch is taken down in the journal first, then written beside its pictures, if it is: a job
+    that was killed in between writes its last batch again, and no other. Files of all captions are
+    made from the journal in the end.
+
+    Args:
+        items: the pictures; each name counts once.
+        engine: what captions them.
+        output: where captions go.
+        journal: what was done before, and where it is taken down what is done now; without one,
+            captions go to `output.write` alone.
+        shape: how captions are written.
+        dedupe: bits by which the fingerprints of copies may differ.
+        listed: where errors and captions for review are listed, with `.errors.jsonl` and
+            `.review.jsonl` for a suffix.
+        asked: whether to stop after this batch.
+        watch: is shown every batch when it is done.
+
+    Raises:
+        OutputError: nothing more can be written; what is done is in the journal.
+    """
+    job = _Job(output, journal, shape, None if dedupe is None else Copies(dedupe))
+    start = time.perf_counter()
+    job.take_up()
+    for batch in engine(job.wanted(items), job.copies):
+        watch(job.settle(batch), job.summary)
+        if asked():
+            job.summary.stopped = True
+            break
+    else:
+        job.finish(listed)
+    job.summary.seconds = time.perf_counter() - start
+    return job.summary
+
+
+class _Job:
+    def __init__(
+        self, output: Output, journal: Journal | None, shape: Shape, copies: Copies | None
+    ):
+        self.output = output
+        self.journal = journal
+        self.shape = shape
+        self.copies = copies
+        self.summary = Summary()
+        self.done: set[str] = set()
+
+    def take_up(self) -> None:
+        """Learn what an earlier process did, and do what it was killed at."""
+        if self.journal is None:
+            return
+        settled: dict[str, Record] = {}
+        last: list[Record] = []
+        for last in self.journal.batches():
+            for record in last:
+                self.output.done(record)
+                if self.copies is not None:
+                    self.copies.done(record)
+                if record.error or self.shape.doubtful(record):
+                    settled[record.name] = record
+            self.done.update(record.name for record in last)
+        for record in self._write(last):
+            settled[record.name] = record
+        summary = self.summary
+        summary.errors.update(reason_of(each.error) for each in settled.values() if each.error)
+        summary.doubtful = sum(not each.error for each in settled.values())
+        summary.before = len(self.done) - summary.errors.total()
+
+    def wanted(self, items: Iterable[Item]) -> Iterator[Wanted]:
+        """What is yet to be captioned."""
+        begun: set[str] = set()
+        for place, item in enumerate(items):
+            if item.name in begun or item.name in self.done:
+                continue
+            begun.add(item.name)
+            try:
+                plan = self.output.plan(item)
+            except CollectionError as error:
+                yield Wanted(dataclasses.replace(item, image=ImageError(str(error))), place)
+                continue
+            if plan is None:
+                self.summary.skipped += 1
+            else:
+                yield Wanted(item, place, *plan)
+
+    def settle(self, batch: list[Record]) -> list[Record]:
+        """Take down, write and count a batch; its records, as they ended."""
+        if self.journal is not None:
+            self.journal.append(batch)
+        failed = {record.name: record for record in self._write(batch)}
+        ended = [failed.get(record.name, record) for record in batch]
+        for record in ended:
+            if record.error:
+                self.summary.errors[reason_of(record.error)] += 1
+            elif record.copy_of:
+                self.summary.copies += 1
+            else:
+                self.summary.captioned += 1
+            self.summary.doubtful += self.shape.doubtful(record)
+        return ended
+
+    def _write(self, batch: list[Record]) -> list[Record]:
+        """Write records where each has a place of its own; new ones of those that cannot be."""
+        failed = []
+        for record in batch:
+            if not self.shape.doubtful(record):
+                reason = self.output.write(self.shape.worded(record))
+                if reason:
+                    failed.append(Record(record.name, error=reason))
+        if failed and self.journal is not None:
+            self.journal.append(failed)
+        return failed
+
+    def finish(self, listed: Path | None) -> None:
+        """Write what is made of all captions, and the lists of those without a place in it."""
+        journal, shape = self.journal, self.shape
+        if journal is None:
+            return
+
+        def every() -> Iterator[Record]:
+            for batch in journal.batches():
+                yield from map(shape.worded, batch)
+
+        def written() -> Iterator[Record]:
+            return (record for record in every() if not shape.doubtful(record))
+
+        files = self.output.finish(written)
+        if listed is not None:
+            errors = {record.name: record for record in every() if record.error}
+            doubtful = (
+                each for each in every() if shape.doubtful(each) and each.name not in errors
+            )
+            files += _list(listed.with_name(f"{listed.name}.review.jsonl"), doubtful)
+            if not self.output.holds_errors:
+                files += _list(listed.with_name(f"{listed.name}.errors.jsonl"), errors.values())
+        self.summary.files = files
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def reason_of(error: str) -> str:
+    """What kind of error it is, without what is particular to a picture."""
+    return re.split(r": | \(|; ", error, maxsplit=1)[0]
+
+
+def _list(path: Path, records: Iterable[Record]) -> list[Path]:
+    """Write records to a file, which is only there if there are any."""
+    rest = iter(records)
+    first = next(rest, None)
+    if first is None:
+        path.unlink(missing_ok=True)
+        return []
+    write_json_lines(path, lambda: itertools.chain([first], rest))
+    return [path]

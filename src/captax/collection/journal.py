@@ -1,0 +1,176 @@
+"""What a job has done so far, so that one that is killed goes on from there.
+
+A journal is a file of JSON lines in a folder of its own: the job's settings, then a line for each
+batch of pictures. A line that was not written to its end is not there, so a batch is done whole or
+not at all, and a job that goes on forms the batches that it would have formed, and so the captions.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from captax.collection.choices import Resume
+from captax.collection.items import CollectionError
+from captax.collection.record import Record
+from captax.files import replacing, unwritable
+
+JOURNAL, LOCK = "journal.jsonl", "lock"
+VERSION = 1
+
+
+class Journal:
+    """The records of a job, kept in `folder`; use as a context manager, which holds its lock."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, Any],
+        *,
+        resume: Resume = Resume.if_possible,
+        retry_errors: bool = False,
+    ):
+        self.folder = folder
+        self.path = folder / JOURNAL
+        self.settings = settings
+        self._resume = resume
+        self._retry_errors = retry_errors
+        self._lock = FileLock(folder / LOCK)
+
+    def __enter__(self) -> "Journal":
+        """Lock and open it, and take up what was done before.
+
+        Raises:
+            CollectionError: another process is at this job, or what was done before was done by
+                other settings, or is not there and must be.
+            OutputError: the folder cannot be written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise CollectionError(
+                f"{self.folder}: another process is at work on this; wait for it, or stop it"
+            ) from None
+        except OSError as error:
+            raise unwritable(self.folder, error) from None
+        try:
+            for partial in self.folder.glob(".*.partial"):  # of a process that was killed
+                partial.unlink()
+            self._take_up()
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            self._lock.release()
+            raise unwritable(self.path, error) from None
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._lock.release()
+        if not self.begun:  # nothing was done: no trace
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+                (self.folder / LOCK).unlink(missing_ok=True)
+                self.folder.rmdir()
+
+    @property
+    def begun(self) -> bool:
+        """Whether a batch is done."""
+        return next(self.batches(), None) is not None
+
+    def batches(self) -> Iterator[list[Record]]:
+        """What was done, batch by batch; read from the disk."""
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            next(file, None)
+            for line in file:
+                yield [Record.read(each) for each in self._parsed(line)["batch"]]
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Take down a batch; once this returns, it outlives the process and the machine.
+
+        Raises:
+            OutputError: the disk is full, or fails; the batch is not taken down then.
+        """
+        line = json.dumps({"batch": [record.write() for record in records]}).encode() + b"\n"
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+
+    def _take_up(self) -> None:
+        before = self._header()
+        if before is None or self._resume is Resume.never:
+            if before is None and self._resume is Resume.always:
+                raise CollectionError(
+                    f"{self.folder}: has no journal, so there is nothing to resume"
+                )
+            self._write([])
+            return
+        self._cut()
+        changed = [
+            f"{name} was {before.get(name)!r} and is {self.settings.get(name)!r}"
+            for name in sorted({*before, *self.settings})
+            if before.get(name) != self.settings.get(name)
+        ]
+        if changed and self._resume is not Resume.always and self.begun:
+            raise CollectionError(
+                f"{self.folder}: work was done here by other settings: {'; '.join(changed)}; "
+                "--resume never begins anew, --resume always goes on with these"
+            )
+        if changed or self._retry_errors:
+            self._write(self.batches())
+
+    def _header(self) -> dict[str, Any] | None:
+        """The settings that the journal was begun with."""
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            line = file.readline()
+            if line.endswith(b"\n"):
+                header = self._parsed(line)
+                if header.get("captax") != VERSION:
+                    raise CollectionError(
+                        f"{self.path}: is no journal that this version of captax reads; "
+                        "--resume never begins anew"
+                    )
+                return header["settings"]
+        return None
+
+    def _cut(self) -> None:
+        """Cut off a last line that was not written to its end."""
+        with self.path.open("rb+") as file:
+            end = file.seek(0, os.SEEK_END)
+            tail = b""
+            while end and b"\n" not in tail:
+                start = max(0, end - 2**16)
+                file.seek(start)
+                tail = file.read(end - start)
+                end = start + tail.rfind(b"\n") + 1 if b"\n" in tail else start
+            file.truncate(end)
+
+    def _write(self, batches: Any) -> None:
+        """Write the journal anew: these settings, those batches."""
+        header = {"captax": VERSION, "settings": self.settings}
+        with replacing(self.path) as partial, partial.open("wb") as file:
+            file.write(json.dumps(header).encode() + b"\n")
+            for batch in batches:
+                kept = [each for each in batch if not (self._retry_errors and each.error)]
+                if kept:
+                    line = {"batch": [record.write() for record in kept]}
+                    file.write(json.dumps(line).encode() + b"\n")
+
+    def _parsed(self, line: bytes) -> dict[str, Any]:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise CollectionError(f"{self.path}: is damaged; --resume never begins anew")
+        return value

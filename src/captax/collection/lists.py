@@ -1,0 +1,82 @@
+"""Lists of pictures: tables whose rows name files or URLs, or hold the pictures themselves."""
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from captax.collection.items import CollectionError, Item
+from captax.collection.remote import RemotePicture
+from captax.data.folder import PICTURE_COLUMNS
+from captax.data.tables import find_column, read_records
+from captax.images import ImageError
+
+COLUMNS = (*PICTURE_COLUMNS, "url", "URL", "jpg", "png")
+
+
+def list_items(table: Path) -> Iterator[Item]:
+    """The pictures that a `.parquet`, `.jsonl`, `.csv` or `.tsv` lists, in its order.
+
+    The first column of a usual name (`COLUMNS`) is taken. It holds paths, from the list's folder or
+    the working directory; URLs; or, in parquet, bytes, alone or as `{bytes, path}`.
+
+    Raises:
+        CollectionError: the table cannot be read, or has no such column.
+    """
+    for row, (where, value) in enumerate(
+        _parquet(table) if table.suffix == ".parquet" else _rows(table)
+    ):
+        name, image = _picture(table, row, value)
+        if image is None:
+            reason = f"names no picture: {value!r:.80} ({where.removeprefix(f'{table}, ')})"
+            yield Item(f"{table}/{row}", ImageError(reason), PurePosixPath(table.stem, str(row)))
+            continue
+        path = PurePosixPath(name.split("://")[-1].split("?")[0] if "://" in name else name)
+        parts = [part for part in path.parts if part not in ("/", "..")]
+        yield Item(name, image, PurePosixPath(*parts))
+
+
+def _picture(table: Path, row: int, value: Any) -> tuple[str, Path | bytes | RemotePicture | None]:
+    """What a row's picture is called, and the picture."""
+    if isinstance(value, dict):
+        name, content = value.get("path"), value.get("bytes")
+        if isinstance(content, bytes):
+            return f"{table}/{name or row}", content
+        value = name
+    if isinstance(value, bytes):
+        return f"{table}/{row}", value
+    if not isinstance(value, str) or not value.strip():
+        return "", None
+    value = value.strip()
+    if "://" in value:
+        return value, RemotePicture(value)
+    beside, here = table.parent / value, Path(value)
+    return value, here if here.exists() and not beside.exists() else beside
+
+
+def _rows(table: Path) -> Iterator[tuple[str, Any]]:
+    column = ""
+    for where, record in read_records(table):
+        if column not in record:
+            column = find_column(where, list(record), COLUMNS)
+        yield where, record[column]
+
+
+def _parquet(table: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise CollectionError(
+            f"{table}: parquet needs pyarrow; pip install 'captax[parquet]'"
+        ) from None
+    try:
+        file = pyarrow.parquet.ParquetFile(table)
+        column = find_column(str(table), file.schema_arrow.names, COLUMNS)
+        row = 0
+        for batch in file.iter_batches(batch_size=64, columns=[column]):
+            for value in batch.column(0):
+                yield f"{table}, row {row}", value.as_py()
+                row += 1
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise CollectionError(f"{table}: cannot be read as parquet: {reason}") from None

@@ -1,0 +1,252 @@
+"""Captions of many pictures in one file, of each format that people use."""
+
+import contextlib
+import csv
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from captax.collection.choices import Format
+from captax.collection.items import CollectionError, Item
+from captax.collection.record import Record, as_line
+from captax.files import replacing
+
+Records = Callable[[], Iterable[Record]]
+
+# Of pictures in COCO, what comes before the number that is their id.
+_COCO_NAME = re.compile(r"(?:COCO_\w+?_)?(\d+)")
+_ROWS = 4096  # of parquet, at a time
+
+
+def as_json(record: Record) -> dict[str, Any]:
+    """A record as captax writes it in JSON lines."""
+    if record.error:
+        return {"path": record.name, "error": record.error}
+    values: dict[str, Any] = {"path": record.name, "caption": record.text, "score": record.score}
+    if record.captions[1:]:
+        values["alternatives"] = [
+            {"caption": text, "score": score} for text, score in record.captions[1:]
+        ]
+    if record.copy_of:
+        values["copy_of"] = record.copy_of
+    return values
+
+
+def as_text(record: Record) -> str:
+    """A record as captax prints it: its name and its captions, a line each."""
+    return "".join(f"{record.name}: {text}\n" for text, _ in record.captions)
+
+
+def write_text_lines(path: Path, records: Records) -> None:
+    """Lines `path: caption`."""
+    with _lines(path) as file:
+        file.writelines(map(as_text, records()))
+
+
+def write_json_lines(path: Path, records: Records) -> None:
+    """A JSON object a line: `path`, and `caption` and `score`, or `error`."""
+    with _lines(path) as file:
+        file.writelines(as_line(as_json(record)) for record in records())
+
+
+def write_csv(path: Path, records: Records) -> None:
+    """Columns `path`, `caption`, `score`, `error`; then `caption_2`, `score_2` and so on."""
+    most = max((len(record.captions) for record in records()), default=1)
+    others = [f"{name}_{n}" for n in range(2, most + 1) for name in ("caption", "score")]
+    with _lines(path, newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "caption", "score", "error", *others])
+        for record in records():
+            best = list(record.captions[0]) if record.captions else ["", ""]
+            rest = [value for caption in record.captions[1:] for value in caption]
+            writer.writerow([record.name, *best, record.error, *rest])
+
+
+def write_coco(path: Path, records: Records) -> None:
+    """COCO's results: a list of `image_id` and `caption`.
+
+    Ids are COCO's numbers where every picture's name has one; else the names of the files, or their
+    paths where names come twice.
+    """
+    names: set[str] = set()
+    count, numbers = 0, True
+    for record in records():
+        count += 1
+        names.add(Path(record.name).name)
+        numbers = numbers and bool(_COCO_NAME.fullmatch(Path(record.name).stem))
+    distinct = len(names) == count
+
+    def id(name: str) -> int | str:
+        number = _COCO_NAME.fullmatch(Path(name).stem)
+        if distinct and numbers and number:
+            return int(number[1])
+        return Path(name).name if distinct else name
+
+    with _lines(path) as file:
+        separator = "[\n"
+        for record in records():
+            if record.captions:
+                value = {"image_id": id(record.name), "caption": record.text}
+                file.write(separator + as_line(value).rstrip("\n"))
+                separator = ",\n"
+        file.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def write_metadata(path: Path, records: Records) -> None:
+    """A `metadata.jsonl` as image folders of datasets have: `file_name`, from there, and `text`."""
+    with _lines(path) as file:
+        for record in records():
+            if record.captions:
+                name = below(path.parent, Path(record.name))
+                file.write(as_line({"file_name": name, "text": record.text}))
+
+
+def below(folder: Path, path: Path) -> str:
+    """A picture's path from a folder that it is in.
+
+    Raises:
+        CollectionError: it is not.
+    """
+    # Links are kept: a picture is in the folder that it is linked into.
+    inside = os.path.relpath(os.path.abspath(path), os.path.abspath(folder))  # noqa: PTH100
+    if inside.startswith(".."):
+        raise CollectionError(f"{path}: is not in {folder}, whose metadata.jsonl is asked for")
+    return Path(inside).as_posix()
+
+
+def write_parquet(path: Path, records: Records) -> None:
+    """Columns `path`, `caption`, `score`, `alternatives` and `error`."""
+    pyarrow = parquet_library(path)
+    caption = [("caption", pyarrow.string()), ("score", pyarrow.float64())]
+    schema = pyarrow.schema([
+        ("path", pyarrow.string()),
+        *caption,
+        ("alternatives", pyarrow.list_(pyarrow.struct(caption))),
+        ("error", pyarrow.string()),
+    ])  # fmt: skip
+    with (
+        replacing(path) as partial,
+        partial.open("wb") as file,
+        pyarrow.parquet.ParquetWriter(file, schema) as writer,
+    ):
+        for rows in _chunks(map(_row, records())):
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+
+
+def parquet_library(path: Path) -> Any:
+    """pyarrow, of which `path` has need. Raises `CollectionError` where it is not installed."""
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise CollectionError(
+            f"{path}: parquet needs pyarrow; pip install 'captax[parquet]'"
+        ) from None
+    return pyarrow
+
+
+def _row(record: Record) -> dict[str, Any]:
+    # Parquet's strings are UTF-8.
+    values = as_json(record) | {"path": record.name.encode(errors="backslashreplace").decode()}
+    return {"alternatives": [], **values}
+
+
+def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    chunk: list[dict[str, Any]] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == _ROWS:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+WRITERS: dict[Format, Callable[[Path, Records], None]] = {
+    Format.text: write_text_lines,
+    Format.jsonl: write_json_lines,
+    Format.csv: write_csv,
+    Format.parquet: write_parquet,
+    Format.coco: write_coco,
+    Format.metadata: write_metadata,
+}
+# Those in which a picture without a caption has its place.
+HOLD_ERRORS = (Format.jsonl, Format.csv, Format.parquet)
+
+
+def format_of(path: Path) -> Format:
+    """The format that a file's name asks for."""
+    if path.name == "metadata.jsonl":
+        return Format.metadata
+    suffixes = {
+        ".jsonl": Format.jsonl,
+        ".csv": Format.csv,
+        ".parquet": Format.parquet,
+        ".json": Format.coco,
+    }
+    return suffixes.get(path.suffix.lower(), Format.text)
+
+
+class OneFile:
+    """All captions in a file, which appears when the job is done."""
+
+    def __init__(self, path: Path, format: Format):
+        self.path = path
+        self.format = format
+        self.holds_errors = format in HOLD_ERRORS
+
+    def plan(self, item: Item) -> tuple[str | None, str | None]:
+        if self.format is Format.metadata:
+            if item.path is None:
+                raise CollectionError("is no file on this disk, so no metadata.jsonl can name it")
+            below(self.path.parent, item.path)
+        return None, None
+
+    def done(self, record: Record) -> None:
+        """The journal has it."""
+
+    def write(self, record: Record) -> str:
+        """What is written is written at the end."""
+        return ""
+
+    def finish(self, records: Records) -> list[Path]:
+        """Write the file."""
+        for partial in self.path.parent.glob(f".{self.path.name}.*.partial"):
+            partial.unlink(missing_ok=True)  # of a process that was killed
+        WRITERS[self.format](self.path, records)
+        return [self.path]
+
+
+class Screen:
+    """Captions as lines, of text or of JSON, as they come."""
+
+    holds_errors = False
+
+    def __init__(self, format: Format):
+        self.format = format
+
+    def plan(self, item: Item) -> tuple[None, None]:
+        return None, None
+
+    def done(self, record: Record) -> None:
+        """Nothing came before."""
+
+    def write(self, record: Record) -> str:
+        line = as_text(record) if self.format is Format.text else as_line(as_json(record))
+        print(line, end="", flush=True)
+        return ""
+
+    def finish(self, records: Records) -> list[Path]:
+        """Nothing is left to write."""
+        return []
+
+
+@contextlib.contextmanager
+def _lines(path: Path, newline: str = "\n") -> Iterator[TextIO]:
+    """A text file that appears when it is whole; of names, bytes that are no UTF-8 are escaped."""
+    with (
+        replacing(path) as partial,
+        partial.open("w", encoding="utf-8", errors="backslashreplace", newline=newline) as file,
+    ):
+        yield file

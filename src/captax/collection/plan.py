@@ -1,0 +1,188 @@
+"""What a job is: pictures, where their captions go, and how; enough to run it, and run it again."""
+
+import contextlib
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from captax.captioner import Captioner
+from captax.checkpoints.state import weights_digest
+from captax.collection.batches import Copies, Task, Wanted, caption_batches
+from captax.collection.beside import Beside, Sidecars
+from captax.collection.choices import Format, OnExists, Resume
+from captax.collection.items import CollectionError, find_items
+from captax.collection.job import Output, Shape, Summary, caption_collection
+from captax.collection.journal import Journal
+from captax.collection.outputs import OneFile, Screen, format_of, parquet_library
+from captax.collection.record import Record
+from captax.images import ImageError, SheetRow, write_sheet
+
+# The folder of a job's journal; after the output's name, where the output is a file.
+JOB = ".captax"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job.
+
+    Attributes:
+        sources: what to caption, as `find_items` takes it.
+        out: the file for captions, or the folder for sidecars; none for the screen, or for sidecars
+            beside their pictures.
+        format: of what is written; by default what the name of `out` asks for.
+        ext: suffix of sidecars.
+        on_exists: what to do about pictures that have a sidecar.
+        separator: between what a sidecar said and what is added.
+        task: what is asked of the model.
+        shape: how captions are written.
+        sheet: also a page of pictures and captions.
+    """
+
+    sources: tuple[str, ...]
+    out: Path | None = None
+    format: Format | None = None
+    ext: str = ".txt"
+    on_exists: OnExists = OnExists.skip
+    separator: str = "\n"
+    task: Task = field(default_factory=Task)
+    shape: Shape = field(default_factory=Shape)
+    sheet: Path | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.output  # what cannot be is refused here
+        if self.out is not None and not self.beside and self.out.is_dir():
+            raise CollectionError(f"{self.out}: is a folder; give a file, or --format sidecar")
+
+    @property
+    def wanted(self) -> Format:
+        """The format of what is written."""
+        if self.format is not None:
+            return self.format
+        return Format.text if self.out is None else format_of(self.out)
+
+    @property
+    def beside(self) -> bool:
+        """Whether each picture's caption is written by itself."""
+        return self.wanted is Format.sidecar
+
+    @functools.cached_property
+    def output(self) -> Output:
+        """Where captions go."""
+        if self.beside:
+            return Beside(Sidecars(self.ext, self.out), self.on_exists, self.separator)
+        if self.out is None:
+            if self.wanted not in (Format.text, Format.jsonl):
+                raise CollectionError(f"format {self.wanted} is that of a file: give --out")
+            return Screen(self.wanted)
+        if self.wanted is Format.parquet:
+            parquet_library(self.out)
+        return OneFile(self.out, self.wanted)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the journal is; nowhere, if captions go to the screen."""
+        if not self.beside:
+            return self.out and self.out.with_name(f".{self.out.name}{JOB}")
+        return self._root / JOB
+
+    @property
+    def listed(self) -> Path | None:
+        """What the names of the lists of errors and of doubtful captions begin with."""
+        if not self.beside:
+            return self.out and self.out.with_suffix("")
+        return self._root / "captax"
+
+    @property
+    def _root(self) -> Path:
+        """The folder that all sidecars are in."""
+        if self.out is not None:
+            return self.out
+        paths = [Path(source) for source in self.sources if "://" not in source]
+        folders = [path if path.is_dir() else path.parent for path in paths]
+        if not folders:
+            raise CollectionError("sidecars of pictures behind URLs need a folder: give --out")
+        absolute = [os.path.abspath(folder) for folder in folders]  # noqa: PTH100
+        return Path(os.path.commonpath(absolute))
+
+    def settings(self, captioner: Captioner, model: str | None) -> dict[str, Any]:
+        """All that captions depend on, which must not change while a job goes on."""
+        options = asdict(self.task)
+        decoding = options.pop("decoding")
+        del options["batch_size"]
+        return {
+            "sources": list(self.sources),
+            "model": model,
+            "weights": weights_digest(captioner.model),
+            "format": str(self.wanted),
+            **({"ext": self.ext} if self.beside else {}),
+            **({"on_exists": str(self.on_exists)} if self.beside else {}),
+            **options,
+            **asdict(self.shape.wording),
+            "min_score": self.shape.min_score,
+            **decoding,
+        }
+
+    def run(
+        self,
+        captioner: Captioner,
+        *,
+        model: str | None = None,
+        resume: Resume = Resume.if_possible,
+        retry_errors: bool = False,
+        asked: Callable[[], bool] = lambda: False,
+        watch: Callable[[list[Record], Summary], None] = lambda records, summary: None,
+    ) -> Summary:
+        """Do it, or what is left of it; see `caption_collection`.
+
+        `model` is what the captioner was loaded from. Raises `CollectionError` if work was done
+        before with other settings, unless `resume` says what to do about it.
+        """
+        items = find_items(self.sources)
+        printed: list[Record] = []
+
+        def engine(wanted: Iterator[Wanted], copies: Copies | None) -> Iterator[list[Record]]:
+            for batch in caption_batches(captioner, wanted, self.task, copies):
+                if self.folder is None and self.sheet is not None:
+                    printed.extend(batch)
+                yield batch
+
+        with contextlib.ExitStack() as stack:
+            journal = None
+            if self.folder is not None:
+                settings = self.settings(captioner, model)
+                journal = Journal(self.folder, settings, resume=resume, retry_errors=retry_errors)
+                stack.enter_context(journal)
+            summary = caption_collection(
+                items,
+                engine,
+                self.output,
+                journal=journal,
+                shape=self.shape,
+                dedupe=self.task.dedupe,
+                listed=self.listed,
+                asked=asked,
+                watch=watch,
+            )
+            if self.sheet is not None and not summary.stopped:
+                batches = [printed] if journal is None else journal.batches()
+                rows = self._cards(itertools.chain.from_iterable(batches))
+                write_sheet(self.sheet, rows, title="Captions")
+        return summary
+
+    def _cards(self, records: Iterable[Record]) -> Iterator[SheetRow]:
+        items = {item.name: item for item in find_items(self.sources)}
+        for record in map(self.shape.worded, records):
+            if record.error or record.name not in items:
+                yield SheetRow(None, record.name, "", None, error=record.error or None)
+                continue
+            error = "is for review" if self.shape.doubtful(record) else None
+            try:
+                image = items[record.name].source()
+            except ImageError as unreadable:
+                image, error = None, str(unreadable)
+            others = record.captions[1:]
+            yield SheetRow(image, record.name, record.text, record.score, others, error)

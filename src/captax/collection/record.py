@@ -1,0 +1,64 @@
+"""What became of a picture."""
+
+import dataclasses
+import json
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """A picture's captions, or why it has none.
+
+    Attributes:
+        name: the item's.
+        captions: texts as they are written, each with its score, the best first.
+        error: why the picture has no caption.
+        copy_of: the picture before it that looks the same, whose captions these are.
+        fingerprint: what it looks like, where copies are looked for.
+        target: the file that its caption is written into, where each has its own.
+        before: what that file said before; `None` where there was none.
+    """
+
+    name: str
+    captions: tuple[tuple[str, float], ...] = ()
+    error: str = ""
+    copy_of: str = ""
+    fingerprint: int | None = None
+    target: str | None = None
+    before: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The best caption."""
+        return self.captions[0][0]
+
+    @property
+    def score(self) -> float:
+        """The best caption's score."""
+        return self.captions[0][1]
+
+    def write(self) -> dict[str, Any]:
+        """What JSON holds of it; `read` makes of that the same record."""
+        values = dataclasses.asdict(self)
+        return {key: value for key, value in values.items() if value not in ((), "", None)} | (
+            {"before": ""} if self.before == "" else {}
+        )
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> "Record":
+        """The record that `write` wrote."""
+        captions = tuple((text, score) for text, score in values.get("captions", ()))
+        return cls(**{**values, "captions": captions})
+
+
+def as_line(value: Any) -> str:
+    """JSON on a line, readable in every language; names that are no UTF-8 stay what they are.
+
+    Of a name's bytes that are no UTF-8, Python holds halves of surrogate pairs: they are escaped.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    return text + "\n"

@@ -1,0 +1,60 @@
+"""What is made of a caption before it is written."""
+
+import re
+import string
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from captax.collection.items import CollectionError
+
+FIELDS = ("caption", "name", "folder")
+
+
+@dataclass(frozen=True)
+class Wording:
+    """A template that captions are set into.
+
+    `{caption}` is the caption, `{name}` the picture's name without its suffix, `{folder}` its
+    folder's; `{{` and `}}` are braces. `prefix` and `suffix`, such as a trainer's trigger words,
+    come before and after, as they are.
+    """
+
+    template: str = "{caption}"
+    prefix: str = ""
+    suffix: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            fields = {
+                name
+                for _, name, _, _ in string.Formatter().parse(self.template)
+                if name is not None
+            }
+            self.template.format_map(dict.fromkeys(FIELDS, ""))
+        except (ValueError, KeyError, IndexError, AttributeError) as error:
+            raise CollectionError(
+                f"template {self.template!r}: {_known()}, and {{{{ for a brace ({error})"
+            ) from None
+        if "caption" not in fields:
+            raise CollectionError(f"template {self.template!r}: has no {{caption}} in it")
+
+    def __call__(self, caption: str, name: str) -> str:
+        """The text to write of the picture of that name."""
+        path = PurePosixPath(name)
+        values = {"caption": caption, "name": path.stem, "folder": path.parent.name}
+        return f"{self.prefix}{self.template.format_map(values)}{self.suffix}"
+
+
+def _known() -> str:
+    return "it may hold " + ", ".join(f"{{{name}}}" for name in FIELDS)
+
+
+def merged(policy: str, before: str | None, text: str, separator: str) -> str:
+    """The text of a file that said `before`, once `text` is written by `policy`.
+
+    `append` and `prepend` keep what was there, with `separator` between; others replace it.
+    """
+    kept = re.sub(r"\s+\Z", "", before or "")
+    if not kept or policy not in ("append", "prepend"):
+        return text
+    return separator.join((kept, text) if policy == "append" else (text, kept))
