@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree.ElementTree import canonicalize
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captax.collection.description import (
@@ -158,6 +158,7 @@ def test_every_form_of_a_description_is_read_and_replaced(
     assert ("un chien" in changed.decode()) == ("un chien" in inside)
 
 
+@settings(max_examples=40)
 @given(st.text())
 def test_what_is_written_is_read_and_writing_it_again_changes_nothing(text: str):
     try:
