@@ -243,7 +243,9 @@ def test_where_there_is_no_sidecar_there_is_no_description(tmp_path: Path):
     assert Sidecars().read(tmp_path / "photo.jpg") == ""
 
 
-def test_a_sidecar_that_is_a_folder_is_said(tmp_path: Path):
-    (tmp_path / "photo.jpg.xmp").mkdir()
-    with pytest.raises(DescriptionError, match=r"photo\.jpg\.xmp: cannot be read \(Is a directory"):
-        Sidecars().read(tmp_path / "photo.jpg")
+def test_a_sidecar_that_is_a_folder_or_a_link_to_itself_is_said(tmp_path: Path):
+    (tmp_path / "a.jpg.xmp").mkdir()
+    (tmp_path / "b.jpg.xmp").symlink_to(tmp_path / "b.jpg.xmp")
+    for name in ("a.jpg", "b.jpg"):
+        with pytest.raises(DescriptionError, match=rf"{name}\.xmp: cannot be read \("):
+            Sidecars().write(tmp_path / name, "a cat")

@@ -289,16 +289,19 @@ def test_what_cannot_be_described_is_one_clear_error_and_work_goes_on(
     refused = ["half.png", "empty.jpg", "text.jpg", "wrong.jpg", "odd$\n.jpg", f"{'n' * 246}.jpg"]
     refused += [picture(tmp_path / f"a.{kind}").name for kind in ("bmp", "ppm")]
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    loop = tmp_path / "loop.jpg"
+    loop.symlink_to(loop)
     for name in refused:
         with pytest.raises(DescriptionError, match=r"(?s)as it was.* a sidecar, .*\.xmp") as error:
             descriptions.write(tmp_path / name, TEXT)
         assert str(error.value).startswith(str(tmp_path / name))
-    for nothing in (tmp_path, tmp_path / "absent.jpg"):
+    for nothing in (tmp_path, tmp_path / "absent.jpg", loop):
         with pytest.raises(DescriptionError, match="no such file"):
             descriptions.write(nothing, TEXT)
     for text in ("", "a\x00b"):
         with pytest.raises(DescriptionError, match="the description"):
             descriptions.write(whole, text)
+    loop.unlink()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     descriptions.write(whole, TEXT)
     assert descriptions.read(whole) == TEXT

@@ -71,14 +71,14 @@ class Sidecars:
         An existing file keeps its mode. Raises `DescriptionError` for a sidecar that is damaged and
         for text that XML cannot hold, `OutputError` where the disk refuses.
         """
-        # A link stays a link: renaming over it would cut it from the file that it stands for.
-        path = sidecar_path(picture, adobe=self.adobe).resolve()
+        path = sidecar_path(picture, adobe=self.adobe)
         existing = _bytes(path)
         try:
             document = xmp_sidecar(existing, description)
         except DescriptionError as error:
             raise DescriptionError(f"{path}: {error}") from None
-        with replacing(path) as partial:
+        # A link stays a link: renaming over it would cut it from the file that it stands for.
+        with replacing(path.resolve()) as partial:
             partial.write_bytes(document)
             if existing is not None:
                 shutil.copymode(path, partial)

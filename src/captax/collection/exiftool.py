@@ -1,16 +1,18 @@
 """A picture's description in its own file, written by the program exiftool.
 
-The description goes where the Metadata Working Group's guidelines (version 2.0, section 5.4) put
-it, and is read in the order that they give: EXIF `ImageDescription`, IPTC `Caption-Abstract`, XMP
-`dc:description`. Everything else in the file, the compressed picture first, is copied as it is.
+The description goes where the Metadata Working Group's guidelines (version 2.0) put it, and is read
+in the order that they give: EXIF `ImageDescription`, IPTC `Caption-Abstract`, XMP `dc:description`.
+Everything else in the file, the compressed picture first, is copied as it is.
 """
 
 import contextlib
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -161,8 +163,13 @@ class ExifTool:
             with contextlib.suppress(OSError):
                 rest.unlink(missing_ok=True)
             raise _failed(path, str(ended)) from None
-        if b"1 image files updated" not in answer:
-            raise _failed(path, _first(complaints) or "files of this kind hold no description")
+        if b"1 image files updated" in answer:
+            return
+        why = _first(complaints) or "files of this kind hold no description"
+        if why == "Error writing output file":  # it says no more of a full disk, nor of half a PNG
+            full = shutil.disk_usage(path.parent).free < path.stat().st_size
+            why = "No space left on device" if full else "damaged, or its disk cannot be written"
+        raise _failed(path, why)
 
     def _text(self, path: Path, tags: list[str]) -> str:
         return self._answer(path, ["-b", *tags]).decode("utf-8", errors="replace").strip()
@@ -187,6 +194,7 @@ class ExifTool:
             lines = [argument.encode() for argument in arguments]
             lines += [] if path is None else [_line(path)]
             lines += [b"-echo4", number.encode(), b"-execute" + number.encode()]
+            started = time.monotonic()
             too_long = threading.Timer(self._seconds, process.kill)
             too_long.daemon = True
             too_long.start()
@@ -196,7 +204,7 @@ class ExifTool:
                 answer = _until(process.stdout, b"{ready" + number.encode() + b"}")
                 return answer, _until(process.stderr, number.encode())
             except (OSError, EOFError):
-                took_long = not too_long.is_alive()
+                took_long = time.monotonic() - started >= self._seconds
                 self._stop()
                 why = f"took more than {self._seconds:g} s" if took_long else "ended unexpectedly"
                 raise _Ended(f"exiftool {why}") from None
@@ -255,11 +263,9 @@ class _Ended(Exception):
 
 
 def _file(picture: str | os.PathLike[str]) -> Path:
-    # Absolute, so that no name is taken for an option; a folder would mean everything in it.
-    path = Path(picture).resolve()
-    if not path.is_file():
+    if not Path(picture).is_file():  # a folder would mean everything in it
         raise DescriptionError(f"{picture}: no such file")
-    return path
+    return Path(picture).resolve()  # absolute, so that no name is taken for an option
 
 
 def _line(path: Path) -> bytes:
