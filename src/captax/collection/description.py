@@ -1,0 +1,219 @@
+"""A picture's description in an `.xmp` file beside it, as photo archives and programs read it.
+
+The other place for it, the picture's own file, is `captax.collection.exiftool`. Both have `read`
+and `write`. Sidecars follow Adobe's XMP specification, part 1 (ISO 16684-1): the description is
+`dc:description`, a text per language of which `x-default` is what everybody reads.
+"""
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from lxml import etree
+
+from captax.errors import CaptaxError
+from captax.files import replacing
+
+_RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
+_DC = "{http://purl.org/dc/elements/1.1/}"
+_LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
+_PREFIXES = {"rdf": _RDF[1:-1], "dc": _DC[1:-1]}
+
+_PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+ <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+  <rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/">
+   <dc:description>
+    <rdf:Alt>
+     <rdf:li xml:lang="x-default">{}</rdf:li>
+    </rdf:Alt>
+   </dc:description>
+  </rdf:Description>
+ </rdf:RDF>
+</x:xmpmeta>
+<?xpacket end="w"?>
+"""
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+class DescriptionError(CaptaxError):
+    """A description cannot be read or written where it was asked for."""
+
+
+@dataclass(frozen=True)
+class Sidecars:
+    """Descriptions in `.xmp` files beside the pictures; whatever else those hold stays.
+
+    `adobe` names them as Adobe's programs do (see `sidecar_path`).
+    """
+
+    adobe: bool = False
+
+    def read(self, picture: Path) -> str:
+        """The description in the picture's sidecar, "" where there is none.
+
+        Raises `DescriptionError` for a sidecar that is damaged or unreadable.
+        """
+        path = sidecar_path(picture, adobe=self.adobe)
+        existing = _bytes(path)
+        try:
+            return described(existing)
+        except DescriptionError as error:
+            raise DescriptionError(f"{path}: {error}") from None
+
+    def write(self, picture: Path, description: str) -> None:
+        """Set the description in the picture's sidecar, making the file where there is none.
+
+        An existing file keeps its mode. Raises `DescriptionError` for a sidecar that is damaged and
+        for text that XML cannot hold, `OutputError` where the disk refuses.
+        """
+        path = sidecar_path(picture, adobe=self.adobe)
+        existing = _bytes(path)
+        try:
+            document = xmp_sidecar(existing, description)
+        except DescriptionError as error:
+            raise DescriptionError(f"{path}: {error}") from None
+        # A link stays a link: renaming over it would cut it from the file that it stands for.
+        with replacing(path.resolve()) as partial:
+            partial.write_bytes(document)
+            if existing is not None:
+                shutil.copymode(path, partial)
+
+
+def sidecar_path(picture: str | os.PathLike[str], *, adobe: bool = False) -> Path:
+    """Where the sidecar of `picture` is: `photo.jpg.xmp`, or with `adobe` `photo.xmp`.
+
+    The long form is the default, and what darktable and digiKam write: in the short one, which
+    Lightroom and Photoshop write, `photo.jpg` and `photo.png` would share a file, and each
+    would overwrite the other's description.
+    """
+    path = Path(picture)
+    return path.with_suffix(".xmp") if adobe else path.with_name(f"{path.name}.xmp")
+
+
+def xmp_sidecar(existing: bytes | None, description: str) -> bytes:
+    """An XMP document like `existing`, or a new one, whose description is `description`.
+
+    Only `dc:description` in its default language changes: other languages, other properties,
+    comments, processing instructions, prefixes and the encoding stay. Raises `DescriptionError` for
+    a document that is none of XMP or has a doctype, and for text that `checked` refuses.
+    """
+    checked(description)
+    if existing is None:
+        return _PACKET.format(escape(description, {"\r": "&#13;"})).encode()
+    tree = _parsed(existing)
+    nodes = _nodes(tree)
+    present = [found for node in nodes for found in node.findall(f"{_DC}description")]
+    for node in nodes:
+        node.attrib.pop(f"{_DC}description", None)
+    for further in present[1:]:
+        further.getparent().remove(further)
+    _set(present[0] if present else _added(tree, nodes), description)
+    info = tree.docinfo
+    declared = existing.removeprefix(b"\xef\xbb\xbf").startswith(b"<?xml ")
+    return etree.tostring(
+        tree,
+        encoding=info.encoding or "UTF-8",
+        xml_declaration=declared,
+        standalone=info.standalone if declared else None,
+    )
+
+
+def described(existing: bytes | None) -> str:
+    """The description in an XMP document, in its default language or else its first; "" for none.
+
+    Raises `DescriptionError` for a document that is none of XMP or has a doctype.
+    """
+    if existing is None:
+        return ""
+    for node in _nodes(_parsed(existing)):
+        for found in node.findall(f"{_DC}description"):
+            items = found.findall(f"*/{_RDF}li")
+            text = next((item for item in items if _is_default(item)), items[0] if items else found)
+            return text.xpath("string()").strip()
+        if f"{_DC}description" in node.attrib:
+            return node.attrib[f"{_DC}description"].strip()
+    return ""
+
+
+def checked(description: str) -> str:
+    """`description`, if it is text that every place can hold; else raises `DescriptionError`."""
+    if not description.strip():
+        raise DescriptionError("the description is empty: there is nothing to write")
+    if found := _NOT_XML.search(description):
+        code = f"U+{ord(found[0]):04X}"
+        raise DescriptionError(f"the description holds {code}, no character of XML: leave it out")
+    return description
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DescriptionError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _parsed(document: bytes) -> etree._ElementTree:
+    parser = etree.XMLParser(
+        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, strip_cdata=False
+    )
+    try:
+        tree = etree.ElementTree(etree.fromstring(document, parser))
+    except etree.XMLSyntaxError as error:
+        raise DescriptionError(
+            f"not well-formed XML ({error.msg}); mend it, or move it away to have a new one written"
+        ) from None
+    # XMP has no use for one, and entities, which can blow up or fetch files, are declared there.
+    if tree.docinfo.internalDTD is not None:
+        raise DescriptionError("has a doctype, which XMP never has; move it away or remove that")
+    return tree
+
+
+def _nodes(tree: etree._ElementTree) -> list[etree._Element]:
+    """The elements whose children and attributes are the picture's properties."""
+    return _rdf(tree).findall(f"{_RDF}Description")
+
+
+def _rdf(tree: etree._ElementTree) -> etree._Element:
+    rdf = next(tree.getroot().iter(f"{_RDF}RDF"), None)
+    if rdf is None:
+        raise DescriptionError("no XMP (it holds no rdf:RDF); move it away to have one written")
+    return rdf
+
+
+def _added(tree: etree._ElementTree, nodes: list[etree._Element]) -> etree._Element:
+    """A new `dc:description`: where other Dublin Core is, if anywhere, laid out like the rest."""
+    if not nodes:
+        nodes = [etree.SubElement(_rdf(tree), f"{_RDF}Description", {f"{_RDF}about": ""})]
+    node = next((node for node in nodes if _DC[1:-1] in node.nsmap.values()), nodes[0])
+    added = etree.Element(f"{_DC}description", nsmap=_PREFIXES)
+    added.tail = node.text
+    node.insert(0, added)
+    return added
+
+
+def _set(described: etree._Element, text: str) -> None:
+    texts = described.find(f"{_RDF}Alt")
+    if texts is None:
+        tail = described.tail
+        described.clear()
+        described.tail = tail
+        texts = etree.SubElement(described, f"{_RDF}Alt", nsmap=_PREFIXES)
+    item = next((item for item in texts.findall(f"{_RDF}li") if _is_default(item)), None)
+    if item is None:
+        item = etree.Element(f"{_RDF}li", {_LANGUAGE: "x-default"}, nsmap=_PREFIXES)
+        item.tail = texts.text
+        texts.insert(0, item)
+    for child in item:
+        item.remove(child)
+    item.text = text
+
+
+def _is_default(item: etree._Element) -> bool:
+    return item.get(_LANGUAGE, "").lower() == "x-default"
