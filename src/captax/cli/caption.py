@@ -72,9 +72,11 @@ def caption(
     min_score: Annotated[
         float | None, _writing("Captions that score less are not written but listed for review.")
     ] = None,
-    ext: Annotated[str, _writing("Of sidecars, such as .caption.")] = ".txt",
+    ext: Annotated[
+        str | None, _writing("Of sidecars, such as .caption.", show_default=".txt")
+    ] = None,
     on_exists: Annotated[
-        OnExists, _writing("What to do about a sidecar that is there.")
+        OnExists, _writing("What to do about pictures that have a sidecar, or a description.")
     ] = OnExists.skip,
     separator: Annotated[
         str, _writing("Between what it says and what is added.", show_default="a new line")

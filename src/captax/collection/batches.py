@@ -39,12 +39,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A picture to caption, its place among all, and the file for its caption, as in `Record`."""
+    """A picture to caption, its place among all, and where its caption goes, as in `Record`."""
 
     item: Item
     place: int
     target: str | None = None
-    before: str | None = None
+    before: str = ""
 
     def error(self, reason: str) -> Record:
         """The record of a picture that has no caption."""

@@ -13,6 +13,8 @@ class Format(StrEnum):
     coco = "coco"
     metadata = "metadata"
     sidecar = "sidecar"
+    xmp = "xmp"
+    embed = "embed"
 
 
 class OnExists(StrEnum):

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from captax.collection.batches import Copies, Wanted
-from captax.collection.items import CollectionError, Item
+from captax.collection.items import Item
 from captax.collection.journal import Journal
 from captax.collection.outputs import write_json_lines
 from captax.collection.record import Record
 from captax.collection.wording import Wording
+from captax.errors import CaptaxError
 from captax.images import ImageError
 
 # From pictures wanted to records of them, in order, batch by batch.
@@ -56,10 +57,10 @@ class Output(Protocol):
     def holds_errors(self) -> bool:
         """Whether a picture without a caption has its place in it."""
 
-    def plan(self, item: Item) -> tuple[str | None, str | None] | None:
-        """The file of an item's own and what it says; `None` for an item to be left as it is.
+    def plan(self, item: Item) -> tuple[str | None, str] | None:
+        """The picture to write beside and what is there; `None` for an item to be left as it is.
 
-        Raises `CollectionError` for one whose caption cannot be written.
+        Raises `CaptaxError` for one whose caption cannot be written.
         """
 
     def done(self, record: Record) -> None:
@@ -105,12 +106,13 @@ class Summary:
 
     def lines(self) -> list[str]:
         """It in words: what became of how many, how fast, and why some have no caption."""
+        failed = self.errors.total()
         counts = [
             (self.captioned, "captioned"),
-            (self.copies, "copies of others"),
-            (self.skipped, "left as they were, with a caption"),
+            (self.copies, "like others" if self.copies > 1 else "like another"),
+            (self.skipped, "left with the caption that was there"),
             (self.before, "captioned before"),
-            (self.errors.total(), "without a caption"),
+            (failed, "failed"),
         ]
         told = ", ".join(f"{count:,} {what}" for count, what in counts if count)
         rate = f" ({self.captioned / self.seconds:.1f} a second)" if self.captioned > 1 else ""
@@ -213,8 +215,9 @@ class _Job:
             begun.add(item.name)
             try:
                 plan = self.output.plan(item)
-            except CollectionError as error:
-                yield Wanted(dataclasses.replace(item, image=ImageError(str(error))), place)
+            except CaptaxError as error:
+                reason = str(error).removeprefix(f"{item.path}: ")
+                yield Wanted(dataclasses.replace(item, image=ImageError(reason)), place)
                 continue
             if plan is None:
                 self.summary.skipped += 1

@@ -196,12 +196,12 @@ class OneFile:
         self.format = format
         self.holds_errors = format in HOLD_ERRORS
 
-    def plan(self, item: Item) -> tuple[str | None, str | None]:
+    def plan(self, item: Item) -> tuple[None, str]:
         if self.format is Format.metadata:
             if item.path is None:
                 raise CollectionError("is no file on this disk, so no metadata.jsonl can name it")
             below(self.path.parent, item.path)
-        return None, None
+        return None, ""
 
     def done(self, record: Record) -> None:
         """The journal has it."""
@@ -226,8 +226,8 @@ class Screen:
     def __init__(self, format: Format):
         self.format = format
 
-    def plan(self, item: Item) -> tuple[None, None]:
-        return None, None
+    def plan(self, item: Item) -> tuple[None, str]:
+        return None, ""
 
     def done(self, record: Record) -> None:
         """Nothing came before."""

@@ -1,7 +1,6 @@
 """What a job is: pictures, where their captions go, and how; enough to run it, and run it again."""
 
 import contextlib
-import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -12,8 +11,9 @@ from typing import Any
 from captax.captioner import Captioner
 from captax.checkpoints.state import weights_digest
 from captax.collection.batches import Copies, Task, Wanted, caption_batches
-from captax.collection.beside import Beside, Sidecars
+from captax.collection.beside import Beside, Embedded, Kind, TextSidecars, XmpSidecars
 from captax.collection.choices import Format, OnExists, Resume
+from captax.collection.exiftool import ExifTool
 from captax.collection.items import CollectionError, find_items
 from captax.collection.job import Output, Shape, Summary, caption_collection
 from captax.collection.journal import Journal
@@ -34,7 +34,8 @@ class Plan:
         out: the file for captions, or the folder for sidecars; none for the screen, or for sidecars
             beside their pictures.
         format: of what is written; by default what the name of `out` asks for.
-        ext: suffix of sidecars.
+        ext: suffix of sidecars, in the place of the picture's; by default `.txt`, or `.xmp` behind
+            the picture's.
         on_exists: what to do about pictures that have a sidecar.
         separator: between what a sidecar said and what is added.
         task: what is asked of the model.
@@ -45,7 +46,7 @@ class Plan:
     sources: tuple[str, ...]
     out: Path | None = None
     format: Format | None = None
-    ext: str = ".txt"
+    ext: str | None = None
     on_exists: OnExists = OnExists.skip
     separator: str = "\n"
     task: Task = field(default_factory=Task)
@@ -53,9 +54,24 @@ class Plan:
     sheet: Path | None = None
 
     def __post_init__(self) -> None:
-        _ = self.output  # what cannot be is refused here
-        if self.out is not None and not self.beside and self.out.is_dir():
+        if self.beside:
+            self._check_beside()
+        elif self.out is None and self.wanted not in (Format.text, Format.jsonl):
+            raise CollectionError(f"format {self.wanted} is that of a file: give --out")
+        elif self.out is not None and self.out.is_dir():
             raise CollectionError(f"{self.out}: is a folder; give a file, or --format sidecar")
+        elif self.out is not None and self.wanted is Format.parquet:
+            parquet_library(self.out)
+
+    def _check_beside(self) -> None:
+        if self.wanted is Format.embed and self.out is not None:
+            raise CollectionError("descriptions are embedded in the pictures: there is no --out")
+        if self.ext is not None and (
+            not self.ext.startswith(".") or "/" in self.ext or not self.ext.strip(".")
+        ):
+            raise CollectionError(f"ext is {self.ext!r}: give one such as .txt or .caption")
+        if self.wanted is Format.xmp and self.ext not in (None, ".xmp"):
+            raise CollectionError(f"ext is {self.ext!r}: of .xmp sidecars it can only be .xmp")
 
     @property
     def wanted(self) -> Format:
@@ -67,34 +83,34 @@ class Plan:
     @property
     def beside(self) -> bool:
         """Whether each picture's caption is written by itself."""
-        return self.wanted is Format.sidecar
+        return self.wanted in (Format.sidecar, Format.xmp, Format.embed)
 
-    @functools.cached_property
-    def output(self) -> Output:
-        """Where captions go."""
-        if self.beside:
-            return Beside(Sidecars(self.ext, self.out), self.on_exists, self.separator)
-        if self.out is None:
-            if self.wanted not in (Format.text, Format.jsonl):
-                raise CollectionError(f"format {self.wanted} is that of a file: give --out")
-            return Screen(self.wanted)
-        if self.wanted is Format.parquet:
-            parquet_library(self.out)
-        return OneFile(self.out, self.wanted)
+    def _output(self, stack: contextlib.ExitStack) -> Output:
+        """Where captions go, until `stack` is closed."""
+        if not self.beside:
+            return Screen(self.wanted) if self.out is None else OneFile(self.out, self.wanted)
+        kind: Kind
+        if self.wanted is Format.sidecar:
+            kind = TextSidecars(self.ext or ".txt")
+        elif self.wanted is Format.xmp:
+            kind = XmpSidecars(adobe=self.ext is not None)
+        else:
+            kind = Embedded(stack.enter_context(ExifTool()))
+        return Beside(kind, self.out, self.on_exists, self.separator)
 
     @property
     def folder(self) -> Path | None:
         """Where the journal is; nowhere, if captions go to the screen."""
         if not self.beside:
             return self.out and self.out.with_name(f".{self.out.name}{JOB}")
-        return self._root / JOB
+        return self._root / JOB / f"{self.wanted}{self.ext or ''}"
 
     @property
     def listed(self) -> Path | None:
         """What the names of the lists of errors and of doubtful captions begin with."""
         if not self.beside:
             return self.out and self.out.with_suffix("")
-        return self._root / "captax"
+        return self._root / f"captax-{self.wanted}"
 
     @property
     def _root(self) -> Path:
@@ -159,7 +175,7 @@ class Plan:
             summary = caption_collection(
                 items,
                 engine,
-                self.output,
+                self._output(stack),
                 journal=journal,
                 shape=self.shape,
                 dedupe=self.task.dedupe,

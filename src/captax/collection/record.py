@@ -15,8 +15,8 @@ class Record:
         error: why the picture has no caption.
         copy_of: the picture before it that looks the same, whose captions these are.
         fingerprint: what it looks like, where copies are looked for.
-        target: the file that its caption is written into, where each has its own.
-        before: what that file said before; `None` where there was none.
+        target: the picture that its caption is written beside, if it is.
+        before: what was there before.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Record:
     copy_of: str = ""
     fingerprint: int | None = None
     target: str | None = None
-    before: str | None = None
+    before: str = ""
 
     @property
     def text(self) -> str:
@@ -40,9 +40,7 @@ class Record:
     def write(self) -> dict[str, Any]:
         """What JSON holds of it; `read` makes of that the same record."""
         values = dataclasses.asdict(self)
-        return {key: value for key, value in values.items() if value not in ((), "", None)} | (
-            {"before": ""} if self.before == "" else {}
-        )
+        return {key: value for key, value in values.items() if value not in ((), "", None)}
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> "Record":

@@ -1,10 +1,10 @@
 """What is made of a caption before it is written."""
 
-import re
 import string
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from captax.collection.choices import OnExists
 from captax.collection.items import CollectionError
 
 FIELDS = ("caption", "name", "folder")
@@ -49,12 +49,11 @@ def _known() -> str:
     return "it may hold " + ", ".join(f"{{{name}}}" for name in FIELDS)
 
 
-def merged(policy: str, before: str | None, text: str, separator: str) -> str:
-    """The text of a file that said `before`, once `text` is written by `policy`.
-
-    `append` and `prepend` keep what was there, with `separator` between; others replace it.
-    """
-    kept = re.sub(r"\s+\Z", "", before or "")
-    if not kept or policy not in ("append", "prepend"):
-        return text
-    return separator.join((kept, text) if policy == "append" else (text, kept))
+def merged(policy: OnExists, before: str, texts: list[str], separator: str) -> list[str]:
+    """What a place that said `before` is to say, once captions are written there by `policy`."""
+    kept = before.rstrip()
+    if not kept or policy not in (OnExists.append, OnExists.prepend):
+        return texts
+    if policy is OnExists.append:
+        return [f"{kept}{separator}{texts[0]}", *texts[1:]]
+    return [*texts[:-1], f"{texts[-1]}{separator}{kept}"]
