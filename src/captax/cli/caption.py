@@ -17,7 +17,7 @@ from captax.cli.options import (
     decoding,
     watched,
 )
-from captax.collection.choices import Format, OnExists, Resume
+from captax.collection.choices import Engine, Format, OnExists, Resume
 
 if TYPE_CHECKING:
     from captax.collection.job import Summary
@@ -99,6 +99,16 @@ def caption(
     retry_errors: Annotated[
         bool, _collection("Try pictures that failed in an earlier run again.")
     ] = False,
+    engine: Annotated[
+        Engine, _collection("What captions: this process, or workers on a Ray cluster.")
+    ] = Engine.local,
+    workers: Annotated[
+        int | None,
+        _collection("Of Ray, at most; default: one for each GPU, TPU or, without, machine.", min=1),
+    ] = None,
+    shard_size: Annotated[
+        int, _collection("Pictures that a worker is given at once.", min=1)
+    ] = 1024,
     *,
     options: dict[str, Any],
 ) -> None:
@@ -110,6 +120,7 @@ def caption(
     """
     from captax.captioner import Captioner
     from captax.collection.batches import Task
+    from captax.collection.cluster import Cluster
     from captax.collection.job import Shape
     from captax.collection.plan import Plan
     from captax.collection.wording import Wording
@@ -121,12 +132,22 @@ def caption(
     shape = Shape(Wording(template, prefix, suffix), min_score)
     plan = Plan(tuple(sources), out, format, ext, on_exists, separator, task, shape, sheet)
     persist_compiled_programs()
-    captioner = load(model, revision=revision, offline=offline, dtype=dtype.value)
+    loaded: dict[str, Any] = {
+        "name": model,
+        "revision": revision,
+        "offline": offline,
+        "dtype": dtype.value,
+    }
+    captioner = load(**loaded)
     if not isinstance(captioner, Captioner):
         raise CaptaxError(
             f"{model}: holds a {type(captioner).__name__}, which cannot caption; {HINT}"
         )
-    summary = _run(plan, captioner, model, resume, retry_errors)
+    cluster = Cluster(loaded, workers, shard_size) if engine is Engine.ray else None
+    if cluster is not None and plan.folder is None:
+        raise CaptaxError("the engine ray is for collections: give --out, or --format sidecar")
+    arguments = {"model": model, "cluster": cluster, "resume": resume, "retry_errors": retry_errors}
+    summary = _run(plan, captioner, arguments)
     if plan.folder is not None or summary.errors or summary.doubtful:
         for line in summary.lines():
             print(f"captax: {line}", file=sys.stderr)
@@ -136,9 +157,7 @@ def caption(
         raise typer.Exit(SOME_FAILED)
 
 
-def _run(
-    plan: "Plan", captioner: Any, model: str | None, resume: Resume, retry_errors: bool
-) -> "Summary":
+def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
     """Run the plan under a progress bar; errors are told as they come."""
     import contextlib
 
@@ -169,14 +188,7 @@ def _run(
         contextlib.nullcontext(lambda: False) if plan.folder is None else stopping("batch") as asked
     ):
         try:
-            return plan.run(
-                captioner,
-                model=model,
-                resume=resume,
-                retry_errors=retry_errors,
-                asked=asked,
-                watch=watch,
-            )
+            return plan.run(captioner, **arguments, asked=asked, watch=watch)
         finally:
             bar.close()
 

@@ -32,3 +32,10 @@ class Resume(StrEnum):
     if_possible = "if-possible"
     always = "always"
     never = "never"
+
+
+class Engine(StrEnum):
+    """What captions the pictures: this process, or workers on a cluster."""
+
+    local = "local"
+    ray = "ray"

@@ -13,6 +13,7 @@ from captax.checkpoints.state import weights_digest
 from captax.collection.batches import Copies, Task, Wanted, caption_batches
 from captax.collection.beside import Beside, Embedded, Kind, TextSidecars, XmpSidecars
 from captax.collection.choices import Format, OnExists, Resume
+from captax.collection.cluster import Cluster
 from captax.collection.exiftool import ExifTool
 from captax.collection.items import CollectionError, find_items
 from captax.collection.job import Output, Shape, Summary, caption_collection
@@ -147,6 +148,7 @@ class Plan:
         captioner: Captioner,
         *,
         model: str | None = None,
+        cluster: Cluster | None = None,
         resume: Resume = Resume.if_possible,
         retry_errors: bool = False,
         asked: Callable[[], bool] = lambda: False,
@@ -154,22 +156,27 @@ class Plan:
     ) -> Summary:
         """Do it, or what is left of it; see `caption_collection`.
 
-        `model` is what the captioner was loaded from. Raises `CollectionError` if work was done
+        `model` is what the captioner was loaded from; a `cluster`'s workers caption in its place.
+        Raises `CollectionError` if work was done
         before with other settings, unless `resume` says what to do about it.
         """
         items = find_items(self.sources)
         printed: list[Record] = []
 
         def engine(wanted: Iterator[Wanted], copies: Copies | None) -> Iterator[list[Record]]:
-            for batch in caption_batches(captioner, wanted, self.task, copies):
+            if cluster is not None and self.folder is not None:
+                found = cluster.batches(wanted, self.task, self.folder, settings, copies)
+            else:
+                found = caption_batches(captioner, wanted, self.task, copies)
+            for batch in found:
                 if self.folder is None and self.sheet is not None:
                     printed.extend(batch)
                 yield batch
 
         with contextlib.ExitStack() as stack:
             journal = None
+            settings = self.settings(captioner, model)
             if self.folder is not None:
-                settings = self.settings(captioner, model)
                 journal = Journal(self.folder, settings, resume=resume, retry_errors=retry_errors)
                 stack.enter_context(journal)
             summary = caption_collection(

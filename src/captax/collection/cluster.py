@@ -1,0 +1,220 @@
+"""The same job on many machines: shards of it, each captioned by one of Ray Data's workers.
+
+Which pictures make a shard depends on the pictures alone. A worker that is done with one writes
+what it found to a file in the job's folder, which appears whole or not at all and is the only thing
+that counts: a worker that dies has lost the shard it was at, which Ray gives to another; if all
+die, the same command finds the files that are there. The process that was started by hand takes
+shards into the journal in their order and writes all output, as it does with batches of its own.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from captax.collection.batches import Copies, Task, Wanted, caption_batches
+from captax.collection.items import CollectionError
+from captax.collection.record import Record
+from captax.data import batched
+from captax.errors import CaptaxError
+from captax.files import replacing
+
+SHARDS = "shards"
+# What workers take over from the process that starts them.
+ENVIRONMENT = ("CAPTAX_CACHE", "HF_HOME", "HF_TOKEN", "JAX_PLATFORMS", "XLA_FLAGS")
+# How often a shard is tried; one that kills its worker every time would be tried forever.
+TRIES = 4
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Workers on a Ray cluster, which is that of `RAY_ADDRESS`, or this machine.
+
+    Attributes:
+        model: arguments of `captax.load`; a directory must be one that every machine sees, and so
+            must pictures and the job's folder.
+        workers: how many at most; by default one for each GPU or TPU, or for each machine where
+            there are none. Ray starts and ends them as machines come and go.
+        shard_size: pictures a shard; whole batches.
+    """
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    workers: int | None = None
+    shard_size: int = 1024
+
+    def batches(
+        self,
+        wanted: Iterable[Wanted],
+        task: Task,
+        folder: Path,
+        settings: Mapping[str, Any],
+        copies: Copies | None = None,
+    ) -> Iterator[list[Record]]:
+        """Records of the pictures, in order, a shard at a time, captioned as one process would.
+
+        `folder` keeps shards that are done; they are of this job if `settings` are the same.
+        Raises `CollectionError` where Ray is missing, or where copies are looked for, which no
+        worker could know of another's.
+        """
+        if copies is not None:
+            raise CollectionError("copies are found by one process alone: give --engine local")
+        ray = _library()
+        size = max(1, self.shard_size // task.batch_size) * task.batch_size
+        place = (folder / SHARDS).absolute()
+        shards = [_Shard(place, settings, pictures) for pictures in batched(wanted, size)]
+        if not shards:
+            return
+        with _connected(ray):
+            done = self._run(shards, task)
+            for shard in shards:
+                while not shard.file.exists():
+                    if next(done, None) is None:
+                        raise CollectionError(f"{shard.file}: no worker has written it")
+                yield shard.read()
+                # What comes for the next has been taken down.
+                shard.remove()
+            for _ in done:
+                pass
+        with contextlib.suppress(OSError):
+            place.rmdir()
+
+    def _run(self, shards: list["_Shard"], task: Task) -> Iterator[Any]:
+        """Have the shards captioned that are not done; something for each that is done now."""
+        import ray.data
+
+        todo = [
+            {"file": str(shard.file), "wanted": pickle.dumps(shard.wanted)}
+            for shard in shards
+            if not shard.file.exists()
+        ]
+        if not todo:
+            return
+        resources, most = _resources(self.workers, len(todo))
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
+            Worker,
+            fn_constructor_args=(dict(self.model), task),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most),
+            runtime_env={"env_vars": environment},
+            **resources,
+        )
+        try:
+            yield from dataset.iter_rows()
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, CaptaxError):
+                raise error.cause from None
+            raise
+
+
+class _Shard:
+    """Pictures that one worker captions, and the file that then holds their records."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], wanted: list[Wanted]):
+        self.wanted = wanted
+        key = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
+        for each in wanted:
+            key.update(f"{each.place} {each.item.name}\n".encode(errors="surrogateescape"))
+        self.file = folder / f"{key.hexdigest()}.json"
+
+    def read(self) -> list[Record]:
+        """What its worker found."""
+        return [Record.read(each) for each in json.loads(self.file.read_bytes())]
+
+    def remove(self) -> None:
+        """Remove what was written for it."""
+        for path in (self.file, tries_of(self.file)):
+            path.unlink(missing_ok=True)
+
+
+def tries_of(file: Path) -> Path:
+    """The file that grows by a byte whenever a worker begins a shard."""
+    return file.with_suffix(".tries")
+
+
+class Worker:
+    """A process with a model, which captions shards."""
+
+    def __init__(self, model: Mapping[str, Any], task: Task):
+        from captax.compilation import persist_compiled_programs
+        from captax.loading import load
+
+        persist_compiled_programs()
+        self.captioner: Any = load(**model)
+        self.task = task
+
+    def __call__(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name, pickled in zip(batch["file"], batch["wanted"], strict=True):
+            file = Path(name)
+            wanted = pickle.loads(pickled)  # by the process that started this one
+            _count_try(file, wanted)
+            records: list[Record] = []
+            for found in caption_batches(self.captioner, wanted, self.task):
+                records += found
+            with replacing(file) as partial:
+                partial.write_text(json.dumps([record.write() for record in records]))
+        return {"file": batch["file"]}
+
+
+def _count_try(file: Path, wanted: list[Wanted]) -> None:
+    tries = tries_of(file)
+    tries.parent.mkdir(parents=True, exist_ok=True)
+    with tries.open("ab") as growing:
+        growing.write(b".")
+    if tries.stat().st_size > TRIES:
+        tries.unlink()  # another run of the job may do better
+        raise CollectionError(
+            f"the shard from {wanted[0].item.name} to {wanted[-1].item.name} ended its worker "
+            f"{TRIES} times; give less --batch-size, or caption it by --engine local to see why"
+        )
+
+
+@contextlib.contextmanager
+def _connected(ray: Any) -> Iterator[None]:
+    """Connected to the cluster, if this process is not yet."""
+    if ray.is_initialized():
+        yield
+        return
+    with warnings.catch_warnings():
+        # JAX warns of every fork; what is forked here becomes another program at once.
+        warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+        ray.init(log_to_driver=False, logging_level="error")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _resources(workers: int | None, shards: int) -> tuple[dict[str, Any], int]:
+    """What a worker takes of its machine, and how many workers there are at most."""
+    import ray
+
+    there = ray.cluster_resources()
+    for device, needs in (("GPU", {"num_gpus": 1}), ("TPU", {"resources": {"TPU": 1}})):
+        if there.get(device):
+            return needs, min(shards, workers or int(there[device]))
+    machines = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    most = min(shards, workers or len(machines))
+    # XLA uses all cores that it sees, so workers share those of a machine rather than divide them.
+    return {"num_cpus": max(1, min(max(machines), sum(machines) // most))}, most
+
+
+def _library() -> Any:
+    try:
+        import ray.data
+    except ModuleNotFoundError:
+        raise CollectionError(
+            "the engine ray needs Ray: pip install 'captax[scale]', or give --engine local"
+        ) from None
+    return ray
