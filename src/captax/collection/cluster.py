@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import pickle
+import platform
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -104,7 +105,7 @@ class Cluster:
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
             Worker,
-            fn_constructor_args=(dict(self.model), task),
+            fn_constructor_args=(dict(self.model), task, os.getcwd()),  # noqa: PTH109
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most),
             runtime_env={"env_vars": environment},
@@ -144,12 +145,19 @@ def tries_of(file: Path) -> Path:
 
 
 class Worker:
-    """A process with a model, which captions shards."""
+    """A process with a model, which captions shards; relative paths are from `folder`."""
 
-    def __init__(self, model: Mapping[str, Any], task: Task):
+    def __init__(self, model: Mapping[str, Any], task: Task, folder: str):
         from captax.compilation import persist_compiled_programs
         from captax.loading import load
 
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            raise CollectionError(
+                f"{folder}: a worker on {platform.node()} cannot go there ({error.strerror}); work "
+                "in a folder that every machine sees"
+            ) from None
         persist_compiled_programs()
         self.captioner: Any = load(**model)
         self.task = task
@@ -204,7 +212,8 @@ def _resources(workers: int | None, shards: int) -> tuple[dict[str, Any], int]:
     for device, needs in (("GPU", {"num_gpus": 1}), ("TPU", {"resources": {"TPU": 1}})):
         if there.get(device):
             return needs, min(shards, workers or int(there[device]))
-    machines = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    cores = (int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    machines = [count for count in cores if count] or [1]
     most = min(shards, workers or len(machines))
     # XLA uses all cores that it sees, so workers share those of a machine rather than divide them.
     return {"num_cpus": max(1, min(max(machines), sum(machines) // most))}, most
