@@ -27,13 +27,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Tag:
-    """A start tag, or an end tag if `closing`.
+    """A start tag, or an end tag if `closing`; `empty` if it ends with "/>".
 
     `attributes` are the first of each name, in lower case: its value and where that ends.
     """
 
     name: str
     closing: bool
+    empty: bool
     start: int
     stop: int
     attributes: dict[str, tuple[str, int]]
@@ -43,14 +44,13 @@ class Tag:
         return self.attributes.get(name, ("", 0))[0]
 
 
-_ATTRIBUTE = re.compile(
-    r"""[\s/]*(?P<name>=?[^\s/>=]+)
-    (?:\s*=\s*(?:"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<bare>[^\s>"'][^\s>]*)|(?=>)))?""",
-    re.VERBOSE,
-)
-_TAG = re.compile(r"</?([a-zA-Z][^\s/>]*)")
+_NAME = re.compile(r"[\s/]*(=?[^\s/>=]+)(\s*=\s*)?", re.ASCII)
+_VALUE = re.compile(r"""(?:"([^"]*)"|'([^']*)'|(?!["'])([^\s>]*))""", re.ASCII)
+_END = re.compile(r"[\s/]*>", re.ASCII)
+_TAG = re.compile(r"</?([a-zA-Z][^\s/>]*)", re.ASCII)
 _COMMENT_END = re.compile(r"--!?>")
 _DOUBLE_ESCAPED = re.compile(r"<!--(?:(?!-->).)*?<script[\s/>]", re.DOTALL | re.IGNORECASE)
+_WHOLE = re.compile(r"<!--(?:(?!-->).)*-->|<!\[CDATA\[(?:(?!\]\]>).)*\]\]>", re.DOTALL)
 _RAW = ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes")
 
 
@@ -61,20 +61,33 @@ def read_tag(text: str, start: int) -> Tag | None:
         return None
     attributes: dict[str, tuple[str, int]] = {}
     at = named.end()
-    while found := _ATTRIBUTE.match(text, at):
+    while found := _NAME.match(text, at):
         at = found.end()
-        value = found["double"] or found["single"] or found["bare"] or ""
-        attributes.setdefault(found["name"].lower(), (html.unescape(value), at))
-    end = re.compile(r"[\s/]*>").match(text, at)
-    if end is None:  # cut off within a value, or by the end
+        value = ""
+        if found[2] is not None:
+            given = _VALUE.match(text, at)
+            if given is None:  # the quote is never closed
+                return None
+            at = given.end()
+            value = html.unescape(given[1] or given[2] or given[3] or "")
+        attributes.setdefault(found[1].lower(), (value, at))
+    end = _END.match(text, at)
+    if end is None:
         return None
-    closing = text.startswith("</", start)
-    return Tag(named[1].lower(), closing, start, end.end(), attributes)
+    return Tag(
+        named[1].lower(),
+        text.startswith("</", start),
+        text.startswith("/>", end.end() - 2) and end.end() - end.start() > 1,
+        start,
+        end.end(),
+        attributes,
+    )
 
 
 def parts(text: str) -> Iterator[Tag | Text]:
     """The tags of `text` and the characters between them, comments left out."""
-    at = foreign = 0
+    at = 0
+    foreign = {"svg": 0, "math": 0}  # how many are open
     while at < len(text):
         start = text.find("<", at)
         if start < 0:
@@ -87,16 +100,21 @@ def parts(text: str) -> Iterator[Tag | Text]:
         if tag is not None:
             yield tag
             at = tag.stop
-            if tag.name in ("svg", "math"):
-                foreign = max(0, foreign + (-1 if tag.closing else 1))
+            within = any(foreign.values())
+            if tag.name in foreign and (tag.closing or not tag.empty):
+                foreign[tag.name] = max(0, foreign[tag.name] + (-1 if tag.closing else 1))
             elif tag.name == "plaintext" and not tag.closing:
                 return
-            elif tag.name in _RAW and not tag.closing and not foreign:
+            elif tag.name in _RAW and not tag.closing and not (within and tag.empty):
                 at = _raw_end(text, tag)
+                # Raw text in HTML, but markup in SVG, and which of them this is only a parser of
+                # whole documents knows; where it matters the rest is left alone.
+                if within and "<" in _WHOLE.sub("", text[tag.stop : at]):
+                    return
         elif _TAG.match(text, start):  # a tag that never ends
             return
         else:
-            at = _hidden_end(text, start, foreign > 0)
+            at = _hidden_end(text, start, any(foreign.values()))
             if at == start:
                 yield Text(start, start + 1)
                 at = start + 1
@@ -181,7 +199,7 @@ def image_of(tag: Tag, context: Context) -> ImageUse:
         stop=place,
         write=lambda alt: f' alt="{escape_html(alt)}"',
         src=src.strip(),
-        skip=_markup_rule(tag),
+        skip=_markup_rule(tag) or (None if src.strip() else "no-src"),
         size=(_pixels(tag.value("width")), _pixels(tag.value("height"))),
         context=context,
     )

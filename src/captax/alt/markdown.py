@@ -1,12 +1,14 @@
-"""Images of Markdown: `![](x.png)`, `![][id]` and raw `<img>`.
+"""Images of Markdown: `![](x.png)`, `![][id]`, raw `<img>`, and MyST's `{image}` and `{figure}`.
 
 A parser of CommonMark says what is an image and what is code, a comment or an escaped bracket. It
 keeps no places within lines, so every place that could be an image gets a mark, and the parser is
 asked which marks came out as alt texts or attributes.
 """
 
+import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -30,7 +32,7 @@ def find_markdown(text: str, heading: str = "") -> list[ImageUse]:
         mark += "q"
     plain = _PARSER.parse(masked)
     candidates = [found for found in _CANDIDATE.finditer(masked) if not _escaped(masked, found)]
-    uses = list(_described(masked, plain))
+    uses = [*_described(masked, plain), *_directives(masked, plain, heading)]
     marked = _PARSER.parse(_marked(masked, candidates, mark))
     if _shape(marked) == _shape(plain):
         uses += _read(masked, candidates, marked, mark, heading)
@@ -157,6 +159,47 @@ def _described(text: str, tokens: Sequence[Token]) -> Iterator[ImageUse]:
                 place = starts[token.map[0]]
                 src = str(child.attrs["src"])
                 yield ImageUse(place, place, escape_markdown, src=src, skip="has-alt")
+
+
+_DIRECTIVE = re.compile(r"\{(?:image|figure)\}[ \t]*(?P<argument>.*)")
+_OPENING_FENCE = re.compile(r"(?P<indent>[ ]*)(?:```|~~~)[^\r\n]*(?P<ending>\r\n|\r|\n)")
+# What YAML, which MyST's options are, takes for a text as it is.
+_PLAIN = re.compile(r"[A-Za-z][\w ,.()'-]*")
+
+
+def _directives(text: str, tokens: Sequence[Token], above: str) -> Iterator[ImageUse]:
+    """MyST's directives, which are fences; an option goes in a line of its own."""
+    lines = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text)
+    for token, heading in _under_headings(tokens, above):
+        found = _DIRECTIVE.fullmatch(token.info) if token.type == "fence" else None
+        if found is None or token.map is None:
+            continue
+        number = token.map[0]
+        place = sum(map(len, lines[:number]))
+        options = re.findall(r"^:([\w-]+):[ \t]*(.*)$", token.content, re.MULTILINE)
+        described = [value for name, value in options if name == "alt"]
+        opening = _OPENING_FENCE.fullmatch(lines[number])
+        skip = None
+        if described:
+            skip = "has-alt" if described[0].strip() else "decorative"
+        elif opening is None or not found["argument"] or token.content.startswith("---"):
+            skip = "unclear"  # in a quotation, on a list's bullet, or with a block of YAML
+        end = place + len(lines[number].rstrip("\r\n"))
+        yield ImageUse(
+            start=place if skip else end,
+            stop=place if skip else end,
+            write=partial(
+                _option, "" if opening is None else opening["ending"] + opening["indent"]
+            ),
+            src=found["argument"].strip(),
+            skip=skip,
+            context=Context(heading),
+        )
+
+
+def _option(before: str, alt: str) -> str:
+    plain = _PLAIN.fullmatch(alt)
+    return f"{before}:alt: {alt if plain else json.dumps(alt, ensure_ascii=False)}"
 
 
 def _under_headings(tokens: Sequence[Token], heading: str) -> Iterator[tuple[Token, str]]:

@@ -123,8 +123,8 @@ def look_at(path: Path, waived: Set[str] = frozenset()) -> None:
 
 
 def flatness(picture: Image.Image) -> float:
-    """The share of pixels that equal their right neighbour: high in what was drawn, 0 to 1."""
+    """The share of pixels that equal the next in their row, or column: high in what was drawn."""
     pixels = np.asarray(picture)
-    if pixels.shape[1] < 2:
-        return 1.0
-    return float((pixels[:, 1:] == pixels[:, :-1]).all(axis=-1).mean())
+    across = pixels[:, 1:] == pixels[:, :-1]
+    down = pixels[1:] == pixels[:-1]
+    return float(max(same.all(axis=-1).mean() if same.size else 1.0 for same in (across, down)))

@@ -1,14 +1,13 @@
 """What a caption becomes as alt text."""
 
 import re
-import unicodedata
 
 LIMIT = 125
 # Screen readers say "image" by themselves; linters refuse these words.
 _SHOWN = r"(?:images?|photos?|photographs?|pictures?|pics?)"
 _ADJECTIVE = (
     r"(?:black|white|and|black-and-white|close-?up|closeup|blurry|blurred|old|vintage|antique|"
-    r"colou?r|colou?red|colou?rful|aerial|overhead|beautiful|nice|great|digital|stock|cropped|"
+    r"red|green|blue|yellow|orange|purple|pink|brown|gr[ae]y|colou?r(?:ed|ful)?|aerial|overhead|beautiful|nice|great|digital|stock|cropped|"
     r"large|small|big|little|grainy|sepia|dark|bright|panoramic|close|up|rendered|edited|another)"
 )
 _OPENING = re.compile(
@@ -20,7 +19,7 @@ _OPENING = re.compile(
 )
 _WORD = re.compile(rf"\b{_SHOWN}\b", re.IGNORECASE | re.ASCII)
 _DANGLING = re.compile(
-    r"(?:[\s,;:-]+(?:an?|the|and|or|of|in|on|at|by|to|with|for|from|near|its?|is|are))+\Z",
+    r"(?:[\s,;:-]+(?:an?|the|and|or|of|in|on|at|by|to|with|for|from|near|over|under|through|its?|is|are))+\Z",
     re.IGNORECASE,
 )
 
@@ -32,11 +31,7 @@ def alt_text(caption: str, limit: int = LIMIT) -> str:
     and eslint-plugin-jsx-a11y's `img-redundant-alt` tell why): within a sentence they become
     "snapshot".
     """
-    text = "".join(
-        " " if unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs", "Co", "Cn") else letter
-        for letter in caption
-    )
-    text = " ".join(text.split())
+    text = " ".join("".join(each if each.isprintable() else " " for each in caption).split())
     while opening := _OPENING.match(text):
         text = text[opening.end() :]
     text = _WORD.sub(lambda found: "snapshots" if found[0][-1] in "sS" else "snapshot", text)

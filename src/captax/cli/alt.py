@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from captax.images import SheetRow
 
 
-def _rules(asked: bool) -> None:
+def _rules(asked: bool) -> bool:
     if asked:
         from captax.alt import RULES, WAIVABLE
 
         for rule, why in RULES.items():
             print(f"{rule:<12}{why}{' (--include)' if rule in WAIVABLE else ''}")
         raise typer.Exit
+    return asked
 
 
 @decoding
