@@ -33,16 +33,19 @@ def find_markdown(text: str, heading: str = "") -> list[ImageUse]:
     plain = _PARSER.parse(masked)
     candidates = [found for found in _CANDIDATE.finditer(masked) if not _escaped(masked, found)]
     uses = [*_described(masked, plain), *_directives(masked, plain, heading)]
-    marked = _PARSER.parse(_marked(masked, candidates, mark))
-    if _shape(marked) == _shape(plain):
-        uses += _read(masked, candidates, marked, mark, heading)
-    else:  # a mark made something else of what is around it; most do not
-        for candidate in candidates:
-            marked = _PARSER.parse(_marked(masked, [candidate], mark))
-            if _shape(marked) == _shape(plain):
-                uses += _read(masked, [candidate], marked, mark, heading)
-            else:
-                uses.append(_unclear(candidate))
+    shape = _shape(plain)
+
+    def read(some: Sequence[re.Match[str]]) -> Iterator[ImageUse]:
+        marked = _PARSER.parse(_marked(masked, some, mark))
+        if _shape(marked) == shape:
+            yield from _read(masked, some, marked, mark, heading)
+        elif len(some) > 1:  # a mark made something else of what is around it; most do not
+            for part in (some[: len(some) // 2], some[len(some) // 2 :]):
+                yield from read(part)
+        else:
+            yield _unclear(some[0])
+
+    uses += read(candidates)
     return sorted(uses, key=lambda use: use.start)
 
 
@@ -176,20 +179,21 @@ def _directives(text: str, tokens: Sequence[Token], above: str) -> Iterator[Imag
             continue
         number = token.map[0]
         place = sum(map(len, lines[:number]))
-        options = re.findall(r"^:([\w-]+):[ \t]*(.*)$", token.content, re.MULTILINE)
-        described = [value for name, value in options if name == "alt"]
+        block = token.content.startswith("---\n")  # of YAML, instead of lines of options
+        colon = "" if block else ":"
+        described = re.findall(rf"^{colon}alt:[ \t]*(.*)$", token.content, re.MULTILINE)
         opening = _OPENING_FENCE.fullmatch(lines[number])
         skip = None
         if described:
             skip = "has-alt" if described[0].strip() else "decorative"
-        elif opening is None or not found["argument"] or token.content.startswith("---"):
-            skip = "unclear"  # in a quotation, on a list's bullet, or with a block of YAML
-        end = place + len(lines[number].rstrip("\r\n"))
+        elif opening is None or not found["argument"]:
+            skip = "unclear"  # in a quotation, or on a list's bullet
+        end = sum(map(len, lines[: number + block])) + len(lines[number + block].rstrip("\r\n"))
         yield ImageUse(
             start=place if skip else end,
             stop=place if skip else end,
             write=partial(
-                _option, "" if opening is None else opening["ending"] + opening["indent"]
+                _option, "" if opening is None else opening["ending"] + opening["indent"] + colon
             ),
             src=found["argument"].strip(),
             skip=skip,
@@ -199,7 +203,7 @@ def _directives(text: str, tokens: Sequence[Token], above: str) -> Iterator[Imag
 
 def _option(before: str, alt: str) -> str:
     plain = _PLAIN.fullmatch(alt)
-    return f"{before}:alt: {alt if plain else json.dumps(alt, ensure_ascii=False)}"
+    return f"{before}alt: {alt if plain else json.dumps(alt, ensure_ascii=False)}"
 
 
 def _under_headings(tokens: Sequence[Token], heading: str) -> Iterator[tuple[Token, str]]:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from captax.alt.found import Context, ImageUse
 from captax.alt.rules import Left, look_at, picture_of
 from captax.alt.site import Document, DocumentError, Edit, find_documents, read_document
+from captax.alt.templates import MASK
 from captax.alt.wording import LIMIT, alt_text
 
 
@@ -37,6 +39,11 @@ class Proposal:
     def line(self) -> int:
         """The line of the document, from 1."""
         return self.document.line_of(self.use)
+
+    @property
+    def src(self) -> str:
+        """The image's address as the document says it, "{…}" for a template expression."""
+        return re.sub(f"{MASK}+", "{…}", self.use.src)
 
     @property
     def context(self) -> Context:

@@ -194,7 +194,7 @@ def _record(each: "Proposal") -> dict[str, Any]:
     return {
         "document": str(each.document.path),
         "line": each.line,
-        "src": each.use.src,
+        "src": each.src,
         "picture": None if each.picture is None else str(each.picture),
         "alt": each.alt or None,
         "score": each.score,
@@ -247,7 +247,7 @@ def _summarise(proposals: Sequence["Proposal"], documents: int, verbose: bool) -
         for each in proposals:
             if each.rule is not None:
                 detail = f" ({each.detail})" if each.detail else ""
-                place = f"{each.document.path}:{each.line}: {each.use.src or '<img>'}"
+                place = f"{each.document.path}:{each.line}: {each.src or '<img>'}"
                 print(f"{place}: {RULES[each.rule]}{detail}", file=sys.stderr)
     print(
         f"captax: {documents:,} documents show {len(proposals):,} images: "
