@@ -39,6 +39,16 @@ def alts(site: Path, tiny_captioner: Captioner) -> list[str]:
     return [alt_text(caption.text) for caption in found]
 
 
+@pytest.fixture
+def dogs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A captioner that sees a dog in every picture, and the alt texts of both."""
+    monkeypatch.setattr(
+        "captax.cli.alt._captions",
+        lambda pictures, **_: dict.fromkeys(pictures, ("a photo of a dog .", -0.5)),
+    )
+    return ["A dog", "A dog"]
+
+
 def changed(site: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(site.glob("*.*[ml]*"))}
 
@@ -89,17 +99,17 @@ def test_each_picture_is_captioned_once(
     assert sorted(path.name for path in asked) == ["p.png", "q.png"]
 
 
-def test_the_report_names_every_image(run: Run, model: Path, site: Path, alts: list[str]) -> None:
+def test_the_report_names_every_image(run: Run, site: Path, dogs: list[str]) -> None:
     files = {"--report": "r.jsonl", "--out": "a.patch", "--sheet": "r.html"}
     options = [part for pair in files.items() for part in pair]
-    result = run("alt", "site", "--model", model, *options, "--verbose", "--min-score", 0)
+    result = run("alt", "site", *options, "--verbose", "--min-score", 0)
     assert (result.code, Path("a.patch").read_bytes()) == (0, b"")
     records = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
     assert [(each["document"], each["line"], each["rule"], each["alt"]) for each in records] == [
-        ("site/notes.md", 1, "low-score", alts[0]),
+        ("site/notes.md", 1, "low-score", dogs[0]),
         ("site/notes.md", 3, "missing", None),
-        ("site/page.html", 2, "low-score", alts[0]),
-        ("site/page.html", 2, "low-score", alts[1]),
+        ("site/page.html", 2, "low-score", dogs[0]),
+        ("site/page.html", 2, "low-score", dogs[1]),
         ("site/page.html", 2, "decorative", None),
     ]
     assert records[2]["context"] == {"heading": "Us"}
@@ -110,27 +120,27 @@ def test_the_report_names_every_image(run: Run, model: Path, site: Path, alts: l
 
 
 def test_a_patch_for_elsewhere_says_where(
-    run: Run, model: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dogs: list[str]
 ) -> None:
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
-    result = run("alt", site / "page.html", "--model", model, "--out", "a.patch")
+    result = run("alt", site / "page.html", "--out", "a.patch")
     [hint] = re.findall(r"`(patch .*)`", result.err)
     subprocess.run(hint, shell=True, check=True)
     assert b'p.png" alt="' in (site / "page.html").read_bytes()
 
 
 def test_what_cannot_be_read_is_said_and_the_rest_done(
-    run: Run, model: Path, site: Path, alts: list[str]
+    run: Run, site: Path, dogs: list[str]
 ) -> None:
     (site / "bad.ipynb").write_text("{")
     (site / "wide.htm").write_bytes("<img src=p.png>".encode("utf-16"))
-    result = run("alt", "site", "--write", "--model", model)
+    result = run("alt", "site", "--write")
     assert result.code == 1
     first, second = result.err.splitlines()[:2]
     assert first.startswith("captax: site/bad.ipynb: is no JSON")
     assert second.startswith("captax: site/wide.htm: is in UTF-16")
-    assert changed(site)["page.html"] == expected(alts)["page.html"]
+    assert changed(site)["page.html"] == expected(dogs)["page.html"]
 
 
 def test_the_rules_are_listed(run: Run) -> None:

@@ -31,7 +31,7 @@ RULES = {
     "graphic": "looks like a drawing, a plot or a screenshot: more than two thirds of it is flat",
     "low-score": "its caption scored below --min-score",
     "wordless": "nothing was left of its caption",
-    "repeats": "its alt text would repeat the figure's caption or the link's text",
+    "repeats": "its alt text would repeat the figure's caption, the title or the link's text",
 }
 # Rules of judgement, which a user may waive.
 WAIVABLE = ("icon", "small", "graphic")
