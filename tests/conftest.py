@@ -178,3 +178,41 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         # Uploads go by the hub's own store, which the fake has not, wherever hf_xet is installed.
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         yield fake
+
+
+CHROMIUM_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium without a window."""
+    path = os.environ.get("CAPTAX_CHROMIUM") or shutil.which("chromium")
+    if not path:
+        pytest.skip("needs chromium: apt-get install chromium, or its path in CAPTAX_CHROMIUM")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the browser extra")
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The script of axe-core, which judges accessibility."""
+    here = Path(__file__).resolve().parents[1]
+    given = os.environ.get("CAPTAX_AXE")
+    places = [Path(given)] if given else []
+    places += [root / "node_modules/axe-core/axe.min.js" for root in (here / ".venv", here)]
+    for place in places:
+        if place.is_file():
+            return place.read_text(encoding="utf-8")
+    pytest.skip("needs axe-core: make browser, or the path of axe.min.js in CAPTAX_AXE")

@@ -28,11 +28,20 @@ def unwritable(path: Path, error: OSError) -> OutputError:
 def replacing(path: Path, *, owner: str = "") -> Iterator[Path]:
     """A path beside `path` to write to, renamed over it when the block ends well.
 
-    A reader sees the old file or the new. Folders above are made. Raises `OutputError` when the
-    disk, or a permission, does not allow it; nothing is left behind then. What a killed process
-    leaves has the name that the next of the same `owner` writes to: by default each process is its
-    own.
+    A reader sees the old file or the new. Folders above are made. A link stays, and what it leads
+    to is replaced; a device or a pipe is written to as it is, never renamed over: /dev/null belongs
+    to everyone. Raises `OutputError` when the disk, or a permission, does not allow it; nothing is
+    left behind then. What a killed process leaves has the name that the next of the same `owner`
+    writes to: by default each process is its own.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        try:
+            yield path
+        except OSError as error:
+            raise unwritable(path, error) from None
+        return
+    if path.is_symlink():
+        path = path.resolve()
     name = path.name
     if len(os.fsencode(name)) > _LONG:
         name = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()

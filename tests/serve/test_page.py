@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,28 +19,7 @@ expect = playwright.expect
 
 pytestmark = pytest.mark.browser
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = os.environ.get("CAPTAX_CHROMIUM") or shutil.which("chromium")
-    if not path:
-        pytest.skip("needs chromium: apt-get install chromium, or its path in CAPTAX_CHROMIUM")
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -386,17 +364,6 @@ def test_the_key_is_asked_for_once(
         expect(dialog).to_be_hidden()
 
 
-def axe() -> str:
-    here = Path(__file__).resolve().parents[2]
-    given = os.environ.get("CAPTAX_AXE")
-    places = [Path(given)] if given else []
-    places += [root / "node_modules/axe-core/axe.min.js" for root in (here / ".venv", here)]
-    for place in places:
-        if place.is_file():
-            return place.read_text(encoding="utf-8")
-    pytest.skip("needs axe-core: make browser, or the path of axe.min.js in CAPTAX_AXE")
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["wide", "narrow"])
 def test_a_checker_of_accessibility_finds_nothing(
@@ -406,11 +373,10 @@ def test_a_checker_of_accessibility_finds_nothing(
     speaking: list[tuple[bytes, Caption]],
     scheme: str,
     viewport: dict[str, int],
+    axe: str,
 ) -> None:
-    script = axe()
-
     def check(page: Any) -> None:
-        page.evaluate(script)
+        page.evaluate(axe)
         found = page.evaluate("axe.run()")
         told = [
             f"{each['impact']} {each['id']}: {node['html']} {node['failureSummary']}"

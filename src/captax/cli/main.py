@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from captax.cli import (
+    alt,
     assemble,
     caption,
     classify,
@@ -54,6 +55,7 @@ def captax(
 
 
 app.command("caption")(caption.caption)
+app.command("alt")(alt.alt)
 app.command("explain")(explain.explain)
 app.command("classify")(classify.classify)
 app.command("train")(train.train)

@@ -1,0 +1,23 @@
+"""Alt texts for the images of a site that have none: found, worded, proposed as a patch.
+
+Edits are made by place, so that every other byte of a document stays as it is.
+"""
+
+from captax.alt.patch import unified_diff
+from captax.alt.proposals import Proposal, Survey, propose, survey
+from captax.alt.rules import RULES, WAIVABLE
+from captax.alt.site import Document, DocumentError
+from captax.alt.wording import alt_text
+
+__all__ = [
+    "RULES",
+    "WAIVABLE",
+    "Document",
+    "DocumentError",
+    "Proposal",
+    "Survey",
+    "alt_text",
+    "propose",
+    "survey",
+    "unified_diff",
+]

@@ -1,0 +1,115 @@
+"""Edits as a unified diff of bytes, which `git apply` and `patch -p1` take.
+
+The changed lines are known, so nothing is searched for: this is linear where `difflib` is not, and
+writes what it leaves out, the mark of a last line without a newline.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from captax.alt.site import Document, Edit
+
+_CONTEXT = 3
+
+
+@dataclass
+class _Change:
+    """Old lines `start` to `stop` (from 0) become `new`."""
+
+    start: int
+    stop: int
+    new: list[bytes]
+
+
+def unified_diff(document: Document, edits: Sequence[Edit], name: str) -> bytes:
+    """The patch that makes `edits`, in order, in a document called `name`; b"" without any."""
+    old = _lines(document.content)
+    changes = list(_changes(document, edits, old))
+    if not changes:
+        return b""
+    quoted = [_quoted(f"{side}/{name}") for side in "ab"]
+    pieces = [b"--- " + quoted[0] + b"\n", b"+++ " + quoted[1] + b"\n"]
+    grown = 0
+    for hunk in _hunks(changes):
+        first = max(0, hunk[0].start - _CONTEXT)
+        last = min(len(old), hunk[-1].stop + _CONTEXT)
+        growth = sum(len(change.new) - (change.stop - change.start) for change in hunk)
+        before, after = last - first, last - first + growth
+        header = f"@@ -{_range(first, before)} +{_range(first + grown, after)} @@\n"
+        pieces.append(header.encode())
+        grown += growth
+        at = first
+        for change in hunk:
+            pieces += _written(b" ", old[at : change.start])
+            pieces += _written(b"-", old[change.start : change.stop])
+            pieces += _written(b"+", change.new)
+            at = change.stop
+        pieces += _written(b" ", old[at:last])
+    return b"".join(pieces)
+
+
+def _lines(content: bytes) -> list[bytes]:
+    return re.findall(rb"[^\n]*\n|[^\n]+", content)
+
+
+def _changes(document: Document, edits: Sequence[Edit], old: list[bytes]) -> Iterator[_Change]:
+    """Changed lines, those of edits on the same or neighbouring lines in one."""
+    text = document.text
+    groups: list[tuple[int, int, list[Edit]]] = []  # first line, end, edits
+    at = line = 0
+    for edit in edits:
+        line += text.count("\n", at, edit.start)
+        at = edit.start
+        stop = line + text.count("\n", edit.start, edit.stop) + 1
+        if groups and line <= groups[-1][1]:
+            first, _, grouped = groups[-1]
+            groups[-1] = (first, stop, [*grouped, edit])
+        else:
+            groups.append((line, stop, [edit]))
+    begins = [0]
+    for each in old:
+        begins.append(begins[-1] + len(each.decode("utf-8", "surrogateescape")))
+    for start, stop, grouped in groups:
+        shifted = [
+            Edit(edit.start - begins[start], edit.stop - begins[start], edit.text)
+            for edit in grouped
+        ]
+        new = _lines(Document(document.path, b"".join(old[start:stop])).edited(shifted))
+        while start < stop and new and old[start] == new[0]:
+            start, new = start + 1, new[1:]
+        while start < stop and new and old[stop - 1] == new[-1]:
+            stop, new = stop - 1, new[:-1]
+        if start < stop or new:
+            yield _Change(start, stop, new)
+
+
+def _hunks(changes: Sequence[_Change]) -> Iterator[list[_Change]]:
+    hunk: list[_Change] = []
+    for change in changes:
+        if hunk and change.start - hunk[-1].stop > 2 * _CONTEXT:
+            yield hunk
+            hunk = []
+        hunk.append(change)
+    if hunk:
+        yield hunk
+
+
+def _range(first: int, count: int) -> str:
+    return f"{first + 1 if count else first},{count}"
+
+
+def _written(sign: bytes, lines: Sequence[bytes]) -> list[bytes]:
+    bare = b"\n\\ No newline at end of file\n"
+    return [sign + line + (b"" if line.endswith(b"\n") else bare) for line in lines]
+
+
+def _quoted(name: str) -> bytes:
+    """A file's name as git writes it in a header: quoted where it must be."""
+    content = name.encode("utf-8", "surrogateescape")
+    if re.search(rb'[\x00-\x1f"\\\x7f]', content):
+        escaped = re.sub(
+            rb'[\x00-\x1f"\\\x7f-\xff]', lambda found: b"\\%03o" % ord(found[0]), content
+        )
+        return b'"' + escaped + b'"'
+    return content + (b"\t" if b" " in content else b"")

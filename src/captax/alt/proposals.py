@@ -1,0 +1,182 @@
+"""From a site to proposals: what its images show, and which get an alt text."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+
+from captax.alt.found import Context, ImageUse
+from captax.alt.rules import Left, look_at, picture_of
+from captax.alt.site import Document, DocumentError, Edit, find_documents, read_document
+from captax.alt.templates import MASK
+from captax.alt.wording import LIMIT, alt_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """An image of a document, and what is proposed or why nothing is.
+
+    Attributes:
+        document: where it is.
+        use: the image in the document.
+        picture: the file it shows; `None` if it was left alone before that was known.
+        alt: the text for it; also of one that `rule` keeps out of the document.
+        score: the caption's.
+        rule: by which it is left alone, one of `RULES`; `None` if it is not.
+        detail: more of the reason.
+    """
+
+    document: Document
+    use: ImageUse
+    picture: Path | None = None
+    alt: str = ""
+    score: float | None = None
+    rule: str | None = None
+    detail: str = ""
+
+    @property
+    def line(self) -> int:
+        """The line of the document, from 1."""
+        return self.document.line_of(self.use)
+
+    @property
+    def src(self) -> str:
+        """The image's address as the document says it, "{…}" for a template expression."""
+        return re.sub(f"{MASK}+", "{…}", self.use.src)
+
+    @property
+    def context(self) -> Context:
+        """What is near the image."""
+        return self.use.context
+
+    @property
+    def edit(self) -> Edit | None:
+        """What gives the image its alt text, if it is to get one."""
+        return None if self.rule is not None else self.document.edit(self.use, self.alt)
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """The images of a site, as `Proposal`s without texts, and the documents not understood."""
+
+    found: list[Proposal]
+    documents: int
+    errors: list[DocumentError]
+
+    @property
+    def pictures(self) -> list[Path]:
+        """The pictures that want a caption, each once, in the order they are shown."""
+        wanted = (each.picture for each in self.found if each.rule is None)
+        return list(dict.fromkeys(path for path in wanted if path is not None))
+
+
+def survey(
+    sites: Sequence[str | os.PathLike[str]],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    waived: Set[str] = frozenset(),
+) -> Survey:
+    """Find the images of `sites`, files or folders, and which of them the rules leave alone.
+
+    `root` is the folder that addresses such as "/img/x.png" begin in and no picture is taken from
+    outside of; by default the site's own, or, of a file, the current folder where that holds it.
+    Of the rules in `waived` nothing is asked. Raises `DocumentError` for a site that is not there
+    or holds no document.
+    """
+    found: list[Proposal] = []
+    errors: list[DocumentError] = []
+    seen: set[Path] = set()
+    looks: dict[Path, Left | None] = {}
+    for site in map(Path, sites):
+        paths = list(find_documents(site))
+        if not paths:
+            raise DocumentError(f"{site}: no HTML, Markdown, notebook or .rst file in this folder")
+        for path in paths:
+            if (absolute := _absolute(path)) in seen:
+                continue
+            seen.add(absolute)
+            try:
+                document = read_document(path)
+                base = _root(site, None if root is None else Path(root), absolute)
+                found += [
+                    _look(document, use, absolute, base, waived, looks) for use in document.images
+                ]
+            except DocumentError as error:
+                errors.append(error)
+    return Survey(found, len(seen), errors)
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 (links stay as they are)
+
+
+def _root(site: Path, root: Path | None, document: Path) -> Path:
+    here = Path.cwd()
+    default = site if site.is_dir() else here if document.is_relative_to(here) else site.parent
+    base = _absolute(root or default)
+    if not document.is_relative_to(base):
+        raise DocumentError(f"{document}: is not in the folder that --root names, {base}")
+    return base
+
+
+def _look(
+    document: Document,
+    use: ImageUse,
+    path: Path,
+    root: Path,
+    waived: Set[str],
+    looks: dict[Path, Left | None],
+) -> Proposal:
+    picture = None
+    try:
+        picture = picture_of(use, path, root, waived)
+        if picture not in looks:
+            looks[picture] = None
+            try:
+                look_at(picture, waived)
+            except Left as left:
+                looks[picture] = left
+        if (known := looks[picture]) is not None:
+            raise known
+    except Left as left:
+        return Proposal(document, use, picture, rule=left.rule, detail=str(left))
+    return Proposal(document, use, picture)
+
+
+def propose(
+    found: Sequence[Proposal],
+    captions: Mapping[Path, tuple[str, float] | Exception],
+    *,
+    min_score: float | None = None,
+    limit: int = LIMIT,
+) -> list[Proposal]:
+    """`found` with texts made of `captions`: for each picture a caption and its score, or an error.
+
+    An alt text of at most `limit` characters is kept out of the document if its caption scored
+    below `min_score`, or if it would repeat what stands beside the image.
+    """
+    return [_word(each, captions, min_score, limit) for each in found]
+
+
+def _word(
+    each: Proposal,
+    captions: Mapping[Path, tuple[str, float] | Exception],
+    min_score: float | None,
+    limit: int,
+) -> Proposal:
+    if each.rule is not None or each.picture is None:
+        return each
+    caption = captions[each.picture]
+    if isinstance(caption, Exception):
+        return dataclasses.replace(each, rule="unreadable", detail=str(caption))
+    said, score = caption
+    alt = alt_text(said, limit)
+    rule, detail = None, ""
+    if not alt:
+        rule, detail = "wordless", said
+    elif min_score is not None and score < min_score:
+        rule, detail = "low-score", f"{score:.2f}"
+    elif each.context.repeats(alt):
+        rule = "repeats"
+    return dataclasses.replace(each, alt=alt, score=score, rule=rule, detail=detail)

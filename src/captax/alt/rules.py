@@ -1,0 +1,130 @@
+"""Which images are left alone, and why."""
+
+import re
+from collections.abc import Set
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from PIL import Image
+
+from captax.alt.found import ImageUse
+from captax.alt.templates import MASK
+from captax.images import ImageError, decode
+
+# Every rule, in the order in which they are asked; the first that holds is the reason given.
+RULES = {
+    "has-alt": "has an alt text, which is never replaced",
+    "decorative": 'is marked as decoration: alt="", role="presentation" or "none", aria-hidden',
+    "named": "has a name by aria-label, aria-labelledby or title",
+    "template": "its tag or its address comes out of a template",
+    "unclear": "stands where its alt text could not be placed with certainty",
+    "no-src": "has no address",
+    "embedded": "is in the document itself: a data URI or a notebook's attachment",
+    "remote": "is on another server",
+    "outside": "is outside the site's folder (--root names another)",
+    "svg": "is an SVG drawing, which is not read",
+    "icon": "is named like an icon, itself or its folder: icon, logo, sprite, badge, spacer, …",
+    "small": "is less than 50 pixels wide or high, by the markup or the file",
+    "missing": "there is no such file",
+    "unreadable": "is not a picture that can be read",
+    "graphic": "looks like a drawing, a plot or a screenshot: more than two thirds of it is flat",
+    "low-score": "its caption scored below --min-score",
+    "wordless": "nothing was left of its caption",
+    "repeats": "its alt text would repeat the figure's caption, the title or the link's text",
+}
+# Rules of judgement, which a user may waive.
+WAIVABLE = ("icon", "small", "graphic")
+
+_SMALL = 50
+# Of photographs, one in a hundred comes to 0.5; scaling down and JPEG make graphics less flat.
+_FLAT = 0.67
+_ICON = re.compile(
+    r"(?<![a-z])(icons?|logos?|logotypes?|sprites?|badges?|shields?|spacers?|pixel|blank|"
+    r"favicons?|bullets?|arrows?|buttons?|btn|emojis?|avatars?|spinner|loading)(?![a-z])"
+)
+
+
+class Left(Exception):
+    """An image is left alone by `rule`; the message says more."""
+
+    def __init__(self, rule: str, detail: str = ""):
+        super().__init__(detail)
+        self.rule = rule
+
+
+def picture_of(use: ImageUse, document: Path, root: Path, waived: Set[str] = frozenset()) -> Path:
+    """The file that `use`, in `document`, shows.
+
+    Addresses are taken as a browser would, those that begin with "/" from `root`. Raises `Left`
+    for an image that a rule leaves alone which needs no look at the picture.
+    """
+    if use.skip is not None:
+        raise Left(use.skip)
+    path = _local(use.src, document, root)
+    if path.suffix.lower() in (".svg", ".svgz"):
+        raise Left("svg")
+    named = re.sub(
+        r"(?<=[a-z])(?=[A-Z])", "-", "/".join(path.relative_to(root).with_suffix("").parts[-2:])
+    ).lower()
+    if "icon" not in waived and (found := _ICON.search(named)):
+        raise Left("icon", found[0])
+    width, height = use.size
+    if "small" not in waived and any(n is not None and n < _SMALL for n in (width, height)):
+        raise Left("small", f"{width or '?'}x{height or '?'} by the markup")
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):
+        there = False
+    if not there:
+        raise Left("missing", str(path))
+    return path
+
+
+def _local(src: str, document: Path, root: Path) -> Path:
+    if MASK in src:
+        raise Left("template")
+    if not src:
+        raise Left("no-src")
+    try:
+        address = urlsplit(src)
+    except ValueError:
+        raise Left("unclear", src) from None
+    if address.scheme in ("data", "attachment", "blob", "cid"):
+        raise Left("embedded")
+    if address.scheme or address.netloc:
+        raise Left("remote", src)
+    name = unquote(address.path, errors="surrogateescape")
+    if not name or "\0" in name:
+        raise Left("no-src")
+    # By its letters alone: a link in the site that leads elsewhere was put there on purpose.
+    steps: list[str] = []
+    parts = () if name.startswith("/") else document.parent.relative_to(root).parts
+    for step in (*parts, *PurePosixPath(name.lstrip("/")).parts):
+        if step != "..":
+            steps.append(step)
+        elif steps:
+            steps.pop()
+        else:
+            raise Left("outside", src)
+    return root.joinpath(*steps)
+
+
+def look_at(path: Path, waived: Set[str] = frozenset()) -> None:
+    """Raise `Left` if the picture itself says that it is to be left alone."""
+    try:
+        picture = decode(path)
+    except ImageError as error:
+        raise Left("unreadable", str(error)) from None
+    if "small" not in waived and min(picture.size) < _SMALL:
+        raise Left("small", f"{picture.width}x{picture.height}")
+    if "graphic" not in waived and (flat := flatness(picture)) > _FLAT:
+        raise Left("graphic", f"{100 * flat:.0f}% flat")
+
+
+def flatness(picture: Image.Image) -> float:
+    """The share of pixels that equal the next in their row, or column: high in what was drawn."""
+    pixels = np.asarray(picture)
+    across = pixels[:, 1:] == pixels[:, :-1]
+    down = pixels[1:] == pixels[:-1]
+    return float(max(same.all(axis=-1).mean() if same.size else 1.0 for same in (across, down)))

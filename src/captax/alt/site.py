@@ -1,0 +1,151 @@
+"""The documents of a site, read and written back as bytes."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from captax.alt.found import ImageUse
+from captax.alt.html import find_html
+from captax.alt.markdown import find_markdown
+from captax.alt.notebook import find_notebook
+from captax.alt.rst import find_rst
+from captax.errors import CaptaxError
+from captax.files import replacing
+
+_HTML = (
+    "html htm xhtml shtml jinja jinja2 j2 hbs handlebars mustache njk twig liquid ejs erb php phtml"
+)
+FINDERS: dict[str, Callable[[str], list[ImageUse]]] = {
+    **{f".{suffix}": find_html for suffix in _HTML.split()},
+    ".md": find_markdown,
+    ".markdown": find_markdown,
+    ".ipynb": find_notebook,
+    ".rst": find_rst,
+    ".rst.txt": find_rst,  # as Sphinx copies them beside its pages
+}
+_PASSED_OVER = ("node_modules", "__pycache__")
+
+
+class DocumentError(CaptaxError):
+    """A document cannot be read, or not be written."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Characters of a document and what takes their place."""
+
+    start: int
+    stop: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file of a site: its path, and its bytes as they were when it was read."""
+
+    path: Path
+    content: bytes
+
+    @cached_property
+    def text(self) -> str:
+        """The content as UTF-8; bytes that are none stand for themselves (`surrogateescape`)."""
+        return self.content.decode("utf-8", "surrogateescape")
+
+    @cached_property
+    def images(self) -> list[ImageUse]:
+        """What the document shows, in order. Raises `DocumentError` if it cannot be understood."""
+        if b"\0" in self.content or b"\x1b" in self.content:
+            raise DocumentError(f"{self.path}: is in UTF-16, ISO-2022 or no text; save it as UTF-8")
+        try:
+            return _finder(self.path)(self.text)
+        except CaptaxError as error:
+            raise DocumentError(f"{self.path}: {error}") from None
+
+    def line_of(self, use: ImageUse) -> int:
+        """The line that `use` is in, from 1."""
+        return self.text.count("\n", 0, use.start) + 1
+
+    def edit(self, use: ImageUse, alt: str) -> Edit:
+        """What gives `use` that alt text.
+
+        Letters beyond ASCII are written as character references unless the document shows that it
+        is in UTF-8.
+        """
+        written = use.write(alt)
+        if not self._is_utf8:
+            written = written.encode("ascii", "xmlcharrefreplace").decode("ascii")
+        return Edit(use.start, use.stop, written)
+
+    @cached_property
+    def _is_utf8(self) -> bool:
+        if any("\udc80" <= letter <= "\udcff" for letter in self.text):
+            return False
+        marked = not self.content.isascii() or b"utf-8" in self.content[:1024].lower()
+        return marked or _finder(self.path) is not find_html
+
+    def edited(self, edits: Sequence[Edit]) -> bytes:
+        """The content with `edits`, which are in order and do not touch one another, made."""
+        pieces, at = [], 0
+        for edit in edits:
+            pieces += [self.text[at : edit.start], edit.text]
+            at = edit.stop
+        return "".join([*pieces, self.text[at:]]).encode("utf-8", "surrogateescape")
+
+    def write(self, edits: Sequence[Edit]) -> None:
+        """Make `edits` in the file, which appears whole, with its mode as it was.
+
+        Raises `DocumentError` if the file is no longer what was read, and `OutputError` if it
+        cannot be written.
+        """
+        path = self.path.resolve()  # a link stays a link
+        try:
+            now = path.read_bytes()
+        except OSError as error:
+            raise DocumentError(f"{self.path}: cannot be read: {error.strerror}") from None
+        if now != self.content:
+            raise DocumentError(f"{self.path}: was changed meanwhile; left as it is, run again")
+        with replacing(path) as partial:
+            partial.write_bytes(self.edited(edits))
+            shutil.copymode(path, partial)
+
+
+def _finder(path: Path) -> Callable[[str], list[ImageUse]]:
+    name = path.name.lower()
+    return next(finder for suffix, finder in FINDERS.items() if name.endswith(suffix))
+
+
+def is_document(path: Path) -> bool:
+    """Whether the name of `path` ends like a document's."""
+    return path.name.lower().endswith(tuple(FINDERS))
+
+
+def find_documents(site: Path) -> Iterator[Path]:
+    """The documents of a folder and those below, sorted, or the one file that `site` is.
+
+    Hidden files and folders, `node_modules` and links to folders are passed over. Raises
+    `DocumentError` if there is nothing of that name, or a file that is no document.
+    """
+    if site.is_file():
+        if not is_document(site):
+            kinds = " ".join(FINDERS)
+            raise DocumentError(f"{site}: not a document that can be read ({kinds})")
+        yield site
+        return
+    if not site.is_dir():
+        raise DocumentError(f"{site}: no such file or folder")
+    for parent, folders, names in os.walk(site):
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and n not in _PASSED_OVER)
+        for name in sorted(names):
+            if not name.startswith(".") and is_document(Path(name)):
+                yield Path(parent, name)
+
+
+def read_document(path: Path) -> Document:
+    """The document at `path`. Raises `DocumentError` if it cannot be read."""
+    try:
+        return Document(path, path.read_bytes())
+    except OSError as error:
+        raise DocumentError(f"{path}: cannot be read: {error.strerror or error}") from None
