@@ -13,6 +13,7 @@ from flax import nnx
 
 from captax.checkpoints.state import CheckpointError, export, fill
 from captax.checkpoints.weights import LazyTensor, open_weights
+from captax.files import parse_json
 from captax.models.config import ModelConfig
 from captax.models.registry import ConfigError, model_config, read_config
 
@@ -126,9 +127,11 @@ def _open(
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a checkpoint directory."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; is {path.parent} a checkpoint?") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict):

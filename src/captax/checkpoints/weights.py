@@ -1,6 +1,5 @@
 """The weights of a checkpoint directory, in any of the forms the field keeps them in."""
 
-import json
 import math
 import os
 import re
@@ -13,6 +12,7 @@ import numpy as np
 from captax.checkpoints.lazy import BFLOAT16, FLOAT8, LazyTensor, is_shape, stored
 from captax.checkpoints.state import CheckpointError
 from captax.checkpoints.torch_file import open_torch_file
+from captax.files import parse_json
 
 __all__ = ["NAMES", "LazyTensor", "open_weights"]
 
@@ -170,8 +170,8 @@ def _parse(path: Path, content: bytes) -> Any:
         return dict(pairs)
 
     try:
-        return json.loads(content.decode("utf-8"), object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
+        return parse_json(content.decode("utf-8"), pairs=once)
+    except ValueError as error:
         raise _wrong(path, f"not JSON ({error})") from None
 
 

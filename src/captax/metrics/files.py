@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Container, Iterable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from captax.errors import CaptaxError
+from captax.files import parse_json
 from captax.metrics.chair import known_object
 
 # By which key or column a record names its picture; the first that there is. In COCO's own records
@@ -159,7 +159,7 @@ def _read_text(path: Path) -> str:
 def _is_record(line: str) -> bool:
     """Whether a line is a whole JSON object that describes a picture."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return False
     keys = record.keys() if isinstance(record, dict) else set()
@@ -173,7 +173,7 @@ def _is_header(line: str) -> bool:
 
 def _parse(where: str, text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unlike)
+        return parse_json(text, pairs=_unlike)
     except ValueError as error:
         raise CaptionFileError(f"{where}: not JSON ({error})") from None
 

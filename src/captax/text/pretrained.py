@@ -5,7 +5,6 @@ older `vocab.json` + `merges.txt` or `vocab.txt`, and its class gives the rest. 
 what its `tokenizer.json` says.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from tokenizers import (
 )
 
 from captax.errors import CaptaxError
+from captax.files import parse_json
 
 TOKENIZER, CONFIG, ROLES = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 ADDED = "added_tokens.json"
@@ -297,7 +297,7 @@ def _object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TextError(f"{path}: not JSON ({error}); fetch it again") from error
     if not isinstance(content, dict):
