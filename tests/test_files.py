@@ -1,12 +1,13 @@
 """JSON as others wrote it."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from captax.errors import CaptaxError
-from captax.files import parse_json
+from captax.files import is_file, parse_json
 
 
 @pytest.mark.parametrize("value", [None, 1.5, {"a": ["b", {}]}, "caf\u00e9 \U0001f600 \\ud800"])
@@ -33,6 +34,13 @@ def test_json_that_is_none_is_a_value_error(text: str, why: str) -> None:
 
 def test_objects_are_made_of_their_pairs() -> None:
     assert parse_json('{"a": 1, "a": 2}', pairs=list) == [("a", 1), ("a", 2)]
+
+
+def test_no_file_has_a_name_that_none_can_have(tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    assert is_file(tmp_path / "there")
+    for name in ("gone", "x" * 300, "a\0b", "half \ud800", "there/x", "."):
+        assert not is_file(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON, whoever wrote it."""
+"""Files that appear whole or not at all, and what others wrote into theirs: names, JSON."""
 
 import contextlib
 import json
@@ -32,6 +32,11 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file, for a name out of another: one too long for any is none."""
+    return os.path.isfile(path)  # noqa: PTH113 (`Path.is_file` raises OSError then)
 
 
 def write_text(path: Path, text: str) -> None:

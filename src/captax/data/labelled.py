@@ -22,7 +22,7 @@ from captax.data.splits import (
     split_name,
 )
 from captax.data.tables import alternatives
-from captax.files import parse_json
+from captax.files import is_file, parse_json
 from captax.images.decode import ImageError
 from captax.images.files import find_images, is_image_path
 
@@ -211,7 +211,7 @@ def _food101(root: Path) -> Labelled:
         ]
         if refuses():
             refuse(
-                (str(e.image) for e in splits[split] if not e.image.is_file()),
+                (str(e.image) for e in splits[split] if not is_file(e.image)),
                 path,
                 "does not exist; restore the picture or remove it from the list",
             )
