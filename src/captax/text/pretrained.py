@@ -233,12 +233,15 @@ def _build(
                 f"{path}: there is no {token!r} to begin or to end a text with; name its special "
                 f"tokens in {CONFIG} beside it"
             )
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {last}",
-        pair=f"{first} $A {last} $B:1 {last}:1"
-        if kind == BERT
-        else f"{first} $A {last} {last} $B {last}",
-        special_tokens=list(dict(ends).items()),
+    pair = f"{first} $A {last} $B:1 {last}:1"
+    # A token with a space in it, or none, is no piece of a template.
+    backend.post_processor = _parse(
+        path,
+        lambda: processors.TemplateProcessing(
+            single=f"{first} $A {last}",
+            pair=pair if kind == BERT else f"{first} $A {last} {last} $B {last}",
+            special_tokens=list(dict(ends).items()),
+        ),
     )
 
 
@@ -248,6 +251,8 @@ def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: dict[s
     roles = [role for role in settings if role.endswith("_token") and token_of(settings, role)]
     special = {content: settings[role] for role in roles if (content := token_of(settings, role))}
     extras = extra.values() if isinstance(extra, Mapping) else extra
+    if not isinstance(extra, Mapping | list | tuple):
+        raise TextError(f"{directory / CONFIG}: extra_special_tokens={extra!r} is no list")
     extras = {content: value for value in extras if (content := token_of({"": value}, ""))}
     path, listed = directory / CONFIG, settings.get("added_tokens_decoder")
     added: list[tuple[int, AddedToken]] = []
