@@ -1,6 +1,7 @@
 """Captioners made of halves."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -141,6 +142,19 @@ def test_a_half_that_does_not_fit_is_named_tensor_by_tensor(
             r"transformer.wpe.weight is (7, 24), expected (20, 24)",
         ):
             assert part in str(error.value)
+
+
+def test_no_values_are_drawn_for_sizes_that_the_checkpoint_does_not_have(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    path = shutil.copytree(checkpoint("gpt2"), tmp_path / "gpt2")
+    config = json.loads((path / "config.json").read_text())
+    # Of which one matrix of floats would be four million gigabytes.
+    (path / "config.json").write_text(json.dumps(config | {"vocab_size": 2**30, "n_embd": 2**20}))
+    with pytest.raises(
+        CheckpointError, match=r"wte.weight is \(.*\), expected \(1073741824, 1048576"
+    ):
+        from_pretrained_halves(checkpoint("vit"), path)
 
 
 def test_halves_can_be_cast(checkpoint: Checkpoint, examples: Path) -> None:

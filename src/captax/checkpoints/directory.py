@@ -11,7 +11,7 @@ from typing import Any, Literal
 import safetensors.numpy
 from flax import nnx
 
-from captax.checkpoints.state import CheckpointError, export, fill
+from captax.checkpoints.state import CheckpointError, check_fit, export, fill
 from captax.checkpoints.weights import LazyTensor, open_weights
 from captax.files import parse_json
 from captax.models.config import ModelConfig
@@ -107,8 +107,10 @@ def _load_turned(
     config, tensors = _open(directory, turn)
     kept = {name: tensor for name, tensor in tensors.items() if not re.search(unread, name)}
     layout = config.layout()
-    model = config.build(rngs=rngs)
     where = f"{directory} {role}"
+    # Before values are drawn for sizes that are the file's word alone.
+    check_fit(config.build(), kept, where=where, layout=layout, optional=new)
+    model = config.build(rngs=rngs)
     return fill(model, kept, where=where, layout=layout, dtype=dtype, optional=new)
 
 
