@@ -16,7 +16,7 @@ from typing import Any
 
 from captax.errors import CaptaxError
 
-SECONDS = 3.0  # inputs are small
+SECONDS, MEMORY = 3.0, 256 * 2**20  # inputs are small
 # Of Python's audit events, those of running what a file names.
 RUNS = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "os.fork",
         "subprocess.Popen", "socket.connect", "ctypes.dlopen", "marshal.loads")  # fmt: skip
@@ -39,7 +39,7 @@ def read(target: ModuleType, inputs: Path, data: bytes) -> Finding | None:
     path = place(target, inputs, data)
     kind, content = path.name, data[1:]
     path.write_bytes(target.finish(kind, content) if hasattr(target, "finish") else content)
-    started = time.monotonic()
+    started, before = time.monotonic(), _reset_peak()
     finding = None
     try:
         with _watched():
@@ -54,10 +54,26 @@ def read(target: ModuleType, inputs: Path, data: bytes) -> Finding | None:
     seconds = time.monotonic() - started
     if hasattr(target, "restore"):
         target.restore(path)
-    if finding is None and seconds > SECONDS:
-        story = f"took {seconds:.1f} s for {len(content)} bytes of {kind}"
-        finding = Finding(f"slow-{kind}".replace("-", "_"), story)
+    taken = _memory("VmHWM") - before
+    slow = seconds > getattr(target, "SECONDS", SECONDS)
+    if finding is None and (slow or taken > MEMORY):
+        what = "slow" if slow else "large"
+        story = (
+            f"took {seconds:.1f} s and {taken / 2**20:.0f} MiB for {len(content)} bytes of {kind}"
+        )
+        finding = Finding(f"{what}_{kind.replace('/', '_').replace('-', '_')}", story)
     return finding
+
+
+def _reset_peak() -> int:
+    """The memory in use now, from which on its peak is counted; Linux alone has such a thing."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _memory("VmRSS")
+
+
+def _memory(name: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition(f"{name}:")[2].split(maxsplit=1)[0])
 
 
 def place(target: ModuleType, inputs: Path, data: bytes) -> Path:
@@ -73,13 +89,18 @@ def _wrong_message(message: str, path: Path, size: int) -> str | None:
         return f"an error that is not one line: {message!r}"
     if not message.isascii() and not _encodes(message):
         return f"an error that cannot be printed: {message!r}"
-    if path.name not in message and str(path.parent) not in message:
+    if str(path) not in message and str(folder(path)) not in message:
         return f"an error that does not name the file: {message!r}"
     if "MemoryError" in message:
         return f"an error of too much memory: {message!r}"
-    if len(message) > 2000 + 4 * size:  # it may quote the file, and escape what it quotes
-        return f"an error of {len(message)} characters: {message[:2000]!r}"
+    if len(message) > 100_000 + 10 * size:  # it may quote the file, and escape what it quotes
+        return f"an error without end: {message[:2000]!r}"
     return None
+
+
+def folder(path: Path) -> Path:
+    """The checkpoint or dataset that the file belongs to."""
+    return next(p for p in (path, *path.parents) if p.parent.name.startswith("captax-fuzz-"))
 
 
 def _encodes(text: str) -> bool:
@@ -123,8 +144,11 @@ class _Logged(logging.Handler):
         raise Forbidden(f"logs {record.getMessage()!r}")
 
 
-def watch(inputs: Path) -> None:
-    """From now on, refuse what no input may have done: running anything, files elsewhere, logs."""
+def watch(inputs: Path, *, anywhere: bool) -> None:
+    """From now on, refuse what no input may have done: running anything, files elsewhere, logs.
+
+    With `anywhere`, files elsewhere may be read, but not written.
+    """
     logging.lastResort = _Logged(logging.WARNING)  # type: ignore[assignment]
     # Modules that are imported late, code pages, time zones: whatever was there before the input.
     allowed = (str(inputs), *{os.path.realpath(p) for p in sys.path if p}, sys.prefix,
@@ -137,7 +161,7 @@ def watch(inputs: Path) -> None:
             raise Forbidden(f"{event} {args!r}")
         if event == "open" and isinstance(args[0], str):
             writes = args[1] is not None and any(mode in args[1] for mode in "wxa+")
-            if writes or not os.path.realpath(args[0]).startswith(allowed):
+            if writes or not (anywhere or os.path.realpath(args[0]).startswith(allowed)):
                 raise Forbidden(f"opens {args[0]!r} ({args[1]})")
 
     sys.addaudithook(hook)

@@ -5,6 +5,7 @@ import json
 import random
 import struct
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import yaml
@@ -22,7 +23,6 @@ ODD = (
         "\ud800",
         "\u2028",
         "../x",
-        "/etc/hostname",
         "x" * 999,
     ),
     *([], {}, [[]], [{}], [None], {"": None}, [0] * 99, ["a", 1], {"a": {"a": {}}}),
@@ -48,7 +48,7 @@ def of_tree(kind: str, content: bytes, rng: random.Random, words: Sequence[bytes
 def _change(tree: Any, rng: random.Random, words: Sequence[bytes]) -> Any:
     top = [tree]
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        places = list(_places(top))
+        places = list(islice(_places(top), 10_000))  # YAML may stand for no end of them
         holder, key = rng.choice(places)
         other, there = rng.choice(places)
         match rng.randrange(7):

@@ -22,15 +22,16 @@ import time
 from pathlib import Path
 from types import ModuleType
 
-import judge
-import mutation
-
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "src"))  # what is fuzzed is this tree's
+import judge  # noqa: E402
+import mutation  # noqa: E402
+
 NAMES = sorted(path.stem for path in (HERE / "targets").glob("[a-z]*.py"))
 # What the coverage of tells inputs apart: our code, and what of the readers is Python.
 INSTRUMENTED = ["captax", "PIL", "yaml", "json", "csv", "tarfile", "zipfile", "pickletools"]
-MEMORY = 2 * 2**30  # beyond what the imports took
-HANG_SECONDS = 30  # in C, where no clock of ours is looked at
+MEMORY = 5 * 2**30  # addresses beyond what the imports took; see also judge.py
+HANG_SECONDS = 60  # in C, where no clock of ours is looked at
 DEATHS = 50  # of workers, after which more would tell nothing
 
 
@@ -116,7 +117,7 @@ def work(name: str, minutes: float, seed: int, folder: Path) -> None:
                 return (data[:1] + changed)[:most]
         return atheris.Mutate(data, most)
 
-    judge.watch(inputs)
+    judge.watch(inputs, anywhere=hasattr(target, "READS_ANYWHERE"))
     bound_memory()
     options = [
         str(folder / "corpus"),
@@ -138,7 +139,7 @@ def replay(name: str, path: Path) -> int:
     target = importlib.import_module(f"targets.{name}")
     inputs = Path(tempfile.mkdtemp(prefix="captax-fuzz-"))
     prepare(target, inputs)
-    judge.watch(inputs)
+    judge.watch(inputs, anywhere=hasattr(target, "READS_ANYWHERE"))
     bound_memory()
     data = path.read_bytes()
     finding = judge.read(target, inputs, data)

@@ -19,6 +19,7 @@ FAMILIES = (
 )
 CONFIG, GENERATION, PICTURES = "config.json", "generation_config.json", "preprocessor_config.json"
 KINDS = (*(f"{family}/{CONFIG}" for family in FAMILIES), f"git/{GENERATION}", f"git/{PICTURES}")
+SECONDS = 40.0  # XLA compiles the drawing of initial values, for every new shape
 WORDS = (
     *(b"model_type", b"hidden_size", b"num_hidden_layers", b"num_attention_heads", b"vocab_size"),
     *(b"intermediate_size", b"image_size", b"patch_size", b"num_channels", b"hidden_act", b"gelu"),

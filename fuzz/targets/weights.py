@@ -23,7 +23,16 @@ KINDS = (
     *("shards/model.safetensors.index.json", "shards-of-torch/pytorch_model.bin.index.json"),
 )
 WORDS = (
-    *(b"dtype", b"shape", b"data_offsets", b"__metadata__", b"weight_map", b"metadata"),
+    *(
+        b"/etc/hostname",
+        b"../../etc/hostname",
+        b"dtype",
+        b"shape",
+        b"data_offsets",
+        b"__metadata__",
+        b"weight_map",
+        b"metadata",
+    ),
     *(b"F32", b"F16", b"BF16", b"I64", b"U8", b"BOOL", b"F8_E4M3", b"C64", b"F4"),
     *(b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"),
     *(b"archive/data.pkl", b"archive/data/0", b"archive/byteorder", b"little", b"big"),
