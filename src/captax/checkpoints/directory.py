@@ -55,8 +55,7 @@ def load_model(directory: Path, *, dtype: str = "float32") -> nnx.Module:
 
     Raises `CheckpointError` that lists every tensor that does not fit.
     """
-    config, tensors = _open(directory, lambda config: config)
-    model = config.build()
+    config, model, tensors = _open(directory, lambda config: config)
     return fill(model, tensors, where=str(directory), layout=config.layout(), dtype=dtype)
 
 
@@ -104,24 +103,28 @@ def _load_turned(
     Tensors whose names match the regular expression `unread` are left out, and those that match
     `new` may be missing: they begin as a new model's do.
     """
-    config, tensors = _open(directory, turn)
+    config, valueless, tensors = _open(directory, turn)
     kept = {name: tensor for name, tensor in tensors.items() if not re.search(unread, name)}
     layout = config.layout()
     where = f"{directory} {role}"
     # Before values are drawn for sizes that are the file's word alone.
-    check_fit(config.build(), kept, where=where, layout=layout, optional=new)
+    check_fit(valueless, kept, where=where, layout=layout, optional=new)
     model = config.build(rngs=rngs)
     return fill(model, kept, where=where, layout=layout, dtype=dtype, optional=new)
 
 
 def _open(
     directory: Path, turn: Callable[[ModelConfig], ModelConfig]
-) -> tuple[ModelConfig, dict[str, LazyTensor]]:
-    """What `turn` makes of a checkpoint's config, and its tensors; errors name the file."""
+) -> tuple[ModelConfig, nnx.Module, dict[str, LazyTensor]]:
+    """What `turn` makes of a checkpoint's config, its model without values, and the tensors.
+
+    Errors name the file.
+    """
     contents = read_json(directory / CONFIG)
     tensors = open_weights(directory)
     try:
-        return turn(read_config(contents, tensors.keys())), tensors
+        config = turn(read_config(contents, tensors.keys()))
+        return config, config.build(), tensors
     except ConfigError as error:
         raise ConfigError(f"{directory / CONFIG}: {error}") from None
 
