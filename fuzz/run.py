@@ -6,6 +6,8 @@ is a file of `targets/`, and its reading of any input must end well or with a `C
 memory has found something too, and another goes on. Findings are kept in `findings/TARGET/`:
 
     python fuzz/run.py images --replay fuzz/findings/images/3f2a.input
+
+atheris is of the extra `fuzz`, and measuring memory is of Linux.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -39,7 +42,7 @@ def main() -> int:
     """Fuzz or replay; the exit code is 1 when there are findings."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("target", choices=NAMES)
-    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--minutes", type=float, default=10, help="0: read the seeds, no more")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--replay", type=Path, help="read this one input, and tell what comes of it"
@@ -49,7 +52,9 @@ def main() -> int:
     if args.worker:
         work(args.target, args.minutes, args.seed, args.worker)
     if args.replay:
-        return replay(args.target, args.replay)
+        return replay(args.target, [args.replay.read_bytes()])
+    if not args.minutes:
+        return replay(args.target, None)
     return supervise(args.target, args.minutes, args.seed)
 
 
@@ -89,8 +94,7 @@ def work(name: str, minutes: float, seed: int, folder: Path) -> None:
     inputs = Path(tempfile.mkdtemp(prefix="captax-fuzz-"))
     prepare(target, inputs)
     longest = 0
-    for n, (kind, content) in enumerate(target.seeds()):
-        data = bytes([target.KINDS.index(kind)]) + content
+    for n, data in enumerate(seeds_of(target)):
         longest = max(longest, len(data))
         (folder / "seeds" / f"{n:03}").write_bytes(data)
     words = folder / "words"
@@ -134,26 +138,35 @@ def work(name: str, minutes: float, seed: int, folder: Path) -> None:
     atheris.Fuzz()
 
 
-def replay(name: str, path: Path) -> int:
-    """Tell what comes of one input."""
+def replay(name: str, inputs: list[bytes] | None) -> int:
+    """Tell what comes of these inputs, or of the seeds; needs no atheris."""
     target = importlib.import_module(f"targets.{name}")
-    inputs = Path(tempfile.mkdtemp(prefix="captax-fuzz-"))
-    prepare(target, inputs)
-    judge.watch(inputs, anywhere=hasattr(target, "READS_ANYWHERE"))
+    folder = Path(tempfile.mkdtemp(prefix="captax-fuzz-"))
+    prepare(target, folder)
+    judge.watch(folder, anywhere=hasattr(target, "READS_ANYWHERE"))
     bound_memory()
-    data = path.read_bytes()
-    finding = judge.read(target, inputs, data)
-    print(f"{judge.place(target, inputs, data)}:")
-    print(finding.story if finding else "read, or refused as it should be")
-    return 1 if finding else 0
+    findings = 0
+    for data in seeds_of(target) if inputs is None else inputs:
+        if finding := judge.read(target, folder, data):
+            print(f"{judge.place(target, folder, data)}:\n{finding.story}")
+            findings += 1
+    if not findings:
+        print("read, or refused as it should be")
+    return 1 if findings else 0
+
+
+def seeds_of(target: ModuleType) -> Iterator[bytes]:
+    """Its seeds as inputs: a byte that says which kind of file, and the file."""
+    for kind, content in target.seeds():
+        yield bytes([target.KINDS.index(kind)]) + content
 
 
 def prepare(target: ModuleType, inputs: Path) -> None:
     """Write what lies beside the inputs, and read every seed once, so that all is imported."""
     if hasattr(target, "prepare"):
         target.prepare(inputs)
-    for kind, content in target.seeds():
-        judge.read(target, inputs, bytes([target.KINDS.index(kind)]) + content)
+    for data in seeds_of(target):
+        judge.read(target, inputs, data)
 
 
 def bound_memory() -> None:
