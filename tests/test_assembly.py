@@ -156,7 +156,9 @@ def test_no_values_are_drawn_for_sizes_that_the_checkpoint_does_not_have(
     path = shutil.copytree(checkpoint("gpt2"), tmp_path / "gpt2")
     config = json.loads((path / "config.json").read_text())
     # Of which one matrix of floats would be three million gigabytes.
-    (path / "config.json").write_text(json.dumps(config | {"vocab_size": 2**30, "n_embd": 3 * 2**18}))
+    (path / "config.json").write_text(
+        json.dumps(config | {"vocab_size": 2**30, "n_embd": 3 * 2**18})
+    )
     with pytest.raises(
         CheckpointError, match=r"wte.weight is \(.*\), expected \(1073741824, 786432"
     ):
