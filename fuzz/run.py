@@ -28,7 +28,6 @@ from types import ModuleType
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "src"))  # what is fuzzed is this tree's
 import judge  # noqa: E402
-import mutation  # noqa: E402
 
 NAMES = sorted(path.stem for path in (HERE / "targets").glob("[a-z]*.py"))
 # What the coverage of tells inputs apart: our code, and what of the readers is Python.
@@ -91,6 +90,7 @@ def work(name: str, minutes: float, seed: int, folder: Path) -> None:
 
     with atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False):
         target = importlib.import_module(f"targets.{name}")
+        import mutation  # which imports what is to be instrumented
     inputs = Path(tempfile.mkdtemp(prefix="captax-fuzz-"))
     prepare(target, inputs)
     longest = 0
@@ -129,6 +129,7 @@ def work(name: str, minutes: float, seed: int, folder: Path) -> None:
         f"-artifact_prefix={folder}/",
         f"-dict={words}",
         f"-max_len={2 * longest}",
+        f"-report_slow_units={HANG_SECONDS}",
         f"-max_total_time={max(1, round(60 * minutes))}",
         "-rss_limit_mb=0",
         f"-seed={seed}",
