@@ -16,7 +16,7 @@ from typing import Any
 
 from captax.errors import CaptaxError
 
-SECONDS, MEMORY = 3.0, 256 * 2**20  # inputs are small
+SECONDS, MEMORY = 3.0, 256 * 2**20  # of the processor, and bytes: inputs are small
 # Of Python's audit events, those of running what a file names.
 RUNS = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "os.fork",
         "subprocess.Popen", "socket.connect", "ctypes.dlopen", "marshal.loads")  # fmt: skip
@@ -39,7 +39,7 @@ def read(target: ModuleType, inputs: Path, data: bytes) -> Finding | None:
     path = place(target, inputs, data)
     kind, content = path.name, data[1:]
     path.write_bytes(target.finish(kind, content) if hasattr(target, "finish") else content)
-    started, before = time.monotonic(), _reset_peak()
+    started, before = time.process_time(), _reset_peak()
     finding = None
     try:
         with _watched():
@@ -51,7 +51,7 @@ def read(target: ModuleType, inputs: Path, data: bytes) -> Finding | None:
         raise
     except BaseException as error:  # some libraries of Rust raise what is no Exception
         finding = _finding(f"{type(error).__name__}: {error}", error)
-    seconds = time.monotonic() - started
+    seconds = time.process_time() - started
     if hasattr(target, "restore"):
         target.restore(path)
     taken = _memory("VmHWM") - before
