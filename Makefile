@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test slow check data browser screenshots parity parity-large wheel clean
+.PHONY: demo test slow check data browser screenshots fuzz parity parity-large wheel clean
 
 demo: .venv/installed  ## caption the pictures in examples/ and make a page of them
 	$(BIN)/captax caption examples --sheet demo/captions.html
@@ -30,6 +30,9 @@ browser: .venv/browser  ## the web page in chromium
 screenshots: .venv/browser  ## docs/images/serve.png
 	CAPTAX_SCREENSHOTS=docs/images $(BIN)/pytest tests/serve/test_page.py -k screenshots
 
+fuzz: .venv/fuzz  ## ten minutes of broken files for each reader
+	@for target in fuzz/targets/*.py; do $(BIN)/python fuzz/run.py $$(basename $$target .py) || exit 1; done
+
 parity: .venv/parity  ## tests against PyTorch
 	$(BIN)/pytest -m "parity and not large"
 
@@ -54,6 +57,10 @@ clean:
 .venv/browser: .venv/tests
 	$(BIN)/pip install --quiet --editable '.[browser]'
 	npm install --silent --no-save --prefix .venv axe-core
+	@touch $@
+
+.venv/fuzz: .venv/tests
+	$(BIN)/pip install --quiet --editable '.[fuzz]'
 	@touch $@
 
 .venv/dev: .venv/installed

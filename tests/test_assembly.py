@@ -1,6 +1,7 @@
 """Captioners made of halves."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,11 +109,17 @@ def test_halves_of_different_widths_get_a_projection(
     assert names["enc_to_dec_proj.weight"].shape == (30, 24)
 
 
-def test_what_is_no_such_half_is_refused(checkpoint: Checkpoint) -> None:
+def test_what_is_no_such_half_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config\.json: gpt2 is no encoder"):
         from_pretrained_halves(checkpoint("gpt2"), checkpoint("gpt2"))
     with pytest.raises(ConfigError, match=r"config\.json: vit is no text decoder"):
         from_pretrained_halves(checkpoint("vit"), checkpoint("vit"))
+    path = shutil.copytree(checkpoint("vit-gpt2"), tmp_path / "vit-gpt2")
+    config = json.loads((path / "config.json").read_text())
+    config["decoder"] = config["encoder"]
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"config\.json: vit is no text decoder"):
+        captax.load_model(path)
 
 
 def test_a_half_that_does_not_fit_is_named_tensor_by_tensor(
@@ -141,6 +148,21 @@ def test_a_half_that_does_not_fit_is_named_tensor_by_tensor(
             r"transformer.wpe.weight is (7, 24), expected (20, 24)",
         ):
             assert part in str(error.value)
+
+
+def test_no_values_are_drawn_for_sizes_that_the_checkpoint_does_not_have(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    path = shutil.copytree(checkpoint("gpt2"), tmp_path / "gpt2")
+    config = json.loads((path / "config.json").read_text())
+    # Of which one matrix of floats would be three million gigabytes.
+    (path / "config.json").write_text(
+        json.dumps(config | {"vocab_size": 2**30, "n_embd": 3 * 2**18})
+    )
+    with pytest.raises(
+        CheckpointError, match=r"wte.weight is \(.*\), expected \(1073741824, 786432"
+    ):
+        from_pretrained_halves(checkpoint("vit"), path)
 
 
 def test_halves_can_be_cast(checkpoint: Checkpoint, examples: Path) -> None:

@@ -325,6 +325,9 @@ def test_generation_settings_are_those_saved(saved: Path, tmp_path: Path) -> Non
     tokens = {"decoder_start_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     want = GenerationConfig(num_beams=5, max_new_tokens=7, **tokens)
     assert captax.load(path).generation == want
+    config.write_text(json.dumps({"num_beams": [5]}))
+    with pytest.raises(CaptaxError, match=r"generation_config\.json: num_beams=\[5\] must be"):
+        captax.load(path)
     config.unlink()  # as transformers: greedy, and 20 new tokens, or as many as can be read
     want = GenerationConfig(num_beams=1, max_new_tokens=None, **tokens)
     assert captax.load(path).generation == want

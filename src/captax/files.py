@@ -1,10 +1,13 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what others wrote into theirs: names, JSON."""
 
 import contextlib
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from captax.errors import CaptaxError
 
@@ -57,7 +60,30 @@ def replacing(path: Path, *, owner: str = "") -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file, for a name out of another: one too long for any is none."""
+    return os.path.isfile(path)  # noqa: PTH113 (`Path.is_file` raises OSError then)
+
+
 def write_text(path: Path, text: str, *, owner: str = "") -> None:
     """Write `text` as UTF-8, whole or not at all."""
     with replacing(path, owner=owner) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def parse_json(text: str, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """What JSON says; `pairs` makes an object of its keys and values.
+
+    Raises `ValueError`, and nothing else, for what is no JSON, is nested deeper than the parser
+    goes, or has a text that no file can hold: half of a surrogate pair.
+    """
+    try:
+        content = json.loads(text, object_pairs_hook=pairs)
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            json.dumps(content, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise ValueError(f"{half} is half a character") from None
+    return content

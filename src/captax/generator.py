@@ -20,7 +20,7 @@ from captax.generation import (
     Sequences,
     generate,
 )
-from captax.models.registry import model_config
+from captax.models.registry import ConfigError, model_config
 from captax.text import Tokenizer
 
 GENERATION = "generation_config.json"
@@ -254,13 +254,17 @@ def read_generation(directory: Path, model: Any) -> GenerationConfig:
     else:
         # Before they had a file of their own, transformers kept them in the model's config, and
         # what that does not say in the decoder's.
-        stored = read_json(directory / CONFIG)
+        path = directory / CONFIG
+        stored = read_json(path)
         for half in ("decoder", "generator", "text_config"):
             if isinstance(inner := stored.get(half), dict):
                 said = {key: value for key, value in stored.items() if value is not None}
                 stored = {**inner, **said}
                 break
-    return GenerationConfig.read(stored, model_config(model).roles())
+    try:
+        return GenerationConfig.read(stored, model_config(model).roles())
+    except (ConfigError, GenerationError) as error:
+        raise GenerationError(f"{path}: {error}") from None
 
 
 def padded(size: int, batch_size: int) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from captax.errors import CaptaxError
+from captax.files import is_file
 from captax.images import SheetRow, find_images, write_sheet
 from captax.metrics import LOWER_IS_BETTER, Scores
 
@@ -75,7 +76,7 @@ def find_pictures(
     for image, candidates in names.items():
         for name in map(Path, candidates):
             places = [name] if folder is None else [folder / name, name]
-            here = [place for place in places if place.is_file()]
+            here = [place for place in places if is_file(place)]
             here += [by_name[each] for each in (name.name, name.stem) if each in by_name]
             if here:
                 found[image] = here[0]

@@ -107,6 +107,10 @@ def test_a_file_of_another_network_is_refused(
     deeper = EfficientNetLiteConfig(0.25, 1.0, 40)
     with pytest.raises(CheckpointError, match=r"does not fit .*head.kernel is \(1280, 80\)"):
         load_efficientnet_lite(0, as_file(reference_tensors(deeper)))
+    for name, values in (("_bn0.weight", np.ones((31,))), ("_conv_stem.weight", np.ones((2,) * 5))):
+        misshapen = reference_tensors(deeper) | {name: values.astype(np.float32)}
+        with pytest.raises(CheckpointError, match=r"weights\.pth: not EfficientNet-Lite0: "):
+            load_efficientnet_lite(0, as_file(misshapen))
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,7 @@ def test_shards_are_one_set_of_weights(tmp_path: Path) -> None:
     refused(
         places | {"z": "model-3-of-2.safetensors"}, "names model-3-of-2.safetensors, which is m"
     )
+    refused(places | {"z": "m" * 300}, "names m+, which is missing")
     for shard in ("../x.safetensors", "/etc/passwd", "a/b", "..", "", ".x", "a\\b", "C:x", 3, None):
         (tmp_path.parent / "x.safetensors").write_bytes((tmp_path / names_of(places)).read_bytes())
         refused({"b": shard}, "which is no file of the checkpoint|which is missing")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from captax.errors import CaptaxError
 from captax.generation import (
     Beam,
     DiverseBeam,
@@ -102,6 +103,25 @@ def test_a_stored_option_that_would_matter_is_warned_of(stored: dict[str, Any], 
 def test_a_stored_option_that_does_not_matter_is_passed_over() -> None:
     stored = {"typical_p": 0.5, "epsilon_cutoff": 0.0, "guidance_scale": None, "top_h": 0.3}
     assert GenerationConfig.read(stored, Roles()) == GenerationConfig.read({}, Roles())
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"num_beams": "4"}, "num_beams='4' must be of the type int"),
+        ({"num_beams": [4]}, r"num_beams=\[4\] must be"),
+        ({"length_penalty": float("inf")}, "length_penalty=inf must be of the type float"),
+        ({"eos_token_id": [1, [2]]}, "where lists of tokens are expected: unhashable type"),
+        ({"eos_token_id": ["a"]}, "eos_token_id='a' must be of the type"),
+        ({"suppress_tokens": 3}, "where lists of tokens are expected: 'int' object"),
+        ({"bad_words_ids": [[1], 2]}, "where lists of tokens are expected: 'int' object"),
+        ({"bad_words_ids": [["a"]]}, r"bad_words_ids=\(\('a',\),\) must be"),
+        ({"force_words_ids": [[]]}, "where lists of tokens are expected: list index out of"),
+    ],
+)
+def test_stored_options_of_another_type_are_refused(stored: dict[str, Any], message: str) -> None:
+    with pytest.raises(CaptaxError, match=message):
+        GenerationConfig.read(stored, Roles())
 
 
 def test_options_choose_the_strategy() -> None:

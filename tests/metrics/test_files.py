@@ -154,9 +154,19 @@ def test_alternatives_that_cannot_be_read(write: Write) -> None:
         ([], r"o.json: expected an object: image id -> list of objects"),
         ({"1": "dog"}, r"o.json, '1': expected a list of objects, got str"),
         ({"1": ["dogg"]}, r"o.json, '1': COCO has no object 'dogg': did you mean 'dog'\?"),
-        (INSTANCES | {"categories": []}, r"annotations\[0\]: no category has the id 18"),
+        (INSTANCES | {"categories": []}, r"annotations\[0\]: no category has the id '18'"),
         (INSTANCES | {"annotations": {}}, r"o.json: 'annotations' is no list"),
         ({"annotations": []}, r"o.json: no 'categories'"),
+        ({"1": [["dog"]]}, r"o.json, '1': COCO has no object \['dog'\]"),
+        (
+            INSTANCES | {"categories": [{"id": [], "name": ""}]},
+            r"categories\[0\]: \[\] is no id",
+        ),
+        (
+            INSTANCES | {"annotations": [{"image_id": 1, "category_id": {}}]},
+            r"\[0\]: \{\} is no id",
+        ),
+        (INSTANCES | {"annotations": [{"image_id": 1}]}, r"annotations\[0\]: no 'category_id'"),
     ],
 )
 def test_objects_that_cannot_be_read(write: Write, content: Any, message: str) -> None:
@@ -186,7 +196,7 @@ RECORD = {"id": 1, "caption": "a dog"}
         ("x.json", [RECORD, 3], "{path}, [1]: expected an object, got int"),
         ("x.json", [RECORD, {"caption": "a"}], "{path}, [1]: no image_id or id or image or"),
         ("x.json", [RECORD, {"id": 5, "x": ""}], "or text of image '5'; it has id, x"),
-        ("x.json", [{"id": 1.5, "caption": "a"}], "{path}, [0]: 1.5 is no image id"),
+        ("x.json", [{"id": 1.5, "caption": "a"}], "{path}, [0]: 1.5 is no id"),
         ("x.jsonl", '{"id": 1, "caption": "a"}\n{"id"', "{path}, line 2: not JSON"),
         ("x.jsonl", {"path": "a.png", "error": "bad"}, "image 'a.png'; it has path, error"),
         ("x.jsonl", '{"id": 1, "caption": "a", "id": 2}', "line 1: not JSON (key 'id' comes twice"),

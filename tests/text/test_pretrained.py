@@ -173,7 +173,9 @@ def test_a_tokenizer_without_ends_encodes_text_but_no_captions(tmp_path: Path) -
     assert tokenizer.encode_plain(["a dog"]) == tokenizer.encode_template(["a dog"]) == [[5, 6]]
     assert tokenizer.decode([5, 6]) == "a dog"
     for caption in (lambda: tokenizer.encode(["a dog"]), lambda: tokenizer.pad_id):
-        with pytest.raises(TextError, match=r"names no (start|pad) token: name its special tokens"):
+        with pytest.raises(
+            TextError, match=r"tokenizer\.json: .* names no (start|pad) token: name its special "
+        ):
             caption()
 
 
@@ -209,7 +211,11 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
     refused(r"added_tokens\.json: no list of added tokens")
     write(tmp_path, tokenizer_config={"added_tokens_decoder": ["[DEC]"]})
     refused(r"tokenizer_config\.json: no list of added tokens")
+    write(tmp_path, tokenizer_config={"extra_special_tokens": 1.5})
+    refused(r"tokenizer_config\.json: extra_special_tokens=1.5 is no list")
     (tmp_path / "added_tokens.json").unlink()
+    write(tmp_path, tokenizer_config={"cls_token": "", "added_tokens_decoder": {}})
+    refused(r"vocab\.txt: .*")
     write(tmp_path, tokenizer_config={"cls_token": "[BEGIN]"})
     refused(r"vocab\.txt: there is no '\[BEGIN\]' to begin or to end a text with")
     (tmp_path / "tokenizer_config.json").unlink()

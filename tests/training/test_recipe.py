@@ -180,3 +180,39 @@ def test_a_default_changes_nothing_that_was_set(write: Callable[[str], str]) -> 
     fields = yaml.safe_load(load_recipe(write(RECIPE)).to_yaml())
     assert fields.keys() == Recipe.model_fields.keys()
     assert fields["optimizer"]["beta2"] == 0.98
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: 2020-99-99",  # a date to PyYAML, and to Python a ValueError
+        "name: !!int ''",
+        "name: !!bool maybe",
+        "name: !!timestamp soon",
+        "seed: 1" + "0" * 5000,
+        "[" * 2000,
+        "name: \x00",
+    ],
+)
+def test_what_yaml_cannot_say_is_told(write: Callable[[str], str], text: str) -> None:
+    path = write(text)
+    assert error_of(path).startswith(f"{path}: not YAML: ")
+
+
+def test_yaml_that_stands_for_more_than_fits_in_memory(write: Callable[[str], str]) -> None:
+    bomb = "x0: &x0 [a]\n"
+    bomb += "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]\n" for n in range(1, 30))
+    for text in (bomb, "name: &a [*a]", "data: &a {train: *a}"):
+        assert "more than 100,000 values" in error_of(write(text))
+    recipe = write(RECIPE)
+    assert "is not a YAML value" in error_of(recipe, "data.classes=&a [*a]")
+    # To name a part twice is what this is for.
+    shared = RECIPE.replace("dev: [", "dev: [&s ").replace("}]\nstages", "}, *s]\nstages")
+    assert len(load_recipe(write(shared)).data.dev) == 2
+
+
+@pytest.mark.parametrize("pattern", ["a{99999999999}", "(" * 2000, "[", "(?P<a"])
+def test_patterns_that_are_none(write: Callable[[str], str], pattern: str) -> None:
+    assert "is not a regular expression" in error_of(
+        write(RECIPE), f"stages.0.trainable=['{pattern}']"
+    )

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import safetensors.numpy
 from flax import nnx
 
-from captax.checkpoints.state import CheckpointError, export, fill
+from captax.checkpoints.state import CheckpointError, check_fit, export, fill
 from captax.checkpoints.weights import LazyTensor, open_weights
+from captax.files import parse_json
 from captax.models.config import ModelConfig
 from captax.models.registry import ConfigError, model_config, read_config
 
@@ -54,8 +55,7 @@ def load_model(directory: Path, *, dtype: str = "float32") -> nnx.Module:
 
     Raises `CheckpointError` that lists every tensor that does not fit.
     """
-    config, tensors = _open(directory, lambda config: config)
-    model = config.build()
+    config, model, tensors = _open(directory, lambda config: config)
     return fill(model, tensors, where=str(directory), layout=config.layout(), dtype=dtype)
 
 
@@ -103,22 +103,28 @@ def _load_turned(
     Tensors whose names match the regular expression `unread` are left out, and those that match
     `new` may be missing: they begin as a new model's do.
     """
-    config, tensors = _open(directory, turn)
+    config, valueless, tensors = _open(directory, turn)
     kept = {name: tensor for name, tensor in tensors.items() if not re.search(unread, name)}
     layout = config.layout()
-    model = config.build(rngs=rngs)
     where = f"{directory} {role}"
+    # Before values are drawn for sizes that are the file's word alone.
+    check_fit(valueless, kept, where=where, layout=layout, optional=new)
+    model = config.build(rngs=rngs)
     return fill(model, kept, where=where, layout=layout, dtype=dtype, optional=new)
 
 
 def _open(
     directory: Path, turn: Callable[[ModelConfig], ModelConfig]
-) -> tuple[ModelConfig, dict[str, LazyTensor]]:
-    """What `turn` makes of a checkpoint's config, and its tensors; errors name the file."""
+) -> tuple[ModelConfig, nnx.Module, dict[str, LazyTensor]]:
+    """What `turn` makes of a checkpoint's config, its model without values, and the tensors.
+
+    Errors name the file.
+    """
     contents = read_json(directory / CONFIG)
     tensors = open_weights(directory)
     try:
-        return turn(read_config(contents, tensors.keys())), tensors
+        config = turn(read_config(contents, tensors.keys()))
+        return config, config.build(), tensors
     except ConfigError as error:
         raise ConfigError(f"{directory / CONFIG}: {error}") from None
 
@@ -126,9 +132,11 @@ def _open(
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a checkpoint directory."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; is {path.parent} a checkpoint?") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict):

@@ -40,6 +40,8 @@ def load_efficientnet_lite(
         tensors = convert_efficientnet_lite(read_torch_file(path), config)
     except KeyError as error:
         raise CheckpointError(f"{path}: not EfficientNet-Lite{size}: no tensor {error}") from None
+    except (IndexError, ValueError) as error:  # shapes that cannot be folded
+        raise CheckpointError(f"{path}: not EfficientNet-Lite{size}: {error}") from None
     return fill(model, tensors, where=str(path))
 
 

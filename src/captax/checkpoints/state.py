@@ -12,7 +12,7 @@ from flax import nnx
 
 from captax.checkpoints.lazy import LazyTensor
 from captax.errors import CheckpointError
-from captax.models.layout import Layout
+from captax.models.layout import Layout, Tensor
 
 DTYPES = ("float32", "float16", "bfloat16")
 Model = TypeVar("Model", bound=nnx.Module)
@@ -48,9 +48,43 @@ def fill(
     missing, unexpected and misshapen tensor at once; `where` says in it what was being read.
     """
     check_dtype(dtype)
-    layout = layout or Layout()
     graph, state = nnx.split(model)
     leaves = {_name(path): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
+    expected, spelt = _matched(leaves, tensors, where, layout or Layout(), optional)
+    filled = []
+    for name, tensor in expected.items():
+        if name not in spelt:
+            kept = [leaves[ours] for ours in tensor.ours]
+            filled += [(path, leaf.replace(leaf[...].astype(dtype))) for path, leaf in kept]
+            continue
+        value = spelt[name].read() if isinstance(spelt[name], LazyTensor) else spelt[name]
+        for ours, part in zip(tensor.ours, tensor.rule.to_ours(np.asarray(value)), strict=True):
+            path, leaf = leaves[ours]
+            filled.append((path, leaf.replace(jnp.asarray(part, dtype))))
+    return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def check_fit(
+    model: nnx.Module,
+    tensors: Mapping[str, Any],
+    *,
+    where: str,
+    layout: Layout | None = None,
+    optional: str | None = None,
+) -> None:
+    """Raise what `fill` would; of a model built without values, before one with them is."""
+    leaves = {_name(path): (path, leaf) for path, leaf in nnx.to_flat_state(nnx.state(model))}
+    _matched(leaves, tensors, where, layout or Layout(), optional)
+
+
+def _matched(
+    leaves: Mapping[str, tuple[Any, Any]],
+    tensors: Mapping[str, Any],
+    where: str,
+    layout: Layout,
+    optional: str | None,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a model's parameters are in a checkpoint, and what is there, both by their names."""
     expected = {tensor.theirs: tensor for tensor in layout.tensors(leaves)}
     counters = {tensor.counter for tensor in expected.values()}
     spelt = {}
@@ -73,18 +107,7 @@ def fill(
         raise CheckpointError(
             f"{where}: does not fit the model its config describes: {'; '.join(sorted(problems))}"
         )
-
-    filled = []
-    for name, tensor in expected.items():
-        if name not in spelt:
-            kept = [leaves[ours] for ours in tensor.ours]
-            filled += [(path, leaf.replace(leaf[...].astype(dtype))) for path, leaf in kept]
-            continue
-        value = spelt[name].read() if isinstance(spelt[name], LazyTensor) else spelt[name]
-        for ours, part in zip(tensor.ours, tensor.rule.to_ours(np.asarray(value)), strict=True):
-            path, leaf = leaves[ours]
-            filled.append((path, leaf.replace(jnp.asarray(part, dtype))))
-    return nnx.merge(graph, nnx.from_flat_state(filled))
+    return expected, spelt
 
 
 def check_dtype(name: str) -> None:

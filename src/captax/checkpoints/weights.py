@@ -1,6 +1,5 @@
 """The weights of a checkpoint directory, in any of the forms the field keeps them in."""
 
-import json
 import math
 import os
 import re
@@ -13,6 +12,7 @@ import numpy as np
 from captax.checkpoints.lazy import BFLOAT16, FLOAT8, LazyTensor, is_shape, stored
 from captax.checkpoints.state import CheckpointError
 from captax.checkpoints.torch_file import open_torch_file
+from captax.files import is_file, parse_json
 
 __all__ = ["NAMES", "LazyTensor", "open_weights"]
 
@@ -84,7 +84,7 @@ def _open_index(path: Path) -> dict[str, LazyTensor]:
         # One plain name: an index must not make us read files outside the checkpoint.
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise CheckpointError(f"{path}: names {name!r}, which is no file of the checkpoint")
-        if not (path.parent / name).is_file():
+        if not is_file(path.parent / name):
             raise CheckpointError(f"{path}: names {name}, which is missing; download it")
         shards[name] = _open_file(path.parent / name)
     if lacking := [name for name, shard in places.items() if name not in shards[str(shard)]]:
@@ -170,8 +170,8 @@ def _parse(path: Path, content: bytes) -> Any:
         return dict(pairs)
 
     try:
-        return json.loads(content.decode("utf-8"), object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
+        return parse_json(content.decode("utf-8"), pairs=once)
+    except ValueError as error:
         raise _wrong(path, f"not JSON ({error})") from None
 
 

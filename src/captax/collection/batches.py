@@ -154,5 +154,5 @@ def caption_batches(
 
 def _reason(item: Item, error: ImageError) -> str:
     """Why a picture cannot be captioned, without its name."""
-    reason = str(error).removeprefix(f"{item.path}: ")
+    reason = str(error).removeprefix(str(ImageError(f"{item.path}: ")))
     return re.sub(r"\Apicture of \d+ bytes: ", "", reason)

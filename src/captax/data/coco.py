@@ -1,6 +1,5 @@
 """COCO's caption annotations, and Karpathy's files of the splits that papers report on."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from captax.data.example import (
     refuses,
 )
 from captax.data.splits import choose_split, refuse_absent, split_in, split_name
+from captax.files import is_file, parse_json
 
 KARPATHY = ("dataset_coco.json", "dataset_flickr8k.json", "dataset_flickr30k.json")
 ANNOTATIONS = ("annotations/captions*.json", "captions*.json", "annotations/*.json")
@@ -81,7 +81,7 @@ def read_annotations(
 
 def _parts(path: Path, named: str | None) -> list[Part]:
     try:
-        content = json.loads(read_text(path))
+        content = parse_json(read_text(path))
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error}); fetch it again") from error
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
@@ -177,7 +177,7 @@ def _image_directory(root: Path, path: Path, first: str) -> Path:
     release = path.stem.rpartition("_")[2]  # val2017
     candidates = ("images", release, f"images/{release}", "Images", ".", f"../{release}")
     for candidate in candidates:
-        if (root / candidate / first).is_file():
+        if is_file(root / candidate / first):
             return root / candidate
     # The first may be the one that is missing.
     for candidate in candidates[:4]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from captax.errors import CaptaxError
+from captax.files import is_file
 
 _faults: ContextVar[list[str] | None] = ContextVar("faults", default=None)
 
@@ -151,7 +152,7 @@ def make_examples(
     """
     if refuses():
         refuse(
-            [str(pictures[id]) for id in captions if not pictures[id].is_file()],
+            [str(pictures[id]) for id in captions if not is_file(pictures[id])],
             listed_in,
             "does not exist; restore the picture or remove it from the list",
         )

@@ -1,7 +1,6 @@
 """Pictures with labels, for classification: a folder for each class, or Food-101."""
 
 import difflib
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from captax.data.splits import (
     split_name,
 )
 from captax.data.tables import alternatives
+from captax.files import is_file, parse_json
 from captax.images.decode import ImageError
 from captax.images.files import find_images, is_image_path
 
@@ -211,7 +211,7 @@ def _food101(root: Path) -> Labelled:
         ]
         if refuses():
             refuse(
-                (str(e.image) for e in splits[split] if not e.image.is_file()),
+                (str(e.image) for e in splits[split] if not is_file(e.image)),
                 path,
                 "does not exist; restore the picture or remove it from the list",
             )
@@ -234,7 +234,7 @@ def _listed(path: Path) -> list[str]:
     """`class/id` of every picture of a list."""
     if path.suffix == ".json":
         try:
-            content = json.loads(read_text(path))
+            content = parse_json(read_text(path))
             ids = [id for listed in content.values() for id in listed]
         except (ValueError, AttributeError, TypeError) as error:
             raise DataError(f"{path}: expected an object of class: [ids] ({error})") from error

@@ -5,7 +5,6 @@ and where in it the bytes are, so that any picture can be read at any time, in a
 """
 
 import itertools
-import json
 import re
 import tarfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import BinaryIO
 from captax.data.example import DataError, Example, StoredExample, refuse, refuses
 from captax.data.splits import choose_split, refuse_absent, split_in
 from captax.data.tables import caption_columns, captions_in
+from captax.files import parse_json
 from captax.images.decode import ImageError
 from captax.images.files import is_image_path
 
@@ -206,7 +206,7 @@ def _text(where: str, content: bytes | TarPicture) -> str:
 def _described(where: str, content: bytes | TarPicture) -> tuple[str, ...]:
     """The captions in a sample's JSON; none where it is about something else."""
     try:
-        record = json.loads(_text(where, content))
+        record = parse_json(_text(where, content))
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error})") from error
     if not isinstance(record, dict):

@@ -3,13 +3,13 @@
 import contextlib
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from captax.data.example import DataError, read_text
+from captax.files import parse_json
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".json")
 CAPTION_COLUMNS = ("text", "caption", "captions", "sentences", "sentence")
@@ -78,7 +78,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if line.strip():
             where = f"{path}, line {number}"
             try:
-                record = json.loads(line)
+                record = parse_json(line)
             except ValueError as error:
                 raise DataError(f"{where}: not JSON ({error}); write one object a line") from error
             yield where, _object(where, record)
@@ -86,7 +86,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _json_list(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        records = json.loads(read_text(path))
+        records = parse_json(read_text(path))
     except ValueError as error:
         raise DataError(
             f"{path}: not JSON ({error}); is it one object a line? name it .jsonl"
@@ -140,7 +140,7 @@ def captions_in(where: str, value: object) -> list[str]:
     """
     if isinstance(value, str) and value.lstrip().startswith('["'):
         with contextlib.suppress(ValueError):  # a caption may begin so
-            value = json.loads(value)
+            value = parse_json(value)
     values = value if isinstance(value, list) else [value]
     texts = [each.get("raw") if isinstance(each, Mapping) else each for each in values]
     captions = [text for text in texts if isinstance(text, str)]

@@ -12,7 +12,7 @@ from captax.generation.beam import Beam, DiverseBeam
 from captax.generation.constraints import Constraints, Phrase
 from captax.generation.strategies import Greedy, Sample
 from captax.generation.task import GenerationError, Strategy
-from captax.models.config import Roles
+from captax.models.config import Roles, checked_fields
 
 # New tokens where nobody says how many, as transformers has it.
 DEFAULT_NEW_TOKENS = 20
@@ -60,7 +60,7 @@ class GenerationConfig:
     early_stopping: bool | str = False
     num_return_sequences: int = 1
     decoder_start_token_id: int | None = None
-    eos_token_id: Any = None
+    eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
     max_length: int | None = None
     min_length: int = 0
@@ -230,7 +230,11 @@ class GenerationConfig:
         for key, value in named.items():
             if value is not None and (roles.binding or options.get(key) is None):
                 options[key] = value
-        return cls(**_frozen(options))
+        try:
+            options = _frozen(options)
+        except (TypeError, LookupError) as error:
+            raise GenerationError(f"where lists of tokens are expected: {error}") from None
+        return cls(**checked_fields(cls, options))
 
     def write(self) -> dict[str, Any]:
         """The contents of a `generation_config.json`, which transformers reads too."""

@@ -181,8 +181,8 @@ def known_object(name: object) -> str:
     Raises:
         CaptaxError: it is not; the message names the nearest that is.
     """
-    if name in COCO_OBJECTS:
-        return str(name)
+    if isinstance(name, str) and name in COCO_OBJECTS:
+        return name
     near = difflib.get_close_matches(str(name), COCO_OBJECTS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "use COCO's names"
     raise CaptaxError(f"COCO has no object {name!r}: {hint}")

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from captax.errors import CaptaxError
-from captax.files import write_text
+from captax.files import parse_json, write_text
 from captax.metrics.ngrams import MAX_ORDER, CaptionNgrams, Common, NgramTable, in_common
 
 SIGMA = 6.0
@@ -74,7 +74,7 @@ class DocumentFrequencies:
         """
         fault = f"{path}: no document frequencies as `captax score` writes them"
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            document = parse_json(Path(path).read_text(encoding="utf-8"))
             images, frequencies = document["images"], document["frequencies"]
         except OSError as error:
             raise CaptaxError(f"{path}: cannot be read ({error.strerror})") from None

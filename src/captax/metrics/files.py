@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Container, Iterable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from captax.errors import CaptaxError
+from captax.files import parse_json
 from captax.metrics.chair import known_object
 
 # By which key or column a record names its picture; the first that there is. In COCO's own records
@@ -122,14 +122,15 @@ def read_objects(path: str | os.PathLike[str]) -> dict[str, set[str]]:
     names = {}
     for index, category in enumerate(_list(path, content, "categories")):
         where = f"{path}, categories[{index}]"
-        names[_value(where, category, "id")] = _value(where, category, "name")
+        names[_id(where, _value(where, category, "id"))] = _value(where, category, "name")
     found: dict[str, set[str]] = {}
     for index, image in enumerate(_list(path, content, "images")):
         where = f"{path}, images[{index}]"
         found[_id(where, _value(where, image, "id"))] = set()
     for index, note in enumerate(_list(path, content, "annotations")):
         where = f"{path}, annotations[{index}]"
-        id, category = _id(where, _value(where, note, "image_id")), note.get("category_id")
+        id = _id(where, _value(where, note, "image_id"))
+        category = _id(where, _value(where, note, "category_id"))
         if category not in names:
             raise CaptionFileError(f"{where}: no category has the id {category!r}")
         found.setdefault(id, set()).update(_objects(where, [names[category]]))
@@ -159,7 +160,7 @@ def _read_text(path: Path) -> str:
 def _is_record(line: str) -> bool:
     """Whether a line is a whole JSON object that describes a picture."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return False
     keys = record.keys() if isinstance(record, dict) else set()
@@ -173,7 +174,7 @@ def _is_header(line: str) -> bool:
 
 def _parse(where: str, text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unlike)
+        return parse_json(text, pairs=_unlike)
     except ValueError as error:
         raise CaptionFileError(f"{where}: not JSON ({error})") from None
 
@@ -311,7 +312,7 @@ def _rows(where: str, image: str, value: object, picture: str | None = None) -> 
 
 def _id(where: str, value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        raise CaptionFileError(f"{where}: {value!r} is no image id; give a number or a string")
+        raise CaptionFileError(f"{where}: {value!r} is no id; give a number or a string")
     return str(value)
 
 

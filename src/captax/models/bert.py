@@ -65,7 +65,7 @@ class BertConfig(ModelConfig):
     add_cross_attention: bool = False
     tie_word_embeddings: bool = True
     bos_token_id: int | None = None
-    eos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = 0
     pooler: bool = False
     lone_bias: bool = False

@@ -147,7 +147,7 @@ class ClipTextConfig(TowerConfig):
     initializer_factor: float = 1.0
     pad_token_id: int | None = 1
     bos_token_id: int | None = 49406
-    eos_token_id: int | None = 49407
+    eos_token_id: int | tuple[int, ...] | None = 49407
 
     def layer(self) -> LayerConfig:
         return _scaled(super().layer(), self.num_hidden_layers, self.initializer_factor)

@@ -11,14 +11,15 @@ inference-only here and folded into the convolution before it, so every convolut
 import dataclasses
 import functools
 import math
-from typing import ClassVar
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from captax.models.config import ModelConfig
+from captax.models.config import ConfigError, ModelConfig
 from captax.models.encoders import Features, VisionEncoder
 from captax.models.layers import Linear, activation_dtype, parameter
 
@@ -47,6 +48,15 @@ class EfficientNetLiteConfig(ModelConfig):
     depth_scale: float = 1.0
     image_size: int = 224
     num_labels: int = 0
+
+    @classmethod
+    def read(
+        cls, config: Mapping[str, Any], tensors: Collection[str] = ()
+    ) -> "EfficientNetLiteConfig":
+        described = super().read(config, tensors)
+        if not (0 < described.width_scale <= 10 and 0 < described.depth_scale <= 10):
+            raise ConfigError("efficientnet-lite: scales must be above 0 and at most 10")
+        return described
 
     @classmethod
     def lite(cls, size: int, *, num_labels: int = 0) -> "EfficientNetLiteConfig":

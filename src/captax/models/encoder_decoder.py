@@ -11,7 +11,14 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from captax.models.config import ConfigError, ModelConfig, Roles, read_config
+from captax.models.config import (
+    ConfigError,
+    ModelConfig,
+    Roles,
+    as_field,
+    checked_fields,
+    read_config,
+)
 from captax.models.decoders import Cache, TextDecoder
 from captax.models.encoders import Features, Text, TextEncoder, VisionEncoder
 from captax.models.layers import Linear
@@ -63,14 +70,15 @@ class TransformersEncoderDecoderConfig(EncoderDecoderConfig):
     architecture: ClassVar[str]
 
     decoder_start_token_id: int | None = None
-    eos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
 
     @classmethod
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> Any:
         halves = super().read(config, tensors)
         names = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
-        return dataclasses.replace(halves, **{name: config.get(name) for name in names})
+        tokens = {name: as_field(config.get(name)) for name in names}
+        return dataclasses.replace(halves, **checked_fields(cls, tokens))
 
     def write(self) -> dict[str, Any]:
         return {

@@ -67,7 +67,7 @@ class GitConfig(ModelConfig):
     tie_word_embeddings: bool = False
     pad_token_id: int | None = 0
     bos_token_id: int | None = 101
-    eos_token_id: int | None = 102
+    eos_token_id: int | tuple[int, ...] | None = 102
 
     @classmethod
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "GitConfig":

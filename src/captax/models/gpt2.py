@@ -54,7 +54,7 @@ class GPT2Config(ModelConfig):
     add_cross_attention: bool = False
     tie_word_embeddings: bool = True
     bos_token_id: int | None = 50256
-    eos_token_id: int | None = 50256
+    eos_token_id: int | tuple[int, ...] | None = 50256
     pad_token_id: int | None = None
 
     def roles(self) -> Roles:

@@ -17,7 +17,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from captax.models.config import ConfigError, ModelConfig, labels_of, write_labels
+from captax.models.config import (
+    ConfigError,
+    ModelConfig,
+    architecture_of,
+    labels_of,
+    write_labels,
+)
 from captax.models.encoders import Features, VisionEncoder
 from captax.models.layers import ACTIVATIONS, Linear, activation_dtype, parameter, project
 from captax.models.layout import Layout, batch_norm, conv2d, linear, table
@@ -61,10 +67,12 @@ class ResNetConfig(ModelConfig):
             raise ConfigError(f"resnet: layer_type={described.layer_type!r} is not supported")
         if len(described.hidden_sizes) != len(described.depths):
             raise ConfigError("resnet: hidden_sizes and depths must be of one length")
+        if described.layer_type == "bottleneck" and min(described.hidden_sizes, default=4) < 4:
+            raise ConfigError("resnet: hidden_sizes of bottlenecks must be 4 or more")
         if tensors:
             classifies = "classifier.1.weight" in map(canonical, tensors)
         else:
-            classifies = "Classification" in (config.get("architectures") or [""])[0]
+            classifies = "Classification" in architecture_of(config)
         return dataclasses.replace(described, labels=labels_of(config) if classifies else ())
 
     def write(self) -> dict[str, Any]:

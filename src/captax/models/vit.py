@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float
 
-from captax.models.config import ModelConfig, labels_of, write_labels
+from captax.models.config import ModelConfig, architecture_of, labels_of, write_labels
 from captax.models.encoders import Features, PatchEncoder
 from captax.models.layers import EncoderLayer, FinalNorm, LayerConfig, Linear, PatchEmbedding
 from captax.models.layout import Layout, Rule, conv2d, linear, norm, table
@@ -82,8 +82,7 @@ class ViTConfig(ModelConfig):
     @classmethod
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "ViTConfig":
         described = super().read(config, tensors)
-        architecture = (config.get("architectures") or [""])[0]
-        classifies = "Classification" in architecture
+        classifies = "Classification" in architecture_of(config)
         pooler = described.pooler
         if tensors:
             classifies = any("classifier.weight" in name for name in tensors)

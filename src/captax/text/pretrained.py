@@ -5,7 +5,6 @@ older `vocab.json` + `merges.txt` or `vocab.txt`, and its class gives the rest. 
 what its `tokenizer.json` says.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from tokenizers import (
 )
 
 from captax.errors import CaptaxError
+from captax.files import parse_json
 
 TOKENIZER, CONFIG, ROLES = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 ADDED = "added_tokens.json"
@@ -233,12 +233,15 @@ def _build(
                 f"{path}: there is no {token!r} to begin or to end a text with; name its special "
                 f"tokens in {CONFIG} beside it"
             )
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {last}",
-        pair=f"{first} $A {last} $B:1 {last}:1"
-        if kind == BERT
-        else f"{first} $A {last} {last} $B {last}",
-        special_tokens=list(dict(ends).items()),
+    pair = f"{first} $A {last} $B:1 {last}:1"
+    # A token with a space in it, or none, is no piece of a template.
+    backend.post_processor = _parse(
+        path,
+        lambda: processors.TemplateProcessing(
+            single=f"{first} $A {last}",
+            pair=pair if kind == BERT else f"{first} $A {last} {last} $B {last}",
+            special_tokens=list(dict(ends).items()),
+        ),
     )
 
 
@@ -248,6 +251,8 @@ def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: dict[s
     roles = [role for role in settings if role.endswith("_token") and token_of(settings, role)]
     special = {content: settings[role] for role in roles if (content := token_of(settings, role))}
     extras = extra.values() if isinstance(extra, Mapping) else extra
+    if not isinstance(extra, Mapping | list | tuple):
+        raise TextError(f"{directory / CONFIG}: extra_special_tokens={extra!r} is no list")
     extras = {content: value for value in extras if (content := token_of({"": value}, ""))}
     path, listed = directory / CONFIG, settings.get("added_tokens_decoder")
     added: list[tuple[int, AddedToken]] = []
@@ -297,7 +302,7 @@ def _object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TextError(f"{path}: not JSON ({error}); fetch it again") from error
     if not isinstance(content, dict):

@@ -33,6 +33,7 @@ class Tokenizer:
         pad: the token that fills a batch; `None` (GPT-2 has none) means `eos`.
         settings: entries of `tokenizer_config.json` to keep; `tokenizer_class` and
             `clean_up_tokenization_spaces` say how text is decoded.
+        path: the file it was read from, for errors to name.
 
     A tokenizer without a start or an eos token (`None`) encodes text, but no captions.
 
@@ -48,10 +49,12 @@ class Tokenizer:
         eos: str | None = "<eos>",
         pad: str | None = "<pad>",
         settings: Mapping[str, Any] | None = None,
+        path: Path | None = None,
     ) -> None:
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = True
+        self._where = f"{path}: " if path else ""
         self._backend = backend
         self._settings = dict(settings or {})
         self._roles = {"start": start, "eos": eos, "pad": pad or eos}
@@ -73,15 +76,15 @@ class Tokenizer:
         index: int | None = self._backend.token_to_id(token)
         if index is None:
             raise TextError(
-                f"the tokenizer has no {token!r}, its {role} token: name its special tokens "
-                f"(bos_token, eos_token, pad_token) in {CONFIG} beside {TOKENIZER}"
+                f"{self._where}the tokenizer has no {token!r}, its {role} token: name its special "
+                f"tokens (bos_token, eos_token, pad_token) in {CONFIG} beside {TOKENIZER}"
             )
         return index
 
     def _id(self, role: str) -> int:
         if (index := self._ids[role]) is None:
             raise TextError(
-                f"the tokenizer names no {role} token: name its special tokens "
+                f"{self._where}the tokenizer names no {role} token: name its special tokens "
                 f"(bos_token, eos_token, pad_token) in {CONFIG} beside {TOKENIZER}"
             )
         return index
@@ -223,16 +226,14 @@ class Tokenizer:
             TextError: a file is missing or cannot be read, or a special token is not in it.
         """
         found = read_pretrained(Path(directory))
-        try:
-            return cls(
-                found.backend,
-                start=token_of(found.settings, "bos_token", "cls_token"),
-                eos=token_of(found.settings, "eos_token", "sep_token"),
-                pad=token_of(found.settings, "pad_token"),
-                settings=found.settings,
-            )
-        except TextError as error:
-            raise TextError(f"{found.path}: {error}") from None
+        return cls(
+            found.backend,
+            start=token_of(found.settings, "bos_token", "cls_token"),
+            eos=token_of(found.settings, "eos_token", "sep_token"),
+            pad=token_of(found.settings, "pad_token"),
+            settings=found.settings,
+            path=found.path,
+        )
 
 
 def _refuse_one(texts: Sequence[str]) -> None:

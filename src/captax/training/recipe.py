@@ -23,6 +23,7 @@ class _Section(pydantic.BaseModel):
 
 
 Fraction = pydantic.confloat(ge=0, lt=1)
+_MOST_VALUES = 100_000  # a recipe has a hundred, or the names of all its classes
 
 
 def _changed(section: pydantic.BaseModel) -> set[str]:
@@ -35,7 +36,7 @@ def _compiled(patterns: Any) -> Any:
     for pattern in patterns or ():
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
     return patterns
 
@@ -335,9 +336,9 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         known = ", ".join(recipe_names())
         raise RecipeError(f"no recipe {name!r}: give a .yaml file or one of {known}")
     try:
-        fields = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{name}: not YAML: {' '.join(str(error).split())}") from None
+        fields = _parse(text)
+    except ValueError as error:
+        raise RecipeError(f"{name}: not YAML: {error}") from None
     if not isinstance(fields, dict):
         raise RecipeError(f"{name}: expected keys and values at the top, such as `name: ...`")
     for override in overrides:
@@ -352,20 +353,41 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"recipe {name}: {problems}") from None
 
 
+def _parse(text: str) -> Any:
+    """What YAML says. Raises `ValueError` for what is none, or no recipe could need.
+
+    Twenty lines can name one another so often that they stand for more than fits in memory, or for
+    no end of values.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except Exception as error:  # PyYAML lets through what Python says of `2020-99-99` or `!!int ""`
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+    found = [content]
+    for value in found:  # which grows
+        if isinstance(value, dict | list):
+            found += value.values() if isinstance(value, dict) else value
+        if len(found) > _MOST_VALUES:
+            raise ValueError(f"stands for more than {_MOST_VALUES:,} values")
+    return content
+
+
 def _set(fields: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals:
         raise RecipeError(f"--set {override}: expected key.path=value")
+    try:
+        given = _parse(value)
+    except ValueError:
+        raise RecipeError(f"--set {override}: {value!r} is not a YAML value") from None
     *parents, last = key.split(".")
     at: Any = fields
     try:
         for parent in parents:
             at = at[int(parent)] if isinstance(at, list) else at.setdefault(parent, {})
-        at[int(last) if isinstance(at, list) else last] = yaml.safe_load(value)
+        at[int(last) if isinstance(at, list) else last] = given
     except (TypeError, ValueError, IndexError, AttributeError):
         raise RecipeError(f"--set {override}: there is no {key} to set") from None
-    except yaml.YAMLError:
-        raise RecipeError(f"--set {override}: {value!r} is not a YAML value") from None
 
 
 def _within(inner: Sequence[Any], outer: Sequence[Any]) -> bool:
