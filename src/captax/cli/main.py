@@ -16,6 +16,7 @@ from captax.cli import (
     data,
     evaluate,
     explain,
+    export,
     generate,
     info,
     push,
@@ -63,6 +64,7 @@ app.add_typer(data.app, name="data")
 app.command("generate")(generate.generate)
 app.command("assemble")(assemble.assemble)
 app.command("convert")(convert.convert)
+app.command("export")(export.export)
 app.command("push")(push.push)
 app.command("serve")(serve.serve)
 app.command("info")(info.info)
