@@ -146,10 +146,10 @@ def write_directory(
 ) -> None:
     """Have `write` fill a new directory beside `directory`, then put it in its place.
 
-    A reader sees the old content or the new, never half of either. Of the old, what no checkpoint
-    of ours has (notes, PyTorch's weights, a repository) stays. A directory of another `kind` has a
-    file of the name `mark`, and files whose names match `replaced` go. Raises `CheckpointError`
-    when what is there is not of the kind.
+    A reader sees the old content or the new, never half of either, and a failure leaves nothing.
+    Of the old, what no checkpoint of ours has (notes, PyTorch's weights, a repository) stays. A
+    directory of another `kind` has a file of the name `mark`, and files whose names match
+    `replaced` go. Raises `CheckpointError` when what is there is not of the kind.
     """
     directory = directory.resolve()
     if directory.is_file() or (
@@ -161,11 +161,15 @@ def write_directory(
     old = directory.with_name(directory.name + ".old")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    write(partial)
-    if directory.exists():
-        for path in directory.iterdir():
-            if not (partial / path.name).exists() and not replaced.fullmatch(path.name):
-                _link(path, partial / path.name)
+    try:
+        write(partial)
+        if directory.exists():
+            for path in directory.iterdir():
+                if not (partial / path.name).exists() and not replaced.fullmatch(path.name):
+                    _link(path, partial / path.name)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     shutil.rmtree(old, ignore_errors=True)
     if directory.exists():
         directory.rename(old)

@@ -50,7 +50,9 @@ def export(
     directory = locate(name, revision=revision, offline=offline)
     captioner = load(directory)
     if not isinstance(captioner, Captioner):
-        raise CaptaxError(f"{model}: holds a {type(captioner).__name__}, which cannot caption")
+        raise CaptaxError(
+            f"{model}: holds a {type(captioner).__name__}, no captioner; only those are exported"
+        )
     card = directory / CARD
     run(
         captioner,

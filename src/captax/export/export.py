@@ -75,8 +75,6 @@ def export(
     """
     if format not in FORMATS:
         raise ExportError(f"format {format!r}: give one of {', '.join(FORMATS)}")
-    if not isinstance(captioner, Captioner):
-        raise ExportError(f"a {type(captioner).__name__} cannot be exported; captioners can")
     if batch_size is not None and batch_size < 1:
         raise ExportError(f"batch_size is {batch_size}: give 1 or more")
     write_programs = _writer(format)

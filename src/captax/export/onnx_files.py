@@ -27,9 +27,7 @@ def write_programs(folder: Path, programs: Sequence[Program]) -> dict[str, list[
     files = {}
     for program in programs:
         weights = dict(_tensors(folder / WEIGHTS, program.weights))
-        model = make_model(
-            program.name, OPERATORS, program.trace(), weights, program.inputs, program.outputs
-        )
+        model = make_model(program, OPERATORS, weights)
         path = folder / f"{program.name}.onnx"
         onnx.save(model, path)
         onnx.checker.check_model(path)

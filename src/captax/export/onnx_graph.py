@@ -9,13 +9,12 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import onnx
 from jax.extend import core
 from onnx import TensorProto, helper
 
-from captax.export.programs import ExportError
+from captax.export.programs import ExportError, Program
 
 # Old enough for any runtime of the last years, and what reductions take axes as inputs since.
 OPSET = 18
@@ -162,7 +161,9 @@ class Graph:
 
     def run(self, jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Known]) -> list[Known]:
         """Add the nodes of a program, and give its outputs."""
-        known: dict[Any, Known] = dict(zip(jaxpr.constvars, map(np.asarray, constants), strict=True))
+        known: dict[Any, Known] = dict(
+            zip(jaxpr.constvars, map(np.asarray, constants), strict=True)
+        )
         known.update(zip(jaxpr.invars, arguments, strict=True))
 
         def read(atom: Any) -> Known:
@@ -181,7 +182,8 @@ class Graph:
             return self.run(inner.jaxpr, inner.consts, inputs)
         if _constant(equation, inputs):
             shapes = [atom.aval.shape for atom in equation.invars]
-            full = [np.broadcast_to(x, s) for x, s in zip(inputs, shapes, strict=True)]
+            arrays = [x for x in inputs if isinstance(x, np.ndarray)]
+            full = [np.broadcast_to(x, s) for x, s in zip(arrays, shapes, strict=True)]
             found = equation.primitive.bind(*full, **parameters)
             found = found if equation.primitive.multiple_results else [found]
             return [_shrunk(np.asarray(x)) for x in found]
@@ -224,26 +226,24 @@ def _needed(jaxpr: Any) -> list[Any]:
 
 
 def make_model(
-    name: str,
-    operators: Mapping[str, Operator],
-    traced: Any,
-    weights: Mapping[str, onnx.TensorProto],
-    inputs: Mapping[str, jax.ShapeDtypeStruct],
-    outputs: Mapping[str, jax.ShapeDtypeStruct],
+    program: Program, operators: Mapping[str, Operator], weights: Mapping[str, onnx.TensorProto]
 ) -> onnx.ModelProto:
-    """A closed jaxpr of the weights, by sorted name, and the inputs as an ONNX model.
+    """A program as an ONNX model.
 
     Weights are tensors of float32, or of a narrower type that is widened when the model is loaded.
     """
     graph = Graph(operators)
     given: list[Known] = []
-    for weight, tensor in sorted(weights.items()):
-        graph.initializers.append(tensor)
-        shape, dtype = tuple(tensor.dims), helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        value = Value(weight, shape, dtype)
-        if tensor.data_type != TensorProto.FLOAT:
-            value = graph.add("Cast", [value], shape, np.float32, to=TensorProto.FLOAT)
+    for name, slot in program.slots.items():
+        if name not in program.weights:
+            given.append(Value("", slot.shape, slot.dtype))  # which nothing reads
+            continue
+        graph.initializers.append(weights[name])
+        value, stored = Value(name, slot.shape, slot.dtype), weights[name].data_type
+        if stored != TensorProto.FLOAT:
+            value = graph.add("Cast", [value], slot.shape, np.float32, to=TensorProto.FLOAT)
         given.append(value)
+    inputs, outputs, traced = program.inputs, program.outputs, program.traced
     given += [graph.input(key, shape.shape, shape.dtype) for key, shape in inputs.items()]
     found = graph.run(traced.jaxpr, traced.consts, given)
     full = [
@@ -255,7 +255,7 @@ def make_model(
         for key, value in zip(outputs, full, strict=True)
     ]
     infos = [_info(key, shape.shape, shape.dtype) for key, shape in outputs.items()]
-    made = helper.make_graph(nodes, name, graph.inputs, infos, graph.initializers)
+    made = helper.make_graph(nodes, program.name, graph.inputs, infos, graph.initializers)
     return helper.make_model(
         made,
         opset_imports=[helper.make_opsetid("", OPSET)],

@@ -197,9 +197,7 @@ def _slice(graph: Graph, equation: Any, inputs: list[Known]) -> Known:
     whole = equation.invars[0].aval.shape
     first, last = equation.params["start_indices"], equation.params["limit_indices"]
     strides = equation.params["strides"] or (1,) * len(whole)
-    axes = [
-        i for i, size in enumerate(whole) if (first[i], last[i], strides[i]) != (0, size, 1)
-    ]
+    axes = [i for i, size in enumerate(whole) if (first[i], last[i], strides[i]) != (0, size, 1)]
     chosen = [_ints(*(part[i] for i in axes)) for part in (first, last)]
     steps = _ints(*(strides[i] for i in axes))
     x = graph.full(inputs[0], whole)
@@ -224,7 +222,9 @@ def _iota(graph: Graph, equation: Any, inputs: list[Known]) -> Known:
     if len(shape) != 1:
         raise ExportError(f"the model counts along one of the axes {shape}, of which not all known")
     count = graph.reshape(graph.size(shape[0]), ())
-    numbers = graph.add("Range", [_ints(0).reshape(()), count, _ints(1).reshape(())], shape, "int64")
+    numbers = graph.add(
+        "Range", [_ints(0).reshape(()), count, _ints(1).reshape(())], shape, "int64"
+    )
     return graph.add("Cast", [numbers], shape, dtype, to=TYPES[dtype.name])
 
 
@@ -247,7 +247,9 @@ def _dot_general(graph: Graph, equation: Any, inputs: list[Known]) -> Known:
     if plain and len(a.shape) == 4:
         # Of a picture, channels last: a convolution of one place, so that a runtime that lays
         # pictures out channels first does so once and not at every turn.
-        kernel = graph.reshape(graph.transpose(b, [*free_b, over_b]), (*_out(equation)[0][3:], a.shape[over_a], 1, 1))
+        kernel = graph.reshape(
+            graph.transpose(b, [*free_b, over_b]), (*_out(equation)[0][3:], a.shape[over_a], 1, 1)
+        )
         image = graph.transpose(a, [0, 3, 1, 2])
         result = graph.add("Conv", [image, kernel], [shape[i] for i in (0, 3, 1, 2)], dtype)
         return graph.transpose(result, [0, 2, 3, 1])
@@ -329,19 +331,21 @@ def _dynamic_update_slice(graph: Graph, equation: Any, inputs: list[Known]) -> K
     first = _place(graph, start)
     last = graph.add("Add", [first, graph.size(part[axis])], (1,), "int64")
     end = graph.size(whole[axis])
-    unknown = tuple(None if i == axis else size for i, size in enumerate(whole))
-    parts = [] if isinstance(start, np.ndarray) and not start.any() else [(_ints(0), first)]
-    pieces: list[Known] = [
-        graph.add("Slice", [old, a, b, _ints(axis)], unknown, dtype) for a, b in [*parts, (last, end)]
-    ]
-    return graph.add("Concat", [*pieces[:-1], new, pieces[-1]], whole, dtype, axis=axis)
+    some = tuple(None if i == axis else size for i, size in enumerate(whole))
+    before: list[Known] = []
+    if not isinstance(start, np.ndarray) or start.any():
+        before.append(graph.add("Slice", [old, _ints(0), first, _ints(axis)], some, dtype))
+    behind = graph.add("Slice", [old, last, end, _ints(axis)], some, dtype)
+    return graph.add("Concat", [*before, new, behind], whole, dtype, axis=axis)
 
 
 def _only_moving(whole: Sequence[Any], part: Sequence[Any]) -> int | None:
     """The axis along which a slice can be here or there."""
     axes = [i for i, (a, b) in enumerate(zip(whole, part, strict=True)) if a != b]
     if len(axes) > 1:
-        raise ExportError("the model slices along several axes at once, which captax does not export")
+        raise ExportError(
+            "the model slices along several axes at once, which captax does not export"
+        )
     return axes[0] if axes else None
 
 
@@ -351,5 +355,3 @@ def _place(graph: Graph, start: Known) -> Known:
         return start.astype(np.int64).reshape(1)
     wide = graph.add("Cast", [start], start.shape, "int64", to=TYPES["int64"])
     return graph.reshape(wide, (1,))
-
-

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 from jax import export as jax_export
 
@@ -27,24 +28,26 @@ class ExportError(CaptaxError):
     """A captioner cannot be exported as asked."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Program:
     """A pure function of weights and named arrays, and what it takes and gives.
 
-    `function(weights, *inputs)` gives a tuple of as many arrays as there are `outputs`; `weights`
-    are those that it reads. Sizes in shapes may be symbolic.
+    `traced` is its closed jaxpr, of all the captioner's weights, which are `slots`, and then of the
+    inputs in their order. `weights` are those of them that it reads. Sizes may be symbolic.
     """
 
     name: str
-    function: Callable[..., tuple[jax.Array, ...]]
+    traced: Any
+    slots: dict[str, Shape]
     weights: dict[str, Shape]
     inputs: dict[str, Shape]
     outputs: dict[str, Shape]
 
-    def trace(self) -> Any:
-        """Its closed jaxpr, of the weights and then the inputs, in their order."""
-        with portable():
-            return jax.make_jaxpr(self.function)(self.weights, *self.inputs.values())
+    def __call__(self, weights: Weights, *inputs: jax.Array) -> list[jax.Array]:
+        """Its outputs, under a JAX transformation of arrays of just those shapes."""
+        unread = {n: jnp.zeros(s.shape, s.dtype) for n, s in self.slots.items() if n not in weights}
+        given = {**unread, **weights}
+        return jax.extend.core.jaxpr_as_fun(self.traced)(*map(given.get, self.slots), *inputs)
 
 
 def make_programs(
@@ -58,8 +61,11 @@ def make_programs(
     model, (height, width) = captioner.model, captioner.processor.size
     rebuild = rebuilder(model)
     names = parameters(model)
-    shapes = {name: Shape(value.shape, jnp.float32) for name, value in names.items()}
-    batch, prompted, time = batch_size, batch_size, 1
+    # Sorted, as JAX takes a dictionary's arrays.
+    shapes = {name: Shape(names[name].shape, jnp.float32) for name in sorted(names)}
+    batch: Any = batch_size
+    prompted: Any = batch_size
+    time: Any = 1
     if batch_size is None:
         # JAX wants every size that a limit speaks of among a program's inputs.
         (batch,) = jax_export.symbolic_shape("batch")
@@ -73,9 +79,7 @@ def make_programs(
         seen[:1] = [features]
         return (features.tokens,)
 
-    def prefill(
-        weights: Weights, tokens: jax.Array, features: jax.Array
-    ) -> tuple[jax.Array, ...]:
+    def prefill(weights: Weights, tokens: jax.Array, features: jax.Array) -> tuple[jax.Array, ...]:
         given = dataclasses.replace(seen[0], tokens=features)
         logits, cache = rebuild(weights).begin(given, tokens, capacity)
         seen[1:] = [jax.tree.structure((cache.past, cache.context))]
@@ -119,20 +123,16 @@ def _program(
     inputs: dict[str, Shape],
     outputs: list[str],
 ) -> Program:
-    """The program, of those of the weights that it reads."""
-    whole = Program(name, function, weights, inputs, {})
-    traced = whole.trace()
-    read = {id(variable) for equation in traced.eqns for variable in equation.invars}
-    # Of a dict, arguments are in the order of its sorted keys.
-    kept = {
-        weight: weights[weight]
-        for weight, variable in zip(sorted(weights), traced.jaxpr.invars, strict=False)
-        if id(variable) in read
+    """The program of a function, with those of the weights that it reads."""
+    with portable():
+        traced = jax.make_jaxpr(function)(weights, *inputs.values())
+    read = {
+        variable
+        for equation in traced.eqns
+        for variable in equation.invars
+        if not isinstance(variable, jax.extend.core.Literal)
     }
-
-    def alone(given: Weights, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-        unread = {n: jnp.zeros(s.shape, s.dtype) for n, s in weights.items() if n not in given}
-        return function({**unread, **given}, *arrays)
-
+    variables = dict(zip(weights, traced.jaxpr.invars, strict=False))
+    kept = {weight: shape for weight, shape in weights.items() if variables[weight] in read}
     shapes = [Shape(value.shape, value.dtype) for value in traced.out_avals]
-    return Program(name, alone, kept, inputs, dict(zip(outputs, shapes, strict=True)))
+    return Program(name, traced, weights, kept, inputs, dict(zip(outputs, shapes, strict=True)))

@@ -8,7 +8,6 @@ import jax
 from jax import export as jax_export
 
 from captax.export.programs import Program
-from captax.models.layers import portable
 
 # Their compilers lower the same programs; a `caption.py` runs on what its JAX finds.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -33,7 +32,5 @@ def write_programs(folder: Path, programs: Sequence[Program]) -> dict[str, list[
 
 
 def _exported(program: Program, platforms: Sequence[str]) -> Any:
-    with portable():
-        jitted = jax.jit(program.function)
-        exporting = jax_export.export(jitted, platforms=platforms)
-        return exporting(program.weights, *program.inputs.values())
+    exporting = jax_export.export(jax.jit(program), platforms=platforms)
+    return exporting(program.weights, *program.inputs.values())

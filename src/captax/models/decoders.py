@@ -27,7 +27,6 @@ from captax.models.layers import (
 )
 from captax.models.record import record
 
-
 # A number or, in programs for any number, a symbol of JAX for it.
 Size = int | Any
 

@@ -36,6 +36,7 @@ def load_programs(manifest):
 
 
 def load_onnx(programs):
+    """By ONNX Runtime, which finds the weights beside the programs."""
     import onnxruntime
 
     def load(program):
@@ -47,6 +48,7 @@ def load_onnx(programs):
 
 
 def load_stablehlo(programs):
+    """By JAX, which compiles them for the device that it finds."""
     import jax
     import safetensors.numpy
 
@@ -88,23 +90,26 @@ def sized(function, program, batch_size):
 
 def read_picture(path, at_least):
     """An upright RGB picture, transparency on white; at_least is the size it will be resized to."""
-    image = Image.open(path)
-    if image.format == "JPEG":
-        width, height = at_least[::-1]
-        if image.getexif().get(0x0112, 1) >= 5:  # lies on its side
-            width, height = height, width
-        image.draft(None, (2 * width, 2 * height))  # quicker: decoded at 1/2, 1/4 or 1/8
-    image = ImageOps.exif_transpose(image)
+    with Image.open(path) as image:
+        if image.format == "JPEG":
+            height, width = at_least
+            if image.getexif().get(0x0112, 1) >= 5:  # lies on its side
+                height, width = width, height
+            image.draft(None, (2 * width, 2 * height))  # quicker: decoded at 1/2, 1/4 or 1/8
+        return on_white(ImageOps.exif_transpose(image))
+
+
+def on_white(image):
+    """Any picture as RGB of 8 bits."""
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return Image.fromarray(np.rint(np.asarray(image) * (255 / 65535)).astype(np.uint8)).convert(
-            "RGB"
-        )
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(image.convert("RGB"), mask=image.getchannel("A"))
-        return white
-    return image.convert("RGB")
+        grey = np.rint(np.asarray(image) * (255 / 65535)).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    white.paste(image.convert("RGB"), mask=image.getchannel("A"))
+    return white
 
 
 def prepare(path, how):
@@ -156,6 +161,7 @@ def constrain(scores, tokens, prompt, limit, eos, options):
 
 
 def log_softmax(logits):
+    """Logits as log-probabilities."""
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
@@ -228,7 +234,11 @@ def greedy(writer, eos, options):
 
 def beam_search(writer, eos, options):
     """The best of `num_beams` prefixes that grow together: tokens after the prompt, and scores."""
-    beams, penalty, stop = options["num_beams"], options["length_penalty"], options["early_stopping"]
+    beams, penalty, stop = (
+        options["num_beams"],
+        options["length_penalty"],
+        options["early_stopping"],
+    )
     batch, prompt = writer.tokens.shape
     limit = writer.limit
     writer.choose(np.repeat(np.arange(batch), beams))
@@ -304,6 +314,7 @@ def spell(tokenizer, tokens, how):
 
 
 def main():
+    """Caption the pictures that the command line names."""
     manifest = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
     generation = manifest["generation"]
     parser = argparse.ArgumentParser(description="Caption pictures with exported programs.")
