@@ -37,5 +37,10 @@ def test_iree_computes_what_xla_does(family: str, exported: Callable[..., Path])
         module = runtime.load_vm_flatbuffer(compiled, driver="local-sync")
         found = module.main(*own.values(), *inputs)
         found = found if isinstance(found, list | tuple) else [found]
-        for a, b in zip(found, wanted, strict=True):
-            np.testing.assert_allclose(a.to_host(), b, atol=1e-4, rtol=0)
+        assert len(found) == len(wanted)
+        named = {each["name"]: i for i, each in enumerate(program["outputs"])}
+        for output, i in named.items():
+            # States may be large: they are the same to that share of their largest value.
+            scale = 1.0 if output == "logits" else max(1.0, float(np.abs(wanted[i]).max()))
+            ours = found[i].to_host()
+            np.testing.assert_allclose(ours, wanted[i], atol=1e-4 * scale, rtol=0, err_msg=output)
