@@ -63,10 +63,7 @@ def load(
     Weights are cast to `dtype`. Raises `CheckpointError` when there is none, or none that can be
     used alone.
     """
-    if name is None:
-        directory = Path(str(resources.files("captax") / "assets" / BUILT_IN))
-    else:
-        directory = hub.fetch(name, revision=revision, token=token, offline=offline)
+    directory = locate(name, revision=revision, token=token, offline=offline)
     model = read_model(directory, dtype=dtype)
     if isinstance(model, EncoderDecoder) and isinstance(model.encoder, VisionEncoder):
         processor, tokenizer = ImageProcessor.load(directory), Tokenizer.load(directory)
@@ -87,6 +84,19 @@ def load(
         f"{name}: holds a bare {type(model).__name__}, which says nothing by itself; make it half "
         "of another model (captax.from_pretrained_halves), or take it as it is (captax.load_model)"
     )
+
+
+def locate(
+    name: str | PathLike[str] | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+) -> Path:
+    """The directory of a checkpoint, fetched if need be; arguments as those of `load`."""
+    if name is None:
+        return Path(str(resources.files("captax") / "assets" / BUILT_IN))
+    return hub.fetch(name, revision=revision, token=token, offline=offline)
 
 
 def load_model(

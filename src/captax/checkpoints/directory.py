@@ -144,28 +144,40 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
+def write_directory(
+    directory: Path,
+    write: Callable[[Path], None],
+    *,
+    kind: str = "a checkpoint",
+    mark: str = CONFIG,
+    replaced: re.Pattern[str] = REPLACED,
+) -> None:
     """Have `write` fill a new directory beside `directory`, then put it in its place.
 
-    A reader sees the old content or the new, never half of either. Of the old, what no checkpoint
-    of ours has (notes, PyTorch's weights, a repository) stays. Raises `CheckpointError` when what
-    is there is not a checkpoint.
+    A reader sees the old content or the new, never half of either, and a failure leaves nothing.
+    Of the old, what no checkpoint of ours has (notes, PyTorch's weights, a repository) stays. A
+    directory of another `kind` has a file of the name `mark`, and files whose names match
+    `replaced` go. Raises `CheckpointError` when what is there is not of the kind.
     """
     directory = directory.resolve()
     if directory.is_file() or (
-        directory.is_dir() and any(directory.iterdir()) and not (directory / CONFIG).is_file()
+        directory.is_dir() and any(directory.iterdir()) and not (directory / mark).is_file()
     ):
-        raise CheckpointError(f"{directory}: is there and not a checkpoint; give another directory")
+        raise CheckpointError(f"{directory}: is there and not {kind}; give another directory")
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(directory.name + ".partial")
     old = directory.with_name(directory.name + ".old")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    write(partial)
-    if directory.exists():
-        for path in directory.iterdir():
-            if not (partial / path.name).exists() and not REPLACED.fullmatch(path.name):
-                _link(path, partial / path.name)
+    try:
+        write(partial)
+        if directory.exists():
+            for path in directory.iterdir():
+                if not (partial / path.name).exists() and not replaced.fullmatch(path.name):
+                    _link(path, partial / path.name)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     shutil.rmtree(old, ignore_errors=True)
     if directory.exists():
         directory.rename(old)

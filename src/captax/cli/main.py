@@ -17,6 +17,7 @@ from captax.cli import (
     data,
     evaluate,
     explain,
+    export,
     generate,
     info,
     push,
@@ -65,6 +66,7 @@ app.add_typer(data.app, name="data")
 app.command("generate")(generate.generate)
 app.command("assemble")(assemble.assemble)
 app.command("convert")(convert.convert)
+app.command("export")(export.export)
 app.command("push")(push.push)
 app.command("serve")(serve.serve)
 app.command("info")(info.info)

@@ -27,6 +27,9 @@ from captax.models.layers import (
 )
 from captax.models.record import record
 
+# A number or, in programs for any number, a symbol of JAX for it.
+Size = int | Any
+
 
 @struct.dataclass
 class Cache:
@@ -62,7 +65,7 @@ class Cache:
         ancestry = jnp.broadcast_to(jnp.arange(times)[:, None], (batch, times, capacity))
         return dataclasses.replace(self, past=past, ancestry=ancestry)
 
-    def visible(self, time: int) -> Bool[Array, "#batch queries places"]:
+    def visible(self, time: Size) -> Bool[Array, "#batch queries places"]:
         """Which places of the past the next `time` tokens see: those before them, and their own."""
         batch, beams, capacity = self.ancestry.shape
         positions = self.length + jnp.arange(time)
@@ -77,7 +80,7 @@ class Cache:
         mask = (own | new)[:, :, None] & before[..., None]  # [batch beams time capacity beams]
         return mask.reshape(batch, beams * time, capacity * beams)
 
-    def extended(self, past: tuple[Past, ...], time: int) -> "Cache":
+    def extended(self, past: tuple[Past, ...], time: Size) -> "Cache":
         """The cache after `time` more tokens a row."""
         places = jnp.arange(self.ancestry.shape[2])
         written = (places >= self.length) & (places < self.length + time)
@@ -209,14 +212,14 @@ class TextDecoder(nnx.Module):
         attention = self.layers[0].self_attention
         kernel = attention.key.kernel[...]
         heads = attention.heads
-        shape = (len(prompt), heads, capacity, len(kernel) // heads)
+        shape = (prompt.shape[0], heads, capacity, len(kernel) // heads)
         empty = jnp.zeros(shape, activation_dtype(kernel.dtype))
         cache = Cache(
             past=tuple((empty, empty) for _ in self.layers),
             context=contexts,
             mask=context_mask,
             length=jnp.zeros((), jnp.int32),
-            ancestry=jnp.zeros((len(prompt), 1, capacity), jnp.int32),
+            ancestry=jnp.zeros((prompt.shape[0], 1, capacity), jnp.int32),
         )
         return self._extend(prompt, cache)
 

@@ -57,6 +57,29 @@ def parameter(
     return nnx.Param(std * jax.random.normal(rngs.params(), shape))
 
 
+_PORTABLE = False
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """Inside the block models are traced in their plain forms, for any compiler and any batch.
+
+    Sizes may be symbolic then. The forms that suit the compiler and the device at hand are left
+    out, and so are gradients of our own.
+    """
+    global _PORTABLE
+    before, _PORTABLE = _PORTABLE, True
+    try:
+        yield
+    finally:
+        _PORTABLE = before
+
+
+def is_portable() -> bool:
+    """Whether what is traced now is for any compiler."""
+    return _PORTABLE
+
+
 def activation_dtype(weights: Any) -> Any:
     """What is computed between the products of weights of a type.
 
@@ -73,6 +96,8 @@ def project(
 
     The result is of the type that `activation_dtype` says.
     """
+    if is_portable():
+        return _sum_over(x, x.ndim - 1, kernel, 1)
     rows = _product(x.reshape(-1, x.shape[-1]), kernel)
     return rows.reshape(*x.shape[:-1], -1).astype(activation_dtype(kernel.dtype))
 
@@ -119,8 +144,8 @@ def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Arra
 _product.defvjp(_product_forward, _product_backward)
 
 
-def _sum_over(a: Array, of_a: int, b: Array, of_b: int) -> Float[Array, "_ _"]:
-    """The product of two matrices over an axis of each, in float32."""
+def _sum_over(a: Array, of_a: int, b: Array, of_b: int) -> Float[Array, "..."]:
+    """The product of two arrays, mostly matrices, over an axis of each, in float32."""
     axes = (((of_a,), (of_b,)), ((), ()))
     return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
@@ -428,7 +453,7 @@ def write_cache(past: Past, new: KeysValues, length: Int[Array, ""]) -> Past:
 
     def write(old: Array, new: Array) -> Array:
         batch, heads, _, head = old.shape
-        beams = len(new) // batch
+        beams = new.shape[0] // batch
         # [rows heads time head] -> [batch heads time beams head]
         new = new.reshape(batch, beams, heads, -1, head).transpose(0, 2, 3, 1, 4)
         new = new.reshape(batch, heads, -1, head).astype(old.dtype)

@@ -142,7 +142,9 @@ class Convolution(nnx.Module):
         kernel, stride = self.kernel[...], self.stride
         if kernel.shape[0] == 1:
             # A matrix product, which XLA:CPU does not see in a convolution.
-            return self.norm(project(x[:, ::stride, ::stride], kernel[0, 0].T))
+            for axis in (1, 2):
+                x = jax.lax.slice_in_dim(x, 0, None, stride, axis)
+            return self.norm(project(x, kernel[0, 0].T))
         pad = kernel.shape[0] // 2
         dtype = activation_dtype(kernel.dtype)
         x = jax.lax.conv_general_dilated(

@@ -7,6 +7,7 @@ MLP in every layer; the token embedding is also the output layer.
 import dataclasses
 from typing import ClassVar
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -73,7 +74,7 @@ class Bridge(nnx.Module):
     def __call__(self, features: Features) -> Float[Array, "batch patches width"]:
         memory = self.project(self.norm(features.tokens))
         places = (self.rows[...][:, None] + self.columns[...][None]).reshape(-1, memory.shape[-1])
-        return self.dropout(memory.at[:, features.lead :].add(places))
+        return self.dropout(memory + jnp.pad(places, ((features.lead, 0), (0, 0))))
 
 
 class TransformerDecoder(TextDecoder):

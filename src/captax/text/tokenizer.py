@@ -65,10 +65,13 @@ class Tokenizer:
         self.unk_id: int | None = None if unk is None else backend.token_to_id(unk)
         bpe = isinstance(backend.model, tokenizers.models.BPE)
         # transformers cleans no BPE, whose spaces are the text's own.
-        self._cleans = not bpe and bool(self._settings.get("clean_up_tokenization_spaces"))
+        cleans = not bpe and bool(self._settings.get("clean_up_tokenization_spaces"))
         suffix = getattr(backend.model, "end_of_word_suffix", None)
         is_clip = self._settings.get("tokenizer_class") == CLIP
-        self._suffix: str | None = suffix if is_clip else None
+        ends = ((suffix, " "),) if is_clip and suffix else ()
+        self._strips = bool(ends)
+        # What of a decoded text is written otherwise, in this order.
+        self.replacements: tuple[tuple[str, str], ...] = (*ends, *(_CLEAN if cleans else ()))
 
     def _special(self, role: str, token: str | None) -> int | None:
         if token is None:
@@ -150,12 +153,9 @@ class Tokenizer:
         if self._ids["eos"] in tokens:
             tokens = tokens[: tokens.index(self.eos_id)]
         text = self._backend.decode(tokens, skip_special_tokens=True)
-        if self._suffix:
-            text = text.replace(self._suffix, " ").strip()
-        if self._cleans:
-            for spaced, joined in _CLEAN:
-                text = text.replace(spaced, joined)
-        return text
+        for written, meant in self.replacements:
+            text = text.replace(written, meant)
+        return text.strip() if self._strips else text
 
     def token(self, index: int) -> str:
         """The token with this id, as the vocabulary spells it.

@@ -1,0 +1,66 @@
+"""`captax export`: a captioner as programs that other runtimes run, without captax."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from captax.cli.options import Dtype, Offline, Revision
+
+
+class Runtime(StrEnum):
+    """What programs are written for."""
+
+    onnx = "onnx"
+    stablehlo = "stablehlo"
+
+
+def export(
+    model: Annotated[
+        str, typer.Argument(help="Checkpoint directory, hub name, or `default`, the built-in one.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    format: Annotated[
+        Runtime, typer.Option(help="onnx: ONNX Runtime and others; stablehlo: JAX, XLA, IREE.")
+    ] = Runtime.onnx,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Of the weights in the file; arithmetic is float32.")
+    ] = Dtype.float32,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Captions at once, always; by default any number.")
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=2, help="Tokens of a caption at most, prompt included [default: enough]."),
+    ] = None,
+    revision: Revision = None,
+    offline: Offline = False,
+) -> None:
+    """Write encoder, prefill and step, and a script that captions pictures with them alone."""
+    import shlex
+
+    from captax.captioner import Captioner
+    from captax.checkpoints.directory import CARD
+    from captax.errors import CaptaxError
+    from captax.export import export as run
+    from captax.loading import load, locate
+
+    name = None if model == "default" else model
+    directory = locate(name, revision=revision, offline=offline)
+    captioner = load(directory)
+    if not isinstance(captioner, Captioner):
+        raise CaptaxError(
+            f"{model}: holds a {type(captioner).__name__}, no captioner; only those are exported"
+        )
+    card = directory / CARD
+    run(
+        captioner,
+        out,
+        format=format.value,
+        dtype=dtype.value,
+        batch_size=batch_size,
+        max_length=max_length,
+        card=card.read_text(encoding="utf-8") if card.is_file() else "",
+    )
+    print(f"wrote {out}; try: python {shlex.quote(str(out / 'caption.py'))} PICTURES")

@@ -1,0 +1,201 @@
+"""Write a captioner as programs for another runtime, with all that running them takes."""
+
+import dataclasses
+import json
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from captax.captioner import Captioner
+from captax.checkpoints.directory import CARD, write_directory
+from captax.checkpoints.state import export as tensors_of
+from captax.export.programs import ExportError, Program, make_programs
+from captax.files import OutputError
+from captax.generation import GenerationConfig
+from captax.generation.config import DEFAULT_NEW_TOKENS
+
+FORMATS = ("onnx", "stablehlo")
+MANIFEST, SCRIPT, WEIGHTS = "export.json", "caption.py", "weights.safetensors"
+MODEL_CARD = "MODEL_CARD.md"
+# Places for tokens besides those that the captioner's own options ask for: a prompt's.
+PROMPT_ROOM = 16
+REPLACED = re.compile(
+    r"(encoder|prefill|step)\.(onnx|jax|mlirbc)|weights\.safetensors|"
+    r"export\.json|tokenizer(_config)?\.json|caption\.py|README\.md|MODEL_CARD\.md"
+)
+# Options that the script does, and what of them means that there is nothing to do.
+DONE = {
+    "num_beams": 1,
+    "max_new_tokens": None,
+    "max_length": None,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "suppress_tokens": (),
+    "begin_suppress_tokens": (),
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": (),
+    "renormalize_logits": False,
+}
+NOT_DONE = ("do_sample", "num_beam_groups", "bad_words_ids", "force_words_ids")
+
+
+def export(
+    captioner: Captioner,
+    out: str | Path,
+    *,
+    format: str,
+    dtype: str = "float32",
+    batch_size: int | None = None,
+    max_length: int | None = None,
+    card: str = "",
+) -> None:
+    """Write a folder that captions pictures without captax.
+
+    It holds the encoder, the prefill and the step of the decoder as `format` ("onnx" or
+    "stablehlo") has programs, their weights once and as `dtype` (arithmetic is float32 whatever
+    they are), the tokenizer, `export.json`, which describes it all, and `caption.py`, which uses
+    it. Programs take batches of any size or of `batch_size` alone, and captions of at most
+    `max_length` tokens with their prompt; by default what the captioner's options ask for and a
+    prompt of 16 tokens. A `card` that says what the model is for goes along.
+
+    Raises `ExportError` for what cannot be exported, `OutputError` where nothing can be written,
+    `CheckpointError` where something else is already. Warns of options of decoding that the
+    script does not do.
+    """
+    if format not in FORMATS:
+        raise ExportError(f"format {format!r}: give one of {', '.join(FORMATS)}")
+    if batch_size is not None and batch_size < 1:
+        raise ExportError(f"batch_size is {batch_size}: give 1 or more")
+    write_programs = _writer(format)
+    _warn_of_options(captioner.generation)
+    capacity = _capacity(captioner, max_length)
+    programs = make_programs(captioner, capacity, batch_size)
+    tensors = tensors_of(captioner.model, dtype=dtype)
+
+    def write(folder: Path) -> None:
+        safetensors.numpy.save_file(tensors, folder / WEIGHTS)
+        files = write_programs(folder, programs)
+        contents = _describe(captioner, programs, files, capacity, batch_size)
+        contents = {"format": format, "dtype": dtype, **contents}
+        (folder / MANIFEST).write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
+        # The library makes files that only their owner may read.
+        (folder / WEIGHTS).chmod((folder / MANIFEST).stat().st_mode)
+        captioner.tokenizer.save(folder)
+        bundle = resources.files("captax") / "export" / "bundle"
+        (folder / SCRIPT).write_bytes((bundle / SCRIPT).read_bytes())
+        (folder / CARD).write_bytes((bundle / f"{format}.md").read_bytes())
+        if card:
+            (folder / MODEL_CARD).write_text(card, encoding="utf-8")
+
+    try:
+        write_directory(Path(out), write, kind="an export", mark=MANIFEST, replaced=REPLACED)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror or error})") from None
+
+
+def _writer(format: str) -> Callable[[Path, Sequence[Program]], dict[str, list[str]]]:
+    """What writes programs of a format, and says into which files."""
+    if format == "stablehlo":
+        from captax.export.stablehlo import write_programs
+
+        return write_programs
+    try:
+        from captax.export.onnx_files import write_programs
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").startswith("captax"):
+            raise
+        raise ExportError(
+            f"ONNX needs {missing.name}, which is not installed: pip install 'captax[export]'"
+        ) from None
+    return write_programs
+
+
+def _capacity(captioner: Captioner, max_length: int | None) -> int:
+    """Places in the cache, which the last token of a caption needs none of."""
+    config, most = captioner.generation, captioner.model.decoder.max_positions
+    if max_length is not None:
+        if not 2 <= max_length <= most + 1:
+            raise ExportError(
+                f"max_length is {max_length}: give 2 to {most + 1}, which the decoder can read"
+            )
+        return max_length - 1
+    bare = int(config.limits(np.array([1]), most)[0]) - 1
+    if config.max_new_tokens is None and config.max_length is None:
+        most -= 1  # such captions stop a token earlier
+    return min(bare + PROMPT_ROOM, most)
+
+
+def _warn_of_options(config: GenerationConfig) -> None:
+    default = GenerationConfig()
+    asked = [name for name in NOT_DONE if getattr(config, name) != getattr(default, name)]
+    if asked:
+        warnings.warn(
+            f"the captioner asks for {', '.join(asked)} in decoding, which {SCRIPT} does not do: "
+            "its captions may differ",
+            stacklevel=3,
+        )
+
+
+def _describe(
+    captioner: Captioner,
+    programs: Sequence[Program],
+    files: Mapping[str, Sequence[str]],
+    capacity: int,
+    batch_size: int | None,
+) -> dict[str, Any]:
+    """What `export.json` says of the folder."""
+    config, tokenizer = captioner.generation, captioner.tokenizer
+    options: dict[str, Any] = {name: getattr(config, name) for name in DONE}
+    if config.max_new_tokens is None and config.max_length is None:
+        options["max_new_tokens"] = DEFAULT_NEW_TOKENS
+    forced = config.forced_bos_token_id
+    options["forced_bos_token_id"] = [] if forced is None else [forced]
+    return {
+        "captax": metadata.version("captax"),
+        "batch_size": batch_size,
+        "capacity": capacity,
+        "weights": WEIGHTS,
+        "programs": {
+            program.name: {
+                "files": list(files[program.name]),
+                "weights": sorted(program.weights),
+                "inputs": _shapes(program.inputs),
+                "outputs": _shapes(program.outputs),
+            }
+            for program in programs
+        },
+        "pictures": dataclasses.asdict(captioner.processor),
+        "tokens": {
+            "start": config.decoder_start_token_id,
+            "eos": list(config.eos_ids),
+            "pad": config.pad_token_id,
+        },
+        "text": {
+            "start": tokenizer.start_id,
+            "eos": tokenizer.eos_id,
+            "replace": tokenizer.replacements,
+        },
+        "generation": options,
+    }
+
+
+def _shapes(arrays: Mapping[str, jax.ShapeDtypeStruct]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "shape": [size if isinstance(size, int) else str(size) for size in shape.shape],
+            "dtype": shape.dtype.name,
+        }
+        for name, shape in arrays.items()
+    ]

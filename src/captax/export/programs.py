@@ -1,0 +1,138 @@
+"""A captioner as three programs of flat, named arrays: encoder, prefill and step.
+
+Legend: `batch` captions, `time` tokens of a prompt, `capacity` places for tokens in a cache. The
+cache of captax is a pytree; here its arrays are inputs and outputs: what `present_key.0` and so on
+are after a token, `past_key.0` is before the next.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+from jax import export as jax_export
+
+from captax.captioner import Captioner
+from captax.checkpoints.state import parameters, rebuilder
+from captax.errors import CaptaxError
+from captax.models.decoders import Cache
+from captax.models.layers import portable
+
+Shape = jax.ShapeDtypeStruct
+Weights = Mapping[str, Any]
+
+
+class ExportError(CaptaxError):
+    """A captioner cannot be exported as asked."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A pure function of weights and named arrays, and what it takes and gives.
+
+    `traced` is its closed jaxpr, of all the captioner's weights, which are `slots`, and then of the
+    inputs in their order. `weights` are those of them that it reads. Sizes may be symbolic.
+    """
+
+    name: str
+    traced: Any
+    slots: dict[str, Shape]
+    weights: dict[str, Shape]
+    inputs: dict[str, Shape]
+    outputs: dict[str, Shape]
+
+    def __call__(self, weights: Weights, *inputs: jax.Array) -> list[jax.Array]:
+        """Its outputs, under a JAX transformation of arrays of just those shapes."""
+        unread = {n: jnp.zeros(s.shape, s.dtype) for n, s in self.slots.items() if n not in weights}
+        given = {**unread, **weights}
+        return jax.extend.core.jaxpr_as_fun(self.traced)(*map(given.get, self.slots), *inputs)
+
+
+def make_programs(
+    captioner: Captioner, capacity: int, batch_size: int | None = None
+) -> list[Program]:
+    """Encoder, prefill and step of a captioner, with room for `capacity` tokens a caption.
+
+    Without a `batch_size` they take batches, and prefill prompts, of any size; with one, batches
+    of that alone, and prefill one token a caption, so that every size is known.
+    """
+    model, (height, width) = captioner.model, captioner.processor.size
+    rebuild = rebuilder(model)
+    names = parameters(model)
+    # Sorted, as JAX takes a dictionary's arrays.
+    shapes = {name: Shape(names[name].shape, jnp.float32) for name in sorted(names)}
+    batch: Any = batch_size
+    prompted: Any = batch_size
+    time: Any = 1
+    if batch_size is None:
+        # JAX wants every size that a limit speaks of among a program's inputs.
+        (batch,) = jax_export.symbolic_shape("batch")
+        limits = [f"time <= {capacity}"]
+        prompted, time = jax_export.symbolic_shape("batch, time", constraints=limits)
+
+    seen: list[Any] = []  # the structure of features, and of the cache
+
+    def encoder(weights: Weights, pixels: jax.Array) -> tuple[jax.Array, ...]:
+        features = rebuild(weights).encode(pixels)
+        seen[:1] = [features]
+        return (features.tokens,)
+
+    def prefill(weights: Weights, tokens: jax.Array, features: jax.Array) -> tuple[jax.Array, ...]:
+        given = dataclasses.replace(seen[0], tokens=features)
+        logits, cache = rebuild(weights).begin(given, tokens, capacity)
+        seen[1:] = [jax.tree.structure((cache.past, cache.context))]
+        return logits, *jax.tree.leaves((cache.past, cache.context))
+
+    def step(
+        weights: Weights, tokens: jax.Array, position: jax.Array, *arrays: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        past, context = jax.tree.unflatten(seen[1], arrays)
+        ancestry = jnp.zeros((tokens.shape[0], 1, capacity), jnp.int32)
+        cache = Cache(past, context, mask=None, length=position, ancestry=ancestry)
+        logits, cache = rebuild(weights).advance(tokens, cache)
+        return logits, *jax.tree.leaves(cache.past)
+
+    pixels = {"pixels": Shape((batch, height, width, 3), jnp.float32)}
+    looking = _program("encoder", encoder, shapes, pixels, ["features"])
+    features = _of(prompted, looking.outputs)
+    given = {"tokens": Shape((prompted, time), jnp.int32), **features}
+    layers = range(len(model.decoder.layers))
+    past, present, context = (
+        [f"{name}_{kind}.{i}" for i in layers for kind in ("key", "value")]
+        for name in ("past", "present", "context")
+    )
+    beginning = _program("prefill", prefill, shapes, given, ["logits", *present, *context])
+    cache = dict(zip([*past, *context], list(beginning.outputs.values())[1:], strict=True))
+    cache = _of(batch, cache)
+    last = {"tokens": Shape((batch,), jnp.int32), "position": Shape((), jnp.int32)}
+    going_on = _program("step", step, shapes, {**last, **cache}, ["logits", *present])
+    return [looking, beginning, going_on]
+
+
+def _of(batch: Any, arrays: Mapping[str, Shape]) -> dict[str, Shape]:
+    """The same arrays of another batch."""
+    return {name: Shape((batch, *x.shape[1:]), x.dtype) for name, x in arrays.items()}
+
+
+def _program(
+    name: str,
+    function: Callable[..., tuple[jax.Array, ...]],
+    weights: dict[str, Shape],
+    inputs: dict[str, Shape],
+    outputs: list[str],
+) -> Program:
+    """The program of a function, with those of the weights that it reads."""
+    with portable():
+        traced = jax.make_jaxpr(function)(weights, *inputs.values())
+    read = {
+        variable
+        for equation in traced.eqns
+        for variable in equation.invars
+        if not isinstance(variable, jax.extend.core.Literal)
+    }
+    variables = dict(zip(weights, traced.jaxpr.invars, strict=False))
+    kept = {weight: shape for weight, shape in weights.items() if variables[weight] in read}
+    shapes = [Shape(value.shape, value.dtype) for value in traced.out_avals]
+    return Program(name, traced, weights, kept, inputs, dict(zip(outputs, shapes, strict=True)))

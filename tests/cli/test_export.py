@@ -1,0 +1,40 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Run = Callable[..., Any]
+
+
+def test_a_folder_is_written_and_its_script_runs(
+    run: Run, model: Path, examples: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ("--dtype", "bfloat16", "--max-length", "9")
+    result = run("export", model, out, "--format", "onnx", *options)
+    assert (result.code, result.err) == (0, "")
+    assert result.out == f"wrote {out}; try: python {out}/caption.py PICTURES\n"
+    manifest = json.loads((out / "export.json").read_text())
+    assert (manifest["format"], manifest["dtype"], manifest["capacity"]) == ("onnx", "bfloat16", 8)
+    command = [sys.executable, out / "caption.py", examples / "cat.jpg"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"{examples / 'cat.jpg'}\t") and said.count("\n") == 1
+
+
+def test_wrong_use_is_one_line(
+    run: Run, model: Path, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    def refused(*arguments: object) -> str:
+        result = run("export", *arguments)
+        assert result.code == 2 and result.err.count("\n") == 1
+        return str(result.err)
+
+    assert "no captioner" in refused(checkpoint("vit-classifier"), tmp_path / "out")
+    assert "coreml" in refused(model, tmp_path / "out", "--format", "coreml")
+    assert "not an export" in refused(model, model, "--format", "stablehlo")
+    (tmp_path / "file").write_text("")
+    where = tmp_path / "file" / "out"
+    assert f"{where}: cannot be written" in refused(model, where, "--format", "stablehlo")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
