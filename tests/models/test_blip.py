@@ -110,12 +110,12 @@ def test_a_config_is_completed_as_transformers_completes_it() -> None:
         {
             "model_type": "blip",
             "text_config_dict": {"vocab_size": 50, "encoder_hidden_size": 7, "eos_token_id": 5},
-            "vision_config": {"hidden_size": 1024},
+            "vision_config": {"hidden_size": 960},
         }
     )
     want = BlipConfig(
-        BlipVisionConfig(hidden_size=1024),
-        BlipTextConfig(vocab_size=50, encoder_hidden_size=1024, eos_token_id=5),
+        BlipVisionConfig(hidden_size=960),
+        BlipTextConfig(vocab_size=50, encoder_hidden_size=960, eos_token_id=5),
     )
     assert described == want
     assert described.roles() == Roles(start=30522, eos=102, pad=0, binding=True)
