@@ -33,7 +33,7 @@ NAMES = sorted(path.stem for path in (HERE / "targets").glob("[a-z]*.py"))
 # What the coverage of tells inputs apart: our code, and what of the readers is Python.
 INSTRUMENTED = ["captax", "PIL", "yaml", "json", "csv", "tarfile", "zipfile", "pickletools"]
 MEMORY = 5 * 2**30  # addresses beyond what the imports took; see also judge.py
-HANG_SECONDS = 60  # in C, where no clock of ours is looked at
+HANG_SECONDS = 120  # by the wall, also in C, where no clock of ours is looked at
 DEATHS = 50  # of workers, after which more would tell nothing
 
 

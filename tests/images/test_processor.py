@@ -199,8 +199,19 @@ def test_published_configs():
         ),
         (
             {"image_processor_type": "ConvNextImageProcessor", "size": 9, "crop_pct": 0},
-            "crop_pct=0 must be above 0",
+            "crop_pct=0 must be 0.01 to 1",
         ),
+        (
+            {"image_processor_type": "ConvNextImageProcessor", "size": 9, "crop_pct": 5e-324},
+            "crop_pct=5e-324 must be 0.01 to 1",
+        ),
+        ({"resample": 2.0}, "resample=2.0 is no filter"),
+        ({"resample": [2]}, r"resample=\[2\] is no filter"),
+        ({"rescale_factor": {}}, r"rescale_factor=\{\} must be a number"),
+        ({"rescale_factor": float("nan")}, "rescale_factor=nan must be a number"),
+        ({"image_mean": [0.5, 0.5, 10**400]}, "image_mean=.* must be three numbers"),
+        ({"size": {"shortest_edge": "9"}}, "size=.* must have a whole number"),
+        ({"crop_size": 10**6}, "give .height, width. in pixels"),
     ],
 )
 def test_configs_that_ask_for_something_else_are_refused(change, message):

@@ -88,7 +88,7 @@ class ImageProcessor:
             fits = isinstance(to, int) and to >= 1
         else:
             raise ImageError(f'resize {self.resize!r}: must be "stretch" or "shortest_edge"')
-        if min(height, width) < 1 or not fits:
+        if not fits or min(height, width) < 1 or height * width > MAX_PIXELS:
             raise ImageError(
                 f"size {self.size}, {self.resize} to {to}: give (height, width) in pixels, "
                 "or resize_to as one number for shortest_edge"
@@ -269,6 +269,8 @@ class ImageProcessor:
         resize: Literal["stretch", "shortest_edge"] = "stretch"
         if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
             resize, resize_to = "shortest_edge", size["shortest_edge"]
+            if not isinstance(resize_to, int):
+                raise ImageError(f"preprocessor config: size={size!r} must have a whole number")
             if crop is None:
                 raise ImageError(
                     "preprocessor config: size.shortest_edge without do_center_crop is not "
@@ -277,8 +279,11 @@ class ImageProcessor:
         else:
             resize_to = _height_width(config, "size")
         resample = _need(config, "resample")
-        if resample not in range(len(_RESAMPLE)):
+        if type(resample) is not int or resample not in range(len(_RESAMPLE)):
             raise ImageError(f"preprocessor config: resample={resample!r} is no filter of Pillow")
+        rescale = config.get("rescale_factor", 1 / 255)
+        if not _is_number(rescale):
+            raise ImageError(f"preprocessor config: rescale_factor={rescale!r} must be a number")
         rescales, normalizes = config.get("do_rescale", True), config.get("do_normalize", True)
         return cls(
             size=crop or resize_to,
@@ -287,7 +292,7 @@ class ImageProcessor:
             resample=_RESAMPLE[resample],
             mean=_three(config, "image_mean") if normalizes else (0.0, 0.0, 0.0),
             std=_three(config, "image_std") if normalizes else (1.0, 1.0, 1.0),
-            rescale=float(config.get("rescale_factor", 1 / 255)) if rescales else 1.0,
+            rescale=float(rescale) if rescales else 1.0,
         )
 
 
@@ -302,8 +307,8 @@ def _without_crop_pct(config: dict[str, Any]) -> dict[str, Any]:
                 "this class takes {shortest_edge} and a number"
             )
     config = {key: value for key, value in config.items() if key != "crop_pct"}
-    if not 0 < part <= 1:
-        raise ImageError(f"preprocessor config: crop_pct={part!r} must be above 0 and at most 1")
+    if not 0.01 <= part <= 1:
+        raise ImageError(f"preprocessor config: crop_pct={part!r} must be 0.01 to 1")
     if edge >= _WHOLE:
         return config | {"size": edge}
     if config["do_center_crop"] and _height_width(config, "crop_size") != (edge, edge):
@@ -331,9 +336,13 @@ def _need(config: Mapping[str, Any], key: str) -> Any:
     return config[key]
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e9  # NaN is not
+
+
 def _three(config: Mapping[str, Any], key: str) -> tuple[float, float, float]:
     match _need(config, key):
-        case [int() | float() as red, int() | float() as green, int() | float() as blue]:
+        case [red, green, blue] if all(map(_is_number, (red, green, blue))):
             return float(red), float(green), float(blue)
     raise ImageError(f"preprocessor config: {key}={config[key]!r} must be three numbers")
 
