@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from captax.models.config import ConfigError, ModelConfig
 from captax.models.encoders import Features, VisionEncoder
-from captax.models.layers import Linear, activation_dtype, is_portable, parameter
+from captax.models.layers import Linear, activation_dtype, parameter
 
 # (repeats, kernel, stride, expansion, channels) of each stage before scaling.
 STAGES = (
@@ -136,8 +136,6 @@ def depthwise_convolution(
     shifted = functools.partial(_shifted, stride=stride)
 
     x = jnp.pad(x, ((0, 0), same(x.shape[1]), same(x.shape[2]), (0, 0)))
-    if is_portable():
-        return grouped(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
 
 

@@ -75,11 +75,6 @@ def portable() -> Iterator[None]:
         _PORTABLE = before
 
 
-def is_portable() -> bool:
-    """Whether what is traced now is for any compiler."""
-    return _PORTABLE
-
-
 def activation_dtype(weights: Any) -> Any:
     """What is computed between the products of weights of a type.
 
@@ -96,7 +91,7 @@ def project(
 
     The result is of the type that `activation_dtype` says.
     """
-    if is_portable():
+    if _PORTABLE:
         return _sum_over(x, x.ndim - 1, kernel, 1)
     rows = _product(x.reshape(-1, x.shape[-1]), kernel)
     return rows.reshape(*x.shape[:-1], -1).astype(activation_dtype(kernel.dtype))
