@@ -1,5 +1,6 @@
 """`captax caption`: captions of files, folders, archives, lists and URLs, where they are wanted."""
 
+import contextlib
 import sys
 import threading
 from pathlib import Path
@@ -140,8 +141,6 @@ def _run(
     plan: "Plan", captioner: Any, model: str | None, resume: Resume, retry_errors: bool
 ) -> "Summary":
     """Run the plan under a progress bar; errors are told as they come."""
-    import contextlib
-
     from tqdm import tqdm
 
     from captax.stopping import stopping
@@ -160,6 +159,8 @@ def _run(
                 told += 1
                 if told <= SHOWN:
                     tqdm.write(f"captax: {record.name}: {record.error}", file=sys.stderr)
+                elif told == SHOWN + 1:
+                    tqdm.write("captax: further errors are only counted here", file=sys.stderr)
         if not bar.n:
             bar.initial = summary.settled - len(records)
         bar.update(summary.settled - bar.n)
@@ -183,6 +184,10 @@ def _run(
 
 def _count(plan: "Plan", bar: Any) -> None:
     from captax.collection.items import find_items
+    from captax.errors import CaptaxError
 
-    bar.total = sum(1 for _ in find_items(plan.sources))
-    bar.refresh()
+    with contextlib.suppress(CaptaxError):  # of which the job itself tells
+        total = sum(1 for _ in find_items(plan.sources))
+        if not bar.disable:  # nor closed
+            bar.total = total
+            bar.refresh()
