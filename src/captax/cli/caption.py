@@ -1,5 +1,6 @@
 """`captax caption`: captions of files, folders, archives, lists and URLs, where they are wanted."""
 
+import contextlib
 import sys
 import threading
 from pathlib import Path
@@ -56,7 +57,11 @@ def caption(
     ] = None,
     format: Annotated[
         Format | None,
-        typer.Option(help="Default: as the suffix of --out says, else text."),
+        typer.Option(
+            help="sidecar: a .txt beside each picture; xmp: an .xmp; embed: in the picture's own "
+            "file; coco: COCO's results; metadata: of an image folder. Default: as the suffix of "
+            "--out says, else text.",
+        ),
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Also write an HTML page of pictures and captions.")
@@ -65,10 +70,10 @@ def caption(
     revision: Revision = None,
     offline: Offline = False,
     template: Annotated[
-        str, _writing("Text to write: {caption}, {name} and {folder} stand for the picture's.")
+        str, _writing("What is written: {caption}, {name} and {folder} are the picture's.")
     ] = "{caption}",
-    prefix: Annotated[str, _writing("Goes before it, such as 'ohwx, '.")] = "",
-    suffix: Annotated[str, _writing("Goes after it.")] = "",
+    prefix: Annotated[str, _writing("Text before the caption, such as 'ohwx, '.")] = "",
+    suffix: Annotated[str, _writing("Text after the caption.")] = "",
     min_score: Annotated[
         float | None, _writing("Captions that score less are not written but listed for review.")
     ] = None,
@@ -76,16 +81,16 @@ def caption(
         str | None, _writing("Of sidecars, such as .caption.", show_default=".txt")
     ] = None,
     on_exists: Annotated[
-        OnExists, _writing("What to do about pictures that have a sidecar, or a description.")
+        OnExists, _writing("What to do where a picture has a sidecar, or a description, already.")
     ] = OnExists.skip,
     separator: Annotated[
-        str, _writing("Between what it says and what is added.", show_default="a new line")
+        str, _writing("Between what was there and what is added.", show_default="a new line")
     ] = "\n",
     dedupe: Annotated[
         int | None,
         _collection(
-            "Caption pictures that look the same once: that differ in at most so many of 64 bits; "
-            "4 is sensible.",
+            "Caption pictures that look alike once: those whose fingerprints differ in at most so "
+            "many of 64 bits. 4 finds resized and recompressed copies, 8 also some cropped ones.",
             min=0,
             max=63,
         ),
@@ -93,7 +98,8 @@ def caption(
     resume: Annotated[
         Resume,
         _collection(
-            "Whether to go on where an earlier run was: if its settings were these, always, never."
+            "Go on from an earlier run: if its settings were the same (others are refused), always "
+            "(with the new ones), or never (begin anew)."
         ),
     ] = Resume.if_possible,
     retry_errors: Annotated[
@@ -114,9 +120,10 @@ def caption(
 ) -> None:
     """Caption pictures: on the screen, in a file, or beside each.
 
-    With --out or sidecars nothing is lost and nothing done twice: stopped by Ctrl-C, a crash or a
-    kill, the same command goes on. Pictures that cannot be read are named on stderr; then the exit
-    code is 1.
+    Except on the screen, nothing is lost and nothing done twice: after Ctrl-C, a crash or a kill,
+    the same command goes on where it was. What is done is kept in a folder whose name ends in
+    .captax, beside the output. Pictures that cannot be read are named on stderr; then the exit code
+    is 1. It is 130 after Ctrl-C, which stops once the batch is written.
     """
     from captax.captioner import Captioner
     from captax.collection.batches import Task
@@ -159,8 +166,6 @@ def caption(
 
 def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
     """Run the plan under a progress bar; errors are told as they come."""
-    import contextlib
-
     from tqdm import tqdm
 
     from captax.stopping import stopping
@@ -179,6 +184,8 @@ def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
                 told += 1
                 if told <= SHOWN:
                     tqdm.write(f"captax: {record.name}: {record.error}", file=sys.stderr)
+                elif told == SHOWN + 1:
+                    tqdm.write("captax: further errors are only counted here", file=sys.stderr)
         if not bar.n:
             bar.initial = summary.settled - len(records)
         bar.update(summary.settled - bar.n)
@@ -195,6 +202,10 @@ def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
 
 def _count(plan: "Plan", bar: Any) -> None:
     from captax.collection.items import find_items
+    from captax.errors import CaptaxError
 
-    bar.total = sum(1 for _ in find_items(plan.sources))
-    bar.refresh()
+    with contextlib.suppress(CaptaxError):  # of which the job itself tells
+        total = sum(1 for _ in find_items(plan.sources))
+        if not bar.disable:  # nor closed
+            bar.total = total
+            bar.refresh()

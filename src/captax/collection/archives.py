@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from captax.collection.items import CollectionError, Item
+from captax.collection.items import MASKS, CollectionError, Item
 from captax.collection.remote import RemoteSpan, opened
 from captax.data.example import DataError
 from captax.data.shards import TarPicture, tar_files
@@ -29,24 +29,28 @@ class ZipPicture:
         Raises:
             ImageError: the archive is gone, damaged or locked by a password.
         """
+        size = 0
         try:
             archive = _zip(self.archive)
             size = archive.getinfo(self.member).file_size
-            if size > MAX_UNPACKED:
-                raise ImageError(f"unpacks to {size:,} bytes, more than a picture has")
-            return archive.read(self.member)
+            if size <= MAX_UNPACKED:
+                return archive.read(self.member)
         except OSError as error:
             raise ImageError(f"cannot be read: {error.strerror or error}") from None
+        except NotImplementedError:
+            raise ImageError("is packed in a way that cannot be read; pack it anew") from None
         except RuntimeError:  # what zipfile raises for want of a password
             raise ImageError("is locked by a password; unpack the archive first") from None
         except Exception as error:  # what decompressors make of damage is nearly anything
             raise ImageError(f"damaged within its zip file: {error}") from None
+        raise ImageError(f"unpacks to more than a picture has: {size:,} bytes")
 
 
 @functools.lru_cache(maxsize=4)
 def _zip(archive: str) -> zipfile.ZipFile:
     """An open zip file, which threads may read at the same time."""
-    return zipfile.ZipFile(opened(archive))
+    # Of a path, zipfile opens the file itself, and so closes it when it is dropped here.
+    return zipfile.ZipFile(opened(archive) if "://" in archive else archive)
 
 
 def archive_items(archive: str) -> Iterator[Item]:
@@ -62,10 +66,11 @@ def archive_items(archive: str) -> Iterator[Item]:
     find = _in_zip if archive.lower().endswith(".zip") else _in_tar
     for member, image in find(archive):
         within = PurePosixPath(member)
-        hidden = any(part.startswith(".") and part != "." for part in within.parts)
+        left_out = member.endswith(MASKS) or within.parts[:1] == ("__MACOSX",)
+        left_out |= any(part.startswith(".") and part != ".." for part in within.parts)
         if isinstance(image, ImageError):
             yield Item(archive, image, root)
-        elif is_image_path(member) and not hidden and within.parts[0] != "__MACOSX":
+        elif is_image_path(member) and not left_out:
             yield Item(f"{archive}/{member}", image, root / _inside(within))
 
 

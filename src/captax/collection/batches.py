@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from captax.captioner import Captioner
+from captax.captioner import Caption, Captioner
 from captax.collection.copies import Seen, fingerprint
 from captax.collection.items import Item
 from captax.collection.record import Record
-from captax.data.batches import map_ahead
+from captax.data.batches import batched, map_ahead
 from captax.images import ImageError, decode
 from captax.streaming import DECODERS
 
@@ -85,8 +85,7 @@ def caption_batches(
 ) -> Iterator[list[Record]]:
     """Records of the pictures, in order, in batches of `task.batch_size`.
 
-    Copies, which cost nothing, come on top. A batch is what the model is given at once, so the
-    same pictures make the same batches wherever they are taken up.
+    A batch is what the model is given at once, but for errors and copies in it.
     """
     waiting: deque[tuple[Wanted, str | None, int | None]] = deque()
     places: list[int] = []
@@ -109,18 +108,8 @@ def caption_batches(
             if copies is not None and look is not None:
                 original = copies.original(look, each.item.name)
             waiting.append((each, original, look))
-            if original is None:
-                places.append(each.place)
-                yield pixels
-
-    def copied() -> Iterator[Record]:
-        """Records of the copies that come next."""
-        while copies is not None and waiting and waiting[0][1] is not None:
-            each, original, look = waiting.popleft()
-            captions = copies.captions(original or "")
-            yield Record(
-                each.item.name, captions, "", original or "", look, each.target, each.before
-            )
+            places.append(each.place)
+            yield pixels if original is None else ImageError("like another, so not captioned")
 
     captions = captioner.stream_pixels(
         ready(),
@@ -130,26 +119,21 @@ def caption_batches(
         batch_size=task.batch_size,
         **task.decoding,
     )
-    batch: list[Record] = []
-    full = 0
-    for found in captions:
-        batch += copied()
-        each, _, look = waiting.popleft()
-        full += 1
+
+    def record(found: Caption | ImageError) -> Record:
+        each, original, look = waiting.popleft()
+        name, target, before = each.item.name, each.target, each.before
+        if copies is not None and original is not None:
+            return Record(name, copies.captions(original), "", original, look, target, before)
         if isinstance(found, ImageError):
-            batch.append(each.error(_reason(each.item, found)))
-        else:
-            said = tuple((other.text, other.score) for other in found.alternatives)
-            record = Record(each.item.name, said, "", "", look, each.target, each.before)
-            if copies is not None:
-                copies.said(record)
-            batch.append(record)
-        if full == task.batch_size:
-            yield batch
-            batch, full = [], 0
-    batch += copied()
-    if batch:
-        yield batch
+            return each.error(_reason(each.item, found))
+        said = tuple((other.text, other.score) for other in found.alternatives)
+        made = Record(name, said, "", "", look, target, before)
+        if copies is not None:
+            copies.said(made)
+        return made
+
+    return batched(map(record, captions), task.batch_size)
 
 
 def _reason(item: Item, error: ImageError) -> str:

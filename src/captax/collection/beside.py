@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from captax.collection import description
 from captax.collection.choices import OnExists
-from captax.collection.description import sidecar_path
+from captax.collection.description import OWNER, sidecar_path
 from captax.collection.exiftool import ExifTool
 from captax.collection.items import CollectionError, Item
 from captax.collection.record import Record
@@ -16,8 +16,6 @@ from captax.collection.wording import merged
 from captax.errors import CaptaxError
 from captax.files import OutputError, write_text
 
-# Whose partial files a job that goes on may write over.
-OWNER = "captax"
 # What no picture after this one would be spared.
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 
@@ -127,7 +125,10 @@ class Beside:
             )
         file = self.kind.file(picture)
         if (owner := self._taken.get(str(file))) is not None:
-            raise CollectionError(f"{file} is that of {owner} already; rename one of them")
+            raise CollectionError(
+                f"another picture has the same place for its caption: {file} is that of {owner}; "
+                "rename one of them"
+            )
         before = self.kind.read(picture)
         if self.policy is OnExists.skip and before.strip():
             return None

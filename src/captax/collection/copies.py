@@ -6,21 +6,26 @@ from PIL import Image
 BITS = 64
 _SIDE = 32  # what is left of a picture
 _KEPT = 8  # of its frequencies, in each direction
+_PLAIN = 4  # of 255 greys, what compression may make of one
 
 _cosines = np.cos(np.pi * np.outer(np.arange(_KEPT), 2 * np.arange(_SIDE) + 1) / (2 * _SIDE))
 
 
-def fingerprint(image: Image.Image) -> int:
+def fingerprint(image: Image.Image) -> int | None:
     """A perceptual hash of 64 bits, of which copies share nearly all and other pictures half.
+
+    None of a plain picture, whatever its colour: it has nothing to be told by.
 
     Each bit says whether one of the lowest 8 x 8 frequencies (DCT-II) of the picture, grey and
     32 x 32, is above their median: the pHash of Zauner, "Implementation and Benchmarking of
     Perceptual Image Hash Functions", 2010.
     """
-    small = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    frequencies = _cosines @ np.asarray(small, np.float64) @ _cosines.T
-    # Of a plain picture all but the first are zero, up to rounding that must not decide.
-    frequencies = np.round(frequencies, 3).ravel()
+    small = np.asarray(
+        image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS), np.float64
+    )
+    if np.ptp(small) <= _PLAIN:
+        return None
+    frequencies = (_cosines @ small @ _cosines.T).ravel()
     bits = frequencies > np.median(frequencies)
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 

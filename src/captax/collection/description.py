@@ -17,6 +17,9 @@ from lxml import etree
 from captax.errors import CaptaxError
 from captax.files import replacing
 
+# Whose partial files a job that goes on may write over.
+OWNER = "captax"
+
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 _DC = "{http://purl.org/dc/elements/1.1/}"
 _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -78,7 +81,7 @@ class Sidecars:
         except DescriptionError as error:
             raise DescriptionError(f"{path}: {error}") from None
         # A link stays a link: renaming over it would cut it from the file that it stands for.
-        with replacing(path.resolve()) as partial:
+        with replacing(path.resolve(), owner=OWNER) as partial:
             partial.write_bytes(document)
             if existing is not None:
                 shutil.copymode(path, partial)

@@ -27,8 +27,8 @@ class Item:
     """A picture to caption.
 
     Attributes:
-        name: what outputs call it: its path as given, its archive's and the path within, its URL,
-            or what a list calls it.
+        name: what outputs call it: its path as given or from where a list is, its archive's path
+            and that within, or its URL.
         image: its file, the bytes of it, what reads them when asked, or why there is none.
         place: where it stands among the others, for outputs that mirror their folders.
     """
@@ -61,9 +61,11 @@ def find_items(sources: Sequence[str]) -> Iterator[Item]:
     Raises:
         CollectionError: a source that means no picture at all; before the first item.
     """
-    # A single source repeats nothing; of several each picture is wanted once.
     found = [_pictures(source, alone=len(sources) == 1) for source in sources]
-    return found[0] if len(found) == 1 else _each_once(itertools.chain.from_iterable(found))
+    if len(sources) == 1 and not glob.has_magic(sources[0]):
+        return found[0]
+    # Several may mean the same picture, and "**" means a folder and what is in it.
+    return _each_once(itertools.chain.from_iterable(found))
 
 
 def _each_once(items: Iterable[Item]) -> Iterator[Item]:

@@ -16,6 +16,7 @@ from captax.collection.outputs import write_json_lines
 from captax.collection.record import Record
 from captax.collection.wording import Wording
 from captax.errors import CaptaxError
+from captax.files import OutputError
 from captax.images import ImageError
 
 # From pictures wanted to records of them, in order, batch by batch.
@@ -116,13 +117,13 @@ class Summary:
         ]
         told = ", ".join(f"{count:,} {what}" for count, what in counts if count)
         rate = f" ({self.captioned / self.seconds:.1f} a second)" if self.captioned > 1 else ""
-        pictures = "1 picture" if self.settled == 1 else f"{self.settled:,} pictures"
-        lines = [f"{pictures}: {told or 'nothing to do'} in {_duration(self.seconds)}{rate}"]
+        took = f"in {_duration(self.seconds)}{rate}"
+        lines = [f"{_pictures(self.settled)}: {told or 'nothing to do'} {took}"]
         if self.doubtful:
             lines.append(f"{self.doubtful:,} of the captions score too little: for review")
         lines += [f"{count:,} x {reason}" for reason, count in self.errors.most_common()]
         if self.stopped:
-            lines.append("stopped; the same command goes on")
+            lines.append("stopped; the same command goes on from here")
         return lines + [f"wrote {path}" for path in self.files]
 
 
@@ -162,14 +163,22 @@ def caption_collection(
     """
     job = _Job(output, journal, shape, None if dedupe is None else Copies(dedupe))
     start = time.perf_counter()
-    job.take_up()
-    for batch in engine(job.wanted(items), job.copies):
-        watch(job.settle(batch), job.summary)
-        if asked():
-            job.summary.stopped = True
-            break
-    else:
-        job.finish(listed)
+    try:
+        job.take_up()
+        for batch in engine(job.wanted(items), job.copies):
+            watch(job.settle(batch), job.summary)
+            if asked():
+                job.summary.stopped = True
+                break
+        else:
+            job.finish(listed)
+    except OutputError as error:
+        if journal is None:
+            raise
+        kept = (
+            f"{_pictures(job.summary.settled)} done and kept: the same command goes on from there"
+        )
+        raise OutputError(f"{error}; {kept}", error.errno) from None
     job.summary.seconds = time.perf_counter() - start
     return job.summary
 
@@ -183,7 +192,7 @@ class _Job:
         self.shape = shape
         self.copies = copies
         self.summary = Summary()
-        self.done: set[str] = set()
+        self.begun: set[str] = set()
 
     def take_up(self) -> None:
         """Learn what an earlier process did, and do what it was killed at."""
@@ -198,21 +207,20 @@ class _Job:
                     self.copies.done(record)
                 if record.error or self.shape.doubtful(record):
                     settled[record.name] = record
-            self.done.update(record.name for record in last)
+            self.begun.update(record.name for record in last)
         for record in self._write(last):
             settled[record.name] = record
         summary = self.summary
         summary.errors.update(reason_of(each.error) for each in settled.values() if each.error)
         summary.doubtful = sum(not each.error for each in settled.values())
-        summary.before = len(self.done) - summary.errors.total()
+        summary.before = len(self.begun) - summary.errors.total()
 
     def wanted(self, items: Iterable[Item]) -> Iterator[Wanted]:
         """What is yet to be captioned."""
-        begun: set[str] = set()
         for place, item in enumerate(items):
-            if item.name in begun or item.name in self.done:
+            if item.name in self.begun:
                 continue
-            begun.add(item.name)
+            self.begun.add(item.name)
             try:
                 plan = self.output.plan(item)
             except CaptaxError as error:
@@ -285,9 +293,14 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
+def _pictures(count: int) -> str:
+    return "1 picture" if count == 1 else f"{count:,} pictures"
+
+
 def reason_of(error: str) -> str:
     """What kind of error it is, without what is particular to a picture."""
-    return re.split(r": | \(|; ", error, maxsplit=1)[0]
+    of_a_file = re.sub(r"\A\S*/.*?: ", "", error, count=1, flags=re.DOTALL)
+    return re.split(r": | \(|; ", of_a_file, maxsplit=1)[0]
 
 
 def _list(path: Path, records: Iterable[Record]) -> list[Path]:

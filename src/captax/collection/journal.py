@@ -6,9 +6,10 @@ not at all, and a job that goes on forms the batches that it would have formed, 
 """
 
 import contextlib
+import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Journal:
     ):
         self.folder = folder
         self.path = folder / JOURNAL
-        self.settings = settings
+        self.settings = json.loads(json.dumps(settings))  # as it is read back
         self._resume = resume
         self._retry_errors = retry_errors
         self._lock = FileLock(folder / LOCK)
@@ -50,6 +51,8 @@ class Journal:
             OutputError: the folder cannot be written to.
         """
         try:
+            parents = self.folder.parents
+            self._made = list(itertools.takewhile(lambda folder: not folder.exists(), parents))
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -64,21 +67,27 @@ class Journal:
             self._take_up()
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
-            self._lock.release()
+            self._leave()
             raise unwritable(self.path, error) from None
         except BaseException:
-            self._lock.release()
+            self._leave()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        self._lock.release()
-        if not self.begun:  # nothing was done: no trace
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Unlock the folder, and remove it if nothing was done: no trace then."""
+        with contextlib.suppress(OSError, CollectionError):
+            if not self.begun:
+                self.path.unlink(missing_ok=True)
                 (self.folder / LOCK).unlink(missing_ok=True)
-                self.folder.rmdir()
+        self._lock.release()
+        with contextlib.suppress(OSError):  # that they are not empty
+            for folder in (self.folder, *self._made):
+                folder.rmdir()
 
     @property
     def begun(self) -> bool:
@@ -89,8 +98,12 @@ class Journal:
         """What was done, batch by batch; read from the disk."""
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             next(file, None)
-            for line in file:
-                yield [Record.read(each) for each in self._parsed(line)["batch"]]
+            for number, line in enumerate(file, 2):
+                if line.endswith(b"\n"):
+                    try:
+                        yield [Record.read(each) for each in json.loads(line)["batch"]]
+                    except (ValueError, KeyError, TypeError):
+                        raise self._damaged(number) from None
 
     def append(self, records: Sequence[Record]) -> None:
         """Take down a batch; once this returns, it outlives the process and the machine.
@@ -98,7 +111,7 @@ class Journal:
         Raises:
             OutputError: the disk is full, or fails; the batch is not taken down then.
         """
-        line = json.dumps({"batch": [record.write() for record in records]}).encode() + b"\n"
+        line = _line(records)
         try:
             while line:
                 line = line[self._file.write(line) :]
@@ -126,21 +139,25 @@ class Journal:
                 f"{self.folder}: work was done here by other settings: {'; '.join(changed)}; "
                 "--resume never begins anew, --resume always goes on with these"
             )
-        if changed or self._retry_errors:
-            self._write(self.batches())
+        failed = set()
+        if self._retry_errors:  # some after they were captioned, in the writing
+            failed = {each.name for batch in self.batches() for each in batch if each.error}
+        if changed or failed:
+            self._write(self.batches(), without=failed)
 
     def _header(self) -> dict[str, Any] | None:
         """The settings that the journal was begun with."""
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             line = file.readline()
             if line.endswith(b"\n"):
-                header = self._parsed(line)
-                if header.get("captax") != VERSION:
-                    raise CollectionError(
-                        f"{self.path}: is no journal that this version of captax reads; "
-                        "--resume never begins anew"
-                    )
-                return header["settings"]
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    header = json.loads(line)
+                    if header["captax"] == VERSION:
+                        return dict(header["settings"])
+                raise CollectionError(
+                    f"{self.path}: is no journal that this version of captax reads; "
+                    "--resume never begins anew"
+                )
         return None
 
     def _cut(self) -> None:
@@ -155,22 +172,21 @@ class Journal:
                 end = start + tail.rfind(b"\n") + 1 if b"\n" in tail else start
             file.truncate(end)
 
-    def _write(self, batches: Any) -> None:
-        """Write the journal anew: these settings, those batches."""
+    def _write(self, batches: Iterable[list[Record]], without: Set[str] = frozenset()) -> None:
+        """Write the journal anew: these settings, those batches, but for pictures left out."""
         header = {"captax": VERSION, "settings": self.settings}
         with replacing(self.path) as partial, partial.open("wb") as file:
             file.write(json.dumps(header).encode() + b"\n")
             for batch in batches:
-                kept = [each for each in batch if not (self._retry_errors and each.error)]
-                if kept:
-                    line = {"batch": [record.write() for record in kept]}
-                    file.write(json.dumps(line).encode() + b"\n")
+                if kept := [record for record in batch if record.name not in without]:
+                    file.write(_line(kept))
 
-    def _parsed(self, line: bytes) -> dict[str, Any]:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
-            raise CollectionError(f"{self.path}: is damaged; --resume never begins anew")
-        return value
+    def _damaged(self, number: int) -> CollectionError:
+        return CollectionError(
+            f"{self.path}, line {number}: is damaged; without that line its pictures are captioned "
+            "again; --resume never begins anew"
+        )
+
+
+def _line(batch: Iterable[Record]) -> bytes:
+    return json.dumps({"batch": [record.write() for record in batch]}).encode() + b"\n"

@@ -1,5 +1,7 @@
 """Lists of pictures: tables whose rows name files or URLs, or hold the pictures themselves."""
 
+import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -8,6 +10,7 @@ from captax.collection.items import CollectionError, Item
 from captax.collection.remote import RemotePicture
 from captax.data.folder import PICTURE_COLUMNS
 from captax.data.tables import find_column, read_records
+from captax.errors import CaptaxError
 from captax.images import ImageError
 
 COLUMNS = (*PICTURE_COLUMNS, "url", "URL", "jpg", "png")
@@ -17,22 +20,38 @@ def list_items(table: Path) -> Iterator[Item]:
     """The pictures that a `.parquet`, `.jsonl`, `.csv` or `.tsv` lists, in its order.
 
     The first column of a usual name (`COLUMNS`) is taken. It holds paths, from the list's folder or
-    the working directory; URLs; or, in parquet, bytes, alone or as `{bytes, path}`.
+    the working directory; URLs; or, in parquet, bytes, alone or as `{bytes, path}`. Where the
+    table is damaged, an item tells of it, after those before the damage.
 
     Raises:
-        CollectionError: the table cannot be read, or has no such column.
+        CaptaxError: the table cannot be read from the start, or has no such column.
     """
-    for row, (where, value) in enumerate(
-        _parquet(table) if table.suffix == ".parquet" else _rows(table)
-    ):
-        name, image = _picture(table, row, value)
-        if image is None:
-            reason = f"names no picture: {value!r:.80} ({where.removeprefix(f'{table}, ')})"
-            yield Item(f"{table}/{row}", ImageError(reason), PurePosixPath(table.stem, str(row)))
-            continue
-        path = PurePosixPath(name.split("://")[-1].split("?")[0] if "://" in name else name)
-        parts = [part for part in path.parts if part not in ("/", "..")]
-        yield Item(name, image, PurePosixPath(*parts))
+    row = -1
+    rows = _parquet(table) if table.suffix.lower() == ".parquet" else _rows(table)
+    names: set[str] = set()
+    try:
+        for row, (where, value) in enumerate(rows):
+            item = _item(table, row, where.removeprefix(f"{table}, "), value)
+            if isinstance(item.image, bytes) and item.name in names:  # and yet another picture
+                item = dataclasses.replace(item, name=f"{item.name}#{row}")
+            names.add(item.name)
+            yield item
+    except CaptaxError as error:
+        if row < 0:
+            raise
+        reason = str(error).removeprefix(f"{table}: ").removeprefix(f"{table}, ")
+        damage = ImageError(f"this list is damaged, and read no further: {reason}")
+        yield Item(str(table), damage, PurePosixPath(table.stem))
+
+
+def _item(table: Path, row: int, where: str, value: Any) -> Item:
+    name, image = _picture(table, row, value)
+    if image is None:
+        unnamed = ImageError(f"names no picture: {value!r:.80} ({where})")
+        return Item(f"{table}/{row}", unnamed, PurePosixPath(table.stem, str(row)))
+    path = PurePosixPath(name.split("://")[-1].split("?")[0] if "://" in name else name)
+    parts = [part for part in path.parts if part not in ("/", "..")]
+    return Item(name, image, PurePosixPath(*parts))
 
 
 def _picture(table: Path, row: int, value: Any) -> tuple[str, Path | bytes | RemotePicture | None]:
@@ -49,8 +68,11 @@ def _picture(table: Path, row: int, value: Any) -> tuple[str, Path | bytes | Rem
     value = value.strip()
     if "://" in value:
         return value, RemotePicture(value)
-    beside, here = table.parent / value, Path(value)
-    return value, here if here.exists() and not beside.exists() else beside
+    beside = table.parent / value
+    # Unlike Path's, this takes what can be no path at all, such as a picture in base64.
+    here = os.path.exists(value) and not os.path.exists(beside)  # noqa: PTH110
+    path = Path(value) if here else beside
+    return str(path), path
 
 
 def _rows(table: Path) -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from captax.collection.choices import Format
 from captax.collection.items import CollectionError, Item
-from captax.collection.record import Record, as_line
+from captax.collection.record import Record, as_line, utf8
 from captax.files import replacing
 
 Records = Callable[[], Iterable[Record]]
@@ -57,32 +57,35 @@ def write_csv(path: Path, records: Records) -> None:
     others = [f"{name}_{n}" for n in range(2, most + 1) for name in ("caption", "score")]
     with _lines(path, newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
+        # Python 3.11 leaves a carriage return unquoted, which readers take for a line's end.
+        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(["path", "caption", "score", "error", *others])
         for record in records():
             best = list(record.captions[0]) if record.captions else ["", ""]
             rest = [value for caption in record.captions[1:] for value in caption]
-            writer.writerow([record.name, *best, record.error, *rest])
+            row = [record.name, *best, record.error, *rest]
+            (quoting if any("\r" in str(value) for value in row) else writer).writerow(row)
 
 
 def write_coco(path: Path, records: Records) -> None:
     """COCO's results: a list of `image_id` and `caption`.
 
-    Ids are COCO's numbers where every picture's name has one; else the names of the files, or their
-    paths where names come twice.
+    Ids are COCO's numbers where the names of all pictures have them; else the names of the files;
+    where pictures would share one, their paths.
     """
-    names: set[str] = set()
-    count, numbers = 0, True
-    for record in records():
-        count += 1
-        names.add(Path(record.name).name)
-        numbers = numbers and bool(_COCO_NAME.fullmatch(Path(record.name).stem))
-    distinct = len(names) == count
 
-    def id(name: str) -> int | str:
-        number = _COCO_NAME.fullmatch(Path(name).stem)
-        if distinct and numbers and number:
-            return int(number[1])
-        return Path(name).name if distinct else name
+    def number(name: str) -> int | str:
+        found = _COCO_NAME.fullmatch(Path(name).stem)
+        return int(found[1]) if found else ""
+
+    def file_name(name: str) -> int | str:
+        return Path(name).name
+
+    def distinct(id: Callable[[str], int | str]) -> bool:
+        ids = [id(record.name) for record in records() if record.captions]
+        return "" not in ids and len(set(ids)) == len(ids)
+
+    id = next(filter(distinct, (number, file_name)), str)
 
     with _lines(path) as file:
         separator = "[\n"
@@ -147,9 +150,8 @@ def parquet_library(path: Path) -> Any:
 
 
 def _row(record: Record) -> dict[str, Any]:
-    # Parquet's strings are UTF-8.
-    values = as_json(record) | {"path": record.name.encode(errors="backslashreplace").decode()}
-    return {"alternatives": [], **values}
+    values = {"alternatives": [], **as_json(record)}
+    return {key: utf8(value) if isinstance(value, str) else value for key, value in values.items()}
 
 
 def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -234,7 +236,7 @@ class Screen:
 
     def write(self, record: Record) -> str:
         line = as_text(record) if self.format is Format.text else as_line(as_json(record))
-        print(line, end="", flush=True)
+        print(utf8(line), end="", flush=True)
         return ""
 
     def finish(self, records: Records) -> list[Path]:

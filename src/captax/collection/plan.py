@@ -1,6 +1,7 @@
 """What a job is: pictures, where their captions go, and how; enough to run it, and run it again."""
 
 import contextlib
+import glob
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -118,8 +119,7 @@ class Plan:
         """The folder that all sidecars are in."""
         if self.out is not None:
             return self.out
-        paths = [Path(source) for source in self.sources if "://" not in source]
-        folders = [path if path.is_dir() else path.parent for path in paths]
+        folders = [_folder(source) for source in self.sources if "://" not in source]
         if not folders:
             raise CollectionError("sidecars of pictures behind URLs need a folder: give --out")
         absolute = [os.path.abspath(folder) for folder in folders]  # noqa: PTH100
@@ -130,18 +130,22 @@ class Plan:
         options = asdict(self.task)
         decoding = options.pop("decoding")
         del options["batch_size"]
+        relative = any("://" not in each and not Path(each).is_absolute() for each in self.sources)
         return {
             "sources": list(self.sources),
+            **({"working directory": str(Path.cwd())} if relative else {}),
             "model": model,
             "weights": weights_digest(captioner.model),
             "format": str(self.wanted),
-            **({"ext": self.ext} if self.beside else {}),
-            **({"on_exists": str(self.on_exists)} if self.beside else {}),
+            **(self._beside() if self.beside else {}),
             **options,
             **asdict(self.shape.wording),
             "min_score": self.shape.min_score,
             **decoding,
         }
+
+    def _beside(self) -> dict[str, Any]:
+        return {"ext": self.ext, "on_exists": str(self.on_exists), "separator": self.separator}
 
     def run(
         self,
@@ -209,3 +213,13 @@ class Plan:
                 image, error = None, str(unreadable)
             others = record.captions[1:]
             yield SheetRow(image, record.name, record.text, record.score, others, error)
+
+
+def _folder(source: str) -> Path:
+    """The folder that a source's pictures are in."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    # A pattern's begins no deeper than what it says plainly.
+    folders = [path.parent, *path.parent.parents]
+    return next(folder for folder in folders if folder.is_dir() or not glob.has_magic(str(folder)))

@@ -49,6 +49,11 @@ class Record:
         return cls(**{**values, "captions": captions})
 
 
+def utf8(name: str) -> str:
+    """A name as text that can be written: its bytes that are no UTF-8 are escaped."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def as_line(value: Any) -> str:
     """JSON on a line, readable in every language; names that are no UTF-8 stay what they are.
 

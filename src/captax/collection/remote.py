@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from captax.collection.items import ARCHIVES, MASKS, CollectionError, Item
 from captax.images import ImageError, is_image_path
@@ -33,7 +33,7 @@ class RemoteSpan:
         return _fetch(self.url, self.offset, self.offset + self.size)
 
 
-def opened(place: str) -> BinaryIO:
+def opened(place: str) -> Any:
     """A file, given by path or URL, to be read and sought in."""
     if "://" not in place:
         return Path(place).open("rb")
@@ -82,7 +82,11 @@ def file_system(url: str) -> tuple[Any, str]:
 
     try:
         return url_to_fs(url)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        raise CollectionError(
+            f"{url}: {_reason(error)}; for http, pip install 'captax[remote]'"
+        ) from None
+    except ValueError as error:
         raise CollectionError(f"{url}: {_reason(error)}") from None
 
 

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 from captax.collection.choices import OnExists
 from captax.collection.items import CollectionError
+from captax.collection.record import utf8
 
 FIELDS = ("caption", "name", "folder")
 
@@ -40,7 +41,7 @@ class Wording:
 
     def __call__(self, caption: str, name: str) -> str:
         """The text to write of the picture of that name."""
-        path = PurePosixPath(name)
+        path = PurePosixPath(utf8(name))
         values = {"caption": caption, "name": path.stem, "folder": path.parent.name}
         return f"{self.prefix}{self.template.format_map(values)}{self.suffix}"
 

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any
 
 from captax.data.example import DataError, Example, StoredExample, refuse, refuses
 from captax.data.splits import choose_split, refuse_absent, split_in
@@ -174,10 +174,10 @@ def _members(shard: Path) -> Iterator[tuple[str, str, str, TarPicture | bytes]]:
         raise DataError(f"{shard}: cannot be read ({error.strerror or error})") from error
 
 
-def tar_files(file: BinaryIO, name: object) -> Iterator[tarfile.TarInfo]:
+def tar_files(file: Any, name: object) -> Iterator[tarfile.TarInfo]:
     """The files in an uncompressed tar, hidden ones left out (such as macOS's `._a.jpg`).
 
-    Between one and the next, `file` may be read anywhere.
+    `file` is open to be read and sought in; between one and the next, it may be read anywhere.
 
     Raises:
         DataError: it is no tar file, or is damaged; the message calls it `name`.

@@ -25,9 +25,9 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         DataError: a malformed row; the message names its line.
     """
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         yield from _json_lines(path)
-    elif path.suffix == ".json":
+    elif path.suffix.lower() == ".json":
         yield from _json_list(path)
     else:
         columns, rows = read_delimited(path)
@@ -42,7 +42,7 @@ def read_delimited(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]
         DataError: as `read_records` does, when the row is reached.
     """
     text = io.StringIO(read_text(path), newline="")
-    if path.suffix == ".tsv":
+    if path.suffix.lower() == ".tsv":
         reader = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
         reader = csv.reader(text, strict=True)
@@ -55,7 +55,7 @@ def read_delimited(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]
 
 def _rows(path: Path, reader: Any, width: int) -> Iterator[tuple[str, list[str]]]:
     line = reader.line_num + 1
-    separator = "tabs" if path.suffix == ".tsv" else "commas"
+    separator = "tabs" if path.suffix.lower() == ".tsv" else "commas"
     remedy = "replace them by spaces" if separator == "tabs" else "put them in double quotes"
     try:
         for row in reader:

@@ -64,7 +64,7 @@ def walk_images(folder: str | os.PathLike[str]) -> Iterator[Path | UnusableImage
     """
     top = Path(folder)
     seen: set[tuple[int, int]] = set()
-    waiting = [iter([(top, True)])]
+    waiting: list[Iterator[tuple[Path, bool]]] = [iter([(top, True)])]
     while waiting:
         path, is_folder = next(waiting[-1], (None, False))
         if path is None:
@@ -74,25 +74,26 @@ def walk_images(folder: str | os.PathLike[str]) -> Iterator[Path | UnusableImage
                 status = path.stat()
                 if (status.st_dev, status.st_ino) not in seen:  # a link back up, or a second way in
                     seen.add((status.st_dev, status.st_ino))
-                    waiting.append(iter(_entries(path)))
+                    waiting.append(_entries(path))
             except OSError as error:
                 reason = f"this folder cannot be looked into: {error.strerror or error}"
                 yield UnusableImage(path, reason)
-        elif path.exists() and not path.is_file():
+        elif os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
             yield UnusableImage(path, "is no file that ends, such as a picture is")
         else:
             yield path
 
 
-def _entries(folder: Path) -> list[tuple[Path, bool]]:
+def _entries(folder: Path) -> Iterator[tuple[Path, bool]]:
     """What a search looks at in a folder, sorted: pictures and, with True, folders."""
     with os.scandir(folder) as entries:
-        named = [(each.name, _is_folder(each)) for each in entries if each.name[0] != "."]
-    return [
-        (folder / name, is_folder)
-        for name, is_folder in sorted(named)
-        if is_folder or is_image_path(name)
-    ]
+        named = [
+            (each.name, is_folder)
+            for each in entries
+            if each.name[0] != "." and ((is_folder := _is_folder(each)) or is_image_path(each.name))
+        ]
+    # Of a large folder, paths would take several times the memory of the names.
+    return ((folder / name, is_folder) for name, is_folder in sorted(named))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -1,0 +1,134 @@
+"""Captions beside pictures: whose they are, and what becomes of what was there."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captax.collection.beside import Beside, TextSidecars, XmpSidecars
+from captax.collection.choices import OnExists
+from captax.collection.items import find_items
+from captax.collection.job import Summary, caption_collection
+from captax.collection.wording import Wording, merged
+from captax.errors import CaptaxError
+
+
+def run(folder: Path, output: Beside, engine: Any) -> Summary:
+    return caption_collection(find_items([str(folder)]), engine, output)
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        (OnExists.skip, "old\n\n"),
+        (OnExists.overwrite, "0 a\n1 a\n"),
+        (OnExists.append, "old\n0 a\n1 a\n"),
+        (OnExists.prepend, "0 a\n1 a\nold\n"),
+    ],
+)
+def test_what_was_there_is_dealt_with_as_asked(
+    engine: Any, pictures: Callable[..., Path], policy: OnExists, expected: str
+) -> None:
+    folder = pictures("a.jpg", "b.jpg", "c.jpg")
+    (folder / "a.txt").write_text("old\n\n")
+    (folder / "b.txt").write_text(" \n")  # says nothing
+    summary = run(folder, Beside(TextSidecars(), policy=policy), engine(captions=2))
+    assert (folder / "a.txt").read_text() == expected
+    assert (folder / "b.txt").read_text() == "0 b\n1 b\n"
+    assert (summary.skipped, summary.captioned) == ((1, 2) if policy is OnExists.skip else (0, 3))
+
+
+def test_the_separator_is_what_is_asked() -> None:
+    assert merged(OnExists.append, "old\n", ["a", "b"], ", ") == ["old, a", "b"]
+    assert merged(OnExists.prepend, "old\n", ["a", "b"], ", ") == ["a", "b, old"]
+    assert merged(OnExists.append, " \n", ["a"], ", ") == ["a"]
+
+
+@pytest.mark.parametrize("kind", [TextSidecars(), XmpSidecars(adobe=True)])
+def test_two_pictures_never_share_a_sidecar(
+    engine: Any, pictures: Callable[..., Path], kind: Any
+) -> None:
+    folder = pictures("a.jpg", "a.png", "b.jpg")
+    summary = run(folder, Beside(kind), engine(batch_size=1))
+    assert kind.read(folder / "a.jpg").strip() == "0 a"
+    assert summary.captioned == 2
+    [reason] = summary.errors
+    assert reason == "another picture has the same place for its caption"
+
+
+def test_a_folder_of_sidecars_mirrors_that_of_the_pictures(
+    engine: Any, pictures: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = pictures("a.jpg", "sub/new\nline é.jpg", f"{'x' * 251}.jpg")
+    run(folder, Beside(TextSidecars(".caption"), tmp_path / "out"), engine())
+    assert (tmp_path / "out" / "sub" / "new\nline é.caption").read_text() == "0 new\nline é\n"
+    assert sum(path.is_file() for path in (tmp_path / "out").rglob("*")) == 2  # a name too long
+    summary = run(folder, Beside(TextSidecars(".txt"), tmp_path / "two"), engine())
+    assert summary.captioned == 3 and (tmp_path / "two" / f"{'x' * 251}.txt").exists()
+
+
+def test_pictures_without_a_file_need_a_folder(engine: Any, tmp_path: Path) -> None:
+    import fsspec
+
+    fsspec.filesystem("memory").pipe_file("/beside/a.jpg", b"x")
+    items = find_items(["memory://beside"])
+    summary = caption_collection(items, engine(), Beside(TextSidecars()))
+    assert list(summary.errors) == ["is no file on this disk, to write beside"]
+    items = find_items(["memory://beside"])
+    caption_collection(items, engine(), Beside(TextSidecars(), tmp_path))
+    assert (tmp_path / "a.txt").read_text() == "0 a\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"\xff\xfe", "is not UTF-8 text"), (None, "cannot be read")]
+)
+def test_a_sidecar_that_cannot_be_read_is_left_alone(
+    engine: Any, pictures: Callable[..., Path], content: bytes | None, reason: str
+) -> None:
+    folder = pictures("a.jpg")
+    path = folder / "a.txt"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    summary = run(folder, Beside(TextSidecars(), policy=OnExists.overwrite), engine())
+    assert list(summary.errors) == [reason] and summary.captioned == 0
+    assert content is None or path.read_bytes() == content
+
+
+def test_where_nothing_may_be_written_no_model_is_asked(
+    engine: Any, pictures: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pictures("a.jpg", "b.jpg")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    summary = run(folder, Beside(TextSidecars()), one := engine())
+    assert dict(summary.errors) == {"nothing may be written there": 2}
+    assert list(folder.glob("*.txt")) == [] and len(one.given) == 2
+
+
+def test_what_somebody_wrote_meanwhile_stays(engine: Any, pictures: Callable[..., Path]) -> None:
+    folder = pictures("a.jpg")
+
+    class Slow(engine):  # type: ignore[misc]
+        def _record(self, *arguments: Any) -> Any:
+            (folder / "a.txt").write_text("by hand")
+            return super()._record(*arguments)
+
+    run(folder, Beside(TextSidecars()), Slow())
+    assert (folder / "a.txt").read_text() == "by hand"
+
+
+def test_templates_are_filled() -> None:
+    wording = Wording("{folder}/{name}: {{{caption}}}", "pre ", " post")
+    assert wording("a cat", "x/y/z.tar.jpg") == "pre y/z.tar: {a cat} post"
+    assert Wording("{name} {caption}")("a {name}", "b\udcff.jpg") == "b\\udcff a {name}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{", "{}", "{0}", "{captions}", "plain", "{caption.x}", "{caption[0]}", "{caption:d}"],
+)
+def test_templates_that_mean_nothing_are_refused(template: str) -> None:
+    with pytest.raises(CaptaxError, match=r"\Atemplate "):
+        Wording(template)

@@ -1,0 +1,324 @@
+"""What sources mean: every picture once, in order, and an error for each that cannot be had."""
+
+import csv
+import functools
+import http.server
+import io
+import json
+import os
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+import fsspec
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from captax.collection import archives
+from captax.collection.items import CollectionError, Item, find_items
+from captax.data.example import DataError
+from captax.errors import CaptaxError
+from captax.images import ImageError
+
+PIXEL = b"the bytes of a picture"
+
+
+def contents(*sources: object) -> dict[str, bytes | str]:
+    """What each item is: its bytes, or why there are none."""
+    return {item.name: content(item) for item in find_items([str(source) for source in sources])}
+
+
+def content(item: Item) -> bytes | str:
+    try:
+        source = item.source()
+        return source.read_bytes() if isinstance(source, Path) else source
+    except (ImageError, OSError) as error:
+        return f"error: {error}"
+
+
+def names(*sources: object) -> list[str]:
+    return [item.name for item in find_items([str(source) for source in sources])]
+
+
+def test_a_folder_is_searched_in_order_without_masks_and_hidden_files(
+    pictures: Callable[..., Path],
+) -> None:
+    folder = pictures("b.jpg", "a.png", "c-masklabel.png", "c.png", ".d.png", "b/e f.webp", "é.jpg")
+    (folder / "notes.txt").write_text("")
+    found = list(find_items([str(folder)]))
+    assert [item.name for item in found] == [
+        str(folder / name) for name in ("a.png", "b/e f.webp", "b.jpg", "c.png", "é.jpg")
+    ]
+    assert found[1].place == PurePosixPath("b/e f.webp")
+
+
+def test_patterns_files_and_folders_mean_each_picture_once(pictures: Callable[..., Path]) -> None:
+    folder = pictures("a.png", "sub/b.png", "sub/deep/c.jpg")
+    every = [str(folder / name) for name in ("a.png", "sub/b.png", "sub/deep/c.jpg")]
+    assert names(folder / "**") == every
+    assert names(folder / "s*") == every[1:]
+    assert names(every[2], folder, f"{folder}/sub/../a.png", every[2]) == [
+        every[2],
+        every[0],
+        every[1],
+    ]
+    assert names(folder / "sub", folder / "gone.jpg")[-1] == str(folder / "gone.jpg")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("", "an empty path"),
+        ("none", "no such file or folder"),
+        ("*.jpg", "this pattern matches no picture"),
+        ("empty", "no pictures in this folder"),
+        ("archives", "for what is in them give 'archives/*.tar'"),
+        ("a.tar.gz", "is compressed"),
+        ("x" * 300, "cannot be looked at: File name too long"),
+        ("text.zip", "no whole zip file"),
+        ("empty.zip", "holds no pictures"),
+        ("{a,b}.tar", "does not exist"),
+        ("numbers.csv", "no file_name, image, "),
+        ("text.parquet", "cannot be read as parquet"),
+        ("nothing://x", "nothing://x: Protocol not known"),
+    ],
+)
+def test_what_means_no_picture_at_all_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("archives").mkdir()
+    Path("archives/a.tar").write_bytes(b"")
+    for name in ("a.tar.gz", "text.zip", "text.parquet"):
+        Path(name).write_text("text")
+    zipfile.ZipFile("empty.zip", "w").close()
+    Path("numbers.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(CaptaxError, match=r"\A[^\n]*\Z") as refused:
+        find_items([source])
+    assert message in str(refused.value)
+
+
+UNSAFE = ["../../x.jpg", "/etc/y.png", "./a/z.gif", "deep/../w.bmp"]
+
+
+def make_zip(path: Path, members: list[str]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in members:
+            archive.writestr(name, PIXEL + name.encode())
+
+
+def make_tar(path: Path, members: list[str]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(PIXEL + name.encode())
+            archive.addfile(member, io.BytesIO(PIXEL + name.encode()))
+
+
+@pytest.mark.parametrize(("suffix", "make"), [(".zip", make_zip), (".tar", make_tar)])
+def test_archives_are_read_where_they_lie(
+    tmp_path: Path, suffix: str, make: Callable[[Path, list[str]], None]
+) -> None:
+    """Whatever members are called, their places are within the archive's own."""
+    path = tmp_path / f"a{suffix}"
+    left_out = ["read me.txt", ".hidden/a.jpg", ".b.jpg", "c-masklabel.png", "__MACOSX/d.jpg"]
+    make(path, [*UNSAFE, *left_out, "e e.jpg"])
+    found = list(find_items([str(path)]))
+    assert [item.name for item in found] == [f"{path}/{name}" for name in (*UNSAFE, "e e.jpg")]
+    assert [content(item) for item in found] == [
+        PIXEL + name.encode() for name in (*UNSAFE, "e e.jpg")
+    ]
+    inside = [str(item.place.relative_to(str(tmp_path / "a")[1:])) for item in found]
+    assert inside == ["x.jpg", "etc/y.png", "a/z.gif", "deep/w.bmp", "e e.jpg"]
+    assert names(f"file://{path}") == [f"file://{path}/{name}" for name in (*UNSAFE, "e e.jpg")]
+
+
+def test_a_damaged_tar_gives_what_is_before_and_says_so(tmp_path: Path) -> None:
+    make_tar(tmp_path / "a.tar", [f"{n}.jpg" for n in range(4)])
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "middle.tar").write_bytes(whole[:2048] + b"\1" * 512 + whole[2560:])
+    (tmp_path / "short.tar").write_bytes(whole[: 3 * 1024 + 520])
+    middle = list(contents(tmp_path / "middle.tar").values())
+    assert middle[:2] == [PIXEL + b"0.jpg", PIXEL + b"1.jpg"]
+    assert middle[2:] == ["error: damaged at byte 2048; fetch it again"]
+    *good, cut, end = contents(tmp_path / "short.tar").values()
+    assert good == [PIXEL + b"%d.jpg" % n for n in range(3)]
+    assert "ends within a picture" in str(cut) and "no whole tar file" in str(end)
+
+
+def test_braces_name_shards(tmp_path: Path) -> None:
+    for n in range(3):
+        make_tar(tmp_path / f"{n:02}.tar", ["a.jpg"])
+    assert names(tmp_path / "{00..02}.tar") == [
+        str(tmp_path / f"{n:02}.tar/a.jpg") for n in (0, 1, 2)
+    ]
+
+
+def test_what_a_zip_cannot_give_is_an_error_of_that_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.zip"
+    make_zip(path, ["good.jpg", "locked.jpg", "odd.jpg", "bomb.jpg", "torn.jpg"])
+    with zipfile.ZipFile(path) as archive:
+        infos = {info.filename: info for info in archive.infolist()}
+    data = bytearray(path.read_bytes())
+
+    def patch(name: str, local: int, central: int, value: bytes) -> None:
+        """In a member's header before it and in that at the archive's end."""
+        start = infos[name].header_offset
+        listed = data.rindex(name.encode()) - 46
+        for place in (start + local, listed + central):
+            data[place : place + len(value)] = value
+
+    patch("locked.jpg", 6, 8, b"\1\0")  # flags: encrypted
+    patch("odd.jpg", 8, 10, b"\x62\0")  # method 98
+    patch("bomb.jpg", 22, 24, (2**30 + 1).to_bytes(4, "little"))
+    place = data.index(b"torn.jpg") + len(b"torn.jpg")
+    data[place : place + 4] = b"\xff" * 4
+    path.write_bytes(data)
+    archives._zip.cache_clear()
+    good, locked, odd, bomb, torn = contents(path).values()
+    assert good == PIXEL + b"good.jpg"
+    assert locked == "error: is locked by a password; unpack the archive first"
+    assert odd == "error: is packed in a way that cannot be read; pack it anew"
+    assert bomb == "error: unpacks to more than a picture has: 1,073,741,825 bytes"
+    assert str(torn).startswith("error: damaged within its zip file: ")
+
+
+def test_an_archive_within_an_archive_is_left_alone(tmp_path: Path) -> None:
+    make_zip(tmp_path / "inner.zip", ["a.jpg"])
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as outer:
+        outer.write(tmp_path / "inner.zip", "inner.zip")
+        outer.writestr("b.jpg", PIXEL)
+    assert names(tmp_path / "outer.zip") == [str(tmp_path / "outer.zip/b.jpg")]
+
+
+def test_lists_name_pictures_by_path_and_url(
+    tmp_path: Path, pictures: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pictures("a b.png", 'q".png')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.png").write_bytes(PIXEL)
+    values = ["a b.png", f"file://{folder}/a b.png", "here.png", "gone.png", "  ", 'q".png']
+    values.append("A" * 400)  # a picture in base64, say
+    with (folder / "list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["file_name", "n"], *([value, "1"] for value in values)])
+    (folder / "list.jsonl").write_text(
+        "".join(json.dumps({"image": value}) + "\n" for value in [*values, None, 7])
+    )
+    table = pyarrow.table({"n": [0] * len(values), "url": values})
+    pyarrow.parquet.write_table(table, folder / "LIST.PARQUET")
+    whole = (folder / "a b.png").read_bytes()
+    for name in ("list.csv", "list.jsonl", "LIST.PARQUET"):
+        found = contents(folder / name)
+        assert list(found)[:4] == [
+            str(folder / "a b.png"),
+            f"file://{folder}/a b.png",
+            "here.png",
+            str(folder / "gone.png"),
+        ]
+        got = list(found.values())
+        assert got[:3] == [whole, whole, PIXEL] and "No such file" in str(got[3])
+        assert "names no picture: " in str(got[4]) and got[5] == whole
+        assert "File name too long" in str(got[6])
+    assert "names no picture: None (line 8)" in str(
+        list(contents(folder / "list.jsonl").values())[7]
+    )
+
+
+def test_parquet_holds_pictures_themselves(tmp_path: Path) -> None:
+    rows = [{"bytes": b"1", "path": "a.jpg"}, {"bytes": b"2", "path": None}]
+    rows += [{"bytes": b"3", "path": "a.jpg"}, {"bytes": None, "path": "gone.jpg"}]
+    path = tmp_path / "x.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"image": rows}), path)
+    found = contents(path)
+    assert list(found.values())[:3] == [b"1", b"2", b"3"]  # of one name, and yet two pictures
+    assert list(found)[:3] == [f"{path}/a.jpg", f"{path}/1", f"{path}/a.jpg#2"]
+    pyarrow.parquet.write_table(pyarrow.table({"jpg": [b"1", b"2"]}), path)
+    assert contents(path) == {f"{path}/0": b"1", f"{path}/1": b"2"}
+
+
+def test_lists_in_several_folders_may_use_the_same_names(tmp_path: Path) -> None:
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        (folder / "x.png").write_bytes(folder.name.encode())
+        (folder / "list.csv").write_text("image\nx.png\n")
+    assert list(contents(tmp_path / "a/list.csv", tmp_path / "b/list.csv").values()) == [b"a", b"b"]
+
+
+def test_a_list_damaged_midway_gives_what_is_before_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PIXEL)
+    (tmp_path / "l.csv").write_text("image\na.png\nb,c\nd.png\n")
+    (tmp_path / "l.jsonl").write_text('{"image": "a.png"}\n{"image":\n')
+    for name, where in (("l.csv", "line 3: 2 fields"), ("l.jsonl", "line 2: not JSON")):
+        good, damage = contents(tmp_path / name).values()
+        assert good == PIXEL
+        assert str(damage).startswith(f"error: this list is damaged, and read no further: {where}")
+    (tmp_path / "l.csv").write_text("image\nb,c\n")
+    with pytest.raises(DataError, match="line 2: 2 fields"):
+        find_items([str(tmp_path / "l.csv")])
+
+
+def test_any_file_system_of_fsspec_is_read() -> None:
+    files = fsspec.filesystem("memory")
+    for name in ("/p/b.jpg", "/p/a.jpg", "/p/sub/c-masklabel.png", "/p/sub/d.png", "/p/t.txt"):
+        files.pipe_file(name, name.encode())
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr("z.jpg", PIXEL)
+    files.pipe_file("/p/z.zip", whole.getvalue())
+    found = list(find_items(["memory://p"]))
+    assert [item.name for item in found] == [
+        f"memory:///p/{n}" for n in ("a.jpg", "b.jpg", "sub/d.png")
+    ]
+    assert [str(item.place) for item in found] == ["a.jpg", "b.jpg", "sub/d.png"]
+    assert content(found[2]) == b"/p/sub/d.png"
+    assert names("memory://p/*.jpg") == ["memory:///p/a.jpg", "memory:///p/b.jpg"]
+    assert list(contents("memory://p/z.zip").values()) == [PIXEL]
+    files.rm("/p/b.jpg")
+    assert content(found[1]) == "error: no such file"
+    with pytest.raises(CollectionError, match=r"no picture"):
+        find_items(["memory://nowhere/*.jpg"])
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A web server's address, and its folder."""
+    pytest.importorskip("aiohttp", reason="needs captax[remote]")
+    handler = functools.partial(_Quiet, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", tmp_path
+        server.shutdown()
+        thread.join()
+
+
+def test_pictures_come_from_the_web(site: tuple[str, Path]) -> None:
+    address, folder = site
+    (folder / "a b.jpg").write_bytes(PIXEL)
+    urls = [f"{address}/a%20b.jpg?size=[1]", f"{address}/gone.jpg", "http://127.0.0.1:9/x.jpg"]
+    found = contents(*urls)
+    assert found[urls[0]] == PIXEL
+    assert found[urls[1]] == "error: no such file"
+    assert str(found[urls[2]]).startswith("error: cannot be fetched: ")
+
+
+def test_what_is_no_picture_but_bears_its_name_is_an_error(pictures: Callable[..., Path]) -> None:
+    folder = pictures("a.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    (folder / "x.jpg").mkdir()
+    (folder / "x.jpg" / "up").symlink_to("..")
+    (folder / "gone.jpg").symlink_to("nowhere")
+    found = contents(folder)
+    assert [Path(name).name for name in found] == ["a.jpg", "gone.jpg", "loop.jpg", "pipe.jpg"]
+    assert found[str(folder / "pipe.jpg")] == "error: is no file that ends, such as a picture is"

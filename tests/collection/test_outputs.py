@@ -1,0 +1,151 @@
+"""Captions in files, read back by programs of others."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import pyarrow.parquet
+import pytest
+
+from captax.collection.choices import Format
+from captax.collection.items import CollectionError, Item
+from captax.collection.outputs import WRITERS, OneFile, Screen, format_of
+from captax.collection.record import Record, utf8
+from captax.metrics.files import read_captions
+
+NAMES = [
+    "a.jpg",
+    "new\nline.jpg",
+    "return\rand\r\n.jpg",
+    "comma, 'and' \"quotes\".jpg",
+    "tab\tand \\ and ; and é 犬.jpg",
+    "bytes \udcff\udc80.jpg",
+    f"{'long' * 60}.jpg",
+    " space .jpg",
+    "=1+1.jpg",
+]
+SAID = (('a "cat", and\na dog', -0.5), ("zwei Hünde\r", -1.25), ("犬", -2.0))
+RECORDS = [Record(f"sub/{name}", SAID[: 1 + i % 3]) for i, name in enumerate(NAMES)]
+RECORDS += [Record("sub/copy.jpg", SAID[:1], copy_of="sub/a.jpg")]
+BROKEN = Record("sub/\udcff.jpg", error='is "broken" \udcff, or\nso')
+
+
+def written(tmp_path: Path, format: Format, *records: Record) -> Path:
+    path = tmp_path / f"captions.{format}"
+    WRITERS[format](path, lambda: records)
+    return path
+
+
+def test_csv_is_read_back(tmp_path: Path) -> None:
+    with written(tmp_path, Format.csv, *RECORDS, BROKEN).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, strict=True))
+    assert list(rows[0])[:6] == ["path", "caption", "score", "error", "caption_2", "score_2"]
+    for row, record in zip(rows, [*RECORDS, BROKEN], strict=True):
+        assert row["path"] == utf8(record.name) and row["error"] == utf8(record.error)
+        columns = [(row[f"caption{n}"], row[f"score{n}"]) for n in ("", "_2", "_3")]
+        found = tuple((text, float(score or 0)) for text, score in columns if text)
+        assert found == record.captions
+
+
+def test_jsonl_is_read_back(tmp_path: Path) -> None:
+    path = written(tmp_path, Format.jsonl, *RECORDS, BROKEN)
+    rows = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    for row, record in zip(rows, RECORDS, strict=False):
+        said = [row, *row.get("alternatives", [])]
+        assert row["path"] == record.name
+        assert [(each["caption"], each["score"]) for each in said] == list(record.captions)
+    assert rows[-2]["copy_of"] == "sub/a.jpg"
+    assert rows[-1] == {"path": BROKEN.name, "error": BROKEN.error}
+
+
+def test_parquet_is_read_back(tmp_path: Path) -> None:
+    rows = pyarrow.parquet.read_table(
+        written(tmp_path, Format.parquet, *RECORDS, BROKEN)
+    ).to_pylist()
+    for row, record in zip(rows, RECORDS, strict=False):
+        said = [row, *row["alternatives"]]
+        assert row["path"] == utf8(record.name) and row["error"] is None
+        assert [(each["caption"], each["score"]) for each in said] == list(record.captions)
+    assert rows[-1]["error"] == utf8(BROKEN.error) and rows[-1]["caption"] is None
+    empty = pyarrow.parquet.read_table(written(tmp_path, Format.parquet))
+    assert (empty.num_rows, empty.column_names[0]) == (0, "path")
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["COCO_val2014_000000000042.jpg", "x/7.png"], [42, 7]),
+        (["a/7.png", "a/x.png"], ["7.png", "x.png"]),
+        (["a/7.png", "a/7.jpg"], ["7.png", "7.jpg"]),
+        (["a/07.png", "a/7.png"], ["07.png", "7.png"]),
+        (["a/7.png", "b/7.png"], ["a/7.png", "b/7.png"]),
+    ],
+)
+def test_coco_results_have_an_id_a_picture(
+    tmp_path: Path, names: list[str], ids: list[int | str]
+) -> None:
+    path = written(tmp_path, Format.coco, *(Record(name, SAID[:1]) for name in names), BROKEN)
+    assert json.loads(path.read_text(encoding="utf-8")) == [
+        {"image_id": id, "caption": SAID[0][0]} for id in ids
+    ]
+
+
+def test_coco_results_of_nothing_are_an_empty_list(tmp_path: Path) -> None:
+    assert json.loads(written(tmp_path, Format.coco, BROKEN).read_text()) == []
+
+
+@pytest.mark.parametrize("format", [Format.jsonl, Format.coco, Format.csv, Format.metadata])
+def test_captax_scores_what_it_writes(tmp_path: Path, format: Format) -> None:
+    """`captax score` reads the files, names and all."""
+    records = [Record(str(tmp_path / f"{n}.jpg"), ((f"caption {n}", -1.0),)) for n in range(3)]
+    path = written(tmp_path, format, *records)
+    assert sorted(row.caption for rows in read_captions(path).rows.values() for row in rows) == [
+        f"caption {n}" for n in range(3)
+    ]
+
+
+def test_datasets_load_a_folder_with_its_metadata(
+    tmp_path: Path, pictures: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    folder = pictures("a b.png", "sub/é, 'x'.png")
+    records = [
+        Record(str(folder / "a b.png"), SAID[:1]),
+        Record(str(folder / "sub/é, 'x'.png"), SAID[1:]),
+    ]
+    out = OneFile(folder / "metadata.jsonl", Format.metadata)
+    (folder / ".metadata.jsonl.captax").mkdir()
+    (folder / ".metadata.jsonl.captax" / "journal.jsonl").write_text('{"captax": 1}\n')
+    out.finish(lambda: records)
+    rows = datasets.load_dataset(
+        "imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert sorted(rows["text"]) == sorted(record.text for record in records)
+    assert rows[0]["image"].size == (1, 1)
+
+
+def test_metadata_names_only_what_is_below_it(
+    tmp_path: Path, pictures: Callable[..., Path]
+) -> None:
+    folder = pictures("a.png")
+    out = OneFile(folder / "sub" / "metadata.jsonl", Format.metadata)
+    with pytest.raises(CollectionError, match=r"is not in .*sub, whose metadata"):
+        out.plan(Item("a", folder / "a.png", PurePosixPath("a")))
+    with pytest.raises(CollectionError, match="no file on this disk"):
+        out.plan(Item("a", b"", PurePosixPath("a")))
+
+
+@pytest.mark.parametrize("format", [Format.text, Format.jsonl])
+def test_any_name_is_printed(capfdbinary: pytest.CaptureFixture[bytes], format: Format) -> None:
+    screen = Screen(format)
+    for record in RECORDS:
+        screen.write(record)
+    lines = capfdbinary.readouterr().out.decode()
+    assert (rb"bytes \udcff\udc80.jpg".decode() in lines) and "犬.jpg" in lines
+
+
+def test_formats_go_by_the_name() -> None:
+    names = {"x.JSONL": "jsonl", "x.csv": "csv", "x.json": "coco", "x": "text", "x.txt": "text"}
+    names |= {"a/metadata.jsonl": "metadata", "x.parquet": "parquet"}
+    assert {name: str(format_of(Path(name))) for name in names} == names
