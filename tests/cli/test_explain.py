@@ -111,4 +111,4 @@ def test_what_cannot_be_explained_is_named(
     found = run("explain", tmp_path / "gone.png", "--model", model)
     assert found.code == 2 and "gone.png: no such file" in found.err
     found = run("explain", tmp_path / "gone.png", "--model", checkpoint("bert-gpt2"))
-    assert found.code == 2 and "only captioners are explained" in found.err
+    assert found.code == 2 and "which cannot caption" in found.err

@@ -31,7 +31,7 @@ def test_wrong_use_is_one_line(
         assert result.code == 2 and result.err.count("\n") == 1
         return str(result.err)
 
-    assert "no captioner" in refused(checkpoint("vit-classifier"), tmp_path / "out")
+    assert "which cannot caption" in refused(checkpoint("vit-classifier"), tmp_path / "out")
     assert "coreml" in refused(model, tmp_path / "out", "--format", "coreml")
     assert "not an export" in refused(model, model, "--format", "stablehlo")
     (tmp_path / "file").write_text("")

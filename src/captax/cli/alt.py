@@ -18,6 +18,7 @@ from captax.cli.options import (
     Offline,
     Revision,
     decoding,
+    load_captioner,
     output,
     watched,
 )
@@ -143,15 +144,7 @@ def _captions(
         return {}
     from tqdm import tqdm
 
-    from captax.captioner import Captioner
-    from captax.compilation import persist_compiled_programs
-    from captax.errors import CaptaxError
-    from captax.loading import load
-
-    persist_compiled_programs()
-    captioner = load(model, **loading)
-    if not isinstance(captioner, Captioner):
-        raise CaptaxError(f"{model}: holds a {type(captioner).__name__}, which cannot caption")
+    captioner = load_captioner(model, **loading)
     captions: dict[Path, tuple[str, float] | Exception] = {}
     stream = captioner.stream(pictures, **decoding)
     bar = tqdm(stream, total=len(pictures), unit="picture", disable=not watch, leave=False)

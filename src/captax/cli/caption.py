@@ -16,6 +16,7 @@ from captax.cli.options import (
     Offline,
     Revision,
     decoding,
+    load_captioner,
     watched,
 )
 from captax.collection.choices import Engine, Format, OnExists, Resume
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from captax.collection.plan import Plan
     from captax.collection.record import Record
 
-HINT = "`captax classify` is for classifiers, `captax generate` for text generators"
 INTERRUPTED = 130
 # Errors beyond these are not shown one by one.
 SHOWN = 100
@@ -125,31 +125,23 @@ def caption(
     .captax, beside the output. Pictures that cannot be read are named on stderr; then the exit code
     is 1. It is 130 after Ctrl-C, which stops once the batch is written.
     """
-    from captax.captioner import Captioner
     from captax.collection.batches import Task
     from captax.collection.cluster import Cluster
     from captax.collection.job import Shape
     from captax.collection.plan import Plan
     from captax.collection.wording import Wording
-    from captax.compilation import persist_compiled_programs
     from captax.errors import CaptaxError
-    from captax.loading import load
 
     task = Task(prompt, options.pop("seed", 0), batch_size, dedupe, options)
     shape = Shape(Wording(template, prefix, suffix), min_score)
     plan = Plan(tuple(sources), out, format, ext, on_exists, separator, task, shape, sheet)
-    persist_compiled_programs()
     loaded: dict[str, Any] = {
         "name": model,
         "revision": revision,
         "offline": offline,
         "dtype": dtype.value,
     }
-    captioner = load(**loaded)
-    if not isinstance(captioner, Captioner):
-        raise CaptaxError(
-            f"{model}: holds a {type(captioner).__name__}, which cannot caption; {HINT}"
-        )
+    captioner = load_captioner(**loaded)
     cluster = Cluster(loaded, workers, shard_size) if engine is Engine.ray else None
     if cluster is not None and plan.folder is None:
         raise CaptaxError("the engine ray is for collections: give --out, or --format sidecar")
@@ -168,6 +160,7 @@ def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
     """Run the plan under a progress bar; errors are told as they come."""
     from tqdm import tqdm
 
+    from captax.errors import CaptaxError
     from captax.stopping import stopping
 
     quiet = not watched(plan.folder)
@@ -183,7 +176,8 @@ def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
             if record.error:
                 told += 1
                 if told <= SHOWN:
-                    tqdm.write(f"captax: {record.name}: {record.error}", file=sys.stderr)
+                    line = str(CaptaxError(f"captax: {record.name}: {record.error}"))
+                    tqdm.write(line, file=sys.stderr)
                 elif told == SHOWN + 1:
                     tqdm.write("captax: further errors are only counted here", file=sys.stderr)
         if not bar.n:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from captax.cli.options import Dtype, Loaded
+from captax.cli.options import Dtype, Loaded, load_captioner
 from captax.cli.score import STANDARD, Metrics, names
 
 
@@ -29,19 +29,12 @@ def evaluate(
 ) -> None:
     """Caption a dataset's pictures and print the field's scores (x 100)."""
     from captax import data as datasets
-    from captax.captioner import Captioner
-    from captax.compilation import persist_compiled_programs
-    from captax.errors import CaptaxError
     from captax.evaluation import evaluate as run
     from captax.files import write_text
-    from captax.loading import load
     from captax.metrics import COUNTS
 
     examples = datasets.open(data, split=split)[:limit]
-    persist_compiled_programs()
-    captioner = load(None if model == "default" else model, dtype=dtype.value)
-    if not isinstance(captioner, Captioner):
-        raise CaptaxError(f"{model}: holds a {type(captioner).__name__}, which cannot caption")
+    captioner = load_captioner(None if model == "default" else model, dtype=dtype.value)
     options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     found = run(
         captioner,

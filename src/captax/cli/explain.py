@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from captax.cli.options import Dtype, Loaded, Model, Offline, Revision, decoding
+from captax.cli.options import Dtype, Loaded, Model, Offline, Revision, decoding, load_captioner
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,10 +97,7 @@ def explain(
 
     Without --out, words are listed with their log-probabilities and where their maps are highest.
     """
-    from captax.captioner import Captioner
-    from captax.compilation import persist_compiled_programs
     from captax.errors import CaptaxError
-    from captax.loading import load
 
     kind = None if out is None else out.suffix.lower()
     if kind not in (None, ".png", ".html", ".npz"):
@@ -119,12 +116,7 @@ def explain(
         # What draws is read while the model is.
         threading.Thread(target=importlib.import_module, args=["matplotlib.figure"]).start()
     methods = [each.value for each in method or [Method.attention]]
-    persist_compiled_programs()
-    captioner = load(model, revision=revision, offline=offline, dtype=dtype.value)
-    if not isinstance(captioner, Captioner):
-        raise CaptaxError(
-            f"{model}: holds a {type(captioner).__name__}; only captioners are explained"
-        )
+    captioner = load_captioner(model, revision=revision, offline=offline, dtype=dtype.value)
     found = captioner.explain(
         image,
         caption,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from captax.cli.options import Dtype, Offline, Revision
+from captax.cli.options import Dtype, Offline, Revision, load_captioner
 
 
 class Runtime(StrEnum):
@@ -40,19 +40,13 @@ def export(
     """Write encoder, prefill and step, and a script that captions pictures with them alone."""
     import shlex
 
-    from captax.captioner import Captioner
     from captax.checkpoints.directory import CARD
-    from captax.errors import CaptaxError
     from captax.export import export as run
-    from captax.loading import load, locate
+    from captax.loading import locate
 
     name = None if model == "default" else model
     directory = locate(name, revision=revision, offline=offline)
-    captioner = load(directory)
-    if not isinstance(captioner, Captioner):
-        raise CaptaxError(
-            f"{model}: holds a {type(captioner).__name__}, no captioner; only those are exported"
-        )
+    captioner = load_captioner(directory)
     card = directory / CARD
     run(
         captioner,

@@ -6,12 +6,17 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from captax.errors import CaptaxError
 from captax.files import replacing
+
+if TYPE_CHECKING:
+    from captax.captioner import Captioner
 
 
 class Format(StrEnum):
@@ -54,6 +59,25 @@ Loaded = Annotated[
 ]
 # What commands exit with when they went on past inputs that could not be read.
 SOME_FAILED = 1
+
+
+def load_captioner(name: str | PathLike[str] | None, **loading: Any) -> "Captioner":
+    """The captioner of that name, loaded as `captax.load` does; its programs are kept on disk.
+
+    Raises `CaptaxError` for what holds no captioner.
+    """
+    from captax.captioner import Captioner
+    from captax.compilation import persist_compiled_programs
+    from captax.loading import load
+
+    persist_compiled_programs()
+    loaded: Any = load(name, **loading)
+    if not isinstance(loaded, Captioner):
+        raise CaptaxError(
+            f"{name}: holds a {type(loaded).__name__}, which cannot caption; `captax classify` is "
+            "for classifiers, `captax generate` for text generators"
+        )
+    return loaded
 
 
 class EarlyStopping(StrEnum):

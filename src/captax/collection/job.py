@@ -224,7 +224,7 @@ class _Job:
             try:
                 plan = self.output.plan(item)
             except CaptaxError as error:
-                reason = str(error).removeprefix(f"{item.path}: ")
+                reason = str(error).removeprefix(str(CaptaxError(f"{item.path}: ")))
                 yield Wanted(dataclasses.replace(item, image=ImageError(reason)), place)
                 continue
             if plan is None:
