@@ -18,7 +18,7 @@ from captax.export.programs import ExportError, Program
 
 # Old enough for any runtime of the last years, and what reductions take axes as inputs since.
 OPSET = 18
-IR_VERSION = 9
+IR_VERSION = 8
 TYPES = {
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,
