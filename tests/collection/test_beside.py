@@ -1,5 +1,6 @@
 """Captions beside pictures: whose they are, and what becomes of what was there."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,13 @@ def test_two_pictures_never_share_a_sidecar(
     assert summary.captioned == 2
     [reason] = summary.errors
     assert reason == "another picture has the same place for its caption"
+
+
+def test_what_is_no_picture_is_told_as_such(engine: Any, pictures: Callable[..., Path]) -> None:
+    folder = pictures("a.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    summary = run(folder, Beside(TextSidecars()), engine())
+    assert list(summary.errors) == ["is no file that ends, such as a picture is"]
 
 
 def test_a_folder_of_sidecars_mirrors_that_of_the_pictures(

@@ -164,7 +164,7 @@ def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
     from captax.stopping import stopping
 
     quiet = not watched(plan.folder)
-    bar = tqdm(unit="picture", disable=quiet, leave=False, smoothing=0.05)
+    bar = tqdm(unit=" pictures", disable=quiet, leave=False, smoothing=0.05)
     if not quiet:
         # Looking through a large collection takes a while, for which no caption need wait.
         threading.Thread(target=_count, args=(plan, bar), daemon=True).start()

@@ -8,10 +8,10 @@ from typing import Protocol, runtime_checkable
 
 from captax.collection import description
 from captax.collection.choices import OnExists
-from captax.collection.description import OWNER, sidecar_path
+from captax.collection.description import sidecar_path
 from captax.collection.exiftool import ExifTool
 from captax.collection.items import CollectionError, Item
-from captax.collection.record import Record
+from captax.collection.record import OWNER, Record
 from captax.collection.wording import merged
 from captax.errors import CaptaxError
 from captax.files import OutputError, write_text

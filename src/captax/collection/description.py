@@ -14,11 +14,9 @@ from xml.sax.saxutils import escape
 
 from lxml import etree
 
+from captax.collection.record import OWNER
 from captax.errors import CaptaxError
 from captax.files import replacing
-
-# Whose partial files a job that goes on may write over.
-OWNER = "captax"
 
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 _DC = "{http://purl.org/dc/elements/1.1/}"

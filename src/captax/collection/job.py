@@ -221,6 +221,9 @@ class _Job:
             if item.name in self.begun:
                 continue
             self.begun.add(item.name)
+            if isinstance(item.image, ImageError):  # which tells more than an output would
+                yield Wanted(item, place)
+                continue
             try:
                 plan = self.output.plan(item)
             except CaptaxError as error:

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from captax.collection.choices import Format
 from captax.collection.items import CollectionError, Item
-from captax.collection.record import Record, as_line, utf8
+from captax.collection.record import OWNER, Record, as_line, utf8
 from captax.files import replacing
 
 Records = Callable[[], Iterable[Record]]
@@ -130,7 +130,7 @@ def write_parquet(path: Path, records: Records) -> None:
         ("error", pyarrow.string()),
     ])  # fmt: skip
     with (
-        replacing(path) as partial,
+        replacing(path, owner=OWNER) as partial,
         partial.open("wb") as file,
         pyarrow.parquet.ParquetWriter(file, schema) as writer,
     ):
@@ -214,8 +214,6 @@ class OneFile:
 
     def finish(self, records: Records) -> list[Path]:
         """Write the file."""
-        for partial in self.path.parent.glob(f".{self.path.name}.*.partial"):
-            partial.unlink(missing_ok=True)  # of a process that was killed
         WRITERS[self.format](self.path, records)
         return [self.path]
 
@@ -248,7 +246,7 @@ class Screen:
 def _lines(path: Path, newline: str = "\n") -> Iterator[TextIO]:
     """A text file that appears when it is whole; of names, bytes that are no UTF-8 are escaped."""
     with (
-        replacing(path) as partial,
+        replacing(path, owner=OWNER) as partial,
         partial.open("w", encoding="utf-8", errors="backslashreplace", newline=newline) as file,
     ):
         yield file

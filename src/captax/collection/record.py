@@ -4,6 +4,9 @@ import dataclasses
 import json
 from typing import Any
 
+# Whose partial files a job that goes on may write over.
+OWNER = "captax"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
