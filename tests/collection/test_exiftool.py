@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, ImageSequence, IptcImagePlugin
 
 from captax.collection.description import DescriptionError
 from captax.collection.exiftool import ExifTool
+from captax.errors import CaptaxError
 
 TEXT = 'Ein "Kätzchen" & <zwei>\nHunde 猫 $HOME @x \\n'
 
@@ -294,7 +295,7 @@ def test_what_cannot_be_described_is_one_clear_error_and_work_goes_on(
     for name in refused:
         with pytest.raises(DescriptionError, match=r"(?s)as it was.* a sidecar, .*\.xmp") as error:
             descriptions.write(tmp_path / name, TEXT)
-        assert str(error.value).startswith(str(tmp_path / name))
+        assert str(error.value).startswith(str(CaptaxError(str(tmp_path / name))))
     for nothing in (tmp_path, tmp_path / "absent.jpg", loop):
         with pytest.raises(DescriptionError, match="no such file"):
             descriptions.write(nothing, TEXT)
