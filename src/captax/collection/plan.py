@@ -62,6 +62,8 @@ class Plan:
             raise CollectionError(f"format {self.wanted} is that of a file: give --out")
         elif self.out is not None and self.out.is_dir():
             raise CollectionError(f"{self.out}: is a folder; give a file, or --format sidecar")
+        elif self.out is not None and self.out.exists() and not self.out.is_file():
+            raise CollectionError(f"{self.out}: is no file; without --out captions are printed")
         elif self.out is not None and self.wanted is Format.parquet:
             parquet_library(self.out)
 
@@ -161,8 +163,8 @@ class Plan:
         """Do it, or what is left of it; see `caption_collection`.
 
         `model` is what the captioner was loaded from; a `cluster`'s workers caption in its place.
-        Raises `CollectionError` if work was done
-        before with other settings, unless `resume` says what to do about it.
+        Raises `CollectionError` if work was done before with other settings, unless `resume` says
+        what to do about it.
         """
         items = find_items(self.sources)
         printed: list[Record] = []
@@ -177,10 +179,11 @@ class Plan:
                     printed.extend(batch)
                 yield batch
 
+        settings: dict[str, Any] = {}
         with contextlib.ExitStack() as stack:
             journal = None
-            settings = self.settings(captioner, model)
             if self.folder is not None:
+                settings |= self.settings(captioner, model)
                 journal = Journal(self.folder, settings, resume=resume, retry_errors=retry_errors)
                 stack.enter_context(journal)
             summary = caption_collection(
@@ -202,7 +205,8 @@ class Plan:
 
     def _cards(self, records: Iterable[Record]) -> Iterator[SheetRow]:
         items = {item.name: item for item in find_items(self.sources)}
-        for record in map(self.shape.worded, records):
+        last = {record.name: record for record in records}  # what could not be written comes twice
+        for record in map(self.shape.worded, last.values()):
             if record.error or record.name not in items:
                 yield SheetRow(None, record.name, "", None, error=record.error or None)
                 continue
