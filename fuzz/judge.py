@@ -144,10 +144,11 @@ class _Logged(logging.Handler):
         raise Forbidden(f"logs {record.getMessage()!r}")
 
 
-def watch(inputs: Path, *, anywhere: bool) -> None:
+def watch(inputs: Path, *, anywhere: bool, writes: bool = False) -> None:
     """From now on, refuse what no input may have done: running anything, files elsewhere, logs.
 
-    With `anywhere`, files elsewhere may be read, but not written.
+    With `anywhere`, files elsewhere may be read, but not written; with `writes`, files may be
+    written where the input is.
     """
     logging.lastResort = _Logged(logging.WARNING)  # type: ignore[assignment]
     # Modules that are imported late, code pages, time zones: whatever was there before the input.
@@ -160,8 +161,11 @@ def watch(inputs: Path, *, anywhere: bool) -> None:
         if event in RUNS:
             raise Forbidden(f"{event} {args!r}")
         if event == "open" and isinstance(args[0], str):
-            writes = args[1] is not None and any(mode in args[1] for mode in "wxa+")
-            if writes or not (anywhere or os.path.realpath(args[0]).startswith(allowed)):
+            place = os.path.realpath(args[0])
+            if writes and place.startswith(str(inputs)):
+                return
+            written = args[1] is not None and any(mode in args[1] for mode in "wxa+")
+            if written or not (anywhere or place.startswith(allowed)):
                 raise Forbidden(f"opens {args[0]!r} ({args[1]})")
 
     sys.addaudithook(hook)

@@ -121,7 +121,7 @@ def work(name: str, minutes: float, seed: int, folder: Path) -> None:
                 return (data[:1] + changed)[:most]
         return atheris.Mutate(data, most)
 
-    judge.watch(inputs, anywhere=hasattr(target, "READS_ANYWHERE"))
+    watch(target, inputs)
     bound_memory()
     options = [
         str(folder / "corpus"),
@@ -144,7 +144,7 @@ def replay(name: str, inputs: list[bytes] | None) -> int:
     target = importlib.import_module(f"targets.{name}")
     folder = Path(tempfile.mkdtemp(prefix="captax-fuzz-"))
     prepare(target, folder)
-    judge.watch(folder, anywhere=hasattr(target, "READS_ANYWHERE"))
+    watch(target, folder)
     bound_memory()
     findings = 0
     for data in seeds_of(target) if inputs is None else inputs:
@@ -160,6 +160,12 @@ def seeds_of(target: ModuleType) -> Iterator[bytes]:
     """Its seeds as inputs: a byte that says which kind of file, and the file."""
     for kind, content in target.seeds():
         yield bytes([target.KINDS.index(kind)]) + content
+
+
+def watch(target: ModuleType, inputs: Path) -> None:
+    """Refuse from now on what the target's inputs may not have done."""
+    reads, writes = hasattr(target, "READS_ANYWHERE"), hasattr(target, "WRITES")
+    judge.watch(inputs, anywhere=reads, writes=writes)
 
 
 def prepare(target: ModuleType, inputs: Path) -> None:

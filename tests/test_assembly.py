@@ -54,6 +54,7 @@ def test_cross_attention_is_new_and_begins_as_the_reference_begins_it(
     assert (np.asarray(parameters(other.model)[name]) != new[name]).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_it_captions_and_comes_back_as_the_family_that_transformers_has(
     assembled: Captioner, examples: Path, tmp_path: Path
 ) -> None:

@@ -202,6 +202,7 @@ def test_each_picture_may_have_its_own_prompt(
         tiny_captioner.caption(pictures[:3], prompt=["a", "a red"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -307,6 +308,7 @@ def test_saved_and_loaded_it_says_the_same(
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_half_precision_weights_are_half_the_size(
     tiny_captioner: Captioner, saved: Path, tmp_path: Path
 ) -> None:

@@ -165,6 +165,7 @@ def test_the_bar_outlives_a_slow_or_broken_count(
     assert counting and sys.stderr is not None
 
 
+@pytest.mark.slow
 def test_names_that_are_no_utf8_are_captioned(
     run: Run, model: Path, folder: Path, tmp_path: Path
 ) -> None:

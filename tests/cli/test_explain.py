@@ -30,6 +30,7 @@ def test_words_are_listed_with_where_they_came_from(
         assert line.endswith(("top left", "top right", "bottom left", "bottom right"))
 
 
+@pytest.mark.slow
 def test_what_is_said_is_explained_by_default(
     run: Callable[..., Any], model: Path, picture: Path
 ) -> None:

@@ -59,6 +59,7 @@ def test_draws_depend_on_the_place_and_not_on_where_a_job_was_taken_up(
     assert texts(some) == texts(found[::3])
 
 
+@pytest.mark.slow
 def test_copies_have_the_captions_of_what_they_are_copies_of(
     tiny_captioner: Captioner, folder: Path
 ) -> None:

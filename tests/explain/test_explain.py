@@ -31,6 +31,7 @@ def explanation(namer: Captioner, placed: list[Any]) -> Explanation:
     return namer.explain(placed[0].pixels, methods="all", faithfulness=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_is_explained(checkpoint: Callable[..., Path], name: str) -> None:
     captioner = captax.load(checkpoint(name))

@@ -23,17 +23,15 @@ from captax.export.programs import Program
 Captioners = Callable[[str], Captioner]
 Exported = Callable[..., Path]
 
-OTHERS = ("vit-gpt2", "vit-gpt2-projected", "vit-bert", "clip-gpt2", "resnet-gpt2")
+OTHERS = ("git", "blip", "vit-gpt2", "vit-gpt2-projected", "vit-bert", "clip-gpt2", "resnet-gpt2")
 CASES = [
     ("tiny", "onnx"),
-    ("git", "onnx"),
-    ("blip", "onnx"),
     ("tiny", "stablehlo"),
     *(
         pytest.param(family, format, marks=pytest.mark.slow)
         for format, families in {
             "onnx": OTHERS,
-            "stablehlo": (*OTHERS, "git", "blip"),
+            "stablehlo": OTHERS,
         }.items()
         for family in families
     ),
@@ -121,13 +119,10 @@ def test_programs_of_a_fixed_size_take_fewer_rows_too(
         np.testing.assert_allclose(a, b, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "format"),
-    [
-        ("bfloat16", "onnx"),
-        pytest.param("float16", "onnx", marks=pytest.mark.slow),
-        pytest.param("bfloat16", "stablehlo", marks=pytest.mark.slow),
-    ],
+    [("bfloat16", "onnx"), ("float16", "onnx"), ("bfloat16", "stablehlo")],
 )
 def test_narrow_weights_are_half_the_file_and_computed_with_in_float32(
     dtype: str,

@@ -144,24 +144,15 @@ def test_constraints_are_those_of_captax(options: dict[str, Any], script: Module
             np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
         {"eos_token_id": (2, 5), "num_beams": 5, "no_repeat_ngram_size": 2, "length_penalty": 0.0},
-        *(
-            pytest.param(options, marks=pytest.mark.slow)
-            for options in (
-                {"early_stopping": True, "length_penalty": 2.0},
-                {"early_stopping": "never", "min_new_tokens": 4},
-                {
-                    "max_new_tokens": None,
-                    "max_length": 7,
-                    "repetition_penalty": 1.3,
-                    "num_beams": 1,
-                },
-                {"max_new_tokens": None, "forced_eos_token_id": (2,)},
-            )
-        ),
+        {"early_stopping": True, "length_penalty": 2.0},
+        {"early_stopping": "never", "min_new_tokens": 4},
+        {"max_new_tokens": None, "max_length": 7, "repetition_penalty": 1.3, "num_beams": 1},
+        {"max_new_tokens": None, "forced_eos_token_id": (2,)},
     ],
     ids=str,
 )

@@ -25,14 +25,17 @@ PROMPTS = ([1], [1, 4, 3, 5, 5], [1, 6], [1, 3, 3], [1, 8, 7, 4], [1, 4], [1], [
     "constraints",
     [
         Constraints(),
-        Constraints(
-            no_repeat_ngram_size=2,
-            min_length=4,
-            min_new_tokens=2,
-            repetition_penalty=1.2,
-            forced_eos_token_id=(2,),
-            begin_suppress_tokens=(3, 4),
-            force_words_ids=(((7, 5),),),
+        pytest.param(
+            Constraints(
+                no_repeat_ngram_size=2,
+                min_length=4,
+                min_new_tokens=2,
+                repetition_penalty=1.2,
+                forced_eos_token_id=(2,),
+                begin_suppress_tokens=(3, 4),
+                force_words_ids=(((7, 5),),),
+            ),
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["free", "constrained"],

@@ -65,6 +65,7 @@ def encoder(make_model: Callable[..., Any]) -> EfficientNetLite:
     return make_model(CONFIG)
 
 
+@pytest.mark.slow
 def test_cut_at_any_depth_it_is_the_same_network(
     encoder: EfficientNetLite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from golden.families import CASES
 SMALL = ResNetConfig(embedding_size=4, hidden_sizes=(4, 8), depths=(1, 2), layer_type="basic")
 
 
+@pytest.mark.slow
 def test_it_can_be_cut_before_every_block() -> None:
     resnet = ResNet(SMALL, rngs=nnx.Rngs(0))
     pixels = jax.random.normal(jax.random.key(0), (2, 45, 64, 3))

@@ -65,6 +65,7 @@ def test_options_and_prompt_reach_the_captioner(
     assert expected.text != tiny_captioner.caption([png(3)])[0].text
 
 
+@pytest.mark.slow
 def test_what_is_drawn_depends_on_picture_and_seed_alone(
     client: TestClient, tiny_captioner: Captioner
 ) -> None:

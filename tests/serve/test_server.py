@@ -66,6 +66,7 @@ def send(
     return answer.status, headers, json.loads(answer.read())
 
 
+@pytest.mark.slow
 def test_everybody_gets_the_caption_of_their_own_picture(tiny_captioner: Captioner) -> None:
     pictures = [png(i) for i in range(24)]
     options = {"do_sample": True, "temperature": 1.5, "seed": 3}

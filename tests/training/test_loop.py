@@ -130,6 +130,7 @@ def killed_at(step: int, key: str) -> Callable[..., None]:
     return dying
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_is_the_same_run(
     finished: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,8 @@ LONG = (
     "blip-finetune",
     "flickr8k-lite",
     "flickr8k-resnet50",
+    "flickr8k-vit",
+    "food101-vit",
     "git-finetune",
     "vit-gpt2",
 )

@@ -244,6 +244,7 @@ def assert_close(one: Any, other: Any, tolerance: float = 1e-5) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulated_parts_are_one_batch_however_their_tokens_are_shared_out(parts: int) -> None:
     options = {"batch_size": 4}
