@@ -65,7 +65,13 @@ def test_a_line_longer_than_a_read_is_cut_off_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"{}", b"7", b"\xff", b'{"batch": [{"nom": "a"}]}', b'{"batch": 1}']
+    "line",
+    [
+        *(b"{}", b"7", b"\xff", b'{"batch": [{"nom": "a"}]}', b'{"batch": 1}', b'{"batch": ["a"]}'),
+        *(b'{"batch": [{"name": {}}]}', b'{"batch": [{"name": "a", "captions": [[1, 2]]}]}'),
+        *(b"[" * 100_000, '{"batch": []}'.encode("utf-16-be")),
+    ],
+    ids=range(10),
 )
 def test_a_damaged_line_is_named_and_nothing_is_changed(tmp_path: Path, line: bytes) -> None:
     path = filled(tmp_path)

@@ -20,6 +20,8 @@ from captax.collection.items import CollectionError
 from captax.collection.record import Record
 from captax.files import replacing, unwritable
 
+# What reading a line that was not written here may raise.
+_DAMAGE = (ValueError, KeyError, TypeError, RecursionError)
 JOURNAL, LOCK = "journal.jsonl", "lock"
 VERSION = 1
 
@@ -101,9 +103,10 @@ class Journal:
             for number, line in enumerate(file, 2):
                 if line.endswith(b"\n"):
                     try:
-                        yield [Record.read(each) for each in json.loads(line)["batch"]]
-                    except (ValueError, KeyError, TypeError):
+                        batch = [Record.read(each) for each in json.loads(line.decode())["batch"]]
+                    except _DAMAGE:
                         raise self._damaged(number) from None
+                    yield batch
 
     def append(self, records: Sequence[Record]) -> None:
         """Take down a batch; once this returns, it outlives the process and the machine.
@@ -150,8 +153,8 @@ class Journal:
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             line = file.readline()
             if line.endswith(b"\n"):
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    header = json.loads(line)
+                with contextlib.suppress(*_DAMAGE):
+                    header = json.loads(line.decode())
                     if header["captax"] == VERSION:
                         return dict(header["settings"])
                 raise CollectionError(

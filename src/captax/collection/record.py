@@ -47,9 +47,18 @@ class Record:
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> "Record":
-        """The record that `write` wrote."""
-        captions = tuple((text, score) for text, score in values.get("captions", ()))
-        return cls(**{**values, "captions": captions})
+        """The record that `write` wrote. Raises `TypeError` or `ValueError` for anything else."""
+        if not isinstance(values, dict):
+            raise TypeError("a record is an object")
+        captions = tuple((text, float(score)) for text, score in values.get("captions", ()))
+        record = cls(**{**values, "captions": captions})
+        texts = [record.name, record.error, record.copy_of, record.target or "", record.before]
+        texts += [text for text, _ in captions]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("texts are strings")
+        if not isinstance(record.fingerprint, int | None):
+            raise TypeError("fingerprints are numbers")
+        return record
 
 
 def utf8(name: str) -> str:
