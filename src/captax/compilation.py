@@ -24,9 +24,17 @@ def persist_no_more() -> None:
 def persist_compiled_programs() -> None:
     """Keep every compiled program of this process; the commands call this, programs may too.
 
-    A cache that JAX was already told to use is left as it is.
+    A cache that JAX was already told to use is left as it is; where nothing can be written, as in
+    a home that is none, nothing is kept.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
+        folder = cache_directory() / "xla"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -34,7 +34,9 @@ def stopping(after: str) -> Iterator[Callable[[], bool]]:
     def ask(number: int, frame: Any) -> None:
         restore()
         asked.set()
-        tqdm.write(f"stopping after this {after}; once more to stop at once", file=sys.stderr)
+        tqdm.write(
+            f"captax: stopping after this {after}; once more to stop at once", file=sys.stderr
+        )
 
     for number in SIGNALS:
         signal.signal(number, ask)

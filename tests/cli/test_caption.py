@@ -113,13 +113,13 @@ def test_out_and_sheet_are_written(
     assert lines == [f"{path}: {text}" for path, text in expected.items()]
     page = sheet.read_text(encoding="utf-8")
     assert all(text in page for text in expected.values()) and "empty.jpg" in page
-    errors = out.with_name("captions.errors.jsonl").read_text().splitlines()
+    errors = out.with_name("captions.txt.errors.jsonl").read_text().splitlines()
     assert [json.loads(line)["path"] for line in errors] == [str(pictures / name) for name in BAD]
     seen = (path for path in tmp_path.rglob("*") if ".captax" not in str(path) and path.is_file())
     assert sorted(path.name for path in seen) == [
-        "captions.errors.jsonl",
         "captions.html",
         "captions.txt",
+        "captions.txt.errors.jsonl",
     ]
 
 
@@ -139,7 +139,10 @@ def test_an_interrupted_run_leaves_the_old_output(
     out = tmp_path / "captions.txt"
     out.write_text("old")
     stop_after_one(monkeypatch, KeyboardInterrupt())
-    assert run("caption", pictures, "--model", model, "--out", out).code == 130
+    command = ("caption", pictures, "--model", model, "--out", out)
+    refused = run(*command)
+    assert refused.code == 2 and "is there already; --on-exists overwrite" in refused.err
+    assert run(*command, "--on-exists", "overwrite").code == 130
     assert out.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 

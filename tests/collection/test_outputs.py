@@ -149,3 +149,20 @@ def test_formats_go_by_the_name() -> None:
     names = {"x.JSONL": "jsonl", "x.csv": "csv", "x.json": "coco", "x": "text", "x.txt": "text"}
     names |= {"a/metadata.jsonl": "metadata", "x.parquet": "parquet"}
     assert {name: str(format_of(Path(name))) for name in names} == names
+
+
+def test_a_file_that_somebody_else_wrote_or_changed_is_not_replaced(tmp_path: Path) -> None:
+    out, mark = tmp_path / "a.txt", tmp_path / "job" / "written"
+    records = [Record("a.jpg", (("a dog", -1.0),))]
+    output = OneFile(out, Format.text, mark)
+    output.check()
+    output.finish(lambda: iter(records))
+    output.check()
+    out.write_text("a.jpg: my dog\n")
+    with pytest.raises(CollectionError, match="was changed since it was written; --on-exists"):
+        output.check()
+    mark.write_text("")  # what a job leaves that is killed while it writes
+    output.check()
+    mark.unlink()
+    with pytest.raises(CollectionError, match="is there already; --on-exists overwrite"):
+        output.check()

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 # Errors beyond these are not shown one by one.
 SHOWN = 100
+LOG_SECONDS = 30  # from one line of progress in a log to the next
 
 
 def _writing(help: str, **rules: Any) -> Any:
@@ -114,7 +116,7 @@ def caption(
     ] = None,
     shard_size: Annotated[
         int, _collection("Pictures that a worker is given at once.", min=1)
-    ] = 1024,
+    ] = 256,
     *,
     options: dict[str, Any],
 ) -> None:
@@ -142,6 +144,8 @@ def caption(
         "dtype": dtype.value,
     }
     captioner = load_captioner(**loaded)
+    if workers is not None and engine is Engine.local:
+        raise CaptaxError("--workers are of a cluster: give --engine ray too")
     cluster = Cluster(loaded, workers, shard_size) if engine is Engine.ray else None
     if cluster is not None and plan.folder is None:
         raise CaptaxError("the engine ray is for collections: give --out, or --format sidecar")
@@ -157,32 +161,43 @@ def caption(
 
 
 def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
-    """Run the plan under a progress bar; errors are told as they come."""
+    """Run the plan under a progress bar, or with a line now and then in a log; tell of errors."""
     from tqdm import tqdm
 
     from captax.errors import CaptaxError
     from captax.stopping import stopping
 
-    quiet = not watched(plan.folder)
-    bar = tqdm(unit=" pictures", disable=quiet, leave=False, smoothing=0.05)
-    if not quiet:
+    bar = tqdm(unit=" pictures", disable=not watched(plan.folder), leave=False, smoothing=0.05)
+    logged = plan.folder is not None and not sys.stderr.isatty()
+    started = told_of_progress = time.perf_counter()
+    total: list[int] = []
+    if logged or not bar.disable:
         # Looking through a large collection takes a while, for which no caption need wait.
-        threading.Thread(target=_count, args=(plan, bar), daemon=True).start()
-    told = 0
+        threading.Thread(target=_count, args=(plan, bar, total), daemon=True).start()
+    errors = 0
+
+    def tell(line: str) -> None:
+        # A name may hold what would break the line, or steer the terminal.
+        tqdm.write(str(CaptaxError(f"captax: {line}")), file=sys.stderr)
 
     def watch(records: "list[Record]", summary: "Summary") -> None:
-        nonlocal told
+        nonlocal errors, told_of_progress
         for record in records:
+            if plan.folder is None and plan.shape.doubtful(record):
+                tell(f"{record.name}: for review ({record.score:.2f}): {record.text}")
             if record.error:
-                told += 1
-                if told <= SHOWN:
-                    line = str(CaptaxError(f"captax: {record.name}: {record.error}"))
-                    tqdm.write(line, file=sys.stderr)
-                elif told == SHOWN + 1:
-                    tqdm.write("captax: further errors are only counted here", file=sys.stderr)
+                errors += 1
+                if errors <= SHOWN:
+                    tell(f"{record.name}: {record.error}")
+                elif errors == SHOWN + 1:
+                    tell("further errors are only counted here")
         if not bar.n:
             bar.initial = summary.settled - len(records)
         bar.update(summary.settled - bar.n)
+        now = time.perf_counter()
+        if logged and now - told_of_progress > LOG_SECONDS:
+            told_of_progress = now
+            tell(_progress(summary, now - started, total))
 
     # On the screen there is nothing to lose.
     with (
@@ -194,12 +209,21 @@ def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
             bar.close()
 
 
-def _count(plan: "Plan", bar: Any) -> None:
+def _progress(summary: "Summary", seconds: float, total: list[int]) -> str:
+    """How far it is, and how long it may yet take."""
+    rate = (summary.settled - summary.before) / seconds
+    of = f" of {total[0]:,}" if total else ""
+    left = (total[0] - summary.settled) / rate / 60 if total and rate else 0
+    about = f", about {left:.0f} min left" if left >= 1 else ""
+    return f"{summary.settled:,}{of} pictures, {rate:.1f} a second{about}"
+
+
+def _count(plan: "Plan", bar: Any, total: list[int]) -> None:
     from captax.collection.items import find_items
     from captax.errors import CaptaxError
 
     with contextlib.suppress(CaptaxError):  # of which the job itself tells
-        total = sum(1 for _ in find_items(plan.sources))
+        total.append(sum(1 for _ in find_items(plan.sources)))
         if not bar.disable:  # nor closed
-            bar.total = total
+            bar.total = total[0]
             bar.refresh()

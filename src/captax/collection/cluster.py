@@ -48,7 +48,7 @@ class Cluster:
 
     model: Mapping[str, Any] = field(default_factory=dict)
     workers: int | None = None
-    shard_size: int = 1024
+    shard_size: int = 256
 
     def batches(
         self,

@@ -14,7 +14,7 @@ from captax.images import ImageError, UnusableImage, is_image_path, walk_images
 
 # By-products that programs for training keep beside pictures.
 MASKS = ("-masklabel.png", "-condlabel.png")
-LISTS = (".parquet", ".jsonl", ".csv", ".tsv")
+LISTS = (".parquet", ".jsonl", ".csv", ".tsv", ".txt")
 ARCHIVES = (".zip", ".tar")
 
 
@@ -54,9 +54,9 @@ def find_items(sources: Sequence[str]) -> Iterator[Item]:
 
     A folder is searched with its subfolders (sorted; hidden files and trainers' masks are left
     out). `.zip` and `.tar` files, `.tar` names with braces, and lists (`.parquet`, `.jsonl`,
-    `.csv`, `.tsv`: a picture's path, URL or bytes a row) are opened. What has `://` in it is looked
-    up by fsspec, folders and patterns too. Anything else is a picture, or a pattern (`*`, `?`,
-    `[..]`, `**`). What of all this cannot be read comes as an item that says so.
+    `.csv`, `.tsv`, `.txt`: a picture's path, URL or bytes a row) are opened. What has `://` in it
+    is looked up by fsspec, folders and patterns too. Anything else is a picture, or a pattern (`*`,
+    `?`, `[..]`, `**`). What of all this cannot be read comes as an item that says so.
 
     Raises:
         CollectionError: a source that means no picture at all; before the first item.

@@ -140,7 +140,8 @@ class Journal:
         if changed and self._resume is not Resume.always and self.begun:
             raise CollectionError(
                 f"{self.folder}: work was done here by other settings: {'; '.join(changed)}; "
-                "--resume never begins anew, --resume always goes on with these"
+                "--resume never begins anew, --resume always goes on with these (--on-exists "
+                "overwrite replaces captions that are there)"
             )
         failed = set()
         if self._retry_errors:  # some after they were captioned, in the writing

@@ -8,6 +8,7 @@ from typing import Any
 
 from captax.collection.items import CollectionError, Item
 from captax.collection.remote import RemotePicture
+from captax.data.example import read_text
 from captax.data.folder import PICTURE_COLUMNS
 from captax.data.tables import find_column, read_records
 from captax.errors import CaptaxError
@@ -17,11 +18,11 @@ COLUMNS = (*PICTURE_COLUMNS, "url", "URL", "jpg", "png")
 
 
 def list_items(table: Path) -> Iterator[Item]:
-    """The pictures that a `.parquet`, `.jsonl`, `.csv` or `.tsv` lists, in its order.
+    """The pictures that a `.parquet`, `.jsonl`, `.csv`, `.tsv` or `.txt` lists, in its order.
 
-    The first column of a usual name (`COLUMNS`) is taken. It holds paths, from the list's folder or
-    the working directory; URLs; or, in parquet, bytes, alone or as `{bytes, path}`. Where the
-    table is damaged, an item tells of it, after those before the damage.
+    The first column of a usual name (`COLUMNS`) is taken; a `.txt` has one picture a line. It holds
+    paths, from the list's folder or the working directory; URLs; or, in parquet, bytes, alone or as
+    `{bytes, path}`. Where the table is damaged, an item tells of it, after those before the damage.
 
     Raises:
         CaptaxError: the table cannot be read from the start, or has no such column.
@@ -76,6 +77,11 @@ def _picture(table: Path, row: int, value: Any) -> tuple[str, Path | bytes | Rem
 
 
 def _rows(table: Path) -> Iterator[tuple[str, Any]]:
+    if table.suffix.lower() == ".txt":
+        for number, line in enumerate(read_text(table).split("\n"), 1):
+            if line.strip():
+                yield f"{table}, line {number}", line
+        return
     column = ""
     for where, record in read_records(table):
         if column not in record:

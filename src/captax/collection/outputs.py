@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,7 @@ from typing import Any, TextIO
 from captax.collection.choices import Format
 from captax.collection.items import CollectionError, Item
 from captax.collection.record import OWNER, Record, as_line, utf8
-from captax.files import replacing
+from captax.files import OutputError, replacing, write_text
 
 Records = Callable[[], Iterable[Record]]
 
@@ -181,6 +182,8 @@ def format_of(path: Path) -> Format:
     """The format that a file's name asks for."""
     if path.name == "metadata.jsonl":
         return Format.metadata
+    if path.suffix.lower() == ".tsv":
+        raise CollectionError(f"{path}: tables are written as .csv or .parquet; give such a name")
     suffixes = {
         ".jsonl": Format.jsonl,
         ".csv": Format.csv,
@@ -191,11 +194,15 @@ def format_of(path: Path) -> Format:
 
 
 class OneFile:
-    """All captions in a file, which appears when the job is done."""
+    """All captions in a file, which appears when the job is done.
 
-    def __init__(self, path: Path, format: Format):
+    In `mark` stands what was written, so that what somebody else wrote, or changed, is known by it.
+    """
+
+    def __init__(self, path: Path, format: Format, mark: Path | None = None):
         self.path = path
         self.format = format
+        self.mark = mark
         self.holds_errors = format in HOLD_ERRORS
 
     def plan(self, item: Item) -> tuple[None, str]:
@@ -214,8 +221,24 @@ class OneFile:
 
     def finish(self, records: Records) -> list[Path]:
         """Write the file."""
+        if self.mark is not None:
+            write_text(self.mark, "")  # until it is written, and known
         WRITERS[self.format](self.path, records)
+        if self.mark is not None:
+            write_text(self.mark, _digest(self.path))
         return [self.path]
+
+    def check(self) -> None:
+        """Raise `CollectionError` if the file holds what this job did not write."""
+        if not self.path.exists():
+            return
+        try:
+            known = self.mark.read_text() if self.mark is not None else None
+        except OSError:
+            known = None
+        if known is None or (known and known != _digest(self.path)):
+            what = "is there already" if known is None else "was changed since it was written"
+            raise CollectionError(f"{self.path}: {what}; --on-exists overwrite replaces it")
 
 
 class Screen:
@@ -234,12 +257,25 @@ class Screen:
 
     def write(self, record: Record) -> str:
         line = as_text(record) if self.format is Format.text else as_line(as_json(record))
-        print(utf8(line), end="", flush=True)
+        try:
+            print(utf8(line), end="", flush=True)
+        except BrokenPipeError:  # whoever reads has seen enough
+            raise
+        except OSError as error:
+            raise OutputError(f"standard output: {error.strerror or error}", error.errno) from None
         return ""
 
     def finish(self, records: Records) -> list[Path]:
         """Nothing is left to write."""
         return []
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CollectionError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 @contextlib.contextmanager

@@ -16,12 +16,12 @@ from captax.collection.beside import Beside, Embedded, Kind, TextSidecars, XmpSi
 from captax.collection.choices import Format, OnExists, Resume
 from captax.collection.cluster import Cluster
 from captax.collection.exiftool import ExifTool
-from captax.collection.items import CollectionError, find_items
+from captax.collection.items import ARCHIVES, CollectionError, find_items
 from captax.collection.job import Output, Shape, Summary, caption_collection
 from captax.collection.journal import Journal
-from captax.collection.outputs import OneFile, Screen, format_of, parquet_library
+from captax.collection.outputs import OneFile, Screen, below, format_of, parquet_library
 from captax.collection.record import Record
-from captax.images import ImageError, SheetRow, write_sheet
+from captax.images import ImageError, SheetRow, is_image_path, write_sheet
 
 # The folder of a job's journal; after the output's name, where the output is a file.
 JOB = ".captax"
@@ -56,24 +56,52 @@ class Plan:
     sheet: Path | None = None
 
     def __post_init__(self) -> None:
+        within = [each for each in self.sources if "://" in each or each.endswith(ARCHIVES)]
         if self.beside:
-            self._check_beside()
+            self._check_beside(within)
+        elif self.ext is not None:
+            raise CollectionError("--ext is of sidecars: give --format sidecar or xmp, or leave it")
         elif self.out is None and self.wanted not in (Format.text, Format.jsonl):
             raise CollectionError(f"format {self.wanted} is that of a file: give --out")
-        elif self.out is not None and self.out.is_dir():
-            raise CollectionError(f"{self.out}: is a folder; give a file, or --format sidecar")
-        elif self.out is not None and self.out.exists() and not self.out.is_file():
-            raise CollectionError(f"{self.out}: is no file; without --out captions are printed")
-        elif self.out is not None and self.wanted is Format.parquet:
-            parquet_library(self.out)
+        elif self.out is not None:
+            self._check_file(self.out, within)
 
-    def _check_beside(self) -> None:
+    def _check_file(self, out: Path, within: list[str]) -> None:
+        try:
+            is_folder = out.is_dir()
+            if not is_folder and out.exists() and not out.is_file():
+                raise CollectionError(f"{out}: is no file; without --out captions are printed")
+        except OSError as error:
+            raise CollectionError(f"{out}: cannot be written ({error.strerror or error})") from None
+        if is_folder:
+            raise CollectionError(f"{out}: is a folder; give a file, or --format sidecar")
+        if self.wanted is Format.parquet:
+            parquet_library(out)
+        if self.wanted is Format.metadata:
+            if within:
+                raise CollectionError(f"{within[0]}: metadata.jsonl is of pictures in its folder")
+            for source in self.sources:
+                if Path(source).is_dir():
+                    below(out.parent, Path(source))
+
+    def _check_beside(self, within: list[str]) -> None:
+        if self.wanted is Format.embed and within:
+            raise CollectionError(
+                f"{within[0]}: a description can be embedded in a picture's own file alone; "
+                "give --format sidecar --out FOLDER"
+            )
         if self.wanted is Format.embed and self.out is not None:
             raise CollectionError("descriptions are embedded in the pictures: there is no --out")
+        if within and self.out is None:
+            raise CollectionError(f"{within[0]}: give a folder for its sidecars as --out")
+        if self.out is not None and self.out.is_file():
+            raise CollectionError(f"{self.out}: is a file; sidecars go to a folder")
         if self.ext is not None and (
             not self.ext.startswith(".") or "/" in self.ext or not self.ext.strip(".")
         ):
             raise CollectionError(f"ext is {self.ext!r}: give one such as .txt or .caption")
+        if self.ext is not None and is_image_path(f"a{self.ext}"):
+            raise CollectionError(f"ext is {self.ext!r}, a picture's: give one such as .txt")
         if self.wanted is Format.xmp and self.ext not in (None, ".xmp"):
             raise CollectionError(f"ext is {self.ext!r}: of .xmp sidecars it can only be .xmp")
 
@@ -92,7 +120,12 @@ class Plan:
     def _output(self, stack: contextlib.ExitStack) -> Output:
         """Where captions go, until `stack` is closed."""
         if not self.beside:
-            return Screen(self.wanted) if self.out is None else OneFile(self.out, self.wanted)
+            if self.out is None or self.folder is None:
+                return Screen(self.wanted)
+            output = OneFile(self.out, self.wanted, self.folder / "written")
+            if self.on_exists is not OnExists.overwrite:
+                output.check()
+            return output
         kind: Kind
         if self.wanted is Format.sidecar:
             kind = TextSidecars(self.ext or ".txt")
@@ -113,7 +146,7 @@ class Plan:
     def listed(self) -> Path | None:
         """What the names of the lists of errors and of doubtful captions begin with."""
         if not self.beside:
-            return self.out and self.out.with_suffix("")
+            return self.out
         return self._root / f"captax-{self.wanted}"
 
     @property
@@ -210,13 +243,15 @@ class Plan:
             if record.error or record.name not in items:
                 yield SheetRow(None, record.name, "", None, error=record.error or None)
                 continue
-            error = "is for review" if self.shape.doubtful(record) else None
+            error, note = None, "For review" if self.shape.doubtful(record) else None
             try:
                 image = items[record.name].source()
             except ImageError as unreadable:
                 image, error = None, str(unreadable)
             others = record.captions[1:]
-            yield SheetRow(image, record.name, record.text, record.score, others, error)
+            yield SheetRow(
+                image, record.name, record.text, record.score, others, error=error, note=note
+            )
 
 
 def _folder(source: str) -> Path:

@@ -109,6 +109,12 @@ def _writer(format: str) -> Callable[[Path, Sequence[Program]], dict[str, list[s
     if format == "stablehlo":
         from captax.export.stablehlo import write_programs
 
+        try:
+            import flatbuffers  # noqa: F401 (JAX writes programs with it)
+        except ModuleNotFoundError:
+            raise ExportError(
+                "StableHLO needs flatbuffers, which is not installed: pip install 'captax[export]'"
+            ) from None
         return write_programs
     try:
         from captax.export.onnx_files import write_programs

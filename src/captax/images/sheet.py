@@ -28,6 +28,7 @@ class SheetRow:
         score_name: what scores are called.
         others: what the alternatives are called.
         unfolded: whether the alternatives show at once.
+        note: what else is to be said.
     """
 
     image: ImageSource | None
@@ -39,6 +40,7 @@ class SheetRow:
     score_name: str = "score"
     others: str = "Alternatives"
     unfolded: bool = False
+    note: str | None = None
 
 
 def write_sheet(path: str | os.PathLike[str], rows: Iterable[SheetRow], *, title: str) -> None:
@@ -74,6 +76,8 @@ def _card(row: SheetRow) -> tuple[str, bool]:
         parts.append(f'<p class="caption" dir="auto">{escape(row.caption)}</p>')
     if error:
         parts.append(f'<p class="error"><strong>Error</strong> {escape(error)}</p>')
+    if row.note:
+        parts.append(f"<p><strong>{escape(row.note)}</strong></p>")
     if row.alternatives:
         items = "".join(
             f'<li><span dir="auto">{escape(caption)}</span> {_score(row, score)}</li>'

@@ -1,0 +1,47 @@
+"""What a job may not be is refused before anything is looked at."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captax.collection.choices import Format
+from captax.collection.items import CollectionError, find_items
+from captax.collection.plan import Plan
+
+
+@pytest.mark.parametrize(
+    ("sources", "options", "message"),
+    [
+        (["a"], {"format": Format.csv}, "format csv is that of a file: give --out"),
+        (["a"], {"ext": ".foo"}, "--ext is of sidecars"),
+        (["a"], {"format": Format.sidecar, "ext": ".jpg"}, "ext is '.jpg', a picture's"),
+        (["a"], {"format": Format.sidecar, "ext": "txt"}, "ext is 'txt': give one such as .txt"),
+        (["a"], {"format": Format.xmp, "ext": ".txt"}, "it can only be .xmp"),
+        (["a.zip"], {"format": Format.sidecar}, "a.zip: give a folder for its sidecars"),
+        (["s3://a"], {"format": Format.embed}, "s3://a: a description can be embedded"),
+        (["a.tar"], {"out": Path("metadata.jsonl")}, "a.tar: metadata.jsonl is of pictures in"),
+        (["a"], {"out": Path("a.tsv")}, "a.tsv: tables are written as .csv or .parquet"),
+        (["a"], {"out": Path("/dev/null")}, "/dev/null: is no file"),
+        (["a"], {"out": Path("/")}, "/: is a folder"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    sources: list[str], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CollectionError, match=message):
+        _ = Plan(tuple(sources), **options).wanted
+
+
+def test_a_folder_is_named_only_by_metadata_above_it(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Plan((str(tmp_path / "in"),), tmp_path / "metadata.jsonl")
+    with pytest.raises(CollectionError, match="is not in"):
+        Plan((str(tmp_path),), tmp_path / "in" / "metadata.jsonl")
+
+
+def test_a_text_file_lists_a_picture_a_line(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a.jpg\r\n\nhttps://example.org/b.jpg\n")
+    items = list(find_items([str(tmp_path / "list.txt")]))
+    assert [item.place.name for item in items] == ["a.jpg", "b.jpg"]
+    assert items[0].path == tmp_path / "a.jpg"
