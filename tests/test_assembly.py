@@ -75,6 +75,7 @@ def test_it_captions_and_comes_back_as_the_family_that_transformers_has(
     assert again.generation == assembled.generation and again.generation.num_beams == 4
 
 
+@pytest.mark.slow
 def test_a_new_decoder_takes_the_place_of_a_pretrained_one(
     checkpoint: Checkpoint, tiny_tokenizer: Tokenizer, examples: Path, tmp_path: Path
 ) -> None:

@@ -250,6 +250,7 @@ def test_any_text_can_be_scored(tiny_captioner: Captioner, pictures: list[np.nda
         tiny_captioner.score([b"no picture"], ["a"])
 
 
+@pytest.mark.slow
 def test_words_can_be_banned_and_required(
     tiny_captioner: Captioner, pictures: list[np.ndarray], captions: list[Caption]
 ) -> None:

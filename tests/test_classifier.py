@@ -169,6 +169,7 @@ def test_other_names_for_the_same_labels(classifier: Classifier, tmp_path: Path)
     assert list(config["id2label"].values()) == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_new_labels_get_a_new_head_and_nothing_else_changes(
     classifiers: dict[str, Classifier], family: str, tmp_path: Path

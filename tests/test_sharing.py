@@ -11,6 +11,7 @@ from captax.sharing import model_card
 
 
 # The library's own way of putting a file, without its store.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 def test_a_captioner_goes_to_the_hub_and_is_loaded_from_there(
     hub: Any, checkpoint: Callable[[str], Path], examples: Path, tmp_path: Path

@@ -21,6 +21,7 @@ def continuer(checkpoint: Callable[[str], Path]) -> TextGenerator:
 TEXTS = ("a red square", "the yellow tile is under", "three", "a blue tile")
 
 
+@pytest.mark.slow
 def test_a_language_model_goes_on_from_its_prompt(continuer: TextGenerator) -> None:
     """Greedily, as by hand, whatever the other prompts of the batch."""
     found = continuer.generate(TEXTS, num_beams=1, max_new_tokens=4)

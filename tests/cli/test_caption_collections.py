@@ -44,6 +44,7 @@ def stop_in_the_batch(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(plan, "caption_batches", interrupted)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_after_the_batch_and_the_same_command_goes_on(
     run: Run, model: Path, folder: Path, tmp_path: Path
 ) -> None:

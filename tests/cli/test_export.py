@@ -5,9 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Run = Callable[..., Any]
 
 
+@pytest.mark.slow
 def test_a_folder_is_written_and_its_script_runs(
     run: Run, model: Path, examples: Path, tmp_path: Path
 ) -> None:

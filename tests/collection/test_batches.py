@@ -37,6 +37,7 @@ def records(
     return [one for batch in caption_batches(captioner, pictures, task, copies) for one in batch]
 
 
+@pytest.mark.slow
 def test_draws_depend_on_the_place_and_not_on_where_a_job_was_taken_up(
     tiny_captioner: Captioner, folder: Path
 ) -> None:

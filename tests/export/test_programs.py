@@ -26,7 +26,7 @@ Exported = Callable[..., Path]
 OTHERS = ("git", "blip", "vit-gpt2", "vit-gpt2-projected", "vit-bert", "clip-gpt2", "resnet-gpt2")
 CASES = [
     ("tiny", "onnx"),
-    ("tiny", "stablehlo"),
+    pytest.param("tiny", "stablehlo", marks=pytest.mark.slow),
     *(
         pytest.param(family, format, marks=pytest.mark.slow)
         for format, families in {

@@ -75,6 +75,7 @@ def check(counts: np.ndarray, probabilities: np.ndarray) -> None:
     assert statistic < freedom * (1 - spread + 4 * spread**0.5) ** 3
 
 
+@pytest.mark.slow
 def test_a_draw_depends_on_nothing_but_its_seeds(chain: Any) -> None:
     seeds = jnp.array([[5, i] for i in range(8)])
     strategy = Sample(num_return_sequences=2)

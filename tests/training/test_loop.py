@@ -148,6 +148,7 @@ def test_a_run_killed_again_and_again_is_the_same_run(
         assert (out / "best" / name).read_bytes() == (finished / "best" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_stopped_from_the_keyboard_keeps_its_last_step(
     finished: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +212,7 @@ def test_a_recipe_that_cannot_train_says_why(recipe: Recipe, tmp_path: Path) -> 
         train(changed(recipe, stages=nothing), tmp_path / "trainable")
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run(
     finished: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

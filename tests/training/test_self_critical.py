@@ -210,6 +210,7 @@ def test_the_gradient_makes_the_better_caption_likelier(task: CaptionTask) -> No
     np.testing.assert_allclose(losses.measures["reward"], 7 * rewards.mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_samples_differ_by_step_and_never_hold_an_unknown_word(task: CaptionTask) -> None:
     made = critic(task, samples=5, temperature=20.0)
     chosen = np.arange(8)

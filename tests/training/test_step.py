@@ -273,6 +273,7 @@ def test_parts_drop_different_values() -> None:
     assert len(seen) == 2 and seen[0] != seen[1]
 
 
+@pytest.mark.slow
 def test_computing_twice_changes_nothing_dropout_included() -> None:
     state, measured, program = stepped(dropout=True)
     again, of_again, twice = stepped(dropout=True, remat=True)
@@ -284,6 +285,7 @@ def test_computing_twice_changes_nothing_dropout_included() -> None:
     assert np.abs(without.parameters[kernel] - state.parameters[kernel]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_narrow_products_leave_weights_and_memory_wide() -> None:
     state, measured, _ = stepped()
     narrow, of_narrow, program = stepped(precision="bfloat16")
