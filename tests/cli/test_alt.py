@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from captax.alt import RULES, alt_text
+from captax.alt.site import Document
 from captax.captioner import Captioner
+from captax.files import OutputError
 
 Run = Callable[..., Any]
 
@@ -82,6 +84,22 @@ def test_write_changes_the_files(run: Run, model: Path, site: Path, alts: list[s
     result = run("alt", "site", "--write", "--model", model)
     assert (result.code, result.out) == (0, "") and "captax: 3 written" in result.err
     assert changed(site) == expected(alts)
+
+
+def test_a_document_that_cannot_be_written_does_not_keep_others_from_it(
+    run: Run, site: Path, dogs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Document.write
+
+    def refuse(document: Document, edits: Any) -> None:
+        if document.path.name == "notes.md":
+            raise OutputError("site/notes.md: cannot be written (Permission denied)")
+        write(document, edits)
+
+    monkeypatch.setattr(Document, "write", refuse)
+    result = run("alt", "site", "--write")
+    assert result.code == 1 and "captax: site/notes.md: cannot be written" in result.err
+    assert "captax: 2 written" in result.err and dogs[0] in (site / "page.html").read_text()
 
 
 def test_each_picture_is_captioned_once(

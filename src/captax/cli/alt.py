@@ -78,7 +78,7 @@ def alt(
     options: dict[str, Any],
 ) -> None:
     """Propose alt texts for images that have none: a patch, or with --write the change itself."""
-    from captax.alt import WAIVABLE, DocumentError, propose, survey, unified_diff
+    from captax.alt import WAIVABLE, propose, survey, unified_diff
     from captax.errors import CaptaxError
     from captax.images import write_sheet
 
@@ -116,7 +116,7 @@ def alt(
         try:
             document.write([each.edit for each in given if each.edit])
             written += len(given)
-        except DocumentError as error:
+        except CaptaxError as error:
             failures.append(error)
     for failure in failures:
         print(f"captax: {failure}", file=sys.stderr)
