@@ -279,7 +279,9 @@ class ImageProcessor:
         else:
             resize_to = _height_width(config, "size")
         resample = _need(config, "resample")
-        if type(resample) is not int or resample not in range(len(_RESAMPLE)):
+        # Pillow's own names for its filters are numbers too; True and 2.0 are not.
+        whole = isinstance(resample, int) and not isinstance(resample, bool)
+        if not whole or resample not in range(len(_RESAMPLE)):
             raise ImageError(f"preprocessor config: resample={resample!r} is no filter of Pillow")
         rescale = config.get("rescale_factor", 1 / 255)
         if not _is_number(rescale):
