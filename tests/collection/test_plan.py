@@ -45,3 +45,9 @@ def test_a_text_file_lists_a_picture_a_line(tmp_path: Path) -> None:
     items = list(find_items([str(tmp_path / "list.txt")]))
     assert [item.place.name for item in items] == ["a.jpg", "b.jpg"]
     assert items[0].path == tmp_path / "a.jpg"
+
+
+def test_no_list_leads_out_of_the_folder_of_outputs(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("//etc/a.jpg\n/etc/b.jpg\n../../c.jpg\n")
+    for item in find_items([str(tmp_path / "list.txt")]):
+        assert (tmp_path / item.place).is_relative_to(tmp_path) and ".." not in item.place.parts

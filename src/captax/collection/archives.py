@@ -62,7 +62,7 @@ def archive_items(archive: str) -> Iterator[Item]:
         CollectionError: it is no such file.
     """
     root = PurePosixPath(archive.rpartition("://")[2]).with_suffix("")
-    root = PurePosixPath(*(part for part in root.parts if part not in ("/", "..")))
+    root = PurePosixPath(*(part for part in root.parts if part not in ("/", "//", "..")))
     find = _in_zip if archive.lower().endswith(".zip") else _in_tar
     for member, image in find(archive):
         within = PurePosixPath(member)
@@ -76,7 +76,7 @@ def archive_items(archive: str) -> Iterator[Item]:
 
 def _inside(member: PurePosixPath) -> PurePosixPath:
     """A member's path without the parts that lead out of the archive."""
-    return PurePosixPath(*(part for part in member.parts if part not in ("/", "..")))
+    return PurePosixPath(*(part for part in member.parts if part not in ("/", "//", "..")))
 
 
 def _in_zip(archive: str) -> Iterator[tuple[str, ZipPicture]]:

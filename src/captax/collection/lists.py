@@ -51,7 +51,7 @@ def _item(table: Path, row: int, where: str, value: Any) -> Item:
         unnamed = ImageError(f"names no picture: {value!r:.80} ({where})")
         return Item(f"{table}/{row}", unnamed, PurePosixPath(table.stem, str(row)))
     path = PurePosixPath(name.split("://")[-1].split("?")[0] if "://" in name else name)
-    parts = [part for part in path.parts if part not in ("/", "..")]
+    parts = [part for part in path.parts if part not in ("/", "//", "..")]
     return Item(name, image, PurePosixPath(*parts))
 
 

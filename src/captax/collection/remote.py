@@ -68,7 +68,7 @@ def remote_items(url: str) -> Iterator[Item]:
             yield from archive_items(name)
         elif found == [path] or (is_image_path(each) and not each.endswith(MASKS)):
             within = each.removeprefix(root).split("://")[-1].split("?")[0]
-            parts = [part for part in PurePosixPath(within).parts if part not in ("/", "..")]
+            parts = [part for part in PurePosixPath(within).parts if part not in ("/", "//", "..")]
             yield Item(name, RemotePicture(name), PurePosixPath(*parts))
 
 
