@@ -100,16 +100,15 @@ class Document:
         Raises `DocumentError` if the file is no longer what was read, and `OutputError` if it
         cannot be written.
         """
-        path = self.path.resolve()  # a link stays a link
         try:
-            now = path.read_bytes()
+            now = self.path.read_bytes()
         except OSError as error:
             raise DocumentError(f"{self.path}: cannot be read: {error.strerror}") from None
         if now != self.content:
             raise DocumentError(f"{self.path}: was changed meanwhile; left as it is, run again")
-        with replacing(path) as partial:
+        with replacing(self.path) as partial:
             partial.write_bytes(self.edited(edits))
-            shutil.copymode(path, partial)
+            shutil.copymode(self.path, partial)
 
 
 def _finder(path: Path) -> Callable[[str], list[ImageUse]]:

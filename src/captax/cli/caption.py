@@ -143,15 +143,15 @@ def caption(
         "offline": offline,
         "dtype": dtype.value,
     }
-    captioner = load_captioner(**loaded)
     if workers is not None and engine is Engine.local:
         raise CaptaxError("--workers are of a cluster: give --engine ray too")
     cluster = Cluster(loaded, workers, shard_size) if engine is Engine.ray else None
-    if cluster is not None and plan.folder is None:
+    if cluster is not None and plan.printed:
         raise CaptaxError("the engine ray is for collections: give --out, or --format sidecar")
+    captioner = load_captioner(**loaded)
     arguments = {"model": model, "cluster": cluster, "resume": resume, "retry_errors": retry_errors}
     summary = _run(plan, captioner, arguments)
-    if plan.folder is not None or summary.errors or summary.doubtful:
+    if not plan.printed or summary.errors or summary.doubtful:
         for line in summary.lines():
             print(f"captax: {line}", file=sys.stderr)
     if summary.stopped:
@@ -168,7 +168,7 @@ def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
     from captax.stopping import stopping
 
     bar = tqdm(unit=" pictures", disable=not watched(plan.folder), leave=False, smoothing=0.05)
-    logged = plan.folder is not None and not sys.stderr.isatty()
+    logged = not plan.printed and not sys.stderr.isatty()
     started = told_of_progress = time.perf_counter()
     total: list[int] = []
     if logged or not bar.disable:
@@ -183,7 +183,7 @@ def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
     def watch(records: "list[Record]", summary: "Summary") -> None:
         nonlocal errors, told_of_progress
         for record in records:
-            if plan.folder is None and plan.shape.doubtful(record):
+            if plan.printed and plan.shape.doubtful(record):
                 tell(f"{record.name}: for review ({record.score:.2f}): {record.text}")
             if record.error:
                 errors += 1
@@ -200,9 +200,7 @@ def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
             tell(_progress(summary, now - started, total))
 
     # On the screen there is nothing to lose.
-    with (
-        contextlib.nullcontext(lambda: False) if plan.folder is None else stopping("batch") as asked
-    ):
+    with contextlib.nullcontext(lambda: False) if plan.printed else stopping("batch") as asked:
         try:
             return plan.run(captioner, **arguments, asked=asked, watch=watch)
         finally:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from captax.collection.items import MASKS, CollectionError, Item
+from captax.collection.items import MASKS, CollectionError, Item, place_of
 from captax.collection.remote import RemoteSpan, opened
 from captax.data.example import DataError
 from captax.data.shards import TarPicture, tar_files
@@ -61,8 +61,7 @@ def archive_items(archive: str) -> Iterator[Item]:
     Raises:
         CollectionError: it is no such file.
     """
-    root = PurePosixPath(archive.rpartition("://")[2]).with_suffix("")
-    root = PurePosixPath(*(part for part in root.parts if part not in ("/", "//", "..")))
+    root = place_of(PurePosixPath(archive.rpartition("://")[2]).with_suffix(""))
     find = _in_zip if archive.lower().endswith(".zip") else _in_tar
     for member, image in find(archive):
         within = PurePosixPath(member)
@@ -71,12 +70,7 @@ def archive_items(archive: str) -> Iterator[Item]:
         if isinstance(image, ImageError):
             yield Item(archive, image, root)
         elif is_image_path(member) and not left_out:
-            yield Item(f"{archive}/{member}", image, root / _inside(within))
-
-
-def _inside(member: PurePosixPath) -> PurePosixPath:
-    """A member's path without the parts that lead out of the archive."""
-    return PurePosixPath(*(part for part in member.parts if part not in ("/", "//", "..")))
+            yield Item(f"{archive}/{member}", image, root / place_of(within))
 
 
 def _in_zip(archive: str) -> Iterator[tuple[str, ZipPicture]]:

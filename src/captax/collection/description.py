@@ -78,8 +78,7 @@ class Sidecars:
             document = xmp_sidecar(existing, description)
         except DescriptionError as error:
             raise DescriptionError(f"{path}: {error}") from None
-        # A link stays a link: renaming over it would cut it from the file that it stands for.
-        with replacing(path.resolve(), owner=OWNER) as partial:
+        with replacing(path, owner=OWNER) as partial:
             partial.write_bytes(document)
             if existing is not None:
                 shutil.copymode(path, partial)

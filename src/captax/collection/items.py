@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from captax.data.example import Stored
 from captax.data.shards import find_shards
@@ -115,7 +115,7 @@ def _local(path: Path, *, alone: bool) -> Iterator[Item]:
         for shard in shards:
             yield from _file(shard)
         if not shards and is_image_path(path) and not alone:
-            yield Item(str(path), path, _place(path))  # decoding says that it is missing
+            yield Item(str(path), path, place_of(path))  # decoding says that it is missing
     else:
         for match in sorted(map(Path, glob.iglob(str(path), recursive=True))):  # noqa: PTH207
             yield from _folder(match, None) if match.is_dir() else _file(match)
@@ -125,10 +125,10 @@ def _folder(folder: Path, root: Path | None) -> Iterator[Item]:
     """Pictures in a folder, whose places are below `root`, or as their paths say."""
     for found in walk_images(folder):
         if isinstance(found, UnusableImage):
-            yield Item(str(found.path), ImageError(found.reason), _place(found.path))
+            yield Item(str(found.path), ImageError(found.reason), place_of(found.path))
         elif not found.name.endswith(MASKS):
             within = found.relative_to(root) if root is not None else found
-            yield Item(str(found), found, _place(within))
+            yield Item(str(found), found, place_of(within))
 
 
 def _file(path: Path) -> Iterator[Item]:
@@ -143,7 +143,7 @@ def _file(path: Path) -> Iterator[Item]:
 
         return list_items(path)
     find_shards(path)  # refuses those that are compressed
-    return iter([Item(str(path), path, _place(path))])
+    return iter([Item(str(path), path, place_of(path))])
 
 
 def _remote(url: str) -> Iterator[Item]:
@@ -152,6 +152,9 @@ def _remote(url: str) -> Iterator[Item]:
     return remote_items(url)
 
 
-def _place(path: Path) -> PurePosixPath:
-    parts = [part for part in path.parts if part not in (path.anchor, "..")]
-    return PurePosixPath(*parts)
+def place_of(path: PurePath) -> PurePosixPath:
+    """Where a picture of that path stands among others: within any folder that it is put in.
+
+    What leads out of one is left out: the root (which may be of two slashes) and "..".
+    """
+    return PurePosixPath(*(part for part in path.parts if part not in (path.anchor, "..")))

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from captax.collection.items import CollectionError, Item
+from captax.collection.items import CollectionError, Item, place_of
+from captax.collection.outputs import parquet_library
 from captax.collection.remote import RemotePicture
 from captax.data.example import read_text
 from captax.data.folder import PICTURE_COLUMNS
@@ -51,8 +52,7 @@ def _item(table: Path, row: int, where: str, value: Any) -> Item:
         unnamed = ImageError(f"names no picture: {value!r:.80} ({where})")
         return Item(f"{table}/{row}", unnamed, PurePosixPath(table.stem, str(row)))
     path = PurePosixPath(name.split("://")[-1].split("?")[0] if "://" in name else name)
-    parts = [part for part in path.parts if part not in ("/", "//", "..")]
-    return Item(name, image, PurePosixPath(*parts))
+    return Item(name, image, place_of(path))
 
 
 def _picture(table: Path, row: int, value: Any) -> tuple[str, Path | bytes | RemotePicture | None]:
@@ -90,13 +90,7 @@ def _rows(table: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _parquet(table: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise CollectionError(
-            f"{table}: parquet needs pyarrow; pip install 'captax[parquet]'"
-        ) from None
+    pyarrow = parquet_library(table)
     try:
         file = pyarrow.parquet.ParquetFile(table)
         column = find_column(str(table), file.schema_arrow.names, COLUMNS)

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from captax.collection.choices import Format
 from captax.collection.items import CollectionError, Item
 from captax.collection.record import OWNER, Record, as_line, utf8
+from captax.data import batched
 from captax.files import OutputError, replacing, write_text
 
 Records = Callable[[], Iterable[Record]]
@@ -135,7 +136,7 @@ def write_parquet(path: Path, records: Records) -> None:
         partial.open("wb") as file,
         pyarrow.parquet.ParquetWriter(file, schema) as writer,
     ):
-        for rows in _chunks(map(_row, records())):
+        for rows in batched(map(_row, records()), _ROWS):
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
 
 
@@ -153,17 +154,6 @@ def parquet_library(path: Path) -> Any:
 def _row(record: Record) -> dict[str, Any]:
     values = {"alternatives": [], **as_json(record)}
     return {key: utf8(value) if isinstance(value, str) else value for key, value in values.items()}
-
-
-def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    chunk: list[dict[str, Any]] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == _ROWS:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 WRITERS: dict[Format, Callable[[Path, Records], None]] = {

@@ -21,6 +21,7 @@ from captax.collection.job import Output, Shape, Summary, caption_collection
 from captax.collection.journal import Journal
 from captax.collection.outputs import OneFile, Screen, below, format_of, parquet_library
 from captax.collection.record import Record
+from captax.files import unwritable
 from captax.images import ImageError, SheetRow, is_image_path, write_sheet
 
 # The folder of a job's journal; after the output's name, where the output is a file.
@@ -72,7 +73,7 @@ class Plan:
             if not is_folder and out.exists() and not out.is_file():
                 raise CollectionError(f"{out}: is no file; without --out captions are printed")
         except OSError as error:
-            raise CollectionError(f"{out}: cannot be written ({error.strerror or error})") from None
+            raise unwritable(out, error) from None
         if is_folder:
             raise CollectionError(f"{out}: is a folder; give a file, or --format sidecar")
         if self.wanted is Format.parquet:
@@ -111,6 +112,11 @@ class Plan:
         if self.format is not None:
             return self.format
         return Format.text if self.out is None else format_of(self.out)
+
+    @property
+    def printed(self) -> bool:
+        """Whether captions go to the screen, and nothing is kept of them."""
+        return self.out is None and not self.beside
 
     @property
     def beside(self) -> bool:
@@ -200,7 +206,7 @@ class Plan:
         what to do about it.
         """
         items = find_items(self.sources)
-        printed: list[Record] = []
+        shown: list[Record] = []
 
         def engine(wanted: Iterator[Wanted], copies: Copies | None) -> Iterator[list[Record]]:
             if cluster is not None and self.folder is not None:
@@ -208,8 +214,8 @@ class Plan:
             else:
                 found = caption_batches(captioner, wanted, self.task, copies)
             for batch in found:
-                if self.folder is None and self.sheet is not None:
-                    printed.extend(batch)
+                if self.printed and self.sheet is not None:
+                    shown.extend(batch)
                 yield batch
 
         settings: dict[str, Any] = {}
@@ -231,7 +237,7 @@ class Plan:
                 watch=watch,
             )
             if self.sheet is not None and not summary.stopped:
-                batches = [printed] if journal is None else journal.batches()
+                batches = [shown] if journal is None else journal.batches()
                 rows = self._cards(itertools.chain.from_iterable(batches))
                 write_sheet(self.sheet, rows, title="Captions")
         return summary

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from captax.collection.items import ARCHIVES, MASKS, CollectionError, Item
+from captax.collection.items import ARCHIVES, MASKS, CollectionError, Item, place_of
 from captax.images import ImageError, is_image_path
 
 
@@ -68,8 +68,7 @@ def remote_items(url: str) -> Iterator[Item]:
             yield from archive_items(name)
         elif found == [path] or (is_image_path(each) and not each.endswith(MASKS)):
             within = each.removeprefix(root).split("://")[-1].split("?")[0]
-            parts = [part for part in PurePosixPath(within).parts if part not in ("/", "//", "..")]
-            yield Item(name, RemotePicture(name), PurePosixPath(*parts))
+            yield Item(name, RemotePicture(name), place_of(PurePosixPath(within)))
 
 
 def file_system(url: str) -> tuple[Any, str]:

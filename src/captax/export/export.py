@@ -16,13 +16,13 @@ import safetensors.numpy
 from captax.captioner import Captioner
 from captax.checkpoints.directory import CARD, write_directory
 from captax.checkpoints.state import export as tensors_of
-from captax.export.programs import ExportError, Program, make_programs
-from captax.files import OutputError
+from captax.export.programs import WEIGHTS, ExportError, Program, make_programs
+from captax.files import unwritable
 from captax.generation import GenerationConfig
 from captax.generation.config import DEFAULT_NEW_TOKENS
 
 FORMATS = ("onnx", "stablehlo")
-MANIFEST, SCRIPT, WEIGHTS = "export.json", "caption.py", "weights.safetensors"
+MANIFEST, SCRIPT = "export.json", "caption.py"
 MODEL_CARD = "MODEL_CARD.md"
 # Places for tokens besides those that the captioner's own options ask for: a prompt's.
 PROMPT_ROOM = 16
@@ -101,7 +101,7 @@ def export(
     try:
         write_directory(Path(out), write, kind="an export", mark=MANIFEST, replaced=REPLACED)
     except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror or error})") from None
+        raise unwritable(Path(out), error) from None
 
 
 def _writer(format: str) -> Callable[[Path, Sequence[Program]], dict[str, list[str]]]:

@@ -9,9 +9,8 @@ import onnx
 
 from captax.export.onnx_graph import make_model
 from captax.export.onnx_operators import OPERATORS
-from captax.export.programs import Program
+from captax.export.programs import WEIGHTS, Program
 
-WEIGHTS = "weights.safetensors"
 _TYPES = {
     "F32": onnx.TensorProto.FLOAT,
     "F16": onnx.TensorProto.FLOAT16,

@@ -20,6 +20,7 @@ from captax.errors import CaptaxError
 from captax.models.decoders import Cache
 from captax.models.layers import portable
 
+WEIGHTS = "weights.safetensors"  # the file that holds those of all programs
 Shape = jax.ShapeDtypeStruct
 Weights = Mapping[str, Any]
 
