@@ -47,7 +47,7 @@ def caption(
         list[str],
         typer.Argument(
             help="Pictures, folders (searched), patterns, .zip, .tar, lists (.parquet, .jsonl, "
-            ".csv), URLs."
+            ".csv, .tsv, .txt), URLs."
         ),
     ],
     model: Model = None,
@@ -83,7 +83,11 @@ def caption(
         str | None, _writing("Of sidecars, such as .caption.", show_default=".txt")
     ] = None,
     on_exists: Annotated[
-        OnExists, _writing("What to do where a picture has a sidecar, or a description, already.")
+        OnExists,
+        _writing(
+            "What to do where a picture has a sidecar, or a description, already; overwrite also "
+            "replaces an --out that is not this job's."
+        ),
     ] = OnExists.skip,
     separator: Annotated[
         str, _writing("Between what was there and what is added.", show_default="a new line")
