@@ -381,25 +381,3 @@ def test_it_answers_with_the_weights_its_model_has_now(saved: Path) -> None:
 def test_a_prompt_of_unknown_words_is_refused(tiny_captioner: Captioner) -> None:
     with pytest.raises(CaptaxError, match="prompt 'a zebra': holds words"):
         tiny_captioner.caption(np.zeros((64, 64, 3), np.uint8), prompt="a zebra")
-
-
-def test_ways_of_decoding_used_longest_ago_are_forgotten(
-    tiny_captioner: Captioner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("captax.generator.KEPT_PROGRAMS", 2)
-    captioner = Captioner(
-        tiny_captioner.model,
-        tiny_captioner.processor,
-        tiny_captioner.tokenizer,
-        tiny_captioner.generation,
-    )
-    made = []
-
-    def make(config: GenerationConfig) -> Any:
-        made.append(config.max_new_tokens)
-        return lambda: config
-
-    for tokens in (1, 2, 1, 3, 1, 2):
-        config = captioner.generation.replace(max_new_tokens=tokens)
-        assert captioner._compiled("generate", config, make)() == config
-    assert made == [1, 2, 3, 2]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from captax.evaluation import evaluate
     from captax.explain import Explanation
     from captax.generation import GenerationConfig
-    from captax.generator import Generated
+    from captax.generation.result import Generated
     from captax.loading import load, load_model
     from captax.matcher import Matcher
     from captax.sharing import push
@@ -54,7 +54,7 @@ _HOME = {
     "Classification": "captax.classifier",
     "Classifier": "captax.classifier",
     "Explanation": "captax.explain",
-    "Generated": "captax.generator",
+    "Generated": "captax.generation.result",
     "GenerationConfig": "captax.generation",
     "Matcher": "captax.matcher",
     "TextGenerator": "captax.text_generator",

@@ -14,7 +14,9 @@ from captax.checkpoints.state import parameters
 from captax.data import load_images
 from captax.explain import Explanation, Reader, explain, known_methods
 from captax.generation import GenerationConfig, GenerationError, Sequences, score
-from captax.generator import Alternative, Generated, Generator, seeds_of
+from captax.generation.programs import seeds_of
+from captax.generation.result import Alternative, Generated
+from captax.generator import Generator
 from captax.images import ImageError, ImageProcessor, ImageSource, decode
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
@@ -291,7 +293,7 @@ class Captioner(Generator):
         lengths = np.pad(lengths, fill, "edge").astype(np.int32)
         limits = config.limits(np.full_like(lengths, prompt), self._max_positions)
 
-        def make(config: GenerationConfig) -> Callable[..., jax.Array]:
+        def make() -> Callable[..., jax.Array]:
             def program(
                 parameters: Any, pixels: Any, tokens: Any, prompts: Any, lengths: Any, limits: Any
             ) -> jax.Array:
@@ -310,7 +312,7 @@ class Captioner(Generator):
 
             return jax.jit(program)
 
-        program = self._compiled("score", config, make)
+        program = self._programs.get(("score", config), make)
         prompts = np.full_like(lengths, prompt)
         return program(
             parameters(self.model), pixels, tokens, prompts, lengths, limits.astype(np.int32)

@@ -2,69 +2,22 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
 
 from captax.checkpoints.directory import CARD, CONFIG, read_json, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
-from captax.generation import (
-    GenerationConfig,
-    GenerationError,
-    Prompts,
-    Sequences,
-    generate,
-)
+from captax.generation import GenerationConfig, GenerationError, Sequences, generate
+from captax.generation.programs import Programs, fill_prompts
+from captax.generation.result import Alternative
 from captax.models.registry import ConfigError, model_config
 from captax.text import Tokenizer
 
 GENERATION = "generation_config.json"
-
-# One compiled program a size: what is left of a batch is padded up to the next.
-BATCH_SIZES = (1, 8, 32)
-# Ways of decoding whose programs are kept: a server is asked for ever new ones.
-KEPT_PROGRAMS = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Alternative:
-    """Another text that was considered."""
-
-    text: str
-    score: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Generated:
-    """A text that a model wrote.
-
-    `score` is the log-probability of `tokens` (eos included) divided by their number to the power
-    of the length penalty: 0 is certainty. `alternatives` holds every text returned, the chosen
-    one first. `logprobs` are the log-probabilities of the tokens, one by one.
-    """
-
-    text: str
-    score: float
-    tokens: tuple[int, ...]
-    alternatives: tuple[Alternative, ...]
-    logprobs: tuple[float, ...] = ()
-
-    def __str__(self) -> str:
-        return self.text
-
-    def _repr_html_(self) -> str:
-        """What notebooks show: the text, its score, and what else was considered."""
-        others = "".join(
-            f"<li>{escape(other.text)} <small>{other.score:.2f}</small></li>"
-            for other in self.alternatives[1:]
-        )
-        listed = f"<ol start='2'>{others}</ol>" if others else ""
-        return f"<p>{escape(self.text)} <small>score {self.score:.2f}</small></p>{listed}"
 
 
 class Generator:
@@ -83,7 +36,7 @@ class Generator:
             pad_token_id=_first(generation.pad_token_id, tokenizer, "pad_id"),
         )
         self._rebuild = rebuilder(model)
-        self._programs: dict[Hashable, Callable[..., Any]] = {}
+        self._programs = Programs()
 
     @property
     def model(self) -> Any:
@@ -162,28 +115,15 @@ class Generator:
         real = len(prompts)
         lengths = np.array([len(prompt) for prompt in prompts])
         limits = config.limits(lengths, self._max_positions)
-        prompt, room = _batch(prompts, lengths, limits, rows, self._max_positions)
+        prompt, room = fill_prompts(prompts, lengths, limits, rows, self._max_positions)
         drawn = None
         if config.do_sample:
             drawn = np.zeros((rows, 2), np.int64)
             drawn[:real] = [(0, i) for i in range(real)] if seeds is None else seeds
             drawn = (drawn & 0x7FFFFFFF).astype(np.int32)
-        program = self._compiled("generate", config, self._program)
+        program = self._programs.get(("generate", config), lambda: self._program(config))
         alive = np.arange(rows) < real
         return program(parameters(self.model), inputs, prompt, alive, drawn, room=room)
-
-    def _compiled(
-        self,
-        kind: str,
-        config: GenerationConfig,
-        make: Callable[[GenerationConfig], Callable[..., Any]],
-    ) -> Callable[..., Any]:
-        # Taken out and put back, so that the first is the one that was used longest ago.
-        program = self._programs.pop((kind, config), None) or make(config)
-        self._programs[kind, config] = program
-        if len(self._programs) > KEPT_PROGRAMS:
-            del self._programs[next(iter(self._programs))]
-        return program
 
     def _program(self, config: GenerationConfig) -> Callable[..., Sequences]:
         """The jitted program from parameters, inputs and prompts to sequences."""
@@ -265,51 +205,6 @@ def read_generation(directory: Path, model: Any) -> GenerationConfig:
         return GenerationConfig.read(stored, model_config(model).roles())
     except (ConfigError, GenerationError) as error:
         raise GenerationError(f"{path}: {error}") from None
-
-
-def padded(size: int, batch_size: int) -> int:
-    """The number of rows that a batch of `size` is filled up to."""
-    return min(each for each in (*BATCH_SIZES, batch_size) if each >= size)
-
-
-def seeds_of(seed: int | Sequence[int], places: Sequence[int]) -> list[tuple[int, int]]:
-    """What draws for the inputs at those places depend on: the seed and the place, or its seed."""
-    if isinstance(seed, int):
-        return [(seed, place) for place in places]
-    if places and max(places) >= len(seed):
-        raise GenerationError(f"{len(seed)} seeds are given for more inputs: give one for each")
-    return [(seed[place], 0) for place in places]
-
-
-def _batch(
-    prompts: Sequence[Sequence[int]],
-    lengths: Int[np.ndarray, " real"],
-    limits: Int[np.ndarray, " real"],
-    rows: int,
-    max_positions: int,
-) -> tuple[Int[np.ndarray, "rows time"] | Prompts, int | None]:
-    """Prompts for the device and, if all are of one length, how many tokens may follow.
-
-    Others are filled up to one of a few lengths, so that they make a handful of programs.
-    """
-    shortest, longest = int(lengths.min()), int(lengths.max())
-    alike = shortest == longest and limits.min() == limits.max()
-    capacity = int(limits.max())
-    if not alike:
-        bucket = 1 << (longest - 1).bit_length()
-        roomy = min(bucket + capacity - longest, max_positions + 1)
-        capacity = max(capacity, roomy)
-        longest = min(bucket, capacity - 1)
-        shortest = 1 << (shortest.bit_length() - 1)
-    tokens = np.zeros((rows, longest), np.int32)
-    for row in range(rows):
-        prompt = prompts[min(row, len(prompts) - 1)]
-        tokens[row, : len(prompt)] = prompt
-    if alike:
-        return tokens, capacity - longest
-    fill = (0, rows - len(prompts))
-    lengths, limits = (np.pad(x, fill, "edge").astype(np.int32) for x in (lengths, limits))
-    return Prompts(tokens, lengths, limits, shared=shortest, capacity=capacity), None
 
 
 def _first(index: Any, tokenizer: Tokenizer, role: str) -> Any:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from captax.checkpoints.directory import CARD, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
 from captax.errors import CaptaxError
-from captax.generator import padded
+from captax.generation.programs import padded
 from captax.images import ImageError, ImageProcessor, ImageSource
 from captax.metrics.clip_score import PROMPT, clip_score, ref_clip_score
 from captax.models.clip import Clip

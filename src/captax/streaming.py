@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from captax.data import batched, load_images
-from captax.generator import padded
+from captax.generation.programs import padded
 from captax.images import ImageError, ImageProcessor, ImageSource
 
 # A decoder spends its time outside Python's lock; one a core keeps up with any model.

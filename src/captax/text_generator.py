@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from captax.generation import GenerationConfig, Sequences
-from captax.generator import Generated, Generator, padded, seeds_of
+from captax.generation.programs import padded, seeds_of
+from captax.generation.result import Generated
+from captax.generator import Generator
 from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features, Text

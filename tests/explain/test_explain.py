@@ -18,7 +18,7 @@ from captax.captioner import Caption, Captioner
 from captax.explain import METHODS, ExplainError, Explanation
 from captax.explain.views import VIEWS, upsample
 from captax.generation import GenerationError
-from captax.generator import Alternative
+from captax.generation.result import Alternative
 from captax.images import ImageProcessor
 from captax.models.record import observe
 

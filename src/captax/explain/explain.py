@@ -11,7 +11,7 @@ from captax.explain.evidence import EVIDENCE, HIDE, evidence, hidden_picture
 from captax.explain.explanation import ATTENTION, METHODS, ROLLOUT, ExplainError, Explanation
 from captax.explain.reading import Given, Reader
 from captax.explain.words import merge_tokens, token_texts
-from captax.generator import Generated
+from captax.generation.result import Generated
 from captax.images import ImageProcessor
 from captax.text import Tokenizer
 

@@ -15,7 +15,7 @@ from captax.explain.evidence import EVIDENCE
 from captax.explain.faithfulness import Faithfulness
 from captax.explain.words import Word
 from captax.files import replacing
-from captax.generator import Alternative, Generated
+from captax.generation.result import Alternative, Generated
 
 ATTENTION, ROLLOUT = ("attention", "rollout")
 METHODS = (ATTENTION, ROLLOUT, *EVIDENCE)

@@ -11,7 +11,7 @@ from PIL import Image
 from captax.captioner import Caption, Captioner
 from captax.classifier import Classification, Classifier
 from captax.generation.config import DEFAULT_NEW_TOKENS
-from captax.generator import BATCH_SIZES
+from captax.generation.programs import BATCH_SIZES
 
 # How many captions the page asks for.
 PAGE_CAPTIONS = 3

@@ -1,0 +1,76 @@
+"""Few compiled programs for many calls: batch sizes, padding, seeds, what is kept."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from captax.generation.loop import Prompts
+from captax.generation.task import GenerationError
+
+# One compiled program a size: what is left of a batch is padded up to the next.
+BATCH_SIZES = (1, 8, 32)
+# Ways of decoding whose programs are kept: a server is asked for ever new ones.
+KEPT_PROGRAMS = 64
+
+
+class Programs:
+    """Compiled programs by what they depend on; the least recently used one goes first."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Callable[..., Any]] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+        """The program of that key, made if it is not kept."""
+        # Taken out and put back, so that the first is the one that was used longest ago.
+        program = self._kept.pop(key, None) or make()
+        self._kept[key] = program
+        if len(self._kept) > KEPT_PROGRAMS:
+            del self._kept[next(iter(self._kept))]
+        return program
+
+
+def padded(size: int, batch_size: int) -> int:
+    """The number of rows that a batch of `size` is filled up to."""
+    return min(each for each in (*BATCH_SIZES, batch_size) if each >= size)
+
+
+def seeds_of(seed: int | Sequence[int], places: Sequence[int]) -> list[tuple[int, int]]:
+    """What draws for the inputs at those places depend on: the seed and the place, or its seed."""
+    if isinstance(seed, int):
+        return [(seed, place) for place in places]
+    if places and max(places) >= len(seed):
+        raise GenerationError(f"{len(seed)} seeds are given for more inputs: give one for each")
+    return [(seed[place], 0) for place in places]
+
+
+def fill_prompts(
+    prompts: Sequence[Sequence[int]],
+    lengths: Int[np.ndarray, " real"],
+    limits: Int[np.ndarray, " real"],
+    rows: int,
+    max_positions: int,
+) -> tuple[Int[np.ndarray, "rows time"] | Prompts, int | None]:
+    """Prompts for the device and, if all are of one length, how many tokens may follow.
+
+    Others are filled up to one of a few lengths, so that they make a handful of programs.
+    """
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    alike = shortest == longest and limits.min() == limits.max()
+    capacity = int(limits.max())
+    if not alike:
+        bucket = 1 << (longest - 1).bit_length()
+        roomy = min(bucket + capacity - longest, max_positions + 1)
+        capacity = max(capacity, roomy)
+        longest = min(bucket, capacity - 1)
+        shortest = 1 << (shortest.bit_length() - 1)
+    tokens = np.zeros((rows, longest), np.int32)
+    for row in range(rows):
+        prompt = prompts[min(row, len(prompts) - 1)]
+        tokens[row, : len(prompt)] = prompt
+    if alike:
+        return tokens, capacity - longest
+    fill = (0, rows - len(prompts))
+    lengths, limits = (np.pad(x, fill, "edge").astype(np.int32) for x in (lengths, limits))
+    return Prompts(tokens, lengths, limits, shared=shortest, capacity=capacity), None
