@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import captax
 from captax import data
-from captax.evaluation import evaluate
+from captax.evaluation.evaluate import evaluate
 from captax.images import SheetRow, write_sheet
 from captax.training.loop import train
 from captax.training.recipe import load_recipe

@@ -20,7 +20,7 @@ if version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 if TYPE_CHECKING:
-    from captax.captioner import Captioner
+    from captax.pipelines.captioner import Captioner
     from captax.text import Tokenizer
 
 # Less than Lite0 has: a block a stage, and a 2x2 grid.
@@ -121,9 +121,9 @@ def tiny_tokenizer() -> "Tokenizer":
 @pytest.fixture(scope="session")
 def tiny_captioner(make_model: Callable[..., Any], tiny_tokenizer: "Tokenizer") -> "Captioner":
     """A whole captioner, of 64x64 pictures, that runs in milliseconds."""
-    from captax.captioner import Captioner
     from captax.generation import GenerationConfig
     from captax.images import ImageProcessor
+    from captax.pipelines.captioner import Captioner
 
     config = {
         "model_type": "captax-encoder-decoder",

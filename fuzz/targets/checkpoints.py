@@ -8,8 +8,8 @@ from pathlib import Path
 from flax import nnx
 
 from captax.checkpoints.directory import load_for_labels, load_half, load_model
-from captax.generator import read_generation
 from captax.images import ImageProcessor
+from captax.pipelines.generator import read_generation
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "checkpoints"
 BUILT_IN = Path(__file__).parents[2] / "src" / "captax" / "assets" / "flickr8k-lite"

@@ -10,18 +10,18 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from captax.assembly import classifier_for, from_pretrained_halves
-    from captax.captioner import Caption, Captioner
-    from captax.classifier import Classification, Classifier
     from captax.errors import CaptaxError
-    from captax.evaluation import evaluate
+    from captax.evaluation.evaluate import evaluate
     from captax.explain import Explanation
     from captax.generation import GenerationConfig
     from captax.generation.result import Generated
-    from captax.loading import load, load_model
-    from captax.matcher import Matcher
-    from captax.sharing import push
-    from captax.text_generator import TextGenerator
+    from captax.pipelines.assembly import classifier_for, from_pretrained_halves
+    from captax.pipelines.captioner import Caption, Captioner
+    from captax.pipelines.classifier import Classification, Classifier
+    from captax.pipelines.loading import load, load_model
+    from captax.pipelines.matcher import Matcher
+    from captax.pipelines.sharing import push
+    from captax.pipelines.text_generator import TextGenerator
     from captax.training.loop import train
     from captax.training.recipe import load_recipe
 
@@ -48,22 +48,22 @@ __all__ = [
 
 # Names are imported when first used: `captax --help` and data workers never wait for JAX.
 _HOME = {
-    "Caption": "captax.captioner",
-    "Captioner": "captax.captioner",
+    "Caption": "captax.pipelines.captioner",
+    "Captioner": "captax.pipelines.captioner",
     "CaptaxError": "captax.errors",
-    "Classification": "captax.classifier",
-    "Classifier": "captax.classifier",
+    "Classification": "captax.pipelines.classifier",
+    "Classifier": "captax.pipelines.classifier",
     "Explanation": "captax.explain",
     "Generated": "captax.generation.result",
     "GenerationConfig": "captax.generation",
-    "Matcher": "captax.matcher",
-    "TextGenerator": "captax.text_generator",
-    "evaluate": "captax.evaluation",
-    "classifier_for": "captax.assembly",
-    "from_pretrained_halves": "captax.assembly",
-    "push": "captax.sharing",
-    "load": "captax.loading",
-    "load_model": "captax.loading",
+    "Matcher": "captax.pipelines.matcher",
+    "TextGenerator": "captax.pipelines.text_generator",
+    "evaluate": "captax.evaluation.evaluate",
+    "classifier_for": "captax.pipelines.assembly",
+    "from_pretrained_halves": "captax.pipelines.assembly",
+    "push": "captax.pipelines.sharing",
+    "load": "captax.pipelines.loading",
+    "load_model": "captax.pipelines.loading",
     "load_recipe": "captax.training.recipe",
     "train": "captax.training.loop",
 }

@@ -9,8 +9,8 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from captax.captioner import Captioner
 from captax.cli.main import main
+from captax.pipelines.captioner import Captioner
 
 
 @dataclasses.dataclass

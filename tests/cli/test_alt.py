@@ -13,8 +13,8 @@ from PIL import Image
 
 from captax.alt import RULES, alt_text
 from captax.alt.site import Document
-from captax.captioner import Captioner
 from captax.files import OutputError
+from captax.pipelines.captioner import Captioner
 
 Run = Callable[..., Any]
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import captax
-from captax.captioner import Captioner
+from captax.pipelines.captioner import Captioner
 
 Run = Callable[..., Any]
 

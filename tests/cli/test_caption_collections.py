@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captax.captioner import Captioner
+from captax.pipelines.captioner import Captioner
 
 Run = Callable[..., Any]
 

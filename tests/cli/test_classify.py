@@ -11,8 +11,8 @@ from PIL import Image
 
 import captax
 from captax.checkpoints.directory import load_model
-from captax.classifier import Classification, Classifier
 from captax.images import ImageProcessor
+from captax.pipelines.classifier import Classification, Classifier
 from golden.families import CASES
 
 Run = Callable[..., Any]

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 import captax
-from captax.captioner import Captioner
 from captax.checkpoints.directory import load_model
+from captax.pipelines.captioner import Captioner
 
 Run = Callable[..., Any]
 
@@ -142,7 +142,7 @@ def test_convert_writes_a_checkpoint(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from captax import conversion
+    from captax.pipelines import conversion
 
     asked = []
 
@@ -224,7 +224,7 @@ def test_push_needs_a_checkpoint(run: Run, tmp_path: Path) -> None:
 def test_info_says_what_is_installed(
     run: Run, tiny_captioner: Captioner, monkeypatch: pytest.MonkeyPatch, programs: Path
 ) -> None:
-    monkeypatch.setattr("captax.loading.load", lambda: tiny_captioner)
+    monkeypatch.setattr("captax.pipelines.loading.load", lambda: tiny_captioner)
     result = run("info")
     assert result.code == 0, result.err
     for part in ("captax ", "jax ", "64x64 px, 24 words", "flickr8k-lite", str(programs)):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captax.captioner import Captioner
 from captax.cli.options import DECODING
+from captax.pipelines.captioner import Captioner
 
 Run = Callable[..., Any]
 

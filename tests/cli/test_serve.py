@@ -37,7 +37,7 @@ def test_what_cannot_be_served_is_refused(
 def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("captax.loading.load", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("captax.pipelines.loading.load", lambda *_, **__: pytest.fail("loaded"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = run("serve", "--port", port)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from captax.captioner import Captioner
 from captax.collection.batches import Copies, Task, Wanted, caption_batches
 from captax.collection.items import find_items
 from captax.collection.record import Record
+from captax.pipelines.captioner import Captioner
 
 SAMPLED = {"do_sample": True, "num_beams": 1, "temperature": 2.0}
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captax.captioner import Captioner
 from captax.collection.batches import Copies, Task, Wanted
 from captax.collection.cluster import TRIES, Cluster, Worker, tries_of
 from captax.collection.items import CollectionError, Item
+from captax.pipelines.captioner import Captioner
 
 pytestmark = pytest.mark.slow
 

@@ -10,11 +10,11 @@ import optax
 import pytest
 from flax import nnx
 
-from captax.captioner import Captioner
 from captax.checkpoints.state import parameters, rebuilder
 from captax.generation import GenerationConfig
 from captax.images import ImageProcessor
 from captax.models import registry
+from captax.pipelines.captioner import Captioner
 from captax.text import train_word_tokenizer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 60, 220)}

@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 
 import captax
-from captax.captioner import Caption, Captioner
 from captax.explain import METHODS, ExplainError, Explanation
 from captax.explain.views import VIEWS, upsample
 from captax.generation import GenerationError
 from captax.generation.result import Alternative
 from captax.images import ImageProcessor
 from captax.models.record import observe
+from captax.pipelines.captioner import Caption, Captioner
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
 FAMILIES = ("vit-gpt2-projected", "clip-gpt2", "git", "blip")

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 import captax
-from captax.captioner import Captioner
 from captax.export import export
+from captax.pipelines.captioner import Captioner
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from captax.captioner import Captioner
 from captax.checkpoints.directory import CheckpointError
 from captax.export import ExportError, export
 from captax.files import OutputError
+from captax.pipelines.captioner import Captioner
 
 Captioners = Callable[[str], Captioner]
 

@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 import pytest
 
-from captax.captioner import Captioner
 from captax.checkpoints.state import fill
 from captax.checkpoints.state import parameters as weights_of
 from captax.export import ExportError
 from captax.export.onnx_graph import make_model
 from captax.export.onnx_operators import OPERATORS
 from captax.export.programs import Program
+from captax.pipelines.captioner import Captioner
 
 Captioners = Callable[[str], Captioner]
 Exported = Callable[..., Path]

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import captax
-from captax.captioner import Captioner
 from captax.export import export
 from captax.generation.constraints import Constraints
 from captax.images import ImageProcessor
+from captax.pipelines.captioner import Captioner
 
 Captioners = Callable[[str], Captioner]
 Exported = Callable[..., Path]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import captax
 from captax.errors import CaptaxError
-from captax.matcher import Matcher
 from captax.metrics.clip_score import clip_score, ref_clip_score
+from captax.pipelines.matcher import Matcher
 
 CAPTIONS = ["a red square", "the yellow tile", "three"]
 REFERENCES = [["two blue squares"], ["a wall", "three green stripes", "a red square"], ["three"]]

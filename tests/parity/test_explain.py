@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from captax.captioner import Caption, Captioner
 from captax.checkpoints.directory import load_model
 from captax.generation import GenerationConfig
 from captax.images import ImageProcessor
+from captax.pipelines.captioner import Caption, Captioner
 from captax.text import Tokenizer
 from golden.families import CASES
 

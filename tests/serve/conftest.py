@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from captax.captioner import Captioner
+from captax.pipelines.captioner import Captioner
 from captax.serve.app import create_app
 from captax.serve.server import make_server
 from captax.serve.settings import Settings

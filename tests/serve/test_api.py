@@ -14,7 +14,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import captax
-from captax.captioner import Captioner
+from captax.pipelines.captioner import Captioner
 from serve.conftest import client_of, encoded, files, png, until
 
 

@@ -10,7 +10,7 @@ import schemathesis
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from captax.captioner import Captioner
+from captax.pipelines.captioner import Captioner
 from captax.serve import schemas
 from serve.conftest import client_of, encoded, png
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from captax.captioner import Caption, Captioner
+from captax.pipelines.captioner import Caption, Captioner
 from captax.serve.work import Worker
 from serve.conftest import address, listening, png
 

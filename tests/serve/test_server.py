@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from captax.captioner import Captioner
+from captax.pipelines.captioner import Captioner
 from captax.serve.work import Worker
 from serve.conftest import address, encoded, listening, png, until
 

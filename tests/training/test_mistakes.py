@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from captax.captioner import Captioner
 from captax.errors import CaptaxError
+from captax.pipelines.captioner import Captioner
 from captax.training import loop
 from captax.training.loop import train
 from captax.training.recipe import load_recipe

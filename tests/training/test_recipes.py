@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import captax
-from captax.captioner import Captioner
 from captax.generation import GenerationConfig
 from captax.images import ImageProcessor
+from captax.pipelines.captioner import Captioner
 from captax.training.loop import train
 from captax.training.recipe import load_recipe, recipe_names
 from captax.training.watch import read_log

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from captax.captioner import Captioner
 from captax.checkpoints.state import parameters, rebuilder
 from captax.metrics import CiderD
+from captax.pipelines.captioner import Captioner
 from captax.training.recipe import Recipe, RecipeError, SelfCritical
 from captax.training.self_critical import Critic, Sampled
 from captax.training.writing import CaptionTask

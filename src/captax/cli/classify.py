@@ -34,11 +34,11 @@ def classify(
     """Label pictures. Those that cannot be read are named on stderr; then the exit code is 1."""
     from tqdm import tqdm
 
-    from captax.classifier import Classifier
     from captax.compilation import persist_compiled_programs
     from captax.errors import CaptaxError
     from captax.images import ImageError, find_images
-    from captax.loading import load
+    from captax.pipelines.classifier import Classifier
+    from captax.pipelines.loading import load
 
     files = find_images(paths)
     persist_compiled_programs()

@@ -22,7 +22,7 @@ def convert(
     offline: Offline = False,
 ) -> None:
     """Rewrite weights as safetensors, in today's names. Nothing in a file is ever executed."""
-    from captax.conversion import convert as run
+    from captax.pipelines.conversion import convert as run
 
     run(source, out, dtype=dtype.value, revision=revision, offline=offline)
     print(f"wrote {out}")

@@ -29,7 +29,7 @@ def evaluate(
 ) -> None:
     """Caption a dataset's pictures and print the field's scores (x 100)."""
     from captax import data as datasets
-    from captax.evaluation import evaluate as run
+    from captax.evaluation.evaluate import evaluate as run
     from captax.files import write_text
     from captax.metrics import COUNTS
 

@@ -42,7 +42,7 @@ def export(
 
     from captax.checkpoints.directory import CARD
     from captax.export import export as run
-    from captax.loading import locate
+    from captax.pipelines.loading import locate
 
     name = None if model == "default" else model
     directory = locate(name, revision=revision, offline=offline)

@@ -39,8 +39,8 @@ def generate(
     """Rewrite texts (encoder-decoders) or continue them (language models), one answer a line."""
     from captax.compilation import persist_compiled_programs
     from captax.errors import CaptaxError
-    from captax.loading import load
-    from captax.text_generator import TextGenerator
+    from captax.pipelines.loading import load
+    from captax.pipelines.text_generator import TextGenerator
 
     lines = list(texts or ())
     if file is not None:

@@ -10,8 +10,8 @@ def info() -> None:
 
     from captax.checkpoints.state import parameters
     from captax.compilation import cache_directory
-    from captax.loading import load
     from captax.metrics import meteor_available
+    from captax.pipelines.loading import load
     from captax.training.recipe import recipe_names
 
     for package in ("captax", "jax", "jaxlib", "flax"):

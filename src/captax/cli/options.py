@@ -16,7 +16,7 @@ from captax.errors import CaptaxError
 from captax.files import replacing
 
 if TYPE_CHECKING:
-    from captax.captioner import Captioner
+    from captax.pipelines.captioner import Captioner
 
 
 class Format(StrEnum):
@@ -66,9 +66,9 @@ def load_captioner(name: str | PathLike[str] | None, **loading: Any) -> "Caption
 
     Raises `CaptaxError` for what holds no captioner.
     """
-    from captax.captioner import Captioner
     from captax.compilation import persist_compiled_programs
-    from captax.loading import load
+    from captax.pipelines.captioner import Captioner
+    from captax.pipelines.loading import load
 
     persist_compiled_programs()
     loaded: Any = load(name, **loading)

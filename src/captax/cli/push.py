@@ -17,6 +17,6 @@ def push(
     message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload with captax",
 ) -> None:
     """Upload a checkpoint with its model card; one that has none gets a short one."""
-    from captax.sharing import push as run
+    from captax.pipelines.sharing import push as run
 
     print(run(directory, name, token=token, private=private, message=message))

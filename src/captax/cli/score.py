@@ -98,9 +98,9 @@ def score(
     """
     from captax import metrics as library
     from captax.errors import CaptaxError
+    from captax.evaluation.worst import find_pictures, write_worst
     from captax.metrics.align import align, merge
     from captax.metrics.files import read_captions, read_objects
-    from captax.worst import find_pictures, write_worst
 
     wanted = names(metrics)
     several = "mbleu" in wanted
@@ -131,7 +131,7 @@ def score(
 
     clip_scorer = None
     if clip is not None:
-        from captax.clip_scoring import ClipScorer
+        from captax.evaluation.clip_scoring import ClipScorer
 
         clip_scorer = ClipScorer(clip, found.references, pictures)
 

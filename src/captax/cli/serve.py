@@ -58,10 +58,10 @@ def serve(
         raise CaptaxError(
             f"serving needs {missing.name}, which is not installed: pip install 'captax[serve]'"
         ) from None
-    from captax.captioner import Captioner
-    from captax.classifier import Classifier
     from captax.compilation import persist_compiled_programs, persist_no_more
-    from captax.loading import BUILT_IN, load
+    from captax.pipelines.captioner import Captioner
+    from captax.pipelines.classifier import Classifier
+    from captax.pipelines.loading import BUILT_IN, load
 
     settings = Settings(
         name=Path(model).name if model and Path(model).exists() else model or BUILT_IN,

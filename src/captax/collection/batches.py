@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from captax.captioner import Caption, Captioner
 from captax.collection.copies import Seen, fingerprint
 from captax.collection.items import Item
 from captax.collection.record import Record
 from captax.data.batches import batched, map_ahead
 from captax.images import ImageError, decode
-from captax.streaming import DECODERS
+from captax.pipelines.captioner import Caption, Captioner
+from captax.pipelines.streaming import DECODERS
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class Worker:
 
     def __init__(self, model: Mapping[str, Any], task: Task, folder: str):
         from captax.compilation import persist_compiled_programs
-        from captax.loading import load
+        from captax.pipelines.loading import load
 
         try:
             os.chdir(folder)

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captax.captioner import Captioner
 from captax.checkpoints.state import weights_digest
 from captax.collection.batches import Copies, Task, Wanted, caption_batches
 from captax.collection.beside import Beside, Embedded, Kind, TextSidecars, XmpSidecars
@@ -23,6 +22,7 @@ from captax.collection.outputs import OneFile, Screen, below, format_of, parquet
 from captax.collection.record import Record
 from captax.files import unwritable
 from captax.images import ImageError, SheetRow, is_image_path, write_sheet
+from captax.pipelines.captioner import Captioner
 
 # The folder of a job's journal; after the output's name, where the output is a file.
 JOB = ".captax"

@@ -13,13 +13,13 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from captax.captioner import Captioner
 from captax.checkpoints.directory import CARD, write_directory
 from captax.checkpoints.state import export as tensors_of
 from captax.export.programs import WEIGHTS, ExportError, Program, make_programs
 from captax.files import unwritable
 from captax.generation import GenerationConfig
 from captax.generation.config import DEFAULT_NEW_TOKENS
+from captax.pipelines.captioner import Captioner
 
 FORMATS = ("onnx", "stablehlo")
 MANIFEST, SCRIPT = "export.json", "caption.py"

@@ -14,11 +14,11 @@ import jax.extend.core
 import jax.numpy as jnp
 from jax import export as jax_export
 
-from captax.captioner import Captioner
 from captax.checkpoints.state import parameters, rebuilder
 from captax.errors import CaptaxError
 from captax.models.decoders import Cache
 from captax.models.layers import portable
+from captax.pipelines.captioner import Captioner
 
 WEIGHTS = "weights.safetensors"  # the file that holds those of all programs
 Shape = jax.ShapeDtypeStruct

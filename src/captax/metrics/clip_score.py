@@ -2,7 +2,7 @@
 
 Hessel, Holtzman, Forbes, Le Bras and Choi, "CLIPScore: A Reference-free Evaluation Metric for Image
 Captioning", EMNLP 2021. Papers use OpenAI's ViT-B/32; values of another CLIP are not comparable.
-`captax.matcher.Matcher.clip_score` gives them for pictures and captions.
+`captax.pipelines.matcher.Matcher.clip_score` gives them for pictures and captions.
 """
 
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from captax.captioner import Captioner
+from captax.pipelines.captioner import Captioner
 from captax.serve import schemas
 from captax.serve.document import describe
 from captax.serve.gate import Gate

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from captax.captioner import Caption, Captioner
-from captax.classifier import Classification, Classifier
 from captax.generation.config import DEFAULT_NEW_TOKENS
 from captax.generation.programs import BATCH_SIZES
+from captax.pipelines.captioner import Caption, Captioner
+from captax.pipelines.classifier import Classification, Classifier
 
 # How many captions the page asks for.
 PAGE_CAPTIONS = 3

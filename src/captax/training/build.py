@@ -9,20 +9,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from captax.assembly import classifier_for, from_pretrained_halves
-from captax.captioner import Captioner
 from captax.checkpoints import hub
 from captax.checkpoints.directory import load_half
 from captax.checkpoints.efficientnet_lite import load_efficientnet_lite
 from captax.checkpoints.state import parameters, rebuilder
-from captax.classifier import Classifier
 from captax.images import ImageProcessor
-from captax.loading import load
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import TextEncoder, VisionEncoder
 from captax.models.transformer import TransformerDecoder, TransformerDecoderConfig
+from captax.pipelines.assembly import classifier_for, from_pretrained_halves
+from captax.pipelines.captioner import Captioner
+from captax.pipelines.classifier import Classifier
+from captax.pipelines.loading import load
+from captax.pipelines.text_generator import TextGenerator
 from captax.text import Tokenizer, add_words, train_word_tokenizer
-from captax.text_generator import TextGenerator
 from captax.training.recipe import Recipe, RecipeError
 
 LITE = re.compile(r"efficientnet-lite([0-4])")

@@ -11,9 +11,9 @@ from flax import nnx, struct
 from jaxtyping import Array, Float, Int
 
 from captax import data
-from captax.classifier import Classifier
 from captax.images import Augment, SheetRow
 from captax.metrics.classification import top_k_accuracy
+from captax.pipelines.classifier import Classifier
 from captax.training.build import build
 from captax.training.pictures import Pictures
 from captax.training.recipe import Recipe, RecipeError

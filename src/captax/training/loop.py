@@ -151,7 +151,7 @@ class _Run:
         if found:
             self.progress = _Progress(**found)
         elif init_from is not None:
-            from captax.loading import load_model
+            from captax.pipelines.loading import load_model
 
             best = init_from / "best"
             model = load_model(best if best.is_dir() else init_from)

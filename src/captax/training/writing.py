@@ -11,12 +11,12 @@ from flax import nnx, struct
 from jaxtyping import Array, Int
 
 from captax import data, metrics
-from captax.captioner import Captioner
 from captax.data import PackedCaptions
 from captax.generation import GenerationConfig, generate
 from captax.images import Augment, SheetRow, rng_for
 from captax.models.encoders import Text
-from captax.text_generator import TextGenerator
+from captax.pipelines.captioner import Captioner
+from captax.pipelines.text_generator import TextGenerator
 from captax.training.build import build
 from captax.training.pictures import Pictures
 from captax.training.recipe import Recipe, RecipeError

@@ -16,7 +16,7 @@ from captax.checkpoints.state import parameters, rebuilder
 from captax.errors import CaptaxError
 from captax.images import ImageError, ImageProcessor, ImageSource
 from captax.models.layers import map_pictures
-from captax.streaming import several, stream_pictures
+from captax.pipelines.streaming import several, stream_pictures
 
 
 class LabelError(CaptaxError):

@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 import captax
-from captax.captioner import Caption, Captioner
 from captax.checkpoints.directory import save_model
 from captax.checkpoints.state import CheckpointError
 from captax.errors import CaptaxError
 from captax.generation import Beam, GenerationConfig, GenerationError, generate
 from captax.images import ImageError
+from captax.pipelines.captioner import Caption, Captioner
 
 
 @pytest.fixture(scope="module")

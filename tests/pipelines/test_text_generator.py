@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import captax
-from captax.text_generator import TextGenerator
+from captax.pipelines.text_generator import TextGenerator
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ import pytest
 import safetensors.numpy
 
 import captax
-from captax.assembly import from_pretrained_halves
-from captax.captioner import Captioner
 from captax.checkpoints.state import CheckpointError, parameters
 from captax.models.config import ConfigError
 from captax.models.transformer import TransformerDecoderConfig
+from captax.pipelines.assembly import from_pretrained_halves
+from captax.pipelines.captioner import Captioner
 from captax.text import Tokenizer
 
 Checkpoint = Callable[[str], Path]

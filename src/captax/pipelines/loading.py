@@ -7,20 +7,20 @@ from typing import Any, overload
 
 from flax import nnx
 
-from captax.captioner import Captioner
 from captax.checkpoints import hub
 from captax.checkpoints.directory import load_model as read_model
-from captax.classifier import Classifier
 from captax.errors import CheckpointError
-from captax.generator import read_generation
 from captax.images import ImageProcessor
-from captax.matcher import Matcher
 from captax.models.clip import Clip
 from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import VisionEncoder
+from captax.pipelines.captioner import Captioner
+from captax.pipelines.classifier import Classifier
+from captax.pipelines.generator import read_generation
+from captax.pipelines.matcher import Matcher
+from captax.pipelines.text_generator import SOURCE_TOKENIZER, TextGenerator
 from captax.text import Tokenizer
-from captax.text_generator import SOURCE_TOKENIZER, TextGenerator
 
 BUILT_IN = "flickr8k-lite"
 

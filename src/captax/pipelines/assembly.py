@@ -6,10 +6,8 @@ from typing import Any
 
 from flax import nnx
 
-from captax.captioner import Captioner
 from captax.checkpoints import hub
 from captax.checkpoints.directory import load_for_labels, load_half
-from captax.classifier import Classifier, LabelError
 from captax.errors import CheckpointError
 from captax.generation import GenerationConfig
 from captax.images import ImageProcessor
@@ -21,8 +19,10 @@ from captax.models.encoder_decoder import (
     VisionEncoderDecoderConfig,
 )
 from captax.models.encoders import TextEncoder
+from captax.pipelines.captioner import Captioner
+from captax.pipelines.classifier import Classifier, LabelError
+from captax.pipelines.text_generator import TextGenerator
 from captax.text import Tokenizer
-from captax.text_generator import TextGenerator
 
 Name = str | PathLike[str]
 

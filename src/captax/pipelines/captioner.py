@@ -16,12 +16,12 @@ from captax.explain import Explanation, Reader, explain, known_methods
 from captax.generation import GenerationConfig, GenerationError, Sequences, score
 from captax.generation.programs import seeds_of
 from captax.generation.result import Alternative, Generated
-from captax.generator import Generator
 from captax.images import ImageError, ImageProcessor, ImageSource, decode
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
 from captax.models.layers import map_pictures
-from captax.streaming import DECODERS, several, stream_pictures, stream_pixels
+from captax.pipelines.generator import Generator
+from captax.pipelines.streaming import DECODERS, several, stream_pictures, stream_pixels
 from captax.text import Tokenizer
 
 # Captions to score are filled up to a multiple of this, so that a handful of programs serves all.

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from captax.errors import CaptaxError
-from captax.loading import load
-from captax.matcher import Matcher
 from captax.metrics import Scores
 from captax.metrics.clip_score import PROMPT, clip_score, ref_clip_score
 from captax.metrics.significance import mean_statistics
+from captax.pipelines.loading import load
+from captax.pipelines.matcher import Matcher
 
 
 class ClipScorer:

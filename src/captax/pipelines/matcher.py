@@ -18,7 +18,7 @@ from captax.metrics.clip_score import PROMPT, clip_score, ref_clip_score
 from captax.models.clip import Clip
 from captax.models.encoders import Text
 from captax.models.layers import map_pictures
-from captax.streaming import several, stream_pictures
+from captax.pipelines.streaming import several, stream_pictures
 from captax.text import Tokenizer
 
 

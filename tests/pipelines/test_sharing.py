@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import captax
-from captax.sharing import model_card
+from captax.pipelines.sharing import model_card
 
 
 # The library's own way of putting a file, without its store.

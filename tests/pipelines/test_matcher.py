@@ -11,8 +11,8 @@ import pytest
 
 import captax
 from captax.images import ImageError
-from captax.matcher import Matcher
 from captax.models.encoders import Text
+from captax.pipelines.matcher import Matcher
 from captax.text import TextError
 
 TEXTS = ["a red square", "the yellow tile is under a white one", "three"]

@@ -15,10 +15,10 @@ from PIL import Image
 import captax
 from captax.checkpoints.directory import load_model
 from captax.checkpoints.state import parameters
-from captax.classifier import Classification, Classifier, LabelError
 from captax.errors import CaptaxError, CheckpointError
 from captax.images import ImageError, ImageProcessor
 from captax.models.config import ConfigError
+from captax.pipelines.classifier import Classification, Classifier, LabelError
 from golden.families import CASES
 
 PROCESSOR = ImageProcessor(size=(32, 32), mean=(0.5, 0.4, 0.3), std=(0.1, 0.1, 0.1))

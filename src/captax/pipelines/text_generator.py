@@ -10,10 +10,10 @@ import numpy as np
 from captax.generation import GenerationConfig, Sequences
 from captax.generation.programs import padded, seeds_of
 from captax.generation.result import Generated
-from captax.generator import Generator
 from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features, Text
+from captax.pipelines.generator import Generator
 from captax.text import Tokenizer
 
 # Texts are padded up to a multiple of this, so that a handful of programs serves all lengths.

@@ -10,7 +10,7 @@ import safetensors.numpy
 
 import captax
 from captax.checkpoints.state import CheckpointError, parameters
-from captax.conversion import convert
+from captax.pipelines.conversion import convert
 
 Checkpoint = Callable[[str], Path]
 

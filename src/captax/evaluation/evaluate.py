@@ -8,10 +8,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from captax.captioner import Captioner
 from captax.data import Example
 from captax.images import ImageError
 from captax.metrics import STANDARD_METRICS, Metric, Scores, score
+from captax.pipelines.captioner import Captioner
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Captions measured: a dataset captioned and scored, files of captions scored and compared."""
