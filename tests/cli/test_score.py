@@ -142,7 +142,7 @@ def test_pictures_without_a_hypothesis_are_refused_or_counted(run: Run, files: P
     assert "image '3' has no hypothesis in h.json" in result.err and result.err.count("\n") == 1
     result = run("score", "h.json", "r.json", "--partial")
     assert result.code == 0 and "pictures: 2, references: 3;" in result.out
-    assert result.err == "captax: left out for want of a hypothesis: 1\n"
+    assert result.err == "captax: skipped 1 picture that has no caption in h.json\n"
 
 
 def test_clip_score_is_of_the_pictures(
@@ -213,7 +213,7 @@ def test_objects_that_are_not_in_the_picture(run: Run, files: Path) -> None:
     assert values["CHAIRs"] == values["CHAIRi"] == [33.33]
     Path("objects.json").write_text(json.dumps({"1": ["dog"], "3": []}))
     result = run("score", "h.json", "r.json", "--objects", "objects.json")
-    assert result.code == 2 and "objects.json: no objects of image '2'" in result.err
+    assert result.code == 2 and "objects.json: has no objects for image '2'" in result.err
 
 
 def test_several_captions_a_picture(run: Run, files: Path) -> None:
@@ -226,7 +226,7 @@ def test_several_captions_a_picture(run: Run, files: Path) -> None:
     )
     for line, (name, value) in zip(lines[1:-1], found.corpus.items(), strict=True):
         assert line.split()[0] == name and numbers(line)[0] == round(100 * value, 2)
-    assert "captions: 6 (mBLEU is of all, the rest of the first), references: 4;" in lines[-1]
+    assert "captions: 6 (mBLEU uses all, the other metrics the first), references: 4;" in lines[-1]
     result = run("score", "several.json", "r.json")
     assert result.code == 2 and "a second hypothesis for image '1'" in result.err
 
@@ -238,7 +238,10 @@ def test_several_captions_a_picture(run: Run, files: Path) -> None:
         (["h.json", "nowhere.json"], "nowhere.json: cannot be read"),
         (["h.json", "r.json", "--metrics", "blue"], "no metric 'blue'; there are bleu, "),
         (["h.json", "r.json", "--against", "r.json"], "r.json, '1': a second hypothesis"),
-        (["h.json", "r.json", "--worst", "1", "--by", "CIDEr"], "no metric 'CIDEr' of single"),
+        (
+            ["h.json", "r.json", "--worst", "1", "--by", "CIDEr"],
+            "no metric 'CIDEr' was computed for single",
+        ),
         (["h.json", "r.json", "--worst", "1", "--images", "nowhere"], "nowhere: no such file"),
         (["h.json", "r.json", "--document-frequencies", "x"], "x: cannot be read"),
         (["h.json", "r.json", "--json", "h.json/x"], "h.json/x: cannot be written"),
