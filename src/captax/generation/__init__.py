@@ -3,10 +3,10 @@
 from captax.generation.beam import Beam, DiverseBeam
 from captax.generation.config import GenerationConfig
 from captax.generation.constraints import Constraints
+from captax.generation.decoding import GenerationError, Strategy
 from captax.generation.loop import Prompts, Sequences, generate
 from captax.generation.scoring import score
 from captax.generation.strategies import Greedy, Sample
-from captax.generation.task import GenerationError, Strategy
 
 __all__ = [
     "Beam",

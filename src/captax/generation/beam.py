@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from captax.generation.task import NEVER, GenerationError, Task, is_any
+from captax.generation.decoding import NEVER, Decoding, GenerationError, is_any
 
 
 @struct.dataclass
@@ -83,7 +83,7 @@ class Beam:
 
     def choose(
         self,
-        task: Task,
+        decoding: Decoding,
         state: _Beams,
         logits: Float[Array, "rows vocab"],
         position: Int[Array, ""],
@@ -94,18 +94,18 @@ class Beam:
         vocab = logits.shape[-1]
         logits = logits.reshape(batch, beams, vocab)
         logprobs = jax.nn.log_softmax(logits.astype(jnp.float32)) - handicap
-        logprobs = task.constrain(logprobs, state.tokens, position)
+        logprobs = decoding.constrain(logprobs, state.tokens, position)
         totals = state.totals[..., None] + logprobs
         # So many more than live beams that enough go on even if each of them could end here.
-        candidates = max(2, 1 + len(task.eos)) * beams
+        candidates = max(2, 1 + len(decoding.eos)) * beams
         totals, flat = jax.lax.top_k(totals.reshape(batch, -1), candidates)
         parents, chosen = flat // vocab, (flat % vocab).astype(jnp.int32)
         tokens = _pick(state.tokens, parents).at[:, :, position].set(chosen)
         steps = totals - _pick(state.totals, parents)
         logprobs = _pick(state.logprobs, parents).at[:, :, position].set(steps)
-        ended = task.ends(chosen, position)
+        ended = decoding.ends(chosen, position)
 
-        length = jnp.asarray(position + 1 - task.prompt).astype(jnp.float32)
+        length = jnp.asarray(position + 1 - decoding.prompt).astype(jnp.float32)
         may_end = ended & (jnp.arange(candidates) < beams) & state.live[:, None]
         may_end &= totals > NEVER / 2  # there may be fewer captions than beams
         scores = jnp.where(may_end, totals / length**self.length_penalty, NEVER)
@@ -113,7 +113,7 @@ class Beam:
         done_tokens = _pick(jnp.concatenate([state.done_tokens, tokens], 1), best)
         done_logprobs = _pick(jnp.concatenate([state.done_logprobs, logprobs], 1), best)
 
-        ended = is_any(chosen, task.eos)
+        ended = is_any(chosen, decoding.eos)
         totals, best = jax.lax.top_k(jnp.where(ended, totals + NEVER, totals), beams)
         state = _Beams(
             live=state.live,
@@ -125,29 +125,31 @@ class Beam:
             done_scores=done_scores,
             parents=_pick(parents, best) + jnp.arange(batch)[:, None] * beams,
         )
-        room = jnp.broadcast_to(position + 1 < task.limit, (batch, 1))[:, 0]
-        still = state.live & room & self._improvable(task, state, length)
+        room = jnp.broadcast_to(position + 1 < decoding.limit, (batch, 1))[:, 0]
+        still = state.live & room & self._improvable(decoding, state, length)
         return dataclasses.replace(state, live=still)
 
-    def _improvable(self, task: Task, state: _Beams, length: Array) -> Bool[Array, " batch"]:
+    def _improvable(
+        self, decoding: Decoding, state: _Beams, length: Array
+    ) -> Bool[Array, " batch"]:
         """Pictures for which a live hypothesis may still beat the worst that ended."""
         if self.early_stopping is True:
             return (state.done_scores <= NEVER / 2).any(-1)
         if self.early_stopping == "never" and self.length_penalty > 0:
-            length = jnp.asarray(task.limit - task.prompt).astype(jnp.float32)
+            length = jnp.asarray(decoding.limit - decoding.prompt).astype(jnp.float32)
         hope = state.totals[:, :1] / length**self.length_penalty
         return (hope > state.done_scores.min(-1, keepdims=True))[:, 0]
 
     def logprobs(
         self,
-        task: Task,
+        decoding: Decoding,
         logits: Float[Array, "batch beams vocab"],
         tokens: Int[Array, "batch beams time"],
         position: Int[Array, ""] | int,
     ) -> Float[Array, "batch beams vocab"]:
         """As constraints have changed them."""
         logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
-        return task.constrain(logprobs, tokens, jnp.asarray(position))
+        return decoding.constrain(logprobs, tokens, jnp.asarray(position))
 
     def finish(
         self, state: _Beams
@@ -241,7 +243,7 @@ class DiverseBeam:
 
     def choose(
         self,
-        task: Task,
+        decoding: Decoding,
         state: _Groups,
         logits: Float[Array, "rows vocab"],
         position: Int[Array, ""],
@@ -254,7 +256,7 @@ class DiverseBeam:
         for i, group in enumerate(state.groups):
             part = parts[:, i].reshape(-1, vocab)
             handicap = self.diversity_penalty * taken
-            chosen.append(self.group.choose(task, group, part, position, handicap))
+            chosen.append(self.group.choose(decoding, group, part, position, handicap))
             last = chosen[-1].tokens[:, :, position]
             # A group that has finished stands in nobody's way.
             here = jnp.broadcast_to(group.live[:, None], last.shape).astype(jnp.float32)
@@ -263,13 +265,13 @@ class DiverseBeam:
 
     def logprobs(
         self,
-        task: Task,
+        decoding: Decoding,
         logits: Float[Array, "batch beams vocab"],
         tokens: Int[Array, "batch beams time"],
         position: Int[Array, ""] | int,
     ) -> Float[Array, "batch beams vocab"]:
         """As `Beam`'s: a caption by itself is handicapped by no other."""
-        return self.group.logprobs(task, logits, tokens, position)
+        return self.group.logprobs(decoding, logits, tokens, position)
 
     def finish(
         self, state: _Groups

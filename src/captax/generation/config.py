@@ -10,8 +10,8 @@ import numpy as np
 
 from captax.generation.beam import Beam, DiverseBeam
 from captax.generation.constraints import Constraints, Phrase
+from captax.generation.decoding import GenerationError, Strategy
 from captax.generation.strategies import Greedy, Sample
-from captax.generation.task import GenerationError, Strategy
 from captax.models.config import Roles, checked_fields
 
 # New tokens where nobody says how many, as transformers has it.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from captax.generation.task import GenerationError
+from captax.generation.decoding import GenerationError
 
 Scores = Float[Array, "rows vocab"]
 Tokens = Int[Array, "rows time"]

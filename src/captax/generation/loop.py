@@ -12,7 +12,14 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from captax.generation.constraints import Constraints
-from captax.generation.task import Constrain, GenerationError, Strategy, Task, is_any, parents_of
+from captax.generation.decoding import (
+    Constrain,
+    Decoding,
+    GenerationError,
+    Strategy,
+    is_any,
+    parents_of,
+)
 from captax.models.decoders import Cache
 from captax.models.encoders import Features
 
@@ -99,10 +106,10 @@ def generate(
     if seeds is None:
         seeds = jnp.stack([jnp.zeros(batch, jnp.int32), jnp.arange(batch, dtype=jnp.int32)], 1)
     eos = (eos_id,) if isinstance(eos_id, int) else eos_id
-    task = Task(first, limit, eos, constrainer(constraints, first, limit, eos), seeds)
+    decoding = Decoding(first, limit, eos, constrainer(constraints, first, limit, eos), seeds)
 
     def choose(state: Any, logits: Array, position: Array) -> Any:
-        new = strategy.choose(task, state, logits, position)
+        new = strategy.choose(decoding, state, logits, position)
         if not ragged:
             return new
         # Where the prompt goes on, its token is in its place already.
@@ -134,7 +141,7 @@ def generate(
     state = choose(state, jnp.repeat(logits, beams, axis=0), position)
     carry = (position + 1, state, cache.repeat(beams))
     _, state, _ = jax.lax.while_loop(unfinished, body, carry)
-    return _sequences(task, *strategy.finish(state), shared=begun, pad=pad_id)
+    return _sequences(decoding, *strategy.finish(state), shared=begun, pad=pad_id)
 
 
 def constrainer(
@@ -164,12 +171,12 @@ def constrainer(
 
 
 def _sequences(
-    task: Task, tokens: Array, logprobs: Array, scores: Array, *, shared: int, pad: int
+    decoding: Decoding, tokens: Array, logprobs: Array, scores: Array, *, shared: int, pad: int
 ) -> Sequences:
     """What was decoded, without prompts."""
     tokens, logprobs = tokens[:, :, shared:], logprobs[:, :, shared:]
-    if not isinstance(task.prompt, int):
-        places = jnp.arange(tokens.shape[-1]) + task.prompt - shared
+    if not isinstance(decoding.prompt, int):
+        places = jnp.arange(tokens.shape[-1]) + decoding.prompt - shared
         inside = (places < tokens.shape[-1])[:, None]
         places = jnp.minimum(places, tokens.shape[-1] - 1)[:, None]
         tokens, logprobs = (
@@ -177,7 +184,7 @@ def _sequences(
             for x in (tokens, logprobs)
         )
         tokens, logprobs = jnp.where(inside, tokens, pad), jnp.where(inside, logprobs, 0)
-    ends = is_any(tokens, task.eos)
+    ends = is_any(tokens, decoding.eos)
     lengths = ((ends.cumsum(-1) - ends) == 0).sum(-1)
-    lengths = jnp.minimum(lengths, task.limit - task.prompt)
+    lengths = jnp.minimum(lengths, decoding.limit - decoding.prompt)
     return Sequences(tokens=tokens, lengths=lengths, scores=scores, logprobs=logprobs)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from captax.generation.decoding import GenerationError
 from captax.generation.loop import Prompts
-from captax.generation.task import GenerationError
 
 # One compiled program a size: what is left of a batch is padded up to the next.
 BATCH_SIZES = (1, 8, 32)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from captax.generation.constraints import Constraints
+from captax.generation.decoding import Decoding, Strategy
 from captax.generation.loop import constrainer
-from captax.generation.task import Strategy, Task
 from captax.models.encoders import Features
 
 
@@ -41,13 +41,13 @@ def score(
     """
     eos = (eos_id,) if isinstance(eos_id, int) else eos_id
     first, limit = prompts[:, None], limits[:, None]
-    task = Task(first, limit, eos, constrainer(constraints, first, limit, eos))
+    decoding = Decoding(first, limit, eos, constrainer(constraints, first, limit, eos))
     logits = model.read(features, tokens[:, :-1])
 
     def of(position: Int[Array, ""]) -> Float[Array, " batch"]:
         here = logits[:, position - 1].astype(jnp.float32)
         said = tokens[:, position][:, None]
-        given = strategy.logprobs(task, here[:, None], tokens[:, None], position)[:, 0]
+        given = strategy.logprobs(decoding, here[:, None], tokens[:, None], position)[:, 0]
         given, free = (
             jnp.take_along_axis(x, said, -1)[:, 0] for x in (given, jax.nn.log_softmax(here))
         )

@@ -13,7 +13,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from captax.generation import filters
-from captax.generation.task import GenerationError, Strategy, Task
+from captax.generation.decoding import Decoding, GenerationError, Strategy
 
 __all__ = ["GenerationError", "Greedy", "Sample", "Strategy"]
 
@@ -57,31 +57,38 @@ class Greedy:
         )
 
     def choose(
-        self, task: Task, state: _Rows, logits: Float[Array, "rows vocab"], position: Int[Array, ""]
+        self,
+        decoding: Decoding,
+        state: _Rows,
+        logits: Float[Array, "rows vocab"],
+        position: Int[Array, ""],
     ) -> _Rows:
         """Every live row goes on by a token."""
         logits = logits.astype(jnp.float32).reshape(*state.live.shape, -1)
-        scores = task.constrain(logits, state.tokens, position)
-        chosen = self.pick(task, scores, position).astype(jnp.int32)
-        logprobs = self.logprobs(task, logits, state.tokens, position)
+        scores = decoding.constrain(logits, state.tokens, position)
+        chosen = self.pick(decoding, scores, position).astype(jnp.int32)
+        logprobs = self.logprobs(decoding, logits, state.tokens, position)
         taken = jnp.take_along_axis(logprobs, chosen[..., None], -1)[..., 0]
         live, before = state.live, state.tokens[:, :, position]
         return _Rows(
             tokens=state.tokens.at[:, :, position].set(jnp.where(live, chosen, before)),
             logprobs=state.logprobs.at[:, :, position].set(jnp.where(live, taken, 0)),
             lengths=state.lengths + live,
-            live=live & ~task.ends(chosen, position),
+            live=live & ~decoding.ends(chosen, position),
         )
 
     def pick(
-        self, task: Task, scores: Float[Array, "batch beams vocab"], position: Int[Array, ""]
+        self,
+        decoding: Decoding,
+        scores: Float[Array, "batch beams vocab"],
+        position: Int[Array, ""],
     ) -> Int[Array, "batch beams"]:
         """The next token of each row."""
         return scores.argmax(-1)
 
     def logprobs(
         self,
-        task: Task,
+        decoding: Decoding,
         logits: Float[Array, "batch beams vocab"],
         tokens: Int[Array, "batch beams time"],
         position: Int[Array, ""] | int,
@@ -143,12 +150,15 @@ class Sample(Greedy):
         return self.best_of or self.num_return_sequences
 
     def pick(
-        self, task: Task, scores: Float[Array, "batch beams vocab"], position: Int[Array, ""]
+        self,
+        decoding: Decoding,
+        scores: Float[Array, "batch beams vocab"],
+        position: Int[Array, ""],
     ) -> Int[Array, "batch beams"]:
         """Draw, by the Gumbel-max trick (https://arxiv.org/abs/1411.0030)."""
-        assert task.seeds is not None
+        assert decoding.seeds is not None
         batch, beams, vocab = scores.shape
-        steps = jnp.broadcast_to(position - task.prompt, (batch, 1))[:, 0]
+        steps = jnp.broadcast_to(position - decoding.prompt, (batch, 1))[:, 0]
 
         def noise(seeds: Array, step: Array, beam: Array) -> Array:
             key = jax.random.key(seeds[0])
@@ -157,7 +167,7 @@ class Sample(Greedy):
             return jax.random.gumbel(key, (vocab,))
 
         of_picture = jax.vmap(noise, (None, None, 0))
-        drawn = jax.vmap(of_picture, (0, 0, None))(task.seeds, steps, jnp.arange(beams))
+        drawn = jax.vmap(of_picture, (0, 0, None))(decoding.seeds, steps, jnp.arange(beams))
         return (self.filter(scores) + drawn).argmax(-1)
 
     def filter(self, scores: Float[Array, "*rows vocab"]) -> Float[Array, "*rows vocab"]:

@@ -23,7 +23,7 @@ class GenerationError(CaptaxError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class Decoding:
     """What is to be decoded, for a strategy.
 
     `prompt` and `limit` are how many tokens the prompt has and the caption may have with it: one
@@ -73,13 +73,17 @@ class Strategy(Protocol):
         """The state before the first choice; of the tokens, those of prompts are there."""
 
     def choose(
-        self, task: Task, state: Any, logits: Float[Array, "rows vocab"], position: Int[Array, ""]
+        self,
+        decoding: Decoding,
+        state: Any,
+        logits: Float[Array, "rows vocab"],
+        position: Int[Array, ""],
     ) -> Any:
         """The state with the token at `position` chosen, given how the model scores it."""
 
     def logprobs(
         self,
-        task: Task,
+        decoding: Decoding,
         logits: Float[Array, "batch beams vocab"],
         tokens: Int[Array, "batch beams time"],
         position: Int[Array, ""] | int,
