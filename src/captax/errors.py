@@ -17,5 +17,13 @@ class CaptaxError(Exception):
         super().__init__(_UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], message))
 
 
+class OptionError(CaptaxError):
+    """An option has no meaning, alone or beside another one.
+
+    The message names options in backquotes as Python spells them (`num_beams`, `do_sample=True`);
+    the command line spells them its own way.
+    """
+
+
 class CheckpointError(CaptaxError):
     """A checkpoint cannot be read, or does not fit the model it is meant for."""

@@ -57,7 +57,11 @@ def test_options_without_meaning_are_refused_in_a_line(
     run: Run, model: Path, pictures: list[Path]
 ) -> None:
     result = run("caption", *pictures, "--model", model, "--best-of", "3")
-    assert result.code != 0 and "best_of is for sampling" in result.err.splitlines()[-1]
+    message = "captax: --best-of only applies to sampling; add --do-sample"
+    assert result.code == 2 and result.err.splitlines()[-1] == message
+    result = run("caption", *pictures, "--model", model, "--do-sample", "--num-beams", "4")
+    message = "captax: --do-sample is not supported with 4 beams; use --num-beams 1"
+    assert result.code == 2 and result.err.splitlines()[-1] == message
 
 
 @pytest.mark.parametrize("command", ["caption", "generate"])

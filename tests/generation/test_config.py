@@ -96,7 +96,7 @@ def test_where_nobody_says_how_long_it_is_twenty_new_tokens() -> None:
     ],
 )
 def test_a_stored_option_that_would_matter_is_warned_of(stored: dict[str, Any], said: str) -> None:
-    with pytest.warns(UserWarning, match=f"asks for {said}.*captions may differ"):
+    with pytest.warns(UserWarning, match=f"sets the decoding option {said}.*captions may differ"):
         GenerationConfig.read(stored, Roles())
 
 
@@ -111,12 +111,12 @@ def test_a_stored_option_that_does_not_matter_is_passed_over() -> None:
         ({"num_beams": "4"}, "num_beams='4' must be of the type int"),
         ({"num_beams": [4]}, r"num_beams=\[4\] must be"),
         ({"length_penalty": float("inf")}, "length_penalty=inf must be of the type float"),
-        ({"eos_token_id": [1, [2]]}, "where lists of tokens are expected: unhashable type"),
+        ({"eos_token_id": [1, [2]]}, "a list of token ids was expected: unhashable type"),
         ({"eos_token_id": ["a"]}, "eos_token_id='a' must be of the type"),
-        ({"suppress_tokens": 3}, "where lists of tokens are expected: 'int' object"),
-        ({"bad_words_ids": [[1], 2]}, "where lists of tokens are expected: 'int' object"),
+        ({"suppress_tokens": 3}, "a list of token ids was expected: 'int' object"),
+        ({"bad_words_ids": [[1], 2]}, "a list of token ids was expected: 'int' object"),
         ({"bad_words_ids": [["a"]]}, r"bad_words_ids=\(\('a',\),\) must be"),
-        ({"force_words_ids": [[]]}, "where lists of tokens are expected: list index out of"),
+        ({"force_words_ids": [[]]}, "a list of token ids was expected: list index out of"),
     ],
 )
 def test_stored_options_of_another_type_are_refused(stored: dict[str, Any], message: str) -> None:
@@ -139,7 +139,7 @@ def test_options_choose_the_strategy() -> None:
 
 def test_stored_beam_sampling_is_refused_not_changed() -> None:
     stored = GenerationConfig.read({"do_sample": True, "num_beams": 4}, Roles())
-    with pytest.raises(GenerationError, match="do_sample with num_beams 4 is not supported"):
+    with pytest.raises(GenerationError, match="`do_sample=True` is not supported with 4 beams"):
         assert stored.replace(max_new_tokens=5).strategy
     assert stored.replace(do_sample=False).strategy == Beam(num_beams=4)
 
@@ -150,19 +150,31 @@ def test_stored_beam_sampling_is_refused_not_changed() -> None:
         ({"no_repeat_ngram": 3}, r"unknown option 'no_repeat_ngram'; did you mean no_repeat_ngram"),
         ({"lenght_penalty": 3}, r"did you mean length_penalty\?"),
         ({"zzz": 3}, "unknown option 'zzz'; known are num_beams,"),
-        ({"typical_p": 0.3}, "typical_p of transformers is not supported"),
-        ({"do_sample": True, "num_beams": 2}, "do_sample with num_beams 2"),
-        ({"best_of": 2}, "best_of is for sampling"),
-        ({"temperature": 0.7}, "temperature is for sampling: give do_sample=True too"),
-        ({"do_sample": False, "top_p": 0.9}, "top_p is for sampling"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty is 0"),
-        ({"min_length": -1}, "min_length is -1"),
-        ({"max_length": 3}, "max_length is 3 and a prompt has 3 tokens"),
-        ({"num_beams": 1, "num_return_sequences": 3}, "is 3, more than num_beams .1."),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"max_new_tokens": 3, "min_new_tokens": 9}, "min_new_tokens is 9, more than max_new"),
-        ({"diversity_penalty": 1.0}, "diversity_penalty is for groups"),
-        ({"max_new_tokens": 2, "force_words_ids": [[1, 2], [3]]}, "have 3 tokens and captions 2"),
+        ({"typical_p": 0.3}, "does not support the option `typical_p` of transf"),
+        (
+            {"do_sample": True, "num_beams": 2},
+            "`do_sample=True` is not supported with 2 beams; use `num_beams=1`",
+        ),
+        ({"best_of": 2}, "`best_of` only applies to sampling; add `do_sample=True`"),
+        ({"temperature": 0.7}, "`temperature` only applies to sampling; add `do_sample=True`"),
+        ({"do_sample": False, "top_p": 0.9}, "`top_p` only applies to sampling"),
+        ({"repetition_penalty": 0.0}, "`repetition_penalty` is 0"),
+        ({"min_length": -1}, "`min_length` is -1"),
+        ({"max_length": 3}, "`max_length` is 3 and counts the prompt, which has 3 tokens"),
+        (
+            {"num_beams": 1, "num_return_sequences": 3},
+            "is 3, more than `num_beams`, which is 1; use `num_beams=3`",
+        ),
+        ({"max_new_tokens": 0}, "`max_new_tokens` is 0"),
+        (
+            {"max_new_tokens": 3, "min_new_tokens": 9},
+            "`min_new_tokens` is 9; it must be at most `max_new_tokens`, which is 3",
+        ),
+        ({"diversity_penalty": 1.0}, "`diversity_penalty` only applies to groups of beams"),
+        (
+            {"max_new_tokens": 2, "force_words_ids": [[1, 2], [3]]},
+            "need 3 tokens and a caption has 2; use a higher `max_new_tokens`",
+        ),
     ],
 )
 def test_options_without_meaning_are_refused(options: dict[str, Any], message: str) -> None:

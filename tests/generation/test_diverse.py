@@ -91,10 +91,13 @@ def test_one_group_is_beam_search(chain: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beams": 4, "num_beam_groups": 3}, "num_beam_groups is 3: give a divisor"),
-        ({"diversity_penalty": -1.0}, "diversity_penalty is -1"),
-        ({"num_return_sequences": 5}, "num_return_sequences is 5"),
-        ({"early_stopping": "soon"}, "early_stopping is 'soon'"),
+        (
+            {"num_beams": 4, "num_beam_groups": 3},
+            "`num_beam_groups` is 3; it must divide `num_beams`, which is 4",
+        ),
+        ({"diversity_penalty": -1.0}, "`diversity_penalty` is -1"),
+        ({"num_return_sequences": 5}, "`num_return_sequences` is 5"),
+        ({"early_stopping": "soon"}, "`early_stopping` is 'soon'"),
     ],
 )
 def test_options_without_meaning_are_refused(options: dict[str, Any], message: str) -> None:

@@ -267,10 +267,10 @@ def test_a_caption_may_be_eos_alone(decoder: TransformerDecoder, features: Featu
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beams": 0}, "num_beams is 0"),
-        ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences is 3"),
-        ({"num_return_sequences": 0}, "num_return_sequences is 0"),
-        ({"early_stopping": "sometimes"}, "early_stopping is 'sometimes'"),
+        ({"num_beams": 0}, "`num_beams` is 0"),
+        ({"num_beams": 2, "num_return_sequences": 3}, "`num_return_sequences` is 3"),
+        ({"num_return_sequences": 0}, "`num_return_sequences` is 0"),
+        ({"early_stopping": "sometimes"}, "`early_stopping` is 'sometimes'"),
     ],
 )
 def test_options_without_meaning_are_refused(options: dict[str, Any], message: str) -> None:
@@ -281,7 +281,7 @@ def test_options_without_meaning_are_refused(options: dict[str, Any], message: s
 def test_captions_of_no_token_or_too_many_are_refused(
     decoder: TransformerDecoder, features: Features
 ) -> None:
-    with pytest.raises(GenerationError, match="max_new_tokens is 0"):
+    with pytest.raises(GenerationError, match="`max_new_tokens` is 0"):
         decode(decoder, features, Greedy(), steps=0)
     longest = program(decoder, Greedy(), 8, EOS, PAD)  # the eighth token is never read
     assert jax.eval_shape(longest, features).tokens.shape == (PICTURES, 1, 8)

@@ -128,12 +128,12 @@ def test_scores_are_the_models_own_whatever_is_filtered(chain: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "temperature is 0"),
-        ({"top_k": -1}, "top_k is -1"),
-        ({"top_p": 0.0}, "top_p is 0"),
-        ({"min_p": 1.5}, "min_p is 1.5"),
-        ({"num_return_sequences": 0}, "num_return_sequences is 0"),
-        ({"num_return_sequences": 3, "best_of": 2}, "best_of is 2"),
+        ({"temperature": 0.0}, "`temperature` is 0"),
+        ({"top_k": -1}, "`top_k` is -1"),
+        ({"top_p": 0.0}, "`top_p` is 0"),
+        ({"min_p": 1.5}, "`min_p` is 1.5"),
+        ({"num_return_sequences": 0}, "`num_return_sequences` is 0"),
+        ({"num_return_sequences": 3, "best_of": 2}, "`best_of` is 2"),
     ],
 )
 def test_options_without_meaning_are_refused(options: dict[str, Any], message: str) -> None:

@@ -163,11 +163,11 @@ def test_more_alternatives_than_beams_widen_the_beam(tiny_captioner: Captioner) 
     ("options", "message"),
     [
         ({"num_beam": 2}, r"'num_beam'; did you mean num_beams\?"),
-        ({"num_beams": 0}, "num_beams is 0"),
-        ({"num_return_sequences": 0}, "num_return_sequences is 0"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"num_beams": 0}, "`num_beams` is 0"),
+        ({"num_return_sequences": 0}, "`num_return_sequences` is 0"),
+        ({"max_new_tokens": 0}, "`max_new_tokens` is 0"),
         ({"max_new_tokens": 17}, "16 positions and 17 are needed"),
-        ({"early_stopping": "soon"}, "early_stopping is 'soon'"),
+        ({"early_stopping": "soon"}, "`early_stopping` is 'soon'"),
     ],
 )
 def test_bad_options_are_refused(

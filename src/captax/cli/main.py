@@ -25,7 +25,8 @@ from captax.cli import (
     serve,
     train,
 )
-from captax.errors import CaptaxError
+from captax.cli.options import spelt
+from captax.errors import CaptaxError, OptionError
 
 WRONG_USE = 2
 # What typer raises for wrong use is of the click that it carries, or of click itself.
@@ -87,6 +88,8 @@ def main() -> None:
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "captax"
         message = f"{error.format_message().rstrip('.')}; see `{command} --help`"
+    except OptionError as error:
+        message = spelt(str(error))
     except CaptaxError as error:
         message = str(error)
     print(f"captax: {message}", file=sys.stderr)

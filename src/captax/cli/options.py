@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -28,17 +29,21 @@ class Format(StrEnum):
 
 Formatted = Annotated[
     Format | None,
-    typer.Option("--format", help="Default: jsonl for an --out of that suffix, else text."),
+    typer.Option("--format", help="Default: jsonl if --out ends in .jsonl, else text."),
 ]
-Out = Annotated[Path | None, typer.Option(help="Write here instead of to the screen.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit, of a model on the hub.")]
+Out = Annotated[Path | None, typer.Option(help="Output file. Default: the screen.")]
+Revision = Annotated[
+    str | None,
+    typer.Option(help="Branch, tag or commit of a model on the hub. Default: its main branch."),
+]
 Offline = Annotated[
-    bool, typer.Option("--offline", help="Take hub models only from what was fetched before.")
+    bool, typer.Option("--offline", help="Use only hub models that were downloaded before.")
 ]
 Model = Annotated[
     str | None,
-    typer.Option(help="Checkpoint directory or hub name; default: the built-in captioner."),
+    typer.Option(help="Checkpoint directory or hub name. Default: the built-in captioner."),
 ]
+BatchSize = Annotated[int, typer.Option(min=1, help="Inputs that go through the model at once.")]
 
 
 class Dtype(StrEnum):
@@ -53,8 +58,7 @@ Loaded = Annotated[
     Dtype,
     typer.Option(
         "--dtype",
-        help="Of the weights in memory; bfloat16 is quickest where products of it are: on TPUs, "
-        "GPUs and CPUs with AMX.",
+        help="Type of the weights in memory. bfloat16 is fastest on TPUs, GPUs and CPUs with AMX.",
     ),
 ]
 # What commands exit with when they went on past inputs that could not be read.
@@ -66,6 +70,7 @@ def load_captioner(name: str | PathLike[str] | None, **loading: Any) -> "Caption
 
     Raises `CaptaxError` for what holds no captioner.
     """
+    # Start-up time.
     from captax.compilation import persist_compiled_programs
     from captax.pipelines.captioner import Captioner
     from captax.pipelines.loading import load
@@ -74,8 +79,8 @@ def load_captioner(name: str | PathLike[str] | None, **loading: Any) -> "Caption
     loaded: Any = load(name, **loading)
     if not isinstance(loaded, Captioner):
         raise CaptaxError(
-            f"{name}: holds a {type(loaded).__name__}, which cannot caption; `captax classify` is "
-            "for classifiers, `captax generate` for text generators"
+            f"{name}: holds a {type(loaded).__name__}, which cannot caption; use `captax classify` "
+            "for a classifier, `captax generate` for a text generator"
         )
     return loaded
 
@@ -89,41 +94,76 @@ class EarlyStopping(StrEnum):
 
 
 def _decoding(kind: Any, panel: str, help: str, **rules: Any) -> Any:
-    return Annotated[kind, typer.Option(help=help, rich_help_panel=panel, **rules)]
+    # What is not given is as the checkpoint's generation_config.json has it.
+    default = "0" if help.startswith("Seed") else "the checkpoint's"
+    return Annotated[
+        kind, typer.Option(help=help, rich_help_panel=panel, show_default=default, **rules)
+    ]
 
 
 _SEARCH, _LENGTH, _SAMPLING, _WORDS = "Search", "Length", "Sampling", "Words"
-# By the names of `GenerationConfig`; what is not given is as the checkpoint has it.
+# By the names of `GenerationConfig`.
 DECODING: dict[str, Any] = {
-    "num_beams": _decoding(int | None, _SEARCH, "1 is greedy.", min=1),
+    "num_beams": _decoding(int | None, _SEARCH, "Beams of the search; 1 is greedy.", min=1),
     "early_stopping": _decoding(
         EarlyStopping | None,
         _SEARCH,
-        "Stop at num_beams ends (true), when none could do better now (false), or at all (never).",
+        "When the search for a picture ends. true: as soon as num_beams captions have ended. "
+        "false: when no open beam scores better now. never: when none could at any length.",
     ),
-    "num_return_sequences": _decoding(int | None, _SEARCH, "How many; best first of beams.", min=1),
-    "num_beam_groups": _decoding(int | None, _SEARCH, "Groups that avoid one another.", min=1),
-    "diversity_penalty": _decoding(float | None, _SEARCH, "For words of earlier groups.", min=0),
-    "max_new_tokens": _decoding(int | None, _LENGTH, "At most so many tokens.", min=1),
-    "min_new_tokens": _decoding(int | None, _LENGTH, "At least so many tokens.", min=0),
-    "max_length": _decoding(int | None, _LENGTH, "At most so many with the prompt's.", min=1),
-    "min_length": _decoding(int | None, _LENGTH, "At least so many with the prompt's.", min=0),
-    "length_penalty": _decoding(float | None, _LENGTH, "Above 0 favours length."),
-    "do_sample": _decoding(bool | None, _SAMPLING, "Draw words by their probabilities."),
-    "seed": _decoding(int | None, _SAMPLING, "Of the draws, with each one's place in the input."),
+    "num_return_sequences": _decoding(
+        int | None, _SEARCH, "Captions for each input; those of a search come best first.", min=1
+    ),
+    "num_beam_groups": _decoding(
+        int | None, _SEARCH, "Groups of beams that avoid each other's words.", min=1
+    ),
+    "diversity_penalty": _decoding(
+        float | None, _SEARCH, "Penalty for words that earlier groups chose.", min=0
+    ),
+    "max_new_tokens": _decoding(int | None, _LENGTH, "Most tokens to write.", min=1),
+    "min_new_tokens": _decoding(int | None, _LENGTH, "Fewest tokens to write.", min=0),
+    "max_length": _decoding(int | None, _LENGTH, "Most tokens, with those of the prompt.", min=1),
+    "min_length": _decoding(int | None, _LENGTH, "Fewest tokens, with those of the prompt.", min=0),
+    "length_penalty": _decoding(float | None, _LENGTH, "Above 0 the search favours long texts."),
+    "do_sample": _decoding(bool | None, _SAMPLING, "Draw tokens by their probabilities."),
+    "seed": _decoding(
+        int | None, _SAMPLING, "Seed of the draws; each input also counts by its place."
+    ),
     "temperature": _decoding(float | None, _SAMPLING, "Above 1 draws more evenly."),
-    "top_k": _decoding(int | None, _SAMPLING, "Among the k most probable; 0: all.", min=0),
-    "top_p": _decoding(float | None, _SAMPLING, "Among the most probable of that mass."),
-    "min_p": _decoding(float | None, _SAMPLING, "Among those at least so probable as the best."),
-    "best_of": _decoding(int | None, _SAMPLING, "Draw so many, return the best by score.", min=1),
-    "repetition_penalty": _decoding(float | None, _WORDS, "Above 1 discourages repeats."),
-    "no_repeat_ngram_size": _decoding(int | None, _WORDS, "No n-gram of it twice.", min=0),
-    "bad_words": _decoding(list[str] | None, _WORDS, "Never say it; may be repeated."),
-    "force_words": _decoding(list[str] | None, _WORDS, "Always say it; may be repeated."),
-    "suppress_tokens": _decoding(list[int] | None, _WORDS, "Never this token id; repeatable."),
-    "begin_suppress_tokens": _decoding(list[int] | None, _WORDS, "Not as the first; repeatable."),
-    "forced_bos_token_id": _decoding(int | None, _WORDS, "Begin with this token id."),
-    "forced_eos_token_id": _decoding(int | None, _WORDS, "End with this token id at the longest."),
+    "top_k": _decoding(
+        int | None, _SAMPLING, "Draw among the k most probable tokens; 0 is all.", min=0
+    ),
+    "top_p": _decoding(
+        float | None, _SAMPLING, "Draw among the most probable tokens with this total probability."
+    ),
+    "min_p": _decoding(
+        float | None,
+        _SAMPLING,
+        "Draw among tokens with at least this share of the best one's probability.",
+    ),
+    "best_of": _decoding(
+        int | None, _SAMPLING, "Draw this many texts and keep those with the best scores.", min=1
+    ),
+    "repetition_penalty": _decoding(
+        float | None, _WORDS, "Above 1 discourages tokens that were written before."
+    ),
+    "no_repeat_ngram_size": _decoding(
+        int | None, _WORDS, "Write no n-gram of this size twice; 0 allows all.", min=0
+    ),
+    "bad_words": _decoding(
+        list[str] | None, _WORDS, "Word or phrase that never occurs; repeat the option for more."
+    ),
+    "force_words": _decoding(
+        list[str] | None, _WORDS, "Word or phrase that always occurs; repeat the option for more."
+    ),
+    "suppress_tokens": _decoding(
+        list[int] | None, _WORDS, "Token id that never occurs; repeat the option for more."
+    ),
+    "begin_suppress_tokens": _decoding(
+        list[int] | None, _WORDS, "Token id that never comes first; repeat the option for more."
+    ),
+    "forced_bos_token_id": _decoding(int | None, _WORDS, "Token id to begin with."),
+    "forced_eos_token_id": _decoding(int | None, _WORDS, "Token id to end with at full length."),
 }
 
 
@@ -169,3 +209,13 @@ def output(out: Path | None) -> Iterator[TextIO]:
         return
     with replacing(out) as partial, partial.open("w", encoding="utf-8") as file:
         yield file
+
+
+def spelt(message: str) -> str:
+    """A message of `OptionError` with its options as they are given on the command line."""
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found[1].replace("_", "-"), found[2]
+        return f"--{name}" if value in (None, "True") else f"--{name} {value}"
+
+    return re.sub(r"`(\w+)(?:=([^`]*))?`", option, message)

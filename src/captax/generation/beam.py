@@ -49,15 +49,15 @@ class Beam:
 
     def __post_init__(self) -> None:
         if self.num_beams < 1:
-            raise GenerationError(f"num_beams is {self.num_beams}: give 1 or more")
+            raise GenerationError(f"`num_beams` is {self.num_beams}; it must be 1 or more")
         if not 1 <= self.num_return_sequences <= self.num_beams:
             raise GenerationError(
-                f"num_return_sequences is {self.num_return_sequences}: give 1 to num_beams "
-                f"({self.num_beams})"
+                f"`num_return_sequences` is {self.num_return_sequences}; it must be from 1 to "
+                f"`num_beams`, which is {self.num_beams}"
             )
         if self.early_stopping not in (True, False, "never"):
             raise GenerationError(
-                f"early_stopping is {self.early_stopping!r}: give True, False or 'never'"
+                f"`early_stopping` is {self.early_stopping!r}; use True, False or 'never'"
             )
 
     @property
@@ -213,11 +213,13 @@ class DiverseBeam:
     def __post_init__(self) -> None:
         if self.num_beam_groups < 1 or self.num_beams % self.num_beam_groups:
             raise GenerationError(
-                f"num_beam_groups is {self.num_beam_groups}: give a divisor of num_beams "
-                f"({self.num_beams})"
+                f"`num_beam_groups` is {self.num_beam_groups}; it must divide `num_beams`, which "
+                f"is {self.num_beams}"
             )
         if self.diversity_penalty < 0:
-            raise GenerationError(f"diversity_penalty is {self.diversity_penalty}: give 0 or more")
+            raise GenerationError(
+                f"`diversity_penalty` is {self.diversity_penalty}; it must be 0 or more"
+            )
         Beam(num_beams=self.num_beams, num_return_sequences=self.num_return_sequences)
         _ = self.group
 

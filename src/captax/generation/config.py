@@ -89,7 +89,8 @@ class GenerationConfig:
         if self.do_sample:
             if self.num_beams > 1:
                 raise GenerationError(
-                    f"do_sample with num_beams {self.num_beams} is not supported: give num_beams=1"
+                    f"`do_sample=True` is not supported with {self.num_beams} beams; use "
+                    "`num_beams=1`"
                 )
             sampling = ("temperature", "top_k", "top_p", "min_p", "num_return_sequences", "best_of")
             return Sample(
@@ -97,7 +98,7 @@ class GenerationConfig:
                 **{name: getattr(self, name) for name in sampling},
             )
         if self.best_of is not None:
-            raise GenerationError("best_of is for sampling: give do_sample=True too")
+            raise GenerationError("`best_of` only applies to sampling; add `do_sample=True`")
         if self.num_beams == 1 and self.num_return_sequences == 1:
             return Greedy(length_penalty=self.length_penalty)
         shared: dict[str, Any] = {
@@ -108,7 +109,9 @@ class GenerationConfig:
         }
         if self.num_beam_groups == 1:
             if self.diversity_penalty:
-                raise GenerationError("diversity_penalty is for groups: give num_beam_groups too")
+                raise GenerationError(
+                    "`diversity_penalty` only applies to groups of beams; add `num_beam_groups`"
+                )
             return Beam(**shared)
         return DiverseBeam(
             num_beam_groups=self.num_beam_groups, diversity_penalty=self.diversity_penalty, **shared
@@ -120,11 +123,11 @@ class GenerationConfig:
         names = [field.name for field in dataclasses.fields(Constraints)]
         if not self.repetition_penalty > 0:
             raise GenerationError(
-                f"repetition_penalty is {self.repetition_penalty}: give more than 0, 1 for none"
+                f"`repetition_penalty` is {self.repetition_penalty}; use more than 0 (1 is none)"
             )
         for name in ("no_repeat_ngram_size", "min_length", "min_new_tokens"):
             if getattr(self, name) < 0:
-                raise GenerationError(f"{name} is {getattr(self, name)}: give 0 or more")
+                raise GenerationError(f"`{name}` is {getattr(self, name)}; it must be 0 or more")
         return Constraints(**{name: getattr(self, name) for name in names})
 
     @property
@@ -141,28 +144,30 @@ class GenerationConfig:
         if self.max_new_tokens is not None:
             limits = prompts + self.max_new_tokens
             if self.max_new_tokens < 1:
-                raise GenerationError(f"max_new_tokens is {self.max_new_tokens}: give 1 or more")
+                raise GenerationError(
+                    f"`max_new_tokens` is {self.max_new_tokens}; it must be 1 or more"
+                )
         elif self.max_length is not None:
             limits = np.full_like(prompts, self.max_length)
             if self.max_length <= prompts.max():
                 raise GenerationError(
-                    f"max_length is {self.max_length} and a prompt has {prompts.max()} tokens, "
-                    "which it counts: give more, or max_new_tokens"
+                    f"`max_length` is {self.max_length} and counts the prompt, which has "
+                    f"{prompts.max()} tokens; use more, or use `max_new_tokens`"
                 )
         else:
             limits = np.minimum(prompts + DEFAULT_NEW_TOKENS, max_positions)
             limits = np.maximum(limits, prompts + 1)
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise GenerationError(
-                f"min_new_tokens is {self.min_new_tokens}, more than max_new_tokens "
-                f"({self.max_new_tokens})"
+                f"`min_new_tokens` is {self.min_new_tokens}; it must be at most `max_new_tokens`, "
+                f"which is {self.max_new_tokens}"
             )
         needed = sum(min(map(len, phrase)) for phrase in self.force_words_ids)
         room = int((limits - prompts).min()) - bool(self.forced_eos_token_id)
         if room < needed:
             raise GenerationError(
-                f"the words that captions must hold have {needed} tokens and captions {room}: "
-                "give a higher max_new_tokens"
+                f"the required words need {needed} tokens and a caption has {room}; use a higher "
+                "`max_new_tokens`"
             )
         return limits
 
@@ -176,21 +181,25 @@ class GenerationConfig:
         known = [field.name for field in dataclasses.fields(self)]
         for name in options:
             if name in UNSUPPORTED:
-                raise GenerationError(f"the option {name} of transformers is not supported")
+                raise GenerationError(
+                    f"captax does not support the option `{name}` of transformers; leave it out"
+                )
             if name not in known:
                 raise GenerationError(f"unknown option {name!r}{nearest(name, known)}")
         if not options.get("do_sample", self.do_sample):
             for name in ("temperature", "top_k", "top_p", "min_p"):
                 if options.get(name, getattr(self, name)) != getattr(self, name):
-                    raise GenerationError(f"{name} is for sampling: give do_sample=True too")
+                    raise GenerationError(
+                        f"`{name}` only applies to sampling; add `do_sample=True`"
+                    )
         if options.get("do_sample"):
             options.setdefault("num_beams", 1)
         elif "num_return_sequences" in options and not options.get("do_sample", self.do_sample):
             count, beams = options["num_return_sequences"], options.get("num_beams")
             if beams is not None and count > beams:
                 raise GenerationError(
-                    f"num_return_sequences is {count}, more than num_beams ({beams}): give as many "
-                    "beams, or do_sample=True"
+                    f"`num_return_sequences` is {count}, more than `num_beams`, which is {beams}; "
+                    f"use `num_beams={count}`, or `do_sample=True`"
                 )
             options["num_beams"] = beams or max(count, self.num_beams)
         if options.get("max_length") is not None:
@@ -213,8 +222,8 @@ class GenerationConfig:
                 continue
             if name not in SAMPLING or said.get("do_sample"):
                 warnings.warn(
-                    f"the checkpoint asks for {name}={said[name]!r} in decoding, which captax does "
-                    "not do: captions may differ from those of transformers",
+                    f"the checkpoint sets the decoding option {name}={said[name]!r}, which captax "
+                    "does not support; captions may differ from those of transformers",
                     stacklevel=2,
                 )
         known = {field.name for field in dataclasses.fields(cls)}
@@ -233,7 +242,7 @@ class GenerationConfig:
         try:
             options = _frozen(options)
         except (TypeError, LookupError) as error:
-            raise GenerationError(f"where lists of tokens are expected: {error}") from None
+            raise GenerationError(f"a list of token ids was expected: {error}") from None
         return cls(**checked_fields(cls, options))
 
     def write(self) -> dict[str, Any]:

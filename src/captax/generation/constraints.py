@@ -153,7 +153,9 @@ def _among(scores: Scores, ids: Sequence[int]) -> Bool[np.ndarray, " vocab"]:
     vocab = scores.shape[-1]
     outside = [index for index in ids if not 0 <= index < vocab]
     if outside:
-        raise GenerationError(f"tokens {outside} are not in the vocabulary, which has {vocab}")
+        raise GenerationError(
+            f"token ids {outside} are not in the vocabulary; use ids from 0 to {vocab - 1}"
+        )
     found = np.zeros(vocab, bool)
     found[list(ids)] = True
     return found

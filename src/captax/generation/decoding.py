@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
-from captax.errors import CaptaxError
+from captax.errors import OptionError
 
 # Stands for minus infinity, but finite, so that sums and differences stay numbers.
 NEVER = -1e9
@@ -18,8 +18,8 @@ Constrain = Callable[
 ]
 
 
-class GenerationError(CaptaxError):
-    """A decoding option that has no meaning."""
+class GenerationError(OptionError):
+    """Decoding options, prompts or captions that the model cannot follow."""
 
 
 @dataclasses.dataclass(frozen=True)

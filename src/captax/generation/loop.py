@@ -96,7 +96,7 @@ def generate(
         first, limit = prompt.lengths[:, None], prompt.limits[:, None]
     else:
         if max_new_tokens is None or max_new_tokens < 1:
-            raise GenerationError(f"max_new_tokens is {max_new_tokens}: give 1 or more")
+            raise GenerationError(f"`max_new_tokens` is {max_new_tokens}; it must be 1 or more")
         given, begun = prompt, prompt.shape[1]
         first, limit = begun, begun + max_new_tokens
         time = limit

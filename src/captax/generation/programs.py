@@ -41,7 +41,9 @@ def seeds_of(seed: int | Sequence[int], places: Sequence[int]) -> list[tuple[int
     if isinstance(seed, int):
         return [(seed, place) for place in places]
     if places and max(places) >= len(seed):
-        raise GenerationError(f"{len(seed)} seeds are given for more inputs: give one for each")
+        raise GenerationError(
+            f"there are more inputs than seeds ({len(seed)}); give one seed for each"
+        )
     return [(seed[place], 0) for place in places]
 
 

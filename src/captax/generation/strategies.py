@@ -127,21 +127,21 @@ class Sample(Greedy):
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise GenerationError(f"temperature is {self.temperature}: give more than 0")
+            raise GenerationError(f"`temperature` is {self.temperature}; it must be more than 0")
         if self.top_k < 0:
-            raise GenerationError(f"top_k is {self.top_k}: give 1 or more, or 0 for all tokens")
+            raise GenerationError(f"`top_k` is {self.top_k}; use 1 or more, or 0 for all tokens")
         if not 0 < self.top_p <= 1:
-            raise GenerationError(f"top_p is {self.top_p}: give more than 0 and at most 1")
+            raise GenerationError(f"`top_p` is {self.top_p}; it must be more than 0 and at most 1")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise GenerationError(f"min_p is {self.min_p}: give 0 to 1")
+            raise GenerationError(f"`min_p` is {self.min_p}; it must be from 0 to 1")
         if self.num_return_sequences < 1:
             raise GenerationError(
-                f"num_return_sequences is {self.num_return_sequences}: give 1 or more"
+                f"`num_return_sequences` is {self.num_return_sequences}; it must be 1 or more"
             )
         if self.best_of is not None and self.best_of < self.num_return_sequences:
             raise GenerationError(
-                f"best_of is {self.best_of}: give num_return_sequences "
-                f"({self.num_return_sequences}) or more"
+                f"`best_of` is {self.best_of}; it must be at least `num_return_sequences`, which "
+                f"is {self.num_return_sequences}"
             )
 
     @property
