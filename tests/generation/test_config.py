@@ -149,7 +149,7 @@ def test_stored_beam_sampling_is_refused_not_changed() -> None:
     [
         ({"no_repeat_ngram": 3}, r"unknown option 'no_repeat_ngram'; did you mean no_repeat_ngram"),
         ({"lenght_penalty": 3}, r"did you mean length_penalty\?"),
-        ({"zzz": 3}, "unknown option 'zzz'; known are num_beams,"),
+        ({"zzz": 3}, "unknown option 'zzz'; known options: num_beams,"),
         ({"typical_p": 0.3}, "does not support the option `typical_p` of transf"),
         (
             {"do_sample": True, "num_beams": 2},

@@ -1,4 +1,4 @@
-"""Beam search, and beam search in groups that keep away from one another.
+"""Beam search, and beam search in groups that avoid each other's tokens.
 
 Option names and semantics are those of transformers' `generate`.
 
@@ -17,9 +17,9 @@ from captax.generation.decoding import NEVER, Decoding, GenerationError, is_any
 
 @struct.dataclass
 class _Beams:
-    """State of beam search: hypotheses still growing, and the best of those that are `done`.
+    """State of beam search: the open hypotheses, and the best of those that have ended (`done`).
 
-    A picture no longer `live` takes no more, however long others of its batch go on.
+    A picture that is not `live` takes no more hypotheses, however long the rest of its batch runs.
     """
 
     live: Bool[Array, " batch"]
@@ -34,12 +34,12 @@ class _Beams:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Beam:
-    """Beam search: the `num_beams` best prefixes grow together.
+    """Beam search: the `num_beams` best open hypotheses are continued together.
 
-    A hypothesis that ended scores its summed log-probability over its length to the power of
+    The score of a hypothesis is its summed log-probability divided by its length to the power of
     `length_penalty`. `early_stopping` says when a picture is finished: `True`, as soon as
-    `num_beams` hypotheses ended; `False`, when no live one could score better if it ended now;
-    `"never"`, when none could at any length.
+    `num_beams` hypotheses have ended; `False`, when no open one would score better if it ended now;
+    `"never"`, when none could score better at any length.
     """
 
     num_beams: int = 3
@@ -62,11 +62,11 @@ class Beam:
 
     @property
     def beams(self) -> int:
-        """Hypotheses a picture."""
+        """Hypotheses for each picture."""
         return self.num_beams
 
     def start(self, tokens: Int[Array, "batch time"], alive: Bool[Array, " batch"]) -> _Beams:
-        """All beams begin alike: only the first may speak, or each would say the same."""
+        """The state before the first choice. Only the first beam counts: all of them are equal."""
         batch, time = tokens.shape
         rows = jnp.broadcast_to(tokens[:, None], (batch, self.num_beams, time))
         nothing = jnp.full((batch, self.num_beams), NEVER)
@@ -89,14 +89,14 @@ class Beam:
         position: Int[Array, ""],
         handicap: Float[Array, "batch 1 vocab"] | float = 0.0,
     ) -> _Beams:
-        """Every beam goes on by a token, `handicap` taken from the log-probabilities first."""
+        """Add a token to every beam; `handicap` is subtracted from the log-probabilities first."""
         batch, beams = state.totals.shape
         vocab = logits.shape[-1]
         logits = logits.reshape(batch, beams, vocab)
         logprobs = jax.nn.log_softmax(logits.astype(jnp.float32)) - handicap
         logprobs = decoding.constrain(logprobs, state.tokens, position)
         totals = state.totals[..., None] + logprobs
-        # So many more than live beams that enough go on even if each of them could end here.
+        # Enough candidates that `beams` of them stay open even if every beam could end here.
         candidates = max(2, 1 + len(decoding.eos)) * beams
         totals, flat = jax.lax.top_k(totals.reshape(batch, -1), candidates)
         parents, chosen = flat // vocab, (flat % vocab).astype(jnp.int32)
@@ -107,7 +107,7 @@ class Beam:
 
         length = jnp.asarray(position + 1 - decoding.prompt).astype(jnp.float32)
         may_end = ended & (jnp.arange(candidates) < beams) & state.live[:, None]
-        may_end &= totals > NEVER / 2  # there may be fewer captions than beams
+        may_end &= totals > NEVER / 2  # early on there are fewer hypotheses than beams
         scores = jnp.where(may_end, totals / length**self.length_penalty, NEVER)
         done_scores, best = jax.lax.top_k(jnp.concatenate([state.done_scores, scores], 1), beams)
         done_tokens = _pick(jnp.concatenate([state.done_tokens, tokens], 1), best)
@@ -132,7 +132,7 @@ class Beam:
     def _improvable(
         self, decoding: Decoding, state: _Beams, length: Array
     ) -> Bool[Array, " batch"]:
-        """Pictures for which a live hypothesis may still beat the worst that ended."""
+        """The pictures whose best open hypothesis may still beat the worst one that has ended."""
         if self.early_stopping is True:
             return (state.done_scores <= NEVER / 2).any(-1)
         if self.early_stopping == "never" and self.length_penalty > 0:
@@ -147,7 +147,7 @@ class Beam:
         tokens: Int[Array, "batch beams time"],
         position: Int[Array, ""] | int,
     ) -> Float[Array, "batch beams vocab"]:
-        """As constraints have changed them."""
+        """The log-probabilities after constraints."""
         logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
         return decoding.constrain(logprobs, tokens, jnp.asarray(position))
 
@@ -158,7 +158,7 @@ class Beam:
         Float[Array, "batch returned time"],
         Float[Array, "batch returned"],
     ]:
-        """`num_return_sequences` captions a picture, best first."""
+        """`num_return_sequences` captions for each picture, best first."""
         count = self.num_return_sequences
         scores = state.done_scores[:, :count]
         logprobs = jnp.where(scores[..., None] > NEVER / 2, state.done_logprobs[:, :count], 0)
@@ -173,17 +173,17 @@ class _Groups:
 
     @property
     def live(self) -> Bool[Array, "batch groups"]:
-        """Where a group goes on."""
+        """Which groups have not finished."""
         return jnp.stack([group.live for group in self.groups], axis=1)
 
     @property
     def tokens(self) -> Int[Array, "batch beams time"]:
-        """Group by group."""
+        """The tokens of all groups, group by group."""
         return jnp.concatenate([group.tokens for group in self.groups], axis=1)
 
     @property
     def parents(self) -> Int[Array, "batch beams"]:
-        """Rows among those of all groups."""
+        """Parents as rows of all groups together."""
         batch, size = self.groups[0].parents.shape
         first = jnp.arange(batch)[:, None] * size
         beams = size * len(self.groups)
@@ -195,12 +195,12 @@ class _Groups:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiverseBeam:
-    """Groups of beams, each searching for itself but for what it loses by saying the same.
+    """Beam search in groups, which lose score when they choose the tokens of earlier groups.
 
-    Vijayakumar et al. (https://arxiv.org/abs/1610.02424): the groups choose one after the other,
-    and a token loses `diversity_penalty` for every beam of an earlier group that goes on with it at
-    the same step, a loss that scores include. Returned are the best of all groups, some of which
-    may be the same.
+    Vijayakumar et al. (https://arxiv.org/abs/1610.02424): the groups choose one after the other. A
+    token loses `diversity_penalty` for every beam of an earlier group that chose it at the same
+    step; scores include this loss. The best captions of all groups are returned; two of them may be
+    equal.
     """
 
     num_beams: int = 4
@@ -230,7 +230,7 @@ class DiverseBeam:
 
     @property
     def group(self) -> Beam:
-        """The search of each group."""
+        """The beam search of one group."""
         size = self.num_beams // self.num_beam_groups
         return Beam(
             num_beams=size,
@@ -240,7 +240,7 @@ class DiverseBeam:
         )
 
     def start(self, tokens: Int[Array, "batch time"], alive: Bool[Array, " batch"]) -> _Groups:
-        """All groups begin alike."""
+        """The state before the first choice, equal in all groups."""
         return _Groups(groups=(self.group.start(tokens, alive),) * self.num_beam_groups)
 
     def choose(
@@ -250,7 +250,7 @@ class DiverseBeam:
         logits: Float[Array, "rows vocab"],
         position: Int[Array, ""],
     ) -> _Groups:
-        """Every group goes on, in turn."""
+        """Continue the groups, one after the other."""
         batch, vocab = len(state.groups[0].live), logits.shape[-1]
         parts = logits.reshape(batch, self.num_beam_groups, -1, vocab)
         taken = jnp.zeros((batch, 1, vocab))
@@ -260,7 +260,7 @@ class DiverseBeam:
             handicap = self.diversity_penalty * taken
             chosen.append(self.group.choose(decoding, group, part, position, handicap))
             last = chosen[-1].tokens[:, :, position]
-            # A group that has finished stands in nobody's way.
+            # A group that has finished penalises no other.
             here = jnp.broadcast_to(group.live[:, None], last.shape).astype(jnp.float32)
             taken = taken.at[jnp.arange(batch)[:, None], 0, last].add(here)
         return _Groups(groups=tuple(chosen))
@@ -272,7 +272,7 @@ class DiverseBeam:
         tokens: Int[Array, "batch beams time"],
         position: Int[Array, ""] | int,
     ) -> Float[Array, "batch beams vocab"]:
-        """As `Beam`'s: a caption by itself is handicapped by no other."""
+        """As in `Beam`: for a single caption there is no other group to lose score to."""
         return self.group.logprobs(decoding, logits, tokens, position)
 
     def finish(
@@ -282,7 +282,7 @@ class DiverseBeam:
         Float[Array, "batch returned time"],
         Float[Array, "batch returned"],
     ]:
-        """`num_return_sequences` captions a picture, best first."""
+        """`num_return_sequences` captions for each picture, best first."""
         found = zip(*map(self.group.finish, state.groups), strict=True)
         tokens, logprobs, scores = (jnp.concatenate(each, axis=1) for each in found)
         scores, best = jax.lax.top_k(scores, self.num_return_sequences)
@@ -290,5 +290,5 @@ class DiverseBeam:
 
 
 def _pick(x: Array, index: Int[Array, "batch to"]) -> Array:
-    """Of `x` [batch from ...], for each picture the entries `index`: [batch to ...]."""
+    """The entries `index` of `x` [batch from ...] for each picture: [batch to ...]."""
     return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)

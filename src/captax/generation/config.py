@@ -1,4 +1,4 @@
-"""How text is decoded unless a call says otherwise."""
+"""The decoding options of a checkpoint, which a call may change."""
 
 import dataclasses
 import difflib
@@ -14,10 +14,11 @@ from captax.generation.decoding import GenerationError, Strategy
 from captax.generation.strategies import Greedy, Sample
 from captax.models.config import Roles, checked_fields
 
-# New tokens where nobody says how many, as transformers has it.
+# New tokens if neither the checkpoint nor the caller gives a limit, as in transformers.
 DEFAULT_NEW_TOKENS = 20
 
-# What transformers' `generate` does and captax does not, and the values that ask for nothing.
+# Options of transformers' `generate` that captax does not support, with the values that have no
+# effect.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "constraints": (),
     "dola_layers": (),
@@ -36,22 +37,23 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "typical_p": (1.0,),
     "watermarking_config": (),
 }
-# These of them are for sampling.
+# Those that only apply to sampling.
 SAMPLING = ("epsilon_cutoff", "eta_cutoff", "top_h", "typical_p")
-# Written into what captax saves: families whose `generate` of transformers ignores what a
-# checkpoint says of decoding then still decode as they were saved to.
+# Marks what captax saved. For some families transformers ignores the decoding options of a
+# checkpoint; captax obeys those that it wrote itself.
 MARK = {"saved_by": "captax"}
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
-    """Options bear the names of transformers' `generate`, and mean the same.
+    """Decoding options, with the names and the meaning that they have in transformers' `generate`.
 
-    Captions have at most `max_new_tokens` tokens or, where that is None, `max_length` with their
-    prompt; 20 new ones where both are, or fewer if the model can read no more. `min_length` counts
-    the prompt too. `best_of` captions are sampled and the highest-scoring returned.
-    `force_words_ids` holds phrases captions must contain, each a sequence of tokens or several, of
-    which one will do. Token ids that are None are the tokenizer's; `eos_token_id` may be several.
+    A caption has at most `max_new_tokens` tokens. If that is None, it has at most `max_length`
+    tokens together with its prompt; if both are None, 20 new tokens, or fewer if the model can read
+    no more. `min_length` counts the prompt too. `best_of` captions are sampled and those with the
+    highest scores returned. `force_words_ids` holds phrases that a caption must contain; each is a
+    sequence of tokens, or several sequences of which one is enough. A token id that is None is the
+    tokenizer's; `eos_token_id` may hold several ids.
     """
 
     num_beams: int = 3
@@ -85,7 +87,7 @@ class GenerationConfig:
 
     @property
     def strategy(self) -> Strategy:
-        """Greedy for one beam, else beam search, in groups if there are several; or sampling."""
+        """Sampling if `do_sample`; else greedy for one beam, and beam search for more."""
         if self.do_sample:
             if self.num_beams > 1:
                 raise GenerationError(
@@ -119,7 +121,7 @@ class GenerationConfig:
 
     @property
     def constraints(self) -> Constraints:
-        """What captions may not, or must, say. Raises `GenerationError` for what means nothing."""
+        """What captions must and must not contain. Raises `GenerationError` for invalid options."""
         names = [field.name for field in dataclasses.fields(Constraints)]
         if not self.repetition_penalty > 0:
             raise GenerationError(
@@ -137,9 +139,10 @@ class GenerationConfig:
         return eos if isinstance(eos, tuple) else () if eos is None else (eos,)
 
     def limits(self, prompts: np.ndarray, max_positions: int) -> np.ndarray:
-        """How many tokens captions may have with their prompts, which have so many.
+        """The largest number of tokens for each caption with its prompt.
 
-        Raises `GenerationError` when there is no room for a new one, or for what must be said.
+        `prompts` holds the number of tokens in each prompt. Raises `GenerationError` if there is no
+        room for a new token, or for the required words.
         """
         if self.max_new_tokens is not None:
             limits = prompts + self.max_new_tokens
@@ -172,11 +175,11 @@ class GenerationConfig:
         return limits
 
     def replace(self, **options: Any) -> "GenerationConfig":
-        """This with other options; more sequences than beams, where none are given, widen the beam.
+        """A copy with other options.
 
-        To sample, beams are given up unless they are asked for; and of `max_length` and
-        `max_new_tokens` the one that is given holds. Raises `GenerationError` for an option that
-        there is not.
+        More sequences than beams widen the beam, unless `num_beams` is given. `do_sample` sets one
+        beam, unless `num_beams` is given. `max_length` replaces `max_new_tokens`, and the reverse.
+        Raises `GenerationError` for an unknown option.
         """
         known = [field.name for field in dataclasses.fields(self)]
         for name in options:
@@ -208,10 +211,10 @@ class GenerationConfig:
 
     @classmethod
     def read(cls, stored: Mapping[str, Any], roles: Roles) -> "GenerationConfig":
-        """From a `generation_config.json`, or from a `config.json` that holds its keys.
+        """The options in a `generation_config.json`, or in a `config.json` that holds its keys.
 
-        `roles` are the token ids that the model's config names. What neither says is as
-        transformers has it: greedy, and 20 new tokens. Warns of options that captax does not do.
+        `roles` are the token ids that the model's config names. The defaults are those of
+        transformers: greedy, 20 new tokens. Warns of options that captax does not support.
         """
         ours = all(stored.get(key) == value for key, value in MARK.items())
         if roles.binding and not ours:
@@ -246,7 +249,7 @@ class GenerationConfig:
         return cls(**checked_fields(cls, options))
 
     def write(self) -> dict[str, Any]:
-        """The contents of a `generation_config.json`, which transformers reads too."""
+        """The contents of a `generation_config.json`, which transformers can read as well."""
         default = GenerationConfig(num_beams=1, max_new_tokens=None)
         always = ("num_beams", "length_penalty", "early_stopping", "num_return_sequences")
         contents = {
@@ -258,13 +261,13 @@ class GenerationConfig:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """A hint at what was meant."""
+    """A hint for a message about an unknown `name`."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+    return f"; did you mean {close[0]}?" if close else f"; known options: {', '.join(known)}"
 
 
 def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as the config holds them: tuples for lists, and none for None."""
+    """Options in the form that the config holds: tuples for lists, empty ones for None."""
     frozen: dict[str, Any] = {}
     for name, value in options.items():
         if name in ("suppress_tokens", "begin_suppress_tokens"):

@@ -1,4 +1,4 @@
-"""What captions may not, or must, say: pure functions of scores and of the tokens so far.
+"""What captions must and must not contain: pure functions of scores and of the tokens so far.
 
 Each computes what the logits processor of transformers by that name does; `Constraints` applies
 them in its order. Scores are logits, or log-probabilities in beam search.
@@ -20,7 +20,7 @@ from captax.generation.decoding import GenerationError
 Scores = Float[Array, "rows vocab"]
 Tokens = Int[Array, "rows time"]
 Position = Int[Array, ""] | int
-# How long each row's prompt, or caption, is: one number for all, or a column.
+# The length of each row's prompt or caption: one number for all, or a column.
 Length = Int[Array, "#rows 1"] | Int[Array, ""] | int
 
 Phrase = tuple[int, ...]
@@ -29,14 +29,14 @@ Phrase = tuple[int, ...]
 def penalise_repetition(
     scores: Scores, tokens: Tokens, position: Position, penalty: float
 ) -> Scores:
-    """Divide positive scores of tokens already there by the penalty, and multiply negative ones."""
+    """Divide the positive scores of tokens that occurred by the penalty; multiply negative ones."""
     filled = jnp.arange(tokens.shape[1]) < position
     seen = _marked(scores, tokens, jnp.broadcast_to(filled, tokens.shape))
     return jnp.where(seen, jnp.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
 def forbid_repeated_ngrams(scores: Scores, tokens: Tokens, position: Position, size: int) -> Scores:
-    """Forbid every token that would make an n-gram of that size which is already there."""
+    """Forbid every token that would repeat an n-gram of that size."""
     time = tokens.shape[1]
     windows = time - size + 1
     if windows < 1:
@@ -53,7 +53,7 @@ def forbid_repeated_ngrams(scores: Scores, tokens: Tokens, position: Position, s
 def forbid_phrases(
     scores: Scores, tokens: Tokens, position: Position, phrases: Sequence[Phrase]
 ) -> Scores:
-    """Forbid the last token of each phrase where the ones before it have just been said."""
+    """Forbid the last token of each phrase in rows that end with its other tokens."""
     for phrase in phrases:
         begun = _ends_with(tokens, position, phrase[:-1])
         scores = forbid(scores, phrase[-1:], begun[:, None])
@@ -70,7 +70,7 @@ def forbid(
 def force(
     scores: Scores, ids: Sequence[int], when: Bool[Array, "#rows 1"] | Bool[Array, ""]
 ) -> Scores:
-    """Allow only these tokens, and as certain, in the rows where `when` is true."""
+    """Allow only these tokens, with score 0, in the rows where `when` is true."""
     return jnp.where(when, jnp.where(_among(scores, ids), 0.0, -jnp.inf), scores)
 
 
@@ -84,15 +84,15 @@ def require_phrases(
     left: Length,
     eos: Sequence[int],
 ) -> Scores:
-    """Let no caption end before it has said each phrase, in any one of its spellings.
+    """Let no caption end before it contains each phrase, in any one of its spellings.
 
-    Until then eos is forbidden; and once only so many tokens are `left` as the missing phrases
-    need, their next token is the only one allowed, whatever else forbids it. So every caption with
-    room for all phrases holds them.
+    Until then eos is forbidden. When only as many tokens are `left` as the missing phrases need,
+    their next token is the only one allowed, even if another constraint forbids it. So every
+    caption that has room for all phrases contains them.
     """
     missing, next_token = _progress(tokens, position, phrases)
     scores = forbid(scores, eos, (missing > 0)[:, None])
-    # A token of free choice may break a phrase off that was begun: then all of it is to be said.
+    # A free choice may have interrupted a phrase; then the whole phrase is still missing.
     urgent = (missing > 0)[:, None] & (left - 1 < missing[:, None])
     wanted = jnp.arange(scores.shape[1]) == next_token[:, None]
     return jnp.where(urgent, jnp.where(wanted, unconstrained, -jnp.inf), scores)
@@ -101,7 +101,7 @@ def require_phrases(
 def _progress(
     tokens: Tokens, position: Position, phrases: Sequence[tuple[Phrase, ...]]
 ) -> tuple[Int[Array, " rows"], Int[Array, " rows"]]:
-    """How many tokens missing phrases have, and the next of the one that is furthest begun."""
+    """The number of tokens in missing phrases, and the next token of the most complete one."""
     rows = len(tokens)
     missing = jnp.zeros(rows, jnp.int32)
     best = jnp.full(rows, -1, jnp.int32)
@@ -142,7 +142,7 @@ def _ends_with(tokens: Tokens, position: Position, phrase: Phrase) -> Bool[Array
 def _marked(
     scores: Scores, tokens: Int[Array, "rows some"], which: Bool[Array, "rows some"]
 ) -> Bool[Array, "rows vocab"]:
-    """True at those of the tokens that are marked."""
+    """Which token ids occur in `tokens` at a place where `which` is true."""
     rows, vocab = scores.shape
     at = jnp.where(which, tokens, vocab)
     none = jnp.zeros((rows, vocab), bool)
@@ -163,7 +163,7 @@ def _among(scores: Scores, ids: Sequence[int]) -> Bool[np.ndarray, " vocab"]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constraints:
-    """Options by the names of transformers' `generate`, and with its meanings.
+    """Options with the names and the meaning that they have in transformers' `generate`.
 
     `force_words_ids` holds phrases, each with its spellings: see `require_phrases`.
     """
@@ -190,7 +190,7 @@ class Constraints:
         limit: Length,
         eos: tuple[int, ...],
     ) -> Scores:
-        """Scores of the next token, given where prompts end and where captions must."""
+        """Scores of the next token; prompts end at `prompt`, captions at `limit` at the latest."""
         unconstrained = scores
         if self.repetition_penalty != 1:
             scores = penalise_repetition(scores, tokens, position, self.repetition_penalty)
@@ -211,7 +211,7 @@ class Constraints:
         if self.suppress_tokens:
             scores = forbid(scores, self.suppress_tokens)
         if self.begin_suppress_tokens:
-            # A forced bos is the model's, not the caption's beginning.
+            # The caption begins after a forced bos.
             later = jnp.asarray(prompt == 1) & (self.forced_bos_token_id is not None)
             scores = forbid(scores, self.begin_suppress_tokens, position == prompt + later)
         if self.force_words_ids:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from captax.errors import OptionError
 
-# Stands for minus infinity, but finite, so that sums and differences stay numbers.
+# Takes the place of minus infinity, but is finite, so that sums and differences stay numbers.
 NEVER = -1e9
 
 Constrain = Callable[
@@ -24,11 +24,12 @@ class GenerationError(OptionError):
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """What is to be decoded, for a strategy.
+    """One batch to decode, as a strategy sees it.
 
-    `prompt` and `limit` are how many tokens the prompt has and the caption may have with it: one
-    number, or a column of one a picture. `constrain` maps scores of next tokens, given the tokens
-    so far and their number. `seeds` is what random draws for a picture depend on.
+    `prompt` is the number of tokens in the prompt, `limit` the largest number of tokens that a
+    caption may have with its prompt: one number for all pictures, or a column with one for each.
+    `constrain` changes the scores of the next tokens, given the tokens so far and their number.
+    Random draws for a picture depend on its row of `seeds` alone.
     """
 
     prompt: Int[Array, "batch 1"] | int
@@ -40,12 +41,12 @@ class Decoding:
     def ends(
         self, chosen: Int[Array, "batch some"], position: Int[Array, ""] | int
     ) -> Bool[Array, "batch some"]:
-        """Where the token at `position` is the last."""
+        """Whether the token at `position` is the last of its caption."""
         return is_any(chosen, self.eos) | (position + 1 >= self.limit)
 
 
 def is_any(tokens: Int[Array, "*shape"], ids: tuple[int, ...]) -> Bool[Array, "*shape"]:
-    """Where a token is one of those."""
+    """Whether each token is one of `ids`."""
     found = tokens == ids[0]
     for index in ids[1:]:
         found |= tokens == index
@@ -56,21 +57,22 @@ def is_any(tokens: Int[Array, "*shape"], ids: tuple[int, ...]) -> Bool[Array, "*
 class Strategy(Protocol):
     """A way to choose tokens.
 
-    Its state is a struct of arrays with a row a picture, among them `tokens` [batch beams time],
-    prompt included, and `live` [batch ...], true while more is to be chosen. If hypotheses change
-    places, `parents` [batch beams] tells of which row each goes on.
+    Its state is a struct of arrays with a row for each picture. Among them are `tokens` [batch
+    beams time], which include the prompt, and `live` [batch ...], which is true until nothing more
+    is to be chosen. Where hypotheses branch, `parents` [batch beams] says which row each
+    continues.
     """
 
     @property
     def beams(self) -> int:
-        """Rows a picture."""
+        """Hypotheses for each picture."""
 
     @property
     def length_penalty(self) -> float:
-        """The power of its length by which a caption's summed log-probability is divided."""
+        """A score is the sum of log-probabilities divided by the length to this power."""
 
     def start(self, tokens: Int[Array, "batch time"], alive: Bool[Array, " batch"]) -> Any:
-        """The state before the first choice; of the tokens, those of prompts are there."""
+        """The state before the first choice; `tokens` holds prompts alone."""
 
     def choose(
         self,
@@ -79,7 +81,7 @@ class Strategy(Protocol):
         logits: Float[Array, "rows vocab"],
         position: Int[Array, ""],
     ) -> Any:
-        """The state with the token at `position` chosen, given how the model scores it."""
+        """The state after the token at `position` was chosen by the model's logits."""
 
     def logprobs(
         self,
@@ -88,13 +90,13 @@ class Strategy(Protocol):
         tokens: Int[Array, "batch beams time"],
         position: Int[Array, ""] | int,
     ) -> Float[Array, "batch beams vocab"]:
-        """What scores are sums of."""
+        """The log-probabilities of next tokens whose sums become scores."""
 
     def finish(self, state: Any) -> tuple[Array, Array, Array]:
         """Tokens and their log-probabilities [batch returned time], and scores [batch returned]."""
 
 
 def parents_of(state: Any) -> jax.Array | None:
-    """The row that each row goes on, or None where all stay."""
+    """The row that each row continues, or None if every row continues itself."""
     parents = getattr(state, "parents", None)
     return None if parents is None else parents.reshape(-1)

@@ -1,6 +1,6 @@
-"""What sampling leaves out: pure functions of scores, as transformers' logits warpers compute them.
+"""Filters of sampling: pure functions of scores, equal to transformers' logits warpers.
 
-Scores are logits `[... vocab]`; what is left out gets minus infinity.
+Scores are logits `[... vocab]`; a token that is filtered out gets minus infinity.
 """
 
 import jax

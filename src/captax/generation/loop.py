@@ -26,12 +26,12 @@ from captax.models.encoders import Features
 
 @struct.dataclass
 class Sequences:
-    """What was decoded, best first.
+    """Decoded captions, best first.
 
-    `tokens` are without the prompt; each ends with eos (unless `length` was the most allowed) and
-    then pad. `scores` are log-probabilities summed over `lengths` tokens and divided by
-    `lengths ** length_penalty`; `logprobs` are those of the tokens, 0 behind them. Arrays of JAX,
-    or of NumPy once fetched from the device.
+    `tokens` exclude the prompt. Each caption ends with eos, unless it reached its limit, and is
+    padded. `scores` are log-probabilities summed over `lengths` tokens and divided by
+    `lengths ** length_penalty`; `logprobs` are those of each token, and 0 for padding. The arrays
+    are JAX's, or NumPy's after they were fetched from the device.
     """
 
     tokens: Int[Any, "*batch beams time"]
@@ -42,11 +42,12 @@ class Sequences:
 
 @struct.dataclass
 class Prompts:
-    """Prompts of several lengths, filled up with anything behind their ends.
+    """Prompts of different lengths, padded on the right with any token.
 
-    Row `i` has `lengths[i]` tokens and, with what is decoded, at most `limits[i]`. `shared` is a
-    length that all have at least: so many are read at once, and the rest while others decode
-    already, so that a row is decoded as if it were alone. `capacity` is the largest limit.
+    Row `i` has `lengths[i]` tokens, and at most `limits[i]` together with its caption. Every prompt
+    has at least `shared` tokens: these are read in one call. The rest is read token by token while
+    shorter prompts are already being continued, so each row is decoded as if it were alone.
+    `capacity` is the largest limit.
     """
 
     tokens: Int[Any, "batch time"]
@@ -86,9 +87,9 @@ def generate(
 ) -> Sequences:
     """Decode at most `max_new_tokens` tokens (eos included) after each prompt.
 
-    `Prompts` say themselves how long captions may be. Where `alive` is false a row only fills up
-    the batch, and is not waited for. Sampling draws by `seeds`, by default the rows' numbers.
-    Raises `GenerationError` when no token may be decoded.
+    `Prompts` carry their own limits instead. A row where `alive` is false is padding of the batch:
+    the loop does not wait for it. Sampling draws by `seeds`, by default the number of the row.
+    Raises `GenerationError` if no token may be decoded.
     """
     ragged = isinstance(prompt, Prompts)
     if isinstance(prompt, Prompts):
@@ -112,7 +113,7 @@ def generate(
         new = strategy.choose(decoding, state, logits, position)
         if not ragged:
             return new
-        # Where the prompt goes on, its token is in its place already.
+        # A row whose prompt has not ended keeps the prompt's own token.
         prompted = position < first[:, 0]
 
         def keep(old: Array, new: Array) -> Array:
@@ -147,7 +148,7 @@ def generate(
 def constrainer(
     constraints: Constraints | None, first: Any, limit: Any, eos: tuple[int, ...]
 ) -> Constrain:
-    """Constraints of a batch of pictures with several captions each."""
+    """`constraints` for pictures that have several captions each: [batch beams vocab]."""
     if constraints is None or constraints == Constraints():
         return lambda scores, tokens, position: scores
 
@@ -173,7 +174,7 @@ def constrainer(
 def _sequences(
     decoding: Decoding, tokens: Array, logprobs: Array, scores: Array, *, shared: int, pad: int
 ) -> Sequences:
-    """What was decoded, without prompts."""
+    """The decoded captions without their prompts."""
     tokens, logprobs = tokens[:, :, shared:], logprobs[:, :, shared:]
     if not isinstance(decoding.prompt, int):
         places = jnp.arange(tokens.shape[-1]) + decoding.prompt - shared

@@ -9,9 +9,9 @@ from jaxtyping import Int
 from captax.generation.decoding import GenerationError
 from captax.generation.loop import Prompts
 
-# One compiled program a size: what is left of a batch is padded up to the next.
+# Each size has a compiled program; a smaller batch is padded to the next size.
 BATCH_SIZES = (1, 8, 32)
-# Ways of decoding whose programs are kept: a server is asked for ever new ones.
+# How many programs are kept: clients of a server may ask for any number of decoding options.
 KEPT_PROGRAMS = 64
 
 
@@ -22,8 +22,8 @@ class Programs:
         self._kept: dict[Hashable, Callable[..., Any]] = {}
 
     def get(self, key: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
-        """The program of that key, made if it is not kept."""
-        # Taken out and put back, so that the first is the one that was used longest ago.
+        """The program for `key`; `make` makes it if it is not kept."""
+        # Taken out and put back, so that the least recently used one comes first.
         program = self._kept.pop(key, None) or make()
         self._kept[key] = program
         if len(self._kept) > KEPT_PROGRAMS:
@@ -32,12 +32,12 @@ class Programs:
 
 
 def padded(size: int, batch_size: int) -> int:
-    """The number of rows that a batch of `size` is filled up to."""
+    """The number of rows that a batch of `size` is padded to."""
     return min(each for each in (*BATCH_SIZES, batch_size) if each >= size)
 
 
 def seeds_of(seed: int | Sequence[int], places: Sequence[int]) -> list[tuple[int, int]]:
-    """What draws for the inputs at those places depend on: the seed and the place, or its seed."""
+    """Two seeds for each input: the seed and its place, or its own of several seeds and 0."""
     if isinstance(seed, int):
         return [(seed, place) for place in places]
     if places and max(places) >= len(seed):
@@ -54,9 +54,10 @@ def fill_prompts(
     rows: int,
     max_positions: int,
 ) -> tuple[Int[np.ndarray, "rows time"] | Prompts, int | None]:
-    """Prompts for the device and, if all are of one length, how many tokens may follow.
+    """Prompts for the device and, if all have one length, the number of tokens that may follow.
 
-    Others are filled up to one of a few lengths, so that they make a handful of programs.
+    Prompts of different lengths are padded to one of a few lengths, so that a handful of compiled
+    programs serves all.
     """
     shortest, longest = int(lengths.min()), int(lengths.max())
     alike = shortest == longest and limits.min() == limits.max()

@@ -1,4 +1,4 @@
-"""What decoding gives its caller: a text, its score, and the texts that were considered."""
+"""The result of decoding: a text, its score, and the other texts that were found."""
 
 import dataclasses
 from html import escape
@@ -6,7 +6,7 @@ from html import escape
 
 @dataclasses.dataclass(frozen=True)
 class Alternative:
-    """Another text that was considered."""
+    """A text that was returned, with its score."""
 
     text: str
     score: float
@@ -17,8 +17,8 @@ class Generated:
     """A text that a model wrote.
 
     `score` is the log-probability of `tokens` (eos included) divided by their number to the power
-    of the length penalty: 0 is certainty. `alternatives` holds every text returned, the chosen
-    one first. `logprobs` are the log-probabilities of the tokens, one by one.
+    of the length penalty; 0 is the highest. `alternatives` holds every text that was returned, and
+    begins with this one. `logprobs` holds the log-probability of each token.
     """
 
     text: str
@@ -31,7 +31,7 @@ class Generated:
         return self.text
 
     def _repr_html_(self) -> str:
-        """What notebooks show: the text, its score, and what else was considered."""
+        """What notebooks show: the text, its score and the alternatives."""
         others = "".join(
             f"<li>{escape(other.text)} <small>{other.score:.2f}</small></li>"
             for other in self.alternatives[1:]

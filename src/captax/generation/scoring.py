@@ -1,4 +1,4 @@
-"""Scores of captions that are there already, read all at once."""
+"""Scores of given captions: each is read in one pass, nothing is decoded."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +14,7 @@ from captax.models.encoders import Features
 
 @runtime_checkable
 class Reading(Protocol):
-    """What scoring asks of a model."""
+    """What scoring needs from a model."""
 
     def read(
         self, features: Any, tokens: Int[Array, "batch time"]
@@ -34,10 +34,11 @@ def score(
     limits: Int[Array, " batch"],
     constraints: Constraints | None = None,
 ) -> Float[Array, " batch"]:
-    """The scores that `strategy` would give captions, had it chosen them.
+    """The scores that `strategy` would give to captions if it had chosen them.
 
-    Of row `i` of `tokens`, `prompts[i]` are the prompt and `lengths[i]` there at all; with `limits`
-    as decoding has them. What constraints forbid outright scores as without them.
+    Row `i` of `tokens` holds `lengths[i]` tokens, of which the first `prompts[i]` are the prompt;
+    the rest is padding. `limits` mean the same as in decoding. A token that a constraint forbids
+    has the score that it would have without constraints.
     """
     eos = (eos_id,) if isinstance(eos_id, int) else eos_id
     first, limit = prompts[:, None], limits[:, None]

@@ -1,4 +1,4 @@
-"""Rows that choose for themselves: greedy decoding and sampling.
+"""Greedy decoding and sampling: each row chooses its tokens independently of the others.
 
 Option names and semantics are those of transformers' `generate`.
 
@@ -20,9 +20,9 @@ __all__ = ["GenerationError", "Greedy", "Sample", "Strategy"]
 
 @struct.dataclass
 class _Rows:
-    """State of captions that know nothing of one another.
+    """State of captions that do not depend on each other.
 
-    Who has ended is kept apart from the tokens: the pad that fills them may be eos itself.
+    `live` says which captions have not ended. The tokens cannot say it: pad may be eos itself.
     """
 
     tokens: Int[Array, "batch beams time"]
@@ -35,18 +35,18 @@ class _Rows:
 class Greedy:
     """The most probable token at every step.
 
-    Scores are of the model's own log-probabilities, whatever constrains the choice.
+    Scores use the model's own log-probabilities, without the effect of constraints.
     """
 
     length_penalty: float = 1.0
 
     @property
     def beams(self) -> int:
-        """One caption a picture."""
+        """One caption for each picture."""
         return 1
 
     def start(self, tokens: Int[Array, "batch time"], alive: Bool[Array, " batch"]) -> _Rows:
-        """Nothing is chosen yet."""
+        """The state before the first choice."""
         shape = (len(tokens), self.beams)
         rows = jnp.broadcast_to(tokens[:, None], (*shape, tokens.shape[1]))
         return _Rows(
@@ -63,7 +63,7 @@ class Greedy:
         logits: Float[Array, "rows vocab"],
         position: Int[Array, ""],
     ) -> _Rows:
-        """Every live row goes on by a token."""
+        """Add a token to every live row."""
         logits = logits.astype(jnp.float32).reshape(*state.live.shape, -1)
         scores = decoding.constrain(logits, state.tokens, position)
         chosen = self.pick(decoding, scores, position).astype(jnp.int32)
@@ -93,7 +93,7 @@ class Greedy:
         tokens: Int[Array, "batch beams time"],
         position: Int[Array, ""] | int,
     ) -> Float[Array, "batch beams vocab"]:
-        """The model's own."""
+        """The model's own log-probabilities."""
         return jax.nn.log_softmax(logits.astype(jnp.float32))
 
     def finish(
@@ -103,7 +103,7 @@ class Greedy:
         Float[Array, "batch returned time"],
         Float[Array, "batch returned"],
     ]:
-        """One caption a picture; its score is as `Beam` would compute it."""
+        """One caption for each picture, scored as `Beam` would score it."""
         length = jnp.maximum(state.lengths, 1).astype(jnp.float32)
         return state.tokens, state.logprobs, state.logprobs.sum(-1) / length**self.length_penalty
 
@@ -112,10 +112,10 @@ class Greedy:
 class Sample(Greedy):
     """Tokens drawn by their probabilities, after the filters of `generate` in its order.
 
-    The draw for a picture depends on its own two seeds, on which of its captions it is for, and on
-    the number of tokens drawn before, and on nothing else. With `best_of`, so many captions are
-    drawn and the `num_return_sequences` of the highest scores returned, best first; without, all
-    that are drawn, in the order of drawing.
+    A draw depends on the two seeds of its picture, on which of its captions it is for, and on the
+    number of tokens drawn before; on nothing else. With `best_of`, that many captions are drawn and
+    the `num_return_sequences` with the highest scores are returned, best first. Without it, all
+    drawn captions are returned in the order of drawing.
     """
 
     temperature: float = 1.0
@@ -146,7 +146,7 @@ class Sample(Greedy):
 
     @property
     def beams(self) -> int:
-        """All that are drawn of a picture."""
+        """Captions that are drawn for each picture."""
         return self.best_of or self.num_return_sequences
 
     def pick(
@@ -155,7 +155,7 @@ class Sample(Greedy):
         scores: Float[Array, "batch beams vocab"],
         position: Int[Array, ""],
     ) -> Int[Array, "batch beams"]:
-        """Draw, by the Gumbel-max trick (https://arxiv.org/abs/1411.0030)."""
+        """Draw a token for each row by the Gumbel-max trick (https://arxiv.org/abs/1411.0030)."""
         assert decoding.seeds is not None
         batch, beams, vocab = scores.shape
         steps = jnp.broadcast_to(position - decoding.prompt, (batch, 1))[:, 0]
@@ -171,7 +171,7 @@ class Sample(Greedy):
         return (self.filter(scores) + drawn).argmax(-1)
 
     def filter(self, scores: Float[Array, "*rows vocab"]) -> Float[Array, "*rows vocab"]:
-        """Scores of the tokens among which is drawn."""
+        """Scores with minus infinity for the tokens that are not drawn from."""
         scores = scores / self.temperature if self.temperature != 1 else scores
         scores = filters.top_k(scores, self.top_k) if self.top_k else scores
         scores = filters.top_p(scores, self.top_p) if self.top_p < 1 else scores
@@ -184,7 +184,7 @@ class Sample(Greedy):
         Float[Array, "batch returned time"],
         Float[Array, "batch returned"],
     ]:
-        """`num_return_sequences` captions a picture."""
+        """`num_return_sequences` captions for each picture."""
         tokens, logprobs, scores = super().finish(state)
         if self.best_of is None:
             return tokens, logprobs, scores
