@@ -1,11 +1,12 @@
-"""Proposes alt texts for real documentation trees and checks what `captax alt` promises.
+"""Propose alt texts for real documentation trees and check what `captax alt` promises.
 
     python benchmarks/alt_trees.py TREE... [--include graphic]
 
-On a copy of each tree, with the built-in captioner: the patch applies with git and gives the same
-bytes as writing; every changed page is the same document to html5lib but for alt texts, Markdown
-and notebooks as rendered; an .rst file without its new lines is the one before; and a second run
-proposes nothing. Prints a row a tree. Needs the test extra.
+The program works on a copy of each tree, with the built-in captioner, and checks four things:
+the patch applies with git and gives the same bytes as `--write`; html5lib reads every changed page
+as the same document except for the alt texts, and so for rendered Markdown and notebooks; an .rst
+file without its new lines equals the original; and a second run proposes nothing. It prints a row
+for each tree. It needs the test extra.
 """
 
 import argparse

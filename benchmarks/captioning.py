@@ -1,9 +1,9 @@
-"""How long a first caption takes, and how many pictures a second a folder gives, whole-process.
+"""How long a first caption takes, and how many pictures a second a whole command captions.
 
     python benchmarks/captioning.py PICTURES
 
 Each line is a run of the `captax` command as a user would type it, from start to exit, over the
-first pictures of the folder PICTURES; "cold" has an empty cache of compiled programs.
+first pictures of the folder PICTURES. "cold" means that the cache of compiled programs is empty.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""How near a whole command comes to what its model can do, and to the same pictures elsewhere.
+"""How close a whole command comes to the speed of its model, and to transformers.
 
     python benchmarks/collection.py PICTURES
 
-Three rates over the first pictures of the folder PICTURES, medians of several runs, in turn:
-the built-in captioner on pictures that are decoded already; `captax caption FOLDER --out`, from
-start to exit; and transformers (PyTorch) with the smallest captioner in common use, ViT-GPT2,
-greedy, in batches of 8, decoding included and loading not, on fewer of the pictures.
+Prints three rates over the first pictures of the folder PICTURES, as medians of several runs in
+turn: the built-in captioner on pictures that are already decoded; `captax caption FOLDER --out`,
+from start to exit; and transformers (PyTorch) with the smallest captioner in common use, ViT-GPT2,
+greedy, in batches of 8. The last rate includes decoding but not loading, and uses fewer pictures.
 """
 
 import argparse

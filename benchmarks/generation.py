@@ -1,17 +1,18 @@
-"""How long captioning a batch takes, beside other programs with the same checkpoint and the floor.
+"""How long captioning a batch takes, compared with other programs and with the floor.
 
     python benchmarks/generation.py [--peers NAME ...] [--settings NAME ...] [--json FILE]
 
-The checkpoint is a vit-gpt2 with random weights (ViT-B/16 at 224 px, GPT-2 small, float32); every
-caption has 20 tokens. Each peer runs by itself, in a process of its own, on two threads; times are
-medians over repeated calls after two that are not counted, from pixels in memory to tokens in
-memory. Tokens must be those of transformers, op by op, but for the two peers, named 16, that have
-weights of bfloat16. Peers that are not installed are skipped; `pip install -e '.[bench]'` brings
-them all.
+All programs have the same checkpoint, a vit-gpt2 with random weights (ViT-B/16 at 224 px, GPT-2
+small, float32); every caption has 20 tokens. Each peer runs alone in its own process, on two
+threads. Times are medians over repeated calls after two calls that are not counted, from pixels in
+memory to tokens in memory. The tokens must equal those of transformers, op by op, except for the
+two peers named 16, whose weights are bfloat16. Peers that are not installed are skipped;
+`pip install -e '.[bench]'` installs all of them.
 
-The floor is what no float32 program can beat here: the decoder's weights and caches read once a
-step at the memory's measured rate, or the step's products at the measured rate of a large one,
-whichever takes longer, after the encoder's products at that rate.
+The floor is a time that no float32 program can beat here. It is the encoder's products at the
+measured rate of a large product, and then for each step the longer of two times: reading the
+decoder's weights and caches once at the memory's measured rate, or the step's products at that
+rate of products.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""How long the caption metrics take, beside the reference program's, in the same run.
+"""How long the caption metrics take, compared with the reference program in the same run.
 
     python benchmarks/metrics.py TOKENS        # Flickr8k.token.txt, or any file of its layout
 
-Captions of TOKENS are made into as many images as asked for; those that come again are changed by a
-word each, so that no two are alike. Tokenising and the metrics are timed by themselves; the whole
-is what `captax.metrics.score` takes, which does all of it. The reference is the package
+The program makes as many images as asked for from the captions of TOKENS. Repeated captions are
+changed by a word each, so that no two are alike. Tokenising and each metric are timed separately;
+the whole is the time of `captax.metrics.score`, which does all of it. The reference is the package
 pycocoevalcap, whose tokeniser needs Java.
 """
 

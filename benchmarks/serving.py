@@ -2,9 +2,10 @@
 
     python benchmarks/serving.py PICTURES
 
-A server process with the built-in captioner, and this process on loopback that sends it the first
-pictures of the folder PICTURES, one a request: first one request after another, then from several
-clients at once. Every answer is compared with what `captioner.caption` says of its picture.
+Starts a server process with the built-in captioner. This process sends it the first pictures of the
+folder PICTURES over loopback, one in each request: first one request after another, then from
+several clients at once. Every answer is compared with the result of `captioner.caption` for its
+picture.
 """
 
 import argparse

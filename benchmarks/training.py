@@ -1,23 +1,25 @@
-"""How long a training step takes, beside PyTorch op by op and the floor; and what a cache saves.
+"""How long a training step takes, compared with PyTorch and the floor; and what a cache saves.
 
     python benchmarks/training.py [--recipes NAME ...] [--repeats N] [--json FILE]
                                   [--data FOLDER] [--pictures N]
 
-Three recipes' models with random weights learn from one batch of made-up pictures, each with one
-caption of 50 tokens, by the recipe's own task, optimiser and step: `flickr8k-vit` (batch 32, the
-frozen encoder computed in the step), `food101-vit` (batch 16, 20 classes) and `flickr8k-resnet50`
-(batch 16, pictures of 448 pixels, 3,000 words). PyTorch has the same model of the same weights,
-transformers' encoder and `torch.nn` layers, in the same step: dropout, clipping, optimiser and
-average. The losses before the first step, without dropout, show that it is the same. Each side runs
-by itself, in a process of its own, on two threads; times are medians over repeated steps after two
-that are not counted. Rows of bfloat16 are `optimizer.precision=bfloat16` and `torch.autocast`.
+The models of three recipes, with random weights, are trained on one batch of made-up pictures, each
+with one caption of 50 tokens, with the recipe's own task, optimiser and step: `flickr8k-vit` (batch
+32, the frozen encoder computed in the step), `food101-vit` (batch 16, 20 classes) and
+`flickr8k-resnet50` (batch 16, pictures of 448 pixels, 3,000 words). PyTorch, op by op, has the same
+model with the same weights, built from transformers' encoder and `torch.nn` layers, and the same
+step: dropout, clipping, optimiser and average. The losses before the first step, without dropout,
+show that the models are the same. Each side runs alone in its own process, on two threads. Times
+are medians over repeated steps after two steps that are not counted. bfloat16 rows use
+`optimizer.precision=bfloat16` and `torch.autocast`.
 
-The floor is the operations of the step's products and convolutions, forward and backward, at the
-measured rate of a large product.
+The floor is the number of operations in the step's products and convolutions, forward and backward,
+at the measured rate of a large product.
 
-With FOLDER, which holds `flickr8k`, the first pictures of it are learned for an epoch with the
-feature cache and without, from files to steps, by `flickr8k-vit` and by both stages of
-`flickr8k-lite`; seconds are of these pictures, and of an epoch of all 6,000 in proportion.
+With FOLDER, which holds `flickr8k`, the program also trains on the first pictures of it for an
+epoch with the feature cache and without it, from files to steps, with `flickr8k-vit` and both
+stages of `flickr8k-lite`. It prints the seconds for these pictures, and in proportion for an epoch
+of all 6,000.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """The models of three recipes and one training step of each, in captax and in PyTorch: one class.
 
-`make_checkpoints` writes encoders with random weights, tokenizers and pictures that the recipes
-then name; `prepare` has captax write the weights it begins with and a batch, for PyTorch to read.
-A peer is made from that folder, a recipe's name and the precision of products. `loss()` is that of
-the batch before anything was learned, without dropout; `step()` learns from the batch and gives
-its loss. Each runs in a process of its own, which imports nothing of the other.
+`make_checkpoints` writes encoders with random weights, tokenizers and pictures, which the recipes
+then name. `prepare` makes captax write its initial weights and a batch, which PyTorch then reads.
+A peer is made from that folder, the name of a recipe and the precision of products. `loss()` is the
+loss of the batch before any training, without dropout; `step()` trains on the batch and returns its
+loss. Each peer runs in its own process, which imports nothing of the other.
 """
 
 import json
