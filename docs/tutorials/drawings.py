@@ -1,8 +1,8 @@
-"""Made-up pictures and texts for the tutorials, laid out as the real datasets are.
+"""Made-up pictures and texts for the tutorials, in the layouts of the real datasets.
 
-They take seconds to draw and little to learn, so that every page runs anywhere: pairs of coloured
-shapes in Flickr8k's layout, dishes in Food-101's, a folder of monsters as one's own pictures might
-lie in, and sentences with what is to be made of them.
+They take seconds to draw and little training, so every page runs anywhere. There are pairs of
+coloured shapes in Flickr8k's layout, dishes in Food-101's layout, a folder of monsters as an
+example of your own pictures, and pairs of long and short sentences.
 """
 
 import json
@@ -30,7 +30,7 @@ Draw = Callable[..., None]
 
 
 def _ground(rng: np.random.Generator) -> Image.Image:
-    """A sheet of paper, never quite the same."""
+    """A sheet of paper, slightly different each time."""
     grain = rng.normal(0, 6, (SIZE, SIZE, 1)) + rng.uniform(215, 250, 3)
     return Image.fromarray(grain.clip(0, 255).astype(np.uint8))
 
@@ -56,7 +56,7 @@ def _draw_shape(pen: ImageDraw.ImageDraw, thing: str, x: float, y: float, radius
         pen.polygon(_polygon(x, y, 1.15 * radius, 3), COLOURS[colour])
 
 
-# Pairs of shapes, with five captions each, as Flickr8k has.
+# Pairs of shapes with five captions each, as in Flickr8k.
 
 
 def draw_pair(left: str, right: str, rng: np.random.Generator) -> Image.Image:
@@ -70,7 +70,7 @@ def draw_pair(left: str, right: str, rng: np.random.Generator) -> Image.Image:
 
 
 def captions_of_pair(left: str, right: str) -> list[str]:
-    """What five people might say of it."""
+    """Five captions, as five people might write them."""
     return [
         f"A {left} is left of a {right} .",
         f"A {right} is right of a {left} .",
@@ -81,7 +81,7 @@ def captions_of_pair(left: str, right: str) -> list[str]:
 
 
 def write_flickr8k(root: Path, *, train: int = 480, dev: int = 40, seed: int = 0) -> Path:
-    """Pairs of shapes in Flickr8k's layout in `root/flickr8k`; no pair of dev is among train's."""
+    """Write pairs of shapes to `root/flickr8k` in Flickr8k's layout; no dev pair is in train."""
     rng = np.random.default_rng(seed)
     pairs = [(left, right) for left in THINGS for right in THINGS]
     pairs = [pairs[i] for i in rng.permutation(len(pairs))]
@@ -104,11 +104,11 @@ def write_flickr8k(root: Path, *, train: int = 480, dev: int = 40, seed: int = 0
     return folder
 
 
-# Dishes, for classification.
+# Dishes for classification.
 
 
 def draw_dish(name: str, rng: np.random.Generator) -> Image.Image:
-    """A dish of `DISHES` on a table of any colour."""
+    """A dish from `DISHES` on a table of a random colour."""
     image = _ground(rng)
     pen = ImageDraw.Draw(image)
     table = tuple(int(v) for v in rng.uniform(90, 200, 3))
@@ -160,7 +160,7 @@ def draw_dish(name: str, rng: np.random.Generator) -> Image.Image:
 
 
 def draw_thing(name: str, rng: np.random.Generator) -> Image.Image:
-    """One of `THINGS`, large, on a ground of any colour."""
+    """One of `THINGS`, large, on a background of a random colour."""
     image = Image.new("RGB", (SIZE, SIZE), tuple(int(v) for v in rng.uniform(90, 200, 3)))
     x, y = rng.integers(36, SIZE - 36, 2)
     _draw_shape(ImageDraw.Draw(image), name, x, y, rng.uniform(20, 32))
@@ -176,7 +176,7 @@ def write_food101(
     test: int = 10,
     seed: int = 0,
 ) -> Path:
-    """So many pictures of each name, in Food-101's layout, in `root/food-101`."""
+    """Write `train` and `test` pictures of each name to `root/food-101` in Food-101's layout."""
     rng = np.random.default_rng(seed)
     folder = root / "food-101"
     (folder / "meta").mkdir(parents=True, exist_ok=True)
@@ -193,13 +193,13 @@ def write_food101(
     return folder
 
 
-# One's own pictures: monsters, each with one caption.
+# Your own pictures: monsters with one caption each.
 
 
 def draw_monster(
     colour: str, eyes: int, horns: bool, happy: bool, rng: np.random.Generator
 ) -> Image.Image:
-    """A monster's portrait."""
+    """A portrait of a monster."""
     image = _ground(rng)
     pen = ImageDraw.Draw(image)
     x, y = SIZE / 2 + rng.integers(-8, 9), SIZE / 2 + rng.integers(2, 9)
@@ -224,7 +224,7 @@ def draw_monster(
 
 
 def caption_of_monster(colour: str, eyes: int, horns: bool, happy: bool) -> str:
-    """What its painter wrote under it."""
+    """The caption of a monster."""
     article = "an" if colour[0] in "aeiou" else "a"
     mood = "happy" if happy else "sad"
     count = ("one eye", "two eyes", "three eyes")[eyes - 1]
@@ -232,7 +232,7 @@ def caption_of_monster(colour: str, eyes: int, horns: bool, happy: bool) -> str:
 
 
 def write_monsters(root: Path, *, train: int = 160, dev: int = 24, seed: int = 0) -> Path:
-    """Monsters in `root/train` and `root/dev`, each folder with a `metadata.jsonl`."""
+    """Write monsters to `root/train` and `root/dev`, each folder with a `metadata.jsonl`."""
     rng = np.random.default_rng(seed)
     kinds = [
         (colour, eyes, horns, happy)
@@ -256,11 +256,11 @@ def write_monsters(root: Path, *, train: int = 160, dev: int = 24, seed: int = 0
     return root
 
 
-# Texts: a wordy sentence, and the same in few words.
+# Texts: a wordy sentence and a short sentence that says the same.
 
 
 def write_sentences(root: Path, *, train: int = 480, dev: int = 40, seed: int = 0) -> Path:
-    """Pairs of a wordy sentence and a short one, in `train.jsonl` and `dev.jsonl`."""
+    """Write pairs of a wordy and a short sentence to `train.jsonl` and `dev.jsonl`."""
     rng = np.random.default_rng(seed)
     wordy = (
         "if you look closely you will notice a {} and , somewhat to the right of it , a {}",
@@ -278,7 +278,7 @@ def write_sentences(root: Path, *, train: int = 480, dev: int = 40, seed: int = 
     return root
 
 
-# Looking at pictures.
+# Showing pictures.
 
 
 def gallery(
@@ -288,7 +288,7 @@ def gallery(
     *,
     columns: int = 4,
 ) -> None:
-    """Save pictures with a line above each as one picture."""
+    """Save pictures in one picture, each with its title above it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

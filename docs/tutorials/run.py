@@ -1,8 +1,8 @@
-"""Run a tutorial's cells, in order, in the current folder: `python run.py PAGE.md [--write]`.
+"""Run the cells of a tutorial, in order, in the current folder: `python run.py PAGE.md [--write]`.
 
-With `--write`, what the cells print and the pictures they make are put into the page and beside it,
-so that a page shows what it gives and nothing else. Needs captax and nothing besides; as
-notebooks, jupytext and MyST-NB run the same pages.
+With `--write`, the printed output of the cells is put into the page, and the pictures that they
+make are put beside it, so a page shows exactly what its cells give. The program needs only captax;
+jupytext and MyST-NB run the same pages as notebooks.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE.parent / "images" / "tutorials"
-# A cell, and the block of what it printed that may follow.
+# A cell, and the block of its printed output that may follow.
 CELL = re.compile(
     r"(?P<cell>```\{code-cell\}[^\n]*\n(?P<options>(?::[^\n]*\n)*)(?P<code>.*?)```\n)"
     r"(?:\n```text\n(?P<printed>.*?)```\n)?",
@@ -24,13 +24,13 @@ CELL = re.compile(
 
 
 def run(page: Path, *, write: bool = False) -> None:
-    """Execute the page's cells as one program; what goes wrong is raised as it is."""
+    """Execute the cells of the page as one program; errors are raised unchanged."""
     sys.path.insert(0, str(HERE))
     text = page.read_text(encoding="utf-8")
     names: dict[str, object] = {"__name__": "__main__"}
     parts, end = [], 0
     for cell in CELL.finditer(text):
-        # Tracebacks give the line in the page.
+        # With this, tracebacks give the line in the page.
         before = text.count("\n", 0, cell.start("code"))
         program = compile("\n" * before + cell["code"], str(page), "exec")
         printed, started = io.StringIO(), time.perf_counter()
