@@ -1,13 +1,14 @@
 """Fuzz what captax reads: `python fuzz/run.py images --minutes 10`.
 
-libFuzzer, by way of atheris, mutates the seeds of a target, keeping what reaches new code. A target
-is a file of `targets/`, and its reading of any input must end well or with a `CaptaxError` (see
-`judge.py`). It runs in a process whose memory is bounded; one that crashes, hangs or runs out of
-memory has found something too, and another goes on. Findings are kept in `findings/TARGET/`:
+libFuzzer, through atheris, mutates the seeds of a target and keeps inputs that reach new code. A
+target is a file in `targets/`. It reads the input, and must either succeed or raise a
+`CaptaxError` (see `judge.py`). It runs in a process with bounded memory. If that process crashes,
+hangs or runs out of memory, this is a finding too, and another process continues. Findings are
+kept in `findings/TARGET/`:
 
     python fuzz/run.py images --replay fuzz/findings/images/3f2a.input
 
-atheris is of the extra `fuzz`, and measuring memory is of Linux.
+atheris comes with the extra `fuzz`. Memory can only be measured on Linux.
 """
 
 import argparse
