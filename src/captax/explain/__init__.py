@@ -9,8 +9,9 @@ Knows models, not captioners: `Captioner.explain` is how it is used.
 """
 
 from captax.explain.explain import explain, known_methods
-from captax.explain.explanation import METHODS, ExplainError, Explanation
+from captax.explain.explanation import Explanation
 from captax.explain.faithfulness import Faithfulness
+from captax.explain.maps import METHODS, ExplainError
 from captax.explain.reading import Reader
 from captax.explain.words import Word
 

@@ -8,7 +8,8 @@ from PIL import Image
 
 from captax.explain import faithfulness as faith
 from captax.explain.evidence import EVIDENCE, HIDE, evidence, hidden_picture
-from captax.explain.explanation import ATTENTION, METHODS, ROLLOUT, ExplainError, Explanation
+from captax.explain.explanation import Explanation
+from captax.explain.maps import ATTENTION, METHODS, ROLLOUT, ExplainError
 from captax.explain.reading import Given, Reader
 from captax.explain.words import merge_tokens, token_texts
 from captax.generation.result import Generated

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from captax.explain.explanation import ATTENTION, Explanation
 from captax.explain.faithfulness import RANDOM
-from captax.explain.views import COLOURS
+from captax.explain.maps import ATTENTION, Maps
+from captax.explain.views import COLOURS, draw
 from captax.files import write_text
 
 # What each map is, in the words of the page.
@@ -30,12 +30,12 @@ MEANINGS = {
 }
 
 
-def write_page(path: Path, explanation: Explanation) -> None:
+def write_page(path: Path, explanation: Maps) -> None:
     """Write the page to `path`, all within it. Raises `OutputError` if it cannot be written."""
     write_text(path, page(explanation))
 
 
-def page(explanation: Explanation) -> str:
+def page(explanation: Maps) -> str:
     """The page as HTML."""
     template = (resources.files("captax.explain") / "page.html").read_text(encoding="utf-8")
     script = template.split("<script>", 1)[1].split("</script>", 1)[0]
@@ -58,13 +58,13 @@ def page(explanation: Explanation) -> str:
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
 
 
-def notebook(explanation: Explanation) -> str:
+def notebook(explanation: Maps) -> str:
     """What a notebook shows: the words' maps as one picture."""
     text = escape(explanation.caption.text)
     if not explanation.words:
         return f"<p>{text}</p>"
     method = explanation.methods[0]
-    source = _data_url(explanation.draw("strip", method=method), "PNG")
+    source = _data_url(draw(explanation, "strip", method=method), "PNG")
     described = escape(f"Maps by {method} for each word of: {explanation.caption.text}")
     return (
         f"<figure><figcaption>{text}</figcaption>"
@@ -72,7 +72,7 @@ def notebook(explanation: Explanation) -> str:
     )
 
 
-def _words(explanation: Explanation) -> str:
+def _words(explanation: Maps) -> str:
     """The caption as a list of buttons, each word over how likely it was."""
     prompt = ""
     if explanation.prompt.strip():
@@ -86,7 +86,7 @@ def _words(explanation: Explanation) -> str:
     )
 
 
-def _methods(explanation: Explanation) -> str:
+def _methods(explanation: Maps) -> str:
     """Options of the list of maps: methods, and attention layer by layer."""
     options = [f'<option value="{m}">{m.capitalize()}</option>' for m in explanation.methods]
     layers = len(explanation.cross_attentions)
@@ -96,7 +96,7 @@ def _methods(explanation: Explanation) -> str:
     return "".join(options)
 
 
-def _table(explanation: Explanation) -> str:
+def _table(explanation: Maps) -> str:
     """How far to believe each map, where that was measured."""
     if not explanation.faithfulness:
         return ""
@@ -117,7 +117,7 @@ def _table(explanation: Explanation) -> str:
     )
 
 
-def _data(explanation: Explanation) -> dict[str, Any]:
+def _data(explanation: Maps) -> dict[str, Any]:
     """What the page's script reads."""
     shown = {
         method: _map(explanation.maps(method), MEANINGS[method]) for method in explanation.methods
@@ -152,11 +152,11 @@ def _data(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _share(explanation: Explanation, tokens: tuple[int, ...]) -> float:
+def _share(explanation: Maps, tokens: tuple[int, ...]) -> float:
     return round(float(explanation.picture_share[..., list(tokens)].mean()), 4)
 
 
-def _ends(explanation: Explanation) -> bool:
+def _ends(explanation: Maps) -> bool:
     spelt = {token for word in explanation.words for token in word.tokens}
     return len(explanation.tokens) - 1 not in spelt
 

@@ -16,7 +16,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from captax.explain.explanation import ATTENTION, ExplainError, Explanation, Per
+from captax.explain.maps import ATTENTION, ExplainError, Maps, Per
 
 VIEWS = ("strip", "overlay", "heat", "weighted", "grid", "sequence")
 COLOURS = "inferno"  # perceptually uniform, and read the same without colour
@@ -33,7 +33,7 @@ _NUMBER = 14  # and above those of a sequence
 
 
 def draw(
-    explanation: Explanation,
+    explanation: Maps,
     view: str = "strip",
     *,
     word: int | None = None,
@@ -69,9 +69,7 @@ def draw(
     return _render(drawing(explanation, share, name, title))
 
 
-def weigh(
-    explanation: Explanation, method: str = ATTENTION, word: int | None = None
-) -> Image.Image:
+def weigh(explanation: Maps, method: str = ATTENTION, word: int | None = None) -> Image.Image:
     """The picture times a map whose highest place is 1."""
     if not explanation.words:
         raise ExplainError("the caption has no words: there is no map to weigh the picture by")
@@ -108,7 +106,7 @@ def _between(count: int, side: int) -> Float[np.ndarray, "side count"]:
 
 
 def _strip(
-    explanation: Explanation, shares: np.ndarray, labels: list[tuple[str, str]], title: str
+    explanation: Maps, shares: np.ndarray, labels: list[tuple[str, str]], title: str
 ) -> Figure:
     levels = shares * shares[0].size
     norm = Normalize(0, max(float(levels.max()), 1.0))
@@ -148,7 +146,7 @@ def _strip(
     return figure
 
 
-def _overlay(explanation: Explanation, share: np.ndarray, name: str, title: str) -> Figure:
+def _overlay(explanation: Maps, share: np.ndarray, name: str, title: str) -> Figure:
     figure, axes = _single(explanation, name, title)
     level = share * share.size
     norm = Normalize(0, max(float(level.max()), 1.0))
@@ -157,7 +155,7 @@ def _overlay(explanation: Explanation, share: np.ndarray, name: str, title: str)
     return figure
 
 
-def _heat(explanation: Explanation, share: np.ndarray, name: str, title: str) -> Figure:
+def _heat(explanation: Maps, share: np.ndarray, name: str, title: str) -> Figure:
     figure, axes = _single(explanation, name, title)
     level = share * share.size
     norm = Normalize(0, max(float(level.max()), 1.0))
@@ -179,7 +177,7 @@ def _heat(explanation: Explanation, share: np.ndarray, name: str, title: str) ->
     return figure
 
 
-def _weighted(explanation: Explanation, share: np.ndarray, name: str, title: str) -> Figure:
+def _weighted(explanation: Maps, share: np.ndarray, name: str, title: str) -> Figure:
     figure, axes = _single(explanation, name, title)
     patches = cut(explanation.image, explanation.grid)
     bright = patches * ((share / share.max()) ** (1 / GAMMA))[..., None, None, None]
@@ -188,7 +186,7 @@ def _weighted(explanation: Explanation, share: np.ndarray, name: str, title: str
     return figure
 
 
-def _patches(explanation: Explanation, sequence: bool) -> Figure:
+def _patches(explanation: Maps, sequence: bool) -> Figure:
     rows, columns = explanation.grid
     patches = cut(explanation.image, explanation.grid)
     if not sequence:
@@ -269,7 +267,7 @@ def _bar(figure: Figure, norm: Normalize, place: Axes) -> None:
     bar.outline.set_visible(False)
 
 
-def _single(explanation: Explanation, name: str, title: str) -> tuple[Figure, Axes]:
+def _single(explanation: Maps, name: str, title: str) -> tuple[Figure, Axes]:
     image = explanation.image
     longest = max(image.size)
     size = (5.5 * image.width / longest + 1.1, 5.5 * image.height / longest + 0.7)
@@ -306,7 +304,7 @@ def _inches(canvas: np.ndarray) -> tuple[float, float]:
     return width / DPI + 0.2, height / DPI + 0.5
 
 
-def _labels(explanation: Explanation, per: Per) -> list[tuple[str, str]]:
+def _labels(explanation: Maps, per: Per) -> list[tuple[str, str]]:
     """What each map is called, and how likely the word was."""
     named: Any = [(word.text, word.logprob) for word in explanation.words]
     if per == "token":
@@ -314,7 +312,7 @@ def _labels(explanation: Explanation, per: Per) -> list[tuple[str, str]]:
     return [(text.strip() or repr(text), f"probability {np.exp(p):.2f}") for text, p in named]
 
 
-def _title(explanation: Explanation, method: str, layer: int | None, head: int | None) -> str:
+def _title(explanation: Maps, method: str, layer: int | None, head: int | None) -> str:
     layers, heads = explanation.cross_attentions.shape[:2]
     parts = [method.capitalize()]
     parts += [f"layer {layer % layers}"] if layer is not None else []
