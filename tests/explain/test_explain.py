@@ -338,6 +338,10 @@ def test_words_are_found_by_number_and_by_text(explanation: Explanation) -> None
     for word in ("0", "4", "zebra"):
         with pytest.raises(ExplainError, match=f"word '{word}' is not in the caption; .* 3 square"):
             explanation.find(word)
+    assert explanation.find("4", per="token") == 3
+    for word in ("0", "5", "square"):
+        with pytest.raises(ExplainError, match=f"token '{word}': give the number of a token, 1 to"):
+            explanation.find(word, per="token")
 
 
 def test_a_caption_of_no_words_has_no_maps(tiny_captioner: Captioner, tmp_path: Path) -> None:

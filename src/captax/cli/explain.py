@@ -98,24 +98,25 @@ def explain(
     Without --out, words are listed with their log-probabilities and where their maps are highest.
     """
     from captax.errors import CaptaxError
+    from captax.explain.explanation import file_kind
+    from captax.explain.maps import check_layers
 
-    kind = None if out is None else out.suffix.lower()
-    if kind not in (None, ".png", ".html", ".npz"):
-        raise CaptaxError(f"{out}: give a name that ends in .png, .html or .npz")
+    kind = None if out is None else file_kind(out)
+    methods = [each.value for each in method or [Method.attention]]
+    check_layers(methods[0], layer, head)
     if caption is not None and not caption.strip():
         raise CaptaxError("--caption has no words: there is nothing to explain")
     if view is not None and kind != ".png":
         raise CaptaxError("--view is what a .png shows: give --out NAME.png")
     if view is View.STRIP and word is not None:
         raise CaptaxError("--view strip shows every word: leave --word out, or give another view")
-    if kind == ".png" and (Method.all in (method or ()) or len(method or ()) > 1):
+    if kind == ".png" and ("all" in methods or len(methods) > 1):
         raise CaptaxError("a .png shows one map: give one --method, or --out NAME.html for several")
-    if method and method[0] not in (Method.attention, Method.all) and (layer, head) != (None, None):
-        raise CaptaxError(f"{method[0].value} has no layers and heads: they are of attention")
+    if feed_back and per is Per.token:
+        raise CaptaxError("--feed-back takes the map of a word: leave --per token out")
     if kind in (".png", ".html"):
         # What draws is read while the model is.
         threading.Thread(target=importlib.import_module, args=["matplotlib.figure"]).start()
-    methods = [each.value for each in method or [Method.attention]]
     captioner = load_captioner(model, revision=revision, offline=offline, dtype=dtype.value)
     found = captioner.explain(
         image,
@@ -128,7 +129,7 @@ def explain(
     )
     first = found.methods[0]
     chosen: dict[str, Any] = {"method": first, "layer": layer, "head": head, "per": per.value}
-    place = None if word is None else _place(found, word, per)
+    place = None if word is None else found.find(word, per.value)
     print(found.caption.text)
     if out is not None:
         shown = view or (View.STRIP if word is None else View.OVERLAY)
@@ -138,29 +139,14 @@ def explain(
     if found.faithfulness:
         _judge(found)
     if feed_back:
-        if per is Per.token:
-            raise CaptaxError("--feed-back takes the map of a word: leave --per token out")
         options.pop("seed", None)
         again = captioner.caption_again(found, method=first, word=place, **options)
         print(f"fed back: {again.text}")
 
 
-def _place(found: "Explanation", word: str, per: Per) -> int:
-    """The number of a word, or of the token of that number."""
-    if per is Per.word:
-        return found.find(word)
-    from captax.errors import CaptaxError
-
-    if not (word.isdecimal() and 1 <= int(word) <= len(found.tokens)):
-        raise CaptaxError(f"--word {word}: give the number of a token, 1 to {len(found.tokens)}")
-    return int(word) - 1
-
-
 def _list(found: "Explanation", maps: "np.ndarray", per: Per) -> None:
     """A line for each word: number, text, log-probability, and where its map is highest."""
-    named = [(word.text, word.logprob) for word in found.words]
-    if per is Per.token:
-        named = list(zip(found.tokens, map(float, found.logprobs), strict=True))
+    named = found.named(per.value)
     wide = max([len(text) for text, _ in named], default=0)
     rows, columns = found.grid
     for number, ((text, logprob), share) in enumerate(zip(named, maps, strict=True), 1):
@@ -185,8 +171,10 @@ def _side(row: int, column: int, grid: tuple[int, int]) -> str:
 
 def _judge(found: "Explanation") -> None:
     """The table of faithfulness, best first."""
+    from captax.explain.faithfulness import best_first
+
     print(f"\n{'map':<12}{'deletion':>10}{'insertion':>11}{'score':>9}")
-    for method, each in sorted(found.faithfulness.items(), key=lambda item: -item[1].score):
+    for method, each in best_first(found.faithfulness):
         print(
             f"{method:<12}{each.deletion_area:>10.3f}{each.insertion_area:>11.3f}"
             f"{each.score:>+9.3f}"

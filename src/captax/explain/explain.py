@@ -55,7 +55,7 @@ def explain(
     """
     wanted = known_methods(methods)
     if hide not in HIDE:
-        raise ExplainError(f"hide {hide!r}: give mean or blur")
+        raise ExplainError(f"hide {hide!r}: give {' or '.join(HIDE)}")
     said = list(caption.tokens)
     if not said:
         raise ExplainError("the caption has no tokens: there is nothing to explain")

@@ -42,7 +42,7 @@ class Explanation(Maps):
         `choice` is what `draw` takes. Raises `ExplainError` for another suffix.
         """
         path = Path(path)
-        suffix = path.suffix.lower()
+        suffix = file_kind(path)
         if suffix == ".png":
             drawn = self.draw(view, **choice)
             with replacing(path) as partial:
@@ -52,11 +52,9 @@ class Explanation(Maps):
             from captax.explain.page import write_page
 
             write_page(path, self)
-        elif suffix == ".npz":
+        else:
             with replacing(path) as partial, partial.open("wb") as file:
                 np.savez_compressed(file, **self._arrays())
-        else:
-            raise ExplainError(f"{path}: give a name that ends in .png, .html or .npz")
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Explanation":
@@ -139,3 +137,11 @@ class Explanation(Maps):
         from captax.explain.page import notebook
 
         return notebook(self)
+
+
+def file_kind(path: str | PathLike[str]) -> str:
+    """The suffix that says what is written. Raises `ExplainError` for one that nothing has."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".png", ".html", ".npz"):
+        raise ExplainError(f"{path}: give a name that ends in .png, .html or .npz")
+    return suffix

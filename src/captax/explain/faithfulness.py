@@ -99,6 +99,11 @@ def measure(
     return found
 
 
+def best_first(found: Mapping[str, Faithfulness]) -> list[tuple[str, Faithfulness]]:
+    """Methods by their scores."""
+    return sorted(found.items(), key=lambda item: -item[1].score)
+
+
 def _area(curves: Float[np.ndarray, "words points"]) -> float:
     """The mean area under curves over even points from 0 to 1."""
     return float(((curves[:, 1:] + curves[:, :-1]) / 2).mean())

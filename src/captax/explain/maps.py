@@ -108,9 +108,8 @@ class Maps:
         """What `maps` are the shares of: attention, or signed evidence in nats."""
         if method not in self.methods:
             raise ExplainError(f"no {method!r} was computed, only {', '.join(self.methods)}")
+        check_layers(method, layer, head)
         if method in self.evidence:
-            if layer is not None or head is not None:
-                raise ExplainError(f"{method} has no layers and heads: they are of attention")
             found = self.evidence[method]
         else:
             chosen = _chosen(_chosen(self.cross_attentions, layer, "layer"), head, "head")
@@ -125,20 +124,36 @@ class Maps:
         merge = np.sum if method in self.evidence else np.mean
         return np.stack([merge(found[list(word.tokens)], axis=0) for word in self.words])
 
-    def find(self, word: str | int) -> int:
-        """The place among `words`, from 0, of one named by its text or numbered from 1.
+    def named(self, per: Per = "word") -> list[tuple[str, float]]:
+        """The text and the log-probability of each word, or of each token."""
+        if per == "token":
+            return list(zip(self.tokens, map(float, self.logprobs), strict=True))
+        return [(word.text, word.logprob) for word in self.words]
 
-        Raises `ExplainError` where there is none.
+    def find(self, word: str | int, per: Per = "word") -> int:
+        """The place, from 0, of a word named by its text or its number from 1.
+
+        With `per="token"` it is a token's, by number alone: tokens may be anything. Raises
+        `ExplainError` where there is none.
         """
         said = str(word).strip()
-        if said.isdecimal() and 1 <= int(said) <= len(self.words):
+        count = len(self.named(per))
+        if said.isdecimal() and 1 <= int(said) <= count:
             return int(said) - 1
+        if per == "token":
+            raise ExplainError(f"token {said!r}: give the number of a token, 1 to {count}")
         for same in (str, _bare):
             for place, each in enumerate(self.words):
                 if same(each.text) == same(said):
                     return place
         listed = ", ".join(f"{i} {each.text}" for i, each in enumerate(self.words, 1))
         raise ExplainError(f"word {said!r} is not in the caption; its words are {listed or 'none'}")
+
+
+def check_layers(method: str, layer: int | None, head: int | None) -> None:
+    """Raise `ExplainError` where a layer or a head is chosen and the method has none."""
+    if method in EVIDENCE and (layer, head) != (None, None):
+        raise ExplainError(f"{method} has no layers and heads: they are of attention")
 
 
 def _chosen(

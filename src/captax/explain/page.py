@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from captax.explain.faithfulness import RANDOM
+from captax.explain.faithfulness import RANDOM, best_first
 from captax.explain.maps import ATTENTION, Maps
 from captax.explain.views import COLOURS, draw
 from captax.files import write_text
@@ -104,7 +104,7 @@ def _table(explanation: Maps) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(method.capitalize())}</th><td>{each.deletion_area:.3f}</td>'
         f"<td>{each.insertion_area:.3f}</td><td>{each.score:+.3f}</td></tr>"
-        for method, each in sorted(found.items(), key=lambda item: -item[1].score)
+        for method, each in best_first(found)
     )
     return (
         "<section><h2>How far to believe each map</h2><table><thead><tr><th>Map</th>"

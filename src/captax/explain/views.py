@@ -306,10 +306,10 @@ def _inches(canvas: np.ndarray) -> tuple[float, float]:
 
 def _labels(explanation: Maps, per: Per) -> list[tuple[str, str]]:
     """What each map is called, and how likely the word was."""
-    named: Any = [(word.text, word.logprob) for word in explanation.words]
-    if per == "token":
-        named = zip(explanation.tokens, explanation.logprobs, strict=True)
-    return [(text.strip() or repr(text), f"probability {np.exp(p):.2f}") for text, p in named]
+    return [
+        (text.strip() or repr(text), f"probability {np.exp(p):.2f}")
+        for text, p in explanation.named(per)
+    ]
 
 
 def _title(explanation: Maps, method: str, layer: int | None, head: int | None) -> str:
