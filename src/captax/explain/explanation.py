@@ -1,4 +1,4 @@
-"""What a captioner's words owe to the picture, as arrays, pictures and pages."""
+"""Explanations as users hold them: maps that can be drawn, written and read back."""
 
 import dataclasses
 import json
@@ -23,23 +23,24 @@ class Explanation(Maps):
     """A caption and the maps of its words, which can be drawn, written and read back."""
 
     def draw(self, view: str = "strip", **choice: Any) -> Image.Image:
-        """A picture of the explanation: see `captax.explain.views.draw`."""
+        """Draw the explanation as a picture; `captax.explain.views.draw` lists the options."""
         # Start-up time.
         from captax.explain.views import draw
 
         return draw(self, view, **choice)
 
     def attended(self, method: str = ATTENTION, *, word: int | None = None) -> Image.Image:
-        """The picture times a map, the mean of all words' or that of one: dark where it is low."""
+        """The picture, darkened where the map of one word, or the mean of all, is low."""
         # Start-up time.
         from captax.explain.views import weigh
 
         return weigh(self, method, word)
 
     def save(self, path: str | PathLike[str], view: str = "strip", **choice: Any) -> None:
-        """Write a `.png` (of a view), a page `.html` or arrays `.npz`, as the name says.
+        """Write a view as `.png`, the page as `.html` or the arrays as `.npz`.
 
-        `choice` is what `draw` takes. Raises `ExplainError` for another suffix.
+        The suffix of `path` decides which. `choice` takes the options of `draw`. Raises
+        `ExplainError` for another suffix.
         """
         path = Path(path)
         suffix = file_kind(path)
@@ -58,7 +59,7 @@ class Explanation(Maps):
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Explanation":
-        """Read back a `.npz`. Raises `ExplainError` if it is none that `save` wrote."""
+        """Read back a `.npz` that `save` wrote. Raises `ExplainError` for any other file."""
         try:
             with np.load(path) as file:
                 arrays = dict(file)
@@ -97,7 +98,10 @@ class Explanation(Maps):
                 },
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ExplainError(f"{path}: no explanation that was saved ({error})") from None
+            raise ExplainError(
+                f"{path}: this is not a saved explanation ({error}); "
+                "give a .npz that Explanation.save or captax explain wrote"
+            ) from None
 
     def _arrays(self) -> dict[str, Any]:
         said = {
@@ -140,8 +144,10 @@ class Explanation(Maps):
 
 
 def file_kind(path: str | PathLike[str]) -> str:
-    """The suffix that says what is written. Raises `ExplainError` for one that nothing has."""
+    """The suffix of a file to write, in lower case. Raises `ExplainError` for an unknown one."""
     suffix = Path(path).suffix.lower()
     if suffix not in (".png", ".html", ".npz"):
-        raise ExplainError(f"{path}: give a name that ends in .png, .html or .npz")
+        raise ExplainError(
+            f"{path}: the suffix does not say what to write; use .png, .html or .npz"
+        )
     return suffix

@@ -19,7 +19,7 @@ Per = Literal["word", "token"]
 
 
 class ExplainError(CaptaxError):
-    """An explanation that a captioner, or a caption, does not have."""
+    """An explanation was asked for that a captioner, or a caption, does not have."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -27,23 +27,29 @@ class Maps:
     """A caption, and for each of its words where in the picture it came from.
 
     Attributes:
-        caption: what is explained; `prompt` is how it began before the model said anything.
+        caption: the caption that is explained.
+        prompt: the text that the caption began with, before the model said anything.
         image: the part of the picture that the model saw, undistorted.
-        words: of what the model said.
-        tokens: their texts, of all that were chosen, the end included where it was.
-        logprobs: of those tokens, by the model itself, whatever constrained the choice.
-        steps: for each token, what was likeliest in its place, best first, each with its
+        words: the words that the model said.
+        tokens: the text of every token that was chosen, including the end if it was chosen.
+        logprobs: the log-probabilities of those tokens by the model itself, whatever constrained
+            the choice.
+        steps: the likeliest tokens in the place of each token, best first, each with its
             probability.
         grid: (rows, columns) of the places that the model's visual tokens stand for.
-        lead: how many visual tokens before those stand for no place, such as CLS.
-        cross_attentions: of each token's prediction to the visual tokens: the text's own attention
-            is apart in `self_attentions`, to the beginning and the tokens before. Where a model has
-            one softmax for both (GIT), the two sum to 1 together.
-        encoder_attentions: among the visual tokens, where the encoder has attention.
-        rollout: of each visual token, what shares the patches have in it (see `captax.explain`).
-        evidence: by method, what each cell adds to the log-probability of each token, in nats.
-        methods: those that `maps` can show.
-        faithfulness: by method, and for `random` order, if that was asked for.
+        lead: how many visual tokens come before those and stand for no place, such as CLS.
+        cross_attentions: the attention of each token's prediction to the visual tokens. Where a
+            model has one softmax for picture and text (GIT), this and `self_attentions` sum to 1
+            together.
+        self_attentions: the attention of each token's prediction to the prompt and the tokens
+            before it.
+        encoder_attentions: the attention among the visual tokens, if the encoder has attention.
+        rollout: the share of each patch in each visual token (see `captax.explain.rollout`), if
+            the encoder has attention.
+        evidence: for each method, what each cell adds to the log-probability of each token, in
+            nats.
+        methods: the methods that `maps` can show.
+        faithfulness: the result for each method and for `random` order, if it was measured.
     """
 
     caption: Generated
@@ -69,9 +75,9 @@ class Maps:
 
     @property
     def picture_share(self) -> Float[np.ndarray, "layers heads time"]:
-        """How much of each token's attention lay on the grid, not on the text or on lead tokens.
+        """The share of each token's attention that lay on the grid.
 
-        Under cross-attention nothing but lead tokens takes any of it.
+        The rest lay on lead tokens and, in a model with one softmax for both, on the text.
         """
         return self.cross_attentions[..., self.lead :].sum(-1)
 
@@ -85,11 +91,11 @@ class Maps:
     ) -> Float[np.ndarray, "words rows columns"]:
         """Where each word, or each token, came from by a method, as shares that sum to 1.
 
-        Attention is the mean of layers and heads but for those chosen (counted from 0; -1 is the
-        last); a word's is the mean of its tokens'. Of signed evidence, a word's is the sum of its
-        tokens', and the map shows its positive part: what spoke for the word. Where there is none
-        the map is even. Raises `ExplainError` for a method that was not computed, or a layer or
-        head that there is not.
+        Attention is the mean over layers and heads, unless one is chosen (counted from 0; -1 is the
+        last). The attention of a word is the mean over its tokens. The evidence of a word is the
+        sum over its tokens, and the map shows its positive part: what spoke for the word. A map
+        with nothing to share is even. Raises `ExplainError` for a method that was not computed, or
+        a layer or head that does not exist.
         """
         found = self.weights(method, layer=layer, head=head, per=per)
         found = np.maximum(found, 0)
@@ -105,9 +111,12 @@ class Maps:
         head: int | None = None,
         per: Per = "word",
     ) -> Float[np.ndarray, "words rows columns"]:
-        """What `maps` are the shares of: attention, or signed evidence in nats."""
+        """The values that `maps` turns into shares: attention, or signed evidence in nats."""
         if method not in self.methods:
-            raise ExplainError(f"no {method!r} was computed, only {', '.join(self.methods)}")
+            raise ExplainError(
+                f"method {method!r} was not computed; choose {', '.join(self.methods)}, "
+                "or explain again with it"
+            )
         check_layers(method, layer, head)
         if method in self.evidence:
             found = self.evidence[method]
@@ -131,17 +140,17 @@ class Maps:
         return [(word.text, word.logprob) for word in self.words]
 
     def find(self, word: str | int, per: Per = "word") -> int:
-        """The place, from 0, of a word named by its text or its number from 1.
+        """The place, from 0, of a word that is given by its text or its number from 1.
 
-        With `per="token"` it is a token's, by number alone: tokens may be anything. Raises
-        `ExplainError` where there is none.
+        With `per="token"` it is the place of a token, given by its number. Raises `ExplainError`
+        if there is none.
         """
         said = str(word).strip()
         count = len(self.named(per))
         if said.isdecimal() and 1 <= int(said) <= count:
             return int(said) - 1
         if per == "token":
-            raise ExplainError(f"token {said!r}: give the number of a token, 1 to {count}")
+            raise ExplainError(f"there is no token {said!r}; give a number from 1 to {count}")
         for same in (str, _bare):
             for place, each in enumerate(self.words):
                 if same(each.text) == same(said):
@@ -153,18 +162,20 @@ class Maps:
 def check_layers(method: str, layer: int | None, head: int | None) -> None:
     """Raise `ExplainError` where a layer or a head is chosen and the method has none."""
     if method in EVIDENCE and (layer, head) != (None, None):
-        raise ExplainError(f"{method} has no layers and heads: they are of attention")
+        raise ExplainError(
+            f"{method} has no layers or heads; give neither, or choose {ATTENTION} or {ROLLOUT}"
+        )
 
 
 def _chosen(
     attentions: Float[np.ndarray, "some *rest"], which: int | None, name: str
 ) -> Float[np.ndarray, "*rest"]:
-    """One layer, or head, or the mean of all."""
+    """The attention of one layer, or of one head, or the mean of all."""
     if which is None:
         return attentions.mean(0)
     count = len(attentions)
     if not -count <= which < count:
-        raise ExplainError(f"{name} {which}: the decoder has {name}s 0 to {count - 1}")
+        raise ExplainError(f"the decoder has no {name} {which}; choose 0 to {count - 1}")
     return attentions[which]
 
 

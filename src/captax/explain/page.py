@@ -21,17 +21,17 @@ from captax.files import write_text
 
 # What each map is, in the words of the page.
 MEANINGS = {
-    "attention": "Where the decoder's cross-attention lay when it predicted the word.",
-    "rollout": "Attention, followed back through the encoder to the patches its tokens are of.",
-    "gradient": "Gradient x input: what hiding each place would take from the word, were the model "
-    "linear.",
-    "integrated": "Integrated gradients: the word's log-probability, shared out over all places.",
-    "occlusion": "How far the word's log-probability falls when the place is hidden.",
+    "attention": "This shows where the decoder's cross-attention lay when it predicted the word.",
+    "rollout": "This follows attention back through the encoder to the patches of the picture.",
+    "gradient": "Gradient x input estimates how far the word's log-probability would fall if the "
+    "place were hidden, as though the model were linear.",
+    "integrated": "Integrated gradients divide the word's log-probability among all places.",
+    "occlusion": "This measures how far the word's log-probability falls when the place is hidden.",
 }
 
 
 def write_page(path: Path, explanation: Maps) -> None:
-    """Write the page to `path`, all within it. Raises `OutputError` if it cannot be written."""
+    """Write the page to `path` as one file. Raises `OutputError` if it cannot be written."""
     write_text(path, page(explanation))
 
 
@@ -65,7 +65,7 @@ def notebook(explanation: Maps) -> str:
         return f"<p>{text}</p>"
     method = explanation.methods[0]
     source = _data_url(draw(explanation, "strip", method=method), "PNG")
-    described = escape(f"Maps by {method} for each word of: {explanation.caption.text}")
+    described = escape(f"Maps by {method} for each word of the caption: {explanation.caption.text}")
     return (
         f"<figure><figcaption>{text}</figcaption>"
         f'<img src="{source}" alt="{described}" style="max-width: 100%"></figure>'
@@ -73,7 +73,7 @@ def notebook(explanation: Maps) -> str:
 
 
 def _words(explanation: Maps) -> str:
-    """The caption as a list of buttons, each word over how likely it was."""
+    """The caption as a list of buttons, each word above its probability."""
     prompt = ""
     if explanation.prompt.strip():
         prompt = f'<li class="prompt">{escape(explanation.prompt.strip())}</li>'
@@ -87,7 +87,7 @@ def _words(explanation: Maps) -> str:
 
 
 def _methods(explanation: Maps) -> str:
-    """Options of the list of maps: methods, and attention layer by layer."""
+    """The options of the list of maps: each method, and attention layer by layer."""
     options = [f'<option value="{m}">{m.capitalize()}</option>' for m in explanation.methods]
     layers = len(explanation.cross_attentions)
     if ATTENTION in explanation.methods and layers > 1:
@@ -97,7 +97,7 @@ def _methods(explanation: Maps) -> str:
 
 
 def _table(explanation: Maps) -> str:
-    """How far to believe each map, where that was measured."""
+    """A table of how far to believe each map, if that was measured."""
     if not explanation.faithfulness:
         return ""
     found = explanation.faithfulness
@@ -110,9 +110,9 @@ def _table(explanation: Maps) -> str:
         "<section><h2>How far to believe each map</h2><table><thead><tr><th>Map</th>"
         '<th scope="col">Deletion</th><th scope="col">Insertion</th><th scope="col">Score</th></tr>'
         f"</thead><tbody>{rows}</tbody></table>"
-        "<p>Mean probability of the words while the places that a map ranks highest are hidden "
-        "first (deletion, low is good) or shown first (insertion, high is good). The score is "
-        "their difference; one random order comes to "
+        "<p>Deletion is the mean probability of the words while the places that a map ranks "
+        "highest are hidden first; low is good. Insertion is the same while these places are shown "
+        "first; high is good. The score is insertion minus deletion; one random order scores "
         f"0 ± {found[RANDOM].spread:.3f}.</p></section>"
     )
 
@@ -124,7 +124,7 @@ def _data(explanation: Maps) -> dict[str, Any]:
     }
     if ATTENTION in explanation.methods:
         for layer in range(len(explanation.cross_attentions)):
-            says = f"{MEANINGS[ATTENTION]} Layer {layer} alone."
+            says = f"{MEANINGS[ATTENTION]} Only layer {layer} is used."
             shown[f"layer {layer}"] = _map(explanation.maps(layer=layer), says)
     colours = (matplotlib.colormaps[COLOURS](np.arange(256))[:, :3] * 255).round().astype(int)
     return {

@@ -1,7 +1,7 @@
 """Explanations as pictures.
 
-Legend: `share` is a map over the grid that sums to 1; `level` the same as multiples of the share
-that every cell would have if all had the same.
+A `share` is a map over the grid that sums to 1; a `level` is the same in multiples of the even
+share, which every cell would have if all had the same.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ from captax.explain.maps import ATTENTION, ExplainError, Maps, Per
 VIEWS = ("strip", "overlay", "heat", "weighted", "grid", "sequence")
 COLOURS = "inferno"  # perceptually uniform, and read the same without colour
 DPI = 110
-GAMMA = 2.2  # of pixel values: so much light is their power
+GAMMA = 2.2  # the power of a pixel's value that is its light
 _COLUMNS = 6
 _INK, _QUIET = "#1c1d1f", "#5c6066"
 _BOLD: Any = {"fontsize": 10.5, "weight": "bold"}
@@ -42,27 +42,32 @@ def draw(
     head: int | None = None,
     per: Per = "word",
 ) -> Image.Image:
-    """One of `VIEWS`.
+    """Draw one of `VIEWS`.
 
-    `strip`: the map of every word over the picture, all by the same scale. Of one word (its place
-    from 0), or the mean of all: `overlay`, its map over the picture; `heat`, the map; `weighted`,
-    patches as bright as they count. And the picture cut in patches as the model's `grid` has it, or
-    the `sequence` that it reads. With `per="token"` words are tokens, the end included. Raises
-    `ExplainError` for a view or a word that there is not.
+    `strip` shows the map of every word over the picture, all on the same scale. Three views show
+    the map of one word (its place from 0) or the mean of all: `overlay` draws it over the picture,
+    `heat` alone, and `weighted` as patches as bright as their shares. `grid` shows the picture cut
+    into the model's patches, `sequence` the patches in the order in which the model reads them.
+    With `per="token"` maps are of tokens, including the end. Raises `ExplainError` for a view or a
+    word that does not exist.
     """
     if view not in VIEWS:
-        raise ExplainError(f"view {view!r}: give {', '.join(VIEWS)}")
+        raise ExplainError(f"there is no view {view!r}; choose {', '.join(VIEWS)}")
     labels = _labels(explanation, per)
     if view in ("grid", "sequence"):
         return _render(_patches(explanation, view == "sequence"))
     if not labels:
-        raise ExplainError("the caption has no words: there is no map to draw")
+        raise ExplainError(
+            "the caption has no words, so there is no map to draw; explain another caption"
+        )
     shares = explanation.maps(method, layer=layer, head=head, per=per)
     title = _title(explanation, method, layer, head)
     if view == "strip":
         return _render(_strip(explanation, shares, labels, title))
     if word is not None and not 0 <= word < len(labels):
-        raise ExplainError(f"{per} {word}: the caption has 0 to {len(labels) - 1}")
+        raise ExplainError(
+            f"the caption has no {per} at place {word}; choose 0 to {len(labels) - 1}"
+        )
     share = shares.mean(0) if word is None else shares[word]
     name = explanation.caption.text if word is None else labels[word][0]
     drawing = {"overlay": _overlay, "heat": _heat, "weighted": _weighted}[view]
@@ -72,7 +77,10 @@ def draw(
 def weigh(explanation: Maps, method: str = ATTENTION, word: int | None = None) -> Image.Image:
     """The picture times a map whose highest place is 1."""
     if not explanation.words:
-        raise ExplainError("the caption has no words: there is no map to weigh the picture by")
+        raise ExplainError(
+            "the caption has no words, so there is no map to weigh the picture by; "
+            "explain another caption"
+        )
     shares = explanation.maps(method)
     share = shares.mean(0) if word is None else shares[word]
     smooth = upsample(share / share.max(), explanation.image.size)
@@ -83,9 +91,9 @@ def weigh(explanation: Maps, method: str = ATTENTION, word: int | None = None) -
 def upsample(
     share: Float[np.ndarray, "rows columns"], size: tuple[int, int]
 ) -> Float[np.ndarray, "height width"]:
-    """The map at (width, height) pixels, smoothly from the middle of each cell to the next.
+    """The map at (width, height) pixels, smooth from the middle of each cell to the next.
 
-    Without overshoot: nothing is higher, or lower, than the cells around it.
+    It does not overshoot: no pixel is higher, or lower, than the cells around it.
     """
     across, down = (
         _between(count, side) for count, side in zip(share.shape[::-1], size, strict=True)
@@ -200,7 +208,7 @@ def _patches(explanation: Maps, sequence: bool) -> Figure:
 
 
 def _sequence(patches: np.ndarray, across: int) -> Figure:
-    """Patches in lines of so many, numbered."""
+    """Numbered patches in lines, `across` to a line."""
     count, height, width, _ = patches.shape
     lines = -(-count // across)
     line = np.full((lines * across, height + _NUMBER, width, 3), 255, np.uint8)
@@ -220,7 +228,7 @@ def _sequence(patches: np.ndarray, across: int) -> Figure:
 def cut(
     image: Image.Image, grid: tuple[int, int]
 ) -> UInt8[np.ndarray, "rows columns height width 3"]:
-    """The picture in patches, each of the cells of the grid that the model sees."""
+    """The picture cut into patches, one for each cell of the model's grid."""
     rows, columns = grid
     shape = image.width / columns, image.height / rows
     scale = _PATCH / max(shape)
@@ -244,7 +252,7 @@ def _tile(patches: np.ndarray, ground: int = 255) -> UInt8[np.ndarray, "height w
 
 
 def _blend(axes: Axes, image: Image.Image, level: np.ndarray, norm: Normalize) -> None:
-    """The picture in faint colour, and over it the map, the less of it the lower it is."""
+    """The picture in faint colour, under a map that is more transparent where it is lower."""
     grey = np.asarray(image.convert("L"), np.float32)[..., None]
     faint = 0.35 * np.asarray(image, np.float32) + 0.65 * grey
     height = norm(upsample(level, image.size)).filled(0).clip(0, 1)
@@ -281,7 +289,7 @@ def _single(explanation: Maps, name: str, title: str) -> tuple[Figure, Axes]:
 
 
 def _figure(size: tuple[float, float], title: str | None) -> Figure:
-    """A figure under a title; without one, to be laid out by hand."""
+    """A figure with a title; one without a title is laid out by hand."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, dpi=DPI, facecolor="white")
         FigureCanvasAgg(figure)
@@ -305,7 +313,7 @@ def _inches(canvas: np.ndarray) -> tuple[float, float]:
 
 
 def _labels(explanation: Maps, per: Per) -> list[tuple[str, str]]:
-    """What each map is called, and how likely the word was."""
+    """The name of each map, and the probability of its word."""
     return [
         (text.strip() or repr(text), f"probability {np.exp(p):.2f}")
         for text, p in explanation.named(per)
