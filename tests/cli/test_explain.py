@@ -3,11 +3,17 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from captax.cli import explain as command
+from captax.explain import maps
+from captax.explain.evidence import HIDE
+from captax.explain.explain import ALL
+from captax.explain.views import VIEWS
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +22,14 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiles = np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8)
     Image.fromarray(np.kron(tiles, np.ones((20, 20, 1), np.uint8))).save(path)
     return path
+
+
+def test_choices_are_those_of_the_library() -> None:
+    """They are written out in the command, whose help starts without JAX."""
+    assert list(command.Method) == [*maps.METHODS, ALL]
+    assert list(command.View) == list(VIEWS)
+    assert list(command.Hide) == list(HIDE)
+    assert list(command.Per) == list(get_args(maps.Per))
 
 
 def test_words_are_listed_with_where_they_came_from(
@@ -79,23 +93,49 @@ def test_faithfulness_is_a_table_best_first(
     assert scores == sorted(scores, reverse=True)
     for row in rows:
         assert float(row[3]) == pytest.approx(float(row[2]) - float(row[1]), abs=0.0021)
-    assert re.fullmatch(r"one random order comes to 0 ± \d\.\d{3}", table[-1])
+    assert re.fullmatch(r"one random order scores 0 ± \d\.\d{3}", table[-1])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--view", "heat"), "--view is what a .png shows: give --out NAME.png"),
-        (("--out", "x.png", "--method", "all"), "a .png shows one map: give one --method"),
-        (("--out", "x.png", "--view", "strip", "--word", "1"), "--view strip shows every word"),
-        (("--method", "occlusion", "--layer", "1"), "occlusion has no layers and heads"),
-        (("--word", "zebra"), "word 'zebra' is not in the caption; its words are 1 a, 2 red"),
-        (("--per", "token", "--word", "9"), "--word 9: give the number of a token, 1 to 4"),
-        (("--layer", "7"), "layer 7: the decoder has layers 0 to 1"),
-        (("--caption", " "), "--caption has no words: there is nothing to explain"),
-        (("--method", "rollout"), "rollout follows attention through the encoder"),
-        (("--out", "x.jpg"), "x.jpg: give a name that ends in .png, .html or .npz"),
-        (("--method", "occlusion", "--head", "0"), "occlusion has no layers and heads"),
+        (("--view", "heat"), "--view only applies to a .png; add --out NAME.png"),
+        (
+            ("--out", "x.png", "--method", "all"),
+            "a .png shows one method; give one --method, or --out NAME.html for several",
+        ),
+        (
+            ("--out", "x.png", "--view", "strip", "--word", "1"),
+            "--view strip shows every word; leave --word out, or choose another view",
+        ),
+        (
+            ("--method", "occlusion", "--layer", "1"),
+            "occlusion has no layers or heads; give neither, or choose attention or rollout",
+        ),
+        (
+            ("--word", "zebra"),
+            "word 'zebra' is not in the caption; its words are 1 a, 2 red, 3 square",
+        ),
+        (("--per", "token", "--word", "9"), "there is no token '9'; give a number from 1 to 4"),
+        (("--layer", "7"), "the decoder has no layer 7; choose 0 to 1"),
+        (("--caption", " "), "--caption has no words to explain; give it some, or leave it out"),
+        (
+            ("--method", "rollout"),
+            "rollout needs an encoder with attention, and this model's encoder has none (it is "
+            "convolutional); choose attention, gradient, integrated, occlusion",
+        ),
+        (
+            ("--out", "x.jpg"),
+            "x.jpg: the suffix does not say what to write; use .png, .html or .npz",
+        ),
+        (
+            ("--method", "occlusion", "--head", "0"),
+            "occlusion has no layers or heads; give neither, or choose attention or rollout",
+        ),
+        (
+            ("--per", "token", "--feed-back"),
+            "--feed-back takes the maps of words; leave --per token out",
+        ),
     ],
 )
 def test_mistakes_are_told_in_a_line(

@@ -90,9 +90,9 @@ def test_layers_and_heads_can_be_chosen(checkpoint: Callable[..., Path]) -> None
         got = found.maps(layer=layer, head=head, per="token")
         np.testing.assert_allclose(got, want, atol=1e-6)
     # A map that follows attention into the encoder starts from all tokens, CLS too.
-    with pytest.raises(ExplainError, match=f"layer 9: the decoder has layers 0 to {layers - 1}"):
+    with pytest.raises(ExplainError, match=f"the decoder has no layer 9; choose 0 to {layers - 1}"):
         found.maps(layer=9)
-    with pytest.raises(ExplainError, match=f"head -9: the decoder has heads 0 to {heads - 1}"):
+    with pytest.raises(ExplainError, match=f"the decoder has no head -9; choose 0 to {heads - 1}"):
         found.maps(head=-9)
 
 
@@ -197,7 +197,9 @@ def test_arrays_come_back_as_they_were(explanation: Explanation, tmp_path: Path)
     with np.load(tmp_path / "all.npz") as arrays:  # for who has no captax
         np.testing.assert_array_equal(arrays["maps/occlusion"], explanation.maps("occlusion"))
     (tmp_path / "other.npz").write_bytes(b"PK")
-    with pytest.raises(ExplainError, match=r"other\.npz: no explanation"):
+    with pytest.raises(
+        ExplainError, match=r"other\.npz: this is not a saved explanation .*give a \.npz"
+    ):
         Explanation.load(tmp_path / "other.npz")
 
 
@@ -303,9 +305,12 @@ def test_the_picture_is_the_part_that_the_model_sees() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"methods": "magic"}, "method 'magic': give attention, rollout, .* or all"),
-        ({"methods": "rollout"}, "rollout follows attention through the encoder"),
-        ({"hide": "black"}, "hide 'black': give mean or blur"),
+        ({"methods": "magic"}, "there is no method 'magic'; choose attention, rollout, .* or all"),
+        (
+            {"methods": "rollout"},
+            "rollout needs an encoder with attention, .* choose attention, grad",
+        ),
+        ({"hide": "black"}, "hide cannot be 'black'; choose mean or blur"),
         ({"caption": "a " * 20}, "has 21 tokens and the decoder reads 16"),
         ({"num_beam": 2}, "unknown option 'num_beam'"),
     ],
@@ -323,13 +328,17 @@ def test_of_all_methods_those_are_left_out_that_there_are_not(tiny_captioner: Ca
     found = tiny_captioner.explain(PICTURE, "a red square", methods="all", hide="blur")
     assert found.methods == ("attention", "gradient", "integrated", "occlusion")
     assert found.encoder_attentions is None and found.rollout is None
-    with pytest.raises(ExplainError, match="occlusion has no layers and heads"):
+    with pytest.raises(
+        ExplainError, match="occlusion has no layers or heads; give neither, or choose"
+    ):
         found.maps("occlusion", layer=0)
-    with pytest.raises(ExplainError, match="no 'rollout' was computed, only attention"):
+    with pytest.raises(ExplainError, match="method 'rollout' was not computed; choose attention, "):
         found.maps("rollout")
-    with pytest.raises(ExplainError, match=r"x\.jpg: give a name that ends in \.png"):
+    with pytest.raises(
+        ExplainError, match=r"x\.jpg: the suffix does not say what to write; use \."
+    ):
         found.save("x.jpg")
-    with pytest.raises(ExplainError, match="view 'map': give strip"):
+    with pytest.raises(ExplainError, match="there is no view 'map'; choose strip"):
         found.draw("map")
 
 
@@ -338,6 +347,10 @@ def test_words_are_found_by_number_and_by_text(explanation: Explanation) -> None
     for word in ("0", "4", "zebra"):
         with pytest.raises(ExplainError, match=f"word '{word}' is not in the caption; .* 3 square"):
             explanation.find(word)
+    assert explanation.find("4", per="token") == 3
+    for word in ("0", "5", "square"):
+        with pytest.raises(ExplainError, match=f"there is no token '{word}'; give a number from 1"):
+            explanation.find(word, per="token")
 
 
 def test_a_caption_of_no_words_has_no_maps(tiny_captioner: Captioner, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class View(StrEnum):
-    """What a PNG shows."""
+    """What a .png shows."""
 
     STRIP = "strip"
     OVERLAY = "overlay"
@@ -28,7 +28,7 @@ class View(StrEnum):
 
 
 class Method(StrEnum):
-    """What maps are made of."""
+    """How maps are made."""
 
     attention = "attention"
     rollout = "rollout"
@@ -39,7 +39,7 @@ class Method(StrEnum):
 
 
 class Per(StrEnum):
-    """What maps are of."""
+    """What each map is made for."""
 
     word = "word"
     token = "token"
@@ -54,38 +54,66 @@ class Hide(StrEnum):
 
 @decoding
 def explain(
-    image: Annotated[Path, typer.Argument(help="A picture.")],
+    image: Annotated[Path, typer.Argument(help="The picture to explain.")],
     model: Model = None,
     caption: Annotated[
-        str | None, typer.Option(help="Explain this one instead of what the model says.")
+        str | None, typer.Option(help="Explain this caption. By default the model writes one.")
     ] = None,
-    prompt: Annotated[str, typer.Option(help="The caption begins with it.")] = "",
+    prompt: Annotated[
+        str, typer.Option(help="The text that the caption begins with. By default there is none.")
+    ] = "",
     method: Annotated[
-        list[Method] | None, typer.Option(help="May be repeated; default: attention.")
+        list[Method] | None,
+        typer.Option(
+            help="How maps are made; may be repeated, and all stands for all that the model has. "
+            "The default is attention."
+        ),
     ] = None,
     layer: Annotated[
-        int | None, typer.Option(help="Attention of one layer, from 0; -1: the last.")
+        int | None,
+        typer.Option(
+            help="Use the attention of one layer, counted from 0; -1 is the last. The default is "
+            "the mean of all."
+        ),
     ] = None,
-    head: Annotated[int | None, typer.Option(help="Attention of one head, from 0.")] = None,
+    head: Annotated[
+        int | None,
+        typer.Option(
+            help="Use the attention of one head, counted from 0; -1 is the last. The default is "
+            "the mean of all."
+        ),
+    ] = None,
     word: Annotated[
-        str | None, typer.Option(help="Of views of one word: its number from 1, or its text.")
+        str | None,
+        typer.Option(
+            help="Draw or feed back the map of one word, given by its text or its number from 1 "
+            "(with --per token, by its number). The default is every word."
+        ),
     ] = None,
-    per: Annotated[Per, typer.Option(help="A map of every word or of every token.")] = Per.word,
+    per: Annotated[
+        Per, typer.Option(help="Make a map for each word or for each token.")
+    ] = Per.word,
     view: Annotated[
-        View | None, typer.Option(help="Of a .png; default: strip, or overlay with --word.")
+        View | None,
+        typer.Option(help="What a .png shows. The default is strip, or overlay with --word."),
     ] = None,
     faithfulness: Annotated[
-        bool, typer.Option("--faithfulness", help="Measure how far to believe each map.")
+        bool, typer.Option("--faithfulness", help="Also measure how far to believe each map.")
     ] = False,
     hide: Annotated[
-        Hide, typer.Option(help="What hidden places show: the mean colour or a blur.")
+        Hide, typer.Option(help="Hide places behind the picture's mean colour or a blur of it.")
     ] = Hide.mean,
     feed_back: Annotated[
         bool,
-        typer.Option("--feed-back", help="Caption again the picture that the map leaves bright."),
+        typer.Option(
+            "--feed-back", help="Also caption the picture again, darkened where the map is low."
+        ),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Write a .png, a page .html or arrays .npz.")
+        Path | None,
+        typer.Option(
+            help="Write a picture .png, a page .html or arrays .npz. By default words are listed."
+        ),
     ] = None,
     dtype: Loaded = Dtype.float32,
     revision: Revision = None,
@@ -95,27 +123,30 @@ def explain(
 ) -> None:
     """Show where in a picture each word of its caption came from, and how far to believe it.
 
-    Without --out, words are listed with their log-probabilities and where their maps are highest.
+    Without --out, each word is listed with its log-probability and where its map is highest.
     """
     from captax.errors import CaptaxError
+    from captax.explain.explanation import file_kind
+    from captax.explain.maps import check_layers
 
-    kind = None if out is None else out.suffix.lower()
-    if kind not in (None, ".png", ".html", ".npz"):
-        raise CaptaxError(f"{out}: give a name that ends in .png, .html or .npz")
+    kind = None if out is None else file_kind(out)
+    methods = [each.value for each in method or [Method.attention]]
+    check_layers(methods[0], layer, head)
     if caption is not None and not caption.strip():
-        raise CaptaxError("--caption has no words: there is nothing to explain")
+        raise CaptaxError("--caption has no words to explain; give it some, or leave it out")
     if view is not None and kind != ".png":
-        raise CaptaxError("--view is what a .png shows: give --out NAME.png")
+        raise CaptaxError("--view only applies to a .png; add --out NAME.png")
     if view is View.STRIP and word is not None:
-        raise CaptaxError("--view strip shows every word: leave --word out, or give another view")
-    if kind == ".png" and (Method.all in (method or ()) or len(method or ()) > 1):
-        raise CaptaxError("a .png shows one map: give one --method, or --out NAME.html for several")
-    if method and method[0] not in (Method.attention, Method.all) and (layer, head) != (None, None):
-        raise CaptaxError(f"{method[0].value} has no layers and heads: they are of attention")
+        raise CaptaxError("--view strip shows every word; leave --word out, or choose another view")
+    if kind == ".png" and ("all" in methods or len(methods) > 1):
+        raise CaptaxError(
+            "a .png shows one method; give one --method, or --out NAME.html for several"
+        )
+    if feed_back and per is Per.token:
+        raise CaptaxError("--feed-back takes the maps of words; leave --per token out")
     if kind in (".png", ".html"):
         # What draws is read while the model is.
         threading.Thread(target=importlib.import_module, args=["matplotlib.figure"]).start()
-    methods = [each.value for each in method or [Method.attention]]
     captioner = load_captioner(model, revision=revision, offline=offline, dtype=dtype.value)
     found = captioner.explain(
         image,
@@ -128,7 +159,7 @@ def explain(
     )
     first = found.methods[0]
     chosen: dict[str, Any] = {"method": first, "layer": layer, "head": head, "per": per.value}
-    place = None if word is None else _place(found, word, per)
+    place = None if word is None else found.find(word, per.value)
     print(found.caption.text)
     if out is not None:
         shown = view or (View.STRIP if word is None else View.OVERLAY)
@@ -138,29 +169,14 @@ def explain(
     if found.faithfulness:
         _judge(found)
     if feed_back:
-        if per is Per.token:
-            raise CaptaxError("--feed-back takes the map of a word: leave --per token out")
         options.pop("seed", None)
         again = captioner.caption_again(found, method=first, word=place, **options)
         print(f"fed back: {again.text}")
 
 
-def _place(found: "Explanation", word: str, per: Per) -> int:
-    """The number of a word, or of the token of that number."""
-    if per is Per.word:
-        return found.find(word)
-    from captax.errors import CaptaxError
-
-    if not (word.isdecimal() and 1 <= int(word) <= len(found.tokens)):
-        raise CaptaxError(f"--word {word}: give the number of a token, 1 to {len(found.tokens)}")
-    return int(word) - 1
-
-
 def _list(found: "Explanation", maps: "np.ndarray", per: Per) -> None:
-    """A line for each word: number, text, log-probability, and where its map is highest."""
-    named = [(word.text, word.logprob) for word in found.words]
-    if per is Per.token:
-        named = list(zip(found.tokens, map(float, found.logprobs), strict=True))
+    """Print for each word its number, text, log-probability and where its map is highest."""
+    named = found.named(per.value)
     wide = max([len(text) for text, _ in named], default=0)
     rows, columns = found.grid
     for number, ((text, logprob), share) in enumerate(zip(named, maps, strict=True), 1):
@@ -173,7 +189,7 @@ def _list(found: "Explanation", maps: "np.ndarray", per: Per) -> None:
 
 
 def _side(row: int, column: int, grid: tuple[int, int]) -> str:
-    """In words, which ninth of the picture a cell is in."""
+    """The ninth of the picture that a cell is in, in words."""
     down, across = (
         min(2, 3 * (2 * place + 1) // (2 * count))
         for place, count in zip((row, column), grid, strict=True)
@@ -184,12 +200,14 @@ def _side(row: int, column: int, grid: tuple[int, int]) -> str:
 
 
 def _judge(found: "Explanation") -> None:
-    """The table of faithfulness, best first."""
+    """Print the table of faithfulness, best first."""
+    from captax.explain.faithfulness import best_first
+
     print(f"\n{'map':<12}{'deletion':>10}{'insertion':>11}{'score':>9}")
-    for method, each in sorted(found.faithfulness.items(), key=lambda item: -item[1].score):
+    for method, each in best_first(found.faithfulness):
         print(
             f"{method:<12}{each.deletion_area:>10.3f}{each.insertion_area:>11.3f}"
             f"{each.score:>+9.3f}"
         )
     spread = found.faithfulness["random"].spread
-    print(f"one random order comes to 0 ± {spread:.3f}")
+    print(f"one random order scores 0 ± {spread:.3f}")

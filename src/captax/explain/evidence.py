@@ -1,11 +1,11 @@
 """What the log-probability of each token owes to each cell of the picture.
 
-Three answers to one question: how much of it goes when the cell is hidden?
+Three methods answer one question: how far does it fall when the cell is hidden?
 
-- `occlusion` hides cells and looks (Zeiler & Fergus, https://arxiv.org/abs/1311.2901).
-- `gradient` takes the model for linear near the picture: gradient x input, the input measured from
-  the hidden picture (Shrikumar et al., https://arxiv.org/abs/1605.01713).
-- `integrated` adds gradients up along the way from the hidden picture to the shown, so that cells
+- `occlusion` hides cells and measures (Zeiler & Fergus, https://arxiv.org/abs/1311.2901).
+- `gradient` treats the model as linear near the picture: gradient x input, where the input is
+  measured from the hidden picture (Shrikumar et al., https://arxiv.org/abs/1605.01713).
+- `integrated` sums gradients along the way from the hidden picture to the shown one, so that cells
   sum to the whole difference (Sundararajan et al., https://arxiv.org/abs/1703.01365).
 
 Evidence is signed: what speaks against a word is negative.
@@ -22,7 +22,7 @@ HIDE = ("mean", "blur")
 
 
 def hidden_picture(image: Image.Image, hide: str) -> Image.Image:
-    """The RGB picture with nothing to be seen on it: all of its mean colour, or all a blur."""
+    """The RGB picture with everything hidden: filled with its mean colour, or blurred."""
     if hide == "blur":
         return image.filter(ImageFilter.GaussianBlur(max(image.size) / 8))
     colour = np.asarray(image).reshape(-1, 3).mean(0).round().astype(int)
@@ -32,7 +32,7 @@ def hidden_picture(image: Image.Image, hide: str) -> Image.Image:
 def evidence(
     method: str, reader: Reader, given: Given, grid: tuple[int, int]
 ) -> Float[np.ndarray, "said rows columns"]:
-    """By one of `EVIDENCE`, in nats."""
+    """The evidence by one of the methods `EVIDENCE`, in nats."""
     if method == "occlusion":
         return occlusion(reader, given, grid)
     return reader.gradients(given, grid, STEPS if method == "integrated" else 0)
@@ -43,8 +43,8 @@ def occlusion(
 ) -> Float[np.ndarray, "said rows columns"]:
     """The fall of log-probabilities when a square of `window` cells slides over the picture.
 
-    A cell's is the mean of those of the squares that cover it. Of a fine grid, whose cells alone
-    show too little to be missed, squares are a fifth of the picture wide.
+    The fall at a cell is the mean over the squares that cover it. By default a square is a fifth
+    of the grid wide, because single cells of a fine grid show too little to be missed.
     """
     window = window or max(1, round(min(grid) / 5))
     hides = _windows(grid, min(window, *grid), max(1, window // 2))
@@ -58,7 +58,7 @@ def occlusion(
 def _windows(
     grid: tuple[int, int], side: int, stride: int
 ) -> Bool[np.ndarray, "some rows columns"]:
-    """Squares that cover the grid, those at its far edges too."""
+    """Squares that cover the whole grid, including its far edges."""
     tops, lefts = (sorted({*range(0, count - side, stride), count - side}) for count in grid)
     hides = np.zeros((len(tops) * len(lefts), *grid), bool)
     for i, (top, left) in enumerate((top, left) for top in tops for left in lefts):

@@ -8,7 +8,8 @@ from PIL import Image
 
 from captax.explain import faithfulness as faith
 from captax.explain.evidence import EVIDENCE, HIDE, evidence, hidden_picture
-from captax.explain.explanation import ATTENTION, METHODS, ROLLOUT, ExplainError, Explanation
+from captax.explain.explanation import Explanation
+from captax.explain.maps import ATTENTION, METHODS, ROLLOUT, ExplainError
 from captax.explain.reading import Given, Reader
 from captax.explain.words import merge_tokens, token_texts
 from captax.generation.result import Generated
@@ -16,16 +17,16 @@ from captax.images import ImageProcessor
 from captax.text import Tokenizer
 
 ALL = "all"
-# Pixels of the picture that is kept to draw on.
+# The longest side, in pixels, of the picture that is kept to draw on.
 LONGEST_SIDE = 768
 
 
 def known_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
-    """Methods by their names; `all` of them if that is said. Raises `ExplainError` for others."""
+    """Check names of methods; `all` stands for every one. Raises `ExplainError` for other names."""
     named = (methods,) if isinstance(methods, str) else tuple(methods)
     for name in named:
         if name not in (*METHODS, ALL):
-            raise ExplainError(f"method {name!r}: give {', '.join(METHODS)} or {ALL}")
+            raise ExplainError(f"there is no method {name!r}; choose {', '.join(METHODS)} or {ALL}")
     return METHODS if ALL in named else tuple(dict.fromkeys(named))
 
 
@@ -45,26 +46,26 @@ def explain(
     hide: str = "mean",
     alternatives: int = 5,
 ) -> Explanation:
-    """Read `caption`, behind the tokens it began with, beside the picture, once or many times.
+    """Explain `caption` by reading it with the picture, once or many times.
 
-    `begin` holds the start token and the prompt's; captions are filled up to `room` tokens, so that
-    few programs serve all. What is hidden, for evidence and faithfulness, is the picture's mean
-    colour or a blur. Of `all` methods, those are left out that the model does not have. Raises
-    `ExplainError` for a method that it does not have, or that there is not.
+    `begin` holds the start token and the prompt's tokens; captions are padded to `room` tokens, so
+    that few programs serve all. Evidence and faithfulness hide places of the picture behind its
+    mean colour or a blur. With `all`, methods that the model does not have are left out. Raises
+    `ExplainError` for a method that does not exist or that the model does not have.
     """
     wanted = known_methods(methods)
     if hide not in HIDE:
-        raise ExplainError(f"hide {hide!r}: give mean or blur")
+        raise ExplainError(f"hide cannot be {hide!r}; choose {' or '.join(HIDE)}")
     said = list(caption.tokens)
     if not said:
-        raise ExplainError("the caption has no tokens: there is nothing to explain")
+        raise ExplainError("the caption has no tokens to explain; give one that has some")
     given = _given(processor, image, [*begin, *said], len(said), room, hide)
     seen = reader.observe(given, alternatives)
     if seen.rollout is None and ROLLOUT in wanted:
         if ALL not in methods:
             raise ExplainError(
-                "rollout follows attention through the encoder, and this model's has none "
-                f"(a convolutional one): use {ATTENTION}, {', '.join(EVIDENCE)}"
+                "rollout needs an encoder with attention, and this model's encoder has none (it is "
+                f"convolutional); choose {', '.join(m for m in METHODS if m != ROLLOUT)}"
             )
         wanted = tuple(method for method in wanted if method != ROLLOUT)
     bare = said[:-1] if said[-1] in eos else said

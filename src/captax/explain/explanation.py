@@ -1,184 +1,65 @@
-"""What a captioner's words owe to the picture, as arrays, pictures and pages."""
+"""Explanations as users hold them: maps that can be drawn, written and read back."""
 
 import dataclasses
 import json
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
-from captax.errors import CaptaxError
-from captax.explain.evidence import EVIDENCE
 from captax.explain.faithfulness import Faithfulness
+from captax.explain.maps import ATTENTION, ExplainError, Maps
 from captax.explain.words import Word
 from captax.files import replacing
 from captax.generation.result import Alternative, Generated
 
-ATTENTION, ROLLOUT = ("attention", "rollout")
-METHODS = (ATTENTION, ROLLOUT, *EVIDENCE)
-Per = Literal["word", "token"]
-
-
-class ExplainError(CaptaxError):
-    """An explanation that a captioner, or a caption, does not have."""
+_CURVES = ("fractions", "deletion", "insertion")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Explanation:
-    """A caption, and for each of its words where in the picture it came from.
-
-    Attributes:
-        caption: what is explained; `prompt` is how it began before the model said anything.
-        image: the part of the picture that the model saw, undistorted.
-        words: of what the model said.
-        tokens: their texts, of all that were chosen, the end included where it was.
-        logprobs: of those tokens, by the model itself, whatever constrained the choice.
-        steps: for each token, what was likeliest in its place, best first, each with its
-            probability.
-        grid: (rows, columns) of the places that the model's visual tokens stand for.
-        lead: how many visual tokens before those stand for no place, such as CLS.
-        cross_attentions: of each token's prediction to the visual tokens: the text's own attention
-            is apart in `self_attentions`, to the beginning and the tokens before. Where a model has
-            one softmax for both (GIT), the two sum to 1 together.
-        encoder_attentions: among the visual tokens, where the encoder has attention.
-        rollout: of each visual token, what shares the patches have in it (see `captax.explain`).
-        evidence: by method, what each cell adds to the log-probability of each token, in nats.
-        methods: those that `maps` can show.
-        faithfulness: by method, and for `random` order, if that was asked for.
-    """
-
-    caption: Generated
-    prompt: str
-    image: Image.Image
-    words: tuple[Word, ...]
-    tokens: tuple[str, ...]
-    logprobs: Float[np.ndarray, " time"]
-    steps: tuple[tuple[tuple[str, float], ...], ...]
-    grid: tuple[int, int]
-    lead: int
-    cross_attentions: Float[np.ndarray, "layers heads time places"]
-    self_attentions: Float[np.ndarray, "layers heads time positions"]
-    encoder_attentions: Float[np.ndarray, "depth encoder_heads places places"] | None
-    rollout: Float[np.ndarray, "places places"] | None
-    evidence: dict[str, Float[np.ndarray, "time rows columns"]]
-    methods: tuple[str, ...]
-    faithfulness: dict[str, Faithfulness]
-
-    def __repr__(self) -> str:
-        return f"Explanation({self.caption.text!r}, methods={self.methods}, grid={self.grid})"
-
-    @property
-    def picture_share(self) -> Float[np.ndarray, "layers heads time"]:
-        """How much of each token's attention lay on the grid, not on the text or on lead tokens.
-
-        Under cross-attention nothing but lead tokens takes any of it.
-        """
-        return self.cross_attentions[..., self.lead :].sum(-1)
-
-    def maps(
-        self,
-        method: str = ATTENTION,
-        *,
-        layer: int | None = None,
-        head: int | None = None,
-        per: Per = "word",
-    ) -> Float[np.ndarray, "words rows columns"]:
-        """Where each word, or each token, came from by a method, as shares that sum to 1.
-
-        Attention is the mean of layers and heads but for those chosen (counted from 0; -1 is the
-        last); a word's is the mean of its tokens'. Of signed evidence, a word's is the sum of its
-        tokens', and the map shows its positive part: what spoke for the word. Where there is none
-        the map is even. Raises `ExplainError` for a method that was not computed, or a layer or
-        head that there is not.
-        """
-        found = self.weights(method, layer=layer, head=head, per=per)
-        found = np.maximum(found, 0)
-        sums = found.sum((1, 2), keepdims=True)
-        even = np.full(self.grid, 1 / (self.grid[0] * self.grid[1]), np.float32)
-        return np.where(sums > 0, found / np.where(sums > 0, sums, 1), even)
-
-    def weights(
-        self,
-        method: str = ATTENTION,
-        *,
-        layer: int | None = None,
-        head: int | None = None,
-        per: Per = "word",
-    ) -> Float[np.ndarray, "words rows columns"]:
-        """What `maps` are the shares of: attention, or signed evidence in nats."""
-        if method not in self.methods:
-            raise ExplainError(f"no {method!r} was computed, only {', '.join(self.methods)}")
-        if method in self.evidence:
-            if layer is not None or head is not None:
-                raise ExplainError(f"{method} has no layers and heads: they are of attention")
-            found = self.evidence[method]
-        else:
-            chosen = _chosen(_chosen(self.cross_attentions, layer, "layer"), head, "head")
-            found = chosen @ self.rollout if method == ROLLOUT else chosen
-            found = found[:, self.lead :]
-            found = found / np.maximum(found.sum(1, keepdims=True), np.finfo(np.float32).tiny)
-            found = found.reshape(-1, *self.grid)
-        if per == "token":
-            return found
-        if not self.words:
-            return np.zeros((0, *self.grid), np.float32)
-        merge = np.sum if method in self.evidence else np.mean
-        return np.stack([merge(found[list(word.tokens)], axis=0) for word in self.words])
-
-    def find(self, word: str | int) -> int:
-        """The place among `words`, from 0, of one named by its text or numbered from 1.
-
-        Raises `ExplainError` where there is none.
-        """
-        said = str(word).strip()
-        if said.isdecimal() and 1 <= int(said) <= len(self.words):
-            return int(said) - 1
-        for same in (str, _bare):
-            for place, each in enumerate(self.words):
-                if same(each.text) == same(said):
-                    return place
-        listed = ", ".join(f"{i} {each.text}" for i, each in enumerate(self.words, 1))
-        raise ExplainError(f"word {said!r} is not in the caption; its words are {listed or 'none'}")
+class Explanation(Maps):
+    """A caption and the maps of its words, which can be drawn, written and read back."""
 
     def draw(self, view: str = "strip", **choice: Any) -> Image.Image:
-        """A picture of the explanation: see `captax.explain.views.draw`."""
+        """Draw the explanation as a picture; `captax.explain.views.draw` lists the options."""
+        # Start-up time.
         from captax.explain.views import draw
 
         return draw(self, view, **choice)
 
     def attended(self, method: str = ATTENTION, *, word: int | None = None) -> Image.Image:
-        """The picture times a map, the mean of all words' or that of one: dark where it is low."""
+        """The picture, darkened where the map of one word, or the mean of all, is low."""
+        # Start-up time.
         from captax.explain.views import weigh
 
         return weigh(self, method, word)
 
     def save(self, path: str | PathLike[str], view: str = "strip", **choice: Any) -> None:
-        """Write a `.png` (of a view), a page `.html` or arrays `.npz`, as the name says.
+        """Write a view as `.png`, the page as `.html` or the arrays as `.npz`.
 
-        `choice` is what `draw` takes. Raises `ExplainError` for another suffix.
+        The suffix of `path` decides which. `choice` takes the options of `draw`. Raises
+        `ExplainError` for another suffix.
         """
         path = Path(path)
-        suffix = path.suffix.lower()
+        suffix = file_kind(path)
         if suffix == ".png":
             drawn = self.draw(view, **choice)
             with replacing(path) as partial:
                 drawn.save(partial, "PNG")
         elif suffix == ".html":
+            # Start-up time.
             from captax.explain.page import write_page
 
             write_page(path, self)
-        elif suffix == ".npz":
+        else:
             with replacing(path) as partial, partial.open("wb") as file:
                 np.savez_compressed(file, **self._arrays())
-        else:
-            raise ExplainError(f"{path}: give a name that ends in .png, .html or .npz")
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Explanation":
-        """Read back a `.npz`. Raises `ExplainError` if it is none that `save` wrote."""
+        """Read back a `.npz` that `save` wrote. Raises `ExplainError` for any other file."""
         try:
             with np.load(path) as file:
                 arrays = dict(file)
@@ -217,7 +98,10 @@ class Explanation:
                 },
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ExplainError(f"{path}: no explanation that was saved ({error})") from None
+            raise ExplainError(
+                f"{path}: this is not a saved explanation ({error}); "
+                "give a .npz that Explanation.save or captax explain wrote"
+            ) from None
 
     def _arrays(self) -> dict[str, Any]:
         said = {
@@ -253,26 +137,17 @@ class Explanation:
         return arrays | maps | evidence | curves
 
     def _repr_html_(self) -> str:
+        # Start-up time.
         from captax.explain.page import notebook
 
         return notebook(self)
 
 
-_CURVES = ("fractions", "deletion", "insertion")
-
-
-def _chosen(
-    attentions: Float[np.ndarray, "some *rest"], which: int | None, name: str
-) -> Float[np.ndarray, "*rest"]:
-    """One layer, or head, or the mean of all."""
-    if which is None:
-        return attentions.mean(0)
-    count = len(attentions)
-    if not -count <= which < count:
-        raise ExplainError(f"{name} {which}: the decoder has {name}s 0 to {count - 1}")
-    return attentions[which]
-
-
-def _bare(text: str) -> str:
-    """A word without its capitals and the punctuation around it."""
-    return text.lower().strip(".,;:!?\"'()")
+def file_kind(path: str | PathLike[str]) -> str:
+    """The suffix of a file to write, in lower case. Raises `ExplainError` for an unknown one."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".png", ".html", ".npz"):
+        raise ExplainError(
+            f"{path}: the suffix does not say what to write; use .png, .html or .npz"
+        )
+    return suffix

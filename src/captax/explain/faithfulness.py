@@ -1,6 +1,6 @@
-"""How far to believe a map: hide what it points at and see whether the word goes.
+"""How far to believe a map: hide what it points at and see whether the word becomes unlikely.
 
-Deletion and insertion of Petsiuk et al., *RISE* (https://arxiv.org/abs/1806.07421).
+The measures are deletion and insertion by Petsiuk et al., *RISE* (https://arxiv.org/abs/1806.07421).
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ RANDOM = "random"
 class Faithfulness:
     """What a map's ranking of cells does to the probabilities of words.
 
-    `deletion[word, i]` is the probability of the word when the share `fractions[i]` of the cells,
-    those highest in its map, is hidden; `insertion`, when they alone are shown. `deletion_area` and
-    `insertion_area`, from 0 to 1, are those under the curves, mean of the words: a good map makes
-    the first small and the second large. `score`, their difference, is 0 for cells in any order;
-    `spread` is how far from it single random orders come (the standard deviation).
+    `deletion[word, i]` is the probability of the word when the highest cells of its map, a share
+    `fractions[i]` of all, are hidden; `insertion[word, i]` is its probability when only these are
+    shown. `deletion_area` and `insertion_area` are the mean areas under the curves, from 0 to 1: a
+    good map makes the first small and the second large. `score` is insertion minus deletion. Random
+    orders score 0 on average; `spread` is the standard deviation of their scores.
     """
 
     fractions: Float[np.ndarray, " points"]
@@ -55,8 +55,8 @@ def measure(
 ) -> dict[str, Faithfulness]:
     """The faithfulness of each method's rankings, and, as `random`, that of chance.
 
-    `words` are the positions of each word's tokens. Chance is the mean of orders drawn by `seed`,
-    each taken forwards and backwards.
+    `words` holds the positions of each word's tokens. Chance is the mean over random orders that
+    `seed` determines, each taken forwards and backwards.
     """
     if not words:
         return {}
@@ -65,7 +65,7 @@ def measure(
     cuts = np.round(np.arange(PARTS + 1) / PARTS * cells).astype(int)
 
     def probabilities(first: Bool[np.ndarray, "orders points cells"]) -> np.ndarray:
-        """Of every word, when those cells are shown: [orders points words]."""
+        """The probability of every word when these cells are shown: [orders points words]."""
         logprobs = reader.logprobs(given, first.reshape(-1, *grid))
         of_words = np.stack([logprobs[:, list(word)].sum(1) for word in words], axis=1)
         return np.exp(of_words).reshape(*first.shape[:2], len(words))
@@ -97,6 +97,11 @@ def measure(
         hidden, shown = (curve(order, hide)[own, :, own] for hide in (True, False))
         found[method] = Faithfulness(fractions, hidden, shown, spread)
     return found
+
+
+def best_first(found: Mapping[str, Faithfulness]) -> list[tuple[str, Faithfulness]]:
+    """Methods with their faithfulness, the highest score first."""
+    return sorted(found.items(), key=lambda item: -item[1].score)
 
 
 def _area(curves: Float[np.ndarray, "words points"]) -> float:

@@ -14,28 +14,28 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from captax.explain.explanation import ATTENTION, Explanation
-from captax.explain.faithfulness import RANDOM
-from captax.explain.views import COLOURS
+from captax.explain.faithfulness import RANDOM, best_first
+from captax.explain.maps import ATTENTION, Maps
+from captax.explain.views import COLOURS, draw
 from captax.files import write_text
 
 # What each map is, in the words of the page.
 MEANINGS = {
-    "attention": "Where the decoder's cross-attention lay when it predicted the word.",
-    "rollout": "Attention, followed back through the encoder to the patches its tokens are of.",
-    "gradient": "Gradient x input: what hiding each place would take from the word, were the model "
-    "linear.",
-    "integrated": "Integrated gradients: the word's log-probability, shared out over all places.",
-    "occlusion": "How far the word's log-probability falls when the place is hidden.",
+    "attention": "This shows where the decoder's cross-attention lay when it predicted the word.",
+    "rollout": "This follows attention back through the encoder to the patches of the picture.",
+    "gradient": "Gradient x input estimates how far the word's log-probability would fall if the "
+    "place were hidden, as though the model were linear.",
+    "integrated": "Integrated gradients divide the word's log-probability among all places.",
+    "occlusion": "This measures how far the word's log-probability falls when the place is hidden.",
 }
 
 
-def write_page(path: Path, explanation: Explanation) -> None:
-    """Write the page to `path`, all within it. Raises `OutputError` if it cannot be written."""
+def write_page(path: Path, explanation: Maps) -> None:
+    """Write the page to `path` as one file. Raises `OutputError` if it cannot be written."""
     write_text(path, page(explanation))
 
 
-def page(explanation: Explanation) -> str:
+def page(explanation: Maps) -> str:
     """The page as HTML."""
     template = (resources.files("captax.explain") / "page.html").read_text(encoding="utf-8")
     script = template.split("<script>", 1)[1].split("</script>", 1)[0]
@@ -58,22 +58,22 @@ def page(explanation: Explanation) -> str:
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
 
 
-def notebook(explanation: Explanation) -> str:
+def notebook(explanation: Maps) -> str:
     """What a notebook shows: the words' maps as one picture."""
     text = escape(explanation.caption.text)
     if not explanation.words:
         return f"<p>{text}</p>"
     method = explanation.methods[0]
-    source = _data_url(explanation.draw("strip", method=method), "PNG")
-    described = escape(f"Maps by {method} for each word of: {explanation.caption.text}")
+    source = _data_url(draw(explanation, "strip", method=method), "PNG")
+    described = escape(f"Maps by {method} for each word of the caption: {explanation.caption.text}")
     return (
         f"<figure><figcaption>{text}</figcaption>"
         f'<img src="{source}" alt="{described}" style="max-width: 100%"></figure>'
     )
 
 
-def _words(explanation: Explanation) -> str:
-    """The caption as a list of buttons, each word over how likely it was."""
+def _words(explanation: Maps) -> str:
+    """The caption as a list of buttons, each word above its probability."""
     prompt = ""
     if explanation.prompt.strip():
         prompt = f'<li class="prompt">{escape(explanation.prompt.strip())}</li>'
@@ -86,8 +86,8 @@ def _words(explanation: Explanation) -> str:
     )
 
 
-def _methods(explanation: Explanation) -> str:
-    """Options of the list of maps: methods, and attention layer by layer."""
+def _methods(explanation: Maps) -> str:
+    """The options of the list of maps: each method, and attention layer by layer."""
     options = [f'<option value="{m}">{m.capitalize()}</option>' for m in explanation.methods]
     layers = len(explanation.cross_attentions)
     if ATTENTION in explanation.methods and layers > 1:
@@ -96,35 +96,35 @@ def _methods(explanation: Explanation) -> str:
     return "".join(options)
 
 
-def _table(explanation: Explanation) -> str:
-    """How far to believe each map, where that was measured."""
+def _table(explanation: Maps) -> str:
+    """A table of how far to believe each map, if that was measured."""
     if not explanation.faithfulness:
         return ""
     found = explanation.faithfulness
     rows = "".join(
         f'<tr><th scope="row">{escape(method.capitalize())}</th><td>{each.deletion_area:.3f}</td>'
         f"<td>{each.insertion_area:.3f}</td><td>{each.score:+.3f}</td></tr>"
-        for method, each in sorted(found.items(), key=lambda item: -item[1].score)
+        for method, each in best_first(found)
     )
     return (
         "<section><h2>How far to believe each map</h2><table><thead><tr><th>Map</th>"
         '<th scope="col">Deletion</th><th scope="col">Insertion</th><th scope="col">Score</th></tr>'
         f"</thead><tbody>{rows}</tbody></table>"
-        "<p>Mean probability of the words while the places that a map ranks highest are hidden "
-        "first (deletion, low is good) or shown first (insertion, high is good). The score is "
-        "their difference; one random order comes to "
+        "<p>Deletion is the mean probability of the words while the places that a map ranks "
+        "highest are hidden first; low is good. Insertion is the same while these places are shown "
+        "first; high is good. The score is insertion minus deletion; one random order scores "
         f"0 ± {found[RANDOM].spread:.3f}.</p></section>"
     )
 
 
-def _data(explanation: Explanation) -> dict[str, Any]:
+def _data(explanation: Maps) -> dict[str, Any]:
     """What the page's script reads."""
     shown = {
         method: _map(explanation.maps(method), MEANINGS[method]) for method in explanation.methods
     }
     if ATTENTION in explanation.methods:
         for layer in range(len(explanation.cross_attentions)):
-            says = f"{MEANINGS[ATTENTION]} Layer {layer} alone."
+            says = f"{MEANINGS[ATTENTION]} Only layer {layer} is used."
             shown[f"layer {layer}"] = _map(explanation.maps(layer=layer), says)
     colours = (matplotlib.colormaps[COLOURS](np.arange(256))[:, :3] * 255).round().astype(int)
     return {
@@ -152,11 +152,11 @@ def _data(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _share(explanation: Explanation, tokens: tuple[int, ...]) -> float:
+def _share(explanation: Maps, tokens: tuple[int, ...]) -> float:
     return round(float(explanation.picture_share[..., list(tokens)].mean()), 4)
 
 
-def _ends(explanation: Explanation) -> bool:
+def _ends(explanation: Maps) -> bool:
     spelt = {token for word in explanation.words for token in word.tokens}
     return len(explanation.tokens) - 1 not in spelt
 

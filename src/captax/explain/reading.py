@@ -1,7 +1,7 @@
-"""A model reads a caption that is given whole, and hands out all that an explanation needs.
+"""A model reads a whole caption, and returns all that an explanation needs.
 
-Everything here is compiled once for a size of picture and a length of captions. Legend: `time`
-places for tokens that are predicted, each from those before it; `places` what is attended to.
+Programs are compiled once for each size of pictures and length of captions. In shapes, `time`
+counts the tokens that are predicted, each from those before it, and `places` what they attend to.
 """
 
 import dataclasses
@@ -22,19 +22,19 @@ from captax.models.encoders import Features
 from captax.models.layers import map_pictures
 from captax.models.record import observe
 
-# Pictures to a program, when many versions of one are read.
+# How many versions of one picture a program reads at once.
 VERSIONS = 16
-# Of the way from the hidden picture to the shown, at most so many gradients are taken.
+# At most so many gradients are taken on the way from the hidden picture to the shown one.
 STEPS = 16
 
 
 @struct.dataclass
 class Seen:
-    """What a model computed of one picture and one caption.
+    """What a model computed from one picture and one caption.
 
-    `cross_attentions` are those to what the encoder gave, `lead` tokens and then the grid; a
-    decoder that reads picture and text under one softmax (GIT) shares its attention out between
-    them and `self_attentions`. `rollout` is None where the encoder has no attention.
+    `cross_attentions` go to the encoder's output: `lead` tokens, then the grid. A decoder that
+    reads picture and text under one softmax (GIT) divides its attention between them and
+    `self_attentions`. `rollout` is None where the encoder has no attention.
     """
 
     logprobs: Float[Any, " time"]
@@ -50,10 +50,10 @@ class Seen:
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """A picture, as the model takes it and as it is when all is hidden, and a caption of it.
+    """A picture as the model takes it, the same with everything hidden, and a caption.
 
-    `tokens` begin with the prompt and may be padded; the last `said` of the first `length` of them
-    are what is explained.
+    `tokens` begin with the start token and the prompt, and are padded after the first `length`. The
+    last `said` tokens before the padding are explained.
     """
 
     pixels: Float[np.ndarray, "height width 3"]
@@ -64,19 +64,19 @@ class Given:
 
     @property
     def predicted(self) -> slice:
-        """Where, among predictions of every token but the first, those explained lie."""
+        """Where the explained tokens are among the predictions, which begin with the second."""
         return slice(self.length - 1 - self.said, self.length - 1)
 
 
 class Reader:
-    """A model that reads captions given whole, with the weights that it has at each call."""
+    """A model that reads whole captions, with the weights that it has at each call."""
 
     def __init__(self, model: EncoderDecoder, rebuild: Callable[..., EncoderDecoder]):
         self._model = model
         self._rebuild = rebuild
 
     def observe(self, given: Given, alternatives: int) -> Seen:
-        """What the model computes of the caption, the tokens explained alone."""
+        """What the model computes for the explained tokens of the caption."""
         count = min(alternatives, self._model.decoder.config.vocab_size)
         seen = jax.device_get(
             self._observe(self._weights, given.pixels, given.tokens, alternatives=count)
@@ -93,7 +93,7 @@ class Reader:
     def logprobs(
         self, given: Given, shown: Bool[np.ndarray, "versions rows columns"]
     ) -> Float[np.ndarray, "versions said"]:
-        """Log-probabilities of the tokens explained, of versions of the picture.
+        """Log-probabilities of the explained tokens for several versions of the picture.
 
         In each version the cells of the grid that are not `shown` are hidden.
         """
@@ -110,13 +110,13 @@ class Reader:
     def gradients(
         self, given: Given, grid: tuple[int, int], steps: int
     ) -> Float[np.ndarray, "said rows columns"]:
-        """How much each cell's pixels, measured from hidden, add to each log-probability.
+        """What each cell's pixels, measured from the hidden picture, add to log-probabilities.
 
-        The gradient is the mean of those at the middles of `steps` stretches of the way from
-        hidden to shown, at most `STEPS`; of no steps, that at the picture itself.
+        The gradient is the mean over the middles of `steps` equal parts of the way from the hidden
+        picture to the shown one, at most `STEPS`. With 0 steps it is the one at the picture itself.
         """
         if not 0 <= steps <= STEPS:
-            raise ValueError(f"{steps} steps: programs are made for 0 to {STEPS}")
+            raise ValueError(f"the gradient cannot take {steps} steps; give 0 to {STEPS}")
         way = np.ones(STEPS, np.float32)
         way[:steps] = (np.arange(steps) + 0.5) / max(steps, 1)
         found = self._gradients(
@@ -224,7 +224,7 @@ class Reader:
                     moved = (gradient * (pixels - hidden)).sum(-1)
                     return found.at[token].set(jnp.einsum("yx,yr,xc->rc", moved, *gather))
 
-                # The tokens explained alone: a backward pass each.
+                # Only the explained tokens take a backward pass, one each.
                 return total + jax.lax.fori_loop(first, last, of, jnp.zeros((time, *grid)))
 
             return jax.lax.fori_loop(0, stops, at, jnp.zeros((time, *grid))) / stops
@@ -233,7 +233,7 @@ class Reader:
 
 
 def _of(logprobs: Float[Array, "time vocab"], tokens: Int[Array, " padded"]) -> Array:
-    """Of every token but the first, how probable it was."""
+    """The log-probability of every token but the first."""
     return jnp.take_along_axis(logprobs, tokens[1:, None], -1)[:, 0]
 
 

@@ -1,4 +1,4 @@
-"""Attention rollout: which patches an encoder's tokens are mixed of.
+"""Attention rollout: how much of each patch is in each token of an encoder.
 
 Abnar & Zuidema, *Quantifying Attention Flow in Transformers* (https://arxiv.org/abs/2005.00928).
 """
@@ -14,8 +14,8 @@ def rollout(
 ) -> Float[Array, "places places"]:
     """Row `i`: the shares that the tokens before the first layer have in token `i` after the last.
 
-    Of a layer's attention the heads' mean is taken, and half of every token is what the layer
-    added to: the residual connection. What values and MLPs do is left out.
+    The attention of a layer is the mean over its heads. Half of every token comes through the
+    residual connection. What values and MLPs do is left out.
     """
     places = attentions[0].shape[-1]
     flow = jnp.eye(places)

@@ -1,7 +1,7 @@
 """Explanations as pictures.
 
-Legend: `share` is a map over the grid that sums to 1; `level` the same as multiples of the share
-that every cell would have if all had the same.
+A `share` is a map over the grid that sums to 1; a `level` is the same in multiples of the even
+share, which every cell would have if all had the same.
 """
 
 from typing import Any
@@ -16,12 +16,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from captax.explain.explanation import ATTENTION, ExplainError, Explanation, Per
+from captax.explain.maps import ATTENTION, ExplainError, Maps, Per
 
 VIEWS = ("strip", "overlay", "heat", "weighted", "grid", "sequence")
 COLOURS = "inferno"  # perceptually uniform, and read the same without colour
 DPI = 110
-GAMMA = 2.2  # of pixel values: so much light is their power
+GAMMA = 2.2  # the power of a pixel's value that is its light
 _COLUMNS = 6
 _INK, _QUIET = "#1c1d1f", "#5c6066"
 _BOLD: Any = {"fontsize": 10.5, "weight": "bold"}
@@ -33,7 +33,7 @@ _NUMBER = 14  # and above those of a sequence
 
 
 def draw(
-    explanation: Explanation,
+    explanation: Maps,
     view: str = "strip",
     *,
     word: int | None = None,
@@ -42,39 +42,45 @@ def draw(
     head: int | None = None,
     per: Per = "word",
 ) -> Image.Image:
-    """One of `VIEWS`.
+    """Draw one of `VIEWS`.
 
-    `strip`: the map of every word over the picture, all by the same scale. Of one word (its place
-    from 0), or the mean of all: `overlay`, its map over the picture; `heat`, the map; `weighted`,
-    patches as bright as they count. And the picture cut in patches as the model's `grid` has it, or
-    the `sequence` that it reads. With `per="token"` words are tokens, the end included. Raises
-    `ExplainError` for a view or a word that there is not.
+    `strip` shows the map of every word over the picture, all on the same scale. Three views show
+    the map of one word (its place from 0) or the mean of all: `overlay` draws it over the picture,
+    `heat` alone, and `weighted` as patches as bright as their shares. `grid` shows the picture cut
+    into the model's patches, `sequence` the patches in the order in which the model reads them.
+    With `per="token"` maps are of tokens, including the end. Raises `ExplainError` for a view or a
+    word that does not exist.
     """
     if view not in VIEWS:
-        raise ExplainError(f"view {view!r}: give {', '.join(VIEWS)}")
+        raise ExplainError(f"there is no view {view!r}; choose {', '.join(VIEWS)}")
     labels = _labels(explanation, per)
     if view in ("grid", "sequence"):
         return _render(_patches(explanation, view == "sequence"))
     if not labels:
-        raise ExplainError("the caption has no words: there is no map to draw")
+        raise ExplainError(
+            "the caption has no words, so there is no map to draw; explain another caption"
+        )
     shares = explanation.maps(method, layer=layer, head=head, per=per)
     title = _title(explanation, method, layer, head)
     if view == "strip":
         return _render(_strip(explanation, shares, labels, title))
     if word is not None and not 0 <= word < len(labels):
-        raise ExplainError(f"{per} {word}: the caption has 0 to {len(labels) - 1}")
+        raise ExplainError(
+            f"the caption has no {per} at place {word}; choose 0 to {len(labels) - 1}"
+        )
     share = shares.mean(0) if word is None else shares[word]
     name = explanation.caption.text if word is None else labels[word][0]
     drawing = {"overlay": _overlay, "heat": _heat, "weighted": _weighted}[view]
     return _render(drawing(explanation, share, name, title))
 
 
-def weigh(
-    explanation: Explanation, method: str = ATTENTION, word: int | None = None
-) -> Image.Image:
+def weigh(explanation: Maps, method: str = ATTENTION, word: int | None = None) -> Image.Image:
     """The picture times a map whose highest place is 1."""
     if not explanation.words:
-        raise ExplainError("the caption has no words: there is no map to weigh the picture by")
+        raise ExplainError(
+            "the caption has no words, so there is no map to weigh the picture by; "
+            "explain another caption"
+        )
     shares = explanation.maps(method)
     share = shares.mean(0) if word is None else shares[word]
     smooth = upsample(share / share.max(), explanation.image.size)
@@ -85,9 +91,9 @@ def weigh(
 def upsample(
     share: Float[np.ndarray, "rows columns"], size: tuple[int, int]
 ) -> Float[np.ndarray, "height width"]:
-    """The map at (width, height) pixels, smoothly from the middle of each cell to the next.
+    """The map at (width, height) pixels, smooth from the middle of each cell to the next.
 
-    Without overshoot: nothing is higher, or lower, than the cells around it.
+    It does not overshoot: no pixel is higher, or lower, than the cells around it.
     """
     across, down = (
         _between(count, side) for count, side in zip(share.shape[::-1], size, strict=True)
@@ -108,7 +114,7 @@ def _between(count: int, side: int) -> Float[np.ndarray, "side count"]:
 
 
 def _strip(
-    explanation: Explanation, shares: np.ndarray, labels: list[tuple[str, str]], title: str
+    explanation: Maps, shares: np.ndarray, labels: list[tuple[str, str]], title: str
 ) -> Figure:
     levels = shares * shares[0].size
     norm = Normalize(0, max(float(levels.max()), 1.0))
@@ -148,7 +154,7 @@ def _strip(
     return figure
 
 
-def _overlay(explanation: Explanation, share: np.ndarray, name: str, title: str) -> Figure:
+def _overlay(explanation: Maps, share: np.ndarray, name: str, title: str) -> Figure:
     figure, axes = _single(explanation, name, title)
     level = share * share.size
     norm = Normalize(0, max(float(level.max()), 1.0))
@@ -157,7 +163,7 @@ def _overlay(explanation: Explanation, share: np.ndarray, name: str, title: str)
     return figure
 
 
-def _heat(explanation: Explanation, share: np.ndarray, name: str, title: str) -> Figure:
+def _heat(explanation: Maps, share: np.ndarray, name: str, title: str) -> Figure:
     figure, axes = _single(explanation, name, title)
     level = share * share.size
     norm = Normalize(0, max(float(level.max()), 1.0))
@@ -179,7 +185,7 @@ def _heat(explanation: Explanation, share: np.ndarray, name: str, title: str) ->
     return figure
 
 
-def _weighted(explanation: Explanation, share: np.ndarray, name: str, title: str) -> Figure:
+def _weighted(explanation: Maps, share: np.ndarray, name: str, title: str) -> Figure:
     figure, axes = _single(explanation, name, title)
     patches = cut(explanation.image, explanation.grid)
     bright = patches * ((share / share.max()) ** (1 / GAMMA))[..., None, None, None]
@@ -188,7 +194,7 @@ def _weighted(explanation: Explanation, share: np.ndarray, name: str, title: str
     return figure
 
 
-def _patches(explanation: Explanation, sequence: bool) -> Figure:
+def _patches(explanation: Maps, sequence: bool) -> Figure:
     rows, columns = explanation.grid
     patches = cut(explanation.image, explanation.grid)
     if not sequence:
@@ -202,7 +208,7 @@ def _patches(explanation: Explanation, sequence: bool) -> Figure:
 
 
 def _sequence(patches: np.ndarray, across: int) -> Figure:
-    """Patches in lines of so many, numbered."""
+    """Numbered patches in lines, `across` to a line."""
     count, height, width, _ = patches.shape
     lines = -(-count // across)
     line = np.full((lines * across, height + _NUMBER, width, 3), 255, np.uint8)
@@ -222,7 +228,7 @@ def _sequence(patches: np.ndarray, across: int) -> Figure:
 def cut(
     image: Image.Image, grid: tuple[int, int]
 ) -> UInt8[np.ndarray, "rows columns height width 3"]:
-    """The picture in patches, each of the cells of the grid that the model sees."""
+    """The picture cut into patches, one for each cell of the model's grid."""
     rows, columns = grid
     shape = image.width / columns, image.height / rows
     scale = _PATCH / max(shape)
@@ -246,7 +252,7 @@ def _tile(patches: np.ndarray, ground: int = 255) -> UInt8[np.ndarray, "height w
 
 
 def _blend(axes: Axes, image: Image.Image, level: np.ndarray, norm: Normalize) -> None:
-    """The picture in faint colour, and over it the map, the less of it the lower it is."""
+    """The picture in faint colour, under a map that is more transparent where it is lower."""
     grey = np.asarray(image.convert("L"), np.float32)[..., None]
     faint = 0.35 * np.asarray(image, np.float32) + 0.65 * grey
     height = norm(upsample(level, image.size)).filled(0).clip(0, 1)
@@ -269,7 +275,7 @@ def _bar(figure: Figure, norm: Normalize, place: Axes) -> None:
     bar.outline.set_visible(False)
 
 
-def _single(explanation: Explanation, name: str, title: str) -> tuple[Figure, Axes]:
+def _single(explanation: Maps, name: str, title: str) -> tuple[Figure, Axes]:
     image = explanation.image
     longest = max(image.size)
     size = (5.5 * image.width / longest + 1.1, 5.5 * image.height / longest + 0.7)
@@ -283,7 +289,7 @@ def _single(explanation: Explanation, name: str, title: str) -> tuple[Figure, Ax
 
 
 def _figure(size: tuple[float, float], title: str | None) -> Figure:
-    """A figure under a title; without one, to be laid out by hand."""
+    """A figure with a title; one without a title is laid out by hand."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, dpi=DPI, facecolor="white")
         FigureCanvasAgg(figure)
@@ -306,15 +312,15 @@ def _inches(canvas: np.ndarray) -> tuple[float, float]:
     return width / DPI + 0.2, height / DPI + 0.5
 
 
-def _labels(explanation: Explanation, per: Per) -> list[tuple[str, str]]:
-    """What each map is called, and how likely the word was."""
-    named: Any = [(word.text, word.logprob) for word in explanation.words]
-    if per == "token":
-        named = zip(explanation.tokens, explanation.logprobs, strict=True)
-    return [(text.strip() or repr(text), f"probability {np.exp(p):.2f}") for text, p in named]
+def _labels(explanation: Maps, per: Per) -> list[tuple[str, str]]:
+    """The name of each map, and the probability of its word."""
+    return [
+        (text.strip() or repr(text), f"probability {np.exp(p):.2f}")
+        for text, p in explanation.named(per)
+    ]
 
 
-def _title(explanation: Explanation, method: str, layer: int | None, head: int | None) -> str:
+def _title(explanation: Maps, method: str, layer: int | None, head: int | None) -> str:
     layers, heads = explanation.cross_attentions.shape[:2]
     parts = [method.capitalize()]
     parts += [f"layer {layer % layers}"] if layer is not None else []

@@ -8,10 +8,10 @@ from captax.text import TextError, Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-    """A word as it stands between spaces, with the punctuation that clings to it.
+    """A word as it stands between spaces, with its punctuation.
 
-    `tokens` are the positions of those that spell it; `logprob` is the sum of their
-    log-probabilities, each given the picture and all before it.
+    `tokens` holds the positions of the tokens that spell it; `logprob` is the sum of their
+    log-probabilities, each given the picture and all tokens before it.
     """
 
     text: str
@@ -30,15 +30,15 @@ def merge_tokens(
 ) -> tuple[Word, ...]:
     """The words that `tokens`, without eos, add to `prompt`.
 
-    Of any tokenizer: where a token's text begins is read off what decoding gives with and without
-    it. A token that stands for no text, such as an unknown word's, is a word by its own name; one
-    that goes on with the prompt's last word is the rest of that word.
+    This works with any tokenizer: texts are decoded with and without a token to find where its text
+    begins. A token that has no text, such as that of unknown words, is a word by its own name; a
+    token that continues the prompt's last word is the rest of that word.
     """
     if not tokens:
         return ()
     whole = tokenizer.decode([*prompt, *tokens])
     words: list[tuple[str, list[int]]] = []
-    end_of_last = -1  # where in the text the word ends that was begun last
+    end_of_last = -1  # where in the text the last word ends
     for position, token in enumerate(tokens):
         if not tokenizer.decode([token]):
             words.append((_name(tokenizer, token), [position]))
@@ -59,7 +59,7 @@ def merge_tokens(
 
 
 def token_texts(tokenizer: Tokenizer, tokens: Sequence[int]) -> tuple[str, ...]:
-    """Each token as a reader would see it: its text, or its name where it stands for none."""
+    """Each token as a reader would see it: its text, or its name if it has no text."""
     return tuple(tokenizer.decode([token]) or _name(tokenizer, token) for token in tokens)
 
 
@@ -72,7 +72,7 @@ def _name(tokenizer: Tokenizer, token: int) -> str:
 
 
 def _common(text: str, other: str) -> int:
-    """How long the beginning is that two texts share; half a letter is none yet."""
+    """The length of the beginning that two texts share; half a letter does not count."""
     count = 0
     for a, b in zip(text, other, strict=False):
         if a != b:
