@@ -16,6 +16,7 @@ def assemble(
     offline: Offline = False,
 ) -> None:
     """Join an encoder and a decoder with new cross-attention, to be fine-tuned."""
+    # Start-up time.
     from captax.pipelines.assembly import from_pretrained_halves
 
     from_pretrained_halves(encoder, decoder, seed=seed, offline=offline).save(out)

@@ -18,6 +18,7 @@ from captax.cli.options import (
     output,
     watched,
 )
+from captax.errors import CaptaxError
 
 
 def classify(
@@ -32,10 +33,10 @@ def classify(
     offline: Offline = False,
 ) -> None:
     """Label pictures. Those that cannot be read are named on stderr; then the exit code is 1."""
+    # Start-up time.
     from tqdm import tqdm
 
     from captax.compilation import persist_compiled_programs
-    from captax.errors import CaptaxError
     from captax.images import ImageError, find_images
     from captax.pipelines.classifier import Classifier
     from captax.pipelines.loading import load

@@ -22,6 +22,7 @@ def convert(
     offline: Offline = False,
 ) -> None:
     """Rewrite weights as safetensors, in today's names. Nothing in a file is ever executed."""
+    # Start-up time.
     from captax.pipelines.conversion import convert as run
 
     run(source, out, dtype=dtype.value, revision=revision, offline=offline)

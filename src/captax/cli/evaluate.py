@@ -9,6 +9,7 @@ import typer
 
 from captax.cli.options import Dtype, Loaded, load_captioner
 from captax.cli.score import STANDARD, Metrics, names
+from captax.files import write_text
 
 
 def evaluate(
@@ -28,9 +29,9 @@ def evaluate(
     ] = None,
 ) -> None:
     """Caption a dataset's pictures and print the field's scores (x 100)."""
+    # Start-up time.
     from captax import data as datasets
     from captax.evaluation.evaluate import evaluate as run
-    from captax.files import write_text
     from captax.metrics import COUNTS
 
     examples = datasets.open(data, split=split)[:limit]

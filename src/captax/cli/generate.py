@@ -18,6 +18,7 @@ from captax.cli.options import (
     decoding,
     output,
 )
+from captax.errors import CaptaxError
 
 
 @decoding
@@ -37,8 +38,8 @@ def generate(
     options: dict[str, Any],
 ) -> None:
     """Rewrite texts (encoder-decoders) or continue them (language models), one answer a line."""
+    # Start-up time.
     from captax.compilation import persist_compiled_programs
-    from captax.errors import CaptaxError
     from captax.pipelines.loading import load
     from captax.pipelines.text_generator import TextGenerator
 

@@ -6,6 +6,7 @@ from importlib import metadata
 
 def info() -> None:
     """Print versions, devices, the built-in captioner and where compiled programs are kept."""
+    # Start-up time.
     import jax
 
     from captax.checkpoints.state import parameters

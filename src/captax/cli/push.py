@@ -17,6 +17,7 @@ def push(
     message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload with captax",
 ) -> None:
     """Upload a checkpoint with its model card; one that has none gets a short one."""
+    # Start-up time.
     from captax.pipelines.sharing import push as run
 
     print(run(directory, name, token=token, private=private, message=message))
