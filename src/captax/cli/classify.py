@@ -40,6 +40,7 @@ def classify(
     from captax.images import ImageError, find_images
     from captax.pipelines.classifier import Classifier
     from captax.pipelines.loading import load
+    from captax.pipelines.records import classification_line, classification_record
 
     files = find_images(paths)
     persist_compiled_programs()
@@ -52,21 +53,14 @@ def classify(
         stream = classifier.stream(files, top=top, batch_size=batch_size)
         for path, found in zip(files, stream, strict=True):
             bar.update()
-            record: dict[str, object] = {"path": str(path)}
             if isinstance(found, ImageError):
                 failed += 1
                 tqdm.write(f"captax: {found}", file=sys.stderr)
-                record["error"] = str(found)
-                line = None
-            else:
-                best = found.alternatives
-                labels = [{"label": c.label, "probability": c.probability} for c in best]
-                record |= labels[0] | ({"alternatives": labels[1:]} if labels[1:] else {})
-                line = "; ".join(f"{c.label} ({c.probability:.1%})" for c in best)
             if as_json(format, out):
+                record = classification_record(path, found)
                 print(json.dumps(record, ensure_ascii=False), file=writer, flush=True)
-            elif line is not None:
-                print(f"{path}: {line}", file=writer, flush=True)
+            elif not isinstance(found, ImageError):
+                print(classification_line(path, found), file=writer, flush=True)
         bar.close()
     if failed:
         print(f"captax: {failed} of {len(files)} pictures could not be read", file=sys.stderr)

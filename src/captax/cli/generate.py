@@ -41,6 +41,7 @@ def generate(
     # Start-up time.
     from captax.compilation import persist_compiled_programs
     from captax.pipelines.loading import load
+    from captax.pipelines.records import text_line, text_record
     from captax.pipelines.text_generator import TextGenerator
 
     lines = list(texts or ())
@@ -59,13 +60,6 @@ def generate(
     with output(out) as writer:
         for line, answer in zip(lines, answers, strict=True):
             if as_json(format, out):
-                record: dict[str, object] = {"text": line, "generated": answer.text}
-                record["score"] = answer.score
-                others = answer.alternatives[1:]
-                if others:
-                    record["alternatives"] = [
-                        {"generated": other.text, "score": other.score} for other in others
-                    ]
-                print(json.dumps(record, ensure_ascii=False), file=writer)
+                print(json.dumps(text_record(line, answer), ensure_ascii=False), file=writer)
             else:
-                print(" ".join(answer.text.splitlines()), file=writer)
+                print(text_line(answer), file=writer)
