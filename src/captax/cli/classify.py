@@ -1,4 +1,4 @@
-"""`captax classify`: labels of files, folders and patterns."""
+"""`captax classify`: label the pictures in files, folders and patterns."""
 
 import json
 import sys
@@ -22,17 +22,20 @@ from captax.errors import CaptaxError
 
 
 def classify(
-    paths: Annotated[list[str], typer.Argument(help="Pictures, folders (searched), patterns.")],
-    model: Annotated[str, typer.Option(help="Checkpoint directory or hub name.")],
-    top: Annotated[int, typer.Option(min=1, help="Labels a picture, most probable first.")] = 5,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    paths: Annotated[list[str], typer.Argument(help="Pictures, folders to search, or patterns.")],
+    model: Annotated[str, typer.Option(help="Checkpoint directory or hub name of a classifier.")],
+    top: Annotated[int, typer.Option(min=1, help="Number of labels for each picture.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures in a batch.")] = 32,
     format: Formatted = None,
     out: Out = None,
     dtype: Loaded = Dtype.float32,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
-    """Label pictures. Those that cannot be read are named on stderr; then the exit code is 1."""
+    """Label pictures, the most probable label first.
+
+    Pictures that cannot be read are named on stderr; the exit code is then 1.
+    """
     # Start-up time.
     from tqdm import tqdm
 
@@ -46,7 +49,10 @@ def classify(
     persist_compiled_programs()
     classifier = load(model, revision=revision, offline=offline, dtype=dtype.value)
     if not isinstance(classifier, Classifier):
-        raise CaptaxError(f"{model}: holds a {type(classifier).__name__}, which cannot classify")
+        raise CaptaxError(
+            f"{model}: holds a {type(classifier).__name__}, which cannot classify; "
+            "give a classifier"
+        )
     failed = 0
     with output(out) as writer:
         bar = tqdm(total=len(files), unit="picture", disable=not watched(out), leave=False)
