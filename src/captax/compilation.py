@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that only the first run of a program waits for XLA."""
+"""Keep compiled programs on disk, so that only the first run of a program waits for XLA."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ VARIABLE = "CAPTAX_CACHE"
 
 
 def cache_directory() -> Path:
-    """Where captax keeps what it can make again: `$CAPTAX_CACHE`, else `~/.cache/captax`."""
+    """The folder of files that captax can make again: `$CAPTAX_CACHE` or `~/.cache/captax`."""
     given = os.environ.get(VARIABLE)
     if given:
         return Path(given)
@@ -17,15 +17,15 @@ def cache_directory() -> Path:
 
 
 def persist_no_more() -> None:
-    """Find what is kept, but keep nothing more: for when strangers decide what is compiled."""
+    """Read stored programs but store no more, as when strangers decide what is compiled."""
     jax.config.update("jax_persistent_cache_min_compile_time_secs", float("inf"))
 
 
 def persist_compiled_programs() -> None:
-    """Keep every compiled program of this process; the commands call this, programs may too.
+    """Store every program that this process compiles; all commands call this, and users may.
 
-    A cache that JAX was already told to use is left as it is; where nothing can be written, as in
-    a home that is none, nothing is kept.
+    If JAX already has a cache, it is not changed. If the folder cannot be written, as when there is
+    no home directory, nothing is stored.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = cache_directory() / "xla"

@@ -1,16 +1,16 @@
-"""The one exception family: every message says what was wrong, where, and what to do."""
+"""The family of all exceptions: every message says what is wrong, where, and what to do."""
 
 import re
 
-# Controls, what ends a line, and halves of surrogate pairs, which no stream takes.
+# Control characters, line ends, and halves of surrogate pairs, which no stream can write.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class CaptaxError(Exception):
-    """Base of all errors captax raises on bad input; the command line prints it as one line.
+    """The base of all errors that captax raises on bad input; commands print it as one line.
 
-    Messages quote names and texts as files have them: what would break the line, steer a terminal
-    or be refused by it stands there as Python escapes it.
+    Messages quote names and texts from files. Characters that would break the line, control a
+    terminal or be impossible to print are replaced by Python's escapes.
     """
 
     def __init__(self, message: str = "") -> None:

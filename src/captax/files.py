@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what others wrote into theirs: names, JSON."""
+"""Write files whole or not at all; read names and JSON that others wrote."""
 
 import contextlib
 import hashlib
@@ -11,11 +11,11 @@ from typing import Any
 
 from captax.errors import CaptaxError
 
-_LONG = 180  # of the 255 bytes that a name may have, what leaves room for a partial file's
+_LONG = 180  # bytes of a name; it may have 255, and a partial file's name is longer
 
 
 class OutputError(CaptaxError):
-    """A file cannot be written; `errno` says why, as the system does."""
+    """A file cannot be written; `errno` is the system's number for the reason."""
 
     def __init__(self, message: str, errno: int | None = None):
         super().__init__(message)
@@ -23,19 +23,19 @@ class OutputError(CaptaxError):
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:
-    """What to raise where the disk, or a permission, does not allow `path` to be written."""
+    """The error to raise if the disk or a permission does not allow `path` to be written."""
     return OutputError(f"{path}: cannot be written ({error.strerror or error})", error.errno)
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, owner: str = "") -> Iterator[Path]:
-    """A path beside `path` to write to, renamed over it when the block ends well.
+    """Give a partial file beside `path` to write to; rename it to `path` if the block succeeds.
 
-    A reader sees the old file or the new. Folders above are made. A link stays, and what it leads
-    to is replaced; a device or a pipe is written to as it is, never renamed over: /dev/null belongs
-    to everyone. Raises `OutputError` when the disk, or a permission, does not allow it; nothing is
-    left behind then. What a killed process leaves has the name that the next of the same `owner`
-    writes to: by default each process is its own.
+    A reader sees the old file or the new one. Missing folders are made. If `path` is a link, the
+    link stays and its target is replaced. A device or a pipe, such as /dev/null, is written
+    directly and never replaced. Raises `OutputError` if the disk or a permission does not allow it;
+    then nothing is left behind. A killed process leaves its partial file, which the next process
+    with the same `owner` overwrites; by default the owner is the process.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         try:
@@ -61,8 +61,8 @@ def replacing(path: Path, *, owner: str = "") -> Iterator[Path]:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file, for a name out of another: one too long for any is none."""
-    return os.path.isfile(path)  # noqa: PTH113 (`Path.is_file` raises OSError then)
+    """Whether `path` is a file; a name that is too long for any file is not."""
+    return os.path.isfile(path)  # noqa: PTH113 (`Path.is_file` raises OSError for such names)
 
 
 def write_text(path: Path, text: str, *, owner: str = "") -> None:
@@ -72,10 +72,10 @@ def write_text(path: Path, text: str, *, owner: str = "") -> None:
 
 
 def parse_json(text: str, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """What JSON says; `pairs` makes an object of its keys and values.
+    """Parse JSON; `pairs` makes an object from its keys and values.
 
-    Raises `ValueError`, and nothing else, for what is no JSON, is nested deeper than the parser
-    goes, or has a text that no file can hold: half of a surrogate pair.
+    Raises only `ValueError`: the text is not JSON, is nested too deeply for the parser, or contains
+    half of a surrogate pair, which no file can hold.
     """
     try:
         content = json.loads(text, object_pairs_hook=pairs)

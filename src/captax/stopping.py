@@ -1,4 +1,4 @@
-"""Stopping a run where nothing is lost."""
+"""Stop a run at a point where nothing is lost."""
 
 import contextlib
 import signal
@@ -15,11 +15,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def stopping(after: str) -> Iterator[Callable[[], bool]]:
-    """Within the block Ctrl-C and SIGTERM only set what is given, `asked()`; a second one stops.
+    """Within the block, the first Ctrl-C or SIGTERM only makes `asked()` true; a second one stops.
 
-    `after` names, to whoever asked, what is still finished. Of a run of several processes, each of
-    which must do the same steps, and in threads, where Python allows no handlers, signals do what
-    they always do.
+    The block is given `asked`. `after` names the work that is still finished, for the message to
+    the user. Signals keep their usual effect in a run of several processes, because all of them
+    must do the same steps, and in threads, because Python allows no signal handlers there.
     """
     asked = threading.Event()
     if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
@@ -35,7 +35,8 @@ def stopping(after: str) -> Iterator[Callable[[], bool]]:
         restore()
         asked.set()
         tqdm.write(
-            f"captax: stopping after this {after}; once more to stop at once", file=sys.stderr
+            f"captax: stopping after this {after}; press Ctrl-C again to stop at once",
+            file=sys.stderr,
         )
 
     for number in SIGNALS:

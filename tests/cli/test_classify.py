@@ -98,7 +98,10 @@ def test_one_label_alone(run: Run, classifier: Path, pictures: Path) -> None:
     ("arguments", "message"),
     [
         (["nowhere.jpg", "--model", "."], "nowhere.jpg: no such file or folder"),
-        (["PICTURE", "--model", "CAPTIONER"], "Captioner, which cannot classify"),
+        (
+            ["PICTURE", "--model", "CAPTIONER"],
+            "Captioner, which cannot classify; give a classifier",
+        ),
         (["PICTURE"], "missing option '--model'"),
         (["PICTURE", "--model", ".", "--top", "0"], "invalid value for '--top'"),
     ],

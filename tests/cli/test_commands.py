@@ -108,7 +108,10 @@ def test_evaluate_scores_the_captions_of_a_dataset(
     for name, value in want.items():
         assert any(line.split() == [name, f"{100 * value:.2f}"] for line in result.out.splitlines())
     assert "3 pictures, " in result.out
-    assert "pictures of all splits; --split dev takes those alone" in result.err
+    assert (
+        "captax: scored the pictures of all splits; --split dev scores only those of dev"
+        in result.err
+    )
 
     options = ("--metrics", "wer, diversity", "--max-new-tokens", 8, "--limit", 2)
     lines = [line.split() for line in run("evaluate", model, dataset, *options).out.splitlines()]
@@ -209,7 +212,10 @@ def test_a_model_of_another_kind_is_refused_by_what_it_is(
     picture = next(dataset.glob("*.png"))
     for arguments, message in (
         (("caption", picture, "--model", checkpoint("gpt2")), "TextGenerator, which cannot"),
-        (("generate", checkpoint("vit-gpt2"), "x"), "Captioner, which takes no text"),
+        (
+            ("generate", checkpoint("vit-gpt2"), "x"),
+            "Captioner, which does not take texts; give a text generator",
+        ),
         (("caption", picture, "--model", checkpoint("vit")), "holds a bare ViT"),
     ):
         result = run(*arguments)

@@ -155,7 +155,10 @@ def test_clip_score_is_of_the_pictures(
     clip = checkpoint("clip")
     options = ("--metrics", "rouge-l", "--clip", clip)
     result = run("score", "h.json", "r.json", *options)
-    assert result.code == 2 and "none of image '1' was found (nor of 2 others)" in result.err
+    assert (
+        result.code == 2
+        and "found none for image '1' and 2 more; give their folder with --images" in result.err
+    )
     result = run(
         "score",
         "h.json",
@@ -181,7 +184,7 @@ def test_clip_score_is_of_the_pictures(
     worse = matcher.clip_score(pictures, [*WORSE.values()], [*REFERENCES.values()])
     assert written["against"]["scores"]["RefCLIPScore"] == pytest.approx(worse.mean(), rel=1e-6)
     result = run("score", "h.json", "r.json", "--clip", model, "--images", ".")
-    assert result.code == 2 and "holds a Captioner, and CLIPScore needs a CLIP" in result.err
+    assert result.code == 2 and "holds a Captioner, but CLIPScore needs a CLIP" in result.err
 
 
 def test_diversity_counts_words_and_novel_captions(run: Run, files: Path) -> None:
@@ -236,7 +239,7 @@ def test_several_captions_a_picture(run: Run, files: Path) -> None:
     [
         (["nowhere.json", "r.json"], "nowhere.json: cannot be read"),
         (["h.json", "nowhere.json"], "nowhere.json: cannot be read"),
-        (["h.json", "r.json", "--metrics", "blue"], "no metric 'blue'; there are bleu, "),
+        (["h.json", "r.json", "--metrics", "blue"], "no metric 'blue'; use one of bleu, "),
         (["h.json", "r.json", "--against", "r.json"], "r.json, '1': a second hypothesis"),
         (
             ["h.json", "r.json", "--worst", "1", "--by", "CIDEr"],
@@ -247,7 +250,7 @@ def test_several_captions_a_picture(run: Run, files: Path) -> None:
         (["h.json", "r.json", "--json", "h.json/x"], "h.json/x: cannot be written"),
         (["h.json", "r.json", "--metrics", "chair"], "CHAIR needs the objects"),
         (["h.json", "r.json", "--metrics", "mbleu"], "image '1' has 1 caption(s)"),
-        (["r.json", "h.json"], "if these are the references, give them second"),
+        (["r.json", "h.json"], "if this file holds the references, give it second"),
         (["h.json", "r.json", "--split", "val"], "r.json: has no splits"),
         (["one.json", "r.json", "--partial", "--against", "h.json"], "no caption of image '"),
     ],

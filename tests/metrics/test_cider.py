@@ -169,9 +169,15 @@ def test_stored_document_frequencies_score_as_those_they_were_written_of(tmp_pat
         ("{", "no document frequencies"),
         ("[]", "no document frequencies"),
         (json.dumps({"images": 2}), "'frequencies'"),
-        (json.dumps({"images": "2", "frequencies": {}}), "images is a number"),
-        (json.dumps({"images": 2, "frequencies": {"a": 3}}), "'a': 3 is no count of 1 to 2"),
-        (json.dumps({"images": 2, "frequencies": {"a b": 2}}), "'a' is missing"),
+        (
+            json.dumps({"images": "2", "frequencies": {}}),
+            "images must be a number, and frequencies an object",
+        ),
+        (json.dumps({"images": 2, "frequencies": {"a": 3}}), "'a': 3 must be a count of 1 to 2"),
+        (
+            json.dumps({"images": 2, "frequencies": {"a b": 2}}),
+            "'a' is missing, but a longer n-gram that contains it is not",
+        ),
     ],
 )
 def test_files_that_hold_no_document_frequencies(tmp_path: Path, text: str, message: str) -> None:

@@ -54,7 +54,7 @@ def test_captions_all_the_same_have_an_mbleu_of_1() -> None:
     [
         ({}, "give at least one image"),
         ({"x": [["a"]]}, r"image 'x' has 1 caption\(s\)"),
-        ({"x": [["a"]] * 3, "y": [["a"]] * 2}, "image 'y' has 2 captions and others have 3"),
+        ({"x": [["a"]] * 3, "y": [["a"]] * 2}, "image 'y' has 2 captions, but others have 3"),
     ],
 )
 def test_mbleu_of_what_cannot_be_compared(captions: Any, message: str) -> None:

@@ -141,7 +141,10 @@ def test_objects_are_cocos_instances_or_names_by_image(write: Write, content: An
 
 
 def test_alternatives_that_cannot_be_read(write: Write) -> None:
-    for wrong, message in ((None, "'alternatives' is no list"), ([{"score": 1}], "no 'caption'")):
+    for wrong, message in (
+        (None, "'alternatives' must be a list"),
+        ([{"score": 1}], "'caption' is missing; add it"),
+    ):
         path = write("h.jsonl", {"path": "1.jpg", "caption": "a dog", "alternatives": wrong})
         with pytest.raises(CaptaxError, match=f"h.jsonl, line 1: {message}"):
             read_captions(path, alternatives=True)
@@ -155,8 +158,8 @@ def test_alternatives_that_cannot_be_read(write: Write) -> None:
         ({"1": "dog"}, r"o.json, '1': expected a list of objects, got str"),
         ({"1": ["dogg"]}, r"o.json, '1': COCO has no object 'dogg': did you mean 'dog'\?"),
         (INSTANCES | {"categories": []}, r"annotations\[0\]: no category has the id '18'"),
-        (INSTANCES | {"annotations": {}}, r"o.json: 'annotations' is no list"),
-        ({"annotations": []}, r"o.json: no 'categories'"),
+        (INSTANCES | {"annotations": {}}, r"o.json: 'annotations' must be a list"),
+        ({"annotations": []}, r"o.json: 'categories' is missing; add it"),
         ({"1": [["dog"]]}, r"o.json, '1': COCO has no object \['dog'\]"),
         (
             INSTANCES | {"categories": [{"id": [], "name": ""}]},
@@ -166,7 +169,10 @@ def test_alternatives_that_cannot_be_read(write: Write) -> None:
             INSTANCES | {"annotations": [{"image_id": 1, "category_id": {}}]},
             r"\[0\]: \{\} is no id",
         ),
-        (INSTANCES | {"annotations": [{"image_id": 1}]}, r"annotations\[0\]: no 'category_id'"),
+        (
+            INSTANCES | {"annotations": [{"image_id": 1}]},
+            r"annotations\[0\]: 'category_id' is missing; add it",
+        ),
     ],
 )
 def test_objects_that_cannot_be_read(write: Write, content: Any, message: str) -> None:
@@ -191,22 +197,42 @@ RECORD = {"id": 1, "caption": "a dog"}
         ("x.json", "[]", "{path}: no captions"),
         ("x.txt", "", "{path}: no captions"),
         ("x.json", '{"1": "a", "1": "b"}', "{path}: not JSON (key '1' comes twice"),
-        ("x.json", {"1": 3}, "{path}, '1': image '1' has 3 where a caption"),
+        (
+            "x.json",
+            {"1": 3},
+            "{path}, '1': image '1' has 3 as a caption; a caption must be a string",
+        ),
         ("x.json", {"1": []}, "{path}, '1': image '1' has an empty list"),
         ("x.json", [RECORD, 3], "{path}, [1]: expected an object, got int"),
         ("x.json", [RECORD, {"caption": "a"}], "{path}, [1]: no image_id or id or image or"),
-        ("x.json", [RECORD, {"id": 5, "x": ""}], "or text of image '5'; it has id, x"),
+        (
+            "x.json",
+            [RECORD, {"id": 5, "x": ""}],
+            "or text of image '5'; add one of them (found: id, x)",
+        ),
         ("x.json", [{"id": 1.5, "caption": "a"}], "{path}, [0]: 1.5 is no id"),
         ("x.jsonl", '{"id": 1, "caption": "a"}\n{"id"', "{path}, line 2: not JSON"),
-        ("x.jsonl", {"path": "a.png", "error": "bad"}, "image 'a.png'; it has path, error"),
+        (
+            "x.jsonl",
+            {"path": "a.png", "error": "bad"},
+            "image 'a.png'; add one of them (found: path, error)",
+        ),
         ("x.jsonl", '{"id": 1, "caption": "a", "id": 2}', "line 1: not JSON (key 'id' comes twice"),
-        ("x.json", {"annotations": COCO["annotations"]}, "{path}: no 'images'"),
+        ("x.json", {"annotations": COCO["annotations"]}, "{path}: 'images' is missing; add it"),
         ("x.csv", "a,b\n1,2\n", "{path}, line 2: no image_id or id or image"),
-        ("x.csv", "id,caption\n1,a dog, running\n", "{path}, line 2: 3 fields where the header"),
+        (
+            "x.csv",
+            "id,caption\n1,a dog, running\n",
+            "{path}, line 2: 3 fields, but the header has 2; put captions that contain commas",
+        ),
         ("x.csv", 'id,caption\n1,"a dog\n', "{path}, line 2: unexpected end of data"),
         ("x.txt", "a.jpg#0\ta dog\na dog\n", "{path}, line 2: expected picture.jpg#number<tab>"),
-        ("x.json", {"images": 3, "annotations": []}, "{path}: 'images' is no list"),
-        ("x.json", {"images": [{}], "annotations": []}, "{path}, images[0]: no 'id'"),
+        ("x.json", {"images": 3, "annotations": []}, "{path}: 'images' must be a list"),
+        (
+            "x.json",
+            {"images": [{}], "annotations": []},
+            "{path}, images[0]: 'id' is missing; add it",
+        ),
         (
             "x.json",
             {"images": [{"id": 4}, {"id": 4}], "annotations": []},
@@ -242,7 +268,7 @@ def test_only_karpathys_files_have_splits(write: Write, name: str) -> None:
     path = write(name, "id,caption\n1,a dog\n" if name == "x.csv" else COCO)
     with pytest.raises(CaptaxError, match="has no splits; leave out --split test"):
         read_captions(path, split="test")
-    with pytest.raises(CaptaxError, match="no captions of split train"):
+    with pytest.raises(CaptaxError, match="no captions of split train; use another --split"):
         read_captions(write("k.json", KARPATHY), split="train")
 
 
@@ -256,12 +282,16 @@ def test_only_karpathys_files_have_splits(write: Write, name: str) -> None:
         ),
         ({"1": "a", "5": "b"}, DOGS, "{h}, '5': image '5' has no references in {r}; add"),
         ({"5": "b"}, DOGS, "{h}, '5': image '5' has no references in {r}; add"),
-        ({"2": "a"}, DOGS, "{r}, '1': image '1' has no hypothesis in {h}; caption it"),
-        ({"2": "a"}, DOGS | {"3": "b"}, "'1' has no hypothesis in {h} (nor have 1 others); cap"),
+        ({"2": "a"}, DOGS, "{r}, '1': image '1' has no hypothesis in {h}; caption every image"),
+        ({"2": "a"}, DOGS | {"3": "b"}, "'1' has no hypothesis in {h}; 1 more have none; caption"),
         ({"1": "a"}, {"1": ["b", " "]}, "{r}, '1': image '1' has an empty reference"),
         ({"1": "a"}, {"a/x.jpg": "b", "b/x.png": "c"}, "and 'b/x.png' are both named 'x'"),
-        ("a dog\n", DOGS, "{h}: plain text, which goes with other plain text"),
-        ("a dog\n", "a\nb\n", "{r}: 2 lines where {h} has 1"),
+        ("a dog\n", DOGS, "{h}: plain text is matched line by line with other plain text"),
+        (
+            "a dog\n",
+            "a\nb\n",
+            "{r}: 2 lines, but {h} has 1; each line must describe the same image",
+        ),
     ],
 )
 def test_files_that_do_not_fit_name_the_image_and_the_file(

@@ -97,7 +97,7 @@ def test_what_is_asked_for_is_computed() -> None:
     found = score(HYPOTHESES, REFERENCES, metrics=["cider", "rouge-l"])
     assert list(found.corpus) == ["ROUGE-L", "CIDEr"]
     assert found.per_image["bus"] == pytest.approx({"ROUGE-L": 1, "CIDEr": 10})
-    with pytest.raises(CaptaxError, match="no metric 'blue'; there are bleu, rouge-l"):
+    with pytest.raises(CaptaxError, match="no metric 'blue'; use one of bleu, rouge-l"):
         score(HYPOTHESES, REFERENCES, metrics=["blue"])
 
 
@@ -151,7 +151,7 @@ def test_mbleu_is_of_all_hypotheses() -> None:
         score(hypotheses, references, metrics=["mbleu"])
     three = {image: [*texts, "a"] for image, texts in several.items()}
     more = score(hypotheses, references, metrics=["mbleu"], all_hypotheses=three)
-    with pytest.raises(CaptaxError, match="mBLEU-1 compares systems only by as many captions"):
+    with pytest.raises(CaptaxError, match="mBLEU-1 needs the same number of captions an image"):
         compare(found.statistics, more.statistics)
 
 

@@ -96,7 +96,7 @@ def test_scores_of_captions_are_sampled_and_compared() -> None:
 
 def test_only_the_same_images_and_metrics_can_be_compared() -> None:
     one, other = (mean_statistics(name, np.ones(3)) for name in "mn")
-    with pytest.raises(CaptaxError, match="same metrics"):
+    with pytest.raises(CaptaxError, match="different metrics; score both by the same"):
         compare([one], [other])
-    with pytest.raises(CaptaxError, match=r"same images, not of \[3, 4\]"):
+    with pytest.raises(CaptaxError, match=r"same images, but their numbers are \[3, 4\]"):
         compare([one], [mean_statistics("m", np.ones(4))])

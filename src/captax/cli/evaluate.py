@@ -9,28 +9,47 @@ import typer
 
 from captax.cli.options import Dtype, Loaded, load_captioner
 from captax.cli.score import STANDARD, Metrics, names
+from captax.files import write_text
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Checkpoint directory, or `default`.")],
-    data: Annotated[Path, typer.Argument(help="Dataset: Flickr8k, COCO, or captioned folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Checkpoint directory or hub name; `default` is the built-in captioner."
+        ),
+    ],
+    data: Annotated[
+        Path, typer.Argument(help="Directory of a dataset: Flickr8k, COCO, or a captioned folder.")
+    ],
     split: Annotated[
-        str | None, typer.Option(help="train, dev or test; by default all there is.")
+        str | None, typer.Option(help="Split to caption: train, dev or test. Default: all.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many pictures.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Caption only this many pictures, the first. Default: all."),
+    ] = None,
     metrics: Metrics = STANDARD,
-    num_beams: Annotated[int | None, typer.Option(min=1)] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    num_beams: Annotated[
+        int | None, typer.Option(min=1, help="Number of beams. Default: the checkpoint's.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Largest number of tokens in a caption. Default: the checkpoint's."
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures in a batch.")] = 32,
     dtype: Loaded = Dtype.float32,
     json_out: Annotated[
-        Path | None, typer.Option("--json", help="Also write scores and captions as JSON.")
+        Path | None,
+        typer.Option("--json", help="Write scores and captions as JSON. Default: not written."),
     ] = None,
 ) -> None:
     """Caption a dataset's pictures and print the field's scores (x 100)."""
+    # Start-up time.
     from captax import data as datasets
     from captax.evaluation.evaluate import evaluate as run
-    from captax.files import write_text
     from captax.metrics import COUNTS
 
     examples = datasets.open(data, split=split)[:limit]
@@ -47,7 +66,10 @@ def evaluate(
     for name, value in found.scores.corpus.items():
         print(f"{name:12} {value:7.0f}" if name in COUNTS else f"{name:12} {100 * value:7.2f}")
     if split is None:
-        print("captax: pictures of all splits; --split dev takes those alone", file=sys.stderr)
+        print(
+            "captax: scored the pictures of all splits; --split dev scores only those of dev",
+            file=sys.stderr,
+        )
     print(f"{len(examples)} pictures, {found.pictures_per_second:.1f} a second")
     if json_out is not None:
         content = {

@@ -1,4 +1,4 @@
-"""`captax generate`: text from text."""
+"""`captax generate`: write texts from texts."""
 
 import json
 import sys
@@ -18,16 +18,21 @@ from captax.cli.options import (
     decoding,
     output,
 )
+from captax.errors import CaptaxError
 
 
 @decoding
 def generate(
-    model: Annotated[str, typer.Argument(help="Checkpoint directory or hub name.")],
+    model: Annotated[
+        str, typer.Argument(help="Checkpoint directory or hub name of a text generator.")
+    ],
     texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts; default: the lines of standard input.")
+        list[str] | None, typer.Argument(help="Texts. Default: the lines of standard input.")
     ] = None,
-    file: Annotated[Path | None, typer.Option(help="Take the lines of this file as texts.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    file: Annotated[
+        Path | None, typer.Option(help="Also read the lines of this file as texts. Default: none.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of texts in a batch.")] = 32,
     format: Formatted = None,
     out: Out = None,
     dtype: Loaded = Dtype.float32,
@@ -36,10 +41,14 @@ def generate(
     *,
     options: dict[str, Any],
 ) -> None:
-    """Rewrite texts (encoder-decoders) or continue them (language models), one answer a line."""
+    """Rewrite texts with an encoder-decoder, or continue them with a language model.
+
+    Each answer is printed on a line.
+    """
+    # Start-up time.
     from captax.compilation import persist_compiled_programs
-    from captax.errors import CaptaxError
     from captax.pipelines.loading import load
+    from captax.pipelines.records import text_line, text_record
     from captax.pipelines.text_generator import TextGenerator
 
     lines = list(texts or ())
@@ -47,24 +56,22 @@ def generate(
         try:
             lines += file.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
-            raise CaptaxError(f"{file}: cannot be read as text ({error})") from None
+            raise CaptaxError(
+                f"{file}: cannot be read as text ({error}); give a text file in UTF-8"
+            ) from None
     elif not lines:
         lines = sys.stdin.read().splitlines()
     persist_compiled_programs()
     generator = load(model, revision=revision, offline=offline, dtype=dtype.value)
     if not isinstance(generator, TextGenerator):
-        raise CaptaxError(f"{model}: holds a {type(generator).__name__}, which takes no text")
+        raise CaptaxError(
+            f"{model}: holds a {type(generator).__name__}, which does not take texts; "
+            "give a text generator"
+        )
     answers = generator.generate(lines, batch_size=batch_size, **options)
     with output(out) as writer:
         for line, answer in zip(lines, answers, strict=True):
             if as_json(format, out):
-                record: dict[str, object] = {"text": line, "generated": answer.text}
-                record["score"] = answer.score
-                others = answer.alternatives[1:]
-                if others:
-                    record["alternatives"] = [
-                        {"generated": other.text, "score": other.score} for other in others
-                    ]
-                print(json.dumps(record, ensure_ascii=False), file=writer)
+                print(json.dumps(text_record(line, answer), ensure_ascii=False), file=writer)
             else:
-                print(" ".join(answer.text.splitlines()), file=writer)
+                print(text_line(answer), file=writer)

@@ -1,11 +1,12 @@
-"""`captax info`: what is installed and what it runs on."""
+"""`captax info`: print what is installed and which devices there are."""
 
 import platform
 from importlib import metadata
 
 
 def info() -> None:
-    """Print versions, devices, the built-in captioner and where compiled programs are kept."""
+    """Print versions, devices, the built-in captioner and the folder of compiled programs."""
+    # Start-up time.
     import jax
 
     from captax.checkpoints.state import parameters

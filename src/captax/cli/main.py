@@ -1,4 +1,4 @@
-"""The `captax` command. Commands import what they need when they run, so `--help` is instant."""
+"""The `captax` command. Commands import what they need when they run, so `--help` is fast."""
 
 import gc
 import importlib.metadata
@@ -29,7 +29,7 @@ from captax.cli.options import spelt
 from captax.errors import CaptaxError, OptionError
 
 WRONG_USE = 2
-# What typer raises for wrong use is of the click that it carries, or of click itself.
+# Typer raises the usage errors of its own copy of click, or of click itself.
 UsageError: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
@@ -50,7 +50,9 @@ def _version(asked: bool) -> bool:
 def captax(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     """Image captioning in JAX: caption pictures, train captioners, measure them."""
@@ -75,15 +77,15 @@ app.command("info")(info.info)
 
 def main() -> None:
     """Run the command line; wrong use and captax errors are one line on stderr, exit code 2."""
-    # XLA:CPU logs about machine features when it loads a program it compiled itself.
+    # Without this, XLA:CPU logs warnings about machine features for stored programs.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if not sys.stderr.isatty():  # a line in a log now and then
+    if not sys.stderr.isatty():  # fewer lines of progress in a log
         os.environ.setdefault("TQDM_MININTERVAL", "20")
-    # Tracing a model makes a million small objects that stay; looking for garbage among them again
-    # and again is a tenth of the time to a first caption.
+    # Tracing a model makes a million small objects that stay. With the default threshold, looking
+    # for garbage among them takes a tenth of the time to the first caption.
     gc.set_threshold(100_000)
     try:
-        # Ctrl-C and a closed pipe are typer's work.
+        # Typer handles Ctrl-C and closed pipes.
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "captax"

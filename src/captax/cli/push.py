@@ -1,4 +1,4 @@
-"""`captax push`: a checkpoint directory to the Hugging Face hub."""
+"""`captax push`: upload a checkpoint directory to the Hugging Face hub."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,16 +7,21 @@ import typer
 
 
 def push(
-    directory: Annotated[Path, typer.Argument(help="Checkpoint directory.")],
-    name: Annotated[str, typer.Argument(help="Where to: org/name.")],
+    directory: Annotated[Path, typer.Argument(help="Checkpoint directory to upload.")],
+    name: Annotated[str, typer.Argument(help="Name on the hub: org/name.")],
     token: Annotated[
         str | None,
-        typer.Option(help="Default: HF_TOKEN, or what `hf auth login` stored."),
+        typer.Option(
+            help="Token of the hub. Default: HF_TOKEN, or the one stored by `hf auth login`."
+        ),
     ] = None,
-    private: Annotated[bool, typer.Option(help="If the repository is made, make it so.")] = False,
-    message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload with captax",
+    private: Annotated[
+        bool, typer.Option(help="Make the repository private, if it is new.")
+    ] = False,
+    message: Annotated[str, typer.Option(help="Message of the commit.")] = "Upload with captax",
 ) -> None:
-    """Upload a checkpoint with its model card; one that has none gets a short one."""
+    """Upload a checkpoint. A short model card is added if it has none."""
+    # Start-up time.
     from captax.pipelines.sharing import push as run
 
     print(run(directory, name, token=token, private=private, message=message))

@@ -1,1 +1,1 @@
-"""Captions measured: a dataset captioned and scored, files of captions scored and compared."""
+"""Measure captions: caption and score a dataset, score and compare files of captions."""

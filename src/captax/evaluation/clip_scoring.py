@@ -1,4 +1,4 @@
-"""CLIPScore beside the other metrics of a set of captions."""
+"""CLIPScore, added to the other metrics of a set of captions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,12 +17,12 @@ class ClipScorer:
     """Scores captions of the same pictures, which are embedded once.
 
     Args:
-        model: what names a CLIP.
+        model: the checkpoint directory or the name on the hub of a CLIP.
         references: image id -> its reference captions.
         pictures: image id -> its file.
 
     Raises:
-        CaptaxError: the model is no CLIP, or an image is not in `pictures`.
+        CaptaxError: the model is not a CLIP, or an image is not in `pictures`.
         ImageError: a picture cannot be read.
     """
 
@@ -31,15 +31,15 @@ class ClipScorer:
     ) -> None:
         missing = [image for image in references if image not in pictures]
         if missing:
-            others = f" (nor of {len(missing) - 1:,} others)" if len(missing) > 1 else ""
+            others = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
             raise CaptaxError(
-                f"CLIPScore needs pictures: none of image {missing[0]!r} was found{others}; give "
+                f"CLIPScore needs pictures, but found none for image {missing[0]!r}{others}; give "
                 f"their folder with --images"
             )
         matcher = load(model)
         if not isinstance(matcher, Matcher):
             raise CaptaxError(
-                f"{model}: holds a {type(matcher).__name__}, and CLIPScore needs a CLIP"
+                f"{model}: holds a {type(matcher).__name__}, but CLIPScore needs a CLIP"
             )
         self._matcher = matcher
         self._images = list(references)
@@ -49,7 +49,7 @@ class ClipScorer:
         self._told = np.split(told, ends[:-1])
 
     def add(self, scores: Scores, hypotheses: Mapping[str, str]) -> Scores:
-        """`scores`, those of `hypotheses`, with CLIPScore and RefCLIPScore."""
+        """Add CLIPScore and RefCLIPScore to `scores`, which are the scores of `hypotheses`."""
         said = self._embed([hypotheses[image] for image in self._images])
         plain = clip_score(self._seen, said)
         with_references = ref_clip_score(self._seen, said, self._told)

@@ -16,7 +16,13 @@ from captax.pipelines.captioner import Captioner
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Scores, the captions that got them by example id, and pictures captioned a second."""
+    """The result of `evaluate`.
+
+    Attributes:
+        scores: the scores of the captions.
+        captions: example id -> caption.
+        pictures_per_second: the speed of captioning.
+    """
 
     scores: Scores
     captions: dict[str, str]
@@ -32,20 +38,25 @@ def evaluate(
     progress: bool = False,
     **options: Any,
 ) -> Evaluation:
-    """Caption every example's picture and score the captions against its own.
+    """Caption every example's picture and score the captions against the example's captions.
 
-    `metrics` are those of `captax.metrics.score` that need nothing else, `options` those of
-    `Captioner.caption`.
+    Args:
+        captioner: writes the captions.
+        examples: pictures with reference captions.
+        batch_size: the number of pictures in a batch.
+        metrics: metrics of `captax.metrics.score` that need only hypotheses and references.
+        progress: whether to show a progress bar.
+        options: the options of `Captioner.caption`.
 
     Raises:
-        CaptaxError: there is no example, or one has no caption; a metric is not known, or what it
-            needs is missing.
-        ImageError: for the first picture that cannot be read: a score over fewer pictures would be
-            another score.
+        CaptaxError: there is no example, an example has no caption, a metric is not known, or an
+            input that a metric needs is missing.
+        ImageError: a picture cannot be read. It is not skipped, because scores over different
+            pictures cannot be compared.
     """
     metrics = tuple(metrics)
     references = {example.id: example.captions for example in examples}
-    # What is wrong with the metrics, such as a missing Java, is said before captions are made.
+    # Raise errors of the metrics, such as a missing Java, before captions are made.
     first = dict(itertools.islice(references.items(), 1))
     score(dict.fromkeys(first, ""), first, metrics=metrics)
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The worst captions of a scored set as a web page: each picture, what was said, what was meant."""
+"""The worst captions of a scored set as a web page, with their pictures and references."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,18 +20,20 @@ def write_worst(
     by: str,
     count: int,
 ) -> None:
-    """Write the `count` images with the worst `by` (a metric) as an HTML sheet, worst first.
+    """Write the `count` worst images by the metric `by` as an HTML page, the worst first.
 
-    An image that is not in `pictures` makes a card without one.
+    An image that is not in `pictures` gets a card without a picture.
 
     Raises:
-        CaptaxError: there is no such metric of single images.
+        CaptaxError: the metric was not computed for single images.
         OutputError: the file cannot be written.
     """
     known = next(iter(scores.per_image.values()))
     if by not in known:
-        there = ", ".join(known) or "none: ask for another metric, such as rouge-l"
-        raise CaptaxError(f"no metric {by!r} of single images; there are {there}")
+        there = ", ".join(known) or "none"
+        raise CaptaxError(
+            f"no metric {by!r} was computed for single images (computed: {there}); choose another"
+        )
     sign = -1 if by in LOWER_IS_BETTER else 1
     order = sorted(scores.per_image, key=lambda image: sign * scores.per_image[image][by])
     rows = (
@@ -56,14 +58,21 @@ def write_worst(
 def find_pictures(
     names: Mapping[str, Sequence[str]], folder: Path | None = None
 ) -> dict[str, Path]:
-    """The picture of each image that has one: image id -> names that its file may have.
+    """Find the pictures of images.
 
-    A name is taken as a path, by itself or in `folder`. Else the folder is searched for a picture
-    of that name, with any suffix, or, of a number, for one whose name ends with it as COCO's do
-    (`COCO_val2014_000000000042.jpg`).
+    A name is first tried as a path, in `folder` and by itself. If there is no such file, the folder
+    is searched for a picture of that name with any suffix. For a number, it is also searched for a
+    picture whose name ends with the number as COCO's do (`COCO_val2014_000000000042.jpg`).
+
+    Args:
+        names: image id -> names that its file may have.
+        folder: the folder of the pictures.
+
+    Returns:
+        Image id -> path; images without a picture are left out.
 
     Raises:
-        ImageError: there is no such folder, or no picture in it.
+        ImageError: there is no such folder, or it has no picture.
     """
     by_name: dict[str, Path] = {}
     for path in find_images([folder]) if folder is not None else []:

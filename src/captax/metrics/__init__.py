@@ -1,7 +1,7 @@
 """The field's caption metrics, as the COCO caption evaluation computes them."""
 
+import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -57,11 +57,12 @@ __all__ = [
 
 
 class Metric(StrEnum):
-    """What `score` can compute.
+    """The metrics that `score` can compute.
 
-    `bleu` is BLEU-1 to BLEU-4, `mbleu` likewise, `rouge-score` is rouge1, rouge2 and rougeL, and
-    `chair` CHAIRs and CHAIRi. `diversity`, which takes no references, is distinct-1, distinct-2,
-    the vocabulary's size and, given training captions, the share of novel captions.
+    `bleu` gives BLEU-1 to BLEU-4, `mbleu` gives mBLEU-1 to mBLEU-4, `rouge-score` gives rouge1,
+    rouge2 and rougeL, and `chair` gives CHAIRs and CHAIRi. `diversity` needs no references: it
+    gives distinct-1, distinct-2, the size of the vocabulary and, where training captions are given,
+    the share of novel captions.
     """
 
     bleu = "bleu"
@@ -79,36 +80,40 @@ class Metric(StrEnum):
 
 
 STANDARD_METRICS = (Metric.bleu, Metric.rouge_l, Metric.cider_d)
-"""What `score` computes when not told otherwise: what the field reports that needs no Java."""
+"""The metrics that `score` computes by default: those that papers report and that need no Java."""
 
 _BLEU = tuple(f"BLEU-{order}" for order in range(1, 5))
 _MBLEU = tuple(f"m{name}" for name in _BLEU)
 
 LOWER_IS_BETTER = frozenset({"WER", "CER", "CHAIRs", "CHAIRi", *_MBLEU})
-"""The metrics, by their names in `Scores`, that count errors, or how alike captions are."""
+"""The metrics, by their names in `Scores`, for which a lower value is better."""
 
 COUNTS = frozenset({"vocabulary"})
-"""The metrics, by their names in `Scores`, that are numbers of things, not shares."""
+"""The metrics, by their names in `Scores`, whose values are counts and not shares."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Scores:
-    """What `score` found: metric -> value for the corpus, and image id -> metric -> value.
+    """The values that `score` computed.
 
-    Values are as the COCO caption evaluation prints them: up to 1, and up to 10 for CIDEr-D and
-    CIDEr. The corpus' BLEU, mBLEU, METEOR, WER, CER and CHAIRi are no means over the images;
-    diversity is of the corpus alone; the others are means.
+    Values are on the scale of the COCO caption evaluation: up to 1, and up to 10 for CIDEr-D and
+    CIDEr. For BLEU, mBLEU, METEOR, WER, CER and CHAIRi, the value of the corpus is computed from
+    all images at once. Diversity has a value for the corpus only. For all other metrics, the value
+    of the corpus is the mean over the images.
 
-    `statistics` are what `bootstrap` and `compare` take, for all but METEOR, whose program keeps
-    them to itself, and diversity, which repeated images would lower.
+    Attributes:
+        corpus: metric -> value for the whole corpus.
+        per_image: image id -> metric -> value.
+        statistics: the input of `bootstrap` and `compare`. METEOR has none, because its program
+            does not give them, and diversity has none, because repeated images would lower it.
     """
 
     corpus: dict[str, float]
     per_image: dict[str, dict[str, float]]
-    statistics: tuple[Statistics, ...] = field(default=(), compare=False, repr=False)
+    statistics: tuple[Statistics, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     def adding(self, statistics: Statistics) -> "Scores":
-        """These and the metrics of `statistics`, whose rows are of the same images in order."""
+        """These scores and the metrics of `statistics`, whose rows are the same images in order."""
         pairs = zip(self.per_image.items(), statistics.per_image(), strict=True)
         return Scores(
             self.corpus | statistics.corpus(),
@@ -127,32 +132,34 @@ def score(
     objects: Mapping[str, Collection[str]] | None = None,
     all_hypotheses: Mapping[str, Sequence[str]] | None = None,
 ) -> Scores:
-    """Score one caption an image against its reference captions: image id -> raw text in both.
+    """Score one hypothesis for each image against its reference captions.
 
-    Equal to https://github.com/tylin/coco-caption on the same captions; for WER and CER to jiwer on
-    the PTB tokens, of several references that with the lowest rate; for `rouge-score` to the
-    package rouge_score, its F-measure without stemming.
+    The values are equal to those of https://github.com/tylin/coco-caption for the same captions.
+    WER and CER are equal to those of jiwer on PTB tokens; where an image has several references,
+    the one with the lowest rate counts. `rouge-score` is equal to the F-measure of the package
+    rouge_score without stemming.
 
     Args:
-        hypotheses: one caption an image; it may be empty.
-        references: one or more captions of each.
-        metrics: what to compute.
-        document_frequencies: for CIDEr-D and CIDEr; by default those of these references, so that a
-            single image's scores are 0.
-        training_captions: raw captions; of those that are none of them, diversity gives the share.
-        objects: for CHAIR, which of COCO's objects are in each image.
-        all_hypotheses: for mBLEU, two or more captions of each image.
+        hypotheses: image id -> one raw caption, which may be empty.
+        references: image id -> one or more raw captions.
+        metrics: the metrics to compute.
+        document_frequencies: for CIDEr-D and CIDEr. By default they are counted in `references`;
+            then the scores of a single image are 0.
+        training_captions: raw captions; diversity then also gives the share of hypotheses that
+            are not among them.
+        objects: for CHAIR: image id -> the names of COCO's objects in the image.
+        all_hypotheses: for mBLEU: image id -> two or more raw captions.
 
     Raises:
         CaptaxError: the ids differ, an image has no reference, there is no image, a metric is not
-            known, or what it needs is not given.
-        MeteorUnavailableError: METEOR is asked for and Java or its program is missing.
-        SpiceUnavailableError: SPICE is asked for and Java 8 or its programs are missing.
+            known, or an input that a metric needs is not given.
+        MeteorUnavailableError: METEOR is asked for, and Java or its program is missing.
+        SpiceUnavailableError: SPICE is asked for, and Java 8 or its programs are missing.
     """
     wanted = {_metric(name) for name in metrics}
     _check(hypotheses, references)
     if Metric.spice in wanted:
-        find_spice()  # or it would be missed only after METEOR has taken its minutes
+        find_spice()  # raises before METEOR takes minutes
     ours = {image: ptb_tokenize(text) for image, text in hypotheses.items()}
     theirs = {image: [ptb_tokenize(text) for text in references[image]] for image in hypotheses}
     both = [(tokens, theirs[image]) for image, tokens in ours.items()]
@@ -197,7 +204,7 @@ def score(
     if Metric.chair in wanted:
         if objects is None:
             raise CaptaxError(
-                "CHAIR needs the objects that are in the pictures: give `objects`, or "
+                "CHAIR needs the objects that are in the pictures: give `objects`, or use "
                 "`captax score --objects FILE`"
             )
         seen = chair(ours, objects, theirs)
@@ -215,8 +222,8 @@ def score(
     if Metric.mbleu in wanted:
         if all_hypotheses is None:
             raise CaptaxError(
-                "mBLEU needs several captions of each image: give `all_hypotheses`, or a file of "
-                "them to `captax score`"
+                "mBLEU needs several captions of each image: give `all_hypotheses`, or give "
+                "`captax score` a file that has several"
             )
         tokens = {
             image: [_words(ptb_tokenize(text)) for text in all_hypotheses.get(image, ())]
@@ -231,19 +238,22 @@ def _errors(name: str, errors: Sequence[Errors]) -> Statistics:
 
 
 def _rate(name: str, parts_of: Sequence[tuple[int, int]]) -> Statistics:
-    """Those of a rate: of each image, a number and what it is divided by."""
+    """The statistics of a rate: for each image, its numerator and its denominator."""
     rows = np.array(parts_of)
     return Statistics((name,), rows, lambda sums: sums[..., :1] / np.maximum(1, sums[..., 1:]))
 
 
 def document_frequencies_of(references: Mapping[str, Sequence[str]]) -> DocumentFrequencies:
-    """Those of raw reference captions, to score other images with: image id -> texts.
+    """Count document frequencies in references, to score other images with them.
+
+    Args:
+        references: image id -> raw captions.
 
     Raises:
         CaptaxError: there is no image.
     """
     if not references:
-        raise CaptaxError("document frequencies are of references: give at least one image")
+        raise CaptaxError("document frequencies need references: give at least one image")
     return DocumentFrequencies.of(
         CaptionNgrams([[_words(ptb_tokenize(text)) for text in t] for t in references.values()])
     )
@@ -253,7 +263,7 @@ def _metric(name: Metric | str) -> Metric:
     try:
         return Metric(name)
     except ValueError:
-        raise CaptaxError(f"no metric {name!r}; there are {', '.join(Metric)}") from None
+        raise CaptaxError(f"no metric {name!r}; use one of {', '.join(Metric)}") from None
 
 
 def _words(tokens: Sequence[str]) -> list[str]:
@@ -262,11 +272,11 @@ def _words(tokens: Sequence[str]) -> list[str]:
 
 def _check(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
     if not hypotheses:
-        raise CaptaxError("there is no hypothesis to score: give at least one image")
+        raise CaptaxError("there is no hypothesis to score: give at least one caption")
     for image in hypotheses:
         if image not in references:
             raise CaptaxError(
-                f"image {image!r} has a hypothesis but no references: add them or leave it out"
+                f"image {image!r} has a hypothesis but no references: add them or remove the image"
             )
         if isinstance(references[image], str):
             raise CaptaxError(f"image {image!r}: references must be a list of captions, not a text")
@@ -275,5 +285,5 @@ def _check(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]
     for image in references:
         if image not in hypotheses:
             raise CaptaxError(
-                f"image {image!r} has references but no hypothesis: caption it or leave it out"
+                f"image {image!r} has references but no hypothesis: add one or remove the image"
             )

@@ -1,21 +1,21 @@
 """Hypotheses beside their references: the captions of several files, image by image."""
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from captax.metrics.files import CaptionFile, CaptionFileError
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Aligned:
-    """Captions of the same images, by the references' ids: what `captax.metrics.score` takes.
+    """Captions of the same images: the input of `captax.metrics.score`.
 
     Attributes:
-        hypotheses: each image's hypothesis, the first where it has several.
-        references: each image's references.
-        all_hypotheses: each image's hypotheses.
-        pictures: the names by which the hypotheses' file and the references' call the picture.
+        hypotheses: image id, as in the references -> hypothesis; the first if there are several.
+        references: image id -> references.
+        all_hypotheses: image id -> all hypotheses.
+        pictures: image id -> the picture's names in the two files, hypotheses' first.
     """
 
     hypotheses: dict[str, str]
@@ -25,10 +25,11 @@ class Aligned:
 
 
 def merge(files: Sequence[CaptionFile]) -> CaptionFile:
-    """The captions of several files together.
+    """Join the captions of several files.
 
     Raises:
-        CaptionFileError: some have ids and others lines, or another number of lines.
+        CaptionFileError: some files have ids and others plain lines, or files of plain lines
+            differ in their number of lines.
     """
     first, *others = files
     rows = {image: list(captions) for image, captions in first.rows.items()}
@@ -46,29 +47,30 @@ def align(
     partial: bool = False,
     several: bool = False,
 ) -> Aligned:
-    """A hypothesis beside its references, image by image, in the order of the references.
+    """Match hypotheses with references, in the order of the references.
 
-    Images are the same that have the same id. Where not one id of the hypotheses is among the
-    references', they are matched by their pictures' names, without folder and suffix.
+    Images are matched by their ids. If the two files have no id in common, images are matched by
+    the names of their pictures, without folder and suffix.
 
     Args:
-        hypotheses: one caption an image.
-        references: one or more an image.
-        partial: leave out images that have references but no hypothesis, else an error.
-        several: take several hypotheses an image, else an error.
+        hypotheses: one caption for each image.
+        references: one or more captions for each image.
+        partial: skip images that have references but no hypothesis; without it they are an error.
+        several: allow several hypotheses for an image; without it they are an error.
 
     Raises:
         CaptionFileError: an image has two hypotheses without `several`, no hypothesis without
-            `partial`, no references or an empty one. The message names it and its file.
+            `partial`, no references, or an empty reference. The message names the image and the
+            file.
     """
     _check_lines(hypotheses, references)
     for image, rows in hypotheses.rows.items():
         if len(rows) > 1 and not several:
             raise CaptionFileError(
                 f"{rows[1].where}: a second hypothesis for image {image!r} (the first: "
-                f"{rows[0].where}); keep one, or, if these are the references, give them second"
+                f"{rows[0].where}); keep one; if this file holds the references, give it second"
             )
-    # The id that the references' file has for each image of the hypotheses.
+    # For each image of the hypotheses, its id in the file of references.
     known = {image: image for image in references.rows}
     ids = {image: image for image in hypotheses.rows}
     if known.keys().isdisjoint(ids):
@@ -79,22 +81,22 @@ def align(
         if ids[image] not in references.rows:
             raise CaptionFileError(
                 f"{rows[0].where}: image {image!r} has no references in {references.path}; add "
-                f"them or leave it out"
+                f"references or remove the image"
             )
         said[ids[image]] = rows
     missing = [image for image in references.rows if image not in said]
     if missing and not partial:
-        others = f" (nor have {len(missing) - 1:,} others)" if len(missing) > 1 else ""
+        others = f"; {len(missing) - 1:,} more have none" if len(missing) > 1 else ""
         raise CaptionFileError(
             f"{references.rows[missing[0]][0].where}: image {missing[0]!r} has no hypothesis in "
-            f"{hypotheses.path}{others}; caption it, or leave such images out with --partial"
+            f"{hypotheses.path}{others}; caption every image, or skip such images with --partial"
         )
     found = {image: rows for image, rows in references.rows.items() if image in said}
     for image, rows in found.items():
         for row in rows:
             if not row.caption:
                 raise CaptionFileError(
-                    f"{row.where}: image {image!r} has an empty reference; write it or drop it"
+                    f"{row.where}: image {image!r} has an empty reference; fill it in or remove it"
                 )
     return Aligned(
         hypotheses={image: said[image][0].caption for image in found},
@@ -108,14 +110,14 @@ def align(
 
 
 def _by_name(file: CaptionFile) -> dict[str, str]:
-    """Image ids by their pictures' names without folder and suffix."""
+    """Image ids by the names of their pictures, without folder and suffix."""
     ids: dict[str, str] = {}
     for image, rows in file.rows.items():
         name = PurePosixPath(file.picture(image).replace("\\", "/")).stem
         if name in ids:
             raise CaptionFileError(
                 f"{rows[0].where}: images {ids[name]!r} and {image!r} are both named {name!r}, and "
-                f"no id is in both files; give both files the same ids"
+                f"the two files have no id in common; use the same ids in both files"
             )
         ids[name] = image
     return ids
@@ -125,11 +127,11 @@ def _check_lines(first: CaptionFile, second: CaptionFile) -> None:
     if first.by_line != second.by_line:
         lines, ids = (first, second) if first.by_line else (second, first)
         raise CaptionFileError(
-            f"{lines.path}: plain text, which goes with other plain text line for line, but "
-            f"{ids.path} has ids; give two of a kind"
+            f"{lines.path}: plain text is matched line by line with other plain text, but "
+            f"{ids.path} has ids; use plain text for both files, or ids in both"
         )
     if first.by_line and len(first.rows) != len(second.rows):
         raise CaptionFileError(
-            f"{second.path}: {len(second.rows)} lines where {first.path} has {len(first.rows)}; "
-            f"line by line they must be of the same images"
+            f"{second.path}: {len(second.rows)} lines, but {first.path} has {len(first.rows)}; "
+            f"each line must describe the same image in both files"
         )

@@ -1,7 +1,7 @@
 """BLEU-1 to BLEU-4 as the COCO caption evaluation computes them.
 
 Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation", ACL 2002; the
-brevity penalty takes, per image, the reference length closest to the hypothesis'.
+brevity penalty uses, for each image, the reference length closest to the hypothesis' length.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Shaped
 
 from captax.metrics.ngrams import MAX_ORDER, CaptionNgrams, Common
 
-# The evaluation code's guards against division by zero. They show in its numbers (a caption of
+# The evaluation code adds these against division by zero. They change its results (a caption of
 # three words has a BLEU-4 above 0), so they are part of the metric.
 TINY = 1e-15
 SMALL = 1e-9
@@ -20,17 +20,17 @@ SMALL = 1e-9
 def bleu_statistics(
     hypotheses: CaptionNgrams, references: CaptionNgrams, common: Sequence[Common]
 ) -> Int[np.ndarray, "images 10"]:
-    """What BLEU is computed from; the statistics of a corpus are the sum of its images'.
+    """Compute the counts behind BLEU; the statistics of a corpus are the sum over its images.
 
-    Columns: the hypothesis' length and that of the reference closest in length (of two equally
-    close, the shorter), in tokens; how many of its n-grams of 1, 2, 3 and 4 tokens occur in a
-    reference, each counted at most as often as in the reference that has it most often; and how
-    many n-grams of each order it has.
+    The columns are, in this order: the hypothesis' length in tokens; the length of the reference
+    closest in length (the shorter one if two are equally close); for n-grams of 1, 2, 3 and 4
+    tokens, how many occur in a reference, each counted at most as often as in the reference that
+    has it most often; and how many n-grams of each order the hypothesis has.
 
     Args:
-        hypotheses: one caption an image.
-        references: the captions of the same images, at least one each.
-        common: what `in_common` gives for them.
+        hypotheses: one caption for each image.
+        references: at least one caption for each of the same images.
+        common: the result of `in_common` for the two.
     """
     lengths = hypotheses.lengths
     images = len(lengths)
@@ -49,7 +49,7 @@ def bleu_statistics(
 
 
 def bleu_scores(statistics: Shaped[np.ndarray, "*sets 10"]) -> Float[np.ndarray, "*sets 4"]:
-    """BLEU-1, ..., BLEU-4 of statistics, each of an image or the sum of several."""
+    """BLEU-1 to BLEU-4 from statistics of single images, or from their sum over several."""
     statistics = statistics.astype(np.float64)
     ratio = (statistics[..., :1] + TINY) / (statistics[..., 1:2] + SMALL)
     penalty = np.exp(np.minimum(0, 1 - 1 / ratio))

@@ -1,19 +1,20 @@
-"""CHAIR: how many of the objects that captions speak of are not in their pictures.
+"""CHAIR: how many of the objects that captions mention are not in their pictures.
 
 Rohrbach, Hendricks, Burns, Darrell and Saenko, "Object Hallucination in Image Captioning", EMNLP
-2018, for the 80 objects of COCO and with the words that the authors take for each
-(https://github.com/LisaAnne/Hallucination). Their program finds singulars by general rules, which
-err at times ("glass" becomes "glas"); here the plurals of those words are known, and nothing else.
-Two words that a stray space hides from it, "motor bike" and "cheesecake", are found here.
+2018, for the 80 objects of COCO, with the authors' list of words for each object
+(https://github.com/LisaAnne/Hallucination). Their program forms singulars by general rules, which
+are sometimes wrong ("glass" becomes "glas"); this one knows the plurals of the listed words only.
+Their program misses two words because of a stray space, "motor bike" and "cheesecake"; this one
+finds them.
 """
 
+import dataclasses
 import difflib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 from captax.errors import CaptaxError
 
-# Words for an object beside its own name, as published, slips of the pen included.
+# Words for an object besides its own name, as published, with their spelling mistakes.
 _WORDS = {
     "person": "girl boy man woman kid child chef baker people adult rider baby worker passenger "
     "sister biker policeman cop officer lady cowboy bride groom male female guy traveler mother "
@@ -136,7 +137,8 @@ def _plural(word: str) -> str:
     return word + ("es" if word.endswith(("s", "x", "z", "ch", "sh")) else "s")
 
 
-# One or two words -> their object, and pairs that stand for none: "baby bird" is no person.
+# One or two words -> their object. Pairs with `None` mention no object of COCO: a "baby animal"
+# is not a person.
 _OBJECTS = {
     word.replace("_", " "): name
     for name, words in _WORDS.items()
@@ -154,7 +156,7 @@ _SINGULARS = {_plural(word): word for words in (*_OBJECTS, *_PAIRS) for word in 
 
 
 def mentioned_objects(caption: Sequence[str]) -> list[str]:
-    """COCO's objects in a caption's lowercase tokens, one for each time that one is spoken of."""
+    """COCO's objects in a caption's lowercase tokens, one entry for each mention."""
     words = [_SINGULARS.get(token, token) for token in caption]
     found: list[str | None] = []
     seats = []
@@ -169,17 +171,17 @@ def mentioned_objects(caption: Sequence[str]) -> list[str]:
             seats.append(len(found))
         found.append(_OBJECTS.get(words[place]))
         place += 1
-    if "toilet" in words:  # then a seat is its own, not a chair
+    if "toilet" in words:  # then "seat" means the toilet's seat, not a chair
         for seat in seats:
             found[seat] = None
     return [name for name in found if name is not None]
 
 
 def known_object(name: object) -> str:
-    """`name`, if it is one of `COCO_OBJECTS`.
+    """Return `name` if it is one of `COCO_OBJECTS`.
 
     Raises:
-        CaptaxError: it is not; the message names the nearest that is.
+        CaptaxError: it is not; the message suggests the nearest name.
     """
     if isinstance(name, str) and name in COCO_OBJECTS:
         return name
@@ -188,13 +190,15 @@ def known_object(name: object) -> str:
     raise CaptaxError(f"COCO has no object {name!r}: {hint}")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Chair:
-    """What `chair` found: shares in [0, 1], the lower the better.
+    """The result of `chair`: shares in [0, 1]; lower is better.
 
-    `sentences` (CHAIRs) is the share of captions that speak of an object that is not there,
-    `instances` (CHAIRi) the share of such objects among all that captions speak of. `mentioned` and
-    `hallucinated` hold each image's objects, one for each time that its caption speaks of one.
+    Attributes:
+        sentences: CHAIRs, the share of captions that mention an object that is not in the picture.
+        instances: CHAIRi, the share of such objects among all objects that captions mention.
+        mentioned: image id -> the objects that its caption mentions, one entry for each mention.
+        hallucinated: image id -> those of them that are not in the picture.
     """
 
     sentences: float
@@ -208,15 +212,20 @@ def chair(
     objects: Mapping[str, Collection[str]],
     references: Mapping[str, Sequence[Sequence[str]]] | None = None,
 ) -> Chair:
-    """CHAIR of one caption an image, given which of COCO's objects are in it.
+    """Compute CHAIR for one caption of each image.
 
-    Image id -> lowercase tokens, names of objects, tokens of each reference. What `references`
-    speak of is there too, as in the paper, whose numbers need both; without, only what `objects`
-    name. CHAIRi is 0 where no caption speaks of an object.
+    An object is in a picture if `objects` names it or a reference mentions it, as in the paper.
+    CHAIRi is 0 if no caption mentions an object.
+
+    Args:
+        hypotheses: image id -> the caption's lowercase tokens.
+        objects: image id -> the names of COCO's objects in it.
+        references: image id -> the lowercase tokens of each reference; without them, only the
+            objects that `objects` names are in a picture.
 
     Raises:
         CaptaxError: there is no hypothesis, an image's objects or references are missing, or an
-            object is none of `COCO_OBJECTS`.
+            object is not one of `COCO_OBJECTS`.
     """
     if not hypotheses:
         raise CaptaxError("CHAIR needs hypotheses: give at least one image")
@@ -240,16 +249,14 @@ def _present(
     references: Mapping[str, Sequence[Sequence[str]]] | None,
 ) -> set[str]:
     if image not in objects:
-        raise CaptaxError(
-            f"image {image!r} has a caption but no list of objects: give what is there"
-        )
+        raise CaptaxError(f"image {image!r} has a caption but no list of objects: add its objects")
     try:
         present = set(map(known_object, objects[image]))
     except CaptaxError as error:
         raise CaptaxError(f"image {image!r}: {error}") from None
     if references is not None:
         if image not in references:
-            raise CaptaxError(f"image {image!r} has a caption but no references: add them")
+            raise CaptaxError(f"image {image!r} has a caption but no references: add references")
         for reference in references[image]:
             present.update(mentioned_objects(reference))
     return present

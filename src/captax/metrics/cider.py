@@ -17,16 +17,17 @@ from captax.files import parse_json, write_text
 from captax.metrics.ngrams import MAX_ORDER, CaptionNgrams, Common, NgramTable, in_common
 
 SIGMA = 6.0
-"""Standard deviation, in tokens, of CIDEr-D's penalty on a length unlike the reference's."""
+"""Standard deviation, in tokens, of CIDEr-D's penalty for a length unlike the reference's."""
 
 
 class DocumentFrequencies:
-    """In how many images' references an n-gram occurs: the rarer, the more it counts in CIDEr.
+    """For each n-gram, the number of images whose references contain it.
 
-    An n-gram of no reference counts as if it occurred in one image's.
+    The rarer an n-gram is, the more it counts in CIDEr. An n-gram that no reference contains counts
+    as if one image's references contained it.
 
     Attributes:
-        images: how many images the references were of.
+        images: the number of images whose references were counted.
     """
 
     def __init__(
@@ -34,26 +35,28 @@ class DocumentFrequencies:
     ) -> None:
         self.images = images
         self._table = table
-        # The last, which -1 is the place of, is for n-grams that are not in the table.
+        # The last entry, which index -1 finds, is for n-grams that are not in the table.
         self._frequencies = [np.append(each, 1) for each in frequencies]
 
     @classmethod
     def of(cls, references: CaptionNgrams) -> "DocumentFrequencies":
-        """Those of `references`."""
+        """Count the document frequencies of `references`."""
         frequencies = []
         for counts, keys in zip(references.counts, references.table.keys, strict=True):
-            first = np.diff(counts.key, prepend=-1) > 0  # the image's first caption with it
+            first = (
+                np.diff(counts.key, prepend=-1) > 0
+            )  # the first caption of the image that has it
             frequencies.append(np.bincount(counts.ngram[first], minlength=len(keys)))
         return cls(len(references.first) - 1, references.table, frequencies)
 
     def weights(self, table: NgramTable) -> list[Float[np.ndarray, " _"]]:
-        """For each order, the inverse document frequency log(images / frequency) of its n-grams."""
+        """For each order, the inverse document frequencies log(images / frequency) of n-grams."""
         most = math.log(self.images)
         pairs = zip(self._frequencies, self._table.locate(table), strict=True)
         return [most - np.log(known[places]) for known, places in pairs]
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write them as JSON: `images`, and `frequencies` of n-grams ("a dog") in several images'.
+        """Write them as JSON: `images`, and `frequencies` by n-gram ("a dog") where above 1.
 
         Raises:
             OutputError: the file cannot be written.
@@ -67,12 +70,12 @@ class DocumentFrequencies:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "DocumentFrequencies":
-        """Those that `write` wrote.
+        """Read a file that `write` wrote.
 
         Raises:
             CaptaxError: the file cannot be read, or does not hold document frequencies.
         """
-        fault = f"{path}: no document frequencies as `captax score` writes them"
+        fault = f"{path}: holds no document frequencies as `captax score` writes them"
         try:
             document = parse_json(Path(path).read_text(encoding="utf-8"))
             images, frequencies = document["images"], document["frequencies"]
@@ -81,11 +84,11 @@ class DocumentFrequencies:
         except (ValueError, TypeError, KeyError) as error:
             raise CaptaxError(f"{fault} ({error})") from None
         if not isinstance(images, int) or not isinstance(frequencies, dict):
-            raise CaptaxError(f"{fault} (images is a number, frequencies an object)")
+            raise CaptaxError(f"{fault} (images must be a number, and frequencies an object)")
         for text, count in frequencies.items():
             if not isinstance(count, int) or not 1 <= count <= images:
-                raise CaptaxError(f"{fault} ({text!r}: {count!r} is no count of 1 to {images})")
-        # Every n-gram as a caption of its own; what begins it is as frequent, so it is there too.
+                raise CaptaxError(f"{fault} ({text!r}: {count!r} must be a count of 1 to {images})")
+        # Every n-gram becomes a caption. Its beginning is as frequent, so it is in the file too.
         texts = [text.split() for text in frequencies]
         table = CaptionNgrams([texts]).table
         values = []
@@ -94,17 +97,17 @@ class DocumentFrequencies:
                 values.append(np.array([frequencies[t] for t in table.texts(order)], np.int64))
             except KeyError as missing:
                 raise CaptaxError(
-                    f"{fault} ({missing} is missing, but not what holds it)"
+                    f"{fault} ({missing} is missing, but a longer n-gram that contains it is not)"
                 ) from None
         return cls(images, table, values)
 
 
 class TfIdf:
-    """The tf-idf vectors of captions, one an order of n-grams.
+    """The tf-idf vectors of captions, one for each order of n-grams.
 
     Attributes:
         ngrams: the captions' n-grams.
-        weights: for each order, those of the entries of its counts.
+        weights: for each order, the weight of each entry of `ngrams.counts`.
         norms: for each order, the Euclidean norms of the captions' vectors.
     """
 
@@ -126,21 +129,23 @@ def cider(
     *,
     clipped: bool,
 ) -> Float[np.ndarray, " hypotheses"]:
-    """CIDEr of each hypothesis, or, clipped, CIDEr-D.
+    """Compute CIDEr of each hypothesis, or CIDEr-D if `clipped`.
 
-    Ten times the mean over n-gram orders and references of the vectors' cosine: 10 for a caption
-    equal to all its references. For CIDEr-D, weights are clipped at the reference's, so that
-    repeating a rare n-gram does not pay, and lengths unlike the reference's are penalised.
+    The value is ten times the mean, over n-gram orders and references, of the vectors' cosine. It
+    is 10 for a caption that is equal to all its references. For CIDEr-D, the hypothesis' weights
+    are clipped at the reference's, so that repeating a rare n-gram does not raise the score, and a
+    length that differs from the reference's is penalised.
 
     Args:
-        hypotheses: one caption each.
-        references: the captions of the images.
-        common: what `in_common` gives for them.
-        image: the image of each hypothesis among those of `references`.
+        hypotheses: the vectors of one caption for each hypothesis.
+        references: the vectors of the images' references.
+        common: the result of `in_common` for the two.
+        image: for each hypothesis, the index of its image in `references`.
+        clipped: whether to compute CIDEr-D.
     """
     first = references.ngrams.first
     many = (first[1:] - first[:-1])[image]
-    # Every hypothesis beside every reference of its image.
+    # Pair every hypothesis with every reference of its image.
     begin = many.cumsum() - many
     ours = np.repeat(np.arange(len(many)), many)
     theirs = np.arange(len(ours)) - begin[ours] + first[image][ours]
@@ -167,10 +172,10 @@ class CiderD:
     Args:
         references: image id -> one or more captions as tokens.
         frequencies: document frequencies; by default those of `references`. With a single image
-            these make every weight log 1 - log 1 = 0, hence every score.
+            these make every weight log 1 - log 1 = 0, and therefore every score 0.
 
     Raises:
-        CaptaxError: there is no image, or an image without a reference.
+        CaptaxError: there is no image, or an image has no reference.
     """
 
     def __init__(
@@ -191,20 +196,23 @@ class CiderD:
     def score(
         self, images: Sequence[str], hypotheses: Sequence[Sequence[str]]
     ) -> Float[np.ndarray, " hypotheses"]:
-        """CIDEr-D of each hypothesis' tokens for the image at the same place of `images`.
+        """Compute CIDEr-D of each hypothesis for its image.
 
-        An image may come several times, or not at all.
+        Args:
+            images: the image id of each hypothesis; an id may occur several times, or not at all.
+            hypotheses: the tokens of each hypothesis.
 
         Raises:
-            CaptaxError: an image has no references here, or there are not as many images as
-                hypotheses.
+            CaptaxError: an image has no references, or the numbers of images and hypotheses differ.
         """
         if len(images) != len(hypotheses):
-            raise CaptaxError(f"{len(hypotheses)} hypotheses for {len(images)} images")
+            raise CaptaxError(
+                f"{len(hypotheses)} hypotheses for {len(images)} images: give one image for each"
+            )
         unknown = next((image for image in images if image not in self._places), None)
         if unknown is not None:
             raise CaptaxError(
-                f"image {unknown!r} has no references: add them or drop its hypothesis"
+                f"image {unknown!r} has no references: add references or remove its hypothesis"
             )
         image = np.array([self._places[name] for name in images], np.int64)
         ngrams = CaptionNgrams([[tokens] for tokens in hypotheses])

@@ -1,7 +1,7 @@
 """Accuracy, per-class measures and the confusion matrix of classifiers."""
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +10,21 @@ from jaxtyping import Float, Int
 from captax.errors import CaptaxError
 from captax.files import replacing
 
-# Beyond this many classes, names and counts would lie on top of each other.
+# With more classes than this, names and counts would overlap.
 _READABLE = 30
 
 
 def top_k_accuracy(
     scores: Float[np.ndarray, "images classes"], labels: Int[np.ndarray, " images"], k: int = 1
 ) -> float:
-    """The share of images whose label is among the `k` classes of the highest scores.
+    """The share of images whose label is among the `k` classes with the highest scores.
 
-    Scores may be logits or probabilities. Of equal scores that of the lower class is the higher, as
-    for argmax.
+    Scores may be logits or probabilities. If two scores are equal, the lower class comes first, as
+    with argmax.
 
     Raises:
-        CaptaxError: there is no image, `k` is none of 1, ..., classes, a label is no class, or a
-            score is not a number.
+        CaptaxError: there is no image, `k` is not between 1 and the number of classes, a label is
+            not a class, or a score is NaN.
     """
     images, classes = scores.shape
     if not images:
@@ -43,10 +43,10 @@ def top_k_accuracy(
 def confusion_matrix(
     predicted: Int[np.ndarray, " images"], labels: Int[np.ndarray, " images"], classes: int
 ) -> Int[np.ndarray, "classes classes"]:
-    """How many images with the label of the row were taken for the class of the column.
+    """Count the images by their label (row) and their predicted class (column).
 
     Raises:
-        CaptaxError: a label or a prediction is none of 0, ..., classes - 1.
+        CaptaxError: a label or a prediction is not between 0 and classes - 1.
     """
     _check(labels, classes, "label")
     _check(predicted, classes, "prediction")
@@ -54,13 +54,15 @@ def confusion_matrix(
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class PerClass:
-    """What a confusion matrix says of each class; NaN where there is nothing to divide by.
+    """Measures of each class; NaN where the denominator is 0.
 
-    `precision`: of the images taken for it, the share that is of it; `recall`: of the images of it,
-    the share taken for it; `accuracy`: of all images, the share rightly taken for it or not;
-    `support`: the number of images of it.
+    Attributes:
+        precision: the share of the images predicted as this class that have its label.
+        recall: the share of the images with its label that are predicted as this class.
+        accuracy: the share of all images that are rightly predicted as this class or as another.
+        support: the number of images with its label.
     """
 
     precision: Float[np.ndarray, " classes"]
@@ -70,7 +72,7 @@ class PerClass:
 
 
 def per_class(confusion: Int[np.ndarray, "classes classes"]) -> PerClass:
-    """Precision, recall and accuracy of each class, from what `confusion_matrix` gives."""
+    """Precision, recall and accuracy of each class, from the result of `confusion_matrix`."""
     right = np.diag(confusion)
     taken, support, total = confusion.sum(axis=0), confusion.sum(axis=1), confusion.sum()
     return PerClass(
@@ -84,15 +86,20 @@ def per_class(confusion: Int[np.ndarray, "classes classes"]) -> PerClass:
 def plot_confusion(
     path: Path, confusion: Int[np.ndarray, "classes classes"], names: Sequence[str]
 ) -> None:
-    """Draw a confusion matrix as a PNG: rows by their shares as colours, counts where they fit.
+    """Draw a confusion matrix as a PNG.
+
+    A cell's colour shows its share of its row. Names and counts are drawn if there are at most
+    30 classes.
 
     Raises:
-        CaptaxError: there is another number of names than of classes.
+        CaptaxError: the numbers of names and of classes differ.
         OutputError: the file cannot be written.
     """
     if len(names) != len(confusion):
-        raise CaptaxError(f"{len(names)} names for {len(confusion)} classes: give one each")
-    # Slow to import, and not needed for numbers.
+        raise CaptaxError(
+            f"{len(names)} names for {len(confusion)} classes: give one name for each class"
+        )
+    # Start-up time.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -107,7 +114,7 @@ def plot_confusion(
     figure.colorbar(drawn, label="share of the label's images")
     axes.set(xlabel="predicted", ylabel="label")
     if readable:
-        # matplotlib takes what is between dollars for a formula.
+        # matplotlib reads text between dollar signs as a formula.
         shown = [name.replace("$", r"\$") for name in names]
         axes.set_xticks(range(classes), shown, rotation=90)
         axes.set_yticks(range(classes), shown)
@@ -130,5 +137,5 @@ def _check(found: Int[np.ndarray, " images"], classes: int, what: str) -> None:
         place = int(bad.argmax())
         raise CaptaxError(
             f"image number {place + 1} has the {what} {found[place]}, "
-            f"which is none of the {classes} classes: they are 0 to {classes - 1}"
+            f"which is not one of the {classes} classes: use 0 to {classes - 1}"
         )

@@ -1,8 +1,8 @@
-"""CLIPScore and RefCLIPScore, of the embeddings that a CLIP has given.
+"""CLIPScore and RefCLIPScore, computed from a CLIP's embeddings.
 
 Hessel, Holtzman, Forbes, Le Bras and Choi, "CLIPScore: A Reference-free Evaluation Metric for Image
 Captioning", EMNLP 2021. Papers use OpenAI's ViT-B/32; values of another CLIP are not comparable.
-`captax.pipelines.matcher.Matcher.clip_score` gives them for pictures and captions.
+`captax.pipelines.matcher.Matcher.clip_score` computes them for pictures and captions.
 """
 
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from jaxtyping import Float
 from captax.errors import CaptaxError
 
 PROMPT = "A photo depicts "
-"""What each caption, references included, is preceded by when it is embedded."""
+"""The prompt before each caption, and each reference, when it is embedded."""
 
 WEIGHT = 2.5
-"""What cosines are multiplied by, so that scores fill most of [0, 1]."""
+"""The factor of the cosine; with it, scores fill most of [0, 1]."""
 
 
 def clip_score(
     images: Float[np.ndarray, "images width"], captions: Float[np.ndarray, "images width"]
 ) -> Float[np.ndarray, " images"]:
-    """2.5 times the cosine of each image's and its caption's embedding; 0 where it is negative."""
+    """2.5 times the cosine of each image's and its caption's embedding; 0 if that is negative."""
     return WEIGHT * np.maximum(_cosines(images, captions), 0)
 
 
@@ -33,8 +33,12 @@ def ref_clip_score(
 ) -> Float[np.ndarray, " images"]:
     """The harmonic mean of CLIPScore and the caption's largest cosine with a reference.
 
-    `references` holds, image by image, the embeddings of its reference captions. The score is 0
-    where the CLIPScore is, or no cosine is positive.
+    The score is 0 if CLIPScore is 0 or no cosine is positive.
+
+    Args:
+        images: the embedding of each image.
+        captions: the embedding of each image's caption.
+        references: for each image, the embeddings of its references.
 
     Raises:
         CaptaxError: an image has no reference.

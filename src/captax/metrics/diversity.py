@@ -1,6 +1,6 @@
-"""How varied captions are: of a whole corpus, and of several captions of one picture.
+"""How varied captions are: in a whole corpus, or among several captions of one picture.
 
-None of these looks at the pictures: captions at random are the most diverse.
+These metrics do not look at the pictures: random captions would be the most diverse.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,18 +14,20 @@ from captax.metrics.ngrams import CaptionNgrams, in_common
 
 
 def distinct_n(captions: Iterable[Sequence[str]], order: int) -> float:
-    """The number of different n-grams of `order` tokens for each token of the captions, in [0, 1].
+    """The number of different n-grams of `order` tokens divided by that of tokens, in [0, 1].
 
-    Of all captions of a corpus it is distinct-n (Li et al., "A Diversity-Promoting Objective
-    Function for Neural Conversation Models", NAACL 2016), which falls as the corpus grows; of
-    several captions of one picture, Div-n, of which the mean over pictures is reported (Shetty et
-    al., "Speaking the Same Language", ICCV 2017). 0 where there is no token.
+    For all captions of a corpus this is distinct-n (Li et al., "A Diversity-Promoting Objective
+    Function for Neural Conversation Models", NAACL 2016), which falls as the corpus grows. For
+    several captions of one picture it is Div-n, whose mean over pictures is reported (Shetty et
+    al., "Speaking the Same Language", ICCV 2017). It is 0 if there is no token.
 
     Raises:
         CaptaxError: `order` is below 1.
     """
     if order < 1:
-        raise CaptaxError(f"distinct-{order}: n-grams have at least 1 token")
+        raise CaptaxError(
+            f"distinct-{order}: n-grams have at least 1 token; give an order of 1 or more"
+        )
     ngrams: set[tuple[str, ...]] = set()
     tokens = 0
     for caption in captions:
@@ -35,14 +37,14 @@ def distinct_n(captions: Iterable[Sequence[str]], order: int) -> float:
 
 
 def vocabulary_size(captions: Iterable[Sequence[str]]) -> int:
-    """How many different tokens the captions use."""
+    """The number of different tokens in the captions."""
     return len(set().union(*captions))
 
 
 def novel_share(
     captions: Iterable[Sequence[str]], training_captions: Iterable[Sequence[str]]
 ) -> float:
-    """The share of captions that are, token for token, no caption of the training set.
+    """The share of captions whose tokens are not equal to those of any training caption.
 
     Raises:
         CaptaxError: there is no caption.
@@ -55,15 +57,19 @@ def novel_share(
 
 
 def mbleu(captions: Mapping[str, Sequence[Sequence[str]]]) -> list[float]:
-    """mBLEU-1 to mBLEU-4 of several captions an image: id -> the tokens of each.
+    """mBLEU-1 to mBLEU-4 of several captions of each image.
 
-    The BLEU of the images' first captions against their other ones, of their second captions, and
-    so on, and of these the mean (Shetty et al., ICCV 2017): 1 where all captions of an image are
-    the same, lower where they differ. More captions an image make it higher, so that all must
-    have the same number.
+    The images' first captions are scored by BLEU against their other captions, then the second
+    captions, and so on; mBLEU is the mean of these scores (Shetty et al., ICCV 2017). It is 1 if
+    all captions of an image are the same, and lower if they differ. More captions of an image raise
+    it, so that all images must have the same number.
+
+    Args:
+        captions: image id -> the tokens of each caption.
 
     Raises:
-        CaptaxError: there is no image, one has a single caption, or another number than the first.
+        CaptaxError: there is no image, an image has a single caption, or images differ in their
+            number of captions.
     """
     return mbleu_scores(mbleu_statistics(captions).sum(axis=0)).tolist()
 
@@ -71,9 +77,9 @@ def mbleu(captions: Mapping[str, Sequence[Sequence[str]]]) -> list[float]:
 def mbleu_statistics(
     captions: Mapping[str, Sequence[Sequence[str]]],
 ) -> Int[np.ndarray, "images columns"]:
-    """What mBLEU is computed from: BLEU's statistics of the first captions, of the second, ...
+    """Compute the counts behind mBLEU: BLEU's statistics of the first captions, of the second, ...
 
-    Those of a corpus are the sum of its images'.
+    The statistics of a corpus are the sum over its images.
 
     Raises:
         CaptaxError: as for `mbleu`.
@@ -84,13 +90,13 @@ def mbleu_statistics(
     for image, several in captions.items():
         if len(several) < 2:
             raise CaptaxError(
-                f"image {image!r} has {len(several)} caption(s), and mBLEU compares several: "
+                f"image {image!r} has {len(several)} caption(s), but mBLEU compares several: "
                 "give at least 2"
             )
         if len(several) != first:
             raise CaptaxError(
-                f"image {image!r} has {len(several)} captions and others have {first}: "
-                "mBLEU needs the same number for every image"
+                f"image {image!r} has {len(several)} captions, but others have {first}: "
+                "give the same number for every image"
             )
     columns = []
     for place in range(first):
@@ -104,6 +110,6 @@ def mbleu_statistics(
 
 
 def mbleu_scores(statistics: Shaped[np.ndarray, "*sets columns"]) -> Float[np.ndarray, "*sets 4"]:
-    """mBLEU-1, ..., mBLEU-4 of statistics, each of an image or the sum of several."""
+    """mBLEU-1 to mBLEU-4 from statistics of single images, or from their sum over several."""
     places = statistics.reshape(*statistics.shape[:-1], -1, 10)
     return bleu_scores(places).mean(axis=-2)

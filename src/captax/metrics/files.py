@@ -1,11 +1,11 @@
-"""Captions and objects in files, in the layouts that the field keeps them in."""
+"""Captions and objects read from files, in the layouts that the field uses."""
 
 import csv
+import dataclasses
 import io
 import os
 import re
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from captax.errors import CaptaxError
 from captax.files import parse_json
 from captax.metrics.chair import known_object
 
-# By which key or column a record names its picture; the first that there is. In COCO's own records
-# `id` is the caption's.
+# The keys or columns by which a record may name its picture; the first one present counts. In
+# COCO's own annotations `id` is the caption's id.
 ID_KEYS = ("image_id", "id")
 PICTURE_KEYS = ("image", "file_name", "filename", "file", "path")
 CAPTION_KEYS = ("caption", "captions", "references", "text")
@@ -23,12 +23,12 @@ _SPLITS = {"val": "dev", "valid": "dev", "validation": "dev", "restval": "train"
 
 
 class CaptionFileError(CaptaxError):
-    """A file of captions that cannot be read, or does not fit the others."""
+    """A file of captions cannot be read, or does not fit the other files."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Row:
-    """A caption as it stands in a file: `where` says which file and line or key."""
+    """A caption in a file; `where` names the file and the line or key."""
 
     image: str
     caption: str
@@ -36,14 +36,14 @@ class Row:
     picture: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class CaptionFile:
     """The captions of a file.
 
     Attributes:
         path: the file, as messages name it.
         rows: image id -> its captions.
-        by_line: whether lines were counted for want of ids: the ids are "1", "2", ...
+        by_line: whether the file has no ids; the ids are then the numbers of lines: "1", "2", ...
     """
 
     path: str
@@ -51,29 +51,29 @@ class CaptionFile:
     by_line: bool = False
 
     def picture(self, image: str) -> str:
-        """The file name of an image's picture, or its id where the file gives none."""
+        """The file name of an image's picture, or the image's id if the file has no such name."""
         return self.rows[image][0].picture or image
 
 
 def read_captions(
     path: str | os.PathLike[str], *, split: str | None = None, alternatives: bool = False
 ) -> CaptionFile:
-    """The captions in a file, whichever of these its content shows it to be.
+    """Read the captions in a file, whose layout is recognised by its content.
 
-    COCO's results (`[{"image_id": 42, "caption": "a dog"}]`) or annotations; Karpathy's JSON; one
-    JSON object of captions, or lists of them, by image id; JSON objects one a line, such as
-    `captax caption` writes; CSV with a header; Flickr8k's `picture.jpg#0<tab>caption`; else plain
-    text, a caption a line. Records name the picture by one of `ID_KEYS` and `PICTURE_KEYS`, and its
-    captions by one of `CAPTION_KEYS`.
+    The layouts are: COCO's results (`[{"image_id": 42, "caption": "a dog"}]`) and annotations;
+    Karpathy's JSON; one JSON object of captions, or lists of captions, by image id; JSON objects,
+    one on each line, such as `captax caption` writes; CSV with a header; Flickr8k's
+    `picture.jpg#0<tab>caption`; and plain text with a caption on each line. Records name the
+    picture by one of `ID_KEYS` and `PICTURE_KEYS`, and its captions by one of `CAPTION_KEYS`.
 
     Args:
         path: the file.
-        split: of Karpathy's JSON: `train`, `dev` (or `val`) or `test`; all for `None`.
-        alternatives: take the alternatives, too, that `captax caption` writes beside a caption.
+        split: the split of Karpathy's JSON: `train`, `dev` (or `val`) or `test`; `None` takes all.
+        alternatives: also take the alternatives that `captax caption` writes beside a caption.
 
     Raises:
-        CaptionFileError: the file cannot be read, is malformed, has no caption or no such split;
-            the message names the file and the line or key.
+        CaptionFileError: the file cannot be read or is malformed, or it has no caption or no such
+            split. The message names the file and the line or key.
     """
     text = _read_text(Path(path))
     start = text.lstrip()[:1]
@@ -101,18 +101,25 @@ def read_captions(
     for row in rows:
         found.setdefault(row.image, []).append(row)
     if not found:
-        raise CaptionFileError(f"{path}: no captions" + (f" of split {split}" if split else ""))
+        raise CaptionFileError(
+            f"{path}: no captions of split {split}; use another --split"
+            if split
+            else f"{path}: no captions; give a file that has captions"
+        )
     return CaptionFile(path, found, by_line)
 
 
 def read_objects(path: str | os.PathLike[str]) -> dict[str, set[str]]:
-    """The objects that are in pictures, for CHAIR: image id -> their names.
+    """Read the objects that are in pictures, for CHAIR.
 
-    The file is COCO's instance annotations, or one JSON object of lists of names by image id.
+    The file holds COCO's instance annotations, or one JSON object: image id -> list of names.
+
+    Returns:
+        Image id -> the names of the objects in it.
 
     Raises:
-        CaptionFileError: the file cannot be read or is malformed, or names an object that COCO has
-            not; the message names the file and the key.
+        CaptionFileError: the file cannot be read or is malformed, or names an object that COCO does
+            not have. The message names the file and the key.
     """
     path, content = str(path), _parse(str(path), _read_text(Path(path)))
     if not isinstance(content, dict):
@@ -132,7 +139,9 @@ def read_objects(path: str | os.PathLike[str]) -> dict[str, set[str]]:
         id = _id(where, _value(where, note, "image_id"))
         category = _id(where, _value(where, note, "category_id"))
         if category not in names:
-            raise CaptionFileError(f"{where}: no category has the id {category!r}")
+            raise CaptionFileError(
+                f"{where}: no category has the id {category!r}; add it to 'categories'"
+            )
         found.setdefault(id, set()).update(_objects(where, [names[category]]))
     return found
 
@@ -158,7 +167,7 @@ def _read_text(path: Path) -> str:
 
 
 def _is_record(line: str) -> bool:
-    """Whether a line is a whole JSON object that describes a picture."""
+    """Whether a line is a complete JSON object that has a picture and captions."""
     try:
         record = parse_json(line)
     except ValueError:
@@ -189,13 +198,15 @@ def _json(path: str, text: str, split: str | None) -> Iterator[Row]:
             yield from _record(f"{path}, [{index}]", record)
         return
     if not isinstance(content, dict):
-        raise CaptionFileError(f"{path}: neither a list nor an object of captions")
+        raise CaptionFileError(
+            f"{path}: neither a list nor an object of captions; see `captax score --help`"
+        )
     if karpathy:
         yield from _karpathy(path, content, split)
     elif "annotations" in content:
         yield from _coco(path, content)
     else:
-        captions = content.get("captions")  # what `captax evaluate --json` writes
+        captions = content.get("captions")  # as `captax evaluate --json` writes them
         for image, value in (captions if isinstance(captions, dict) else content).items():
             yield from _rows(f"{path}, {image!r}", image, value)
 
@@ -216,7 +227,7 @@ def _coco(path: str, content: dict[str, Any]) -> Iterator[Row]:
     for index, id in enumerate(names):
         if id not in captioned:
             raise CaptionFileError(
-                f"{path}, images[{index}]: image {id!r} has no captions; add them or remove it"
+                f"{path}, images[{index}]: image {id!r} has no captions; add some or remove it"
             )
 
 
@@ -233,7 +244,9 @@ def _karpathy(path: str, content: dict[str, Any], split: str | None) -> Iterator
         seen.add(id)
         sentences = _value(where, image, "sentences")
         if not isinstance(sentences, list) or not sentences:
-            raise CaptionFileError(f"{where}: image {id!r} has no captions; add them or remove it")
+            raise CaptionFileError(
+                f"{where}: image {id!r} has no captions; add some or remove the image"
+            )
         for place, sentence in enumerate(sentences):
             place_of = f"{where}.sentences[{place}]"
             yield from _rows(place_of, id, _value(place_of, sentence, "raw"), name)
@@ -258,13 +271,13 @@ def _csv(path: str, text: str) -> Iterator[Row]:
         header = [name.strip() for name in next(reader, [])]
         line = reader.line_num + 1
         for row in reader:
-            # A row that is quoted over several lines is named by its first.
+            # A quoted row may span several lines; messages name its first.
             where, line = f"{path}, line {line}", reader.line_num + 1
             if not row:
                 continue
             if len(row) != len(header):
                 raise CaptionFileError(
-                    f"{where}: {len(row)} fields where the header has {len(header)}; put captions "
+                    f"{where}: {len(row)} fields, but the header has {len(header)}; put captions "
                     f"that contain commas in double quotes"
                 )
             yield from _record(where, dict(zip(header, row, strict=True)))
@@ -284,7 +297,7 @@ def _tokens(path: str, lines: list[str]) -> Iterator[Row]:
 
 
 def _record(where: str, record: object) -> Iterator[Row]:
-    """The captions of one picture; `record` is an object of JSON or a row of CSV."""
+    """The captions of one picture; `record` is a JSON object or a row of CSV."""
     if not isinstance(record, dict):
         raise CaptionFileError(f"{where}: expected an object, got {type(record).__name__}")
     picture = next((str(record[key]) for key in PICTURE_KEYS if key in record), None)
@@ -294,18 +307,22 @@ def _record(where: str, record: object) -> Iterator[Row]:
         wanted = ID_KEYS + PICTURE_KEYS if id is None else CAPTION_KEYS
         of = "" if id is None else f" of image {str(id)!r}"
         there = ", ".join(map(str, record)) or "nothing"
-        raise CaptionFileError(f"{where}: no {' or '.join(wanted)}{of}; it has {there}")
+        raise CaptionFileError(
+            f"{where}: no {' or '.join(wanted)}{of}; add one of them (found: {there})"
+        )
     yield from _rows(where, _id(where, id), record[key], picture)
 
 
 def _rows(where: str, image: str, value: object, picture: str | None = None) -> Iterator[Row]:
     captions = value if isinstance(value, list) else [value]
     if not captions:
-        raise CaptionFileError(f"{where}: image {image!r} has an empty list of captions")
+        raise CaptionFileError(
+            f"{where}: image {image!r} has an empty list of captions; add some or remove the image"
+        )
     for caption in captions:
         if not isinstance(caption, str):
             raise CaptionFileError(
-                f"{where}: image {image!r} has {caption!r} where a caption, a string, is expected"
+                f"{where}: image {image!r} has {caption!r} as a caption; a caption must be a string"
             )
         yield Row(image, caption.strip(), where, picture or None)
 
@@ -322,7 +339,7 @@ def _refuse_second(where: str, id: str, seen: Container[str]) -> None:
 
 
 def _unlike(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; a key that comes twice would drop a caption without a word."""
+    """Make a JSON object; refuse a key that comes twice, whose first caption would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
         seen = [key for key, _ in pairs]
@@ -334,11 +351,11 @@ def _unlike(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _list(where: str, record: object, key: str) -> list[Any]:
     found = _value(where, record, key)
     if not isinstance(found, list):
-        raise CaptionFileError(f"{where}: {key!r} is no list")
+        raise CaptionFileError(f"{where}: {key!r} must be a list")
     return found
 
 
 def _value(where: str, record: object, key: str) -> Any:
     if not isinstance(record, dict) or key not in record:
-        raise CaptionFileError(f"{where}: no {key!r}")
+        raise CaptionFileError(f"{where}: {key!r} is missing; add it")
     return record[key]

@@ -1,7 +1,8 @@
-"""METEOR 1.5, by its authors' Java program as the package pycocoevalcap ships it.
+"""METEOR 1.5, computed by its authors' Java program, which the package pycocoevalcap contains.
 
 Denkowski and Lavie, "Meteor Universal: Language Specific Translation Evaluation for Any Target
-Language", WMT 2014. Synonyms and paraphrases are data of that program, so it is run, not rewritten.
+Language", WMT 2014. The program is run and not rewritten because its synonyms and paraphrases are
+large data files of its own.
 """
 
 import re
@@ -20,7 +21,7 @@ _PARAPHRASES = "meteor/data/paraphrase-en.gz"
 
 
 class MeteorUnavailableError(CaptaxError):
-    """METEOR was asked for where Java or pycocoevalcap is missing, or its program failed."""
+    """METEOR was asked for, but Java or pycocoevalcap is missing, or its program failed."""
 
 
 def meteor_available() -> bool:
@@ -31,10 +32,15 @@ def meteor_available() -> bool:
 def meteor(
     hypotheses: Mapping[str, Sequence[str]], references: Mapping[str, Sequence[Sequence[str]]]
 ) -> tuple[float, Float[np.ndarray, " images"]]:
-    """The corpus' METEOR and each image's, in the order of `hypotheses`: id -> tokens in both.
+    """Compute METEOR with the options of the COCO caption evaluation, `-l en -norm`.
 
-    The corpus' is computed from the summed statistics of all images; it is not their mean.
-    Options of the program are those of the COCO caption evaluation: `-l en -norm`.
+    Args:
+        hypotheses: image id -> the hypothesis' tokens.
+        references: image id -> the tokens of each reference.
+
+    Returns:
+        The METEOR of the corpus, which is computed from the summed statistics of all images and is
+        not their mean, and that of each image in the order of `hypotheses`.
 
     Raises:
         CaptaxError: there is no hypothesis.
@@ -45,7 +51,7 @@ def meteor(
     java, package = require("METEOR", _JAR, _PARAPHRASES, error=MeteorUnavailableError)
     command = [java, "-Xmx2G", "-Dfile.encoding=UTF-8", "-jar", str(package / _JAR)]
     command += ["-", "-", "-stdio", "-l", "en", "-norm"]
-    # By default it looks beside its jar, in a way that fails on paths with spaces.
+    # The program's default path, beside its jar, does not work if the path has spaces.
     command += ["-a", str(package / _PARAPHRASES)]
     with tempfile.TemporaryFile() as errors:
         try:
@@ -60,7 +66,7 @@ def meteor(
         except (BrokenPipeError, ValueError) as error:
             errors.seek(0)
             raise MeteorUnavailableError(
-                f"METEOR's program {package / _JAR} failed, saying: {complaint(errors.read())}"
+                f"METEOR's program {package / _JAR} failed with: {complaint(errors.read())}"
             ) from error
     return corpus, np.array(images)
 
@@ -70,7 +76,7 @@ def _converse(
     hypotheses: Mapping[str, Sequence[str]],
     references: Mapping[str, Sequence[Sequence[str]]],
 ) -> tuple[float, list[float]]:
-    """A line of statistics per image, then from all of them a line per image and one for all."""
+    """Ask for the statistics of each image, then for all scores and the corpus' score."""
     statistics = []
     for image, hypothesis in hypotheses.items():
         captions = [*references[image], hypothesis]
@@ -97,5 +103,5 @@ def _answer(program: "subprocess.Popen[str]") -> str:
 
 
 def _text(tokens: Sequence[str]) -> str:
-    """The tokens as the program reads them: "|||" would end the caption, and a new line all."""
+    """The tokens as the program reads them: "|||" would end the caption, a new line the command."""
     return re.sub(r"[\r\n]", " ", " ".join(tokens).replace("|||", ""))

@@ -1,12 +1,13 @@
-"""N-grams counted over whole sets of captions at once: what BLEU and CIDEr are made of.
+"""N-grams counted over whole sets of captions at once, for BLEU and CIDEr.
 
-N-grams are numbered, so that counting them is sorting integers. One of n words is numbered by the
-number of its first n - 1 and that of its last. Words are numbered in alphabetical order: sums
-over a caption's n-grams come out the same whatever other captions there are, and in any order.
+N-grams are numbered, so that counting them means sorting integers. The number of an n-gram depends
+on the number of its first n - 1 words and the number of its last word. Words are numbered in
+alphabetical order, so that the sum over a caption's n-grams does not depend on the other captions
+or on their order.
 """
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -17,12 +18,12 @@ MAX_ORDER = 4
 
 
 class NgramTable:
-    """A numbering of some n-grams, those of each order by themselves.
+    """A numbering of n-grams, separate for each order.
 
     Attributes:
         words: the words, by their numbers.
-        keys: for each order, the keys of its n-grams, ascending; an n-gram's number is the place of
-            its key. A word's key is its number; that of a longer n-gram is (number of the n-gram
+        keys: for each order, the keys of its n-grams, ascending; an n-gram's number is the index of
+            its key. A word's key is its number. The key of a longer n-gram is (number of the n-gram
             before its last word) · (count of words) + (number of its last word).
     """
 
@@ -32,7 +33,7 @@ class NgramTable:
         self._numbers = {word: number for number, word in enumerate(words)}
 
     def locate(self, other: "NgramTable") -> list[Int[np.ndarray, " _"]]:
-        """For each order, the numbers here of the n-grams of `other`; -1 for one that is not."""
+        """For each order, the numbers in this table of the n-grams of `other`, or -1."""
         words = np.array([self._numbers.get(word, -1) for word in other.words], np.int64)
         found = [words]
         for here, there in zip(self.keys[1:], other.keys[1:], strict=True):
@@ -46,7 +47,7 @@ class NgramTable:
         return found
 
     def texts(self, order: int) -> list[str]:
-        """The n-grams of `order` words by their numbers, each as words with spaces between."""
+        """The n-grams of `order` words by their numbers, each as words joined by spaces."""
         texts = list(self.words)
         for keys in self.keys[1:order]:
             starts, lasts = np.divmod(keys, max(1, len(self.words)))
@@ -55,15 +56,15 @@ class NgramTable:
         return texts
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Counts:
-    """Which captions have which n-grams of one order how often.
+    """How often each caption has each n-gram of one order; an entry is one caption and one n-gram.
 
     Attributes:
-        key: (image) · `kinds` + (n-gram), ascending; of equal ones, by caption.
-        kinds: how many n-grams there are.
-        caption: the place of the caption among all.
-        count: how often it has the n-gram.
+        key: (image) · `kinds` + (n-gram), ascending; entries with equal keys are sorted by caption.
+        kinds: the number of different n-grams.
+        caption: the index of the caption among all captions.
+        count: how often the caption has the n-gram.
     """
 
     key: Int[np.ndarray, " entries"]
@@ -73,14 +74,17 @@ class Counts:
 
     @property
     def ngram(self) -> Int[np.ndarray, " entries"]:
+        """The number of each entry's n-gram."""
         return self.key % self.kinds
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Common:
     """The n-grams of one order that hypotheses have in common with references of their image.
 
-    `ours` and `theirs` are places in the `Counts` of the hypotheses and of the references.
+    Attributes:
+        ours: indices of entries in the `Counts` of the hypotheses.
+        theirs: indices of entries in the `Counts` of the references.
     """
 
     ours: Int[np.ndarray, " pairs"]
@@ -88,13 +92,16 @@ class Common:
 
 
 class CaptionNgrams:
-    """The n-grams of captions: of each image, one or more captions as tokens.
+    """The n-grams of captions.
+
+    Args:
+        images: for each image, the tokens of one or more captions.
 
     Attributes:
-        first: the place of each image's first caption among all, then how many there are.
-        lengths: of the captions, in tokens.
-        table: a numbering of the n-grams that there are.
-        counts: for each order, which captions have which n-grams.
+        first: the index of each image's first caption among all captions, then their number.
+        lengths: the lengths of the captions, in tokens.
+        table: a numbering of the n-grams that occur.
+        counts: for each order, how often each caption has each n-gram.
     """
 
     def __init__(self, images: Sequence[Sequence[Sequence[str]]]) -> None:
@@ -107,7 +114,7 @@ class CaptionNgrams:
         vocabulary = sorted(set(tokens))
         numbers = {word: number for number, word in enumerate(vocabulary)}
         words = np.fromiter(map(numbers.__getitem__, tokens), np.int64, len(tokens))
-        # Of each place in `words`: its caption, its caption's image, and where the caption ends.
+        # For each index of `words`: its caption, the caption's image, and where the caption ends.
         caption = np.repeat(np.arange(len(captions)), self.lengths)
         image = np.repeat(np.arange(len(images)), many)[caption]
         end = self.lengths.cumsum()[caption]
@@ -143,9 +150,12 @@ class CaptionNgrams:
 def in_common(
     hypotheses: CaptionNgrams, references: CaptionNgrams, image: Int[np.ndarray, " hypotheses"]
 ) -> list[Common]:
-    """For each order, what each hypothesis has in common with each reference of its image.
+    """For each order, find the n-grams that hypotheses share with references of their image.
 
-    `image` is the image of each hypothesis among those of `references`.
+    Args:
+        hypotheses: one caption for each hypothesis.
+        references: the captions of the images.
+        image: for each hypothesis, the index of its image in `references`.
     """
     found = []
     located = references.table.locate(hypotheses.table)
@@ -154,7 +164,7 @@ def in_common(
         wanted = np.where(ngram < 0, -1, image[ours.caption] * theirs.kinds + ngram)
         begin = np.searchsorted(theirs.key, wanted)
         many = np.searchsorted(theirs.key, wanted, "right") - begin
-        # The ranges begin[e] ... begin[e] + many[e], end to end.
+        # Concatenate the ranges from begin[e] to begin[e] + many[e].
         within = np.arange(many.sum()) - np.repeat(many.cumsum() - many, many)
         found.append(Common(np.repeat(np.arange(len(many)), many), np.repeat(begin, many) + within))
     return found

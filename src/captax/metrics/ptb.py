@@ -1,14 +1,14 @@
 """Penn Treebank tokenisation of captions, as the COCO caption evaluation does it.
 
 The tokens are those of Stanford CoreNLP 3.4.1's `PTBTokenizer -preserveLines -lowerCase` without
-the punctuation that the evaluation then drops. Written from that program's observed behaviour: a
-long list of cases, of which these are the ones that English captions contain.
+the punctuation that the evaluation then drops. This module was written from that program's observed
+behaviour. It covers the cases that English captions contain.
 """
 
 import re
 
-# Written otherwise than read. The evaluation means to drop brackets too, but it lists them in upper
-# case and meets them in lower case: they stay, and published scores count them.
+# Characters that are replaced in tokens. The evaluation is meant to drop brackets too, but lists
+# them in upper case while tokens are in lower case: they stay, and published scores count them.
 _WRITTEN = str.maketrans(
     {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
     | {"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
@@ -30,14 +30,14 @@ _SENTENCE_STARTS = """
     once one other our she since so some such that the their then there these they this we what when
     while yet you
 """
-# Letters, with the marks that belong to them, of the scripts that have any in Unicode 6.
+# Letters, and the marks that belong to them, of the scripts in Unicode 6.
 _L = (
     r"A-Za-zªµºÀ-ÖØ-öø-ͽΆΈ-\u0481\u0483-\u0487\u048a-\u0587\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4"
     r"\u05c5\u05c7-\u05f2\u0615-\u061a\u0620-\u0669\u066e-\u06d3\u06d5-\u06ff\u0710-\u0963"
     r"\u0966-\u1fff\u2c00-\u2dff\u3005\u3006\u3041-\u309a\u309d-\u309f\u30a1-\u30fa\u30fc-\u31ff"
     r"\u3400-\ud7ff\uf900-\ufdfb\ufe70-\ufefc"
 )
-# Marks of other scripts that are tokens, such as the Arabic question mark.
+# Punctuation of other scripts that forms tokens, such as the Arabic question mark.
 _OTHER_MARKS = (
     r"\u037e\u0387\u05be\u05c0\u05c3\u05c6\u05f3\u05f4\u060c\u061b\u061f\u066a\u066d\u06d4\u0964\u0965"
     r"\u30fb\u3001\u3002"
@@ -45,10 +45,10 @@ _OTHER_MARKS = (
 _WORD = f"[{_L}0-9]+"
 _APOSTROPHE = r"['\u2019]"
 _DOTTED_WORD = rf"[{_L}][{_L}0-9]*(?:[.!?][{_L}][{_L}0-9]*)*"
-# "don't", not "don'table".
+# This matches in "don't" but not in "don'table".
 _CLITIC = rf"(?i:s|m|d|ll|re|ve)(?![{_L}])"
 _NOT = rf"[nN]{_APOSTROPHE}[tT](?![{_L}])"
-# Read otherwise than written: entities, soft hyphens, the ’ of "dog’s" and "don’t".
+# Text that is replaced first: entities, soft hyphens, the ’ of "dog’s" and "don’t".
 _READ = re.compile(
     rf"&(?:amp|lt|gt|quot|apos|nbsp);|\xad|\u2019(?={_CLITIC})|(?<=[nN])\u2019(?=[tT](?![{_L}]))"
 )
@@ -64,7 +64,7 @@ _READ_AS = {
 }
 _UP_TO_TWO_HYPHENS = "(?:-[A-Za-z]+){0,2}"
 _URL = r"[^\s\"<>|()]*[^\s\"<>|().!?{},-]"
-# A full stop stays with its word before another mark: "bat.,".
+# A full stop stays with its word if another punctuation mark follows: "bat.,".
 _STOP = r"(?:\.(?=[,;:]))?"
 
 
@@ -72,13 +72,14 @@ def _any(words: str) -> str:
     return "(?:" + "|".join(map(re.escape, words.split())) + ")"
 
 
-# The first alternative that matches is taken, so of two tokens that begin alike the longer comes
-# first. What none of them matches, and the marks outside the group, is dropped, as are emoji.
+# The first alternative that matches is taken, so a longer token stands before a shorter one that
+# begins alike. Text that no alternative matches, such as emoji, is dropped, and so are the marks
+# outside the group.
 _TOKEN = re.compile(
     r"(?=\S)(?:''|-{2,4}(?!-)|\.{3,5}|("
     + "|".join(
         [
-            # Most tokens: a word and a space. It is for speed, and must not be one of those below.
+            # Most tokens: a word and a space. This is for speed; it must exclude the cases below.
             r"(?![cglwCGLW](?i:annot|onna|otta|anna|emme|imme))[A-Za-z]+(?=,?\s|$)",
             # Tags, addresses, @names, #tags, :-)
             r"<[/!?]?[A-Za-z][^<>]*>",
@@ -106,7 +107,7 @@ _TOKEN = re.compile(
             r"[-+]?\d*(?:[.,:]\d+)+|[-+]\d+",
             # at&t only in capitals, us$
             r"[A-Z]+(?:&[A-Z]+)+|[A-Z]+\$",
-            # An initial, but not the last word of a sentence; u.s., mr., no. 5
+            # An initial, but not at the end of a sentence; u.s., mr., no. 5
             rf"[A-Za-z](?=\.\s+(?=[A-Z])(?i:{_any(_SENTENCE_STARTS)})(?:\s|$))",
             r"(?:[A-Za-z]\.)+(?![A-Za-z])",
             rf"(?:(?i:{_any(_ABBREVIATIONS)})|{_any(_CAPITALISED_ABBREVIATIONS)})"
@@ -126,9 +127,9 @@ _TOKEN = re.compile(
 def ptb_tokenize(caption: str) -> list[str]:
     """The caption's lowercased tokens, without the punctuation that the evaluation drops.
 
-    A mixed fraction is one token with a no-break space in it: "1\xa01/2". A caption stands by
-    itself: in the evaluation, which reads captions as lines of one file, one that ends in an
-    initial ("by tree b.") loses its full stop where the next begins with "A" or "The".
+    A mixed fraction is one token with a no-break space in it: "1\xa01/2". Each caption is tokenised
+    by itself. The evaluation reads captions as lines of one file; there, a caption that ends in an
+    initial ("by tree b.") loses its full stop if the next caption begins with "A" or "The".
     """
     caption = _READ.sub(lambda match: _READ_AS[match[0]], caption)
     return [token.lower().translate(_WRITTEN) for token in _TOKEN.findall(caption) if token]

@@ -6,17 +6,18 @@ Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004.
 from collections.abc import Sequence
 
 BETA = 1.2
-"""How much more recall weighs than precision."""
+"""The weight of recall relative to precision."""
 
 
 def rouge_l(hypothesis: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """The F-measure of the longest common subsequence of one image's tokens, in [0, 1].
 
-    With L the length of that subsequence, precision is the best L / |hypothesis| and recall the
-    best L / |reference| over the references (at least one), each taken by itself:
-    F = (1 + beta²) P R / (R + beta² P). A corpus' ROUGE-L is the mean over its images.
+    L is the length of that subsequence. Precision P is the largest L / |hypothesis| and recall R
+    the largest L / |reference| over the references, of which there must be at least one; the two
+    may come from different references. F = (1 + beta²) P R / (R + beta² P). The ROUGE-L of a corpus
+    is the mean over its images.
     """
-    # The evaluation code splits "" into one empty token, so that two empty captions agree.
+    # The evaluation code splits "" into one empty token, so two empty captions are equal.
     hypothesis = hypothesis or [""]
     precision = recall = 0.0
     for reference in references:
@@ -32,9 +33,9 @@ def rouge_l(hypothesis: Sequence[str], references: Sequence[Sequence[str]]) -> f
 def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
     """The length of the longest common subsequence.
 
-    The dynamic programme's rows as the bits of an integer, a row per token of `second`:
-    a zero bit marks where the length grows along `first`. Hyyrö, "Bit-Parallel LCS-length
-    Computation Revisited", 2004.
+    Dynamic programming with one row for each token of `second`. A row is kept as the bits of an
+    integer; a zero bit marks a place in `first` where the length grows. Hyyrö, "Bit-Parallel
+    LCS-length Computation Revisited", 2004.
     """
     places: dict[str, int] = {}
     for place, token in enumerate(first):

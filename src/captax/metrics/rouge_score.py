@@ -1,30 +1,30 @@
 """ROUGE-1, ROUGE-2 and ROUGE-L as the package rouge_score computes them, for summaries.
 
-Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004, with its own way to find words,
-and an F-measure in which precision and recall weigh the same: in both unlike the ROUGE-L of the
-COCO caption evaluation (`captax.metrics.rouge`).
+Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004. It differs in two ways from the
+ROUGE-L of the COCO caption evaluation (`captax.metrics.rouge`): it has a word tokeniser of its own,
+and precision and recall have the same weight in its F-measure.
 """
 
+import dataclasses
 import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from captax.errors import CaptaxError
 from captax.metrics.rouge import longest_common_subsequence
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class RougeScore:
-    """How much of the hypothesis is in the reference, of the reference in it, and their mean."""
+    """The shares of the hypothesis found in the reference (precision) and the reverse (recall)."""
 
     precision: float
     recall: float
 
     @property
     def f(self) -> float:
-        """The harmonic mean of both: what papers report."""
+        """The harmonic mean of both, which papers report."""
         total = self.precision + self.recall
         return 2 * self.precision * self.recall / total if total else 0.0
 
@@ -32,10 +32,10 @@ class RougeScore:
 def rouge_score(
     hypothesis: str, references: Sequence[str], *, stem: bool = False
 ) -> dict[str, RougeScore]:
-    """The scores "ROUGE-1", "ROUGE-2" and "ROUGE-L" of a text, each against its best reference.
+    """Compute "ROUGE-1", "ROUGE-2" and "ROUGE-L" of a text, each for its best reference.
 
-    `stem` compares words without their endings ("runs" and "running" as "run"), as summaries are
-    scored for the most part. A corpus' scores are means over its texts.
+    With `stem`, words are compared without their endings ("runs" and "running" as "run"), as is
+    usual for summaries. The scores of a corpus are means over its texts.
 
     Raises:
         CaptaxError: there is no reference.
@@ -51,9 +51,9 @@ def rouge_score(
 
 
 def rouge_words(text: str, *, stem: bool = False) -> list[str]:
-    """The words that are compared: runs of lowercase ASCII letters and digits."""
+    """The words that are compared: sequences of lowercase ASCII letters and digits."""
     words = re.findall("[a-z0-9]+", text.lower())
-    # Short words are left as they are, as in ROUGE 1.5.5.
+    # Words of up to three letters are not stemmed, as in ROUGE 1.5.5.
     return [porter_stem(word) if len(word) > 3 else word for word in words] if stem else words
 
 
@@ -76,8 +76,8 @@ def _score(common: int, hypothesis: int, reference: int) -> RougeScore:
 
 
 # The stemmer is that of Porter, "An algorithm for suffix stripping", 1980, with the changes that
-# NLTK made to it, which rouge_score uses. A rule is an ending, what comes in its place, and what
-# must hold of what is before it; of the rules of a step the first whose ending fits decides.
+# NLTK made to it, which rouge_score uses. A rule is an ending, its replacement, and a condition on
+# the stem before it. In each step, the first rule whose ending fits decides.
 
 _Rule = tuple[str, str, Callable[[str], bool]]
 
@@ -118,7 +118,7 @@ def porter_stem(word: str) -> str:
 
 
 def _kinds(stem: str) -> str:
-    """A letter for each: "c" for a consonant, "v" for a vowel; y after a consonant is a vowel."""
+    """For each letter, "c" for a consonant or "v" for a vowel; y after a consonant is a vowel."""
     kinds = ""
     for letter in stem:
         vowel = letter in "aeiou" or (letter == "y" and kinds[-1:] == "c")
@@ -127,7 +127,7 @@ def _kinds(stem: str) -> str:
 
 
 def _measure(stem: str) -> int:
-    """How often consonants follow vowels: about the number of syllables that end."""
+    """How often a consonant follows a vowel: about the number of closed syllables."""
     return _kinds(stem).count("vc")
 
 
@@ -140,7 +140,7 @@ def _two(stem: str) -> bool:
 
 
 def _short(stem: str) -> bool:
-    """Ends as "hop" does, or is as short as "at"."""
+    """Whether a stem ends like "hop" or is as short as "at"."""
     kinds = _kinds(stem)
     return kinds == "vc" or (kinds.endswith("cvc") and stem[-1] not in "wxy")
 

@@ -1,7 +1,7 @@
-"""How sure a score is: bootstrap confidence intervals, and tests of one system against another."""
+"""The uncertainty of scores: bootstrap confidence intervals, and tests between two systems."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -11,12 +11,16 @@ from captax.errors import CaptaxError
 _ROWS_AT_ONCE = 4_000_000
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Statistics:
-    """What metrics of a corpus are computed from: a row of numbers an image, which are summed.
+    """Numbers for each image, from whose sums the metrics of a corpus are computed.
 
-    `values` gives the metrics `names` of any sums of rows. Of a mean over images, a row is the
-    image's value and 1.
+    For a metric that is a mean over images, a row holds the image's value and 1.
+
+    Attributes:
+        names: the names of the metrics.
+        rows: one row for each image.
+        values: computes the metrics, in the order of `names`, from any sums of rows.
     """
 
     names: tuple[str, ...]
@@ -33,25 +37,25 @@ class Statistics:
 
 
 def mean_statistics(name: str, values: Float[np.ndarray, " images"]) -> Statistics:
-    """Those of a metric whose value for a corpus is the mean of its images'."""
+    """The statistics of a metric whose value for a corpus is the mean over its images."""
     rows = np.stack([values, np.ones_like(values)], -1)
     return Statistics((name,), rows, lambda sums: sums[..., :1] / sums[..., 1:])
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Interval:
-    """Where a metric of the corpus lies for most samples of images."""
+    """The range of a metric over most samples of images."""
 
     low: float
     high: float
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Comparison:
-    """By how much a first system's value is above a second's.
+    """How far a first system's value is above a second's.
 
-    `p_value` is how probable a difference as large, in either direction, would be if it were
-    chance which of the two said which caption.
+    `p_value` is the probability of a difference at least as large, in either direction, if the two
+    systems' captions were exchanged at random.
     """
 
     difference: float
@@ -65,12 +69,21 @@ def bootstrap(
     samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """The percentile bootstrap interval of each metric.
+    """Compute the percentile bootstrap interval of each metric.
 
-    Images are drawn with replacement, as many as there are, `samples` times; what is computed from
-    all images at once (CIDEr's document frequencies) stays. Efron and Tibshirani, "An
+    A sample is as many images as there are, drawn with replacement. CIDEr's document frequencies,
+    which are computed from all images, stay the same in all samples. Efron and Tibshirani, "An
     Introduction to the Bootstrap", 1993; Koehn, "Statistical Significance Tests for Machine
     Translation Evaluation", EMNLP 2004.
+
+    Args:
+        statistics: the statistics of the metrics, all for the same images.
+        confidence: the share of the samples whose values are in the interval.
+        samples: the number of samples.
+        seed: the seed of the draws.
+
+    Raises:
+        CaptaxError: the statistics are not for the same number of images.
     """
     images = _images(statistics)
     rng = np.random.default_rng(seed)
@@ -96,24 +109,32 @@ def compare(
     trials: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Comparison]:
-    """Each metric of `first` less that of `second`, of the same images, with its p-value.
+    """Compute the difference, first minus second, and the p-value of each metric.
 
-    By approximate randomisation: in each trial, the two systems' captions of every image are
-    exchanged or not by a fair coin. The p-value is two-sided, (trials with a difference as large
-    + 1) / (trials + 1). Noreen, "Computer-Intensive Methods for Testing Hypotheses", 1989; Riezler
-    and Maxwell, "On Some Pitfalls in Automatic Evaluation and Significance Testing for MT", 2005.
+    The test is approximate randomisation: in each trial, a fair coin decides for every image
+    whether the two systems' captions are exchanged. The p-value is two-sided: (trials with a
+    difference at least as large + 1) / (trials + 1). Noreen, "Computer-Intensive Methods for
+    Testing Hypotheses", 1989; Riezler and Maxwell, "On Some Pitfalls in Automatic Evaluation and
+    Significance Testing for MT", 2005.
+
+    Args:
+        first: the statistics of one system.
+        second: the statistics of the other, for the same metrics and images.
+        trials: the number of trials.
+        seed: the seed of the coins.
 
     Raises:
-        CaptaxError: the two are not of the same metrics and as many images.
+        CaptaxError: the two differ in their metrics, their number of images, or their number of
+            captions an image.
     """
     images = _images([*first, *second])
     if [each.names for each in first] != [each.names for each in second]:
-        raise CaptaxError("systems can be compared only by the same metrics")
+        raise CaptaxError("the two systems have different metrics; score both by the same")
     for one, other in zip(first, second, strict=True):
         if one.rows.shape != other.rows.shape:
             raise CaptaxError(
-                f"{one.names[0]} compares systems only by as many captions an image; give both "
-                f"the same number"
+                f"{one.names[0]} needs the same number of captions an image from both systems; "
+                f"give both the same number"
             )
     rng = np.random.default_rng(seed)
     pairs = [
@@ -130,7 +151,7 @@ def compare(
     comparisons = {}
     for values, each, (ours, theirs) in zip(found, first, pairs, strict=True):
         difference = each.values(ours.sum(0)) - each.values(theirs.sum(0))
-        # Sums in another order differ in their last digits.
+        # Sums in a different order differ in their last digits.
         as_large = np.concatenate(values) >= np.abs(difference) - 1e-12
         p_values = (as_large.sum(0) + 1) / (trials + 1)
         for name, by, p_value in zip(each.names, difference.tolist(), p_values, strict=True):
@@ -141,11 +162,13 @@ def compare(
 def _images(statistics: Sequence[Statistics]) -> int:
     counts = {len(each.rows) for each in statistics}
     if len(counts) > 1:
-        raise CaptaxError(f"statistics must be of the same images, not of {sorted(counts)}")
+        raise CaptaxError(
+            f"statistics must be for the same images, but their numbers are {sorted(counts)}"
+        )
     return max(counts, default=0)
 
 
 def _portions(samples: int, images: int) -> list[int]:
-    """How many samples to draw at once, so that memory stays bounded."""
+    """The numbers of samples to draw at once, so that memory stays bounded."""
     most = max(1, _ROWS_AT_ONCE // max(1, images))
     return [min(most, samples - done) for done in range(0, samples, most)]

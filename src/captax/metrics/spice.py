@@ -1,8 +1,8 @@
-"""SPICE 1.0, by its authors' Java program as the package pycocoevalcap ships it.
+"""SPICE 1.0, computed by its authors' Java program, which the package pycocoevalcap contains.
 
 Anderson, Fernando, Johnson and Gould, "SPICE: Semantic Propositional Image Caption Evaluation",
-ECCV 2016. It parses captions with Stanford CoreNLP 3.6.0, which the package lacks and which is
-never downloaded unasked: the error says where to get it and where to put it.
+ECCV 2016. It parses captions with Stanford CoreNLP 3.6.0, which the package does not contain.
+captax never downloads it: the error says where to get it and where to put it.
 """
 
 import json
@@ -24,7 +24,7 @@ _DOWNLOAD = "https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.
 
 
 class SpiceUnavailableError(CaptaxError):
-    """SPICE was asked for where something that it needs is missing, or its program failed."""
+    """SPICE was asked for, but something that it needs is missing, or its program failed."""
 
 
 def spice_available() -> bool:
@@ -37,7 +37,7 @@ def spice_available() -> bool:
 
 
 def find_spice() -> tuple[str, Path]:
-    """Java 8 and the folder of pycocoevalcap that has SPICE and what it needs.
+    """Find Java 8, and the folder of pycocoevalcap with SPICE and CoreNLP in it.
 
     Raises:
         SpiceUnavailableError: one of them is missing.
@@ -49,9 +49,9 @@ def find_spice() -> tuple[str, Path]:
             f"SPICE needs {' and '.join(missing)} in {folder}: take them out of {_DOWNLOAD}"
         )
     if (version := _version(java)) != "8":
-        # CoreNLP 3.6.0 needs JAXB, gone in Java 9 and 11; SPICE writes by Nashorn, gone in 15.
+        # CoreNLP 3.6.0 needs JAXB, which Java 11 removed; SPICE needs Nashorn, which 15 removed.
         raise SpiceUnavailableError(
-            f"SPICE's program runs on Java 8 alone, and {java} is {version}: "
+            f"SPICE's program runs only on Java 8, but the version of {java} is {version}: "
             "put a Java 8 first on the PATH"
         )
     return java, package
@@ -60,10 +60,17 @@ def find_spice() -> tuple[str, Path]:
 def spice(
     hypotheses: Mapping[str, Sequence[str]], references: Mapping[str, Sequence[Sequence[str]]]
 ) -> tuple[float, Float[np.ndarray, " images"]]:
-    """The mean and each image's SPICE, in the order of `hypotheses`: id -> tokens in both.
+    """Compute SPICE, in [0, 1].
 
-    It is the F-measure of the propositions (objects, attributes, relations) in the scene graphs of
-    the hypothesis and of all references together, synonyms taken for the same, in [0, 1].
+    It is the F-measure of the propositions (objects, attributes, relations) in the scene graph of
+    the hypothesis and in that of all references together. Synonyms count as equal.
+
+    Args:
+        hypotheses: image id -> the hypothesis' tokens.
+        references: image id -> the tokens of each reference.
+
+    Returns:
+        The mean over the images, and the SPICE of each image in the order of `hypotheses`.
 
     Raises:
         CaptaxError: there is no hypothesis.
@@ -82,10 +89,10 @@ def spice(
     ]
     with tempfile.TemporaryDirectory() as scratch:
         given, found = Path(scratch, "captions.json"), Path(scratch, "scores.json")
-        # ASCII alone, which Java reads the same under every locale.
+        # Only ASCII, because Java reads it the same under every locale.
         given.write_text(json.dumps(captions), encoding="ascii")
         command = [java, "-Xmx8G", "-jar", str(package / _JAR), str(given)]
-        # Its cache of parses would be a database inside the package.
+        # Without -cache: the cache of parses would be a database inside the package.
         command += ["-out", str(found), "-silent"]
         program = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -98,13 +105,13 @@ def spice(
             images = np.array([scores[number] for number in range(len(captions))])
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise SpiceUnavailableError(
-                f"SPICE's program {package / _JAR} failed, saying: {complaint(program.stderr)}"
+                f"SPICE's program {package / _JAR} failed with: {complaint(program.stderr)}"
             ) from error
     return float(images.mean()), images
 
 
 def _version(java: str) -> str:
-    """8 of Java 1.8, 17 of Java 17."""
+    """The major version: 8 for Java 1.8, 17 for Java 17."""
     said = subprocess.run([java, "-version"], capture_output=True, text=True, errors="replace")
     number = re.search(r'version "(?:1\.)?(\d+)', said.stderr)
-    return number[1] if number else "of no known version"
+    return number[1] if number else "unknown"

@@ -1,20 +1,22 @@
 """Word and character error rates of texts, as the package jiwer computes them.
 
-They count what must be changed to make the reference of the hypothesis: words (characters) put in
-another's place, added or taken away, as few as possible (Levenshtein, 1966).
+They count the fewest substitutions, insertions and deletions of words (characters) that turn the
+hypothesis into the reference (Levenshtein, 1966).
 """
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from captax.errors import CaptaxError
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Errors:
-    """What an error rate is computed from; those of a corpus are the sum of its texts'.
+    """The two counts behind an error rate; those of a corpus are the sums over its texts.
 
-    `edits` turn the hypothesis into the reference, which is `length` words (characters) long.
+    Attributes:
+        edits: the number of edits that turn the hypothesis into the reference.
+        length: the length of the reference, in words (characters).
     """
 
     edits: int
@@ -25,19 +27,19 @@ class Errors:
 
     @property
     def rate(self) -> float:
-        """Edits for each word (character) of the reference: 0 is perfect; it may be above 1.
+        """Edits divided by the length of the reference: 0 is perfect; it may be above 1.
 
-        Where the references are empty, the number of edits itself, as in jiwer.
+        If the references are empty, it is the number of edits, as in jiwer.
         """
         return self.edits / (self.length or 1)
 
 
 NO_ERRORS = Errors(0, 0)
-"""The errors of no text: where a sum starts."""
+"""The start of a sum of errors."""
 
 
 def word_errors(hypothesis: Sequence[str], references: Sequence[Sequence[str]]) -> Errors:
-    """Errors in the tokens of a caption, against the reference at which its rate is lowest.
+    """Errors in the tokens of a caption, compared with the reference that gives the lowest rate.
 
     Raises:
         CaptaxError: there is no reference.
@@ -46,9 +48,9 @@ def word_errors(hypothesis: Sequence[str], references: Sequence[Sequence[str]]) 
 
 
 def character_errors(hypothesis: str, references: Sequence[str]) -> Errors:
-    """Errors in the characters of a caption, against the reference at which its rate is lowest.
+    """Errors in the characters of a caption, compared with the reference of the lowest rate.
 
-    Spaces are characters too, but not those at both ends.
+    Spaces count as characters, except at the beginning and the end.
 
     Raises:
         CaptaxError: there is no reference.
@@ -66,8 +68,8 @@ def _lowest(hypothesis: Sequence[str], references: Sequence[Sequence[str]]) -> E
 def edit_distance(first: Sequence[str], second: Sequence[str]) -> int:
     """The Levenshtein distance of two sequences of tokens, or of two texts' characters.
 
-    Of the dynamic programme's table, where each cell differs from its neighbour by 1 at most, a
-    column is kept as the bits of two integers: where it grows downwards and where it shrinks.
+    Dynamic programming, in whose table neighbouring cells differ by at most 1. A column is kept as
+    the bits of two integers: where it grows downwards and where it shrinks.
     Myers, "A Fast Bit-Vector Algorithm for Approximate String Matching Based on Dynamic
     Programming", 1999, in the form of Hyyrö, 2003.
     """
@@ -83,7 +85,7 @@ def edit_distance(first: Sequence[str], second: Sequence[str]) -> int:
     for token in second:
         matches = places.get(token, 0)
         level = (((matches & grows) + grows) ^ grows) | matches | shrinks
-        # The same between this column and the one before.
+        # Where this column is greater, and where it is smaller, than the column before it.
         more = (shrinks | ~(level | grows)) & every
         fewer = grows & level
         distance += bool(more & last) - bool(fewer & last)

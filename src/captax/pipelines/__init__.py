@@ -1,1 +1,1 @@
-"""A model with all it needs to turn pictures or texts into words, labels or scores."""
+"""Models with their tokenizer and image processor: pictures or texts in, texts or labels out."""

@@ -1,4 +1,4 @@
-"""New models on pretrained parts: two halves made one, or another head."""
+"""New models from pretrained parts: two halves joined, or a new head."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -26,7 +26,7 @@ from captax.text import Tokenizer
 
 Name = str | PathLike[str]
 
-# What transformers can make half of its encoder-decoders.
+# The families that can be half of an encoder-decoder in transformers.
 HALVES = {"vit", "deit", "clip_vision_model", "bert", "gpt2"}
 
 
@@ -40,22 +40,37 @@ def from_pretrained_halves(
     token: str | None = None,
     offline: bool = False,
 ) -> Captioner | TextGenerator:
-    """A captioner, or of a text encoder a text-to-text model, to be fine-tuned.
+    """Join an encoder and a decoder into a captioner or a text generator, to be fine-tuned.
 
-    Each half is a checkpoint by its directory or its name on the hub: a ViT, ResNet, CLIP or BERT
-    before a GPT-2 or BERT. Cross-attention that the decoder lacks is new, initialised as
-    transformers does, and so is the projection between halves of different widths. In the place
-    of a pretrained decoder there may be the config of a new one, such as
-    `TransformerDecoderConfig`, with the `tokenizer` that it speaks. Captions begin with the
-    decoder's bos (or CLS) token, end with its eos (or SEP) and are padded with its pad token, or
-    with eos where there is none.
+    The encoder is a ViT, ResNet, CLIP or BERT, and the decoder a GPT-2 or BERT. Cross-attention
+    that the decoder lacks is added with new weights, initialised as transformers does, and so is
+    the projection between halves of different widths. Captions begin with the decoder's bos (or
+    CLS) token, end with its eos (or SEP) token, and are padded with its pad token, or with eos if
+    it has none.
+
+    Args:
+        encoder: a checkpoint directory or a name on the hub.
+        decoder: a checkpoint directory, a name on the hub, or the config of a new decoder, such as
+            `TransformerDecoderConfig`.
+        tokenizer: the decoder's tokenizer, by default the one of its checkpoint; a new decoder
+            needs it.
+        seed: the seed of new weights.
+        dtype: the type of the weights.
+        token: gives access to private models on the hub.
+        offline: use only hub models that were downloaded before.
+
+    Returns:
+        A `Captioner`, or a `TextGenerator` if the encoder reads texts.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be used, or a new decoder has no tokenizer.
     """
     rngs = nnx.Rngs(seed)
     source = hub.fetch(encoder, token=token, offline=offline)
     first = load_half(source, "encoder", rngs=rngs, dtype=dtype)
     if isinstance(decoder, ModelConfig):
         if tokenizer is None:
-            raise CheckpointError("a new decoder speaks no language yet: give its tokenizer")
+            raise CheckpointError("a new decoder has no tokenizer: give its tokenizer")
         second: Any = decoder.build(rngs=rngs)
     else:
         target = hub.fetch(decoder, token=token, offline=offline)
@@ -85,12 +100,15 @@ def classifier_for(
     token: str | None = None,
     offline: bool = False,
 ) -> Classifier:
-    """A classifier of new `labels` on a pretrained ViT or ResNet, to be fine-tuned.
+    """Make a classifier with new `labels` from a pretrained ViT or ResNet, to be fine-tuned.
 
-    The head is new, initialised as the family's heads are, whether the checkpoint has one or not.
+    The head is new and initialised as is usual in the family, even if the checkpoint has a head.
+
+    Raises:
+        LabelError: `labels` is not a list of different labels.
     """
     if isinstance(labels, str) or not labels or len(set(labels)) != len(labels):
-        raise LabelError(f"labels {labels!r}: give a list of different labels")
+        raise LabelError(f"labels {labels!r} cannot be used: give a list of different labels")
     directory = hub.fetch(name, token=token, offline=offline)
     model = load_for_labels(directory, labels, rngs=nnx.Rngs(seed), dtype=dtype)
     return Classifier(model, ImageProcessor.load(directory))
@@ -99,7 +117,7 @@ def classifier_for(
 def _config(
     encoder: ModelConfig, decoder: ModelConfig, generation: GenerationConfig
 ) -> EncoderDecoderConfig:
-    """The family of the whole: transformers' where it has both halves, else captax's own."""
+    """The config of both halves: transformers' family if it has both, else captax's own."""
     if not {encoder.model_type, decoder.model_type} <= HALVES:
         return EncoderDecoderConfig(encoder, decoder)
     of_text = encoder.model_type == "bert"

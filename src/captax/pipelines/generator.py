@@ -1,4 +1,4 @@
-"""What captioners and text generators share: a model that writes, its tokenizer, its options."""
+"""The common base of captioners and text generators: a model, its tokenizer and its options."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ GENERATION = "generation_config.json"
 
 
 class Generator:
-    """A model that writes, its tokenizer, and how it decodes unless a call says otherwise."""
+    """A model that writes text, its tokenizer, and its default options for decoding."""
 
     def __init__(
         self, model: Any, tokenizer: Tokenizer, generation: GenerationConfig | None = None
@@ -40,58 +40,60 @@ class Generator:
 
     @property
     def model(self) -> Any:
-        """The model, with whose weights, as they are at each call, text is written."""
+        """The model; each call uses the weights that it has at that time."""
         return self._model
 
     def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokens of prompts. Raises `GenerationError` for one that cannot be written whole."""
+        """The tokens of prompts. Raises `GenerationError` for a prompt with unknown words."""
         prompts = self.tokenizer.encode_plain(texts)
         unknown = self.tokenizer.unk_id
         for text, tokens in zip(texts, prompts, strict=True):
             if unknown is not None and unknown in tokens:
                 raise GenerationError(
-                    f"prompt {text!r}: holds words that the tokenizer does not have; use others"
+                    f"prompt {text!r}: holds words that the tokenizer lacks; use other words"
                 )
         return prompts
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
-        """Text of token sequences."""
+        """The texts of token sequences."""
         return [self.tokenizer.decode(row) for row in tokens]
 
     def _encode(self, model: Any, inputs: Any) -> Any:
-        """What the decoder reads of a batch of inputs."""
+        """Encode a batch of inputs for the decoder."""
         raise NotImplementedError
 
     def _config(self, options: Mapping[str, Any]) -> GenerationConfig:
-        """How to decode, given what a call says of it; words become tokens here."""
+        """The default options with those of a call; `bad_words` and `force_words` become tokens."""
         said = dict(options)
         for name, spell in (("bad_words", self._bad_words), ("force_words", self._force_words)):
             if name in said:
                 words = said.pop(name)
                 said[f"{name}_ids"] = spell([words] if isinstance(words, str) else words or ())
         config = self.generation.replace(**said)
-        _ = config.strategy, config.constraints  # options without meaning are refused here
+        _ = config.strategy, config.constraints  # this raises if options contradict each other
         return config
 
     def _bad_words(self, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
-        # What the tokenizer cannot write is never said.
+        # A word that the tokenizer cannot write needs no ban.
         return tuple(way for word in words for way in self._spellings(word))
 
     def _force_words(self, words: Iterable[str]) -> tuple[tuple[tuple[int, ...], ...], ...]:
         phrases = [(word, self._spellings(word)) for word in words]
         for word, ways in phrases:
             if not ways:
-                raise GenerationError(f"{word!r} cannot be required: the tokenizer cannot write it")
+                raise GenerationError(
+                    f"{word!r} cannot be required: the tokenizer cannot write it; use another word"
+                )
         return tuple(ways for _, ways in phrases)
 
     def _spellings(self, word: str) -> tuple[tuple[int, ...], ...]:
-        """A word or phrase as tokens, at the beginning of a text and within it."""
+        """The tokens of a word or phrase, at the beginning of a text and inside it."""
         ways = self.tokenizer.encode_plain([word, f" {word}"])
         unknown = self.tokenizer.unk_id
         return tuple(dict.fromkeys(tuple(way) for way in ways if way and unknown not in way))
 
     def _start(self, config: GenerationConfig) -> int:
-        assert config.decoder_start_token_id is not None  # seen to when this was made
+        assert config.decoder_start_token_id is not None  # `__init__` set it
         return config.decoder_start_token_id
 
     @property
@@ -109,8 +111,8 @@ class Generator:
     ) -> Sequences:
         """Decode a batch, without waiting for the device.
 
-        `prompts` are whole, with the token that captions begin with; `inputs` are filled up to
-        `rows` rows, and random draws for row `i` depend on `seeds[i]`.
+        `prompts` include the token that captions begin with, `inputs` are padded to `rows` rows,
+        and random draws for row `i` depend on `seeds[i]`.
         """
         real = len(prompts)
         lengths = np.array([len(prompt) for prompt in prompts])
@@ -126,7 +128,7 @@ class Generator:
         return program(parameters(self.model), inputs, prompt, alive, drawn, room=room)
 
     def _program(self, config: GenerationConfig) -> Callable[..., Sequences]:
-        """The jitted program from parameters, inputs and prompts to sequences."""
+        """The jitted program that makes sequences from parameters, inputs and prompts."""
         pad = config.pad_token_id
         assert pad is not None
 
@@ -157,7 +159,7 @@ class Generator:
     def _texts(
         self, prompt: Sequence[int], found: Sequences, eos: tuple[int, ...]
     ) -> tuple[str, float, tuple[int, ...], tuple[Alternative, ...], tuple[float, ...]]:
-        """The fields of `Generated`, of one input's row; texts begin with what was prompted."""
+        """The fields of `Generated` for one input's row; texts begin with the prompt."""
         rows = zip(found.tokens, found.lengths, strict=True)
         said = [tuple(map(int, row[:length])) for row, length in rows]
         bare = [row[:-1] if row and row[-1] in eos else row for row in said]
@@ -187,13 +189,13 @@ class Generator:
 
 
 def read_generation(directory: Path, model: Any) -> GenerationConfig:
-    """The decoding options that a checkpoint directory holds."""
+    """Read the decoding options of a checkpoint directory."""
     path = directory / GENERATION
     if path.is_file():
         stored = read_json(path)
     else:
-        # Before they had a file of their own, transformers kept them in the model's config, and
-        # what that does not say in the decoder's.
+        # Older versions of transformers kept the options in the model's config, and those missing
+        # there in the decoder's config.
         path = directory / CONFIG
         stored = read_json(path)
         for half in ("decoder", "generator", "text_config"):

@@ -1,4 +1,4 @@
-"""Checkpoints by name: what each is for decides what `load` gives."""
+"""Load checkpoints by name; the kind of the model decides what `load` returns."""
 
 from importlib import resources
 from os import PathLike
@@ -55,13 +55,20 @@ def load(
     offline: bool = False,
     dtype: str = "float32",
 ) -> Any:
-    """What a checkpoint holds, ready for use: by its directory, or its name on the hub.
+    """Load a checkpoint, ready for use.
 
-    A `Captioner`, `TextGenerator`, `Classifier` or, of a CLIP, `Matcher`, as the checkpoint is;
-    without a name, the captioner that is built in. `revision` is a branch, tag or commit on the
-    hub, `token` gives access to what is private, `offline` keeps to what was fetched before.
-    Weights are cast to `dtype`. Raises `CheckpointError` when there is none, or none that can be
-    used alone.
+    Args:
+        name: a checkpoint directory or a name on the hub; `None` is the built-in captioner.
+        revision: a branch, tag or commit on the hub.
+        token: gives access to private models on the hub.
+        offline: use only hub models that were downloaded before.
+        dtype: the type that weights are cast to.
+
+    Returns:
+        A `Captioner`, a `TextGenerator`, a `Classifier`, or a `Matcher` for a CLIP.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or its model cannot be used alone.
     """
     directory = locate(name, revision=revision, token=token, offline=offline)
     model = read_model(directory, dtype=dtype)
@@ -81,8 +88,8 @@ def load(
     if getattr(getattr(model, "config", None), "labels", ()):
         return Classifier(model, ImageProcessor.load(directory))
     raise CheckpointError(
-        f"{name}: holds a bare {type(model).__name__}, which says nothing by itself; make it half "
-        "of another model (captax.from_pretrained_halves), or take it as it is (captax.load_model)"
+        f"{name}: holds a bare {type(model).__name__}, which cannot write or label; make it half "
+        "of another model (captax.from_pretrained_halves), or load it as it is (captax.load_model)"
     )
 
 
@@ -93,7 +100,7 @@ def locate(
     token: str | None = None,
     offline: bool = False,
 ) -> Path:
-    """The directory of a checkpoint, fetched if need be; arguments as those of `load`."""
+    """The directory of a checkpoint, downloaded if needed; the arguments are those of `load`."""
     if name is None:
         return Path(str(resources.files("captax") / "assets" / BUILT_IN))
     return hub.fetch(name, revision=revision, token=token, offline=offline)
@@ -107,6 +114,6 @@ def load_model(
     offline: bool = False,
     dtype: str = "float32",
 ) -> nnx.Module:
-    """The bare model of a checkpoint, of any family; arguments as those of `load`."""
+    """Load the bare model of a checkpoint of any family; the arguments are those of `load`."""
     directory = hub.fetch(name, revision=revision, token=token, offline=offline)
     return read_model(directory, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The matcher: which text fits which picture, by a CLIP."""
+"""The matcher: a CLIP that tells which text fits which picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from captax.text import Tokenizer
 
 
 class Matcher:
-    """Pictures and texts in, how well they fit each other out."""
+    """Tells how well pictures and texts fit each other."""
 
     def __init__(self, model: Clip, processor: ImageProcessor, tokenizer: Tokenizer):
         self.model = model
@@ -41,7 +41,7 @@ class Matcher:
     def match(
         self, images: ImageSource | Sequence[ImageSource], texts: str | Sequence[str]
     ) -> Float[np.ndarray, "images texts"]:
-        """For each picture the probabilities of the texts, if one of them is said of it."""
+        """For each picture, the probabilities of the texts, given that one of them describes it."""
         scale = np.exp(np.asarray(parameters(self.model)["logit_scale"], np.float32))
         texts = [texts] if isinstance(texts, str) else texts
         logits = scale * self.embed_images(images) @ self.embed_texts(texts).T
@@ -51,7 +51,7 @@ class Matcher:
     def embed_images(
         self, images: ImageSource | Sequence[ImageSource], *, batch_size: int = 32
     ) -> Float[np.ndarray, "images projection"]:
-        """A vector of length 1 for each picture; its product with that of a text is the cosine.
+        """A vector of length 1 for each picture; its product with a text's vector is the cosine.
 
         Raises `ImageError` for the first picture that cannot be read.
         """
@@ -70,7 +70,7 @@ class Matcher:
     def embed_texts(
         self, texts: Sequence[str], *, batch_size: int = 32
     ) -> Float[np.ndarray, "texts projection"]:
-        """A vector of length 1 for each text; what does not fit in the model is cut off."""
+        """A vector of length 1 for each text; a text that is too long for the model is cut."""
         time = self.model.text.max_positions
         end = self.tokenizer.eos_id
         sources = [[*row[:-1][: time - 1], end] for row in self.tokenizer.encode(texts)]
@@ -78,7 +78,7 @@ class Matcher:
         for start in range(0, len(sources), batch_size):
             rows = sources[start : start + batch_size]
             size = padded(len(rows), batch_size)
-            # What follows a text's end says nothing: the model is causal, and pooled at the end.
+            # Tokens after a text's end have no effect: the model is causal and pools at the end.
             tokens = np.full((size, time), end, np.int32)
             mask = np.zeros((size, time), bool)
             mask[:, 0] = True
@@ -94,12 +94,12 @@ class Matcher:
         captions: str | Sequence[str],
         references: Sequence[Sequence[str]] | None = None,
     ) -> Float[np.ndarray, " images"]:
-        """CLIPScore of a caption an image; given each image's references, RefCLIPScore.
+        """CLIPScore of each image's caption, or RefCLIPScore if `references` are given.
 
         Raises:
-            CaptaxError: there is another number of captions, or of lists of references, than of
-                images, or an image without a reference.
-            ImageError: for the first picture that cannot be read.
+            CaptaxError: the numbers of images, captions and lists of references differ, or an image
+                has no reference.
+            ImageError: a picture cannot be read; the error names the first.
         """
         pictures = several(images)
         captions = [captions] if isinstance(captions, str) else captions
@@ -107,7 +107,9 @@ class Matcher:
             raise CaptaxError("references must be a list of texts for each image, not a text")
         for what, found in (("captions", captions), ("lists of references", references)):
             if found is not None and len(found) != len(pictures):
-                raise CaptaxError(f"{len(found)} {what} for {len(pictures)} images: give one each")
+                raise CaptaxError(
+                    f"{len(found)} {what} for {len(pictures)} images: give one for each"
+                )
         seen = self.embed_images(pictures)
         said = self.embed_texts([PROMPT + caption for caption in captions])
         if references is None:

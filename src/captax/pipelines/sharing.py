@@ -1,4 +1,4 @@
-"""Checkpoints for others: written with a model card, put on the hub."""
+"""Share checkpoints: write a model card and upload to the hub."""
 
 from os import PathLike
 from pathlib import Path
@@ -33,10 +33,10 @@ def push(
     private: bool = False,
     message: str = "Upload with captax",
 ) -> str:
-    """Put a checkpoint directory on the hub as `name` (`org/name`) in one commit; its URL.
+    """Upload a checkpoint directory to the hub as `name` (`org/name`) in one commit.
 
-    A directory without a model card gets a short one first, to be filled in. Raises `HubError` as
-    `checkpoints.hub.push` does.
+    A directory without a model card first gets a short one, to be filled in. Returns the URL.
+    Raises `HubError` as `checkpoints.hub.push` does.
     """
     directory = Path(directory)
     if (directory / CONFIG).is_file() and not (directory / CARD).is_file():
@@ -45,7 +45,7 @@ def push(
 
 
 def model_card(config: dict[str, Any], name: str) -> str:
-    """A card that says what the model is and how it is used, and asks for what only people know."""
+    """A card that says what the model is and how to use it; people fill in the rest."""
     kind = str(config.get("model_type", ""))
     task = "image-classification" if config.get("id2label") else TASKS.get(kind)
     halves = [config[half].get("model_type") for half in ("encoder", "decoder") if half in config]
@@ -74,5 +74,5 @@ print({use})
 
 ## Training data, scores and limits
 
-Not said yet: what was it trained on, how well does it do, and what is it not good for?
+Please fill in: what was it trained on, what are its scores, and what should it not be used for?
 """

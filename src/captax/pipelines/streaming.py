@@ -1,4 +1,4 @@
-"""Pictures through a compiled program as they come, decoded in threads while it works."""
+"""Run a compiled program on pictures as they arrive; threads decode them while it works."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ from captax.data import batched, load_images
 from captax.generation.programs import padded
 from captax.images import ImageError, ImageProcessor, ImageSource
 
-# A decoder spends its time outside Python's lock; one a core keeps up with any model.
+# Decoders spend their time outside Python's lock; one for each core keeps up with any model.
 DECODERS = min(32, max(2, os.cpu_count() or 2))
 
 
@@ -26,9 +26,9 @@ def stream_pictures(
     batch_size: int,
     numbered: bool = False,
 ) -> Iterator[Any]:
-    """What `compute` says of each picture, in order; the error in place of one that is broken.
+    """Yield the result of `compute` for each picture, in order, or the error of a broken one.
 
-    As `stream_pixels`, of pictures yet to be read.
+    This is `stream_pixels` for pictures that have yet to be read.
     """
     pictures = load_images(images, processor, threads=DECODERS, ahead=3 * batch_size)
     return stream_pixels(pictures, compute, batch_size=batch_size, numbered=numbered)
@@ -41,12 +41,12 @@ def stream_pixels(
     batch_size: int,
     numbered: bool = False,
 ) -> Iterator[Any]:
-    """What `compute` says of each picture that is ready for it, in order; errors are passed on.
+    """Yield the result of `compute` for each prepared picture, in order; errors are passed on.
 
-    `compute` takes batches, filled up to one of a few sizes, and gives a tree of arrays with a row
-    a picture, without waiting for the device: it works while the next batch is read. Of that tree
-    the rows are yielded, as NumPy's, or an `ImageError`. Where pictures are `numbered`, `compute`
-    is also given the places among `pictures` of those in the batch.
+    `compute` takes a batch, padded to one of a few sizes, and returns a tree of arrays with one row
+    for each picture, without waiting for the device: it works while the next batch is read. The
+    rows are yielded as NumPy arrays. If `numbered`, `compute` is also given the places, among
+    `pictures`, of those in the batch.
     """
     waiting: list[tuple[list[np.ndarray | ImageError], Any]] = []
     seen = 0
@@ -63,7 +63,7 @@ def stream_pixels(
 
 
 def several(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
-    """Pictures given one alone or in a sequence, as a sequence."""
+    """One picture or a sequence of pictures, as a sequence."""
     one = isinstance(images, str | bytes | PathLike | Image.Image)
     one = one or (isinstance(images, np.ndarray) and images.ndim < 4)
     return cast("Sequence[ImageSource]", [images] if one else images)

@@ -16,13 +16,13 @@ from captax.models.encoders import Features, Text
 from captax.pipelines.generator import Generator
 from captax.text import Tokenizer
 
-# Texts are padded up to a multiple of this, so that a handful of programs serves all lengths.
+# Texts are padded to a multiple of this, so that a few compiled programs serve all lengths.
 LENGTH_STEP = 64
 SOURCE_TOKENIZER = "source_tokenizer"
 
 
 class TextGenerator(Generator):
-    """Texts in, texts out."""
+    """Rewrites or continues texts."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class TextGenerator(Generator):
         *,
         source_tokenizer: Tokenizer | None = None,
     ):
-        """`source_tokenizer` reads the texts given, where it is another than writes the answers."""
+        """`source_tokenizer` reads the texts; by default it is `tokenizer`, the writer's."""
         super().__init__(model, tokenizer, generation)
         self.source_tokenizer = source_tokenizer or tokenizer
 
@@ -44,10 +44,10 @@ class TextGenerator(Generator):
         batch_size: int = 32,
         **options: Any,
     ) -> list[Generated]:
-        """Rewrite one text or several, or continue them where the model only continues, in order.
+        """Rewrite one text or several, in order; a language model continues them instead.
 
-        A text longer than the encoder reads is cut at its end; an answer to a language model's
-        prompt begins with the prompt. `seed` and `options` are as for `Captioner.caption`.
+        A text that is too long for the encoder is cut at its end. The answer of a language model
+        begins with its prompt. `seed` and `options` are those of `Captioner.caption`.
         """
         several = [texts] if isinstance(texts, str) else list(texts)
         config = self._config(options)
@@ -58,7 +58,7 @@ class TextGenerator(Generator):
             read = self.source_tokenizer.encode_template(several, max_length=longest)
         else:
             read = [ids or [self._start(config)] for ids in self.tokenizer.encode_plain(several)]
-        # Texts of like length together, so that little of a batch is padding.
+        # Texts of similar length share a batch, so that it needs little padding.
         order = sorted(range(len(read)), key=lambda i: len(read[i]))
         found: dict[int, Generated] = {}
         for first in range(0, len(order), batch_size):
@@ -79,7 +79,7 @@ class TextGenerator(Generator):
         time = min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.model.encoder.max_positions)
         tokens = np.zeros((rows, time), np.int32)
         mask = np.zeros(tokens.shape, bool)
-        mask[:, 0] = True  # rows that hold no text still attend to something
+        mask[:, 0] = True  # rows without a text must attend to something
         for row, source in enumerate(sources):
             tokens[row, : len(source)] = source
             mask[row, : len(source)] = True
@@ -89,7 +89,7 @@ class TextGenerator(Generator):
         return None if inputs is None else model.encode(inputs)
 
     def save(self, directory: str | Path, *, dtype: str = "float32", card: str = "") -> None:
-        """Write a checkpoint directory that `captax.load` reads, replacing what is there."""
+        """Write a checkpoint directory that `captax.load` reads; an older one is replaced."""
 
         def write(folder: Path) -> None:
             if self.source_tokenizer is not self.tokenizer:
