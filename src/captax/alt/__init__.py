@@ -3,7 +3,7 @@
 Edits are made by place, so that every other byte of a document stays as it is.
 """
 
-from captax.alt.patch import unified_diff
+from captax.alt.patch import Patch, make_patch, unified_diff
 from captax.alt.proposals import Proposal, Survey, propose, survey
 from captax.alt.rules import RULES, WAIVABLE
 from captax.alt.site import Document, DocumentError
@@ -14,9 +14,11 @@ __all__ = [
     "WAIVABLE",
     "Document",
     "DocumentError",
+    "Patch",
     "Proposal",
     "Survey",
     "alt_text",
+    "make_patch",
     "propose",
     "survey",
     "unified_diff",

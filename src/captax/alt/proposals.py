@@ -8,7 +8,14 @@ from pathlib import Path
 
 from captax.alt.found import Context, ImageUse
 from captax.alt.rules import Left, look_at, picture_of
-from captax.alt.site import Document, DocumentError, Edit, find_documents, read_document
+from captax.alt.site import (
+    Document,
+    DocumentError,
+    Edit,
+    absolute,
+    find_documents,
+    read_document,
+)
 from captax.alt.templates import MASK
 from captax.alt.wording import LIMIT, alt_text
 
@@ -93,28 +100,24 @@ def survey(
         if not paths:
             raise DocumentError(f"{site}: no HTML, Markdown, notebook or .rst file in this folder")
         for path in paths:
-            if (absolute := _absolute(path)) in seen:
+            if (place := absolute(path)) in seen:
                 continue
-            seen.add(absolute)
+            seen.add(place)
             try:
                 document = read_document(path)
-                base = _root(site, None if root is None else Path(root), absolute)
+                base = _root(site, None if root is None else Path(root), place)
                 found += [
-                    _look(document, use, absolute, base, waived, looks) for use in document.images
+                    _look(document, use, place, base, waived, looks) for use in document.images
                 ]
             except DocumentError as error:
                 errors.append(error)
     return Survey(found, len(seen), errors)
 
 
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100 (links stay as they are)
-
-
 def _root(site: Path, root: Path | None, document: Path) -> Path:
     here = Path.cwd()
     default = site if site.is_dir() else here if document.is_relative_to(here) else site.parent
-    base = _absolute(root or default)
+    base = absolute(root or default)
     if not document.is_relative_to(base):
         raise DocumentError(f"{document}: is not in the folder that --root names, {base}")
     return base

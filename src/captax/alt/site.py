@@ -111,6 +111,11 @@ class Document:
             shutil.copymode(self.path, partial)
 
 
+def absolute(path: Path) -> Path:
+    """`path` from the root of the file system; links stay as they are."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 (`resolve` follows links)
+
+
 def _finder(path: Path) -> Callable[[str], list[ImageUse]]:
     name = path.name.lower()
     return next(finder for suffix, finder in FINDERS.items() if name.endswith(suffix))

@@ -1,12 +1,10 @@
 """`captax alt`: alt texts for the images of a site that have none, as a patch."""
 
 import json
-import os
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -22,14 +20,13 @@ from captax.cli.options import (
     output,
     watched,
 )
-
-if TYPE_CHECKING:
-    from captax.alt import Document, Proposal
-    from captax.images import SheetRow
+from captax.errors import CaptaxError
+from captax.files import replacing
 
 
 def _rules(asked: bool) -> bool:
     if asked:
+        # Start-up time.
         from captax.alt import RULES, WAIVABLE
 
         for rule, why in RULES.items():
@@ -78,8 +75,9 @@ def alt(
     options: dict[str, Any],
 ) -> None:
     """Propose alt texts for images that have none: a patch, or with --write the change itself."""
-    from captax.alt import WAIVABLE, propose, survey, unified_diff
-    from captax.errors import CaptaxError
+    # Start-up time.
+    from captax.alt import WAIVABLE, make_patch, propose, survey
+    from captax.alt.review import cards, reasons, record, summary
     from captax.images import write_sheet
 
     waived = frozenset(include or ())
@@ -95,39 +93,29 @@ def alt(
     )
     proposals = propose(surveyed.found, captions, min_score=min_score)
 
-    failures: list[CaptaxError] = list(surveyed.errors)
     if report is not None:
         with output(report) as file:
             for each in proposals:
-                print(json.dumps(_record(each), ensure_ascii=False), file=file)
+                print(json.dumps(record(each), ensure_ascii=False), file=file)
     if sheet is not None:
-        write_sheet(sheet, _cards(proposals), title="Alt texts to review")
-    documents = _edited(proposals)
-    base = _base([document for document, _ in documents])
+        write_sheet(sheet, cards(proposals), title="Alt texts to review")
+    patch = make_patch(proposals)
     if out is not None or not write:
-        patch = b"".join(
-            unified_diff(document, [each.edit for each in given if each.edit], name)
-            for document, given in documents
-            for name in [Path(os.path.relpath(document.path, base)).as_posix()]
-        )
-        _write_patch(patch, out)
-    written = 0
-    for document, given in documents if write else ():
-        try:
-            document.write([each.edit for each in given if each.edit])
-            written += len(given)
-        except CaptaxError as error:
-            failures.append(error)
-    for failure in failures:
-        print(f"captax: {failure}", file=sys.stderr)
-    _summarise(proposals, surveyed.documents, verbose)
+        _write_patch(patch.content, out)
+    written, failures = patch.write() if write else (0, [])
+    for failure in [*surveyed.errors, *failures]:
+        _tell(f"captax: {failure}")
+    if verbose:
+        for line in reasons(proposals):
+            _tell(line)
+    first, *rest = summary(proposals, surveyed.documents)
+    _tell("\n".join([f"captax: {first}", *rest]))
     if write:
-        print(f"captax: {written} written", file=sys.stderr)
-    elif documents and (out is not None or base != Path.cwd()):
-        there = "" if base == Path.cwd() else f" -d {base}"
-        source = f" < {out}" if out is not None else ""
-        print(f"captax: apply it with `patch -p1{there}{source}`", file=sys.stderr)
-    if failures or any(each.rule == "unreadable" for each in proposals):
+        _tell(f"captax: {written} written")
+    elif patch.edits and (out is not None or patch.base != Path.cwd()):
+        _tell(f"captax: apply it with `{patch.command(out)}`")
+    unreadable = any(each.rule == "unreadable" for each in proposals)
+    if surveyed.errors or failures or unreadable:
         raise typer.Exit(SOME_FAILED)
 
 
@@ -142,6 +130,7 @@ def _captions(
     """What the captioner says of each picture; it is loaded if there are any."""
     if not pictures:
         return {}
+    # Start-up time.
     from tqdm import tqdm
 
     captioner = load_captioner(model, **loading)
@@ -153,27 +142,7 @@ def _captions(
     return captions
 
 
-def _edited(proposals: Sequence["Proposal"]) -> list[tuple["Document", list["Proposal"]]]:
-    """The documents that change, each with the proposals for it."""
-    documents: dict[int, tuple[Document, list[Proposal]]] = {}
-    for each in proposals:
-        if each.rule is None:
-            documents.setdefault(id(each.document), (each.document, []))[1].append(each)
-    return list(documents.values())
-
-
-def _base(documents: Sequence["Document"]) -> Path:
-    """The folder that the patch names files from: the current one, where it holds them all."""
-    here = Path.cwd()
-    paths = [os.path.abspath(document.path) for document in documents]  # noqa: PTH100
-    if all(Path(path).is_relative_to(here) for path in paths):
-        return here
-    return Path(os.path.commonpath([os.path.dirname(path) for path in paths]))  # noqa: PTH120
-
-
 def _write_patch(patch: bytes, out: Path | None) -> None:
-    from captax.files import replacing
-
     if out is None:
         sys.stdout.buffer.write(patch)
         sys.stdout.flush()
@@ -182,71 +151,5 @@ def _write_patch(patch: bytes, out: Path | None) -> None:
         partial.write_bytes(patch)
 
 
-def _record(each: "Proposal") -> dict[str, Any]:
-    near = vars(each.context).items()
-    return {
-        "document": str(each.document.path),
-        "line": each.line,
-        "src": each.src,
-        "picture": None if each.picture is None else str(each.picture),
-        "alt": each.alt or None,
-        "score": each.score,
-        "rule": each.rule,
-        "detail": each.detail or None,
-        "context": {name: text for name, text in near if text or (name == "link" and text == "")},
-    }
-
-
-def _cards(proposals: Sequence["Proposal"]) -> Iterator["SheetRow"]:
-    """A card for each picture that was captioned, with every place that shows it."""
-    from captax.images import SheetRow
-
-    shown: dict[Path, list[Proposal]] = {}
-    for each in proposals:
-        if each.picture is not None and each.score is not None:
-            shown.setdefault(each.picture, []).append(each)
-    for picture, uses in shown.items():
-        yield SheetRow(
-            picture,
-            os.path.relpath(picture),
-            uses[0].alt,
-            uses[0].score,
-            tuple((_place(each), None) for each in uses),
-            others="Where",
-            unfolded=len(uses) < 6,
-        )
-
-
-def _place(each: "Proposal") -> str:
-    from captax.alt import RULES
-
-    near = each.context
-    parts = [f"{each.document.path}:{each.line}"]
-    parts += [f"under “{near.heading}”"] if near.heading else []
-    parts += [f"with the caption “{near.caption}”"] if near.caption else []
-    parts += [f"titled “{near.title}”"] if near.title else []
-    if near.link is not None:
-        parts.append(f"in the link “{near.link}”" if near.link else "alone in a link")
-    if each.rule is not None:
-        parts.append(f"not proposed: {RULES[each.rule]}")
-    return ", ".join(parts)
-
-
-def _summarise(proposals: Sequence["Proposal"], documents: int, verbose: bool) -> None:
-    from captax.alt import RULES
-
-    counts = Counter(each.rule for each in proposals if each.rule is not None)
-    if verbose:
-        for each in proposals:
-            if each.rule is not None:
-                detail = f" ({each.detail})" if each.detail else ""
-                place = f"{each.document.path}:{each.line}: {each.src or '<img>'}"
-                print(f"{place}: {RULES[each.rule]}{detail}", file=sys.stderr)
-    print(
-        f"captax: {documents:,} documents show {len(proposals):,} images: "
-        f"{len(proposals) - counts.total():,} alt texts proposed, {counts.total():,} left alone",
-        file=sys.stderr,
-    )
-    for rule, why in RULES.items():
-        if counts[rule]:
-            print(f"{counts[rule]:>7,}  {rule:<12}{why}", file=sys.stderr)
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
