@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from captax.cli.options import Dtype, Loaded, Model, Offline, Revision
+from captax.errors import CaptaxError
 
 _LIMITS = "Limits"
 
@@ -44,13 +45,9 @@ def serve(
     offline: Offline = False,
 ) -> None:
     """Serve a captioner, or a classifier, over HTTP: an API, and a page for people."""
-    import logging.config
-    from pathlib import Path
-
-    from captax.errors import CaptaxError
-
     try:
-        from captax.serve.server import LOG, make_server, refuse_taken
+        # An extra.
+        from captax.serve import server
         from captax.serve.settings import Settings
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("captax"):
@@ -58,13 +55,8 @@ def serve(
         raise CaptaxError(
             f"serving needs {missing.name}, which is not installed: pip install 'captax[serve]'"
         ) from None
-    from captax.compilation import persist_compiled_programs, persist_no_more
-    from captax.pipelines.captioner import Captioner
-    from captax.pipelines.classifier import Classifier
-    from captax.pipelines.loading import BUILT_IN, load
 
     settings = Settings(
-        name=Path(model).name if model and Path(model).exists() else model or BUILT_IN,
         api_key=api_key,
         max_batch=max_batch,
         queue=queue,
@@ -74,12 +66,12 @@ def serve(
         allow_urls=allow_urls,
         grace=grace,
     )
-    refuse_taken(host, port)
-    persist_compiled_programs()
-    loaded = load(model, revision=revision, offline=offline, dtype=dtype.value)
-    if not isinstance(loaded, Captioner | Classifier):
-        raise CaptaxError(
-            f"{model}: holds a {type(loaded).__name__}; captioners and classifiers are served"
-        )
-    logging.config.dictConfig(LOG)
-    make_server(loaded, settings, host=host, port=port, when_warm=persist_no_more).run()
+    server.serve(
+        model,
+        settings,
+        host=host,
+        port=port,
+        revision=revision,
+        offline=offline,
+        dtype=dtype.value,
+    )

@@ -1,13 +1,20 @@
-"""The process: uvicorn, told to finish what it took."""
+"""The process: a checkpoint is loaded, and uvicorn, which finishes what it took, serves it."""
 
+import dataclasses
 import logging
+import logging.config
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 
+from captax.compilation import persist_compiled_programs, persist_no_more
 from captax.errors import CaptaxError
+from captax.pipelines.captioner import Captioner
+from captax.pipelines.classifier import Classifier
+from captax.pipelines.loading import BUILT_IN, load
 from captax.serve.app import create_app
 from captax.serve.service import Service
 from captax.serve.settings import Settings
@@ -89,3 +96,34 @@ def make_server(
         timeout_graceful_shutdown=max(1, round(settings.grace)),
     )
     return Server(config, app.state.service)
+
+
+def serve(
+    name: str | None,
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    revision: str | None = None,
+    offline: bool = False,
+    dtype: str = "float32",
+) -> None:
+    """Load the checkpoint of that name, as `captax.load` does, and serve it until told to stop.
+
+    It is for a process that does nothing else: it configures the log, and where compiled programs
+    are kept. Answers call the model by `name`, a directory by its last part.
+
+    Raises:
+        CaptaxError: the address cannot be listened on, or there is no checkpoint to serve.
+    """
+    refuse_taken(host, port)
+    persist_compiled_programs()
+    model = load(name, revision=revision, offline=offline, dtype=dtype)
+    if not isinstance(model, Captioner | Classifier):
+        raise CaptaxError(
+            f"{name}: holds a {type(model).__name__}; captioners and classifiers are served"
+        )
+    logging.config.dictConfig(LOG)
+    shown = Path(name).name if name and Path(name).exists() else name or BUILT_IN
+    settings = dataclasses.replace(settings, name=shown)
+    make_server(model, settings, host=host, port=port, when_warm=persist_no_more).run()
