@@ -1,5 +1,6 @@
 """`captax export`: a captioner as programs that other runtimes run, without captax."""
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -38,23 +39,19 @@ def export(
     offline: Offline = False,
 ) -> None:
     """Write encoder, prefill and step, and a script that captions pictures with them alone."""
-    import shlex
-
-    from captax.checkpoints.directory import CARD
-    from captax.export import export as run
+    # Start-up time.
+    from captax.export import export as write
+    from captax.export import read_card
     from captax.pipelines.loading import locate
 
-    name = None if model == "default" else model
-    directory = locate(name, revision=revision, offline=offline)
-    captioner = load_captioner(directory)
-    card = directory / CARD
-    run(
-        captioner,
+    directory = locate(None if model == "default" else model, revision=revision, offline=offline)
+    write(
+        load_captioner(directory),
         out,
         format=format.value,
         dtype=dtype.value,
         batch_size=batch_size,
         max_length=max_length,
-        card=card.read_text(encoding="utf-8") if card.is_file() else "",
+        card=read_card(directory),
     )
     print(f"wrote {out}; try: python {shlex.quote(str(out / 'caption.py'))} PICTURES")

@@ -15,6 +15,7 @@ import safetensors.numpy
 
 from captax.checkpoints.directory import CARD, write_directory
 from captax.checkpoints.state import export as tensors_of
+from captax.export import stablehlo
 from captax.export.programs import WEIGHTS, ExportError, Program, make_programs
 from captax.files import unwritable
 from captax.generation import GenerationConfig
@@ -104,19 +105,25 @@ def export(
         raise unwritable(Path(out), error) from None
 
 
+def read_card(directory: Path) -> str:
+    """The model card of a checkpoint directory; "" if it has none."""
+    card = directory / CARD
+    return card.read_text(encoding="utf-8") if card.is_file() else ""
+
+
 def _writer(format: str) -> Callable[[Path, Sequence[Program]], dict[str, list[str]]]:
     """What writes programs of a format, and says into which files."""
     if format == "stablehlo":
-        from captax.export.stablehlo import write_programs
-
         try:
+            # An extra.
             import flatbuffers  # noqa: F401 (JAX writes programs with it)
         except ModuleNotFoundError:
             raise ExportError(
                 "StableHLO needs flatbuffers, which is not installed: pip install 'captax[export]'"
             ) from None
-        return write_programs
+        return stablehlo.write_programs
     try:
+        # An extra.
         from captax.export.onnx_files import write_programs
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("captax"):
