@@ -30,7 +30,7 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class Pictures(_Request):
+class PicturesRequest(_Request):
     """Pictures to look at."""
 
     images: list[str] = Field(
@@ -75,14 +75,14 @@ class Options(_Request):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-class CaptionRequest(Options, Pictures):
+class CaptionRequest(Options, PicturesRequest):
     """Pictures to caption."""
 
     prompt: Prompt = ""
     seed: Seed = 0
 
 
-class ExplainRequest(Options, Pictures):
+class ExplainRequest(Options, PicturesRequest):
     """A picture, whose caption is to be explained word by word."""
 
     images: list[str] = Field(
@@ -98,14 +98,14 @@ class ExplainRequest(Options, Pictures):
     head: int | None = Field(None, ge=0, le=1000, description="One head, instead of their mean.")
 
 
-class ScoreRequest(Options, Pictures):
+class ScoreRequest(Options, PicturesRequest):
     """Captions to score: one for each picture, or any number for one picture."""
 
     captions: list[Text] = Field(min_length=1)
     prompt: Prompt = ""
 
 
-class ClassifyRequest(Pictures):
+class ClassifyRequest(PicturesRequest):
     """Pictures to label."""
 
     top: int = Field(5, ge=1, le=10_000, description="Labels a picture, most probable first.")
@@ -132,7 +132,7 @@ class Unread(BaseModel):
     error: Problem
 
 
-class Alternative(BaseModel):
+class AlternativeCaption(BaseModel):
     """A caption that was considered."""
 
     caption: str
@@ -145,7 +145,7 @@ class Captioned(BaseModel):
     name: str | None = Field(description="The file's name, where it was sent with one.")
     caption: str
     score: float = Field(description="Mean log-probability of its tokens: 0 is certainty.")
-    alternatives: list[Alternative] = Field(description="All captions returned, best first.")
+    alternatives: list[AlternativeCaption] = Field(description="All captions returned, best first.")
 
 
 class CaptionResponse(BaseModel):
@@ -155,7 +155,7 @@ class CaptionResponse(BaseModel):
     captions: list[Captioned | Unread]
 
 
-class Word(BaseModel):
+class ExplainedWord(BaseModel):
     """A word, how probable it was, and where the model looked for it."""
 
     text: str
@@ -164,7 +164,7 @@ class Word(BaseModel):
     map: list[list[float]] = Field(description="Weights on the grid, rows first; they sum to 1.")
 
 
-class Candidate(BaseModel):
+class LikelyToken(BaseModel):
     """A token that could have stood there."""
 
     text: str
@@ -176,8 +176,8 @@ class ExplainResponse(BaseModel):
 
     model: str
     caption: str
-    words: list[Word]
-    steps: list[list[Candidate]] = Field(description="The likeliest tokens at each step.")
+    words: list[ExplainedWord]
+    steps: list[list[LikelyToken]] = Field(description="The likeliest tokens at each step.")
     grid: tuple[int, int] = Field(description="Rows and columns of the maps.")
     seen: tuple[float, float, float, float] = Field(
         description="The part of the upright picture that maps lie on: left, top, width, height, "
