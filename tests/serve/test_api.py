@@ -356,7 +356,7 @@ def test_what_goes_wrong_inside_is_told_without_its_secrets(
     with client_of(tiny_captioner) as client:
         service = client.app.state.service  # type: ignore[attr-defined]
 
-        def broken(task: Any, items: Any) -> Any:
+        def broken(work: Any, inputs: Any) -> Any:
             raise RuntimeError("the password is 1234")
 
         service.batcher._compute = broken

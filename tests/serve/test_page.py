@@ -265,13 +265,13 @@ def test_the_options_are_what_is_asked(
     speaking: list[tuple[bytes, Caption]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tasks, seeds = [], []
-    work = Worker.__call__
+    asked, seeds = [], []
+    run = Worker.__call__
 
-    def watched(self: Worker, task: Any, items: Any) -> Any:
-        tasks.append(task)
-        seeds.extend(item.seed for item in items)
-        return work(self, task, items)
+    def watched(self: Worker, work: Any, inputs: Any) -> Any:
+        asked.append(work)
+        seeds.extend(each.seed for each in inputs)
+        return run(self, work, inputs)
 
     monkeypatch.setattr(Worker, "__call__", watched)
     page = open_page(server)
@@ -283,7 +283,7 @@ def test_the_options_are_what_is_asked(
     page.get_by_label("Captions a picture").fill("2")
     page.set_input_files("#pick", as_files(speaking[0][0]))
     done(page, 1)
-    assert dict(tasks[0].options) == {
+    assert dict(asked[0].options) == {
         "num_return_sequences": 2,
         "max_new_tokens": 8,
         "do_sample": True,
@@ -296,7 +296,7 @@ def test_the_options_are_what_is_asked(
     page.get_by_role("button", name="Caption again").click()
     expect(page.locator("#count")).to_have_attribute("aria-invalid", "true")
     expect(page.locator("#complaint")).to_contain_text("Captions a picture: ")
-    assert len(tasks) == 1
+    assert len(asked) == 1
 
 
 def test_captions_are_taken_away(

@@ -21,7 +21,7 @@ from captax.serve.pictures import Picture, Sent, Unreadable, read_request
 from captax.serve.refusals import Refused, error_record
 from captax.serve.service import Service
 from captax.serve.settings import Settings
-from captax.serve.work import Model, Task
+from captax.serve.work import Model, Work
 
 PAGE = Path(__file__).parent / "page"
 Asked = TypeVar("Asked", bound=BaseModel)
@@ -75,12 +75,12 @@ def _add_work(app: FastAPI, service: Service) -> None:
         return await read_request(request, schema, settings)
 
     async def answer(
-        request: Request, task: Task, sent: Sequence[Sent], asks: Sequence[Mapping[str, Any]]
+        request: Request, work: Work, sent: Sequence[Sent], asks: Sequence[Mapping[str, Any]]
     ) -> list[tuple[Sent, Any]]:
         """Of each of `asks`, which are one for each picture or any number for one."""
         places = [place if len(sent) > 1 else 0 for place in range(len(asks))]
         found = await _unless_gone(
-            request, service.answer(task, sent, list(zip(places, asks, strict=True)))
+            request, service.answer(work, sent, list(zip(places, asks, strict=True)))
         )
         return [(sent[place], each) for place, each in zip(places, found, strict=True)]
 
@@ -88,8 +88,8 @@ def _add_work(app: FastAPI, service: Service) -> None:
     async def caption(request: Request) -> Any:
         """Caption pictures. One that cannot be read among others gets an error in its place."""
         asked, sent = await read(request, schemas.CaptionRequest)
-        task = Task.of("caption", asked.given(), asked.prompt)
-        found = await answer(request, task, sent, [{"seed": asked.seed}] * len(sent))
+        work = Work.of("caption", asked.given(), asked.prompt)
+        found = await answer(request, work, sent, [{"seed": asked.seed}] * len(sent))
         captions = [
             _unread(request, each, result)
             or {
@@ -112,9 +112,9 @@ def _add_work(app: FastAPI, service: Service) -> None:
         if len(sent) != 1:
             raise Refused(422, "invalid_request", "images: send one picture to explain")
         told = {name: getattr(asked, name) for name in ("method", "layer", "head")}
-        task = Task.of("explain", {**asked.given(), **told}, asked.prompt)
+        work = Work.of("explain", {**asked.given(), **told}, asked.prompt)
         asks = [{"seed": asked.seed, "caption": asked.caption}]
-        ((_, found),) = await answer(request, task, sent, asks)
+        ((_, found),) = await answer(request, work, sent, asks)
         picture, explained = found
         steps = [[{"text": t, "probability": p} for t, p in step] for step in explained.steps]
         return {
@@ -143,8 +143,8 @@ def _add_work(app: FastAPI, service: Service) -> None:
                 "too_many_captions",
                 f"{len(captions)} captions in one request: send at most {settings.max_images}",
             )
-        task = Task.of("score", asked.given(), asked.prompt)
-        found = await answer(request, task, sent, [{"caption": each} for each in captions])
+        work = Work.of("score", asked.given(), asked.prompt)
+        found = await answer(request, work, sent, [{"caption": each} for each in captions])
         scores = [
             _unread(request, each, result)
             or {"name": each.name, "caption": caption, "score": result[1]}
@@ -156,7 +156,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
     async def classify(request: Request) -> Any:
         """Label pictures. One that cannot be read among others gets an error in its place."""
         asked, sent = await read(request, schemas.ClassifyRequest)
-        task = Task.of("classify", {"top": asked.top})
+        work = Work.of("classify", {"top": asked.top})
         labels = [
             _unread(request, each, result)
             or {
@@ -168,7 +168,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
                     for other in result[1].alternatives
                 ],
             }
-            for each, result in await answer(request, task, sent, [{}] * len(sent))
+            for each, result in await answer(request, work, sent, [{}] * len(sent))
         ]
         return {"model": settings.name, "labels": labels}
 

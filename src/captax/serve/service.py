@@ -13,7 +13,7 @@ from captax.serve.metrics import Metrics
 from captax.serve.pictures import Picture, Sent, Unreadable
 from captax.serve.refusals import Refused
 from captax.serve.settings import Settings
-from captax.serve.work import Item, Model, Task, Worker
+from captax.serve.work import Input, Model, Work, Worker
 
 logger = logging.getLogger("captax.serve")
 
@@ -126,35 +126,35 @@ class Service:
         )
 
     async def answer(
-        self, task: Task, sent: Sequence[Sent], asks: Sequence[tuple[int, Mapping[str, Any]]]
+        self, work: Work, sent: Sequence[Sent], asks: Sequence[tuple[int, Mapping[str, Any]]]
     ) -> list[tuple[Picture, Any] | Unreadable]:
-        """The picture and what a task gives of it, of each of `asks`; or why it gives nothing.
+        """For each of `asks`, the picture and its result; or why the picture cannot be used.
 
-        `asks` are places among the pictures, and what an `Item` says besides. Raises `Refused` when
-        there is no room, when no picture can be read, or for options that mean nothing.
+        `asks` are places among the pictures, and the other fields of an `Input`. Raises `Refused`
+        when there is no room, when no picture can be read, or when the options mean nothing.
         """
         try:
             with self.batcher.room(len(asks)):
-                return await self._answer(task, sent, asks)
+                return await self._answer(work, sent, asks)
         except QueueFull as error:
             raise self._full(error.retry_after) from None
 
     async def _answer(
-        self, task: Task, sent: Sequence[Sent], asks: Sequence[tuple[int, Mapping[str, Any]]]
+        self, work: Work, sent: Sequence[Sent], asks: Sequence[tuple[int, Mapping[str, Any]]]
     ) -> list[tuple[Picture, Any] | Unreadable]:
         loop = asyncio.get_running_loop()
         reading = [loop.run_in_executor(self._readers, self._read, each) for each in sent]
         read = [(await asyncio.gather(*reading))[place] for place, _ in asks]
-        items = [
-            Item(picture.image, **said)
+        inputs = [
+            Input(picture.image, **said)
             for picture, (_, said) in zip(read, asks, strict=True)
             if isinstance(picture, Picture)
         ]
-        if not items:
+        if not inputs:
             raise _none_read(read)
         self.handed += 1
         try:
-            futures = self.batcher.submit(task, items)
+            futures = self.batcher.submit(work, inputs)
             found = await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
         finally:
             self.handed -= 1
