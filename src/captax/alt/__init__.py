@@ -1,6 +1,6 @@
-"""Alt texts for the images of a site that have none: found, worded, proposed as a patch.
+"""Alt texts for images of a site that have none, proposed as a patch.
 
-Edits are made by place, so that every other byte of a document stays as it is.
+Edits are made by place, so every other byte of a document stays as it is.
 """
 
 from captax.alt.patch import Patch, make_patch, unified_diff

@@ -2,8 +2,8 @@
 
 `git apply` and `patch -p1` take the diff.
 
-The changed lines are known, so nothing is searched for: this is linear where `difflib` is not, and
-writes what it leaves out, the mark of a last line without a newline.
+The changed lines are known, so nothing is searched for. This takes linear time, which `difflib`
+does not, and it writes the mark of a last line without a newline, which `difflib` leaves out.
 """
 
 import os
@@ -81,7 +81,7 @@ class _Change:
 
 
 def unified_diff(document: Document, edits: Sequence[Edit], name: str) -> bytes:
-    """The patch that makes `edits`, in order, in a document called `name`; b"" without any."""
+    """The patch that makes `edits`, in order, in a document called `name`; b"" without edits."""
     old = _lines(document.content)
     changes = list(_changes(document, edits, old))
     if not changes:

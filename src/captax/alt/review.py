@@ -73,9 +73,10 @@ def reasons(proposals: Sequence[Proposal]) -> Iterator[str]:
 def summary(proposals: Sequence[Proposal], documents: int) -> Iterator[str]:
     """How many images so many documents show, then a line for each rule that left some alone."""
     counts = Counter(each.rule for each in proposals if each.rule is not None)
+    left = counts.total()
     yield (
-        f"{documents:,} documents show {len(proposals):,} images: "
-        f"{len(proposals) - counts.total():,} alt texts proposed, {counts.total():,} left alone"
+        f"{documents:,} documents show {len(proposals):,} images; "
+        f"{len(proposals) - left:,} alt texts are proposed, {left:,} images are left alone"
     )
     for rule, why in RULES.items():
         if counts[rule]:

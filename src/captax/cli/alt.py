@@ -38,43 +38,70 @@ def _rules(asked: bool) -> bool:
 @decoding
 def alt(
     sites: Annotated[
-        list[Path], typer.Argument(help="Folders or files: HTML, templates, .md, .ipynb, .rst.")
+        list[Path],
+        typer.Argument(help="Folders or files to read: HTML, templates, .md, .ipynb, .rst."),
     ],
-    write: Annotated[bool, typer.Option("--write", help="Change the files themselves.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the patch here.")] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the alt texts into the files.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File for the patch. Default: the screen, or none with --write."),
+    ] = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="Also write an HTML page of pictures and texts to review.")
+        Path | None,
+        typer.Option(
+            help="Also write an HTML page to review, with all pictures and texts. Default: none."
+        ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Also write every image and its reason, as JSON lines.")
+        Path | None,
+        typer.Option(
+            help="Also write a JSON line for each image, with its text or reason. Default: none."
+        ),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help='Folder that "/img/x.png" begins in; default: the site.')
+        Path | None,
+        typer.Option(
+            help='Folder in which addresses such as "/img/x.png" begin. Default: the site.'
+        ),
     ] = None,
     include: Annotated[
         list[str] | None,
-        typer.Option(help="Also images that this rule leaves alone: icon, small or graphic."),
+        typer.Option(
+            help="Include images that a rule leaves alone: icon, small or graphic. Default: none."
+        ),
     ] = None,
     min_score: Annotated[
-        float | None, typer.Option(help="Below it a text is for review only.")
+        float | None,
+        typer.Option(help="Lowest score at which a text is proposed. Default: any score."),
     ] = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Name every image that is left alone.")
+        bool, typer.Option("--verbose", help="Print every image that is left alone, and why.")
     ] = False,
     rules: Annotated[
         bool,
-        typer.Option("--rules", help="Print the rules and leave.", callback=_rules, is_eager=True),
+        typer.Option(
+            "--rules",
+            help="Print the rules that leave images alone, and exit.",
+            callback=_rules,
+            is_eager=True,
+        ),
     ] = False,
     model: Model = None,
-    prompt: Annotated[str, typer.Option(help="Captions begin with it.")] = "",
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    prompt: Annotated[
+        str, typer.Option(help="Text that captions begin with. Default: no text.")
+    ] = "",
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Pictures that go through the model at once.")
+    ] = 32,
     dtype: Loaded = Dtype.float32,
     revision: Revision = None,
     offline: Offline = False,
     *,
     options: dict[str, Any],
 ) -> None:
-    """Propose alt texts for images that have none: a patch, or with --write the change itself."""
+    """Propose alt texts for images that have none, as a patch; --write changes the files."""
     # Start-up time.
     from captax.alt import WAIVABLE, make_patch, propose, survey
     from captax.alt.review import cards, reasons, record, summary
@@ -82,7 +109,9 @@ def alt(
 
     waived = frozenset(include or ())
     if strange := sorted(waived.difference(WAIVABLE)):
-        raise CaptaxError(f"--include {strange[0]}: give {', '.join(WAIVABLE)}")
+        raise CaptaxError(
+            f"--include {strange[0]}: is not such a rule; give icon, small or graphic"
+        )
     surveyed = survey(sites, root=root, waived=waived)
     captions = _captions(
         surveyed.pictures,
@@ -111,9 +140,9 @@ def alt(
     first, *rest = summary(proposals, surveyed.documents)
     _tell("\n".join([f"captax: {first}", *rest]))
     if write:
-        _tell(f"captax: {written} written")
+        _tell(f"captax: wrote {written:,} alt texts")
     elif patch.edits and (out is not None or patch.base != Path.cwd()):
-        _tell(f"captax: apply it with `{patch.command(out)}`")
+        _tell(f"captax: apply the patch with `{patch.command(out)}`")
     unreadable = any(each.rule == "unreadable" for each in proposals)
     if surveyed.errors or failures or unreadable:
         raise typer.Exit(SOME_FAILED)

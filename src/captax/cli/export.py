@@ -11,7 +11,7 @@ from captax.cli.options import Dtype, Offline, Revision, load_captioner
 
 
 class Runtime(StrEnum):
-    """What programs are written for."""
+    """The formats of programs."""
 
     onnx = "onnx"
     stablehlo = "stablehlo"
@@ -19,26 +19,35 @@ class Runtime(StrEnum):
 
 def export(
     model: Annotated[
-        str, typer.Argument(help="Checkpoint directory, hub name, or `default`, the built-in one.")
+        str,
+        typer.Argument(
+            help="Checkpoint directory or hub name; `default` is the built-in captioner."
+        ),
     ],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write the programs to.")],
     format: Annotated[
-        Runtime, typer.Option(help="onnx: ONNX Runtime and others; stablehlo: JAX, XLA, IREE.")
+        Runtime,
+        typer.Option(help="onnx is for ONNX Runtime and others, stablehlo for JAX, XLA and IREE."),
     ] = Runtime.onnx,
     dtype: Annotated[
-        Dtype, typer.Option(help="Of the weights in the file; arithmetic is float32.")
+        Dtype, typer.Option(help="Type of the weights in the file; arithmetic is float32.")
     ] = Dtype.float32,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Captions at once, always; by default any number.")
+        int | None,
+        typer.Option(min=1, help="Fixed number of captions in a batch. Default: any number."),
     ] = None,
     max_length: Annotated[
         int | None,
-        typer.Option(min=2, help="Tokens of a caption at most, prompt included [default: enough]."),
+        typer.Option(
+            min=2,
+            help="Most tokens of a caption with its prompt. Default: the captioner's own limit "
+            "and 16 tokens for a prompt.",
+        ),
     ] = None,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
-    """Write encoder, prefill and step, and a script that captions pictures with them alone."""
+    """Write a captioner as programs for other runtimes, with a script that runs them."""
     # Start-up time.
     from captax.export import export as write
     from captax.export import read_card
