@@ -10,13 +10,13 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-# Of the seconds a picture took: how much the newest batch counts.
+# The weight of the newest batch in the seconds that a picture takes.
 RECENT = 0.2
 LONGEST_RETRY = 60
 
 
 class QueueFull(Exception):
-    """There is no room; `retry_after` seconds from now there may be."""
+    """The queue has no room; it may have some in `retry_after` seconds."""
 
     def __init__(self, retry_after: int):
         super().__init__(f"the queue is full; try again in {retry_after} s")
@@ -56,14 +56,14 @@ class Batcher:
         """Nothing runs before `start`.
 
         Args:
-            compute: what the model does.
-            limit: inputs that may have room at once.
-            sizes: of batches that the model has programs for; others are filled up to the next.
+            compute: runs the model.
+            limit: most inputs that may be in the queue at once.
+            sizes: batch sizes that the model has programs for; others are padded to the next.
             wait: seconds that the oldest entry waits for more while some are `coming`.
             alone: whether inputs with this work cannot share a call.
-            coming: whether requests are on their way that may bring more.
-            watch: told the size of each batch and its seconds.
-            dropped: told how many entries were dropped.
+            coming: whether requests are here that may still add inputs.
+            watch: receives the size of each batch and its seconds.
+            dropped: receives the number of entries that were dropped.
         """
         self._compute, self._limit, self._wait = compute, limit, wait
         self._alone, self._coming, self._watch, self._dropped = alone, coming, watch, dropped
@@ -78,21 +78,21 @@ class Batcher:
 
     @property
     def depth(self) -> int:
-        """Items that have room: being read, waiting or in the model."""
+        """Inputs in the queue: being read, waiting or in the model."""
         return self._reserved
 
     @property
     def full(self) -> bool:
-        """Whether there is room for not even one."""
+        """Whether there is no room for another input."""
         return self._reserved >= self._limit
 
     def retry_after(self) -> int:
-        """Seconds that what is here will take, by the pace of late."""
+        """Seconds that the inputs in the queue will take, at the recent pace."""
         return min(max(1, math.ceil(self._reserved * self._pace)), LONGEST_RETRY)
 
     @contextlib.contextmanager
     def room(self, count: int) -> Iterator[None]:
-        """Room for so many inputs; for one thread, the event loop's. Raises `QueueFull`."""
+        """Reserve room for `count` inputs; only for the event loop's thread. Raises `QueueFull`."""
         if self._reserved + count > self._limit:
             raise QueueFull(self.retry_after())
         self._reserved += count
@@ -117,7 +117,7 @@ class Batcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish what was submitted, then end the thread."""
+        """Finish all inputs in the queue, then end the thread."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -159,7 +159,7 @@ class Batcher:
             return taken
 
     def _best(self, waiting: int) -> int:
-        """How many to take: of the sizes, the one that answers most pictures a second."""
+        """The number of inputs to take: the size that answers most pictures per second."""
         taken = {size: min(waiting, size) for size in self.seconds}
         return taken[max(taken, key=lambda size: (taken[size] / self.seconds[size], -size))]
 

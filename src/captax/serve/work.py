@@ -1,4 +1,4 @@
-"""What the model is asked to do, a batch at a time."""
+"""The work that the model does, a batch at a time."""
 
 import dataclasses
 import time
@@ -13,7 +13,7 @@ from captax.generation.programs import BATCH_SIZES
 from captax.pipelines.captioner import Caption, Captioner
 from captax.pipelines.classifier import Classification, Classifier
 
-# How many captions the page asks for.
+# Captions that the page asks for.
 PAGE_CAPTIONS = 3
 
 Model = Captioner | Classifier
@@ -46,7 +46,7 @@ class Input:
 
 @dataclasses.dataclass(frozen=True)
 class Explained:
-    """An explanation in lists: words with their maps, the likeliest tokens a step."""
+    """An explanation as lists: words with their maps, the most probable tokens of each step."""
 
     caption: str
     words: list[dict[str, Any]]
@@ -70,7 +70,7 @@ class Worker:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Of batches that programs are compiled for."""
+        """Batch sizes that programs are compiled for."""
         return (*(size for size in BATCH_SIZES if size < self.max_batch), self.max_batch)
 
     def alone(self, work: Work) -> bool:
@@ -92,7 +92,7 @@ class Worker:
     def _caption(
         self, images: list[Image.Image], inputs: Sequence[Input], **options: Any
     ) -> list[Caption]:
-        # A seed of its own for each: what is drawn for a picture depends on nothing else here.
+        # Each picture has its own seed, so its draws depend on nothing else in the batch.
         seeds = [each.seed for each in inputs]
         assert isinstance(self.model, Captioner)
         return self.model.caption(images, seed=seeds, batch_size=self.max_batch, **options)
@@ -152,7 +152,7 @@ class Worker:
         return Work.of("caption", options)
 
     def warm_up(self) -> dict[int, float]:
-        """Compile what is asked for most; the seconds that a batch of each size takes."""
+        """Compile the usual requests, and measure the seconds of a batch of each size."""
         height, width = self.processor.size
         given = Input(Image.new("RGB", (width, height), (127, 127, 127)))
         kind: Kind = "caption" if isinstance(self.model, Captioner) else "classify"
