@@ -41,11 +41,11 @@ def test_letters_are_escaped_as_the_file_does() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("[]", "it has no list of cells"),
         ('{"worksheets": []}', "it has no list of cells"),
-        ('{"cells": [{"cell_type": "markdown", "source": 3}]}', "source is no text"),
+        ('{"cells": [{"cell_type": "markdown", "source": 3}]}', "source is not text"),
     ],
 )
 def test_what_is_no_notebook_is_said(text: str, message: str) -> None:

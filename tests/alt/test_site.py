@@ -183,7 +183,9 @@ def test_writing_keeps_mode_and_link_and_refuses_what_changed(tmp_path: Path) ->
     read_document(link).write([edit])
     assert real.read_bytes() == b'<img src=p.png alt="A dog">\r\n' and link.is_symlink()
     assert stat.S_IMODE(real.stat().st_mode) == 0o640
-    with pytest.raises(DocumentError, match="was changed meanwhile"):
+    with pytest.raises(
+        DocumentError, match="was changed since it was read, so it is left as it is; run again"
+    ):
         found.document.write([edit])
     assert real.read_bytes() == b'<img src=p.png alt="A dog">\r\n'
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.htm", "p.png", "real.html"]
@@ -209,7 +211,11 @@ def test_a_write_that_fails_leaves_the_file(
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("nowhere", "no such file or folder"), ("a.png", "not a document"), (".", "no HTML")],
+    [
+        ("nowhere", "there is no such file or folder"),
+        ("a.png", "is not a document that can be read; give .html"),
+        (".", "this folder holds no HTML, Markdown, notebook or .rst file; give another"),
+    ],
 )
 def test_wrong_sites_are_said(tmp_path: Path, name: str, message: str) -> None:
     picture(tmp_path / "a.png")

@@ -74,15 +74,17 @@ def test_the_patch_applies_and_then_there_is_nothing_to_propose(
     subprocess.run(["git", "apply", "-"], input=result.out.encode(), check=True)
     assert changed(site) == expected(alts)
     summary, *reasons = result.err.splitlines()
-    assert summary == ("captax: 2 documents show 5 images: 3 alt texts proposed, 2 left alone")
+    assert summary == (
+        "captax: 2 documents show 5 images; 3 alt texts are proposed, 2 images are left alone"
+    )
     assert [line.split()[:2] for line in reasons] == [["1", "decorative"], ["1", "missing"]]
     again = run("alt", "site", "--model", "never-loaded")
-    assert (again.code, again.out) == (0, "") and "0 alt texts proposed" in again.err
+    assert (again.code, again.out) == (0, "") and "0 alt texts are proposed" in again.err
 
 
 def test_write_changes_the_files(run: Run, model: Path, site: Path, alts: list[str]) -> None:
     result = run("alt", "site", "--write", "--model", model)
-    assert (result.code, result.out) == (0, "") and "captax: 3 written" in result.err
+    assert (result.code, result.out) == (0, "") and "captax: wrote 3 alt texts" in result.err
     assert changed(site) == expected(alts)
 
 
@@ -99,7 +101,7 @@ def test_a_document_that_cannot_be_written_does_not_keep_others_from_it(
     monkeypatch.setattr(Document, "write", refuse)
     result = run("alt", "site", "--write")
     assert result.code == 1 and "captax: site/notes.md: cannot be written" in result.err
-    assert "captax: 2 written" in result.err and dogs[0] in (site / "page.html").read_text()
+    assert "captax: wrote 2 alt texts" in result.err and dogs[0] in (site / "page.html").read_text()
 
 
 def test_each_picture_is_captioned_once(
@@ -156,8 +158,10 @@ def test_what_cannot_be_read_is_said_and_the_rest_done(
     result = run("alt", "site", "--write")
     assert result.code == 1
     first, second = result.err.splitlines()[:2]
-    assert first.startswith("captax: site/bad.ipynb: is no JSON")
-    assert second.startswith("captax: site/wide.htm: is in UTF-16")
+    assert first.startswith("captax: site/bad.ipynb: is not JSON")
+    assert second.startswith(
+        "captax: site/wide.htm: is in UTF-16 or ISO-2022, or is not text; save it"
+    )
     assert changed(site)["page.html"] == expected(dogs)["page.html"]
 
 
@@ -171,8 +175,11 @@ def test_the_rules_are_listed(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere: no such file or folder"),
-        (["site", "--include", "svg"], "--include svg: give icon, small, graphic"),
+        (["nowhere"], "nowhere: there is no such file or folder"),
+        (
+            ["site", "--include", "svg"],
+            "--include svg: is not such a rule; give icon, small or graphic",
+        ),
         (["site/page.html", "--root", "site/img"], "is not in the folder that --root names"),
     ],
 )

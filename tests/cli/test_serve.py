@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from captax.serve import server
+
 
 def test_a_missing_extra_is_named(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("captax.serve")]:
@@ -37,7 +39,7 @@ def test_what_cannot_be_served_is_refused(
 def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("captax.pipelines.loading.load", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(server, "load", lambda *_, **__: pytest.fail("loaded"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = run("serve", "--port", port)

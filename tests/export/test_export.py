@@ -52,10 +52,10 @@ def test_other_folders_are_left_alone(captioners: Captioners, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "coreml"}, "format 'coreml': give one of onnx, stablehlo"),
-        ({"batch_size": 0}, "batch_size is 0: give 1 or more"),
-        ({"max_length": 1}, "max_length is 1: give 2 to 17"),
-        ({"max_length": 18}, "max_length is 18: give 2 to 17"),
+        ({"format": "coreml"}, "there is no format 'coreml'; give one of onnx, stablehlo"),
+        ({"batch_size": 0}, "batch_size is 0; give 1 or more"),
+        ({"max_length": 1}, "max_length is 1; give 2 to 17"),
+        ({"max_length": 18}, "max_length is 18; give 2 to 17"),
     ],
 )
 def test_what_cannot_be_asked_is_said(

@@ -10,20 +10,20 @@ from captax.serve.batching import Batcher, QueueFull
 
 
 class Model:
-    """Gives (task, item) of each item, once it may; remembers batches."""
+    """Gives (work, input) for each input, once it may; remembers batches."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[Any, list[Any]]] = []
         self.entered, self.open = threading.Event(), threading.Event()
         self.open.set()
 
-    def __call__(self, task: Any, items: list[Any]) -> list[Any]:
+    def __call__(self, work: Any, inputs: list[Any]) -> list[Any]:
         self.entered.set()
         assert self.open.wait(30)
-        self.batches.append((task, list(items)))
-        if "bad" in items:
+        self.batches.append((work, list(inputs)))
+        if "bad" in inputs:
             raise ValueError("bad")
-        return [(task, item) for item in items]
+        return [(work, each) for each in inputs]
 
     def hold(self) -> None:
         self.entered.clear()
@@ -42,14 +42,14 @@ def made(model: Model, **options: Any) -> Batcher:
 
 
 def held(batcher: Batcher, model: Model) -> Future[Any]:
-    """A job that the model is busy with until it is opened."""
+    """An entry that the model is busy with until it is opened."""
     model.hold()
     (future,) = batcher.submit("first", ["x"])
     assert model.entered.wait(30)
     return future
 
 
-def test_waiting_jobs_of_a_task_share_batches_in_order(model: Model) -> None:
+def test_waiting_entries_of_equal_work_share_batches_in_order(model: Model) -> None:
     batcher = made(model)
     held(batcher, model)
     futures = [batcher.submit("ab"[i % 2], [i])[0] for i in range(10)]
@@ -59,8 +59,8 @@ def test_waiting_jobs_of_a_task_share_batches_in_order(model: Model) -> None:
     assert model.batches[1:] == [("a", [0, 2, 4, 6]), ("b", [1, 3, 5, 7]), ("a", [8]), ("b", [9])]
 
 
-def test_a_task_for_one_at_a_time_is_done_so(model: Model) -> None:
-    batcher = made(model, alone=lambda task: True)
+def test_work_for_one_at_a_time_is_done_so(model: Model) -> None:
+    batcher = made(model, alone=lambda work: True)
     held(batcher, model)
     batcher.submit("a", [1, 2])
     model.open.set()
@@ -90,7 +90,7 @@ def test_the_first_waits_for_those_that_are_coming(model: Model) -> None:
     batcher.stop()
 
 
-def test_cancelled_jobs_never_reach_the_model(model: Model) -> None:
+def test_cancelled_entries_never_reach_the_model(model: Model) -> None:
     dropped: list[int] = []
     batcher = made(model, dropped=dropped.append)
     running = held(batcher, model)

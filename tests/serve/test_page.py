@@ -81,14 +81,14 @@ def test_captions_arrive_with_alternatives(
     open_page: Any, server: Any, speaking: list[tuple[bytes, Caption]]
 ) -> None:
     page = open_page(server)
-    expect(page.get_by_text("What is in a picture")).to_be_visible()
+    expect(page.get_by_text("See what is in a picture")).to_be_visible()
     page.set_input_files("#pick", as_files(*(picture for picture, _ in speaking)))
     done(page, 3)
     for i, (_, caption) in enumerate(speaking):
         card = page.locator(".card").nth(i)
         expect(card.locator(".name")).to_have_text(f"{i}.png")
         expect(card.locator(".caption")).to_have_text(caption.text)
-        texts = [other.text or "(nothing)" for other in caption.alternatives]
+        texts = [other.text or "(empty caption)" for other in caption.alternatives]
         assert card.locator(".other > span:first-child").all_text_contents() == texts
     expect(page.locator("#count-text")).to_have_text("3 of 3 captioned")
     expect(page.locator("#live")).not_to_be_empty()
@@ -121,7 +121,7 @@ def test_a_word_shows_its_map_by_pointer(
         expect(canvas).to_have_class(re.compile("on"))
         text = words.nth(i).text_content()
         expect(card.locator(".note")).to_contain_text(f"{text}: ")
-        expect(card.locator(".note")).to_contain_text("% likely, looked at the ")
+        expect(card.locator(".note")).to_contain_text("% likely; the model looked at the ")
         maps.append(shown_map(card))
     assert all(len(set(each)) > 1 for each in maps)
     assert maps[0] != maps[1]
@@ -215,7 +215,9 @@ def test_a_broken_file_says_so_and_the_others_go_on(
     broken, _, heavy = (page.locator(".card").nth(i) for i in range(3))
     expect(broken.locator(".state")).to_contain_text("Not a picture that can be read")
     expect(broken.locator(".retry")).to_be_hidden()
-    expect(heavy.locator(".state")).to_contain_text("Too large: 0.3 MB, and this server takes 0.2")
+    expect(heavy.locator(".state")).to_contain_text(
+        "The file is too large: it has 0.3 MB, and this server accepts at most 0.2"
+    )
     expect(page.locator("#count-text")).to_have_text("1 of 3 captioned, 2 failed")
 
 
@@ -253,7 +255,7 @@ def test_a_busy_server_is_asked_again_when_it_says(
 
     page.route("**/v1/caption", busy)
     page.set_input_files("#pick", as_files(speaking[0][0]))
-    expect(page.locator("#banner")).to_contain_text("Going on in 2 s")
+    expect(page.locator("#banner")).to_contain_text("The page goes on in 2 s")
     done(page, 1)
     assert len(asked) == 2
     expect(page.locator("#banner")).to_be_hidden()
@@ -265,13 +267,13 @@ def test_the_options_are_what_is_asked(
     speaking: list[tuple[bytes, Caption]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tasks, seeds = [], []
-    work = Worker.__call__
+    asked, seeds = [], []
+    run = Worker.__call__
 
-    def watched(self: Worker, task: Any, items: Any) -> Any:
-        tasks.append(task)
-        seeds.extend(item.seed for item in items)
-        return work(self, task, items)
+    def watched(self: Worker, work: Any, inputs: Any) -> Any:
+        asked.append(work)
+        seeds.extend(each.seed for each in inputs)
+        return run(self, work, inputs)
 
     monkeypatch.setattr(Worker, "__call__", watched)
     page = open_page(server)
@@ -280,10 +282,10 @@ def test_the_options_are_what_is_asked(
     expect(page.get_by_label("Beams")).to_be_hidden()
     page.get_by_label("Temperature").fill("1.5")
     page.get_by_label("Seed").fill("7")
-    page.get_by_label("Captions a picture").fill("2")
+    page.get_by_label("Captions per picture").fill("2")
     page.set_input_files("#pick", as_files(speaking[0][0]))
     done(page, 1)
-    assert dict(tasks[0].options) == {
+    assert dict(asked[0].options) == {
         "num_return_sequences": 2,
         "max_new_tokens": 8,
         "do_sample": True,
@@ -292,11 +294,11 @@ def test_the_options_are_what_is_asked(
         "top_k": 50,
     }
     assert seeds == [7]
-    page.get_by_label("Captions a picture").fill("99")
+    page.get_by_label("Captions per picture").fill("99")
     page.get_by_role("button", name="Caption again").click()
     expect(page.locator("#count")).to_have_attribute("aria-invalid", "true")
-    expect(page.locator("#complaint")).to_contain_text("Captions a picture: ")
-    assert len(tasks) == 1
+    expect(page.locator("#complaint")).to_contain_text("Captions per picture: ")
+    assert len(asked) == 1
 
 
 def test_captions_are_taken_away(
@@ -353,7 +355,7 @@ def test_the_key_is_asked_for_once(
         dialog = page.get_by_role("dialog")
         page.get_by_label("API key").fill("wrong")
         page.get_by_role("button", name="Continue").click()
-        expect(dialog).to_contain_text("not the key")
+        expect(dialog).to_contain_text("This is not the key of this server.")
         page.get_by_label("API key").fill("s3cret")
         page.keyboard.press("Enter")
         expect(dialog).to_be_hidden()

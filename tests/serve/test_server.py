@@ -27,13 +27,13 @@ class Held:
         self.entered, self.open = threading.Event(), threading.Event()
         self.open.set()
         self.seen = 0
-        work = Worker.__call__
+        run = Worker.__call__
 
-        def slow(worker: Worker, task: Any, items: Any) -> Any:
+        def slow(worker: Worker, work: Any, inputs: Any) -> Any:
             self.entered.set()
             assert self.open.wait(30)
-            self.seen += len(items)
-            return work(worker, task, items)
+            self.seen += len(inputs)
+            return run(worker, work, inputs)
 
         monkeypatch.setattr(Worker, "__call__", slow)
 

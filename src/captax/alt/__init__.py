@@ -1,9 +1,9 @@
-"""Alt texts for the images of a site that have none: found, worded, proposed as a patch.
+"""Alt texts for images of a site that have none, proposed as a patch.
 
-Edits are made by place, so that every other byte of a document stays as it is.
+Edits are made by place, so every other byte of a document stays as it is.
 """
 
-from captax.alt.patch import unified_diff
+from captax.alt.patch import Patch, make_patch, unified_diff
 from captax.alt.proposals import Proposal, Survey, propose, survey
 from captax.alt.rules import RULES, WAIVABLE
 from captax.alt.site import Document, DocumentError
@@ -14,9 +14,11 @@ __all__ = [
     "WAIVABLE",
     "Document",
     "DocumentError",
+    "Patch",
     "Proposal",
     "Survey",
     "alt_text",
+    "make_patch",
     "propose",
     "survey",
     "unified_diff",

@@ -1,4 +1,4 @@
-"""What is known of an image that a document shows, whatever the document is written in."""
+"""What is known about an image in a document, in whichever language that is written."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,9 +10,9 @@ class Context:
 
     Attributes:
         heading: the heading above it.
-        caption: that of its figure.
+        caption: the caption of its figure.
         title: its title.
-        link: the other text of the link that it is in; `None` in no link, "" alone in one.
+        link: the other text of the link around it; `None` without a link, "" alone in one.
     """
 
     heading: str = ""
@@ -31,12 +31,13 @@ class ImageUse:
     """An image in a document, and where its alt text would go.
 
     Attributes:
-        start: of the characters of the document that an alt text takes the place of.
-        stop: their end; equal to `start` where nothing is there yet.
-        write: an alt text in the document's own writing, escaped: what goes there.
-        src: which picture, as the document says it.
-        skip: the rule by which the markup alone says to leave it, if one does.
-        size: width and height in pixels as the markup says them, `None` where it does not.
+        start: the place of the first character of the document that an alt text replaces.
+        stop: the place after the last; equal to `start` if it replaces nothing.
+        write: turns an alt text into what goes there, escaped for the document.
+        src: the address of the picture as the document writes it.
+        skip: the rule that leaves the image alone because of its markup; `None` if none does.
+        size: width and height in pixels from the markup, `None` where it gives none.
+        context: what a reader finds near the image.
     """
 
     start: int

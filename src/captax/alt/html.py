@@ -1,8 +1,8 @@
-"""Images of HTML, each with the place where its alt text goes.
+"""Images in HTML, each with the place where its alt text goes.
 
 The tokenizer follows the HTML standard (section 13.2.5), as far as start tags, end tags and what
-hides them need: comments, raw text, CDATA. It is our own because it must know where in the document
-each attribute ends, and must take templates (masked before) for what they are.
+hides them need: comments, raw text, CDATA. It is our own because it must know where each attribute
+ends in the document, and must allow for templates, which are masked before.
 """
 
 import html
@@ -40,7 +40,7 @@ class Tag:
     attributes: dict[str, tuple[str, int]]
 
     def value(self, name: str) -> str:
-        """The value of an attribute; "" if it has none, or is not there."""
+        """The value of an attribute; "" if it is missing or has no value."""
         return self.attributes.get(name, ("", 0))[0]
 
 
@@ -55,7 +55,7 @@ _RAW = ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "nof
 
 
 def read_tag(text: str, start: int) -> Tag | None:
-    """The tag that begins at `start`; `None` if the text ends within it, or it is no tag."""
+    """The tag that begins at `start`; `None` if there is no tag, or the text ends inside it."""
     named = _TAG.match(text, start)
     if named is None:
         return None
@@ -85,7 +85,7 @@ def read_tag(text: str, start: int) -> Tag | None:
 
 
 def parts(text: str) -> Iterator[Tag | Text]:
-    """The tags of `text` and the characters between them, comments left out."""
+    """The tags of `text` and the characters between them, without comments."""
     at = 0
     foreign = {"svg": 0, "math": 0}  # how many are open
     while at < len(text):
@@ -189,7 +189,7 @@ def images(text: str) -> list[tuple[Tag, Context]]:
 
 
 def image_of(tag: Tag, context: Context) -> ImageUse:
-    """What an `<img>` tag, of text whose templates are masked, says of its image."""
+    """The image of an `<img>` tag in text whose templates are masked."""
     name = "src"
     if not tag.value("src") or tag.value("src").startswith("data:"):
         name = next((lazy for lazy in LAZY if tag.value(lazy)), "src")
@@ -218,7 +218,7 @@ def _markup_rule(tag: Tag) -> str | None:
     return None
 
 
-# Attributes that Vue, Angular, Alpine, Thymeleaf, Svelte and JSX make an alt text of.
+# Attributes from which Vue, Angular, Alpine, Thymeleaf, Svelte and JSX make an alt text.
 _BOUND = re.compile(r"(v-bind:|x-bind:|th:|ng-attr-|:|\[|\[attr\.)alt\]?|v-bind|th:attr|\{.*")
 
 

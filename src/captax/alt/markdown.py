@@ -1,8 +1,8 @@
-"""Images of Markdown: `![](x.png)`, `![][id]`, raw `<img>`, and MyST's `{image}` and `{figure}`.
+"""Images in Markdown: `![](x.png)`, `![][id]`, raw `<img>`, and MyST's `{image}` and `{figure}`.
 
 A parser of CommonMark says what is an image and what is code, a comment or an escaped bracket. It
 keeps no places within lines, so every place that could be an image gets a mark, and the parser is
-asked which marks came out as alt texts or attributes.
+then asked which marks became alt texts or attributes.
 """
 
 import json
@@ -56,7 +56,7 @@ def last_heading(text: str) -> str:
 
 
 def escape_markdown(alt: str) -> str:
-    """`alt` for between the brackets of an image."""
+    """`alt` escaped for the brackets of an image."""
     return _PUNCTUATION.sub(r"\\\g<0>", alt)
 
 
@@ -79,7 +79,7 @@ def _marked(text: str, candidates: Sequence[re.Match[str]], mark: str) -> str:
 
 
 def _shape(tokens: Sequence[Token]) -> list[object]:
-    """What marks must not change: which tokens there are, where, and where links and images go."""
+    """What marks must not change: the tokens, their places, and the targets of links and images."""
     return [
         (token.type, token.map, [(child.type, child.attrs) for child in token.children or ()])
         for token in tokens
@@ -89,7 +89,7 @@ def _shape(tokens: Sequence[Token]) -> list[object]:
 def _read(
     text: str, candidates: Sequence[re.Match[str]], tokens: Sequence[Token], mark: str, above: str
 ) -> Iterator[ImageUse]:
-    """The candidates that are images, by what became of their marks in `tokens`."""
+    """The candidates that are images, found by their marks in `tokens`."""
     marked = re.compile(rf"{mark}(\d+)x")
     for token, heading in _under_headings(tokens, above):
         if token.type == "html_block":
@@ -154,7 +154,7 @@ def _unclear(candidate: re.Match[str]) -> ImageUse:
 
 
 def _described(text: str, tokens: Sequence[Token]) -> Iterator[ImageUse]:
-    """Images that have an alt text, each with the beginning of its block for a place."""
+    """Images that have an alt text; the place of each is the beginning of its block."""
     starts = [0, *(end.end() for end in re.finditer("\n", text))]
     for token in tokens:
         for child in token.children or ():
@@ -166,7 +166,7 @@ def _described(text: str, tokens: Sequence[Token]) -> Iterator[ImageUse]:
 
 _DIRECTIVE = re.compile(r"\{(?:image|figure)\}[ \t]*(?P<argument>.*)")
 _OPENING_FENCE = re.compile(r"(?P<indent>[ ]*)(?:```|~~~)[^\r\n]*(?P<ending>\r\n|\r|\n)")
-# What YAML, which MyST's options are, takes for a text as it is.
+# MyST's options are YAML, which reads such a text without quotes.
 _PLAIN = re.compile(r"[A-Za-z][\w ,.()'-]*")
 
 

@@ -15,21 +15,21 @@ _CHARACTER = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.|.", re.
 
 
 class NotebookError(CaptaxError):
-    """A notebook is not what its name says."""
+    """A file with the name of a notebook is not one."""
 
 
 def find_notebook(text: str) -> list[ImageUse]:
     """The images of a notebook's Markdown cells, in order, placed in the file's own characters.
 
-    Raises `NotebookError` if `text` is no notebook.
+    Raises `NotebookError` if `text` is not a notebook.
     """
     try:
         notebook = _Decoder().decode(text)
     except (ValueError, RecursionError) as error:
-        raise NotebookError(f"is no JSON: {error}") from None
+        raise NotebookError(f"is not JSON: {error}") from None
     cells = notebook.get("cells") if isinstance(notebook, dict) else None
     if not isinstance(cells, list):
-        raise NotebookError("is no notebook of format 4: it has no list of cells")
+        raise NotebookError("is not a notebook of format 4: it has no list of cells")
     uses: list[ImageUse] = []
     heading = ""
     for cell in cells:
@@ -38,7 +38,7 @@ def find_notebook(text: str) -> list[ImageUse]:
         source = cell.get("source", [])
         strings = source if isinstance(source, list) else [source]
         if not all(isinstance(each, _Placed) for each in strings):
-            raise NotebookError("is no notebook of format 4: a cell's source is no text")
+            raise NotebookError("is not a notebook of format 4: a cell's source is not text")
         places = [place for string in strings for place in _places(text, string)]
         content = "".join(strings)
         uses += [_moved(use, places, text.isascii()) for use in find_markdown(content, heading)]
@@ -82,7 +82,7 @@ def _places(text: str, string: _Placed) -> list[tuple[int, int]]:
 
 
 def _moved(use: ImageUse, places: list[tuple[int, int]], ascii_only: bool) -> ImageUse:
-    """`use` of a cell as one of the file."""
+    """`use`, found in a cell, as an image of the file."""
     write = use.write
     before = use.start - 1  # an alt text never comes first: "![" or "<img" does
     begin = places[before][1] if use.start > 0 else (places[0][0] if places else 0)

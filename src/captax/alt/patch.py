@@ -1,16 +1,74 @@
-"""Edits as a unified diff of bytes, which `git apply` and `patch -p1` take.
+"""Edits of documents: made in the files, or as a unified diff of bytes.
 
-The changed lines are known, so nothing is searched for: this is linear where `difflib` is not, and
-writes what it leaves out, the mark of a last line without a newline.
+`git apply` and `patch -p1` take the diff.
+
+The changed lines are known, so nothing is searched for. This takes linear time, which `difflib`
+does not, and it writes the mark of a last line without a newline, which `difflib` leaves out.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
-from captax.alt.site import Document, Edit
+from captax.alt.proposals import Proposal
+from captax.alt.site import Document, Edit, absolute
+from captax.errors import CaptaxError
 
 _CONTEXT = 3
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Every document that changes, with its edits in order."""
+
+    edits: Sequence[tuple[Document, Sequence[Edit]]]
+
+    @cached_property
+    def base(self) -> Path:
+        """The folder that files are named from: the current one, where it holds them all."""
+        here = Path.cwd()
+        paths = [absolute(document.path) for document, _ in self.edits]
+        if all(path.is_relative_to(here) for path in paths):
+            return here
+        return Path(os.path.commonpath([path.parent for path in paths]))
+
+    @property
+    def content(self) -> bytes:
+        """The unified diff; b"" if nothing changes."""
+        return b"".join(
+            unified_diff(
+                document, edits, Path(os.path.relpath(document.path, self.base)).as_posix()
+            )
+            for document, edits in self.edits
+        )
+
+    def command(self, file: Path | None) -> str:
+        """The command that applies the patch, which is in `file` or comes by standard input."""
+        there = "" if self.base == Path.cwd() else f" -d {self.base}"
+        return f"patch -p1{there}" + (f" < {file}" if file is not None else "")
+
+    def write(self) -> tuple[int, list[CaptaxError]]:
+        """Make the edits in the files: how many were made, and why the others were not."""
+        written, failures = 0, []
+        for document, edits in self.edits:
+            try:
+                document.write(edits)
+                written += len(edits)
+            except CaptaxError as error:
+                failures.append(error)
+        return written, failures
+
+
+def make_patch(proposals: Sequence[Proposal]) -> Patch:
+    """The patch that gives images the alt texts proposed for them."""
+    edits: dict[int, tuple[Document, list[Edit]]] = {}
+    for each in proposals:
+        if (edit := each.edit) is not None:
+            edits.setdefault(id(each.document), (each.document, []))[1].append(edit)
+    return Patch(list(edits.values()))
 
 
 @dataclass
@@ -23,7 +81,7 @@ class _Change:
 
 
 def unified_diff(document: Document, edits: Sequence[Edit], name: str) -> bytes:
-    """The patch that makes `edits`, in order, in a document called `name`; b"" without any."""
+    """The patch that makes `edits`, in order, in a document called `name`; b"" without edits."""
     old = _lines(document.content)
     changes = list(_changes(document, edits, old))
     if not changes:

@@ -1,4 +1,4 @@
-"""From a site to proposals: what its images show, and which get an alt text."""
+"""From a site to proposals: which images it shows, and which of them get an alt text."""
 
 import dataclasses
 import os
@@ -8,23 +8,30 @@ from pathlib import Path
 
 from captax.alt.found import Context, ImageUse
 from captax.alt.rules import Left, look_at, picture_of
-from captax.alt.site import Document, DocumentError, Edit, find_documents, read_document
+from captax.alt.site import (
+    Document,
+    DocumentError,
+    Edit,
+    absolute,
+    find_documents,
+    read_document,
+)
 from captax.alt.templates import MASK
 from captax.alt.wording import LIMIT, alt_text
 
 
 @dataclasses.dataclass(frozen=True)
 class Proposal:
-    """An image of a document, and what is proposed or why nothing is.
+    """An image of a document, with its proposed alt text or the reason why it has none.
 
     Attributes:
-        document: where it is.
+        document: the document that shows it.
         use: the image in the document.
         picture: the file it shows; `None` if it was left alone before that was known.
-        alt: the text for it; also of one that `rule` keeps out of the document.
-        score: the caption's.
-        rule: by which it is left alone, one of `RULES`; `None` if it is not.
-        detail: more of the reason.
+        alt: its alt text, which `rule` may keep out of the document.
+        score: the caption's score.
+        rule: the rule, one of `RULES`, that leaves it alone; `None` if it gets its alt text.
+        detail: details of the reason.
     """
 
     document: Document
@@ -47,18 +54,18 @@ class Proposal:
 
     @property
     def context(self) -> Context:
-        """What is near the image."""
+        """What a reader finds near the image."""
         return self.use.context
 
     @property
     def edit(self) -> Edit | None:
-        """What gives the image its alt text, if it is to get one."""
+        """The edit that gives the image its alt text; `None` if it is left alone."""
         return None if self.rule is not None else self.document.edit(self.use, self.alt)
 
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """The images of a site, as `Proposal`s without texts, and the documents not understood."""
+    """The images of a site, as `Proposal`s without texts, and why documents could not be read."""
 
     found: list[Proposal]
     documents: int
@@ -66,7 +73,7 @@ class Survey:
 
     @property
     def pictures(self) -> list[Path]:
-        """The pictures that want a caption, each once, in the order they are shown."""
+        """The pictures that need a caption, each once, in the order they are shown."""
         wanted = (each.picture for each in self.found if each.rule is None)
         return list(dict.fromkeys(path for path in wanted if path is not None))
 
@@ -79,10 +86,10 @@ def survey(
 ) -> Survey:
     """Find the images of `sites`, files or folders, and which of them the rules leave alone.
 
-    `root` is the folder that addresses such as "/img/x.png" begin in and no picture is taken from
-    outside of; by default the site's own, or, of a file, the current folder where that holds it.
-    Of the rules in `waived` nothing is asked. Raises `DocumentError` for a site that is not there
-    or holds no document.
+    `root` is the folder in which addresses such as "/img/x.png" begin; no picture outside of it is
+    used. The default is the site's folder, or for a file the current folder if that holds it. Rules
+    in `waived` are not checked. Raises `DocumentError` for a site that does not
+    exist or holds no document.
     """
     found: list[Proposal] = []
     errors: list[DocumentError] = []
@@ -91,32 +98,32 @@ def survey(
     for site in map(Path, sites):
         paths = list(find_documents(site))
         if not paths:
-            raise DocumentError(f"{site}: no HTML, Markdown, notebook or .rst file in this folder")
+            raise DocumentError(
+                f"{site}: this folder holds no HTML, Markdown, notebook or .rst file; give another"
+            )
         for path in paths:
-            if (absolute := _absolute(path)) in seen:
+            if (place := absolute(path)) in seen:
                 continue
-            seen.add(absolute)
+            seen.add(place)
             try:
                 document = read_document(path)
-                base = _root(site, None if root is None else Path(root), absolute)
+                base = _root(site, None if root is None else Path(root), place)
                 found += [
-                    _look(document, use, absolute, base, waived, looks) for use in document.images
+                    _look(document, use, place, base, waived, looks) for use in document.images
                 ]
             except DocumentError as error:
                 errors.append(error)
     return Survey(found, len(seen), errors)
 
 
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100 (links stay as they are)
-
-
 def _root(site: Path, root: Path | None, document: Path) -> Path:
     here = Path.cwd()
     default = site if site.is_dir() else here if document.is_relative_to(here) else site.parent
-    base = _absolute(root or default)
+    base = absolute(root or default)
     if not document.is_relative_to(base):
-        raise DocumentError(f"{document}: is not in the folder that --root names, {base}")
+        raise DocumentError(
+            f"{document}: is not in the folder that --root names, {base}; give one that holds it"
+        )
     return base
 
 
@@ -151,10 +158,10 @@ def propose(
     min_score: float | None = None,
     limit: int = LIMIT,
 ) -> list[Proposal]:
-    """`found` with texts made of `captions`: for each picture a caption and its score, or an error.
+    """`found` with alt texts from `captions`: a caption and its score, or an error, by picture.
 
-    An alt text of at most `limit` characters is kept out of the document if its caption scored
-    below `min_score`, or if it would repeat what stands beside the image.
+    Alt texts have at most `limit` characters. One is kept out of the document if its caption scored
+    below `min_score`, or if it would repeat what a reader finds near the image.
     """
     return [_word(each, captions, min_score, limit) for each in found]
 

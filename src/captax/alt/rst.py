@@ -1,4 +1,4 @@
-"""Images of reStructuredText: `image` and `figure` directives without an `:alt:`."""
+"""Images in reStructuredText: `image` and `figure` directives without an `:alt:`."""
 
 import re
 
@@ -22,7 +22,7 @@ _CONTAINERS = re.compile(
 def find_rst(text: str) -> list[ImageUse]:
     """The `image` and `figure` directives of a reStructuredText document, in order.
 
-    Those within literal blocks, comments and directives that may hold examples are not images.
+    Directives inside literal blocks, comments and directives that may hold examples are left out.
     """
     uses: list[ImageUse] = []
     heading = ""

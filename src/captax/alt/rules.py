@@ -12,32 +12,32 @@ from captax.alt.found import ImageUse
 from captax.alt.templates import MASK
 from captax.images import ImageError, decode
 
-# Every rule, in the order in which they are asked; the first that holds is the reason given.
+# Every rule, in the order in which they are checked; the first that applies is the reason given.
 RULES = {
     "has-alt": "has an alt text, which is never replaced",
     "decorative": 'is marked as decoration: alt="", role="presentation" or "none", aria-hidden',
-    "named": "has a name by aria-label, aria-labelledby or title",
-    "template": "its tag or its address comes out of a template",
-    "unclear": "stands where its alt text could not be placed with certainty",
+    "named": "has a name from aria-label, aria-labelledby or title",
+    "template": "its tag or its address is made by a template",
+    "unclear": "is in a place where no alt text can be written safely",
     "no-src": "has no address",
     "embedded": "is in the document itself: a data URI or a notebook's attachment",
     "remote": "is on another server",
     "outside": "is outside the site's folder (--root names another)",
     "svg": "is an SVG drawing, which is not read",
-    "icon": "is named like an icon, itself or its folder: icon, logo, sprite, badge, spacer, …",
-    "small": "is less than 50 pixels wide or high, by the markup or the file",
+    "icon": "it or its folder is named like an icon: icon, logo, sprite, badge, spacer, …",
+    "small": "is less than 50 pixels wide or high, as the markup or the file says",
     "missing": "there is no such file",
     "unreadable": "is not a picture that can be read",
     "graphic": "looks like a drawing, a plot or a screenshot: more than two thirds of it is flat",
     "low-score": "its caption scored below --min-score",
-    "wordless": "nothing was left of its caption",
+    "wordless": "its caption has no words that can be an alt text",
     "repeats": "its alt text would repeat the figure's caption, the title or the link's text",
 }
-# Rules of judgement, which a user may waive.
+# Rules that judge by looks, which a user may turn off.
 WAIVABLE = ("icon", "small", "graphic")
 
 _SMALL = 50
-# Of photographs, one in a hundred comes to 0.5; scaling down and JPEG make graphics less flat.
+# One photograph in a hundred reaches 0.5; scaling down and JPEG make graphics less flat.
 _FLAT = 0.67
 _ICON = re.compile(
     r"(?<![a-z])(icons?|logos?|logotypes?|sprites?|badges?|shields?|spacers?|pixel|blank|"
@@ -46,7 +46,7 @@ _ICON = re.compile(
 
 
 class Left(Exception):
-    """An image is left alone by `rule`; the message says more."""
+    """An image is left alone because of `rule`; the message gives details."""
 
     def __init__(self, rule: str, detail: str = ""):
         super().__init__(detail)
@@ -56,8 +56,8 @@ class Left(Exception):
 def picture_of(use: ImageUse, document: Path, root: Path, waived: Set[str] = frozenset()) -> Path:
     """The file that `use`, in `document`, shows.
 
-    Addresses are taken as a browser would, those that begin with "/" from `root`. Raises `Left`
-    for an image that a rule leaves alone which needs no look at the picture.
+    Addresses are resolved as a browser does; those that begin with "/" begin in `root`. Raises
+    `Left` for an image that a rule leaves alone before its picture is read.
     """
     if use.skip is not None:
         raise Left(use.skip)
@@ -71,7 +71,7 @@ def picture_of(use: ImageUse, document: Path, root: Path, waived: Set[str] = fro
         raise Left("icon", found[0])
     width, height = use.size
     if "small" not in waived and any(n is not None and n < _SMALL for n in (width, height)):
-        raise Left("small", f"{width or '?'}x{height or '?'} by the markup")
+        raise Left("small", f"{width or '?'}x{height or '?'} in the markup")
     try:
         there = path.is_file()
     except (OSError, ValueError):
@@ -111,7 +111,7 @@ def _local(src: str, document: Path, root: Path) -> Path:
 
 
 def look_at(path: Path, waived: Set[str] = frozenset()) -> None:
-    """Raise `Left` if the picture itself says that it is to be left alone."""
+    """Raise `Left` if a rule about the picture itself leaves it alone."""
     try:
         picture = decode(path)
     except ImageError as error:
@@ -123,7 +123,7 @@ def look_at(path: Path, waived: Set[str] = frozenset()) -> None:
 
 
 def flatness(picture: Image.Image) -> float:
-    """The share of pixels that equal the next in their row, or column: high in what was drawn."""
+    """The share of pixels that equal the next in their row, or column: high in drawings."""
     pixels = np.asarray(picture)
     across = pixels[:, 1:] == pixels[:, :-1]
     down = pixels[1:] == pixels[:-1]

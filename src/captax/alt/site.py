@@ -30,7 +30,7 @@ _PASSED_OVER = ("node_modules", "__pycache__")
 
 
 class DocumentError(CaptaxError):
-    """A document cannot be read, or not be written."""
+    """A document cannot be read or written."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,16 @@ class Document:
 
     @cached_property
     def text(self) -> str:
-        """The content as UTF-8; bytes that are none stand for themselves (`surrogateescape`)."""
+        """The content as UTF-8; other bytes become surrogates (`surrogateescape`)."""
         return self.content.decode("utf-8", "surrogateescape")
 
     @cached_property
     def images(self) -> list[ImageUse]:
-        """What the document shows, in order. Raises `DocumentError` if it cannot be understood."""
+        """The images of the document, in order. Raises `DocumentError` if it cannot be parsed."""
         if b"\0" in self.content or b"\x1b" in self.content:
-            raise DocumentError(f"{self.path}: is in UTF-16, ISO-2022 or no text; save it as UTF-8")
+            raise DocumentError(
+                f"{self.path}: is in UTF-16 or ISO-2022, or is not text; save it as UTF-8"
+            )
         try:
             return _finder(self.path)(self.text)
         except CaptaxError as error:
@@ -69,7 +71,7 @@ class Document:
         return self.text.count("\n", 0, use.start) + 1
 
     def edit(self, use: ImageUse, alt: str) -> Edit:
-        """What gives `use` that alt text.
+        """The edit that gives `use` this alt text.
 
         Letters beyond ASCII are written as character references unless the document shows that it
         is in UTF-8.
@@ -87,7 +89,7 @@ class Document:
         return marked or _finder(self.path) is not find_html
 
     def edited(self, edits: Sequence[Edit]) -> bytes:
-        """The content with `edits`, which are in order and do not touch one another, made."""
+        """The content after `edits`, which are in order and do not overlap."""
         pieces, at = [], 0
         for edit in edits:
             pieces += [self.text[at : edit.start], edit.text]
@@ -95,7 +97,7 @@ class Document:
         return "".join([*pieces, self.text[at:]]).encode("utf-8", "surrogateescape")
 
     def write(self, edits: Sequence[Edit]) -> None:
-        """Make `edits` in the file, which appears whole, with its mode as it was.
+        """Make `edits` in the file, which is replaced as a whole and keeps its mode.
 
         Raises `DocumentError` if the file is no longer what was read, and `OutputError` if it
         cannot be written.
@@ -105,10 +107,17 @@ class Document:
         except OSError as error:
             raise DocumentError(f"{self.path}: cannot be read: {error.strerror}") from None
         if now != self.content:
-            raise DocumentError(f"{self.path}: was changed meanwhile; left as it is, run again")
+            raise DocumentError(
+                f"{self.path}: was changed since it was read, so it is left as it is; run again"
+            )
         with replacing(self.path) as partial:
             partial.write_bytes(self.edited(edits))
             shutil.copymode(self.path, partial)
+
+
+def absolute(path: Path) -> Path:
+    """`path` from the root of the file system; links stay as they are."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 (`resolve` follows links)
 
 
 def _finder(path: Path) -> Callable[[str], list[ImageUse]]:
@@ -117,24 +126,26 @@ def _finder(path: Path) -> Callable[[str], list[ImageUse]]:
 
 
 def is_document(path: Path) -> bool:
-    """Whether the name of `path` ends like a document's."""
+    """Whether `path` has the suffix of a document."""
     return path.name.lower().endswith(tuple(FINDERS))
 
 
 def find_documents(site: Path) -> Iterator[Path]:
     """The documents of a folder and those below, sorted, or the one file that `site` is.
 
-    Hidden files and folders, `node_modules` and links to folders are passed over. Raises
-    `DocumentError` if there is nothing of that name, or a file that is no document.
+    Hidden files and folders, `node_modules` and links to folders are skipped. Raises
+    `DocumentError` if nothing has that name, or if it is a file of another kind.
     """
     if site.is_file():
         if not is_document(site):
-            kinds = " ".join(FINDERS)
-            raise DocumentError(f"{site}: not a document that can be read ({kinds})")
+            kinds = ", ".join(FINDERS)
+            raise DocumentError(
+                f"{site}: is not a document that can be read; give {kinds} or a folder"
+            )
         yield site
         return
     if not site.is_dir():
-        raise DocumentError(f"{site}: no such file or folder")
+        raise DocumentError(f"{site}: there is no such file or folder")
     for parent, folders, names in os.walk(site):
         folders[:] = sorted(n for n in folders if not n.startswith(".") and n not in _PASSED_OVER)
         for name in sorted(names):

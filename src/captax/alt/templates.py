@@ -1,11 +1,11 @@
-"""Template expressions within HTML and Markdown, which no parser of these languages knows."""
+"""Template expressions in HTML and Markdown, which parsers of these languages do not know."""
 
 import re
 
 # Stands in for every character of a template expression: no letter, space or markup of a document.
 MASK = "\ue000"
 
-# An expression that holds the beginning of another is none; PHP may be left open to the end.
+# What holds the beginning of another expression is not one; PHP may stay open to the end.
 _EXPRESSION = re.compile(
     r"""\{\{(?:(?!\{\{|\}\}).)*\}\}\}?    # Jinja, Django, Handlebars, Vue, Liquid, Hugo
     | \{%(?:(?!\{%|%\}).)*%\}             # Jinja, Django, Twig, Liquid
@@ -19,5 +19,5 @@ _EXPRESSION = re.compile(
 
 
 def mask_templates(text: str) -> str:
-    """`text`, each character of a template expression replaced by `MASK`, ends of lines kept."""
+    """`text` with `MASK` for each character of a template expression; line ends stay."""
     return _EXPRESSION.sub(lambda found: re.sub(r"[^\r\n]", MASK, found[0]), text)

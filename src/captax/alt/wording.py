@@ -1,4 +1,4 @@
-"""What a caption becomes as alt text."""
+"""Captions as alt texts."""
 
 import re
 
@@ -27,9 +27,8 @@ _DANGLING = re.compile(
 def alt_text(caption: str, limit: int = LIMIT) -> str:
     """`caption` as an alt text: one plain line of at most `limit` characters, or "".
 
-    Openings such as "a photo of" go. The words image, photo and picture do not occur in it (axe
-    and eslint-plugin-jsx-a11y's `img-redundant-alt` tell why): within a sentence they become
-    "snapshot".
+    Openings such as "a photo of" are removed. Inside a sentence the words image, photo and picture
+    become "snapshot", because axe and eslint-plugin-jsx-a11y's `img-redundant-alt` refuse them.
     """
     text = " ".join("".join(each if each.isprintable() else " " for each in caption).split())
     while opening := _OPENING.match(text):

@@ -1,5 +1,6 @@
 """`captax export`: a captioner as programs that other runtimes run, without captax."""
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ from captax.cli.options import Dtype, Offline, Revision, load_captioner
 
 
 class Runtime(StrEnum):
-    """What programs are written for."""
+    """The formats of programs."""
 
     onnx = "onnx"
     stablehlo = "stablehlo"
@@ -18,43 +19,48 @@ class Runtime(StrEnum):
 
 def export(
     model: Annotated[
-        str, typer.Argument(help="Checkpoint directory, hub name, or `default`, the built-in one.")
+        str,
+        typer.Argument(
+            help="Checkpoint directory or hub name; `default` is the built-in captioner."
+        ),
     ],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write the programs to.")],
     format: Annotated[
-        Runtime, typer.Option(help="onnx: ONNX Runtime and others; stablehlo: JAX, XLA, IREE.")
+        Runtime,
+        typer.Option(help="onnx is for ONNX Runtime and others, stablehlo for JAX, XLA and IREE."),
     ] = Runtime.onnx,
     dtype: Annotated[
-        Dtype, typer.Option(help="Of the weights in the file; arithmetic is float32.")
+        Dtype, typer.Option(help="Type of the weights in the file; arithmetic is float32.")
     ] = Dtype.float32,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Captions at once, always; by default any number.")
+        int | None,
+        typer.Option(min=1, help="Fixed number of captions in a batch. Default: any number."),
     ] = None,
     max_length: Annotated[
         int | None,
-        typer.Option(min=2, help="Tokens of a caption at most, prompt included [default: enough]."),
+        typer.Option(
+            min=2,
+            help="Most tokens of a caption with its prompt. Default: the captioner's own limit "
+            "and 16 tokens for a prompt.",
+        ),
     ] = None,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
-    """Write encoder, prefill and step, and a script that captions pictures with them alone."""
-    import shlex
-
-    from captax.checkpoints.directory import CARD
-    from captax.export import export as run
+    """Write a captioner as programs for other runtimes, with a script that runs them."""
+    # Start-up time.
+    from captax.export import export as write
+    from captax.export import read_card
     from captax.pipelines.loading import locate
 
-    name = None if model == "default" else model
-    directory = locate(name, revision=revision, offline=offline)
-    captioner = load_captioner(directory)
-    card = directory / CARD
-    run(
-        captioner,
+    directory = locate(None if model == "default" else model, revision=revision, offline=offline)
+    write(
+        load_captioner(directory),
         out,
         format=format.value,
         dtype=dtype.value,
         batch_size=batch_size,
         max_length=max_length,
-        card=card.read_text(encoding="utf-8") if card.is_file() else "",
+        card=read_card(directory),
     )
     print(f"wrote {out}; try: python {shlex.quote(str(out / 'caption.py'))} PICTURES")

@@ -5,52 +5,69 @@ from typing import Annotated
 import typer
 
 from captax.cli.options import Dtype, Loaded, Model, Offline, Revision
+from captax.errors import CaptaxError
 
 _LIMITS = "Limits"
 
 
 def serve(
     model: Model = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every address.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free port.")
+    ] = 8000,
     api_key: Annotated[
         str | None,
-        typer.Option(envvar="CAPTAX_API_KEY", help="Requests must bear it; the page asks for it."),
+        typer.Option(
+            envvar="CAPTAX_API_KEY",
+            help="Key that every request must send; the page asks for it. Default: no key.",
+        ),
     ] = None,
     allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", help="Fetch pictures by URL, from public hosts only.")
+        bool,
+        typer.Option(
+            "--allow-urls", help="Accept URLs of pictures, and fetch them from public hosts only."
+        ),
     ] = False,
     max_batch: Annotated[
-        int, typer.Option(min=1, max=1024, help="Pictures at once.", rich_help_panel=_LIMITS)
+        int,
+        typer.Option(
+            min=1,
+            max=1024,
+            help="Most pictures that go through the model at once.",
+            rich_help_panel=_LIMITS,
+        ),
     ] = 32,
     queue: Annotated[
-        int, typer.Option(min=1, help="Pictures that may wait.", rich_help_panel=_LIMITS)
+        int, typer.Option(min=1, help="Most pictures that may wait.", rich_help_panel=_LIMITS)
     ] = 256,
     max_bytes: Annotated[
-        int, typer.Option(min=1, help="Of a request's body.", rich_help_panel=_LIMITS)
+        int, typer.Option(min=1, help="Most bytes of a request's body.", rich_help_panel=_LIMITS)
     ] = 32 << 20,
     max_pixels: Annotated[
-        int, typer.Option(min=1, help="Of a picture.", rich_help_panel=_LIMITS)
+        int, typer.Option(min=1, help="Most pixels of a picture.", rich_help_panel=_LIMITS)
     ] = 50_000_000,
     max_images: Annotated[
-        int, typer.Option(min=1, help="Pictures in a request.", rich_help_panel=_LIMITS)
+        int, typer.Option(min=1, help="Most pictures in a request.", rich_help_panel=_LIMITS)
     ] = 32,
     grace: Annotated[
         float,
-        typer.Option(min=0, help="Seconds to finish in when stopped.", rich_help_panel=_LIMITS),
+        typer.Option(
+            min=0,
+            help="Seconds to finish requests after the server is told to stop.",
+            rich_help_panel=_LIMITS,
+        ),
     ] = 30,
     dtype: Loaded = Dtype.float32,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
-    """Serve a captioner, or a classifier, over HTTP: an API, and a page for people."""
-    import logging.config
-    from pathlib import Path
-
-    from captax.errors import CaptaxError
-
+    """Serve a captioner or a classifier over HTTP, with an API and a web page."""
     try:
-        from captax.serve.server import LOG, make_server, refuse_taken
+        # An extra.
+        from captax.serve import server
         from captax.serve.settings import Settings
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("captax"):
@@ -58,13 +75,8 @@ def serve(
         raise CaptaxError(
             f"serving needs {missing.name}, which is not installed: pip install 'captax[serve]'"
         ) from None
-    from captax.compilation import persist_compiled_programs, persist_no_more
-    from captax.pipelines.captioner import Captioner
-    from captax.pipelines.classifier import Classifier
-    from captax.pipelines.loading import BUILT_IN, load
 
     settings = Settings(
-        name=Path(model).name if model and Path(model).exists() else model or BUILT_IN,
         api_key=api_key,
         max_batch=max_batch,
         queue=queue,
@@ -74,12 +86,12 @@ def serve(
         allow_urls=allow_urls,
         grace=grace,
     )
-    refuse_taken(host, port)
-    persist_compiled_programs()
-    loaded = load(model, revision=revision, offline=offline, dtype=dtype.value)
-    if not isinstance(loaded, Captioner | Classifier):
-        raise CaptaxError(
-            f"{model}: holds a {type(loaded).__name__}; captioners and classifiers are served"
-        )
-    logging.config.dictConfig(LOG)
-    make_server(loaded, settings, host=host, port=port, when_warm=persist_no_more).run()
+    server.serve(
+        model,
+        settings,
+        host=host,
+        port=port,
+        revision=revision,
+        offline=offline,
+        dtype=dtype.value,
+    )

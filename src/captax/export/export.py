@@ -1,4 +1,4 @@
-"""Write a captioner as programs for another runtime, with all that running them takes."""
+"""Write a captioner as programs for another runtime, with everything that they need."""
 
 import dataclasses
 import json
@@ -15,6 +15,7 @@ import safetensors.numpy
 
 from captax.checkpoints.directory import CARD, write_directory
 from captax.checkpoints.state import export as tensors_of
+from captax.export import stablehlo
 from captax.export.programs import WEIGHTS, ExportError, Program, make_programs
 from captax.files import unwritable
 from captax.generation import GenerationConfig
@@ -24,13 +25,13 @@ from captax.pipelines.captioner import Captioner
 FORMATS = ("onnx", "stablehlo")
 MANIFEST, SCRIPT = "export.json", "caption.py"
 MODEL_CARD = "MODEL_CARD.md"
-# Places for tokens besides those that the captioner's own options ask for: a prompt's.
+# Places for the tokens of a prompt, besides those that the captioner's own options need.
 PROMPT_ROOM = 16
 REPLACED = re.compile(
     r"(encoder|prefill|step)\.(onnx|jax|mlirbc)|weights\.safetensors|"
     r"export\.json|tokenizer(_config)?\.json|caption\.py|README\.md|MODEL_CARD\.md"
 )
-# Options that the script does, and what of them means that there is nothing to do.
+# Options that the script supports, and the values that turn them off.
 DONE = {
     "num_beams": 1,
     "max_new_tokens": None,
@@ -62,21 +63,21 @@ def export(
 ) -> None:
     """Write a folder that captions pictures without captax.
 
-    It holds the encoder, the prefill and the step of the decoder as `format` ("onnx" or
-    "stablehlo") has programs, their weights once and as `dtype` (arithmetic is float32 whatever
-    they are), the tokenizer, `export.json`, which describes it all, and `caption.py`, which uses
-    it. Programs take batches of any size or of `batch_size` alone, and captions of at most
-    `max_length` tokens with their prompt; by default what the captioner's options ask for and a
-    prompt of 16 tokens. A `card` that says what the model is for goes along.
+    It holds the encoder, the prefill and the step of the decoder as programs in `format` ("onnx" or
+    "stablehlo"), their weights in one file as `dtype` (arithmetic is always float32), the
+    tokenizer, `export.json`, which describes everything, and `caption.py`, which uses it. Programs
+    accept batches of any size or only of `batch_size`, and captions of at most `max_length` tokens
+    with their prompt. The default length is what the captioner's options ask for and a prompt of 16
+    tokens. `card`, a model card, is written too.
 
-    Raises `ExportError` for what cannot be exported, `OutputError` where nothing can be written,
-    `CheckpointError` where something else is already. Warns of options of decoding that the
-    script does not do.
+    Raises `ExportError` for what cannot be exported, `OutputError` if nothing can be written there,
+    and `CheckpointError` if the folder holds something else. Warns about decoding options that the
+    script does not support.
     """
     if format not in FORMATS:
-        raise ExportError(f"format {format!r}: give one of {', '.join(FORMATS)}")
+        raise ExportError(f"there is no format {format!r}; give one of {', '.join(FORMATS)}")
     if batch_size is not None and batch_size < 1:
-        raise ExportError(f"batch_size is {batch_size}: give 1 or more")
+        raise ExportError(f"batch_size is {batch_size}; give 1 or more")
     write_programs = _writer(format)
     _warn_of_options(captioner.generation)
     capacity = _capacity(captioner, max_length)
@@ -89,7 +90,7 @@ def export(
         contents = _describe(captioner, programs, files, capacity, batch_size)
         contents = {"format": format, "dtype": dtype, **contents}
         (folder / MANIFEST).write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
-        # The library makes files that only their owner may read.
+        # safetensors makes files that only their owner may read.
         (folder / WEIGHTS).chmod((folder / MANIFEST).stat().st_mode)
         captioner.tokenizer.save(folder)
         bundle = resources.files("captax") / "export" / "bundle"
@@ -104,19 +105,25 @@ def export(
         raise unwritable(Path(out), error) from None
 
 
-def _writer(format: str) -> Callable[[Path, Sequence[Program]], dict[str, list[str]]]:
-    """What writes programs of a format, and says into which files."""
-    if format == "stablehlo":
-        from captax.export.stablehlo import write_programs
+def read_card(directory: Path) -> str:
+    """The model card of a checkpoint directory; "" if it has none."""
+    card = directory / CARD
+    return card.read_text(encoding="utf-8") if card.is_file() else ""
 
+
+def _writer(format: str) -> Callable[[Path, Sequence[Program]], dict[str, list[str]]]:
+    """The function that writes programs in a format and gives the names of their files."""
+    if format == "stablehlo":
         try:
+            # An extra.
             import flatbuffers  # noqa: F401 (JAX writes programs with it)
         except ModuleNotFoundError:
             raise ExportError(
                 "StableHLO needs flatbuffers, which is not installed: pip install 'captax[export]'"
             ) from None
-        return write_programs
+        return stablehlo.write_programs
     try:
+        # An extra.
         from captax.export.onnx_files import write_programs
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("captax"):
@@ -128,17 +135,17 @@ def _writer(format: str) -> Callable[[Path, Sequence[Program]], dict[str, list[s
 
 
 def _capacity(captioner: Captioner, max_length: int | None) -> int:
-    """Places in the cache, which the last token of a caption needs none of."""
+    """The number of places in the cache; the last token of a caption needs none."""
     config, most = captioner.generation, captioner.model.decoder.max_positions
     if max_length is not None:
         if not 2 <= max_length <= most + 1:
             raise ExportError(
-                f"max_length is {max_length}: give 2 to {most + 1}, which the decoder can read"
+                f"max_length is {max_length}; give 2 to {most + 1}, which the decoder can read"
             )
         return max_length - 1
     bare = int(config.limits(np.array([1]), most)[0]) - 1
     if config.max_new_tokens is None and config.max_length is None:
-        most -= 1  # such captions stop a token earlier
+        most -= 1  # such captions stop one token earlier
     return min(bare + PROMPT_ROOM, most)
 
 
@@ -147,7 +154,7 @@ def _warn_of_options(config: GenerationConfig) -> None:
     asked = [name for name in NOT_DONE if getattr(config, name) != getattr(default, name)]
     if asked:
         warnings.warn(
-            f"the captioner asks for {', '.join(asked)} in decoding, which {SCRIPT} does not do: "
+            f"the captioner asks for {', '.join(asked)} in decoding, which {SCRIPT} does not do; "
             "its captions may differ",
             stacklevel=3,
         )
@@ -160,7 +167,7 @@ def _describe(
     capacity: int,
     batch_size: int | None,
 ) -> dict[str, Any]:
-    """What `export.json` says of the folder."""
+    """The contents of `export.json`."""
     config, tokenizer = captioner.generation, captioner.tokenizer
     options: dict[str, Any] = {name: getattr(config, name) for name in DONE}
     if config.max_new_tokens is None and config.max_length is None:

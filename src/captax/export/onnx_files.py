@@ -21,7 +21,7 @@ _TYPES = {
 def write_programs(folder: Path, programs: Sequence[Program]) -> dict[str, list[str]]:
     """Write each program to `NAME.onnx`, whose weights lie in the folder's `weights.safetensors`.
 
-    Raises `ExportError` for a program of which something cannot be said in ONNX.
+    Raises `ExportError` for a program that cannot be written in ONNX.
     """
     files = {}
     for program in programs:
@@ -35,7 +35,7 @@ def write_programs(folder: Path, programs: Sequence[Program]) -> dict[str, list[
 
 
 def _tensors(path: Path, names: Iterable[str]) -> Iterable[tuple[str, onnx.TensorProto]]:
-    """Tensors that say where in a safetensors file their values are: they are raw in both."""
+    """Tensors that point to their values in a safetensors file, which ONNX reads as they are."""
     with path.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(size))

@@ -1,8 +1,8 @@
-"""A JAX program as an ONNX graph: what is general about it; `onnx_operators` has the primitives.
+"""A JAX program as an ONNX graph: the general part; `onnx_operators` has the primitives.
 
-Whatever depends on constants alone is computed here and now. Arrays that were only broadcast stay
-as small as they are for as long as operators broadcast by themselves. Sizes may be symbolic: those
-of the inputs are read from them when the graph runs.
+What depends only on constants is computed at once. Arrays that were only broadcast stay small as
+long as operators broadcast by themselves. Sizes may be symbolic: the graph reads them from its
+inputs when it runs.
 """
 
 import dataclasses
@@ -16,8 +16,10 @@ from onnx import TensorProto, helper
 
 from captax.export.programs import ExportError, Program
 
-# Old enough for any runtime of the last years, and what reductions take axes as inputs since.
+# Every runtime of the last years has it, and since it reductions take axes as inputs.
 OPSET = 18
+# What to do about a model that cannot be written in ONNX.
+OTHERWISE = "export it with --format stablehlo"
 IR_VERSION = 8
 TYPES = {
     "float32": TensorProto.FLOAT,
@@ -31,7 +33,7 @@ TYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """An array of the graph: its name, and its shape as it is, before any broadcasting."""
+    """An array of the graph: its name, and its shape before any broadcasting."""
 
     name: str
     shape: tuple[Any, ...]
@@ -39,12 +41,12 @@ class Value:
 
 
 Known = Value | np.ndarray
-# Adds the nodes of one equation of a program, given what is known of its inputs.
+# Adds the nodes of one equation of a program, given its inputs.
 Operator = Callable[["Graph", Any, list[Known]], Known | list[Known]]
 
 
 class Graph:
-    """Nodes and constants, as `operators`, by the names of primitives, add them."""
+    """Nodes and constants, which `operators` add; they have the names of primitives."""
 
     def __init__(self, operators: Mapping[str, Operator]) -> None:
         self._operators = operators
@@ -56,7 +58,7 @@ class Graph:
         self._made: dict[Any, Value] = {}
 
     def input(self, name: str, shape: Sequence[Any], dtype: Any) -> Value:
-        """An array that the graph is given when it runs."""
+        """An input of the graph."""
         self.inputs.append(_info(name, shape, dtype))
         for axis, size in enumerate(shape):
             if not isinstance(size, int):
@@ -66,7 +68,7 @@ class Graph:
     def add(
         self, kind: str, inputs: Sequence[Known | None], shape: Any, dtype: Any, **attributes: Any
     ) -> Value:
-        """The one output of a new node; or of the same node, if there is one."""
+        """The one output of a new node, or of an equal node that is there already."""
         names = ["" if x is None else self.value(x).name for x in inputs]
         key = (kind, tuple(names), repr(sorted(attributes.items())))
         if key not in self._made:
@@ -76,7 +78,7 @@ class Graph:
         return self._made[key]
 
     def made_by(self, value: Value) -> onnx.NodeProto:
-        """The node that gives an array; one of no kind for what is given."""
+        """The node that computes an array; a node without a kind for inputs."""
         node = self._nodes.get(value.name)
         return onnx.NodeProto() if node is None else node
 
@@ -123,7 +125,9 @@ class Graph:
                 found = self.add("Shape", [given], (1,), np.int64, start=axis, end=axis + 1)
                 more = np.array([more], np.int64)
                 return self.add("Add", [found, more], (1,), np.int64) if more.any() else found
-        raise ExportError(f"the model has an array of size {size}, which no size of the inputs is")
+        raise ExportError(
+            f"the model has an array of size {size}, which is no size of an input; {OTHERWISE}"
+        )
 
     def reshape(self, x: Known, shape: Sequence[Any]) -> Known:
         """The same values in another shape."""
@@ -153,7 +157,7 @@ class Graph:
         return self.add("Transpose", [x], shape, x.dtype, perm=list(order))
 
     def full(self, x: Known, shape: Sequence[Any]) -> Value:
-        """The array in all of its shape, where it was only to be broadcast to it."""
+        """The array expanded to `shape`, if it was only broadcast before."""
         x = self.value(x)
         if x.shape == tuple(shape):
             return x
@@ -181,7 +185,7 @@ class Graph:
         if inner is not None and name in INLINED:
             return self.run(inner.jaxpr, inner.consts, inputs)
         if name == "platform_index":
-            # What suits one device of JAX's suits no runtime in particular: the default is taken.
+            # A form for one of JAX's devices suits no runtime in particular, so take the default.
             default = next(i for i, each in enumerate(parameters["platforms"]) if each is None)
             return [np.array(default, np.int32)]
         if name == "cond" and isinstance(inputs[0], np.ndarray):
@@ -196,8 +200,7 @@ class Graph:
             return [_shrunk(np.asarray(x)) for x in found]
         if name not in self._operators:
             raise ExportError(
-                f"the model computes {name!r}, which captax does not say in ONNX; "
-                "export it with --format stablehlo"
+                f"the model computes {name!r}, which captax cannot write in ONNX; {OTHERWISE}"
             )
         found = self._operators[name](self, equation, inputs)
         return found if isinstance(found, list) else [found]
@@ -207,7 +210,7 @@ INLINED = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "
 
 
 def _constant(equation: Any, inputs: Sequence[Known]) -> bool:
-    """Whether a program's equation has no more to wait for."""
+    """Whether an equation can be computed now."""
     sizes = [size for out in equation.outvars for size in out.aval.shape]
     sizes += [size for atom in equation.invars for size in atom.aval.shape]
     fixed = all(isinstance(size, int) for size in sizes) and "dim" not in equation.params
@@ -215,7 +218,7 @@ def _constant(equation: Any, inputs: Sequence[Known]) -> bool:
 
 
 def _shrunk(array: np.ndarray) -> np.ndarray:
-    """One value where there is only one, in as many axes."""
+    """An array of equal values as one value with as many axes."""
     if array.size > 1 and (array == array.flat[0]).all():
         return array[(slice(1),) * array.ndim]
     return array

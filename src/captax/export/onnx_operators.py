@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from captax.export.onnx_graph import TYPES, Graph, Known, Operator, Value
+from captax.export.onnx_graph import OTHERWISE, TYPES, Graph, Known, Operator, Value
 from captax.export.programs import ExportError
 
 OPERATORS: dict[str, Operator] = {}
 
 
 def operator(*names: str) -> Callable[[Operator], Operator]:
-    """Register what says primitives of these names."""
+    """Register a function that writes primitives of these names."""
 
     def register(function: Operator) -> Operator:
         OPERATORS.update(dict.fromkeys(names, function))
@@ -34,7 +34,7 @@ def _ints(*values: Any) -> np.ndarray:
 
 
 def _broadcast(inputs: Sequence[Known]) -> tuple[Any, ...]:
-    """The shape that arrays have together; all have as many axes, or none."""
+    """The common shape of arrays; they have equally many axes, or none."""
     ranked = [x.shape for x in inputs if len(x.shape)]
     return tuple(next((s for s in sizes if s != 1), 1) for sizes in zip(*ranked, strict=True))
 
@@ -78,7 +78,7 @@ def _elementwise(graph: Graph, equation: Any, inputs: list[Known]) -> Known:
 
 @operator("max", "min")
 def _extreme(graph: Graph, equation: Any, inputs: list[Known]) -> Known:
-    """Of an array and one number, a Clip, of both bounds if it had the other: ReLU6 is such."""
+    """An array and one number make a Clip; two of them make one with both bounds, as in ReLU6."""
     name, dtype = equation.primitive.name, _out(equation)[1]
     first, second = inputs
     if isinstance(first, np.ndarray):
@@ -158,7 +158,7 @@ def _reshape(graph: Graph, equation: Any, inputs: list[Known]) -> Known:
 
 @operator("broadcast_in_dim")
 def _broadcast_in_dim(graph: Graph, equation: Any, inputs: list[Known]) -> Known:
-    """New axes of one place each; whoever needs more of them takes `Graph.full`."""
+    """New axes of size 1; operators that need their full size call `Graph.full`."""
     shape: list[Any] = [1] * len(equation.params["shape"])
     for axis, size in zip(equation.params["broadcast_dimensions"], inputs[0].shape, strict=True):
         shape[axis] = size
@@ -209,7 +209,9 @@ def _pad(graph: Graph, equation: Any, inputs: list[Known]) -> Known:
     shape, dtype = _out(equation)
     config = equation.params["padding_config"]
     if any(low < 0 or high < 0 or between for low, high, between in config):
-        raise ExportError("the model cuts or spreads by padding, which ONNX has no word for")
+        raise ExportError(
+            f"the model crops or spreads an array by padding, which ONNX cannot do; {OTHERWISE}"
+        )
     edges = _ints(*(low for low, _, _ in config), *(high for _, high, _ in config))
     x = graph.full(inputs[0], equation.invars[0].aval.shape)
     return graph.add("Pad", [x, edges, inputs[1]], shape, dtype)
@@ -217,10 +219,12 @@ def _pad(graph: Graph, equation: Any, inputs: list[Known]) -> Known:
 
 @operator("iota")
 def _iota(graph: Graph, equation: Any, inputs: list[Known]) -> Known:
-    """Of a symbolic size: others are constants."""
+    """A range of symbolic size; others are constants."""
     shape, dtype = _out(equation)
     if len(shape) != 1:
-        raise ExportError(f"the model counts along one of the axes {shape}, of which not all known")
+        raise ExportError(
+            f"the model counts along an axis of {shape}, whose sizes are not known; {OTHERWISE}"
+        )
     count = graph.reshape(graph.size(shape[0]), ())
     numbers = graph.add(
         "Range", [_ints(0).reshape(()), count, _ints(1).reshape(())], shape, "int64"
@@ -245,7 +249,7 @@ def _dot_general(graph: Graph, equation: Any, inputs: list[Known]) -> Known:
     free_b = [i for i in range(len(b.shape)) if i != over_b and i not in batch_b]
     plain = not batch_a and len(b.shape) == 2
     if plain and len(a.shape) == 4:
-        # Of a picture, channels last: a convolution of one place, so that a runtime that lays
+        # For a picture, channels last, this is a convolution of one place, so a runtime that lays
         # pictures out channels first does so once and not at every turn.
         kernel = graph.reshape(
             graph.transpose(b, [*free_b, over_b]), (*_out(equation)[0][3:], a.shape[over_a], 1, 1)
@@ -254,7 +258,9 @@ def _dot_general(graph: Graph, equation: Any, inputs: list[Known]) -> Known:
         result = graph.add("Conv", [image, kernel], [shape[i] for i in (0, 3, 1, 2)], dtype)
         return graph.transpose(result, [0, 2, 3, 1])
     if not plain and (len(free_a), len(free_b)) != (1, 1):
-        raise ExportError("the model multiplies arrays of more axes than ONNX's MatMul has")
+        raise ExportError(
+            f"the model multiplies arrays with too many axes for ONNX's MatMul; {OTHERWISE}"
+        )
     left = graph.transpose(a, [*batch_a, *free_a, over_a])
     right = graph.transpose(b, [*batch_b, over_b, *free_b])
     return graph.add("MatMul", [left, right], shape, dtype)
@@ -266,7 +272,9 @@ def _convolution(graph: Graph, equation: Any, inputs: list[Known]) -> Known:
     parameters = equation.params
     to_image, to_kernel, to_out = parameters["dimension_numbers"]
     if set(parameters["lhs_dilation"]) != {1} or parameters["batch_group_count"] != 1:
-        raise ExportError("the model has a transposed convolution, which captax does not export")
+        raise ExportError(
+            f"the model has a transposed convolution, which captax cannot write; {OTHERWISE}"
+        )
     image, kernel = (
         graph.transpose(graph.full(x, atom.aval.shape), order)
         for x, atom, order in zip(inputs, equation.invars, (to_image, to_kernel), strict=True)
@@ -299,13 +307,15 @@ def _gather(graph: Graph, equation: Any, inputs: list[Known]) -> Known:
         return graph.reshape(_sliced(graph, x, inputs[1], axis, part), shape)
     new = [i for i in range(len(shape)) if i not in numbers.offset_dims]
     if not (one_axis and taken and new == list(range(axis, axis + len(new)))):
-        raise ExportError("the model gathers from an array otherwise than along one of its axes")
+        raise ExportError(
+            f"the model gathers along several axes, which captax cannot write in ONNX; {OTHERWISE}"
+        )
     places = graph.reshape(graph.full(inputs[1], index), index[:-1])
     return graph.add("Gather", [x, places], shape, dtype, axis=axis)
 
 
 def _sliced(graph: Graph, x: Value, start: Known, axis: int, part: Sequence[Any]) -> Value:
-    """So much of an array, along an axis from a place on."""
+    """A part of an array along an axis, which begins at `start`."""
     first = _place(graph, start)
     last = graph.add("Add", [first, graph.size(part[axis])], (1,), "int64")
     return graph.add("Slice", [x, first, last, _ints(axis)], part, x.dtype)
@@ -320,7 +330,7 @@ def _dynamic_slice(graph: Graph, equation: Any, inputs: list[Known]) -> Known:
 
 @operator("dynamic_update_slice")
 def _dynamic_update_slice(graph: Graph, equation: Any, inputs: list[Known]) -> Known:
-    """What is before the update, the update, and what is behind it."""
+    """The part before the update, the update, and the part after it."""
     whole, part = (atom.aval.shape for atom in equation.invars[:2])
     dtype = _out(equation)[1]
     axis = _only_moving(whole, part)
@@ -340,11 +350,11 @@ def _dynamic_update_slice(graph: Graph, equation: Any, inputs: list[Known]) -> K
 
 
 def _only_moving(whole: Sequence[Any], part: Sequence[Any]) -> int | None:
-    """The axis along which a slice can be here or there."""
+    """The axis along which a slice can move; `None` if it is the whole array."""
     axes = [i for i, (a, b) in enumerate(zip(whole, part, strict=True)) if a != b]
     if len(axes) > 1:
         raise ExportError(
-            "the model slices along several axes at once, which captax does not export"
+            f"the model slices along several axes at once, which captax cannot write; {OTHERWISE}"
         )
     return axes[0] if axes else None
 

@@ -26,7 +26,7 @@ Weights = Mapping[str, Any]
 
 
 class ExportError(CaptaxError):
-    """A captioner cannot be exported as asked."""
+    """A captioner cannot be exported as requested."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ def make_programs(
 
 
 def _of(batch: Any, arrays: Mapping[str, Shape]) -> dict[str, Shape]:
-    """The same arrays of another batch."""
+    """The same arrays with another batch size."""
     return {name: Shape((batch, *x.shape[1:]), x.dtype) for name, x in arrays.items()}
 
 

@@ -1,4 +1,4 @@
-"""Programs as StableHLO, as `jax.export` keeps it and as any other compiler of it reads it."""
+"""Programs as StableHLO, in the form of `jax.export` and in the form for other compilers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,15 +9,15 @@ from jax import export as jax_export
 
 from captax.export.programs import Program
 
-# Their compilers lower the same programs; a `caption.py` runs on what its JAX finds.
+# The same programs run on all of them; `caption.py` uses the device that its JAX finds.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def write_programs(folder: Path, programs: Sequence[Program]) -> dict[str, list[str]]:
     """Write each program to `NAME.jax`, which takes its weights as a dictionary, then its inputs.
 
-    Of known sizes, a program is also written to `NAME.mlirbc`, StableHLO's portable bytecode,
-    which takes the weights by sorted name as arguments of their own.
+    A program of known sizes is also written to `NAME.mlirbc`, StableHLO's portable bytecode, in
+    which each weight is an argument of its own, sorted by name.
     """
     files = {}
     for program in programs:

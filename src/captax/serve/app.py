@@ -1,4 +1,4 @@
-"""The HTTP API: what each address takes and gives."""
+"""The HTTP API: what each address accepts and answers."""
 
 import asyncio
 import importlib.metadata
@@ -21,7 +21,7 @@ from captax.serve.pictures import Picture, Sent, Unreadable, read_request
 from captax.serve.refusals import Refused, error_record
 from captax.serve.service import Service
 from captax.serve.settings import Settings
-from captax.serve.work import Model, Task
+from captax.serve.work import Model, Work
 
 PAGE = Path(__file__).parent / "page"
 Asked = TypeVar("Asked", bound=BaseModel)
@@ -33,7 +33,7 @@ def create_app(
 ) -> FastAPI:
     """The application that serves a captioner or a classifier; its service is `app.state.service`.
 
-    It begins to warm up when it starts, then calls `when_warm` and takes work.
+    It warms up when it starts, then calls `when_warm` and accepts work.
     """
     service = Service(model, settings, when_warm)
 
@@ -70,26 +70,26 @@ def _add_work(app: FastAPI, service: Service) -> None:
         if kind != wanted:
             there = "/v1/classify" if kind == "classifier" else "/v1/caption"
             raise Refused(
-                404, "wrong_model", f"this server runs a {kind}, which cannot do that: see {there}"
+                404, "wrong_model", f"this server runs a {kind}, which cannot do that; use {there}"
             )
         return await read_request(request, schema, settings)
 
     async def answer(
-        request: Request, task: Task, sent: Sequence[Sent], asks: Sequence[Mapping[str, Any]]
+        request: Request, work: Work, sent: Sequence[Sent], asks: Sequence[Mapping[str, Any]]
     ) -> list[tuple[Sent, Any]]:
-        """Of each of `asks`, which are one for each picture or any number for one."""
+        """Pictures and results for `asks`: one for each picture, or any number for one picture."""
         places = [place if len(sent) > 1 else 0 for place in range(len(asks))]
         found = await _unless_gone(
-            request, service.answer(task, sent, list(zip(places, asks, strict=True)))
+            request, service.answer(work, sent, list(zip(places, asks, strict=True)))
         )
         return [(sent[place], each) for place, each in zip(places, found, strict=True)]
 
     @app.post("/v1/caption", response_model=schemas.CaptionResponse, tags=["captioner"])
     async def caption(request: Request) -> Any:
-        """Caption pictures. One that cannot be read among others gets an error in its place."""
+        """Caption pictures. Each of several that cannot be read gets an error in its place."""
         asked, sent = await read(request, schemas.CaptionRequest)
-        task = Task.of("caption", asked.given(), asked.prompt)
-        found = await answer(request, task, sent, [{"seed": asked.seed}] * len(sent))
+        work = Work.of("caption", asked.given(), asked.prompt)
+        found = await answer(request, work, sent, [{"seed": asked.seed}] * len(sent))
         captions = [
             _unread(request, each, result)
             or {
@@ -107,14 +107,16 @@ def _add_work(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/explain", response_model=schemas.ExplainResponse, tags=["captioner"])
     async def explain(request: Request) -> Any:
-        """Caption a picture, or take its caption, and say of each word where the model looked."""
+        """Show where the model looked for each word of a caption, given or its own."""
         asked, sent = await read(request, schemas.ExplainRequest)
         if len(sent) != 1:
-            raise Refused(422, "invalid_request", "images: send one picture to explain")
+            raise Refused(
+                422, "invalid_request", "images: only one picture can be explained; send one"
+            )
         told = {name: getattr(asked, name) for name in ("method", "layer", "head")}
-        task = Task.of("explain", {**asked.given(), **told}, asked.prompt)
+        work = Work.of("explain", {**asked.given(), **told}, asked.prompt)
         asks = [{"seed": asked.seed, "caption": asked.caption}]
-        ((_, found),) = await answer(request, task, sent, asks)
+        ((_, found),) = await answer(request, work, sent, asks)
         picture, explained = found
         steps = [[{"text": t, "probability": p} for t, p in step] for step in explained.steps]
         return {
@@ -135,16 +137,17 @@ def _add_work(app: FastAPI, service: Service) -> None:
             raise Refused(
                 422,
                 "invalid_request",
-                f"captions: {len(captions)} for {len(sent)} pictures; give one for each",
+                f"captions: there are {len(captions)} captions for {len(sent)} pictures; "
+                "send one caption for each picture, or one picture",
             )
         if len(captions) > settings.max_images:
             raise Refused(
                 413,
                 "too_many_captions",
-                f"{len(captions)} captions in one request: send at most {settings.max_images}",
+                f"the request has {len(captions)} captions; send at most {settings.max_images}",
             )
-        task = Task.of("score", asked.given(), asked.prompt)
-        found = await answer(request, task, sent, [{"caption": each} for each in captions])
+        work = Work.of("score", asked.given(), asked.prompt)
+        found = await answer(request, work, sent, [{"caption": each} for each in captions])
         scores = [
             _unread(request, each, result)
             or {"name": each.name, "caption": caption, "score": result[1]}
@@ -154,9 +157,9 @@ def _add_work(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/classify", response_model=schemas.ClassifyResponse, tags=["classifier"])
     async def classify(request: Request) -> Any:
-        """Label pictures. One that cannot be read among others gets an error in its place."""
+        """Label pictures. Each of several that cannot be read gets an error in its place."""
         asked, sent = await read(request, schemas.ClassifyRequest)
-        task = Task.of("classify", {"top": asked.top})
+        work = Work.of("classify", {"top": asked.top})
         labels = [
             _unread(request, each, result)
             or {
@@ -168,7 +171,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
                     for other in result[1].alternatives
                 ],
             }
-            for each, result in await answer(request, task, sent, [{}] * len(sent))
+            for each, result in await answer(request, work, sent, [{}] * len(sent))
         ]
         return {"model": settings.name, "labels": labels}
 
@@ -179,7 +182,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/model", response_model=schemas.ModelResponse, tags=["server"])
     async def facts() -> Any:
-        """What this server runs, and what it takes."""
+        """The model that this server runs, its limits and its defaults."""
         return {
             "model": settings.name,
             "kind": "captioner" if captions else "classifier",
@@ -196,19 +199,19 @@ def _add_facts(app: FastAPI, service: Service) -> None:
     @app.get("/health", response_model=schemas.Health, tags=["server"])
     @app.get("/health/ready", response_model=schemas.Health, tags=["server"])
     async def ready(response: Response) -> Any:
-        """Whether work is taken: 200, or 503 while the server starts or stops."""
+        """Whether the server takes work: status 200, or 503 while it starts or stops."""
         if service.state != "ready":
             response.status_code = 503
         return {"status": service.state}
 
     @app.get("/health/live", response_model=schemas.Health, tags=["server"])
     async def live() -> Any:
-        """That the process runs."""
+        """The process runs: status 200."""
         return {"status": "live"}
 
     @app.get("/metrics", tags=["server"], response_class=Response)
     async def metrics() -> Any:
-        """Counts and times, as Prometheus reads them."""
+        """Counts and times in the text format of Prometheus."""
         text = await asyncio.to_thread(service.metrics.text)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -218,7 +221,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
 
 
 async def _unless_gone(request: Request, work: Awaitable[Given]) -> Given:
-    """What `work` gives; it is cancelled when the client hangs up first."""
+    """The result of `work`, which is cancelled if the client hangs up first."""
 
     async def hang_up() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -237,7 +240,7 @@ async def _unless_gone(request: Request, work: Awaitable[Given]) -> Given:
 
 
 def _unread(request: Request, sent: Sent, result: Any) -> dict[str, Any] | None:
-    """The record of a picture that could not be read; None for one that was."""
+    """The record of a picture that could not be read; `None` for one that could."""
     if isinstance(result, Unreadable):
         error = error_record(result.kind, result.message, request.state.request_id)
         return {"name": sent.name, "error": error}

@@ -10,13 +10,13 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-# Of the seconds a picture took: how much the newest batch counts.
+# The weight of the newest batch in the seconds that a picture takes.
 RECENT = 0.2
 LONGEST_RETRY = 60
 
 
 class QueueFull(Exception):
-    """There is no room; `retry_after` seconds from now there may be."""
+    """The queue has no room; it may have some in `retry_after` seconds."""
 
     def __init__(self, retry_after: int):
         super().__init__(f"the queue is full; try again in {retry_after} s")
@@ -24,19 +24,21 @@ class QueueFull(Exception):
 
 
 @dataclasses.dataclass
-class _Job:
-    task: Hashable
-    item: Any
+class _Entry:
+    """An input that waits in the queue, and the future of its result."""
+
+    work: Hashable
+    input: Any
     since: float
     future: Future[Any] = dataclasses.field(default_factory=Future)
 
 
 class Batcher:
-    """Runs `compute(task, items)` in a thread of its own; items of equal tasks share a call.
+    """Runs `compute(work, inputs)` in a thread of its own; inputs with equal work share a call.
 
-    `compute` gives a result, or an exception, for each item. When it raises, each item of the batch
-    is run alone, so that it fails by its own fault only. A job whose future was cancelled before
-    its turn is dropped.
+    `compute` gives a result, or an exception, for each input. When it raises, each input of the
+    batch is run alone, so that it fails by its own fault only. An entry whose future was cancelled
+    before its turn is dropped.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Batcher:
         limit: int,
         sizes: Sequence[int],
         wait: float,
-        alone: Callable[[Any], bool] = lambda task: False,
+        alone: Callable[[Any], bool] = lambda work: False,
         coming: Callable[[], bool] = lambda: False,
         watch: Callable[[int, float], None] = lambda size, seconds: None,
         dropped: Callable[[int], None] = lambda count: None,
@@ -54,20 +56,20 @@ class Batcher:
         """Nothing runs before `start`.
 
         Args:
-            compute: what the model does.
-            limit: items that may have room at once.
-            sizes: of batches that the model has programs for; others are filled up to the next.
-            wait: seconds that the oldest job waits for more while some are `coming`.
-            alone: whether a task's items cannot share a call.
-            coming: whether requests are on their way that may bring more.
-            watch: told the size of each batch and its seconds.
-            dropped: told how many jobs were dropped.
+            compute: runs the model.
+            limit: most inputs that may be in the queue at once.
+            sizes: batch sizes that the model has programs for; others are padded to the next.
+            wait: seconds that the oldest entry waits for more while some are `coming`.
+            alone: whether inputs with this work cannot share a call.
+            coming: whether requests are here that may still add inputs.
+            watch: receives the size of each batch and its seconds.
+            dropped: receives the number of entries that were dropped.
         """
         self._compute, self._limit, self._wait = compute, limit, wait
         self._alone, self._coming, self._watch, self._dropped = alone, coming, watch, dropped
         # Seconds of a batch of each size. Until they are measured, a fuller batch is a better one.
         self.seconds: Mapping[int, float] = dict.fromkeys(sorted(sizes), 1.0)
-        self._jobs: deque[_Job] = deque()
+        self._entries: deque[_Entry] = deque()
         self._changed = threading.Condition()
         self._stopping = False
         self._pace = 0.1
@@ -76,21 +78,21 @@ class Batcher:
 
     @property
     def depth(self) -> int:
-        """Items that have room: being read, waiting or in the model."""
+        """Inputs in the queue: being read, waiting or in the model."""
         return self._reserved
 
     @property
     def full(self) -> bool:
-        """Whether there is room for not even one."""
+        """Whether there is no room for another input."""
         return self._reserved >= self._limit
 
     def retry_after(self) -> int:
-        """Seconds that what is here will take, by the pace of late."""
+        """Seconds that the inputs in the queue will take, at the recent pace."""
         return min(max(1, math.ceil(self._reserved * self._pace)), LONGEST_RETRY)
 
     @contextlib.contextmanager
     def room(self, count: int) -> Iterator[None]:
-        """Room for so many items; for one thread, the event loop's. Raises `QueueFull`."""
+        """Reserve room for `count` inputs; only for the event loop's thread. Raises `QueueFull`."""
         if self._reserved + count > self._limit:
             raise QueueFull(self.retry_after())
         self._reserved += count
@@ -99,23 +101,23 @@ class Batcher:
         finally:
             self._reserved -= count
 
-    def submit(self, task: Hashable, items: Sequence[Any]) -> list[Future[Any]]:
-        """Futures of what the model says of each."""
+    def submit(self, work: Hashable, inputs: Sequence[Any]) -> list[Future[Any]]:
+        """Add inputs to the queue; the futures of their results."""
         now = time.monotonic()
-        jobs = [_Job(task, item, now) for item in items]
+        entries = [_Entry(work, each, now) for each in inputs]
         with self._changed:
             if self._stopping:
                 raise RuntimeError("the model's thread has stopped")
-            self._jobs.extend(jobs)
+            self._entries.extend(entries)
             self._changed.notify()
-        return [job.future for job in jobs]
+        return [entry.future for entry in entries]
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish what was submitted, then end the thread."""
+        """Finish all inputs in the queue, then end the thread."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -123,8 +125,8 @@ class Batcher:
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:
-            # From here on a job can no longer be cancelled.
-            running = [job for job in batch if job.future.set_running_or_notify_cancel()]
+            # From here on an entry can no longer be cancelled.
+            running = [entry for entry in batch if entry.future.set_running_or_notify_cancel()]
             if len(running) < len(batch):
                 self._dropped(len(batch) - len(running))
             if running:
@@ -134,15 +136,15 @@ class Batcher:
                 self._pace += RECENT * (seconds / len(running) - self._pace)
                 self._watch(len(running), seconds)
 
-    def _next(self) -> list[_Job] | None:
+    def _next(self) -> list[_Entry] | None:
         with self._changed:
             while True:
                 self._drop_cancelled()
-                if self._jobs:
-                    task = self._jobs[0].task
-                    same = [job for job in self._jobs if job.task == task]
-                    most = 1 if self._alone(task) else max(self.seconds)
-                    left = self._jobs[0].since + self._wait - time.monotonic()
+                if self._entries:
+                    work = self._entries[0].work
+                    same = [entry for entry in self._entries if entry.work == work]
+                    most = 1 if self._alone(work) else max(self.seconds)
+                    left = self._entries[0].since + self._wait - time.monotonic()
                     patient = len(same) < most and left > 0 and not self._stopping
                     if not (patient and self._coming()):
                         break
@@ -153,32 +155,32 @@ class Batcher:
                     self._changed.wait()
             taken = same[: min(self._best(len(same)), most)]
             chosen = set(map(id, taken))
-            self._jobs = deque(job for job in self._jobs if id(job) not in chosen)
+            self._entries = deque(entry for entry in self._entries if id(entry) not in chosen)
             return taken
 
     def _best(self, waiting: int) -> int:
-        """How many to take: of the sizes, the one that answers most pictures a second."""
+        """The number of inputs to take: the size that answers most pictures per second."""
         taken = {size: min(waiting, size) for size in self.seconds}
         return taken[max(taken, key=lambda size: (taken[size] / self.seconds[size], -size))]
 
     def _drop_cancelled(self) -> None:
-        kept = deque(job for job in self._jobs if not job.future.cancelled())
-        if len(kept) < len(self._jobs):
-            self._dropped(len(self._jobs) - len(kept))
-            self._jobs = kept
+        kept = deque(entry for entry in self._entries if not entry.future.cancelled())
+        if len(kept) < len(self._entries):
+            self._dropped(len(self._entries) - len(kept))
+            self._entries = kept
 
-    def _run(self, jobs: list[_Job]) -> None:
+    def _run(self, entries: list[_Entry]) -> None:
         try:
-            results = self._compute(jobs[0].task, [job.item for job in jobs])
+            results = self._compute(entries[0].work, [entry.input for entry in entries])
         except Exception as error:
-            if len(jobs) == 1:
-                jobs[0].future.set_exception(error)
+            if len(entries) == 1:
+                entries[0].future.set_exception(error)
                 return
-            for job in jobs:
-                self._run([job])
+            for entry in entries:
+                self._run([entry])
             return
-        for job, result in zip(jobs, results, strict=True):
+        for entry, result in zip(entries, results, strict=True):
             if isinstance(result, Exception):
-                job.future.set_exception(result)
+                entry.future.set_exception(result)
             else:
-                job.future.set_result(result)
+                entry.future.set_result(result)

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what the handlers read of a body by themselves is said here."""
+"""The OpenAPI document, with the bodies that the handlers read by themselves."""
 
 import copy
 from typing import Any
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from captax.serve import schemas
 from captax.serve.settings import Settings
 
-# The smallest picture there is, as an example that works.
+# A picture of one pixel, for examples that work.
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
     "gg=="
@@ -39,10 +39,10 @@ _WORK: dict[str, tuple[type[BaseModel], dict[str, Any], tuple[str, ...]]] = {
 }
 _MEANINGS = {
     "401": "The API key is missing or wrong.",
-    "404": "The model that this server runs cannot do this.",
+    "404": "The model of this server cannot do this.",
     "413": "The body, or the number of pictures, is too large.",
     "415": "The body is neither JSON nor a form.",
-    "422": "The request means nothing, or none of its pictures can be read.",
+    "422": "The request is not valid, or none of its pictures can be read.",
     "429": "Too many pictures are waiting; Retry-After says when to ask again.",
     "503": "The server is starting or shutting down.",
 }
@@ -50,7 +50,7 @@ _REF = "#/components/schemas/{model}"
 
 
 def describe(app: FastAPI, settings: Settings) -> None:
-    """Make `app.openapi()`, and so /openapi.json, say all of it."""
+    """Make `app.openapi()`, and so /openapi.json, describe the whole API."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -69,8 +69,8 @@ def describe(app: FastAPI, settings: Settings) -> None:
 
 
 _ABOUT = (
-    "Captions of pictures, where the model looked for each word, scores of captions of yours, and "
-    "labels. Every error has the body `{error: {type, message, request_id}}`."
+    "This server captions pictures, shows where the model looked for each word, scores captions "
+    "and labels pictures. Every error has the body `{error: {type, message, request_id}}`."
 )
 
 

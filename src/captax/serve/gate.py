@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: who asks, how much, how long it took."""
+"""Checks and counts of every request: its key, its size and the time it took."""
 
 import hashlib
 import hmac
@@ -18,7 +18,7 @@ logger = logging.getLogger("captax.serve")
 
 WORK = "/v1/"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
-# The page and its parts come from here and speak to nobody else.
+# The page and its parts come from this server and talk to no other.
 SECURITY = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -30,7 +30,7 @@ SECURITY = {
 
 
 class Gate:
-    """Around the application: request ids, the key, bounds on bodies, counts and a line of log."""
+    """Middleware around the application: ids, the key, limits of bodies, counts and the log."""
 
     def __init__(self, app: ASGIApp, service: Service):
         self.app, self.service = app, service
@@ -65,7 +65,9 @@ class Gate:
             await self._admit(scope, headers, body, answer)
         except Refused as refused:
             scope["state"]["refused"] = refused.kind
-            if b"expect" not in headers:  # who waits to be asked for the body has not sent it
+            if (
+                b"expect" not in headers
+            ):  # a client that waits to be asked for the body has not sent it
                 await body.discard()
             await refused.response(request_id)(scope, receive, answer)
         except ClientDisconnect:
@@ -74,7 +76,11 @@ class Gate:
             logger.exception("%s failed", request_id)
             scope["state"]["refused"] = "internal"
             if not status:
-                broken = Refused(500, "internal", "something went wrong here; the log says what")
+                broken = Refused(
+                    500,
+                    "internal",
+                    "the server failed; its log has the error under this request id",
+                )
                 await broken.response(request_id)(scope, receive, answer)
         finally:
             self._count(scope, request_id, status, time.perf_counter() - started)
@@ -100,13 +106,13 @@ class Gate:
         if key is None:
             return
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        # Digests are of one length, so the time of comparing them tells nothing of the key.
+        # Digests have one length, so the time to compare them says nothing about the key.
         digests = (hashlib.sha256(each).digest() for each in (given.strip(), key.encode()))
         if not hmac.compare_digest(*digests) or scheme.lower() != b"bearer":
             raise Refused(
                 401,
                 "unauthorized",
-                "this server asks for its API key: send 'Authorization: Bearer KEY'",
+                "this server needs its API key; send the header 'Authorization: Bearer KEY'",
                 {"WWW-Authenticate": "Bearer"},
             )
 
@@ -133,7 +139,7 @@ class Gate:
 
 
 class _Body:
-    """A request's body, of which no more than `most` bytes are taken."""
+    """A request's body, from which at most `most` bytes are read."""
 
     def __init__(self, receive: Receive, most: int):
         self._receive, self.most = receive, most
@@ -155,9 +161,9 @@ class _Body:
         return message
 
     async def discard(self) -> None:
-        """Read on to the end, within bounds: many clients read no answer before they have sent."""
+        """Read to the end, within limits: many clients read no answer until they have sent all."""
         while not self._ended and self._taken <= 2 * self.most:
             await self._next()
 
     def too_large(self) -> Refused:
-        return Refused(413, "too_large", f"the body is too large: send at most {self.most:,} bytes")
+        return Refused(413, "too_large", f"the body is too large; send at most {self.most:,} bytes")

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""Counts and times of a server, for Prometheus."""
 
 from collections.abc import Callable
 
@@ -12,14 +12,17 @@ class Metrics:
     """The counts of one server, in a registry of its own."""
 
     def __init__(self, depth: Callable[[], int]):
-        """`depth` gives the pictures that are in the queue now."""
+        """`depth` gives the number of pictures in the queue."""
         registry = self.registry = CollectorRegistry()
         self.requests = Counter(
-            "captax_requests", "Answers.", ["route", "method", "status"], registry=registry
+            "captax_requests",
+            "Requests that were answered.",
+            ["route", "method", "status"],
+            registry=registry,
         )
         self.latency = Histogram(
             "captax_request_seconds",
-            "From a request's head to the end of its answer.",
+            "Seconds from a request's head to the end of its answer.",
             ["route"],
             buckets=_SECONDS,
             registry=registry,
@@ -29,25 +32,30 @@ class Metrics:
         )
         self.dropped = Counter(
             "captax_dropped_pictures",
-            "Pictures whose client hung up before the model had them.",
+            "Pictures whose client hung up before the model saw them.",
             registry=registry,
         )
         self.batch = Histogram(
             "captax_batch_pictures", "Pictures in a batch.", buckets=_PICTURES, registry=registry
         )
         self.batch_seconds = Histogram(
-            "captax_batch_seconds", "The model's time.", buckets=_SECONDS, registry=registry
+            "captax_batch_seconds",
+            "Seconds that a batch took.",
+            buckets=_SECONDS,
+            registry=registry,
         )
         queue = Gauge(
-            "captax_queue_pictures", "Pictures read, waiting or in the model.", registry=registry
+            "captax_queue_pictures",
+            "Pictures that are being read, wait or are in the model.",
+            registry=registry,
         )
         queue.set_function(depth)
 
     def batched(self, size: int, seconds: float) -> None:
-        """Note a batch that the model has done."""
+        """Count a batch and its seconds."""
         self.batch.observe(size)
         self.batch_seconds.observe(seconds)
 
     def text(self) -> bytes:
-        """All of them, as Prometheus reads them."""
+        """All counts, in the text format of Prometheus."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""Pictures of a request: taken out of its body, and made what the model takes."""
+"""Pictures of a request: read from its body and resized for the model."""
 
 import asyncio
 import base64
@@ -22,12 +22,17 @@ from captax.serve.urls import UrlError, fetch
 Asked = TypeVar("Asked", bound=BaseModel)
 
 FILES = "images"
-# Errors told of one request; a body can hold thousands.
+# Most errors in one answer; a body can hold thousands.
 MOST_ERRORS = 5
+# What pydantic says in words of its own classes.
+_MESSAGES = {
+    "missing": "is missing; send it",
+    "extra_forbidden": "is not a field of this request; leave it out",
+}
 
 
 class Unreadable(Exception):
-    """A picture of a request that cannot be used; the others can."""
+    """A picture of a request cannot be used; others may be."""
 
     def __init__(self, kind: str, message: str):
         super().__init__(message)
@@ -36,9 +41,9 @@ class Unreadable(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture as the model takes it.
+    """A picture in the model's size.
 
-    `seen` is the part of the upright picture that this is: left, top, width, height, as fractions.
+    `seen` is its part of the upright picture: left, top, width and height, as fractions.
     """
 
     image: Image.Image
@@ -53,7 +58,7 @@ class Sent:
     name: str | None = None
 
     def read(self, processor: ImageProcessor, settings: Settings) -> Picture:
-        """Decode and resize it, which takes a while. Raises `Unreadable`."""
+        """Decode and resize the picture, which is slow. Raises `Unreadable`."""
         data = self.source if isinstance(self.source, bytes) else _bytes(self.source, settings)
         try:
             size = processor.decode_size
@@ -66,9 +71,10 @@ class Sent:
 
 
 def seen(processor: ImageProcessor, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of a picture of (width, height) that is left when it is resized and cut.
+    """The part of a picture of `size` (width, height) that is left when it is resized and cut.
 
-    Left, top, width and height as fractions of the picture; beyond it where black is put around.
+    Left, top, width and height are fractions of the picture; they reach beyond it where black
+    borders are added.
     """
     height, width = processor.decode_size
     if processor.resize == "shortest_edge":
@@ -81,7 +87,7 @@ def seen(processor: ImageProcessor, size: tuple[int, int]) -> tuple[float, float
 async def read_request(
     request: Request, schema: type[Asked], settings: Settings
 ) -> tuple[Asked, list[Sent]]:
-    """What a request asks, and its pictures. Raises `Refused`."""
+    """The fields of a request, and its pictures. Raises `Refused`."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         body = await request.body()
@@ -94,13 +100,14 @@ async def read_request(
         raise Refused(
             415,
             "unsupported_media_type",
-            f"content type {kind or 'none'}: send multipart/form-data or application/json",
+            f"the content type is {kind or 'missing'}; "
+            "send multipart/form-data or application/json",
         )
     if len(sent) > settings.max_images:
         raise Refused(
             413,
             "too_many_images",
-            f"{len(sent)} pictures in one request: send at most {settings.max_images}",
+            f"the request has {len(sent)} pictures; send at most {settings.max_images}",
         )
     return asked, sent
 
@@ -116,9 +123,11 @@ async def _form(request: Request) -> tuple[list[tuple[str, str]], list[Sent]]:
                     sent.append(Sent(await value.read(), value.filename or None))
                 else:
                     raise Refused(
-                        422, "invalid_request", f"{name[:100]}: send pictures as {FILES!r}"
+                        422,
+                        "invalid_request",
+                        f"{name[:100]}: is not a field for files; send pictures as {FILES!r}",
                     )
-    except HTTPException as error:  # starlette's, of a form that is none
+    except HTTPException as error:  # starlette raises it for what is not a form
         message = f"the form cannot be read: {error.detail}"
         raise Refused(422, "invalid_request", message) from None
     except (UnicodeDecodeError, KeyError) as error:
@@ -127,16 +136,18 @@ async def _form(request: Request) -> tuple[list[tuple[str, str]], list[Sent]]:
 
 
 def _gathered(schema: type[BaseModel], fields: list[tuple[str, str]]) -> dict[str, Any]:
-    """Fields of a form by name: one that the schema has a list for may come several times."""
+    """The fields of a form by name; a field that is a list in the schema may be repeated."""
     gathered: dict[str, Any] = {}
     for name, value in fields:
         field = schema.model_fields.get(name)
         if name == FILES:
-            raise Refused(422, "invalid_request", f"{FILES}: send pictures as files")
+            raise Refused(
+                422, "invalid_request", f"{FILES}: is text in this form; send pictures as files"
+            )
         if field is not None and "list[" in str(field.annotation):
             gathered.setdefault(name, []).append(value)
         elif name in gathered:
-            raise Refused(422, "invalid_request", f"{name}: is given more than once")
+            raise Refused(422, "invalid_request", f"{name}: is given more than once; send it once")
         else:
             gathered[name] = value
     return gathered
@@ -152,9 +163,11 @@ def _validated(schema: type[Asked], given: bytes | Mapping[str, Any]) -> Asked:
         parts = []
         for each in found[:MOST_ERRORS]:
             where = ".".join(map(str, each["loc"])) or "body"
-            parts.append(f"{where}: {each['msg']}")
+            # pydantic sets its own words before a validator's.
+            message = _MESSAGES.get(each["type"], each["msg"].removeprefix("Value error, "))
+            parts.append(f"{where}: {message}")
         if len(found) > MOST_ERRORS:
-            parts.append(f"and {len(found) - MOST_ERRORS} more")
+            parts.append(f"there are {len(found) - MOST_ERRORS} more errors")
         raise Refused(422, "invalid_request", "; ".join(parts)) from None
 
 
@@ -162,7 +175,7 @@ def _bytes(text: str, settings: Settings) -> bytes:
     if text.startswith(("http://", "https://")):
         if not settings.allow_urls:
             raise Unreadable(
-                "urls_not_allowed", "this server fetches no URLs: send the picture itself"
+                "urls_not_allowed", "this server does not fetch URLs; send the picture itself"
             )
         try:
             return fetch(text, max_bytes=settings.max_bytes)
@@ -171,8 +184,12 @@ def _bytes(text: str, settings: Settings) -> bytes:
     if text.startswith("data:"):
         head, _, text = text.partition(",")
         if not head.endswith(";base64"):
-            raise Unreadable("unreadable_image", "a data: URL must be of base64")
+            raise Unreadable(
+                "unreadable_image", "the data: URL is not base64; encode the picture in base64"
+            )
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise Unreadable("unreadable_image", f"not base64: {error}") from None
+        raise Unreadable(
+            "unreadable_image", f"the text is not base64 ({error}); encode the picture in base64"
+        ) from None

@@ -1,4 +1,4 @@
-"""Why a request, or a picture in it, is not answered: one shape for every error."""
+"""Errors in place of answers: one shape for requests and for pictures."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 class Refused(Exception):
     """A request that gets an error in place of its answer.
 
-    `kind` is for programs, `message` for people: what was wrong and what to do.
+    `kind` is for programs; `message` tells people what was wrong and what to do.
     """
 
     def __init__(
@@ -20,11 +20,11 @@ class Refused(Exception):
         self.headers = dict(headers or {})
 
     def response(self, request_id: str) -> JSONResponse:
-        """The answer that says so."""
+        """The answer with this error."""
         body = {"error": error_record(self.kind, self.message, request_id)}
         return JSONResponse(body, self.status, self.headers)
 
 
 def error_record(kind: str, message: str, request_id: str) -> dict[str, Any]:
-    """An error as every answer spells it."""
+    """An error in the form that every answer has."""
     return {"type": kind, "message": message, "request_id": request_id}

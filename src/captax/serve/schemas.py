@@ -1,4 +1,4 @@
-"""What requests may say and what answers say, from which the OpenAPI document is made."""
+"""The fields of requests and answers, from which the OpenAPI document is made."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,17 +9,17 @@ from captax.explain import METHODS
 Text = Annotated[str, Field(max_length=1000)]
 Phrase = Annotated[str, Field(min_length=1, max_length=100)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-Seed = Annotated[int, Field(ge=0, lt=2**31, description="Of the draws, when sampling.")]
-Prompt = Annotated[Text, Field(description="Captions begin with it.")]
+Seed = Annotated[int, Field(ge=0, lt=2**31, description="Seed of the random draws when sampling.")]
+Prompt = Annotated[Text, Field(description="Text that captions begin with.")]
 
-# A request holds a beam or a sample in memory for each of these, so there is a bound.
+# A request keeps a beam or a sample in memory for each of these, so there is a limit.
 MOST_ROWS = 16
 MOST_TOKENS = 256
 
 
 def _known(method: str) -> str:
     if method not in METHODS:
-        raise ValueError(f"give one of {', '.join(METHODS)}")
+        raise ValueError(f"is not a method; give one of {', '.join(METHODS)}")
     return method
 
 
@@ -30,8 +30,8 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class Pictures(_Request):
-    """Pictures to look at."""
+class PicturesRequest(_Request):
+    """A request with pictures."""
 
     images: list[str] = Field(
         min_length=1,
@@ -40,12 +40,14 @@ class Pictures(_Request):
 
 
 class Options(_Request):
-    """How to decode; what is left out is as the checkpoint has it. Names as in `captax caption`."""
+    """Decoding options, named as in `captax caption`; the checkpoint has the defaults."""
 
-    num_beams: int | None = Field(None, ge=1, le=MOST_ROWS, description="1 is greedy.")
+    num_beams: int | None = Field(
+        None, ge=1, le=MOST_ROWS, description="Number of beams; 1 is greedy search."
+    )
     early_stopping: bool | Literal["never"] | None = None
     num_return_sequences: int | None = Field(
-        None, ge=1, le=MOST_ROWS, description="How many captions, best first."
+        None, ge=1, le=MOST_ROWS, description="Number of captions for each picture, best first."
     )
     num_beam_groups: int | None = Field(None, ge=1, le=MOST_ROWS)
     diversity_penalty: float | None = Field(None, ge=0, le=100)
@@ -54,9 +56,13 @@ class Options(_Request):
     max_length: int | None = Field(None, ge=1, le=MOST_TOKENS)
     min_length: int | None = Field(None, ge=0, le=MOST_TOKENS)
     length_penalty: float | None = Field(None, ge=-10, le=10)
-    do_sample: bool | None = Field(None, description="Draw words by their probabilities.")
+    do_sample: bool | None = Field(
+        None, description="Draw tokens at random by their probabilities."
+    )
     temperature: float | None = Field(None, ge=0.01, le=100)
-    top_k: int | None = Field(None, ge=0, lt=2**31, description="0: all.")
+    top_k: int | None = Field(
+        None, ge=0, lt=2**31, description="Draw from the k most probable tokens; 0 draws from all."
+    )
     top_p: float | None = Field(None, gt=0, le=1)
     min_p: float | None = Field(None, ge=0, le=1)
     best_of: int | None = Field(None, ge=1, le=MOST_ROWS)
@@ -75,44 +81,50 @@ class Options(_Request):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-class CaptionRequest(Options, Pictures):
+class CaptionRequest(Options, PicturesRequest):
     """Pictures to caption."""
 
     prompt: Prompt = ""
     seed: Seed = 0
 
 
-class ExplainRequest(Options, Pictures):
-    """A picture, whose caption is to be explained word by word."""
+class ExplainRequest(Options, PicturesRequest):
+    """A picture whose caption is explained word by word."""
 
     images: list[str] = Field(
         min_length=1,
         max_length=1,
         description="One picture: base64, a data: URL or, where allowed, an http(s) URL.",
     )
-    caption: Text | None = Field(None, description="Explain this one instead of the model's own.")
+    caption: Text | None = Field(None, description="Caption to explain instead of the model's own.")
     prompt: Prompt = ""
     seed: Seed = 0
-    method: Method = Field("attention", description="Where the maps come from.")
-    layer: int | None = Field(None, ge=0, le=1000, description="One layer, instead of their mean.")
-    head: int | None = Field(None, ge=0, le=1000, description="One head, instead of their mean.")
+    method: Method = Field("attention", description="Method that makes the maps.")
+    layer: int | None = Field(
+        None, ge=0, le=1000, description="Use this layer instead of the mean of all."
+    )
+    head: int | None = Field(
+        None, ge=0, le=1000, description="Use this head instead of the mean of all."
+    )
 
 
-class ScoreRequest(Options, Pictures):
+class ScoreRequest(Options, PicturesRequest):
     """Captions to score: one for each picture, or any number for one picture."""
 
     captions: list[Text] = Field(min_length=1)
     prompt: Prompt = ""
 
 
-class ClassifyRequest(Pictures):
+class ClassifyRequest(PicturesRequest):
     """Pictures to label."""
 
-    top: int = Field(5, ge=1, le=10_000, description="Labels a picture, most probable first.")
+    top: int = Field(
+        5, ge=1, le=10_000, description="Number of labels for each picture, most probable first."
+    )
 
 
 class Problem(BaseModel):
-    """What was wrong and what to do about it."""
+    """An error: what was wrong and what to do."""
 
     type: str
     message: str
@@ -126,26 +138,26 @@ class ErrorBody(BaseModel):
 
 
 class Unread(BaseModel):
-    """In place of the result of a picture that cannot be read."""
+    """An error in place of the result, for a picture that cannot be read."""
 
-    name: str | None = Field(description="The file's name, where it was sent with one.")
+    name: str | None = Field(description="The file's name, if it was sent with one.")
     error: Problem
 
 
-class Alternative(BaseModel):
-    """A caption that was considered."""
+class AlternativeCaption(BaseModel):
+    """One of the captions that were returned."""
 
     caption: str
     score: float
 
 
 class Captioned(BaseModel):
-    """A caption."""
+    """The caption of a picture."""
 
-    name: str | None = Field(description="The file's name, where it was sent with one.")
+    name: str | None = Field(description="The file's name, if it was sent with one.")
     caption: str
-    score: float = Field(description="Mean log-probability of its tokens: 0 is certainty.")
-    alternatives: list[Alternative] = Field(description="All captions returned, best first.")
+    score: float = Field(description="Mean log-probability of its tokens; 0 means certainty.")
+    alternatives: list[AlternativeCaption] = Field(description="All captions returned, best first.")
 
 
 class CaptionResponse(BaseModel):
@@ -155,42 +167,42 @@ class CaptionResponse(BaseModel):
     captions: list[Captioned | Unread]
 
 
-class Word(BaseModel):
-    """A word, how probable it was, and where the model looked for it."""
+class ExplainedWord(BaseModel):
+    """A word, its probability, and where the model looked for it."""
 
     text: str
-    tokens: list[int] = Field(description="The steps that spelt it.")
+    tokens: list[int] = Field(description="Numbers of the steps whose tokens spell it.")
     logprob: float
-    map: list[list[float]] = Field(description="Weights on the grid, rows first; they sum to 1.")
+    map: list[list[float]] = Field(description="Weights of the grid, row by row; they sum to 1.")
 
 
-class Candidate(BaseModel):
-    """A token that could have stood there."""
+class LikelyToken(BaseModel):
+    """A token that was likely at this step."""
 
     text: str
     probability: float
 
 
 class ExplainResponse(BaseModel):
-    """What the model said word by word; a prompt's words are not its own."""
+    """A caption word by word, without the words of a prompt."""
 
     model: str
     caption: str
-    words: list[Word]
-    steps: list[list[Candidate]] = Field(description="The likeliest tokens at each step.")
+    words: list[ExplainedWord]
+    steps: list[list[LikelyToken]] = Field(description="The most probable tokens at each step.")
     grid: tuple[int, int] = Field(description="Rows and columns of the maps.")
     seen: tuple[float, float, float, float] = Field(
-        description="The part of the upright picture that maps lie on: left, top, width, height, "
-        "as fractions of it."
+        description="The part of the upright picture that maps cover: left, top, width and height, "
+        "as fractions of the picture."
     )
 
 
 class Scored(BaseModel):
-    """How well a caption fits."""
+    """The score of a caption for a picture."""
 
     name: str | None
     caption: str
-    score: float = Field(description="Mean log-probability of its tokens: 0 is certainty.")
+    score: float = Field(description="Mean log-probability of its tokens; 0 means certainty.")
 
 
 class ScoreResponse(BaseModel):
@@ -208,7 +220,7 @@ class Label(BaseModel):
 
 
 class Classified(Label):
-    """What a picture shows."""
+    """The label of a picture."""
 
     name: str | None
     alternatives: list[Label] = Field(description="The most probable labels, best first.")
@@ -222,7 +234,7 @@ class ClassifyResponse(BaseModel):
 
 
 class Limits(BaseModel):
-    """What a request may hold."""
+    """Limits of a request."""
 
     bytes: int
     pixels: int
@@ -230,17 +242,17 @@ class Limits(BaseModel):
 
 
 class ModelResponse(BaseModel):
-    """What this server runs, and what it takes."""
+    """The model that this server runs, its limits and its defaults."""
 
     model: str
     kind: Literal["captioner", "classifier"]
     version: str
     limits: Limits
     urls: bool
-    defaults: dict[str, Any] = Field(description="Decoding options, unless a request says others.")
+    defaults: dict[str, Any] = Field(description="Decoding options for requests that give none.")
 
 
 class Health(BaseModel):
-    """Whether work is taken."""
+    """The state of the server."""
 
     status: Literal["live", "ready", "warming up", "shutting down"]

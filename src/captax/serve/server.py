@@ -1,13 +1,20 @@
-"""The process: uvicorn, told to finish what it took."""
+"""The process: it loads a checkpoint, serves it with uvicorn and finishes what it accepted."""
 
+import dataclasses
 import logging
+import logging.config
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 
+from captax.compilation import persist_compiled_programs, persist_no_more
 from captax.errors import CaptaxError
+from captax.pipelines.captioner import Captioner
+from captax.pipelines.classifier import Classifier
+from captax.pipelines.loading import BUILT_IN, load
 from captax.serve.app import create_app
 from captax.serve.service import Service
 from captax.serve.settings import Settings
@@ -15,7 +22,7 @@ from captax.serve.work import Model
 
 logger = logging.getLogger("captax.serve")
 
-# For the process that serves and does nothing else.
+# For a process that serves and does nothing else.
 LOG: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -29,14 +36,14 @@ LOG: dict[str, Any] = {
 
 
 class Server(uvicorn.Server):
-    """On SIGTERM or Ctrl-C new work is refused and what was taken is finished; again, at once."""
+    """On SIGTERM or Ctrl-C it refuses new work and finishes the rest; a second one stops it."""
 
     def __init__(self, config: uvicorn.Config, service: Service):
         super().__init__(config)
         self.service = service
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where."""
+        """Listen, and log the address."""
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
@@ -44,16 +51,16 @@ class Server(uvicorn.Server):
             logger.info("listening on http://%s:%d", shown, port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain while still listening, so that whoever asks is told; then close."""
+        """Drain while still listening, so that new requests get an answer; then close."""
         await self.service.drain(lambda: self.force_exit)
         await super().shutdown(sockets)
 
 
 def refuse_taken(host: str, port: int) -> None:
-    """Say that an address cannot be listened on, before a model is loaded for nothing.
+    """Refuse an address that cannot be listened on, before a model is loaded for nothing.
 
     Raises:
-        CaptaxError: it cannot.
+        CaptaxError: it cannot be listened on.
     """
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(
@@ -77,7 +84,7 @@ def make_server(
     port: int,
     when_warm: Callable[[], None] = lambda: None,
 ) -> Server:
-    """A server, not yet running: `run()` until it is told to stop."""
+    """A server that does not run yet; `run()` runs it until it is told to stop."""
     app = create_app(model, settings, when_warm)
     config = uvicorn.Config(
         app,
@@ -89,3 +96,34 @@ def make_server(
         timeout_graceful_shutdown=max(1, round(settings.grace)),
     )
     return Server(config, app.state.service)
+
+
+def serve(
+    name: str | None,
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    revision: str | None = None,
+    offline: bool = False,
+    dtype: str = "float32",
+) -> None:
+    """Load the checkpoint of that name, as `captax.load` does, and serve it until told to stop.
+
+    It is for a process that does nothing else: it configures the log, and where compiled programs
+    are kept. Answers call the model by `name`, a directory by its last part.
+
+    Raises:
+        CaptaxError: the address cannot be listened on, or there is no checkpoint to serve.
+    """
+    refuse_taken(host, port)
+    persist_compiled_programs()
+    model = load(name, revision=revision, offline=offline, dtype=dtype)
+    if not isinstance(model, Captioner | Classifier):
+        raise CaptaxError(
+            f"{name}: holds a {type(model).__name__}; give a captioner or a classifier"
+        )
+    logging.config.dictConfig(LOG)
+    shown = Path(name).name if name and Path(name).exists() else name or BUILT_IN
+    settings = dataclasses.replace(settings, name=shown)
+    make_server(model, settings, host=host, port=port, when_warm=persist_no_more).run()

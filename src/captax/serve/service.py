@@ -1,4 +1,4 @@
-"""The life of a server: it warms up, takes work up to its limits, and finishes what it took."""
+"""The life of a server: it warms up, accepts work up to its limits, and finishes that work."""
 
 import asyncio
 import contextlib
@@ -13,18 +13,18 @@ from captax.serve.metrics import Metrics
 from captax.serve.pictures import Picture, Sent, Unreadable
 from captax.serve.refusals import Refused
 from captax.serve.settings import Settings
-from captax.serve.work import Item, Model, Task, Worker
+from captax.serve.work import Input, Model, Work, Worker
 
 logger = logging.getLogger("captax.serve")
 
 READERS = 4
-# Bodies of the greatest size that may be here at once: they are in memory until they are read.
+# Bodies of the largest size that may be here at once; they stay in memory until they are read.
 BODIES = 16
 WARM_UP_RETRY = 5
 
 
 class Service:
-    """A model, the thread that runs it, the threads that read pictures, and who may use them."""
+    """A model, the thread that runs it, and the threads that read pictures for it."""
 
     def __init__(
         self, model: Model, settings: Settings, when_warm: Callable[[], None] = lambda: None
@@ -51,7 +51,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Between start and stop; ready once the model has compiled what is asked for most."""
+        """The time between start and stop; ready once the model has compiled the usual requests."""
         warming = asyncio.create_task(asyncio.to_thread(self._warm_up))
         try:
             yield
@@ -74,7 +74,7 @@ class Service:
             logger.info("ready")
 
     async def drain(self, hurried: Callable[[], bool] = lambda: False) -> None:
-        """Refuse new work and wait for the rest, until it is done, `grace` is over or `hurried`."""
+        """Refuse new work and wait until the rest is done, `grace` is over or `hurried` is true."""
         self.state = "shutting down"
         loop = asyncio.get_running_loop()
         end = loop.time() + self.settings.grace
@@ -83,7 +83,7 @@ class Service:
 
     @contextlib.contextmanager
     def admitted(self, size: int) -> Iterator[None]:
-        """A request for work with a body of at most so many bytes, here from now on.
+        """Admit a request for work whose body has at most `size` bytes.
 
         Raises `Refused` when there is no room for it.
         """
@@ -101,19 +101,19 @@ class Service:
             self._bytes -= size
 
     def check_open(self) -> None:
-        """Raises `Refused` unless work is taken."""
+        """Raise `Refused` unless the server accepts work."""
         if self.state == "shutting down":
             raise Refused(
                 503,
                 "shutting_down",
-                "this server is shutting down: ask another, or later",
+                "the server is shutting down; try another server, or try again later",
                 {"Connection": "close", "Retry-After": str(WARM_UP_RETRY)},
             )
         if self.state == "warming up":
             raise Refused(
                 503,
                 "warming_up",
-                "this server is starting: ask again soon",
+                f"the server is starting; try again in {WARM_UP_RETRY} s",
                 {"Retry-After": str(WARM_UP_RETRY)},
             )
 
@@ -121,40 +121,40 @@ class Service:
         return Refused(
             429,
             "queue_full",
-            f"too many pictures are waiting: try again in {seconds} s",
+            f"too many pictures are waiting; try again in {seconds} s",
             {"Retry-After": str(seconds)},
         )
 
     async def answer(
-        self, task: Task, sent: Sequence[Sent], asks: Sequence[tuple[int, Mapping[str, Any]]]
+        self, work: Work, sent: Sequence[Sent], asks: Sequence[tuple[int, Mapping[str, Any]]]
     ) -> list[tuple[Picture, Any] | Unreadable]:
-        """The picture and what a task gives of it, of each of `asks`; or why it gives nothing.
+        """For each of `asks`, the picture and its result; or why the picture cannot be used.
 
-        `asks` are places among the pictures, and what an `Item` says besides. Raises `Refused` when
-        there is no room, when no picture can be read, or for options that mean nothing.
+        `asks` are places among the pictures, and the other fields of an `Input`. Raises `Refused`
+        when there is no room, when no picture can be read, or when the options mean nothing.
         """
         try:
             with self.batcher.room(len(asks)):
-                return await self._answer(task, sent, asks)
+                return await self._answer(work, sent, asks)
         except QueueFull as error:
             raise self._full(error.retry_after) from None
 
     async def _answer(
-        self, task: Task, sent: Sequence[Sent], asks: Sequence[tuple[int, Mapping[str, Any]]]
+        self, work: Work, sent: Sequence[Sent], asks: Sequence[tuple[int, Mapping[str, Any]]]
     ) -> list[tuple[Picture, Any] | Unreadable]:
         loop = asyncio.get_running_loop()
         reading = [loop.run_in_executor(self._readers, self._read, each) for each in sent]
         read = [(await asyncio.gather(*reading))[place] for place, _ in asks]
-        items = [
-            Item(picture.image, **said)
+        inputs = [
+            Input(picture.image, **said)
             for picture, (_, said) in zip(read, asks, strict=True)
             if isinstance(picture, Picture)
         ]
-        if not items:
+        if not inputs:
             raise _none_read(read)
         self.handed += 1
         try:
-            futures = self.batcher.submit(task, items)
+            futures = self.batcher.submit(work, inputs)
             found = await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
         finally:
             self.handed -= 1
@@ -172,7 +172,7 @@ class Service:
 
 def _result(found: Any) -> Any:
     if isinstance(found, CaptaxError):
-        # Of pictures that were read, so it is about what was asked.
+        # The picture was read, so the error is about the options.
         raise Refused(422, "invalid_request", str(found))
     if isinstance(found, BaseException):
         raise found
@@ -184,5 +184,7 @@ def _none_read(pictures: Sequence[Any]) -> Refused:
     if len(pictures) == 1:
         return Refused(422, first.kind, first.message)
     return Refused(
-        422, first.kind, f"none of {len(pictures)} pictures can be read; the first: {first.message}"
+        422,
+        first.kind,
+        f"none of the {len(pictures)} pictures can be read; the first error: {first.message}",
     )

@@ -1,4 +1,4 @@
-"""What a server is told when it starts."""
+"""The settings of a server."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ MIB = 1 << 20
 
 
 class SettingsError(CaptaxError):
-    """Settings of a server that do not go together."""
+    """Settings of a server cannot be used, or not together."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,14 +16,14 @@ class Settings:
     """Limits and permissions.
 
     Attributes:
-        name: of the model, as answers give it.
-        api_key: what requests must bear; `None` lets everyone in.
-        max_batch: pictures that the model takes at once.
-        queue: pictures that may wait for it.
+        name: the model's name in answers.
+        api_key: the key that requests must send; with `None` everyone may use the server.
+        max_batch: most pictures that go through the model at once.
+        queue: most pictures that may wait for it.
         wait: seconds that a picture waits for others to share its batch, while some are coming.
-        max_bytes: of a request's body, and of a picture fetched by URL.
-        max_pixels: of a picture, checked before any is decoded.
-        max_images: pictures in a request.
+        max_bytes: most bytes of a request's body, and of a picture fetched by URL.
+        max_pixels: most pixels of a picture, checked before any are decoded.
+        max_images: most pictures in a request.
         allow_urls: whether pictures may be given as http(s) URLs of public hosts.
         grace: seconds that requests have to finish when the server is told to stop.
     """
@@ -42,11 +42,11 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("max_batch", "queue", "max_bytes", "max_pixels", "max_images"):
             if getattr(self, name) < 1:
-                raise SettingsError(f"{name} is {getattr(self, name)}: give 1 or more")
+                raise SettingsError(f"{name} is {getattr(self, name)}; give 1 or more")
         if self.queue < self.max_images:
             raise SettingsError(
                 f"a queue of {self.queue} pictures never has room for a request of "
-                f"{self.max_images}: give a longer queue, or a smaller max_images"
+                f"{self.max_images}; give a longer queue or a smaller max_images"
             )
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip()):
-            raise SettingsError("the API key is empty or not ASCII: give another, or none")
+            raise SettingsError("the API key is empty or not ASCII; give another key, or none")

@@ -1,8 +1,8 @@
 """Pictures fetched by URL, from public hosts only.
 
-A name is resolved once, every address that it has is checked, and the connection goes to a checked
-address: a name that resolves otherwise the next time gains nothing. Redirects are followed by the
-same rules. What answers is read up to a number of bytes and of seconds.
+A name is resolved once, all its addresses are checked, and the connection goes to a checked
+address, so a name that resolves to another address later gains nothing. Redirects follow the same
+rules. An answer is read up to a limit of bytes and seconds.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ _TRANSLATED_LOCALLY = ipaddress.IPv6Network("64:ff9b:1::/48")
 
 
 class UrlError(Exception):
-    """A URL that is not fetched, or could not be."""
+    """A URL is not allowed, or could not be fetched."""
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the open internet, and so is any that it wraps."""
+    """Whether an address is on the public internet, and so is any address inside it."""
     inner = None
     if isinstance(address, ipaddress.IPv6Address):
         if address in _TRANSLATED_LOCALLY:
@@ -56,7 +56,7 @@ def fetch(
     resolve: Callable[[str, int], list[Address]] = resolve,
     allowed: Callable[[Address], bool] = is_public,
 ) -> bytes:
-    """What a URL gives. Raises `UrlError` for what may not be fetched or does not come."""
+    """The content of a URL. Raises `UrlError` if it may not be fetched or does not arrive."""
     deadline = time.monotonic() + seconds
     for _ in range(REDIRECTS + 1):
         parts = _parts(url)
@@ -65,7 +65,7 @@ def fetch(
         if moved is None:
             return body
         url = urljoin(url, moved)
-    raise UrlError(f"more than {REDIRECTS} redirects")
+    raise UrlError(f"the URL has more than {REDIRECTS} redirects")
 
 
 def _parts(url: str) -> SplitResult:
@@ -73,13 +73,13 @@ def _parts(url: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise UrlError(f"not a URL: {error}") from None
+        raise UrlError(f"is not a URL: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UrlError("only http and https URLs with a host are fetched")
     if parts.username is not None or parts.password is not None:
         raise UrlError("URLs with a user name or password are not fetched")
     if not url.isascii() or any(character <= " " for character in url):
-        raise UrlError("not a URL: spaces and letters beyond ASCII must be encoded")
+        raise UrlError("is not a URL; encode spaces and letters beyond ASCII")
     return parts
 
 
@@ -96,7 +96,7 @@ def _checked(
         addresses = resolve(str(parts.hostname), _port(parts))
     except (OSError, ValueError):
         raise UrlError(f"host {parts.hostname} cannot be found") from None
-    # One private address among them is a trap, or a network of somebody's own.
+    # One private address among them is an attack, or somebody's own network.
     if not addresses or not all(map(allowed, addresses)):
         raise UrlError(f"host {parts.hostname} is not on the public internet")
     return addresses[0]
@@ -108,7 +108,7 @@ def _get(
     """Where to look instead, or the body."""
     left = deadline - time.monotonic()
     connection = http.client.HTTPConnection(str(parts.hostname), _port(parts))
-    # A host that sends a byte now and then outlives any timeout of a single read.
+    # A host that sends a byte from time to time outlives any timeout of a single read.
     alarm: threading.Timer | None = None
     try:
         if left <= 0:
@@ -139,17 +139,17 @@ def _get(
         if answer.status != 200:
             raise UrlError(f"the host answered with status {answer.status}")
         if (answer.length or 0) > max_bytes:
-            raise UrlError(f"has {answer.length:,} bytes; {max_bytes:,} are allowed")
+            raise UrlError(f"the picture has {answer.length:,} bytes; {max_bytes:,} are allowed")
         body = answer.read(max_bytes + 1)
         if len(body) > max_bytes:
-            raise UrlError(f"has more than the {max_bytes:,} bytes that are allowed")
-        if time.monotonic() > deadline:  # what came is a part
+            raise UrlError(f"the picture has more than the {max_bytes:,} bytes that are allowed")
+        if time.monotonic() > deadline:  # the body is not complete
             raise TimeoutError
         return None, body
     except (OSError, http.client.HTTPException, ValueError) as error:
         if time.monotonic() > deadline:
-            raise UrlError("took too long to come") from None
-        raise UrlError(f"could not be fetched: {type(error).__name__}") from None
+            raise UrlError("the host took too long to answer") from None
+        raise UrlError(f"the picture could not be fetched ({type(error).__name__})") from None
     finally:
         if alarm is not None:
             alarm.cancel()

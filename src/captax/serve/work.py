@@ -1,4 +1,4 @@
-"""What the model is asked to do, a batch at a time."""
+"""The work that the model does, a batch at a time."""
 
 import dataclasses
 import time
@@ -13,7 +13,7 @@ from captax.generation.programs import BATCH_SIZES
 from captax.pipelines.captioner import Caption, Captioner
 from captax.pipelines.classifier import Classification, Classifier
 
-# How many captions the page asks for.
+# Captions that the page asks for.
 PAGE_CAPTIONS = 3
 
 Model = Captioner | Classifier
@@ -21,23 +21,23 @@ Kind = Literal["caption", "score", "explain", "classify"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """What is to be done with pictures; those of equal tasks are done together."""
+class Work:
+    """What is to be done with pictures; those that need equal work share a batch."""
 
     kind: Kind
     options: tuple[tuple[str, Any], ...] = ()
     prompt: str = ""
 
     @classmethod
-    def of(cls, kind: Kind, options: Mapping[str, Any], prompt: str = "") -> "Task":
-        """A task with these options, whatever their order."""
+    def of(cls, kind: Kind, options: Mapping[str, Any], prompt: str = "") -> "Work":
+        """The work with these options, whatever their order."""
         frozen = ((name, tuple(v) if isinstance(v, list) else v) for name, v in options.items())
         return cls(kind, tuple(sorted(frozen)), prompt)
 
 
 @dataclasses.dataclass(frozen=True)
-class Item:
-    """A picture that `Picture.read` made, and what else is said of it."""
+class Input:
+    """One input of the model: a picture that `Sent.read` made, with its seed and caption."""
 
     image: Image.Image
     seed: int = 0
@@ -46,7 +46,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Explained:
-    """An explanation in lists: words with their maps, the likeliest tokens a step."""
+    """An explanation as lists: words with their maps, the most probable tokens of each step."""
 
     caption: str
     words: list[dict[str, Any]]
@@ -55,7 +55,7 @@ class Explained:
 
 
 class Worker:
-    """Does tasks with a model. Not for several threads: the batcher's has it to itself."""
+    """Does work with a model. Only one thread may use it, which is the batcher's."""
 
     def __init__(self, model: Model, max_batch: int):
         # Pictures come resized and cut to the model's size: this processor leaves them as they are.
@@ -70,38 +70,38 @@ class Worker:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Of batches that programs are compiled for."""
+        """Batch sizes that programs are compiled for."""
         return (*(size for size in BATCH_SIZES if size < self.max_batch), self.max_batch)
 
-    def alone(self, task: Task) -> bool:
-        """Whether the task is for one picture at a time."""
-        return task.kind == "explain"
+    def alone(self, work: Work) -> bool:
+        """Whether the work is for one picture at a time."""
+        return work.kind == "explain"
 
-    def __call__(self, task: Task, items: Sequence[Item]) -> Sequence[Any]:
-        """What the task gives of each item."""
-        images = [item.image for item in items]
-        options = dict(task.options)
-        if task.kind == "classify":
+    def __call__(self, work: Work, inputs: Sequence[Input]) -> Sequence[Any]:
+        """The result of the work for each input."""
+        images = [each.image for each in inputs]
+        options = dict(work.options)
+        if work.kind == "classify":
             return self._classify(images, **options)
-        if task.kind == "score":
-            return self._score(images, items, prompt=task.prompt, **options)
-        if task.kind == "explain":
-            return [self._explain(item, task.prompt, **options) for item in items]
-        return self._caption(images, items, prompt=task.prompt, **options)
+        if work.kind == "score":
+            return self._score(images, inputs, prompt=work.prompt, **options)
+        if work.kind == "explain":
+            return [self._explain(each, work.prompt, **options) for each in inputs]
+        return self._caption(images, inputs, prompt=work.prompt, **options)
 
     def _caption(
-        self, images: list[Image.Image], items: Sequence[Item], **options: Any
+        self, images: list[Image.Image], inputs: Sequence[Input], **options: Any
     ) -> list[Caption]:
-        # A seed of its own for each: what is drawn for a picture depends on nothing else here.
-        seeds = [item.seed for item in items]
+        # Each picture has its own seed, so its draws depend on nothing else in the batch.
+        seeds = [each.seed for each in inputs]
         assert isinstance(self.model, Captioner)
         return self.model.caption(images, seed=seeds, batch_size=self.max_batch, **options)
 
     def _score(
-        self, images: list[Image.Image], items: Sequence[Item], **options: Any
+        self, images: list[Image.Image], inputs: Sequence[Input], **options: Any
     ) -> list[float]:
         assert isinstance(self.model, Captioner)
-        captions = [item.caption or "" for item in items]
+        captions = [each.caption or "" for each in inputs]
         return self.model.score(images, captions, batch_size=self.max_batch, **options)
 
     def _classify(self, images: list[Image.Image], **options: Any) -> list[Classification]:
@@ -110,7 +110,7 @@ class Worker:
 
     def _explain(
         self,
-        item: Item,
+        given: Input,
         prompt: str,
         method: str = "attention",
         layer: int | None = None,
@@ -119,7 +119,7 @@ class Worker:
     ) -> Explained:
         assert isinstance(self.model, Captioner)
         found = self.model.explain(
-            item.image, item.caption, prompt=prompt, seed=item.seed, methods=(method,), **options
+            given.image, given.caption, prompt=prompt, seed=given.seed, methods=(method,), **options
         )
         maps = np.asarray(found.maps(method, layer=layer, head=head), np.float64)
         words = [
@@ -135,13 +135,13 @@ class Worker:
         rows, columns = found.grid
         return Explained(str(found.caption), words, steps, (rows, columns))
 
-    def _seconds(self, task: Task, items: Sequence[Item]) -> float:
+    def _seconds(self, work: Work, inputs: Sequence[Input]) -> float:
         started = time.perf_counter()
-        self(task, items)
+        self(work, inputs)
         return time.perf_counter() - started
 
-    def _page_task(self, model: Captioner) -> Task:
-        """What the page asks for, unless the person changes it."""
+    def _page_work(self, model: Captioner) -> Work:
+        """The work that the page asks for, unless its user changes the options."""
         generation = model.generation
         options = {
             "num_return_sequences": PAGE_CAPTIONS,
@@ -149,22 +149,22 @@ class Worker:
             "do_sample": False,
             "num_beams": max(generation.num_beams, PAGE_CAPTIONS),
         }
-        return Task.of("caption", options)
+        return Work.of("caption", options)
 
     def warm_up(self) -> dict[int, float]:
-        """Compile what is asked for most; the seconds that a batch of each size takes."""
+        """Compile the usual requests, and measure the seconds of a batch of each size."""
         height, width = self.processor.size
-        item = Item(Image.new("RGB", (width, height), (127, 127, 127)))
+        given = Input(Image.new("RGB", (width, height), (127, 127, 127)))
         kind: Kind = "caption" if isinstance(self.model, Captioner) else "classify"
         seconds = {}
         for size in self.sizes:
-            task = Task.of(kind, {"top": 1} if kind == "classify" else {})
-            self(task, [item] * size)  # compiles
-            seconds[size] = min(self._seconds(task, [item] * size) for _ in range(2))
+            work = Work.of(kind, {"top": 1} if kind == "classify" else {})
+            self(work, [given] * size)  # compiles
+            seconds[size] = min(self._seconds(work, [given] * size) for _ in range(2))
         if isinstance(self.model, Captioner):
-            page = self._page_task(self.model)
+            page = self._page_work(self.model)
             for size in self.sizes[:2]:
-                self(page, [item] * size)
-            caption = self(Task.of("caption", {}), [item])[0]
-            self(Task.of("explain", {}), [dataclasses.replace(item, caption=str(caption))])
+                self(page, [given] * size)
+            caption = self(Work.of("caption", {}), [given])[0]
+            self(Work.of("explain", {}), [dataclasses.replace(given, caption=str(caption))])
         return seconds

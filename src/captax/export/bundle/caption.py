@@ -3,10 +3,10 @@
     python caption.py photo.jpg holiday/*.jpg
     python caption.py --num-beams 1 --json photo.jpg
 
-Everything a program of yours needs to do the same is here and in `export.json`: how pictures are
-prepared, how the three programs follow one another, and how the next words are chosen.
+A program of your own finds everything that it needs here and in `export.json`: how pictures are
+prepared, how the three programs follow one another, and how the next tokens are chosen.
 
-Legend: `rows` captions that are being written, one a picture or one a beam of it.
+Legend: `rows` are the captions that are being written, one for each picture or each beam.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def load_programs(manifest):
 
 
 def load_onnx(programs):
-    """By ONNX Runtime, which finds the weights beside the programs."""
+    """Load them with ONNX Runtime, which finds the weights beside the programs."""
     import onnxruntime
 
     def load(program):
@@ -48,7 +48,7 @@ def load_onnx(programs):
 
 
 def load_stablehlo(programs):
-    """By JAX, which compiles them for the device that it finds."""
+    """Load them with JAX, which compiles them for the device that it finds."""
     import jax
     import safetensors.numpy
 
@@ -71,7 +71,7 @@ def load_stablehlo(programs):
 
 
 def sized(function, program, batch_size):
-    """The program for any number of rows up to that which it was exported for, if it was."""
+    """The program for any number of rows up to its batch size, if it has one."""
     if batch_size is None:
         return function
     batched = [each["name"] for each in program["inputs"] if each["shape"]]
@@ -89,18 +89,18 @@ def sized(function, program, batch_size):
 
 
 def read_picture(path, at_least):
-    """An upright RGB picture, transparency on white; at_least is the size it will be resized to."""
+    """An upright RGB picture on white; `at_least` is the size that it will be resized to."""
     with Image.open(path) as image:
         if image.format == "JPEG":
             height, width = at_least
-            if image.getexif().get(0x0112, 1) >= 5:  # lies on its side
+            if image.getexif().get(0x0112, 1) >= 5:  # the picture lies on its side
                 height, width = width, height
             image.draft(None, (2 * width, 2 * height))  # quicker: decoded at 1/2, 1/4 or 1/8
         return on_white(ImageOps.exif_transpose(image))
 
 
 def on_white(image):
-    """Any picture as RGB of 8 bits."""
+    """Any picture as RGB with 8 bits per channel."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         grey = np.rint(np.asarray(image) * (255 / 65535)).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
@@ -184,7 +184,7 @@ class Writer:
         self.programs, self.limit = programs, limit
         features = programs["encoder"]({"pixels": pixels})["features"]
         tokens = np.tile(np.array(prompt, np.int32), (len(pixels), 1))
-        # A program of fixed sizes reads one token at first; what is left of a prompt then follows.
+        # A program of fixed sizes reads one token first; the rest of a prompt follows.
         first = first or len(prompt)
         found = programs["prefill"]({"tokens": tokens[:, :first], "features": features})
         self.logits, self.cache = np.asarray(found.pop("logits")), self._as_past(found)
@@ -203,10 +203,10 @@ class Writer:
             self.cache.update(self._as_past(found))
 
     def choose(self, rows):
-        """Let row i go on what row rows[i] was; a picture's rows may become more."""
+        """Let row i continue row rows[i]; a picture may get more rows."""
         moved = len(rows) != len(self.tokens)
         self.tokens, self.logits = self.tokens[rows], self.logits[rows]
-        # What is seen of a picture is the same for all its rows.
+        # All rows of a picture see the same features.
         self.cache = {
             name: array[rows] if moved or name.startswith("past") else array
             for name, array in self.cache.items()
@@ -244,7 +244,7 @@ def beam_search(writer, eos, options):
     writer.choose(np.repeat(np.arange(batch), beams))
     totals = np.full((batch, beams), NEVER, np.float32)
     totals[:, 0] = 0  # all begin alike: only the first may speak, or each would say the same
-    done = [[] for _ in range(batch)]  # of each picture (score, tokens), best first
+    done = [[] for _ in range(batch)]  # for each picture (score, tokens), best first
     live = np.ones(batch, bool)
     while live.any() and writer.tokens.shape[1] < limit:
         logprobs = log_softmax(writer.logits)
@@ -289,7 +289,10 @@ def caption(programs, manifest, tokenizer, pictures, prompt="", **changed):
     limit = options["max_length"] if room is None else len(begin) + room
     limit = min(limit, manifest["capacity"] + 1)
     if len(begin) >= limit:
-        raise SystemExit(f"caption.py: {len(begin)} tokens are given and {limit} there is room for")
+        raise SystemExit(
+            f"caption.py: the prompt takes {len(begin)} tokens, and a caption has at most {limit} "
+            "with its prompt; give a shorter --prompt"
+        )
     first = 1 if manifest["batch_size"] else None
     writer = Writer(programs, np.stack(pictures), begin, limit, first)
     search = greedy if options["num_beams"] == 1 else beam_search
@@ -318,18 +321,37 @@ def main():
     manifest = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
     generation = manifest["generation"]
     parser = argparse.ArgumentParser(description="Caption pictures with exported programs.")
-    parser.add_argument("pictures", nargs="+")
-    parser.add_argument("--prompt", default="", help="what captions begin with")
-    parser.add_argument("--num-beams", type=int, default=generation["num_beams"], help="1: greedy")
-    parser.add_argument("--max-new-tokens", type=int, default=generation["max_new_tokens"])
-    parser.add_argument("--batch-size", type=int, default=8, help="pictures at once")
-    parser.add_argument("--json", action="store_true", help="a record a line, tokens included")
+    beams, tokens = generation["num_beams"], generation["max_new_tokens"]
+    most = tokens or f"{generation['max_length']} with the prompt"
+    parser.add_argument("pictures", nargs="+", help="files of pictures to caption")
+    parser.add_argument("--prompt", default="", help="text that captions begin with; default: none")
+    parser.add_argument(
+        "--num-beams",
+        type=int,
+        default=beams,
+        help="number of beams; 1 is greedy search; default: %(default)s",
+    )
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=tokens,
+        help=f"most tokens after the prompt; default: {most}",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=8,
+        help="pictures that are captioned at once; default: %(default)s",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON line for each picture")
     given = parser.parse_args()
     if given.num_beams < 1 or given.batch_size < 1:
-        parser.error("--num-beams and --batch-size take 1 or more")
+        parser.error("--num-beams and --batch-size must be 1 or more")
     rows = manifest["batch_size"] or given.batch_size * given.num_beams
     if rows < given.num_beams:
-        parser.error(f"the programs were exported for {rows} rows, fewer than the beams")
+        parser.error(
+            f"the programs were exported for {rows} rows; give at most as many --num-beams"
+        )
     size = rows // given.num_beams
     tokenizer = tokenizers.Tokenizer.from_file(str(HERE / "tokenizer.json"))
     tokenizer.encode_special_tokens = True

@@ -1,9 +1,9 @@
-// Requests to the server, and what its refusals mean.
+// Requests to the server, and its refusals.
 
 const KEY = "captax-key";
 
 export class Refusal extends Error {
-  // kind: "busy" (ask again after `seconds`), "away" (nobody answers), "key" or "refused".
+  // kind: "busy" (ask again after `seconds`), "away" (no answer), "key" or "refused".
   // `type` is the server's word for what was wrong.
   constructor(kind, message, { seconds = 0, type = "" } = {}) {
     super(message);
@@ -48,7 +48,7 @@ export async function ask(path, options = {}) {
   throw new Refusal("refused", plain(message), { type: body.error?.type });
 }
 
-// What was wrong with a file, without what only a program wants to know.
+// The message without details that only a program needs.
 export function plain(message) {
   const said = message.replace(/^picture of \d+ bytes: /, "").replace(/; it starts with .*/, "");
   return said.charAt(0).toUpperCase() + said.slice(1) + (/[.!?]$/.test(said) ? "" : ".");

@@ -14,7 +14,7 @@ const HINT = "Point at a word, or tap it, to see where the model looked.";
 let hinted = false;
 
 export class Card {
-  // `hooks`: again(card), gone(card), said(text) for who does not see the page, fields() of a model.
+  // `hooks`: again(card), gone(card), said(text) for screen readers, fields() of a model.
   constructor(file, hooks) {
     this.file = file;
     this.hooks = hooks;
@@ -67,7 +67,7 @@ export class Card {
 
   work() {
     this.part.dataset.state = "working";
-    this.state.textContent = "Looking";
+    this.state.textContent = "Working";
     this.retry.hidden = true;
   }
 
@@ -109,7 +109,7 @@ export class Card {
       return button;
     });
     this.caption.replaceChildren(...this.words.flatMap((word, i) => (i ? [" ", word] : [word])));
-    if (!words.length) this.caption.textContent = "(nothing to say)";
+    if (!words.length) this.caption.textContent = "(empty caption)";
     this.showOthers();
   }
 
@@ -120,11 +120,11 @@ export class Card {
       const other = document.createElement(labels ? "span" : "button");
       other.className = "other";
       const said = document.createElement("span");
-      said.textContent = text || "(nothing)";
+      said.textContent = text || "(empty caption)";
       const number = document.createElement("span");
       number.className = "score";
       number.textContent = labels ? percent(score) : score.toFixed(2).replace("-", "−");
-      if (!labels) number.title = "Mean log-probability of its words: 0 is certainty";
+      if (!labels) number.title = "Mean log-probability of the tokens; 0 means certainty";
       other.append(said, " ", number);
       if (!labels) {
         other.type = "button";
@@ -200,18 +200,18 @@ export class Card {
     this.words.forEach((each, j) => each.classList.toggle("lit", j === i));
     let found;
     try {
-      if (!this.explanations.has(text)) this.note.textContent = "Looking up where it came from";
+      if (!this.explanations.has(text)) this.note.textContent = "Finding where the model looked";
       found = await this.explanation(text);
     } catch (error) {
       if (this.looking === i) this.note.textContent = error.message;
       return;
     }
     if (this.looking !== i || this.shown !== text) return;
-    // What the person gave it to begin with is not the model's own.
+    // Words of the prompt have no explanation.
     const word = found.words[i - (this.words.length - found.words.length)];
     if (!word) {
       this.canvas.classList.remove("on");
-      this.note.textContent = `“${this.words[i].textContent}” was given, not seen`;
+      this.note.textContent = `“${this.words[i].textContent}” is part of the prompt.`;
       return;
     }
     draw(this.canvas, this.image, { grid: found.grid, seen: found.seen, map: word.map });
@@ -221,12 +221,12 @@ export class Card {
 
   about(found, word, text) {
     const place = where(found.grid, word.map);
-    const said = [`${text}: ${percent(Math.exp(word.logprob))} likely, looked at the ${place}`];
+    const said = [`${text}: ${percent(Math.exp(word.logprob))} likely; the model looked at the ${place}`];
     const others = (found.steps[word.tokens[0]] ?? [])
       .filter((token) => token.text.trim() && !text.startsWith(token.text.trim()))
       .slice(0, 3)
       .map((token) => `${token.text.trim()} ${percent(token.probability)}`);
-    if (others.length) said.push(`Instead: ${others.join(", ")}`);
+    if (others.length) said.push(`Other likely words: ${others.join(", ")}`);
     return `${said.join(". ")}.`;
   }
 

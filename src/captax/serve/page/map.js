@@ -49,7 +49,7 @@ function colour(share) {
   return below.map((value, i) => value + (at % 1) * (above[i] - value));
 }
 
-// In words, for whoever does not see it.
+// The place in words.
 export function where([rows, columns], map) {
   let row = 0;
   let column = 0;

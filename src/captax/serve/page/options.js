@@ -1,4 +1,4 @@
-// The controls: what the person asks for, as the server's options.
+// The controls, read as the options of a request.
 
 const form = document.getElementById("form");
 const field = (name) => document.getElementById(name);
@@ -10,7 +10,7 @@ export function fit(model) {
   captioner = model.kind === "captioner";
   for (const each of document.querySelectorAll(".captioner-only")) each.hidden = !captioner;
   if (!captioner) {
-    field("count-label").textContent = "Labels a picture";
+    field("count-label").textContent = "Labels per picture";
     field("again").textContent = "Label again";
   }
   // The checkpoint's own settings are the defaults here too.
@@ -21,7 +21,7 @@ export function fit(model) {
   show();
 }
 
-// The options, or null when one of them is none; then it is said which.
+// The options, or null if one of them is not valid; then the page says which.
 export function chosen() {
   const wrong = [...form.elements].find((each) => !each.closest("[hidden]") && !each.validity.valid);
   complaint.textContent = "";
@@ -45,7 +45,7 @@ export function chosen() {
     const given = Object.fromEntries(names.map((name) => [name, number(name)]));
     return { ...shared, do_sample: true, ...given };
   }
-  // Search finds no more captions than it has beams.
+  // A search finds at most one caption for each beam.
   return { ...shared, do_sample: false, num_beams: Math.max(number("num_beams"), number("count")) };
 }
 

@@ -6,10 +6,10 @@ import { chosen, fit } from "./options.js";
 import { asJsonl, asText, copy, download } from "./save.js";
 
 const AT_ONCE = 4;
-// What a form adds to the picture in it.
+// Bytes that a form adds to the picture in it.
 const ENVELOPE = 10_000;
 const LONGEST_PAUSE = 15;
-// The fault of the file: asking again helps nothing.
+// These are faults of the file, so asking again does not help.
 const HOPELESS = ["unreadable_image", "too_many_pixels", "too_large"];
 
 const part = (id) => document.getElementById(id);
@@ -48,8 +48,8 @@ function enqueue(card) {
   if (model && card.file.size > model.limits.bytes - ENVELOPE) {
     const megabytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MB`;
     card.fail(
-      `Too large: ${megabytes(card.file.size)}, and this server takes ` +
-        `${megabytes(model.limits.bytes)} at most.`,
+      `The file is too large: it has ${megabytes(card.file.size)}, and this server accepts ` +
+        `at most ${megabytes(model.limits.bytes)}.`,
       false,
     );
     count();
@@ -66,7 +66,7 @@ function remove(card) {
   cards.splice(at, 1);
   waiting = waiting.filter((each) => each !== card);
   card.remove();
-  say(`${card.name} removed`);
+  say(`${card.name} is removed`);
   const next = cards[Math.min(at, cards.length - 1)];
   (next ? next.part.querySelector(".remove") : part("pick")).focus();
   count();
@@ -79,7 +79,7 @@ async function run() {
   while (waiting.length && working < AT_ONCE && !pause) {
     const options = chosen();
     if (!options) {
-      for (const card of waiting.splice(0)) card.fail("The options want mending first.");
+      for (const card of waiting.splice(0)) card.fail("Correct the options first.");
       count();
       return;
     }
@@ -130,19 +130,19 @@ async function caption(card, options) {
   }
 }
 
-// Nothing is sent until the time that the server named.
+// Send nothing until the time that the server named.
 async function hold(seconds, reason) {
   if (pause) return;
   pause = { text: "Waiting for the server" };
   const woken = new Promise((resolve) => (pause.wake = resolve));
   for (let left = Math.ceil(seconds); left > 0; left -= 1) {
-    banner(`${reason.replace(/: .*/, "")}. Going on in ${left} s.`);
+    banner(`${reason.replace(/; .*/, "")}. The page goes on in ${left} s.`);
     if ((await Promise.race([sleep(1), woken])) === "now") break;
   }
   goOn();
 }
 
-// Nobody answers: pictures wait here until somebody does.
+// The server does not answer: pictures wait here until it does.
 async function away() {
   if (pause) return;
   pause = { text: "Waiting for the server" };
@@ -150,7 +150,7 @@ async function away() {
   say("The server cannot be reached.");
   for (let seconds = 1; ; seconds = Math.min(2 * seconds, LONGEST_PAUSE)) {
     const woken = new Promise((resolve) => (pause.wake = resolve));
-    banner("The server cannot be reached. Pictures wait here and go on when it is back.");
+    banner("The server cannot be reached. Pictures wait here until it is back.");
     for (const card of waiting) card.wait(pause.text);
     await Promise.race([sleep(seconds), woken]);
     try {
@@ -197,7 +197,7 @@ function askForKey() {
         await ask("v1/model");
       } catch (error) {
         part("key-complaint").textContent =
-          error.kind === "key" ? "That is not the key of this server." : error.message;
+          error.kind === "key" ? "This is not the key of this server." : error.message;
         part("key").select();
         return;
       }
@@ -212,7 +212,7 @@ function askForKey() {
   return keyAsked;
 }
 
-// ---- what is said of all
+// ---- all results
 
 function results() {
   return cards
@@ -280,13 +280,13 @@ part("banner-now").addEventListener("click", () => pause?.wake?.("now"));
 part("clear").addEventListener("click", () => {
   for (const card of cards.splice(0)) card.remove();
   waiting = [];
-  say("All pictures removed");
+  say("All pictures are removed");
   count();
   part("pick").focus();
 });
 part("copy-all").addEventListener("click", async () => {
   await copy(asText(results()));
-  say("All captions copied");
+  say("All captions are copied");
   part("copy-all").textContent = "Copied";
   setTimeout(() => (part("copy-all").textContent = "Copy all"), 1500);
 });

@@ -12,7 +12,7 @@ export async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    // Without https, or where the browser says no: the old way.
+    // Without https, or where the browser refuses.
     const area = document.createElement("textarea");
     area.value = text;
     area.className = "visually-hidden";
