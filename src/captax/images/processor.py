@@ -14,6 +14,7 @@ from PIL import Image
 
 from captax.files import parse_json, write_text
 from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode
+from captax.images.geometry import Fit, shortest_edge, stretched
 
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 _RESAMPLE: tuple[Resample, ...] = get_args(Resample)  # in the order of Pillow's 0..5
@@ -132,38 +133,29 @@ class ImageProcessor:
 
         Raises `ImageError` where keeping the aspect of a very narrow picture asks for a huge one.
         """
-        height, width = self.size
-        to_height, to_width = self._resized(image)
-        if to_height * to_width > MAX_PIXELS:
+        fit = self.fit(image)
+        height, width = fit.resized
+        if height * width > MAX_PIXELS:
             raise ImageError(
                 f"{image.width}x{image.height} picture: too narrow to be resized to a shortest "
                 f"edge of {self.resize_to}"
             )
-        resized = image.resize((to_width, to_height), Image.Resampling[self.resample.upper()])
-        # Rounded down when negative too, which is where Hugging Face puts a picture it pads.
-        left, top = (to_width - width) // 2, (to_height - height) // 2
-        return resized.crop((left, top, left + width, top + height))
+        resized = image.resize((width, height), Image.Resampling[self.resample.upper()])
+        return resized.crop(fit.box)
 
     def view(self, image: Image.Image) -> Image.Image:
         """The part of RGB `image` that `resize_only` leaves, as it is: not resized, not stretched.
 
         Black where `resize_only` pads.
         """
-        height, width = self.size
-        to_height, to_width = self._resized(image)
-        left, top = (to_width - width) // 2, (to_height - height) // 2
-        across, down = image.width / to_width, image.height / to_height
-        box = (left * across, top * down, (left + width) * across, (top + height) * down)
-        return image.crop((round(box[0]), round(box[1]), round(box[2]), round(box[3])))
+        return image.crop(self.fit(image).view)
 
-    def _resized(self, image: Image.Image) -> tuple[int, int]:
-        """The (height, width) that `image` is resized to before anything is cut."""
-        to_height, to_width = self.decode_size
+    def fit(self, image: Image.Image) -> Fit:
+        """Where `image` is resized and cut."""
+        picture = image.height, image.width
         if self.resize == "shortest_edge":
-            # The longer side is rounded down, as Hugging Face does.
-            edge, short = to_height, min(image.size)
-            return edge * image.height // short, edge * image.width // short
-        return to_height, to_width
+            return shortest_edge(picture, min(self.decode_size), self.size)
+        return stretched(picture, self.decode_size, self.size)
 
     def normalize(
         self, pixels: UInt8[np.ndarray, "batch height width 3"]

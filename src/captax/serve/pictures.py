@@ -58,24 +58,11 @@ class Sent:
         try:
             size = processor.decode_size
             upright = decode(data, max_pixels=settings.max_pixels, at_least=size)
-            return Picture(processor.resize_only(upright), seen(processor, upright.size))
+            return Picture(processor.resize_only(upright), processor.fit(upright).seen)
         except TooManyPixels as error:
             raise Unreadable("too_many_pixels", str(error)) from None
         except ImageError as error:
             raise Unreadable("unreadable_image", str(error)) from None
-
-
-def seen(processor: ImageProcessor, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of a picture of (width, height) that is left when it is resized and cut.
-
-    Left, top, width and height as fractions of the picture; beyond it where black is put around.
-    """
-    height, width = processor.decode_size
-    if processor.resize == "shortest_edge":
-        height, width = height * size[1] // min(size), width * size[0] // min(size)
-    rows, columns = processor.size
-    left, top = (width - columns) // 2, (height - rows) // 2
-    return left / width, top / height, columns / width, rows / height
 
 
 async def read_request(
