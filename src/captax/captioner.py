@@ -15,7 +15,7 @@ from captax.data import load_images
 from captax.explain import Explanation, Reader, explain, known_methods
 from captax.generation import GenerationConfig, GenerationError, Sequences, score
 from captax.generator import Alternative, Generated, Generator, seeds_of
-from captax.images import ImageError, ImageProcessor, ImageSource, decode
+from captax.images import ImageError, ImageProcessor, ImageSource, Prepared
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
 from captax.models.layers import map_pictures
@@ -199,7 +199,7 @@ class Captioner(Generator):
         """
         config = self._config(options)
         known_methods(methods)
-        picture = decode(image, at_least=self.processor.decode_size)
+        picture = image if isinstance(image, Prepared) else self.processor.decode(image)
         if caption is None:
             [caption] = self.caption(picture, prompt=prompt, seed=seed, **options)
         [said] = self._said([caption], prompt, config)
@@ -242,13 +242,9 @@ class Captioner(Generator):
         The map is the mean of all words', or that of one (its place among them, from 0). If the
         caption stays, what was looked at is enough to say it.
         """
-        # What was seen has been cut out already.
-        processor = dataclasses.replace(
-            self.processor, resize="stretch", resize_to=self.processor.size
-        )
-        same = Captioner(self.model, processor, self.tokenizer, self.generation)
+        shown = explanation.attended(method, word=word)
         options = {"prompt": explanation.prompt, **options}
-        return same.caption(explanation.attended(method, word=word), **options)[0]
+        return self.caption(self.processor.prepare(shown, whole=True), **options)[0]
 
     @functools.cached_property
     def _reader(self) -> Reader:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from captax.data import batched, load_images
 from captax.generator import padded
-from captax.images import ImageError, ImageProcessor, ImageSource
+from captax.images import ImageError, ImageProcessor, ImageSource, Prepared
 
 # A decoder spends its time outside Python's lock; one a core keeps up with any model.
 DECODERS = min(32, max(2, os.cpu_count() or 2))
@@ -64,7 +64,7 @@ def stream_pixels(
 
 def several(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
     """Pictures given one alone or in a sequence, as a sequence."""
-    one = isinstance(images, str | bytes | PathLike | Image.Image)
+    one = isinstance(images, str | bytes | PathLike | Image.Image | Prepared)
     one = one or (isinstance(images, np.ndarray) and images.ndim < 4)
     return cast("Sequence[ImageSource]", [images] if one else images)
 

@@ -12,6 +12,7 @@ from captax.images.files import (
     is_image_path,
     walk_images,
 )
+from captax.images.prepared import Prepared
 from captax.images.processor import ImageProcessor
 from captax.images.sheet import SheetRow, write_sheet
 
@@ -22,6 +23,7 @@ __all__ = [
     "ImageError",
     "ImageProcessor",
     "ImageSource",
+    "Prepared",
     "SheetRow",
     "UnusableImage",
     "decode",

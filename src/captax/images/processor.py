@@ -15,6 +15,7 @@ from PIL import Image
 from captax.files import parse_json, write_text
 from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode
 from captax.images.geometry import Fit, shortest_edge, stretched
+from captax.images.prepared import Prepared
 
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 _RESAMPLE: tuple[Resample, ...] = get_args(Resample)  # in the order of Pillow's 0..5
@@ -113,27 +114,44 @@ class ImageProcessor:
 
         Raises `ImageError` for the first picture that cannot be read.
         """
-        if isinstance(images, str | bytes | PathLike | Image.Image) or (
+        if isinstance(images, str | bytes | PathLike | Image.Image | Prepared) or (
             isinstance(images, np.ndarray) and images.ndim < 4
         ):
             raise ImageError("one picture was given where a sequence is taken: pass [picture]")
         pixels = np.empty((len(images), *self.size, 3), np.uint8)
         for index, image in enumerate(images):
             try:
-                decoded = decode(image, at_least=self.decode_size)
-                pixels[index] = np.asarray(self.resize_only(decoded))
+                ready = image if isinstance(image, Prepared) else self.decode(image)
+                pixels[index] = self.prepare(ready).pixels
             except ImageError as error:
                 # A file is named by its path, other pictures by their place.
                 place = "" if isinstance(image, str | PathLike) else f"image {index}: "
                 raise ImageError(f"{place}{error}") from None
         return self.normalize(pixels)
 
-    def resize_only(self, image: Image.Image) -> Image.Image:
-        """RGB `image` resized and cut or padded to `size`, still 8-bit.
+    def decode(self, image: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+        """`image` upright, in RGB, as large as resizing can make use of.
 
-        Raises `ImageError` where keeping the aspect of a very narrow picture asks for a huge one.
+        Raises `ImageError` for one that cannot be read, as `captax.images.decode`.
         """
-        fit = self.fit(image)
+        return decode(image, max_pixels=max_pixels, at_least=self.decode_size)
+
+    def prepare(self, image: Image.Image | Prepared, *, whole: bool = False) -> Prepared:
+        """RGB `image` resized and cut or padded to `size`; one that is prepared, as it is.
+
+        With `whole` all of it is stretched to `size` and nothing is cut: it is a `view` already.
+        Raises `ImageError` where keeping the aspect of a very narrow picture asks for a huge one,
+        and for a picture that was prepared for another size.
+        """
+        if isinstance(image, Prepared):
+            if image.pixels.shape != (*self.size, 3):
+                raise ImageError(
+                    f"the picture was prepared as {list(image.pixels.shape)} and the model takes "
+                    f"{[*self.size, 3]}; prepare it with the model's own processor"
+                )
+            return image
+        picture = image.height, image.width
+        fit = stretched(picture, self.size, self.size) if whole else self.fit(image)
         height, width = fit.resized
         if height * width > MAX_PIXELS:
             raise ImageError(
@@ -141,14 +159,14 @@ class ImageProcessor:
                 f"edge of {self.resize_to}"
             )
         resized = image.resize((width, height), Image.Resampling[self.resample.upper()])
-        return resized.crop(fit.box)
+        return Prepared(np.asarray(resized.crop(fit.box)), fit.seen)
 
-    def view(self, image: Image.Image) -> Image.Image:
-        """The part of RGB `image` that `resize_only` leaves, as it is: not resized, not stretched.
+    def view(self, image: Image.Image | Prepared) -> Image.Image:
+        """The part of RGB `image` that `prepare` leaves, as it is: not resized, not stretched.
 
-        Black where `resize_only` pads.
+        Black where `prepare` pads.
         """
-        return image.crop(self.fit(image).view)
+        return image.image if isinstance(image, Prepared) else image.crop(self.fit(image).view)
 
     def fit(self, image: Image.Image) -> Fit:
         """Where `image` is resized and cut."""

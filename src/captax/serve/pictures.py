@@ -7,13 +7,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from PIL import Image
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from captax.images import ImageError, ImageProcessor, decode
+from captax.images import ImageError, ImageProcessor, Prepared
 from captax.images.decode import TooManyPixels
 from captax.serve.refusals import Refused
 from captax.serve.settings import Settings
@@ -35,30 +34,17 @@ class Unreadable(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A picture as the model takes it.
-
-    `seen` is the part of the upright picture that this is: left, top, width, height, as fractions.
-    """
-
-    image: Image.Image
-    seen: tuple[float, float, float, float]
-
-
-@dataclasses.dataclass(frozen=True)
 class Sent:
     """A picture as it was sent: the bytes of a file, or base64, or a URL."""
 
     source: bytes | str
     name: str | None = None
 
-    def read(self, processor: ImageProcessor, settings: Settings) -> Picture:
+    def read(self, processor: ImageProcessor, settings: Settings) -> Prepared:
         """Decode and resize it, which takes a while. Raises `Unreadable`."""
         data = self.source if isinstance(self.source, bytes) else _bytes(self.source, settings)
         try:
-            size = processor.decode_size
-            upright = decode(data, max_pixels=settings.max_pixels, at_least=size)
-            return Picture(processor.resize_only(upright), processor.fit(upright).seen)
+            return processor.prepare(processor.decode(data, max_pixels=settings.max_pixels))
         except TooManyPixels as error:
             raise Unreadable("too_many_pixels", str(error)) from None
         except ImageError as error:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from captax.captioner import Caption, Captioner
 from captax.classifier import Classification, Classifier
 from captax.generation.config import DEFAULT_NEW_TOKENS
 from captax.generator import BATCH_SIZES
+from captax.images import Prepared
 
 # How many captions the page asks for.
 PAGE_CAPTIONS = 3
@@ -37,9 +37,9 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A picture that `Picture.read` made, and what else is said of it."""
+    """A picture, and what else is said of it."""
 
-    image: Image.Image
+    picture: Prepared
     seed: int = 0
     caption: str | None = None
 
@@ -58,15 +58,9 @@ class Worker:
     """Does tasks with a model. Not for several threads: the batcher's has it to itself."""
 
     def __init__(self, model: Model, max_batch: int):
-        # Pictures come resized and cut to the model's size: this processor leaves them as they are.
-        ready = dataclasses.replace(model.processor, resize="stretch", resize_to=None)
+        self.model = model
         self.processor = model.processor
         self.max_batch = max_batch
-        self.model: Model
-        if isinstance(model, Captioner):
-            self.model = Captioner(model.model, ready, model.tokenizer, model.generation)
-        else:
-            self.model = Classifier(model.model, ready)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -79,34 +73,34 @@ class Worker:
 
     def __call__(self, task: Task, items: Sequence[Item]) -> Sequence[Any]:
         """What the task gives of each item."""
-        images = [item.image for item in items]
+        pictures = [item.picture for item in items]
         options = dict(task.options)
         if task.kind == "classify":
-            return self._classify(images, **options)
+            return self._classify(pictures, **options)
         if task.kind == "score":
-            return self._score(images, items, prompt=task.prompt, **options)
+            return self._score(pictures, items, prompt=task.prompt, **options)
         if task.kind == "explain":
             return [self._explain(item, task.prompt, **options) for item in items]
-        return self._caption(images, items, prompt=task.prompt, **options)
+        return self._caption(pictures, items, prompt=task.prompt, **options)
 
     def _caption(
-        self, images: list[Image.Image], items: Sequence[Item], **options: Any
+        self, pictures: list[Prepared], items: Sequence[Item], **options: Any
     ) -> list[Caption]:
         # A seed of its own for each: what is drawn for a picture depends on nothing else here.
         seeds = [item.seed for item in items]
         assert isinstance(self.model, Captioner)
-        return self.model.caption(images, seed=seeds, batch_size=self.max_batch, **options)
+        return self.model.caption(pictures, seed=seeds, batch_size=self.max_batch, **options)
 
     def _score(
-        self, images: list[Image.Image], items: Sequence[Item], **options: Any
+        self, pictures: list[Prepared], items: Sequence[Item], **options: Any
     ) -> list[float]:
         assert isinstance(self.model, Captioner)
         captions = [item.caption or "" for item in items]
-        return self.model.score(images, captions, batch_size=self.max_batch, **options)
+        return self.model.score(pictures, captions, batch_size=self.max_batch, **options)
 
-    def _classify(self, images: list[Image.Image], **options: Any) -> list[Classification]:
+    def _classify(self, pictures: list[Prepared], **options: Any) -> list[Classification]:
         assert isinstance(self.model, Classifier)
-        return self.model.classify(images, batch_size=self.max_batch, **options)
+        return self.model.classify(pictures, batch_size=self.max_batch, **options)
 
     def _explain(
         self,
@@ -119,7 +113,7 @@ class Worker:
     ) -> Explained:
         assert isinstance(self.model, Captioner)
         found = self.model.explain(
-            item.image, item.caption, prompt=prompt, seed=item.seed, methods=(method,), **options
+            item.picture, item.caption, prompt=prompt, seed=item.seed, methods=(method,), **options
         )
         maps = np.asarray(found.maps(method, layer=layer, head=head), np.float64)
         words = [
@@ -153,8 +147,7 @@ class Worker:
 
     def warm_up(self) -> dict[int, float]:
         """Compile what is asked for most; the seconds that a batch of each size takes."""
-        height, width = self.processor.size
-        item = Item(Image.new("RGB", (width, height), (127, 127, 127)))
+        item = Item(Prepared(np.full((*self.processor.size, 3), 127, np.uint8)))
         kind: Kind = "caption" if isinstance(self.model, Captioner) else "classify"
         seconds = {}
         for size in self.sizes:

@@ -26,7 +26,7 @@ from captax.checkpoints.state import weights_digest
 from captax.data import batched, load_images
 from captax.errors import CaptaxError
 from captax.files import write_text
-from captax.images import Augment, ImageError, ImageProcessor, decode, mentions_sides, rng_for
+from captax.images import Augment, ImageError, ImageProcessor, mentions_sides, rng_for
 from captax.models.encoders import VisionEncoder
 from captax.models.layers import map_pictures
 
@@ -116,11 +116,11 @@ def augmented_pixels(
 
     View 0 is unchanged. Raises `ImageError` for a picture that cannot be read.
     """
-    image = decode(example.image, at_least=processor.decode_size)
+    image = processor.decode(example.image)
     if augment is not None and view > 0:
         sides = mentions_sides(getattr(example, "captions", ()))
         image = augment(image, rng_for(seed, view, example.id), allow_flip=not sides)
-    return processor.normalize(np.asarray(processor.resize_only(image))[None])
+    return processor([processor.prepare(image)])
 
 
 def _make_room(data: Path, size: int) -> None:
