@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from captax.metrics import Comparison, DocumentFrequencies, Interval, Scores
     from captax.metrics.align import Aligned
-    from captax.metrics.files import CaptionFile
+    from captax.metrics.caption_files import CaptionFile
 
 _OUTPUT = "Output"
 
@@ -99,7 +99,7 @@ def score(
     from captax import metrics as library
     from captax.errors import CaptaxError
     from captax.metrics.align import align, merge
-    from captax.metrics.files import read_captions, read_objects
+    from captax.metrics.caption_files import read_captions, read_objects
     from captax.worst import find_pictures, write_worst
 
     wanted = names(metrics)
@@ -203,7 +203,7 @@ def _count(found: "Aligned") -> str:
 
 def _references(path: Path, split: str | None) -> "CaptionFile":
     """A file's captions, or those of a dataset's directory."""
-    from captax.metrics.files import CaptionFile, Row, read_captions
+    from captax.metrics.caption_files import CaptionFile, Row, read_captions
 
     if not path.is_dir():
         return read_captions(path, split=split)

@@ -24,7 +24,7 @@ from captax.data.splits import (
 from captax.data.tables import alternatives
 from captax.files import is_file, parse_json
 from captax.images.decode import ImageError
-from captax.images.files import find_images, is_image_path
+from captax.images.find import find_images, is_image_path
 
 FOOD101_LISTS = {"train": "train.txt", "dev": "val.txt", "test": "test.txt"}
 

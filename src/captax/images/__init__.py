@@ -5,7 +5,7 @@ Imports nothing of captax but its errors, and no JAX: data-loading workers start
 
 from captax.images.augment import Augment, mentions_sides, rng_for
 from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode
-from captax.images.files import (
+from captax.images.find import (
     IMAGE_SUFFIXES,
     UnusableImage,
     find_images,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from captax.metrics.files import CaptionFile, CaptionFileError
+from captax.metrics.caption_files import CaptionFile, CaptionFileError
 
 
 @dataclass(frozen=True)
