@@ -13,10 +13,10 @@ import captax
 from captax.checkpoints.state import parameters
 from captax.training import loop
 from captax.training.checkpoints import RunCheckpoints
+from captax.training.learning_task import DevResult
 from captax.training.loop import train
 from captax.training.lora import merge_lora
 from captax.training.recipe import Recipe, RecipeError
-from captax.training.task import Evaluation
 from captax.training.tasks import make_task
 from captax.training.watch import DivergedError, Log, read_log
 from captax.training.writing import CaptionTask
@@ -235,10 +235,10 @@ def canned(monkeypatch: pytest.MonkeyPatch, *scores: float) -> list[dict[str, An
     """Evaluations that give these CIDEr-D, in order; and the parameters that each was given."""
     given: list[dict[str, Any]] = []
 
-    def evaluate(self: Any, model: Any) -> Callable[..., Evaluation]:
-        def run(parameters: dict[str, Any]) -> Evaluation:
+    def evaluate(self: Any, model: Any) -> Callable[..., DevResult]:
+        def run(parameters: dict[str, Any]) -> DevResult:
             given.append({**parameters})
-            return Evaluation({"CIDEr-D": scores[len(given) - 1], "loss": 1.0}, [], [])
+            return DevResult({"CIDEr-D": scores[len(given) - 1], "loss": 1.0}, [], [])
 
         return run
 
@@ -294,8 +294,8 @@ def test_errors_are_best_when_they_are_few_and_steps_may_be_too(
     by_loss = changed(recipe, stages=stages, evaluation=options)
     losses = iter([0.5, 0.7])
 
-    def evaluate(self: Any, model: Any) -> Callable[..., Evaluation]:
-        return lambda parameters: Evaluation({"loss": next(losses)}, [], [])
+    def evaluate(self: Any, model: Any) -> Callable[..., DevResult]:
+        return lambda parameters: DevResult({"loss": next(losses)}, [], [])
 
     monkeypatch.setattr(CaptionTask, "evaluate", evaluate)
     train(by_loss, out)

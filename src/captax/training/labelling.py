@@ -15,10 +15,10 @@ from captax.classifier import Classifier
 from captax.images import Augment, SheetRow
 from captax.metrics.classification import top_k_accuracy
 from captax.training.build import build
-from captax.training.pictures import Pictures
+from captax.training.encoder_inputs import EncoderInputs
+from captax.training.learning_task import DevResult, LearningTask, opened
 from captax.training.recipe import Recipe, RecipeError
 from captax.training.step import Losses, Parameters, token_losses
-from captax.training.task import Evaluation, Task, opened
 
 
 @struct.dataclass
@@ -29,7 +29,7 @@ class LabelBatch:
     labels: Int[Any, " batch"]
 
 
-class ClassifyTask(Task):
+class ClassifyTask(LearningTask):
     """Pictures to labels."""
 
     metric = "accuracy"
@@ -57,8 +57,8 @@ class ClassifyTask(Task):
         self.size = len(self.train)
         processor, augment = self.subject.processor, Augment(**recipe.augment.model_dump())
         changed = augment if augment != Augment() else None
-        self.pictures = Pictures(self.train, processor, augment=changed, seed=recipe.seed)
-        self.dev_pictures = Pictures(self.dev, processor)
+        self.pictures = EncoderInputs(self.train, processor, augment=changed, seed=recipe.seed)
+        self.dev_pictures = EncoderInputs(self.dev, processor)
 
     def batch(self, chosen: Int[np.ndarray, " batch"], epoch: int) -> LabelBatch:
         assert self.pictures is not None
@@ -84,11 +84,11 @@ class ClassifyTask(Task):
         smoothing = self.recipe.optimizer.label_smoothing
         return token_losses(logits, batch.labels[:, None], everywhere, smoothing)
 
-    def evaluate(self, model: Callable[[Parameters], nnx.Module]) -> Callable[..., Evaluation]:
+    def evaluate(self, model: Callable[[Parameters], nnx.Module]) -> Callable[..., DevResult]:
         size = min(self.recipe.evaluation.batch_size, len(self.dev))
         logits = jax.jit(lambda parameters, given: self._logits(model(parameters), given))
 
-        def run(parameters: Parameters) -> Evaluation:
+        def run(parameters: Parameters) -> DevResult:
             assert self.dev_pictures is not None
             found = []
             for first in range(0, len(self.dev), size):
@@ -103,7 +103,7 @@ class ClassifyTask(Task):
             scores = {"accuracy": float((best == truth).mean())}
             if self.many:
                 scores["top-5 accuracy"] = float(top_k_accuracy(all_logits, truth, k=5))
-            return Evaluation({**scores, "loss": loss}, said, self._rows(said))
+            return DevResult({**scores, "loss": loss}, said, self._rows(said))
 
         return run
 

@@ -24,6 +24,7 @@ from captax.stopping import stopping
 from captax.training.card import model_card
 from captax.training.checkpoints import RunCheckpoints
 from captax.training.curves import plot_curves
+from captax.training.learning_task import DevResult
 from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, merge_lora
 from captax.training.mesh import Placement
 from captax.training.optimizers import make_optimizer
@@ -38,7 +39,6 @@ from captax.training.step import (
     matches,
     narrowed,
 )
-from captax.training.task import Evaluation
 from captax.training.tasks import make_task
 from captax.training.watch import DivergedError, Log, collapse, first_not_finite, rounded
 
@@ -355,7 +355,7 @@ class _Run:
             chosen = order[start : start + size][rows]
             yield chosen, self.task.batch(chosen, epoch)
 
-    def _judge(self, stage: Stage, trained: Parameters, found: Evaluation) -> None:
+    def _judge(self, stage: Stage, trained: Parameters, found: DevResult) -> None:
         """Log scores, show some of what was said, keep the model if it is the best."""
         progress, scores = self.progress, found.scores
         sign = -1 if self.metric in LOWER_IS_BETTER else 1

@@ -240,7 +240,7 @@ class Optimizer(_Section):
         return self
 
 
-class Evaluation(_Section):
+class EvaluationOptions(_Section):
     """How the model is judged, every `epochs`, or every `steps`, and at the end of each stage.
 
     The model with the best `metric` is kept; after `patience` evaluations without a better one a
@@ -278,7 +278,7 @@ class Recipe(_Section):
     augment: AugmentOptions = AugmentOptions()
     stages: tuple[Stage, ...] = Field(min_length=1)
     optimizer: Optimizer = Optimizer()
-    evaluation: Evaluation = Evaluation()
+    evaluation: EvaluationOptions = EvaluationOptions()
     mesh: Mesh = Mesh(data=None)
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="of the weights in best/"

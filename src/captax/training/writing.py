@@ -18,10 +18,10 @@ from captax.images import Augment, SheetRow, rng_for
 from captax.models.encoders import Text
 from captax.text_generator import TextGenerator
 from captax.training.build import build
-from captax.training.pictures import Pictures
+from captax.training.encoder_inputs import EncoderInputs
+from captax.training.learning_task import DevResult, LearningTask, Scores, opened
 from captax.training.recipe import Recipe, RecipeError
 from captax.training.step import Losses, Parameters, token_losses
-from captax.training.task import Evaluation, Scores, Task, opened
 
 
 @struct.dataclass
@@ -38,7 +38,7 @@ class Batch:
     segments: Int[Any, "batch time"]
 
 
-class WritingTask(Task):
+class WritingTask(LearningTask):
     """Captions of pictures, or texts from texts: what both have in common."""
 
     def __init__(self, recipe: Recipe, subject: Any):
@@ -104,7 +104,7 @@ class WritingTask(Task):
         smoothing = self.recipe.optimizer.label_smoothing
         return token_losses(logits, batch.targets, batch.segments > 0, smoothing)
 
-    def evaluate(self, model: Callable[[Parameters], nnx.Module]) -> Callable[..., Evaluation]:
+    def evaluate(self, model: Callable[[Parameters], nnx.Module]) -> Callable[..., DevResult]:
         config = self.generation
         size = min(self.recipe.evaluation.batch_size, self.dev_size)
 
@@ -125,7 +125,7 @@ class WritingTask(Task):
             logits = built.read(features, batch.inputs, batch.positions, batch.segments)
             return sequences.tokens[:, 0], token_losses(logits, batch.targets, batch.segments > 0)
 
-        def run(parameters: Parameters) -> Evaluation:
+        def run(parameters: Parameters) -> DevResult:
             texts: list[str] = []
             total = weight = right = 0.0
             for first in range(0, self.dev_size, size):
@@ -147,7 +147,7 @@ class WritingTask(Task):
                 "perplexity": float(np.exp(min(total / weight, 50.0))),
                 "token accuracy": right / weight,
             }
-            return Evaluation(scores, texts, self.rows(texts))
+            return DevResult(scores, texts, self.rows(texts))
 
         return run
 
@@ -190,8 +190,8 @@ class CaptionTask(WritingTask):
         self.dev_texts = [self.tokens(example.captions[:1]) for example in self.dev]
         processor, augment = self.subject.processor, Augment(**recipe.augment.model_dump())
         changed = augment if augment != Augment() else None
-        self.pictures = Pictures(self.train, processor, augment=changed, seed=recipe.seed)
-        self.dev_pictures = Pictures(self.dev, processor)
+        self.pictures = EncoderInputs(self.train, processor, augment=changed, seed=recipe.seed)
+        self.dev_pictures = EncoderInputs(self.dev, processor)
 
     def batch(self, chosen: Int[np.ndarray, " batch"], epoch: int) -> Batch:
         packed = self.pack([self._captions(epoch, int(place)) for place in chosen])

@@ -17,7 +17,7 @@ from jaxtyping import Int
 from captax import data
 from captax.data.example import StoredExample
 from captax.images import SheetRow
-from captax.training.pictures import Pictures
+from captax.training.encoder_inputs import EncoderInputs
 from captax.training.recipe import Recipe, RecipeError, Source
 from captax.training.step import Losses, Parameters
 
@@ -25,7 +25,7 @@ Scores = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class DevResult:
     """Scores by name, and what was said of dev examples, to be looked at."""
 
     scores: Scores
@@ -33,7 +33,7 @@ class Evaluation:
     rows: list[SheetRow]
 
 
-class Task:
+class LearningTask:
     """What the loop asks of a task."""
 
     subject: Any
@@ -41,8 +41,8 @@ class Task:
     dev: Sequence[Any]
     size: int  # how many examples there are to learn from
     metric: str  # which score is best when it is highest, unless the recipe names another
-    pictures: Pictures | None = None
-    dev_pictures: Pictures | None = None
+    pictures: EncoderInputs | None = None
+    dev_pictures: EncoderInputs | None = None
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
@@ -74,7 +74,7 @@ class Task:
         """Pure; called inside the step."""
         raise NotImplementedError
 
-    def evaluate(self, model: Callable[[Parameters], nnx.Module]) -> Callable[..., Evaluation]:
+    def evaluate(self, model: Callable[[Parameters], nnx.Module]) -> Callable[..., DevResult]:
         """A function from parameters to how they do on the dev examples."""
         raise NotImplementedError
 

@@ -14,7 +14,7 @@ from captax.models.encoders import VisionEncoder
 from captax.training.features import FeatureCache, augmented_pixels, cache_features
 
 
-class Pictures:
+class EncoderInputs:
     """Pictures by their place in a dataset; `depth` of an encoder's parts have seen them already.
 
     Before `cache` is called, or after it was without views, that is 0: they are pixels.
