@@ -77,7 +77,7 @@ class Critic:
             built = model(parameters)
             return generate(
                 built,
-                task._features(built, given),
+                task.features(built, given),
                 jnp.full((len(seeds), 1), task.start),
                 config.strategy,
                 max_new_tokens=config.max_new_tokens,
@@ -166,7 +166,7 @@ class Critic:
     def loss(self, model: Any, sampled: Sampled) -> Losses:
         """REINFORCE with the baseline, by token."""
         batch = sampled.batch
-        features = self.task._features(model, batch.given)
+        features = self.task.features(model, batch.given)
         logits = model.read(features, batch.inputs, batch.positions, batch.segments)
         logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
         said = jnp.take_along_axis(logprobs, batch.targets[..., None], axis=-1)[..., 0]

@@ -91,7 +91,8 @@ class WritingTask(LearningTask):
             pad_id=self.eos if pad is None else pad,
         )
 
-    def _features(self, model: Any, given: Any) -> Any:
+    def features(self, model: Any, given: Any) -> Any:
+        """The encoder's output for the `given` of a batch, as the decoder reads it."""
         if isinstance(given, Text):
             return model.encode(given)
         depth, size = self.depth, self.subject.processor.size
@@ -99,7 +100,7 @@ class WritingTask(LearningTask):
 
     def loss(self, model: Any, batch: Batch) -> Losses:
         logits = model.read(
-            self._features(model, batch.given), batch.inputs, batch.positions, batch.segments
+            self.features(model, batch.given), batch.inputs, batch.positions, batch.segments
         )
         smoothing = self.recipe.optimizer.label_smoothing
         return token_losses(logits, batch.targets, batch.segments > 0, smoothing)
@@ -111,7 +112,7 @@ class WritingTask(LearningTask):
         @jax.jit
         def write(parameters: Parameters, batch: Batch) -> tuple[Array, Losses]:
             built: Any = model(parameters)
-            features = self._features(built, batch.given)
+            features = self.features(built, batch.given)
             sequences = generate(
                 built,
                 features,
