@@ -99,15 +99,9 @@ def _with_new_decoder(recipe: Recipe, captions: Sequence[str]) -> Any:
 
 def _grid(encoder: VisionEncoder, size: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of what the encoder says of pictures of this (height, width)."""
-    grids = []
-
-    def look(pixels: jax.Array) -> jax.Array:
-        features = encoder(pixels)
-        grids.append(features.grid)
-        return features.tokens
-
-    jax.eval_shape(look, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
-    return grids[0]
+    pixels = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    # Of what is traced, shapes come out: so does the grid, as the shape of an array.
+    return jax.eval_shape(lambda pixels: jnp.empty(encoder(pixels).grid), pixels).shape
 
 
 def _encoder(recipe: Recipe) -> tuple[VisionEncoder, ImageProcessor]:
