@@ -125,7 +125,7 @@ def _validated(schema: type[Asked], given: bytes | Mapping[str, Any]) -> Asked:
         parts = []
         for each in found[:MOST_ERRORS]:
             where = ".".join(map(str, each["loc"])) or "body"
-            parts.append(f"{where}: {each['msg']}")
+            parts.append(f"{where}: {each['msg'].removeprefix('Value error, ')}")
         if len(found) > MOST_ERRORS:
             parts.append(f"and {len(found) - MOST_ERRORS} more")
         raise Refused(422, "invalid_request", "; ".join(parts)) from None

@@ -1,8 +1,9 @@
 """Recipes: everything a training run depends on, read from YAML and checked before it starts."""
 
 import difflib
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -22,7 +23,7 @@ class _Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
-Fraction = pydantic.confloat(ge=0, lt=1)
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 _MOST_VALUES = 100_000  # a recipe has a hundred, or the names of all its classes
 
 
@@ -106,7 +107,7 @@ class Decoder(_Section):
     heads: PositiveInt = 6
     mlp_width: PositiveInt = 1536
     max_positions: PositiveInt = 64
-    dropout: Fraction = 0.1  # type: ignore[valid-type]
+    dropout: Fraction = 0.1
 
     @pydantic.model_validator(mode="after")
     def _new_or_not(self) -> "Decoder":
@@ -164,7 +165,7 @@ class AugmentOptions(_Section):
 
     crop_scale: tuple[PositiveFloat, PositiveFloat] | None = None
     flip: bool = False
-    jitter: Fraction = 0.0  # type: ignore[valid-type]
+    jitter: Fraction = 0.0
 
 
 class SelfCritical(_Section):
@@ -220,13 +221,13 @@ class Optimizer(_Section):
     batch_size: PositiveInt = 25
     accumulation: PositiveInt = 1
     weight_decay: NonNegativeFloat = 0.01
-    beta1: Fraction = 0.9  # type: ignore[valid-type]
-    beta2: Fraction = 0.98  # type: ignore[valid-type]
-    momentum: Fraction = 0.9  # type: ignore[valid-type]
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.98
+    momentum: Fraction = 0.9
     nesterov: bool = True
     clip_norm: PositiveFloat | None = 1.0
-    label_smoothing: Fraction = 0.0  # type: ignore[valid-type]
-    ema_decay: Fraction | None = None  # type: ignore[valid-type]
+    label_smoothing: Fraction = 0.0
+    ema_decay: Fraction | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
 
@@ -363,13 +364,23 @@ def _parse(text: str) -> Any:
         content = yaml.safe_load(text)
     except Exception as error:  # PyYAML lets through what Python says of `2020-99-99` or `!!int ""`
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
-    found = [content]
-    for value in found:  # which grows
-        if isinstance(value, dict | list):
-            found += value.values() if isinstance(value, dict) else value
-        if len(found) > _MOST_VALUES:
-            raise ValueError(f"stands for more than {_MOST_VALUES:,} values")
+    # No more are counted, for there may be no end of them.
+    if sum(1 for _ in itertools.islice(_values(content), _MOST_VALUES + 1)) > _MOST_VALUES:
+        raise ValueError(f"stands for more than {_MOST_VALUES:,} values")
     return content
+
+
+def _values(content: Any) -> Iterator[Any]:
+    """`content` and all values in it, one after the other; those named twice come twice."""
+    waiting = [iter([content])]
+    while waiting:
+        for value in waiting[-1]:
+            yield value
+            if isinstance(value, dict | list):
+                waiting.append(iter(value.values() if isinstance(value, dict) else value))
+                break
+        else:
+            waiting.pop()
 
 
 def _set(fields: dict[str, Any], override: str) -> None:
