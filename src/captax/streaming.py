@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from captax.data import batched, load_images
+from captax.data import batched, filled, load_images
 from captax.generator import padded
 from captax.images import ImageError, ImageProcessor, ImageSource, Prepared
 
@@ -55,7 +55,8 @@ def stream_pixels(
         good = [pixels for pixels in batch if not isinstance(pixels, ImageError)]
         seen += len(batch)
         extra = (places,) if numbered else ()
-        waiting.append((batch, compute(_filled(good, batch_size), *extra) if good else None))
+        size = padded(len(good), batch_size)
+        waiting.append((batch, compute(filled(good, size), *extra) if good else None))
         if len(waiting) > 1:
             yield from _rows(*waiting.pop(0))
     for batch, found in waiting:
@@ -78,9 +79,3 @@ def _rows(batch: list[np.ndarray | ImageError], found: Any) -> Iterator[Any]:
         else:
             yield jax.tree.map(lambda array, row=row: array[row], arrays)
             row += 1
-
-
-def _filled(good: list[np.ndarray], batch_size: int) -> Float[np.ndarray, "batch height width 3"]:
-    filled = np.zeros((padded(len(good), batch_size), *good[0].shape), np.float32)
-    filled[: len(good)] = good
-    return filled

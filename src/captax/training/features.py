@@ -23,7 +23,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from captax.checkpoints.state import weights_digest
-from captax.data import batched, load_images
+from captax.data import batched, filled, load_images
 from captax.errors import CaptaxError
 from captax.files import write_text
 from captax.images import Augment, ImageError, ImageProcessor, mentions_sides, rng_for
@@ -97,9 +97,7 @@ def cache_features(
         pictures = _views(examples, processor, augment, seed, range(done, total))
         for batch in batched(pictures, BATCH):
             size = len(batch)
-            padded = np.zeros(pixels.shape, np.float32)
-            padded[:size] = batch
-            rows[done : done + size] = np.asarray(prefix(state, padded))[:size]
+            rows[done : done + size] = np.asarray(prefix(state, filled(batch, BATCH)))[:size]
             done += size
             bar.update(size)
             if done == total or done // BATCH % 40 == 0:
