@@ -283,6 +283,8 @@ def test_explanations_lie_on_the_picture(client: TestClient) -> None:
 def test_explain_refuses_what_it_cannot(client: TestClient) -> None:
     send = client.post
     problem(send("/v1/explain", files=files(png(0), png(1))), 422, "invalid_request")
+    answer = send("/v1/explain", files=files(png(0)), data={"method": "tea leaves"})
+    assert answer.json()["error"]["message"].startswith("method: give one of ")
     for data in ({"method": "tea leaves"}, {"layer": 99}, {"head": 99, "layer": 0}):
         problem(send("/v1/explain", files=files(png(0)), data=data), 422, "invalid_request")
 

@@ -114,7 +114,7 @@ def read_rows(root: Path, *, split: str | None = None) -> list[Example]:
 
 def _library(where: object) -> ModuleType:
     try:
-        import datasets
+        import datasets  # an extra
     except ImportError:
         raise DataError(
             f"{where}: reading it takes the datasets library; pip install 'captax[hub-data]'"

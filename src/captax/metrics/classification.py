@@ -92,7 +92,7 @@ def plot_confusion(
     """
     if len(names) != len(confusion):
         raise CaptaxError(f"{len(names)} names for {len(confusion)} classes: give one each")
-    # Slow to import, and not needed for numbers.
+    # Start-up time: matplotlib takes 0.5 s, and numbers do not need it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

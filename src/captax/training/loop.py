@@ -19,6 +19,7 @@ from captax import data, metrics
 from captax.checkpoints.state import parameters, rebuilder
 from captax.files import write_text
 from captax.images import write_sheet
+from captax.loading import load_model
 from captax.models.encoders import VisionEncoder
 from captax.stopping import stopping
 from captax.training.card import model_card
@@ -151,8 +152,6 @@ class _Run:
         if found:
             self.progress = _Progress(**found)
         elif init_from is not None:
-            from captax.loading import load_model
-
             best = init_from / "best"
             model = load_model(best if best.is_dir() else init_from)
             given = parameters(model)

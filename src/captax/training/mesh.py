@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh as DeviceMesh
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -67,8 +68,6 @@ class Placement:
         """Arrays that every process can read whole."""
         if jax.process_count() == 1:
             return tree
-        from jax.experimental import multihost_utils
-
         return multihost_utils.process_allgather(tree, tiled=True)
 
     def _sharding(self, x: Any) -> NamedSharding:

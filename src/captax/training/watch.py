@@ -62,7 +62,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def _board(folder: Path, last_step: int) -> Any:
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter  # an extra
     except ImportError:
         raise CaptaxError(
             "tensorboard: true needs tensorboardX; pip install 'captax[tracking]'"
