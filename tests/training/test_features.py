@@ -221,6 +221,6 @@ def test_a_disk_without_room_is_told_before_anything_is_computed(
 
     full = _ntuple_diskusage(100, 100, 0)
     monkeypatch.setattr(features.shutil, "disk_usage", lambda path: full)
-    with pytest.raises(features.FeatureCacheError, match=r"needs 0.0 GB and 0.0 GB are free"):
+    with pytest.raises(features.FeatureCacheError, match=r"needs 0.0 GB and only 0.0 GB are free"):
         cache_features(tmp_path, ENCODER, 1, examples, PROCESSOR)
     assert decoded == []

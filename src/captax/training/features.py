@@ -1,4 +1,4 @@
-"""What a frozen encoder says of every training picture, computed once and read from disk.
+"""The output of a frozen encoder for every training picture, computed once and kept on disk.
 
 Whatever an encoder does before its first trainable part is the same in every epoch, so it is
 computed for a fixed number of augmented views of each picture and memory-mapped. A cache lies in a
@@ -110,7 +110,7 @@ def cache_features(
 def augmented_pixels(
     example: Any, processor: ImageProcessor, augment: Augment | None, seed: int, view: int
 ) -> Float[np.ndarray, "1 height width 3"]:
-    """What an encoder takes of an example's picture, changed as (seed, view, example) say.
+    """Pixels of an example's picture for an encoder, augmented as (seed, view, example) say.
 
     View 0 is unchanged. Raises `ImageError` for a picture that cannot be read.
     """
@@ -131,7 +131,7 @@ def _make_room(data: Path, size: int) -> None:
     held, free = data.stat().st_blocks * 512, shutil.disk_usage(data.parent).free
     if size - held > free:
         raise FeatureCacheError(
-            f"{data.parent}: the feature cache needs {(size - held) / 1e9:.1f} GB and "
+            f"{data.parent}: the feature cache needs {(size - held) / 1e9:.1f} GB and only "
             f"{free / 1e9:.1f} GB are free; ask for fewer views, or give --out on another disk"
         )
     if data.stat().st_size < size:

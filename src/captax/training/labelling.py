@@ -1,4 +1,4 @@
-"""The task whose answers are labels of pictures."""
+"""The learning task whose outputs are labels of pictures."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,9 +49,12 @@ class ClassifyTask(LearningTask):
         there = {example.label for example in self.train}
         labels = [name for name in dict.fromkeys(listed) if name in there]
         if len(labels) < 2:
-            raise RecipeError(f"data.train has one class only ({labels[0]}); give two or more")
+            raise RecipeError(f"data.train has only one class ({labels[0]}); give two or more")
         if unknown := {example.label for example in self.dev} - set(labels):
-            raise RecipeError(f"data.dev has labels that data.train lacks: {sorted(unknown)}")
+            raise RecipeError(
+                f"data.dev has labels that data.train does not have: {', '.join(sorted(unknown))}; "
+                "add pictures of them to data.train, or leave them out with data.classes"
+            )
         self.subject: Classifier = build(recipe, labels=labels)
         self.number = {label: number for number, label in enumerate(self.subject.labels)}
         self.size = len(self.train)
@@ -66,12 +69,12 @@ class ClassifyTask(LearningTask):
         return LabelBatch(self.pictures.read(chosen, epoch), labels)
 
     def score_names(self) -> list[str]:
-        """What is measured of labels."""
+        """The scores of labels."""
         return ["accuracy", *(["top-5 accuracy"] if self.many else []), "loss"]
 
     @property
     def many(self) -> bool:
-        """Whether the right label may be missing among the five likeliest."""
+        """Whether the five likeliest labels may miss the right one."""
         return len(self.number) > 5
 
     def _logits(self, model: Any, given: Array) -> Float[Array, "batch labels"]:

@@ -1,4 +1,4 @@
-"""Tasks whose answers are texts: captions of pictures, and texts from texts."""
+"""Learning tasks whose outputs are texts: captions of pictures, and texts from texts."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -39,14 +39,14 @@ class Batch:
 
 
 class WritingTask(LearningTask):
-    """Captions of pictures, or texts from texts: what both have in common."""
+    """What captions of pictures and texts from texts have in common."""
 
     def __init__(self, recipe: Recipe, subject: Any):
         super().__init__(recipe)
         self.subject = subject
         said, unknown = recipe.evaluation, subject.tokenizer.unk_id
         subject.generation = subject.generation.replace(
-            # It stands for words that were not learned, and decodes to nothing.
+            # The unknown token stands for words that were not learned, and decodes to nothing.
             suppress_tokens=() if unknown is None else (unknown,),
             num_beams=said.num_beams,
             max_new_tokens=said.max_new_tokens,
@@ -59,24 +59,24 @@ class WritingTask(LearningTask):
         vocab = getattr(subject.model.decoder.config, "vocab_size", None)
         if vocab is not None and subject.tokenizer.vocab_size > vocab:
             raise RecipeError(
-                f"model: its decoder knows {vocab} tokens and its tokenizer "
-                f"{subject.tokenizer.vocab_size}; give the tokenizer that it was made with"
+                f"the model's decoder has {vocab} tokens and its tokenizer has "
+                f"{subject.tokenizer.vocab_size}; give the tokenizer that the decoder was made with"
             )
         longest = recipe.data.max_tokens
         places = subject.model.decoder.max_positions
         if longest - 1 > places:
             raise RecipeError(
-                f"data.max_tokens is {longest}: the decoder reads {places} tokens, so give at most "
-                f"{places + 1}"
+                f"data.max_tokens is {longest}, but the decoder reads {places} tokens; give at "
+                f"most {places + 1}"
             )
         if said.max_new_tokens >= places:
             raise RecipeError(
-                f"evaluation.max_new_tokens is {said.max_new_tokens}: the decoder reads {places} "
-                f"tokens and start is one, so give at most {places - 1}"
+                f"evaluation.max_new_tokens is {said.max_new_tokens}, but the decoder reads "
+                f"{places} tokens, start included; give at most {places - 1}"
             )
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Texts as the decoder is to say them: start, words, eos."""
+        """Texts as the decoder is to write them: start, words, eos."""
         encoded = self.subject.tokenizer.encode_plain(texts)
         return [[self.start, *ids, self.eos] for ids in encoded]
 
@@ -159,15 +159,15 @@ class WritingTask(LearningTask):
         raise NotImplementedError
 
     def scores(self, texts: Sequence[str]) -> Scores:
-        """Of what was said of the dev examples, in order."""
+        """The scores of the texts written for the dev examples, in order."""
         raise NotImplementedError
 
     def rows(self, texts: Sequence[str]) -> list[SheetRow]:
-        """Some of them, spread over the dev examples."""
+        """Cards of some of the texts, spread over the dev examples."""
         raise NotImplementedError
 
     def score_names(self) -> list[str]:
-        """What is measured of texts, whatever they say, and of their tokens."""
+        """The scores of texts, whatever they say, and of their tokens."""
         return [*self.scores(["a"] * self.dev_size), "loss", "perplexity", "token accuracy"]
 
     def spread(self) -> list[int]:
@@ -286,7 +286,7 @@ class RewriteTask(WritingTask):
 
 
 def _beside(references: Sequence[str], image: Any, title: str, text: str) -> SheetRow:
-    """A card of what was said, and what people said."""
+    """A card with the hypothesis and its references."""
     others = tuple((reference, None) for reference in references)
     return SheetRow(image, title, text, None, others, others="References", unfolded=True)
 
