@@ -108,7 +108,7 @@ def test_evaluate_scores_the_captions_of_a_dataset(
     for name, value in want.items():
         assert any(line.split() == [name, f"{100 * value:.2f}"] for line in result.out.splitlines())
     assert "3 pictures, " in result.out
-    assert "pictures of all splits; --split dev takes those alone" in result.err
+    assert "these are pictures of all splits; give --split dev to score dev only" in result.err
 
     options = ("--metrics", "wer, diversity", "--max-new-tokens", 8, "--limit", 2)
     lines = [line.split() for line in run("evaluate", model, dataset, *options).out.splitlines()]

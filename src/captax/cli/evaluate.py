@@ -15,19 +15,29 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint directory, or `default`.")],
     data: Annotated[Path, typer.Argument(help="Dataset: Flickr8k, COCO, or captioned folder.")],
     split: Annotated[
-        str | None, typer.Option(help="train, dev or test; by default all there is.")
+        str | None, typer.Option(help="Evaluate on train, dev or test. Default: all splits.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many pictures.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Evaluate on the first N pictures. Default: all.")
+    ] = None,
     metrics: Metrics = STANDARD,
-    num_beams: Annotated[int | None, typer.Option(min=1)] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    num_beams: Annotated[
+        int | None, typer.Option(min=1, help="Beams of the search. Default: the checkpoint's.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="The most tokens of a caption. Default: the checkpoint's."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch.")] = 32,
     dtype: Loaded = Dtype.float32,
     json_out: Annotated[
-        Path | None, typer.Option("--json", help="Also write scores and captions as JSON.")
+        Path | None,
+        typer.Option(
+            "--json", help="Also write scores and captions here, as JSON. Default: no file."
+        ),
     ] = None,
 ) -> None:
-    """Caption a dataset's pictures and print the field's scores (x 100)."""
+    """Caption the pictures of a dataset and print the metrics' scores (x 100)."""
     from captax import data as datasets
     from captax.evaluation import evaluate as run
     from captax.files import write_text
@@ -47,7 +57,10 @@ def evaluate(
     for name, value in found.scores.corpus.items():
         print(f"{name:12} {value:7.0f}" if name in COUNTS else f"{name:12} {100 * value:7.2f}")
     if split is None:
-        print("captax: pictures of all splits; --split dev takes those alone", file=sys.stderr)
+        print(
+            "captax: these are pictures of all splits; give --split dev to score dev only",
+            file=sys.stderr,
+        )
     print(f"{len(examples)} pictures, {found.pictures_per_second:.1f} a second")
     if json_out is not None:
         content = {
