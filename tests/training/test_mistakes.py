@@ -129,8 +129,8 @@ def test_the_longest_captions_that_fit_are_trained_on(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.train.0.path=one-class", "one-class: one class only (soup)"),
-        ("data.classes=1", "classes: has 2 classes: keep 2 to all of them, not 1"),
+        ("data.train.0.path=one-class", "one-class: there is only one class (soup)"),
+        ("data.classes=1", "classes is 1 and the dataset has 2 classes; give 2 to 2"),
         ("data.classes=[soup, te]", "classes: no class 'te'; did you mean tea"),
         ("data.train.0.rows=':6'", "data.train has only one class (soup); give two or more"),
         (

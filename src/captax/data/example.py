@@ -24,7 +24,7 @@ class SplitError(DataError):
 
 @dataclass(frozen=True)
 class Example:
-    """One picture and what people said of it.
+    """One picture and its captions.
 
     Attributes:
         id: names the picture within its source.
@@ -48,7 +48,7 @@ class Stored(Protocol):
     """A picture within a larger file."""
 
     def read(self) -> bytes:
-        """The picture's file. Raises `ImageError` when it cannot be read."""
+        """The bytes of the picture's file. Raises `ImageError` when it cannot be read."""
 
 
 class StoredExample(Example):

@@ -117,7 +117,7 @@ def _library(where: object) -> ModuleType:
         import datasets  # an extra
     except ImportError:
         raise DataError(
-            f"{where}: reading it takes the datasets library; pip install 'captax[hub-data]'"
+            f"{where}: reading this needs the datasets library; pip install 'captax[hub-data]'"
         ) from None
     return datasets
 
@@ -152,7 +152,9 @@ def _read(where: str, source: str, load: Any, split: str | None) -> list[Example
 
 
 def _refuse_repeats(where: str, found: list[Example]) -> None:
-    refuse_repeats((example.id for example in found), where, "is the id of pictures in two splits")
+    refuse_repeats(
+        (example.id for example in found), where, "is the id of pictures in two splits; rename one"
+    )
 
 
 def _examples(where: str, source: str, prefix: str, rows: Any) -> Iterator[Example]:

@@ -158,7 +158,8 @@ def read_labelled(root: Path, classes: int | Sequence[str] | None = None) -> Lab
     kept = _choose(root, dataset.classes, classes)
     if len(kept) < 2:
         raise DataError(
-            f"{root}: one class only ({', '.join(kept) or 'none'}); a classifier needs two or more"
+            f"{root}: there is only one class ({', '.join(kept) or 'none'}), and a classifier "
+            "needs two or more; add pictures of another"
         )
     splits = {
         split: [example for example in examples if example.label in set(kept)]
@@ -177,7 +178,8 @@ def _choose(
     if isinstance(classes, int):
         if not 2 <= classes <= len(names):
             raise DataError(
-                f"{root}: has {len(names)} classes: keep 2 to all of them, not {classes}"
+                f"{root}: classes is {classes} and the dataset has {len(names)} classes; give 2 to "
+                f"{len(names)}"
             )
         return names[:classes]
     for name in classes:
@@ -242,7 +244,7 @@ def _listed(path: Path) -> list[str]:
         ids = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     for number, id in enumerate(ids, 1):
         if not isinstance(id, str) or not all(id.partition("/")):
-            raise DataError(f"{path}, entry {number}: {id!r} is not class/picture")
+            raise DataError(f"{path}, entry {number}: {id!r} does not have the form class/picture")
     return ids
 
 

@@ -200,7 +200,9 @@ def _text(where: str, content: bytes | TarPicture) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: byte {error.start} is not UTF-8 text") from error
+        raise DataError(
+            f"{where}: byte {error.start} is not UTF-8 text; save the file as UTF-8"
+        ) from error
 
 
 def _described(where: str, content: bytes | TarPicture) -> tuple[str, ...]:
@@ -208,7 +210,7 @@ def _described(where: str, content: bytes | TarPicture) -> tuple[str, ...]:
     try:
         record = parse_json(_text(where, content))
     except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error})") from error
+        raise DataError(f"{where}: not JSON ({error}); write the shard again") from error
     if not isinstance(record, dict):
         return ()
     try:

@@ -23,14 +23,14 @@ from captax.data.splits import split_name
 
 @dataclass(frozen=True)
 class Layout:
-    """What a dataset was recognised as: in words, and how a split of it is read."""
+    """The layout of a dataset: its name in words, and a function that reads a split."""
 
     name: str
     read: Callable[..., list[Example]]
 
 
 class UnknownLayout(DataError):
-    """A directory that is there and is no dataset of captions."""
+    """A directory exists and is no dataset of captions."""
 
 
 def open(

@@ -150,7 +150,7 @@ def _from_file(
             raise
         except Image.DecompressionBombError:
             raise TooManyPixels(
-                f"{name}: has more pixels than Pillow reads of {opener.format} pictures"
+                f"{name}: has more pixels than Pillow reads from a {opener.format} picture"
             ) from None
         except Exception as error:  # decoders fed damaged bytes raise nearly anything
             raise ImageError(
@@ -179,7 +179,9 @@ def _opener(header: bytes, name: str) -> type[ImageFile.ImageFile]:
     if not header:
         raise ImageError(f"{name}: is empty (0 bytes)")
     if header[4:8] == b"ftyp":
-        raise ImageError(f"{name}: HEIC pictures and videos are not read; convert it to JPEG first")
+        raise ImageError(
+            f"{name}: captax does not read HEIC pictures and videos; convert it to JPEG first"
+        )
     raise ImageError(
         f"{name}: not a picture that can be read ({_READABLE}); it starts with {header[:12]!r}"
     )
@@ -214,7 +216,7 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise TooManyPixels(
             f"{name}: {width}x{height} is more than {max_pixels:,} pixels; "
-            "raise max_pixels if it is to be trusted"
+            "raise max_pixels if you trust it"
         )
 
 
