@@ -4,16 +4,16 @@ The changed lines are known, so nothing is searched for: this is linear where `d
 writes what it leaves out, the mark of a last line without a newline.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from captax.alt.site import Document, Edit
 
 _CONTEXT = 3
 
 
-@dataclass
+@dataclasses.dataclass
 class _Change:
     """Old lines `start` to `stop` (from 0) become `new`."""
 

@@ -3,12 +3,12 @@
 Shapes: `batch` images, `time` token positions of a packed row.
 """
 
+import dataclasses
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -21,7 +21,7 @@ T = TypeVar("T")
 Made = TypeVar("Made")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class PackedCaptions:
     """Each picture's captions one after the other in one row, so that it is encoded once.
 

@@ -3,8 +3,8 @@
 The library keeps rows in memory-mapped Arrow files: a picture's bytes are read when asked for.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,11 +25,11 @@ PICTURE_COLUMNS = ("image", "img", "picture", "jpg", "png", "webp")
 ID_COLUMNS = ("image_id", "cocoid", "id", "filename", "file_name", "imgid", "__key__")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class RowPicture:
     """The picture in one row of a `datasets.Dataset` that has its column alone, undecoded."""
 
-    rows: Any = field(repr=False)
+    rows: Any = dataclasses.field(repr=False)
     column: str
     index: int
     where: str

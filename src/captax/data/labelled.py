@@ -1,9 +1,9 @@
 """Pictures with labels, for classification: a folder for each class, or Food-101."""
 
+import dataclasses
 import difflib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from captax.data.example import (
@@ -29,7 +29,7 @@ from captax.images.find import find_images, is_image_path
 FOOD101_LISTS = {"train": "train.txt", "dev": "val.txt", "test": "test.txt"}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class LabelledExample:
     """One picture and the class it belongs to.
 
@@ -44,7 +44,7 @@ class LabelledExample:
     label: str
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Labelled:
     """A labelled dataset as it lies on disk: its layout in words, its classes, its splits.
 

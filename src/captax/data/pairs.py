@@ -1,7 +1,7 @@
 """Pairs of a source text and a target text: translations, summaries, answers."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from captax.data.example import DataError, SplitError, read_text, refuse_repeats
@@ -30,7 +30,7 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Pair:
     """A source text and its target text.
 

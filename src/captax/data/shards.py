@@ -4,11 +4,11 @@ A shard is scanned once, header by header, and only captions are kept. Of a pict
 and where in it the bytes are, so that any picture can be read at any time, in any order and thread.
 """
 
+import dataclasses
 import itertools
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +22,7 @@ from captax.images.find import is_image_path
 _BLOCK = 512  # a tar file's unit
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class TarPicture:
     """A picture in an uncompressed tar file, `size` bytes from `offset` on."""
 
@@ -47,7 +47,7 @@ class TarPicture:
         return content
 
 
-@dataclass
+@dataclasses.dataclass
 class _Sample:
     picture: TarPicture | None = None
     captions: tuple[str, ...] = ()

@@ -1,10 +1,10 @@
 """Random crops, flips and colour changes of training pictures, the same again for the same seed."""
 
+import dataclasses
 import hashlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -17,7 +17,7 @@ _SIDES = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Augment:
     """A random change of an RGB picture; resizing is left to the processor.
 

@@ -1,9 +1,9 @@
 """From pictures to what a vision encoder takes: resize, crop, normalise, batch."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -58,7 +58,7 @@ _NAMED = re.compile(r"(\w+?)(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?")
 _WHOLE = 384  # ConvNeXT's class crops what is to be smaller than this, and stretches the rest
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ImageProcessor:
     """Pictures to `Float32 [batch height width 3]`: `(resized * rescale - mean) / std`.
 

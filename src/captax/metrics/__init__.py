@@ -1,7 +1,7 @@
 """The field's caption metrics, as the COCO caption evaluation computes them."""
 
+import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -91,7 +91,7 @@ COUNTS = frozenset({"vocabulary"})
 """The metrics, by their names in `Scores`, that are numbers of things, not shares."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Scores:
     """What `score` found: metric -> value for the corpus, and image id -> metric -> value.
 
@@ -105,7 +105,7 @@ class Scores:
 
     corpus: dict[str, float]
     per_image: dict[str, dict[str, float]]
-    statistics: tuple[Statistics, ...] = field(default=(), compare=False, repr=False)
+    statistics: tuple[Statistics, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     def adding(self, statistics: Statistics) -> "Scores":
         """These and the metrics of `statistics`, whose rows are of the same images in order."""

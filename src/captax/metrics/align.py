@@ -1,13 +1,13 @@
 """Hypotheses beside their references: the captions of several files, image by image."""
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from captax.metrics.caption_files import CaptionFile, CaptionFileError
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Aligned:
     """Captions of the same images, by the references' ids: what `captax.metrics.score` takes.
 

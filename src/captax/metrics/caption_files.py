@@ -1,11 +1,11 @@
 """Captions and objects in files, in the layouts that the field keeps them in."""
 
 import csv
+import dataclasses
 import io
 import os
 import re
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class CaptionFileError(CaptaxError):
     """A file of captions that cannot be read, or does not fit the others."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Row:
     """A caption as it stands in a file: `where` says which file and line or key."""
 
@@ -36,7 +36,7 @@ class Row:
     picture: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class CaptionFile:
     """The captions of a file.
 

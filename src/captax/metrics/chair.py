@@ -7,9 +7,9 @@ err at times ("glass" becomes "glas"); here the plurals of those words are known
 Two words that a stray space hides from it, "motor bike" and "cheesecake", are found here.
 """
 
+import dataclasses
 import difflib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 from captax.errors import CaptaxError
 
@@ -188,7 +188,7 @@ def known_object(name: object) -> str:
     raise CaptaxError(f"COCO has no object {name!r}: {hint}")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Chair:
     """What `chair` found: shares in [0, 1], the lower the better.
 

@@ -1,7 +1,7 @@
 """Accuracy, per-class measures and the confusion matrix of classifiers."""
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,7 @@ def confusion_matrix(
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class PerClass:
     """What a confusion matrix says of each class; NaN where there is nothing to divide by.
 

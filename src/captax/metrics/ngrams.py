@@ -5,8 +5,8 @@ number of its first n - 1 and that of its last. Words are numbered in alphabetic
 over a caption's n-grams come out the same whatever other captions there are, and in any order.
 """
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -55,7 +55,7 @@ class NgramTable:
         return texts
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Counts:
     """Which captions have which n-grams of one order how often.
 
@@ -76,7 +76,7 @@ class Counts:
         return self.key % self.kinds
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Common:
     """The n-grams of one order that hypotheses have in common with references of their image.
 

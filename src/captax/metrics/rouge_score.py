@@ -5,17 +5,17 @@ and an F-measure in which precision and recall weigh the same: in both unlike th
 COCO caption evaluation (`captax.metrics.rouge`).
 """
 
+import dataclasses
 import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from captax.errors import CaptaxError
 from captax.metrics.rouge import longest_common_subsequence
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class RougeScore:
     """How much of the hypothesis is in the reference, of the reference in it, and their mean."""
 

@@ -1,7 +1,7 @@
 """How sure a score is: bootstrap confidence intervals, and tests of one system against another."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -11,7 +11,7 @@ from captax.errors import CaptaxError
 _ROWS_AT_ONCE = 4_000_000
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Statistics:
     """What metrics of a corpus are computed from: a row of numbers an image, which are summed.
 
@@ -38,7 +38,7 @@ def mean_statistics(name: str, values: Float[np.ndarray, " images"]) -> Statisti
     return Statistics((name,), rows, lambda sums: sums[..., :1] / sums[..., 1:])
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Interval:
     """Where a metric of the corpus lies for most samples of images."""
 
@@ -46,7 +46,7 @@ class Interval:
     high: float
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Comparison:
     """By how much a first system's value is above a second's.
 

@@ -4,13 +4,13 @@ They count what must be changed to make the reference of the hypothesis: words (
 another's place, added or taken away, as few as possible (Levenshtein, 1966).
 """
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from captax.errors import CaptaxError
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Errors:
     """What an error rate is computed from; those of a corpus are the sum of its texts'.
 
