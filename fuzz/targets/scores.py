@@ -7,7 +7,7 @@ from pathlib import Path
 from captax.cli.score import _frequencies
 from captax.metrics import score
 from captax.metrics.align import align, merge
-from captax.metrics.files import read_captions, read_objects
+from captax.metrics.caption_files import read_captions, read_objects
 
 KINDS = (
     *("captions.json", "captions.jsonl", "captions.csv", "captions.txt", "captions"),

@@ -281,7 +281,7 @@ def test_train_goes_on_by_the_recipe_of_the_run(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["flickr8k-lite"], "data.root: missing;"),
+        (["flickr8k-lite"], "data.root is missing;"),
         (["flickr8k-lite", "--set", "data.rot=x"], "data.rot: unknown key; did you mean root?"),
         (["flickr8k-lite", "--set", "data.root=nowhere"], "nowhere"),
         (["flickr8k"], "no recipe 'flickr8k'"),

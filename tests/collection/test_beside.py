@@ -62,7 +62,7 @@ def test_what_is_no_picture_is_told_as_such(engine: Any, pictures: Callable[...,
     folder = pictures("a.jpg")
     os.mkfifo(folder / "pipe.jpg")
     summary = run(folder, Beside(TextSidecars()), engine())
-    assert list(summary.errors) == ["is no file that ends, such as a picture is"]
+    assert list(summary.errors) == ["is not a regular file, so it cannot be a picture"]
 
 
 def test_a_folder_of_sidecars_mirrors_that_of_the_pictures(

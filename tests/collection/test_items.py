@@ -81,7 +81,7 @@ def test_patterns_files_and_folders_mean_each_picture_once(pictures: Callable[..
         ("text.zip", "no whole zip file"),
         ("empty.zip", "holds no pictures"),
         ("{a,b}.tar", "does not exist"),
-        ("numbers.csv", "no file_name, image, "),
+        ("numbers.csv", "no column file_name, image, "),
         ("text.parquet", "cannot be read as parquet"),
         ("nothing://x", "nothing://x: Protocol not known"),
     ],
@@ -254,7 +254,10 @@ def test_a_list_damaged_midway_gives_what_is_before_and_says_so(tmp_path: Path) 
     (tmp_path / "a.png").write_bytes(PIXEL)
     (tmp_path / "l.csv").write_text("image\na.png\nb,c\nd.png\n")
     (tmp_path / "l.jsonl").write_text('{"image": "a.png"}\n{"image":\n')
-    for name, where in (("l.csv", "line 3: 2 fields"), ("l.jsonl", "line 2: not JSON")):
+    for name, where in (
+        ("l.csv", "line 3: this row has 2 fields"),
+        ("l.jsonl", "line 2: not JSON"),
+    ):
         good, damage = contents(tmp_path / name).values()
         assert good == PIXEL
         assert str(damage).startswith(f"error: this list is damaged, and read no further: {where}")
@@ -321,4 +324,6 @@ def test_what_is_no_picture_but_bears_its_name_is_an_error(pictures: Callable[..
     (folder / "gone.jpg").symlink_to("nowhere")
     found = contents(folder)
     assert [Path(name).name for name in found] == ["a.jpg", "gone.jpg", "loop.jpg", "pipe.jpg"]
-    assert found[str(folder / "pipe.jpg")] == "error: is no file that ends, such as a picture is"
+    assert (
+        found[str(folder / "pipe.jpg")] == "error: is not a regular file, so it cannot be a picture"
+    )

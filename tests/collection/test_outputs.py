@@ -12,7 +12,7 @@ from captax.collection.choices import Format
 from captax.collection.items import CollectionError, Item
 from captax.collection.outputs import WRITERS, OneFile, Screen, format_of
 from captax.collection.record import Record, utf8
-from captax.metrics.files import read_captions
+from captax.metrics.caption_files import read_captions
 
 NAMES = [
     "a.jpg",

@@ -14,6 +14,7 @@ from PIL import Image
 from captax.data import (
     DataError,
     epoch_order,
+    filled,
     load_images,
     pack_captions,
     prefetch,
@@ -245,3 +246,10 @@ def test_real_pictures(shared_data: Path) -> None:
 
 
 ORDER = [2, 4, 3, 6, 5, 0, 1, 7]
+
+
+def test_a_batch_is_filled_up_with_zeros() -> None:
+    rows = [np.full((2, 3), i, np.float32) for i in (1, 2)]
+    batch = filled(rows, 4)
+    assert batch.shape == (4, 2, 3) and batch.dtype == np.float32
+    assert batch[:, 0, 0].tolist() == [1, 2, 0, 0]

@@ -194,5 +194,5 @@ def test_refuses_what_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no pictures"):
         check(tmp_path)
     (tmp_path / "captions.csv").write_text("image,caption\na\n")
-    with pytest.raises(DataError, match="line 2: 1 fields"):
+    with pytest.raises(DataError, match="line 2: this row has 1 fields"):
         check(tmp_path)

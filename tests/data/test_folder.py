@@ -60,10 +60,10 @@ def test_sidecar_pictures_cannot_be_elsewhere(layout: Layout) -> None:
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("", "line 1: no file_name, image, .*; there is nothing"),
-        ("file_name,label\n", "line 1: no text, caption, .*; there is file_name, label"),
-        ("image,caption\na.jpg,A dog\na.jpg,A cat, asleep\n", "line 3: 3 fields .* has 2"),
-        ('image,caption\na.jpg,"one\ntwo"\na.jpg\n', "line 4: 1 fields"),
+        ("", "line 1: there is no column file_name, image, .*; there is nothing"),
+        ("file_name,label\n", "there is no column text, caption, .*; there is file_name, label"),
+        ("image,caption\na.jpg,A dog\na.jpg,A cat, asleep\n", "line 3: .* has 3 fields .* has 2"),
+        ('image,caption\na.jpg,"one\ntwo"\na.jpg\n', "line 4: this row has 1 fields"),
         ('image,caption\na.jpg,A dog\na.jpg,"A cat\na.jpg,x\n', "line 3: .*check its quotes"),
         ('image,caption\na.jpg,"A" dog\n', "line 2: .*check its quotes"),
         ("image,caption\na.jpg,A dog\n\na.jpg,\n", "line 4: a.jpg has an empty caption"),
@@ -84,8 +84,8 @@ def test_refuses_malformed_csv(layout: Layout, content: str, fault: str) -> None
     [
         ("{", "not JSON"),
         ("[]", "expected an object, got list"),
-        ('{"text": "A dog"}', "no file_name, image, .*; there is text"),
-        ('{"file_name": "a.jpg"}', "no text, caption, .*; there is file_name"),
+        ('{"text": "A dog"}', "no column file_name, image, .*; there is text"),
+        ('{"file_name": "a.jpg"}', "no column text, caption, .*; there is file_name"),
         ('{"file_name": "a.jpg", "text": 3}', "must be strings"),
         ('{"file_name": "a.jpg", "text": []}', "must be strings"),
         ('{"file_name": "a.jpg", "text": ["A dog", ""]}', "a.jpg has an empty caption"),

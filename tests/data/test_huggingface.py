@@ -126,7 +126,7 @@ def test_pictures_are_read_when_asked_for(
 @pytest.mark.parametrize(
     ("column", "value", "fault"),
     [
-        ("label", "Red", "no text, caption, .*; there is image, label"),
+        ("label", "Red", "no column text, caption, .*; there is image, label"),
         ("text", "", "row 0: 0 has an empty caption"),
         ("text", None, "row 0: its captions must be strings"),
         ("captions", [], "row 0: its captions must be strings, at least one"),

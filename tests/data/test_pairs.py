@@ -82,8 +82,12 @@ def test_splits(layout: Layout) -> None:
     ("name", "content", "fault"),
     [
         ("a.csv", "source,target\na,b\nc,\n", r"a\.csv, line 3: its target is empty"),
-        ("a.csv", "source,target\na\n", r"a\.csv, line 2: 1 fields where the header has 2"),
-        ("a.tsv", "source\ttarget\na\tb\tc\n", r"line 2: 3 fields .* contain tabs"),
+        (
+            "a.csv",
+            "source,target\na\n",
+            r"a\.csv, line 2: this row has 1 fields and the header has 2",
+        ),
+        ("a.tsv", "source\ttarget\na\tb\tc\n", r"line 2: this row has 3 fields .* replace tabs"),
         ("a.csv", "left,right\na,b\n", "line 2: cannot tell source from target among left, right"),
         ("a.csv", "en,fr,de\na,b,c\n", "line 2: cannot tell source from target among en, fr, de"),
         ("a.csv", "source,target\n", "no pairs"),
@@ -91,7 +95,7 @@ def test_splits(layout: Layout) -> None:
         ("a.jsonl", '{"source": "a", "target": "b"}\n{', "line 2: not JSON"),
         ("a.jsonl", '{"id": 1, "source": "a", "target": "b"}\n' * 2, "1 is the id of two pairs"),
         ("a.json", '{"source": "a"}', "expected a list of objects, got dict"),
-        ("a.json", "{}\n{}", r"one object a line\? name it \.jsonl"),
+        ("a.json", "{}\n{}", r"one object a line, name it \.jsonl"),
         ("a.txt", "a\tb\n", r"text pairs are in \.jsonl"),
     ],
 )

@@ -296,7 +296,7 @@ def test_the_picture_is_the_part_that_the_model_sees() -> None:
     view = cropped.view(image)
     assert view.size == (160, 160)
     again = np.asarray(view.resize((32, 32), Image.Resampling.BICUBIC), float)
-    seen = np.asarray(cropped.resize_only(image), float)
+    seen = cropped.prepare(image).pixels.astype(float)
     assert np.abs(again - seen)[4:-4, 4:-4].mean() < 3
     padded = ImageProcessor(size=(48, 48), resize="shortest_edge", resize_to=32)
     assert not np.asarray(padded.view(image))[0].any()

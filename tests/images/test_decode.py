@@ -271,7 +271,7 @@ def test_more_pixels_than_pillow_warns_of(monkeypatch):
     try:  # Pillow 12 and later bound WebP by themselves, whatever max_pixels says
         assert decode(saved(Image.fromarray(smooth(64, 48)), "WEBP")).size == (64, 48)
     except ImageError as error:
-        assert "more pixels than Pillow reads of WEBP" in str(error)
+        assert "more pixels than Pillow reads from a WEBP" in str(error)
 
 
 def test_a_bomb_is_refused_before_it_is_decoded():
@@ -332,7 +332,10 @@ def test_what_is_no_picture(tmp_path):
         "empty.jpg": (b"", r"empty\.jpg: is empty"),
         "text.jpg": (b"this is not a picture", r"text\.jpg: not a picture.*b'this is not '"),
         "page.png": (b"<!doctype html>\n<p>404", r"page\.png: not a picture"),
-        "phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0", r"phone\.heic: HEIC .* convert it to JPEG"),
+        "phone.heic": (
+            b"\0\0\0\x18ftypheic\0\0\0\0",
+            r"phone\.heic: .* HEIC .* convert it to JPEG",
+        ),
     }
     for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)

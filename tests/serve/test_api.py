@@ -437,17 +437,6 @@ def test_the_page_is_served_whole_and_asks_nobody_else(client: TestClient) -> No
             assert client.get(f"/page/{part.name}").text == part.read_text()
 
 
-def test_a_cut_picture_says_which_part_was_seen() -> None:
-    from captax.images import ImageProcessor
-    from captax.serve.pictures import seen
-
-    cut = ImageProcessor(size=(50, 50), resize="shortest_edge", resize_to=100)
-    assert seen(cut, (400, 200)) == (75 / 200, 25 / 100, 50 / 200, 50 / 100)
-    assert seen(ImageProcessor(size=(50, 60)), (400, 200)) == (0, 0, 1, 1)
-    padded = ImageProcessor(size=(100, 100), resize="stretch", resize_to=(50, 100))
-    assert seen(padded, (10, 10)) == (0, -0.5, 1, 2)
-
-
 def test_turned_jpegs_are_seen_upright(client: TestClient, tiny_captioner: Captioner) -> None:
     picture = Image.open(io.BytesIO(png(5, (80, 40))))
     exif = Image.Exif()

@@ -17,7 +17,7 @@ from captax.data import Example
 from captax.images import Augment, ImageError, ImageProcessor, decode, rng_for
 from captax.models.encoders import Features, VisionEncoder
 from captax.training import features
-from captax.training.features import cache_features
+from captax.training.features import augmented_pixels, cache_features
 
 AUGMENT = Augment(crop_scale=(0.4, 0.9), flip=True, jitter=0.3)
 
@@ -60,11 +60,12 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The pictures decoded, in order, each time they are."""
     names: list[str] = []
 
-    def count(source: Path, **options: Any) -> Any:
-        names.append(source.name)
-        return decode(source, **options)
+    def count(example: Example, *options: Any) -> Any:
+        assert isinstance(example.image, Path)
+        names.append(example.image.name)
+        return augmented_pixels(example, *options)
 
-    monkeypatch.setattr(features, "decode", count)
+    monkeypatch.setattr(features, "augmented_pixels", count)
     return names
 
 
@@ -220,6 +221,6 @@ def test_a_disk_without_room_is_told_before_anything_is_computed(
 
     full = _ntuple_diskusage(100, 100, 0)
     monkeypatch.setattr(features.shutil, "disk_usage", lambda path: full)
-    with pytest.raises(features.FeatureCacheError, match=r"needs 0.0 GB and 0.0 GB are free"):
+    with pytest.raises(features.FeatureCacheError, match=r"needs 0.0 GB and only 0.0 GB are free"):
         cache_features(tmp_path, ENCODER, 1, examples, PROCESSOR)
     assert decoded == []

@@ -86,10 +86,13 @@ LABELS = (
         ("data.dev.0.rows=':0'", "data: shapes has no examples in rows :0"),
         (
             "data.max_tokens=18",
-            "data.max_tokens is 18: the decoder reads 16 tokens, so give at most 17",
+            "data.max_tokens is 18, but the decoder reads 16 tokens; give at most 17",
         ),
-        ("evaluation.max_new_tokens=16", "evaluation.max_new_tokens is 16: the decoder reads 16"),
-        ("evaluation.metric=CIDEr", "evaluation.metric: no 'CIDEr'; there are BLEU-1, "),
+        ("evaluation.max_new_tokens=16", "evaluation.max_new_tokens is 16, but the decoder"),
+        (
+            "evaluation.metric=CIDEr",
+            "evaluation.metric is 'CIDEr', which this task does not measure; give one of BLEU-1, ",
+        ),
         ("augment.crop_scale=[0.9, 0.5]", "crop_scale (0.9, 0.5): must be 0 < min <= max"),
         ("model.checkpoint=nowhere/at/all", "nowhere/at/all"),
         (
@@ -98,12 +101,15 @@ LABELS = (
         ),
         (
             "stages.0.trainable=[decodr]",
-            "stages.0.trainable matches no parameter; names are such as",
+            "stages.0.trainable matches no parameter; parameters have names such as",
         ),
         ("stages.0.lr_scale={encodr: 1.0}", "stages.0.lr_scale: 'encodr' matches no parameter"),
-        ("model.lora.targets=[nothing]", "model.lora.targets match no kernel: nothing; names are"),
-        ("mesh.data=3", "mesh: data 3 x fsdp 1 needs 3 devices; there are 1"),
-        ("task=rewrite", "stages with views are for pictures; task is rewrite"),
+        (
+            "model.lora.targets=[nothing]",
+            "model.lora.targets match no kernel: nothing; kernels have names",
+        ),
+        ("mesh.data=3", "mesh: data 3 x fsdp 1 needs 3 devices, and there are 1; lower"),
+        ("task=rewrite", "views are kept of pictures only, and task is rewrite"),
     ],
 )
 def test_captions(refused: Callable[..., str], root: Path, override: str, message: str) -> None:
@@ -123,11 +129,14 @@ def test_the_longest_captions_that_fit_are_trained_on(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.train.0.path=one-class", "one-class: one class only (soup)"),
-        ("data.classes=1", "classes: has 2 classes: keep 2 to all of them, not 1"),
+        ("data.train.0.path=one-class", "one-class: there is only one class (soup)"),
+        ("data.classes=1", "classes is 1 and the dataset has 2 classes; give 2 to 2"),
         ("data.classes=[soup, te]", "classes: no class 'te'; did you mean tea"),
-        ("data.train.0.rows=':6'", "data.train has one class only (soup); give two or more"),
-        ("evaluation.metric=CIDEr-D", "no 'CIDEr-D'; there are accuracy, loss"),
+        ("data.train.0.rows=':6'", "data.train has only one class (soup); give two or more"),
+        (
+            "evaluation.metric=CIDEr-D",
+            "'CIDEr-D', which this task does not measure; give one of accuracy, loss",
+        ),
         ("model.encoder.checkpoint=nowhere/at/all", "nowhere/at/all"),
     ],
 )
@@ -146,12 +155,12 @@ def test_checkpoints_that_do_not_make_what_the_task_needs(
 ) -> None:
     classifier = f"model.checkpoint={checkpoint('vit-classifier')}"
     told = refused("finetune", *CAPTIONS, classifier, "model.add_words=false")
-    assert "task caption: model is a Classifier; give other checkpoints, or another task" in told
+    assert "task is caption, but the model's checkpoints make a Classifier; give other" in told
     texts = f"model.encoder.checkpoint={checkpoint('bert')}"
     told = refused("flickr8k-lite", *CAPTIONS, "data.row_tokens=null", texts)
-    assert "model.encoder.checkpoint: " in told and "reads texts" in told
+    assert "model.encoder.checkpoint: " in told and "encodes texts" in told
     captioner = f"model.checkpoint={root / 'captioner'}"
     told = refused("finetune", *CAPTIONS, captioner, init_from=tmp_path / "nowhere")
     assert "nowhere" in told
     told = refused("finetune", *CAPTIONS, captioner, init_from=checkpoint("vit-gpt2"))
-    assert "vit-gpt2: holds another model than the recipe's" in told
+    assert "vit-gpt2 holds another model than the recipe's" in told

@@ -40,7 +40,7 @@ def error_of(name: str, *overrides: str) -> str:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_that_come_with_captax_need_only_the_data(name: str, tmp_path: Path) -> None:
-    assert "data.root: missing" in error_of(name)
+    assert "data.root is missing" in error_of(name)
     recipe = load_recipe(name, [f"data.root={tmp_path}"])
     assert recipe.name == name and recipe.data.root == tmp_path
 
@@ -79,13 +79,13 @@ def test_any_field_can_be_set(write: Callable[[str], str]) -> None:
         ("stages.2.lr=1", "--set stages.2.lr=1: there is no stages.2.lr"),
         ("stages.first.lr=1", "there is no stages.first.lr"),
         ("name.first=1", "there is no name.first"),
-        ("seed", "expected key.path=value"),
+        ("seed", "give it the form key.path=value"),
         ("seed=[1", "'[1' is not a YAML value"),
         ("sed=1", "sed: unknown key; did you mean seed?"),
         ("optimizer.bath_size=1", "optimizer.bath_size: unknown key; did you mean batch_size?"),
         (
             "stages.1.learning=1",
-            "stages.1.learning: unknown key; known are name, epochs, max_steps, lr,",
+            "stages.1.learning: unknown key; choose from name, epochs, max_steps, lr,",
         ),
         ("data.dev.0.spilt=dev", "data.dev.0.spilt: unknown key; did you mean split?"),
         ("model.decoder.witdh=1", "model.decoder.witdh: unknown key; did you mean width?"),
@@ -97,14 +97,20 @@ def test_any_field_can_be_set(write: Callable[[str], str]) -> None:
         ("stages.0.trainable=['(']", "stages.0.trainable: '(' is not a regular expression"),
         ("data.dev.0.split=val", "data.dev.0.split: .*'train', 'dev' or 'test'.*got 'val'"),
         ("model.decoder.heads=7", "model.decoder: width 384 is not a multiple of heads 7"),
-        ("model.encoder.size=5", "model.encoder.size: unknown key; known are checkpoint, weights"),
+        (
+            "model.encoder.size=5",
+            "model.encoder.size: unknown key; choose from checkpoint, weights",
+        ),
         ("model.encoder.image_size=0", "model.encoder.image_size: .*greater than 0"),
         (
             "model={checkpoint: x, decoder: {layers: 2}}",
-            "model: decoder: decided by model.checkpoint;",
+            "model: model.checkpoint decides decoder; leave it out",
         ),
-        ("data.row_tokens=22", "data: row_tokens is 22: a caption of max_tokens 24 takes 23"),
-        ("model.decoder={checkpoint: gpt2, layers: 2}", "layers: decided by decoder.checkpoint;"),
+        ("data.row_tokens=22", "data: row_tokens is 22, but a caption of max_tokens 24 takes 23"),
+        (
+            "model.decoder={checkpoint: gpt2, layers: 2}",
+            "decoder.checkpoint decides layers; leave it out",
+        ),
         ("model.lora.rank=0", "model.lora.rank: .*greater than 0"),
         ("model.lora.targets=['[']", "model.lora.targets: '[' is not a regular expression"),
         ("data.train.0.rows='-300'", "data.train.0.rows: .*match pattern"),
@@ -122,7 +128,10 @@ def test_any_field_can_be_set(write: Callable[[str], str]) -> None:
         ("mesh.fsdp=0", "mesh.fsdp: .*greater than 0"),
         ("keep=0", "keep: .*greater than 0"),
         ("data.max_tokens=1", "data.max_tokens: .*greater than or equal to 2"),
-        ("model.decoder.max_positions=9", ": data.max_tokens is 24, .*max_positions .9.$"),
+        (
+            "model.decoder.max_positions=9",
+            ": data.max_tokens is 24, .*max_positions .9.; raise that or lower this$",
+        ),
         ("evaluation.max_new_tokens=65", "evaluation.max_new_tokens is 65, more than"),
     ],
 )
@@ -136,8 +145,12 @@ def test_a_mistake_is_told_with_its_place_and_what_would_be_right(
 @pytest.mark.parametrize(
     ("task", "stage", "message"),
     [
-        ("classify", "self_critical={samples: 2}", "stages with self_critical are for captions;"),
-        ("rewrite", "views=2", "stages with views are for pictures; task is rewrite"),
+        (
+            "classify",
+            "self_critical={samples: 2}",
+            "self_critical trains captioners only, and task is classify;",
+        ),
+        ("rewrite", "views=2", "views are kept of pictures only, and task is rewrite"),
     ],
 )
 def test_what_a_task_cannot_do_is_refused(
@@ -164,7 +177,7 @@ def test_every_mistake_is_told_at_once(write: Callable[[str], str]) -> None:
 @pytest.mark.parametrize("text", ["a: [1", "\tname: x", "just words", "- 1", "", "name: \x00"])
 def test_what_is_not_a_recipe_is_refused(write: Callable[[str], str], text: str) -> None:
     said = error_of(write(text))
-    assert "small.yaml: not YAML: " in said or "small.yaml: expected keys and values" in said
+    assert "small.yaml: this is not YAML: " in said or "small.yaml: a recipe has keys and" in said
 
 
 def test_recipes_that_do_not_exist_are_refused(tmp_path: Path) -> None:
@@ -196,7 +209,7 @@ def test_a_default_changes_nothing_that_was_set(write: Callable[[str], str]) -> 
 )
 def test_what_yaml_cannot_say_is_told(write: Callable[[str], str], text: str) -> None:
     path = write(text)
-    assert error_of(path).startswith(f"{path}: not YAML: ")
+    assert error_of(path).startswith(f"{path}: this is not YAML: ")
 
 
 def test_yaml_that_stands_for_more_than_fits_in_memory(write: Callable[[str], str]) -> None:

@@ -19,7 +19,7 @@ def test_a_collapse_is_told_with_what_to_try() -> None:
     assert told is not None and told.startswith("6 of 10 dev captions are 'a dog runs': ")
     assert "lr" in told and "\n" not in told
     of_labels = collapse(same, labels=True)
-    assert of_labels is not None and of_labels.startswith("6 of 10 dev pictures are taken for ")
+    assert of_labels is not None and of_labels.startswith("6 of 10 dev pictures are labelled ")
 
 
 @pytest.mark.parametrize("texts", [["a"] * 5 + list("bcdef"), ["a"] * 9, [], list("abcdefghij")])
@@ -57,7 +57,9 @@ def test_without_tensorboard_one_line_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(CaptaxError, match=r"^tensorboard: true needs .*pip install.*$") as told:
+    with pytest.raises(
+        CaptaxError, match=r"^the recipe's tensorboard: true needs .*pip install.*$"
+    ) as told:
         Log(tmp_path / "log.jsonl", last_step=0, tensorboard=True)
     assert "\n" not in str(told.value)
     Log(tmp_path / "log.jsonl", last_step=0).write(step=1, loss=1.0)

@@ -1,10 +1,10 @@
 """What is known about an image in a document, in whichever language that is written."""
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 
-@dataclass
+@dataclasses.dataclass
 class Context:
     """What a reader finds near an image.
 
@@ -26,7 +26,7 @@ class Context:
         return _bare(alt) in said
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ImageUse:
     """An image in a document, and where its alt text would go.
 
@@ -46,7 +46,7 @@ class ImageUse:
     src: str = ""
     skip: str | None = None
     size: tuple[int | None, int | None] = (None, None)
-    context: Context = field(default_factory=Context)
+    context: Context = dataclasses.field(default_factory=Context)
 
 
 def _bare(text: str) -> str:

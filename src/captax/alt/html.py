@@ -5,10 +5,10 @@ hides them need: comments, raw text, CDATA. It is our own because it must know w
 ends in the document, and must allow for templates, which are masked before.
 """
 
+import dataclasses
 import html
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from captax.alt.found import Context, ImageUse
 from captax.alt.templates import MASK, mask_templates
@@ -17,7 +17,7 @@ from captax.alt.templates import MASK, mask_templates
 LAZY = ("data-src", "data-original", "data-lazy-src", "data-lazy")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Text:
     """Characters between tags."""
 
@@ -25,7 +25,7 @@ class Text:
     stop: int
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Tag:
     """A start tag, or an end tag if `closing`; `empty` if it ends with "/>".
 

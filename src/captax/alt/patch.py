@@ -6,10 +6,10 @@ The changed lines are known, so nothing is searched for. This takes linear time,
 does not, and it writes the mark of a last line without a newline, which `difflib` leaves out.
 """
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from captax.errors import CaptaxError
 _CONTEXT = 3
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Patch:
     """Every document that changes, with its edits in order."""
 
@@ -71,7 +71,7 @@ def make_patch(proposals: Sequence[Proposal]) -> Patch:
     return Patch(list(edits.values()))
 
 
-@dataclass
+@dataclasses.dataclass
 class _Change:
     """Old lines `start` to `stop` (from 0) become `new`."""
 

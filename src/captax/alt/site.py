@@ -1,9 +1,9 @@
 """The documents of a site, read and written back as bytes."""
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class DocumentError(CaptaxError):
     """A document cannot be read or written."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Edit:
     """Characters of a document and what takes their place."""
 
@@ -42,7 +42,7 @@ class Edit:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Document:
     """A file of a site: its path, and its bytes as they were when it was read."""
 

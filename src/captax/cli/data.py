@@ -14,28 +14,35 @@ if TYPE_CHECKING:
 SOMETHING_WRONG = 1
 SHOWN = 10
 
-app = typer.Typer(help="Look at datasets.")
+app = typer.Typer(help="Check datasets.")
 
 
 @app.callback()
 def data() -> None:
-    """Look a dataset over before training on it."""
+    """Check a dataset before training on it."""
 
 
 @app.command("check")
 def check(
     path: Annotated[str, typer.Argument(help="Dataset: captioned or labelled pictures.")],
-    split: Annotated[str | None, typer.Option(help="This alone: train, dev or test.")] = None,
-    sheet: Annotated[
-        Path | None, typer.Option(help="Also write an HTML page: what is wrong, and a sample.")
+    split: Annotated[
+        str | None, typer.Option(help="Check only train, dev or test. Default: all.")
     ] = None,
-    cards: Annotated[int, typer.Option(min=1, help="Pictures on the page.")] = 60,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write an HTML page here, with what is wrong and a sample. Default: no page."
+        ),
+    ] = None,
+    cards: Annotated[int, typer.Option(min=1, help="How many pictures the page shows.")] = 60,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole report as JSON.")
+    ] = False,
 ) -> None:
     """Count a dataset's pictures and captions, decode each picture, and say what is wrong.
 
     Exit code 1: a picture is unreadable, has no caption or is in two splits, or training would
-    refuse something else of it. Exit code 2: it cannot be read as a dataset at all.
+    refuse the dataset for another reason. Exit code 2: the path cannot be read as a dataset.
     """
     from captax.data.check import check as look
     from captax.images import write_sheet

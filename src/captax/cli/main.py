@@ -2,6 +2,7 @@
 
 import gc
 import importlib.metadata
+import inspect
 import os
 import sys
 from typing import Annotated, Any
@@ -73,6 +74,16 @@ app.command("export")(export.export)
 app.command("push")(push.push)
 app.command("serve")(serve.serve)
 app.command("info")(info.info)
+
+
+def _unwrap(command: typer.models.CommandInfo) -> None:
+    """Let the terminal, not the source, break the lines of a command's help."""
+    paragraphs = inspect.cleandoc(command.callback.__doc__ or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+for each in (*app.registered_commands, *data.app.registered_commands):
+    _unwrap(each)
 
 
 def main() -> None:

@@ -11,44 +11,69 @@ SEVERAL = "Several processes"
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(help="A recipe's name, or a .yaml file; none with --resume.")
+        str | None,
+        typer.Argument(help="The recipe: a name or a .yaml file. Required without --resume."),
     ] = None,
     set: Annotated[
         list[str] | None,
-        typer.Option(help="key.path=value, such as data.root=DIR or optimizer.batch_size=50."),
+        typer.Option(
+            help="Set a field of the recipe, such as data.root=DIR or optimizer.batch_size=50. "
+            "Default: the recipe as it is."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; default: runs/NAME.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run's folder. Default: runs/NAME, by the recipe's name."),
+    ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with the run in this folder, by its own recipe.")
+        Path | None,
+        typer.Option(
+            help="Go on with the run in this folder, by its own recipe. Default: the run in --out."
+        ),
     ] = None,
     init_from: Annotated[
         Path | None,
-        typer.Option(help="Begin with the weights of this run's best, or of this checkpoint."),
+        typer.Option(
+            help="Begin with the weights of this run's best/, or of this checkpoint. Default: the "
+            "recipe's model."
+        ),
     ] = None,
     coordinator: Annotated[
         str | None,
-        typer.Option(help="HOST:PORT of the first process.", rich_help_panel=SEVERAL),
+        typer.Option(
+            help="HOST:PORT of the first process. Default: this process trains alone.",
+            rich_help_panel=SEVERAL,
+        ),
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="How many there are.", rich_help_panel=SEVERAL)
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many processes there are. Default: as the cluster says.",
+            rich_help_panel=SEVERAL,
+        ),
     ] = None,
     process: Annotated[
         int | None,
-        typer.Option(min=0, help="Which of them this is, from 0.", rich_help_panel=SEVERAL),
+        typer.Option(
+            min=0,
+            help="The number of this process, from 0. Default: as the cluster says.",
+            rich_help_panel=SEVERAL,
+        ),
     ] = None,
 ) -> None:
-    """Train a model. The same command goes on where a stopped run was.
+    """Train a model. After a stop, the same command goes on where the run was.
 
-    The folder gets log.jsonl, curves.png, samples/, checkpoints/ and best/, the model to use.
+    The run's folder holds log.jsonl, curves.png, samples/, checkpoints/ and best/, the model.
     """
     from captax.training.recipe import RecipeError, load_recipe
 
     if resume is not None:
         if recipe or set or out or init_from:
-            raise RecipeError("--resume goes on by the run's own recipe: give nothing else with it")
+            raise RecipeError("--resume goes on by the run's own recipe; give nothing else with it")
         recipe, out = str(resume / "recipe.yaml"), resume
     if recipe is None:
-        raise RecipeError("give a recipe's name or file, or --resume FOLDER")
+        raise RecipeError("there is no recipe; give a recipe's name or file, or --resume FOLDER")
     plan = load_recipe(recipe, set or [])
 
     from captax.compilation import persist_compiled_programs
@@ -62,6 +87,6 @@ def train(
     try:
         best = run(plan, out or Path("runs") / plan.name, init_from=init_from)
     except KeyboardInterrupt:
-        print("captax: stopped; the same command goes on", file=sys.stderr)
+        print("captax: stopped; the same command goes on from here", file=sys.stderr)
         raise
     print(f"best model: {best}")

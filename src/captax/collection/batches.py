@@ -13,7 +13,7 @@ from captax.collection.copies import Seen, fingerprint
 from captax.collection.items import Item
 from captax.collection.record import Record
 from captax.data.batches import batched, map_ahead
-from captax.images import ImageError, decode
+from captax.images import ImageError
 from captax.pipelines.captioner import Caption, Captioner
 from captax.pipelines.streaming import DECODERS
 
@@ -95,10 +95,9 @@ def caption_batches(
         each: Wanted,
     ) -> tuple[Wanted, Float[np.ndarray, "height width 3"] | ImageError, int | None]:
         try:
-            picture = decode(each.item.source(), at_least=processor.decode_size)
+            picture = processor.decode(each.item.source())
             look = fingerprint(picture) if copies is not None else None
-            pixels = np.asarray(processor.resize_only(picture))[None]
-            return each, processor.normalize(pixels)[0], look
+            return each, processor([processor.prepare(picture)])[0], look
         except ImageError as error:
             return each, error, None
 

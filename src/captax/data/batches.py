@@ -3,16 +3,16 @@
 Shapes: `batch` images, `time` token positions of a packed row.
 """
 
+import dataclasses
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int32, Int64, Shaped
 
 from captax.data.example import DataError
 from captax.images.decode import ImageError
@@ -21,7 +21,7 @@ T = TypeVar("T")
 Made = TypeVar("Made")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class PackedCaptions:
     """Each picture's captions one after the other in one row, so that it is encoded once.
 
@@ -117,6 +117,13 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
             batch = []
     if batch:
         yield batch
+
+
+def filled(rows: Sequence[Shaped[np.ndarray, "..."]], size: int) -> Shaped[np.ndarray, "size ..."]:
+    """A batch of `size` rows: those given, of one shape, and zeros after them."""
+    batch = np.zeros((size, *rows[0].shape), rows[0].dtype)
+    batch[: len(rows)] = rows
+    return batch
 
 
 def prefetch(iterable: Iterable[T], size: int) -> Generator[T, None, None]:

@@ -1,11 +1,11 @@
 """Looking a dataset over before anything is trained on it."""
 
+import dataclasses
 import os
 import random
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ SPLITS = ("train", "dev", "test")
 FREQUENT = 5  # the count from which recipes keep a word
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Spread:
     """How values lie: the least, the middle one, what 95 of 100 are at most, the greatest."""
 
@@ -36,7 +36,7 @@ class Spread:
     max: int
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Vocabulary:
     """Different words, in lower case: all, those seen 5 times or more, those seen once."""
 
@@ -45,7 +45,7 @@ class Vocabulary:
     singletons: int
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Report:
     """What `check` found. Lists name examples as `split/id`, or as `id` where that tells the split.
 
@@ -97,10 +97,10 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """All of it, and `sound`."""
-        return {"sound": self.sound, **asdict(self)}
+        return {"sound": self.sound, **dataclasses.asdict(self)}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Looked:
     """An example, and what its picture is."""
 

@@ -1,7 +1,7 @@
 """COCO's caption annotations, and Karpathy's files of the splits that papers report on."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ KARPATHY = ("dataset_coco.json", "dataset_flickr8k.json", "dataset_flickr30k.jso
 ANNOTATIONS = ("annotations/captions*.json", "captions*.json", "annotations/*.json")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Part:
     """The pictures of an annotation file that are in one split; None for all of an unsplit file."""
 

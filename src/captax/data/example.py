@@ -1,10 +1,10 @@
 """What every dataset source yields, and the checks that all of them share."""
 
 import contextlib
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -22,9 +22,9 @@ class SplitError(DataError):
     """A dataset without the split asked for."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Example:
-    """One picture and what people said of it.
+    """One picture and its captions.
 
     Attributes:
         id: names the picture within its source.
@@ -40,7 +40,7 @@ class Example:
 
     def renamed(self, id: str, source: str) -> "Example":
         """The same picture and captions under another id and source."""
-        return replace(self, id=id, source=source)
+        return dataclasses.replace(self, id=id, source=source)
 
 
 @runtime_checkable
@@ -48,7 +48,7 @@ class Stored(Protocol):
     """A picture within a larger file."""
 
     def read(self) -> bytes:
-        """The picture's file. Raises `ImageError` when it cannot be read."""
+        """The bytes of the picture's file. Raises `ImageError` when it cannot be read."""
 
 
 class StoredExample(Example):
@@ -84,7 +84,7 @@ class StoredExample(Example):
         return f"StoredExample({fields})"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Row:
     """One caption as it stands in a dataset's file: `where` says which file and line."""
 

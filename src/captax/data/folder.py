@@ -22,7 +22,7 @@ from captax.data.tables import (
     read_delimited,
     read_records,
 )
-from captax.images.files import find_images, is_image_path
+from captax.images.find import find_images, is_image_path
 
 TABLES = ("metadata.jsonl", "captions.jsonl", "captions.csv", "metadata.csv", "captions.tsv")
 PICTURE_COLUMNS = ("file_name", "image", "filename", "file", "image_path", "image_name", "path")

@@ -3,8 +3,8 @@
 The library keeps rows in memory-mapped Arrow files: a picture's bytes are read when asked for.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,11 +25,11 @@ PICTURE_COLUMNS = ("image", "img", "picture", "jpg", "png", "webp")
 ID_COLUMNS = ("image_id", "cocoid", "id", "filename", "file_name", "imgid", "__key__")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class RowPicture:
     """The picture in one row of a `datasets.Dataset` that has its column alone, undecoded."""
 
-    rows: Any = field(repr=False)
+    rows: Any = dataclasses.field(repr=False)
     column: str
     index: int
     where: str
@@ -114,10 +114,10 @@ def read_rows(root: Path, *, split: str | None = None) -> list[Example]:
 
 def _library(where: object) -> ModuleType:
     try:
-        import datasets
+        import datasets  # an extra
     except ImportError:
         raise DataError(
-            f"{where}: reading it takes the datasets library; pip install 'captax[hub-data]'"
+            f"{where}: reading this needs the datasets library; pip install 'captax[hub-data]'"
         ) from None
     return datasets
 
@@ -152,7 +152,9 @@ def _read(where: str, source: str, load: Any, split: str | None) -> list[Example
 
 
 def _refuse_repeats(where: str, found: list[Example]) -> None:
-    refuse_repeats((example.id for example in found), where, "is the id of pictures in two splits")
+    refuse_repeats(
+        (example.id for example in found), where, "is the id of pictures in two splits; rename one"
+    )
 
 
 def _examples(where: str, source: str, prefix: str, rows: Any) -> Iterator[Example]:

@@ -1,9 +1,9 @@
 """Pictures with labels, for classification: a folder for each class, or Food-101."""
 
+import dataclasses
 import difflib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from captax.data.example import (
@@ -24,12 +24,12 @@ from captax.data.splits import (
 from captax.data.tables import alternatives
 from captax.files import is_file, parse_json
 from captax.images.decode import ImageError
-from captax.images.files import find_images, is_image_path
+from captax.images.find import find_images, is_image_path
 
 FOOD101_LISTS = {"train": "train.txt", "dev": "val.txt", "test": "test.txt"}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class LabelledExample:
     """One picture and the class it belongs to.
 
@@ -44,7 +44,7 @@ class LabelledExample:
     label: str
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Labelled:
     """A labelled dataset as it lies on disk: its layout in words, its classes, its splits.
 
@@ -158,7 +158,8 @@ def read_labelled(root: Path, classes: int | Sequence[str] | None = None) -> Lab
     kept = _choose(root, dataset.classes, classes)
     if len(kept) < 2:
         raise DataError(
-            f"{root}: one class only ({', '.join(kept) or 'none'}); a classifier needs two or more"
+            f"{root}: there is only one class ({', '.join(kept) or 'none'}), and a classifier "
+            "needs two or more; add pictures of another"
         )
     splits = {
         split: [example for example in examples if example.label in set(kept)]
@@ -177,7 +178,8 @@ def _choose(
     if isinstance(classes, int):
         if not 2 <= classes <= len(names):
             raise DataError(
-                f"{root}: has {len(names)} classes: keep 2 to all of them, not {classes}"
+                f"{root}: classes is {classes} and the dataset has {len(names)} classes; give 2 to "
+                f"{len(names)}"
             )
         return names[:classes]
     for name in classes:
@@ -242,7 +244,7 @@ def _listed(path: Path) -> list[str]:
         ids = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     for number, id in enumerate(ids, 1):
         if not isinstance(id, str) or not all(id.partition("/")):
-            raise DataError(f"{path}, entry {number}: {id!r} is not class/picture")
+            raise DataError(f"{path}, entry {number}: {id!r} does not have the form class/picture")
     return ids
 
 

@@ -1,7 +1,7 @@
-"""Texts with the texts to be made of them: translations, summaries, answers."""
+"""Pairs of a source text and a target text: translations, summaries, answers."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from captax.data.example import DataError, SplitError, read_text, refuse_repeats
@@ -30,9 +30,9 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Pair:
-    """A text and what is to be made of it.
+    """A source text and its target text.
 
     Attributes:
         id: names the pair within its dataset.
@@ -120,8 +120,8 @@ def _lines(path: Path, prefix: str) -> Iterator[Pair]:
     sources, targets = (read_text(file).rstrip("\n").split("\n") for file in (path, other))
     if len(sources) != len(targets):
         raise DataError(
-            f"{path} has {len(sources)} lines and {other.name} has {len(targets)}; line by line "
-            f"they belong together"
+            f"{path} has {len(sources)} lines and {other.name} has {len(targets)}; both need one "
+            f"line for each pair"
         )
     for number, (source, target) in enumerate(zip(sources, targets, strict=True), 1):
         yield _pair(f"{prefix}{number}", source, target, f"{path}, line {number}")

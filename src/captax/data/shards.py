@@ -4,11 +4,11 @@ A shard is scanned once, header by header, and only captions are kept. Of a pict
 and where in it the bytes are, so that any picture can be read at any time, in any order and thread.
 """
 
+import dataclasses
 import itertools
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,12 +17,12 @@ from captax.data.splits import choose_split, refuse_absent, split_in
 from captax.data.tables import caption_columns, captions_in
 from captax.files import parse_json
 from captax.images.decode import ImageError
-from captax.images.files import is_image_path
+from captax.images.find import is_image_path
 
 _BLOCK = 512  # a tar file's unit
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class TarPicture:
     """A picture in an uncompressed tar file, `size` bytes from `offset` on."""
 
@@ -47,7 +47,7 @@ class TarPicture:
         return content
 
 
-@dataclass
+@dataclasses.dataclass
 class _Sample:
     picture: TarPicture | None = None
     captions: tuple[str, ...] = ()
@@ -200,7 +200,9 @@ def _text(where: str, content: bytes | TarPicture) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: byte {error.start} is not UTF-8 text") from error
+        raise DataError(
+            f"{where}: byte {error.start} is not UTF-8 text; save the file as UTF-8"
+        ) from error
 
 
 def _described(where: str, content: bytes | TarPicture) -> tuple[str, ...]:
@@ -208,7 +210,7 @@ def _described(where: str, content: bytes | TarPicture) -> tuple[str, ...]:
     try:
         record = parse_json(_text(where, content))
     except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error})") from error
+        raise DataError(f"{where}: not JSON ({error}); write the shard again") from error
     if not isinstance(record, dict):
         return ()
     try:

@@ -1,7 +1,7 @@
 """Opening a dataset without saying what it is."""
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,16 +21,16 @@ from captax.data.shards import find_shards, read_shards
 from captax.data.splits import split_name
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Layout:
-    """What a dataset was recognised as: in words, and how a split of it is read."""
+    """The layout of a dataset: its name in words, and a function that reads a split."""
 
     name: str
     read: Callable[..., list[Example]]
 
 
 class UnknownLayout(DataError):
-    """A directory that is there and is no dataset of captions."""
+    """A directory exists and is no dataset of captions."""
 
 
 def open(

@@ -56,7 +56,11 @@ def read_delimited(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]
 def _rows(path: Path, reader: Any, width: int) -> Iterator[tuple[str, list[str]]]:
     line = reader.line_num + 1
     separator = "tabs" if path.suffix.lower() == ".tsv" else "commas"
-    remedy = "replace them by spaces" if separator == "tabs" else "put them in double quotes"
+    remedy = (
+        "replace tabs in fields by spaces"
+        if separator == "tabs"
+        else "put fields that contain commas in double quotes"
+    )
     try:
         for row in reader:
             # A row that is quoted over several lines is named by its first.
@@ -65,8 +69,7 @@ def _rows(path: Path, reader: Any, width: int) -> Iterator[tuple[str, list[str]]
                 continue
             if len(row) != width:
                 raise DataError(
-                    f"{where}: {len(row)} fields where the header has {width}; of fields that "
-                    f"contain {separator}, {remedy}"
+                    f"{where}: this row has {len(row)} fields and the header has {width}; {remedy}"
                 )
             yield where, row
     except csv.Error as error:
@@ -89,8 +92,8 @@ def _json_list(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         records = parse_json(read_text(path))
     except ValueError as error:
         raise DataError(
-            f"{path}: not JSON ({error}); is it one object a line? name it .jsonl"
-        ) from (error)
+            f"{path}: not JSON ({error}); if it has one object a line, name it .jsonl"
+        ) from error
     if not isinstance(records, list):
         raise DataError(f"{path}: expected a list of objects, got {type(records).__name__}")
     for index, record in enumerate(records):
@@ -114,7 +117,8 @@ def find_column(where: str, columns: Sequence[str], names: Sequence[str]) -> str
         if name in columns:
             return name
     raise DataError(
-        f"{where}: no {alternatives(names)}; there is {', '.join(columns) or 'nothing'}"
+        f"{where}: there is no column {alternatives(names)}; there is "
+        f"{', '.join(columns) or 'nothing'}"
     )
 
 

@@ -24,7 +24,7 @@ from captax.metrics import (
     score,
 )
 from captax.metrics.align import Aligned, align, merge
-from captax.metrics.files import CaptionFile, Row, read_captions, read_objects
+from captax.metrics.caption_files import CaptionFile, Row, read_captions, read_objects
 
 
 @dataclasses.dataclass(frozen=True)

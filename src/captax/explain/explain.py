@@ -13,7 +13,7 @@ from captax.explain.maps import ATTENTION, METHODS, ROLLOUT, ExplainError
 from captax.explain.reading import Given, Reader
 from captax.explain.words import merge_tokens, token_texts
 from captax.generation.result import Generated
-from captax.images import ImageProcessor
+from captax.images import ImageProcessor, Prepared
 from captax.text import Tokenizer
 
 ALL = "all"
@@ -34,7 +34,7 @@ def explain(
     reader: Reader,
     processor: ImageProcessor,
     tokenizer: Tokenizer,
-    image: Image.Image,
+    image: Image.Image | Prepared,
     caption: Generated,
     begin: Sequence[int],
     *,
@@ -109,16 +109,15 @@ def _reduced(image: Image.Image) -> Image.Image:
 
 def _given(
     processor: ImageProcessor,
-    image: Image.Image,
+    image: Image.Image | Prepared,
     tokens: Sequence[int],
     said: int,
     room: int,
     hide: str,
 ) -> Given:
-    seen = processor.resize_only(image)
-    pixels: Float[np.ndarray, "two height width 3"] = processor.normalize(
-        np.stack([np.asarray(each) for each in (seen, hidden_picture(seen, hide))])
-    )
+    shown = processor.prepare(image)
+    hidden = np.asarray(hidden_picture(shown.image, hide))
+    pixels: Float[np.ndarray, "two height width 3"] = processor([shown, Prepared(hidden)])
     padded = np.zeros(room, np.int32)
     padded[: len(tokens)] = tokens
     return Given(pixels[0], pixels[1], padded, len(tokens), said)

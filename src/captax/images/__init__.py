@@ -5,13 +5,14 @@ Imports nothing of captax but its errors, and no JAX: data-loading workers start
 
 from captax.images.augment import Augment, mentions_sides, rng_for
 from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode
-from captax.images.files import (
+from captax.images.find import (
     IMAGE_SUFFIXES,
     UnusableImage,
     find_images,
     is_image_path,
     walk_images,
 )
+from captax.images.prepared import Prepared
 from captax.images.processor import ImageProcessor
 from captax.images.sheet import SheetRow, write_sheet
 
@@ -22,6 +23,7 @@ __all__ = [
     "ImageError",
     "ImageProcessor",
     "ImageSource",
+    "Prepared",
     "SheetRow",
     "UnusableImage",
     "decode",

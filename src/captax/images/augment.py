@@ -1,22 +1,23 @@
 """Random crops, flips and colour changes of training pictures, the same again for the same seed."""
 
+import dataclasses
 import hashlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from captax.images.decode import ImageError
+from captax.images.geometry import Box, centred
 
 _SIDES = re.compile(
     r"\b(?:left|right)(?:most|ward|wards|hand|handed|side)?\b", re.ASCII | re.IGNORECASE
 )
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Augment:
     """A random change of an RGB picture; resizing is left to the processor.
 
@@ -56,9 +57,7 @@ class Augment:
             image = _recolour(image, *rng.uniform(1 - self.jitter, 1 + self.jitter, 3))
         return image
 
-    def _crop_box(
-        self, size: tuple[int, int], rng: np.random.Generator
-    ) -> tuple[int, int, int, int]:
+    def _crop_box(self, size: tuple[int, int], rng: np.random.Generator) -> Box:
         assert self.crop_scale is not None
         width, height = size
         low, high = math.log(self.crop_ratio[0]), math.log(self.crop_ratio[1])
@@ -72,13 +71,12 @@ class Augment:
                 return left, top, left + crop_width, top + crop_height
         return self._centre_box(width, height)
 
-    def _centre_box(self, width: int, height: int) -> tuple[int, int, int, int]:
+    def _centre_box(self, width: int, height: int) -> Box:
         """The largest centred crop of an allowed ratio: what is left for very narrow pictures."""
         ratio = min(max(width / height, self.crop_ratio[0]), self.crop_ratio[1])
         crop_width = max(1, min(width, round(height * ratio)))
         crop_height = max(1, min(height, round(width / ratio)))
-        left, top = (width - crop_width) // 2, (height - crop_height) // 2
-        return left, top, left + crop_width, top + crop_height
+        return centred((height, width), (crop_height, crop_width))
 
 
 def rng_for(seed: int, epoch: int, example_id: str) -> np.random.Generator:

@@ -25,8 +25,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from captax.errors import CaptaxError
+from captax.images.prepared import Prepared
 
-ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Prepared
 
 MAX_PIXELS = 200_000_000
 
@@ -75,7 +76,8 @@ def decode(
 
     `source` is a path, the bytes of a file, a Pillow picture, or an array: uint8 [height width],
     [height width 1|3|4], or the same in floats within 0..1. 16-bit pictures are scaled to 8 bits;
-    of an animation the first frame is taken. A Pillow picture given is not modified.
+    of an animation the first frame is taken. A Pillow picture given is not modified. Of a
+    `Prepared` picture its pixels are given.
 
     `at_least` is the (height, width) that the picture will be resized to: a JPEG is then decoded
     at 1/2, 1/4 or 1/8 of its size as long as twice `at_least` is left, which is much faster and
@@ -94,6 +96,8 @@ def decode(
         except Exception as error:
             raise ImageError(f"{name}: cannot be decoded: {_one_line(error)}") from None
         return _upright(rgb, _exif_orientation(source))
+    if isinstance(source, Prepared):
+        return source.image
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
     if isinstance(source, bytes | bytearray):
@@ -146,7 +150,7 @@ def _from_file(
             raise
         except Image.DecompressionBombError:
             raise TooManyPixels(
-                f"{name}: has more pixels than Pillow reads of {opener.format} pictures"
+                f"{name}: has more pixels than Pillow reads from a {opener.format} picture"
             ) from None
         except Exception as error:  # decoders fed damaged bytes raise nearly anything
             raise ImageError(
@@ -175,7 +179,9 @@ def _opener(header: bytes, name: str) -> type[ImageFile.ImageFile]:
     if not header:
         raise ImageError(f"{name}: is empty (0 bytes)")
     if header[4:8] == b"ftyp":
-        raise ImageError(f"{name}: HEIC pictures and videos are not read; convert it to JPEG first")
+        raise ImageError(
+            f"{name}: captax does not read HEIC pictures and videos; convert it to JPEG first"
+        )
     raise ImageError(
         f"{name}: not a picture that can be read ({_READABLE}); it starts with {header[:12]!r}"
     )
@@ -210,7 +216,7 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise TooManyPixels(
             f"{name}: {width}x{height} is more than {max_pixels:,} pixels; "
-            "raise max_pixels if it is to be trusted"
+            "raise max_pixels if you trust it"
         )
 
 

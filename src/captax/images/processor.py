@@ -1,9 +1,9 @@
 """From pictures to what a vision encoder takes: resize, crop, normalise, batch."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,6 +14,8 @@ from PIL import Image
 
 from captax.files import parse_json, write_text
 from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode
+from captax.images.geometry import Fit, shortest_edge, stretched
+from captax.images.prepared import Prepared
 
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 _RESAMPLE: tuple[Resample, ...] = get_args(Resample)  # in the order of Pillow's 0..5
@@ -56,7 +58,7 @@ _NAMED = re.compile(r"(\w+?)(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?")
 _WHOLE = 384  # ConvNeXT's class crops what is to be smaller than this, and stretches the rest
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ImageProcessor:
     """Pictures to `Float32 [batch height width 3]`: `(resized * rescale - mean) / std`.
 
@@ -112,58 +114,66 @@ class ImageProcessor:
 
         Raises `ImageError` for the first picture that cannot be read.
         """
-        if isinstance(images, str | bytes | PathLike | Image.Image) or (
+        if isinstance(images, str | bytes | PathLike | Image.Image | Prepared) or (
             isinstance(images, np.ndarray) and images.ndim < 4
         ):
             raise ImageError("one picture was given where a sequence is taken: pass [picture]")
         pixels = np.empty((len(images), *self.size, 3), np.uint8)
         for index, image in enumerate(images):
             try:
-                decoded = decode(image, at_least=self.decode_size)
-                pixels[index] = np.asarray(self.resize_only(decoded))
+                ready = image if isinstance(image, Prepared) else self.decode(image)
+                pixels[index] = self.prepare(ready).pixels
             except ImageError as error:
                 # A file is named by its path, other pictures by their place.
                 place = "" if isinstance(image, str | PathLike) else f"image {index}: "
                 raise ImageError(f"{place}{error}") from None
         return self.normalize(pixels)
 
-    def resize_only(self, image: Image.Image) -> Image.Image:
-        """RGB `image` resized and cut or padded to `size`, still 8-bit.
+    def decode(self, image: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+        """`image` upright, in RGB, as large as resizing can make use of.
 
-        Raises `ImageError` where keeping the aspect of a very narrow picture asks for a huge one.
+        Raises `ImageError` for one that cannot be read, as `captax.images.decode`.
         """
-        height, width = self.size
-        to_height, to_width = self._resized(image)
-        if to_height * to_width > MAX_PIXELS:
+        return decode(image, max_pixels=max_pixels, at_least=self.decode_size)
+
+    def prepare(self, image: Image.Image | Prepared, *, whole: bool = False) -> Prepared:
+        """RGB `image` resized and cut or padded to `size`; one that is prepared, as it is.
+
+        With `whole` all of it is stretched to `size` and nothing is cut: it is a `view` already.
+        Raises `ImageError` where keeping the aspect of a very narrow picture asks for a huge one,
+        and for a picture that was prepared for another size.
+        """
+        if isinstance(image, Prepared):
+            if image.pixels.shape != (*self.size, 3):
+                raise ImageError(
+                    f"the picture was prepared as {list(image.pixels.shape)} and the model takes "
+                    f"{[*self.size, 3]}; prepare it with the model's own processor"
+                )
+            return image
+        picture = image.height, image.width
+        fit = stretched(picture, self.size, self.size) if whole else self.fit(image)
+        height, width = fit.resized
+        if height * width > MAX_PIXELS:
             raise ImageError(
                 f"{image.width}x{image.height} picture: too narrow to be resized to a shortest "
                 f"edge of {self.resize_to}"
             )
-        resized = image.resize((to_width, to_height), Image.Resampling[self.resample.upper()])
-        # Rounded down when negative too, which is where Hugging Face puts a picture it pads.
-        left, top = (to_width - width) // 2, (to_height - height) // 2
-        return resized.crop((left, top, left + width, top + height))
+        resized = image.resize((width, height), Image.Resampling[self.resample.upper()])
+        return Prepared(np.asarray(resized.crop(fit.box)), fit.seen)
 
-    def view(self, image: Image.Image) -> Image.Image:
-        """The part of RGB `image` that `resize_only` leaves, as it is: not resized, not stretched.
+    def view(self, image: Image.Image | Prepared) -> Image.Image:
+        """The part of RGB `image` that `prepare` leaves, as it is: not resized, not stretched.
 
-        Black where `resize_only` pads.
+        Black where `prepare` pads.
         """
-        height, width = self.size
-        to_height, to_width = self._resized(image)
-        left, top = (to_width - width) // 2, (to_height - height) // 2
-        across, down = image.width / to_width, image.height / to_height
-        box = (left * across, top * down, (left + width) * across, (top + height) * down)
-        return image.crop((round(box[0]), round(box[1]), round(box[2]), round(box[3])))
+        return image.image if isinstance(image, Prepared) else image.crop(self.fit(image).view)
 
-    def _resized(self, image: Image.Image) -> tuple[int, int]:
-        """The (height, width) that `image` is resized to before anything is cut."""
-        to_height, to_width = self.decode_size
+    def fit(self, image: Image.Image) -> Fit:
+        """Where `image` is resized and cut."""
+        picture = image.height, image.width
         if self.resize == "shortest_edge":
-            # The longer side is rounded down, as Hugging Face does.
-            edge, short = to_height, min(image.size)
-            return edge * image.height // short, edge * image.width // short
-        return to_height, to_width
+            return shortest_edge(picture, min(self.decode_size), self.size)
+        return stretched(picture, self.decode_size, self.size)
 
     def normalize(
         self, pixels: UInt8[np.ndarray, "batch height width 3"]

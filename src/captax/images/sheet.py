@@ -1,10 +1,10 @@
 """A contact sheet: pictures and their captions as one web page that needs no other file."""
 
 import base64
+import dataclasses
 import io
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from captax.images.decode import ImageError, ImageSource, decode
 _LONGEST_SIDE = 480
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class SheetRow:
     """One card.
 

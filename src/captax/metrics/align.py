@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from captax.metrics.files import CaptionFile, CaptionFileError
+from captax.metrics.caption_files import CaptionFile, CaptionFileError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from captax.explain import Explanation, Reader, explain, known_methods
 from captax.generation import GenerationConfig, GenerationError, Sequences, score
 from captax.generation.programs import seeds_of
 from captax.generation.result import Alternative, Generated
-from captax.images import ImageError, ImageProcessor, ImageSource, decode
+from captax.images import ImageError, ImageProcessor, ImageSource, Prepared
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
 from captax.models.layers import map_pictures
@@ -205,7 +205,7 @@ class Captioner(Generator):
         """
         config = self._config(options)
         known_methods(methods)
-        picture = decode(image, at_least=self.processor.decode_size)
+        picture = image if isinstance(image, Prepared) else self.processor.decode(image)
         if caption is None:
             [caption] = self.caption(picture, prompt=prompt, seed=seed, **options)
         [said] = self._said([caption], prompt, config)
@@ -248,13 +248,9 @@ class Captioner(Generator):
         The map is the mean over all words, or that of one word (its place among them, from 0). If
         the caption stays the same, the visible part is enough for it.
         """
-        # The explanation's picture is cropped already.
-        processor = dataclasses.replace(
-            self.processor, resize="stretch", resize_to=self.processor.size
-        )
-        same = Captioner(self.model, processor, self.tokenizer, self.generation)
+        shown = explanation.attended(method, word=word)
         options = {"prompt": explanation.prompt, **options}
-        return same.caption(explanation.attended(method, word=word), **options)[0]
+        return self.caption(self.processor.prepare(shown, whole=True), **options)[0]
 
     @functools.cached_property
     def _reader(self) -> Reader:

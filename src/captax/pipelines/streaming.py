@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from captax.data import batched, load_images
+from captax.data import batched, filled, load_images
 from captax.generation.programs import padded
-from captax.images import ImageError, ImageProcessor, ImageSource
+from captax.images import ImageError, ImageProcessor, ImageSource, Prepared
 
 # Decoders spend their time outside Python's lock; one for each core keeps up with any model.
 DECODERS = min(32, max(2, os.cpu_count() or 2))
@@ -55,7 +55,8 @@ def stream_pixels(
         good = [pixels for pixels in batch if not isinstance(pixels, ImageError)]
         seen += len(batch)
         extra = (places,) if numbered else ()
-        waiting.append((batch, compute(_filled(good, batch_size), *extra) if good else None))
+        size = padded(len(good), batch_size)
+        waiting.append((batch, compute(filled(good, size), *extra) if good else None))
         if len(waiting) > 1:
             yield from _rows(*waiting.pop(0))
     for batch, found in waiting:
@@ -64,7 +65,7 @@ def stream_pixels(
 
 def several(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
     """One picture or a sequence of pictures, as a sequence."""
-    one = isinstance(images, str | bytes | PathLike | Image.Image)
+    one = isinstance(images, str | bytes | PathLike | Image.Image | Prepared)
     one = one or (isinstance(images, np.ndarray) and images.ndim < 4)
     return cast("Sequence[ImageSource]", [images] if one else images)
 
@@ -78,9 +79,3 @@ def _rows(batch: list[np.ndarray | ImageError], found: Any) -> Iterator[Any]:
         else:
             yield jax.tree.map(lambda array, row=row: array[row], arrays)
             row += 1
-
-
-def _filled(good: list[np.ndarray], batch_size: int) -> Float[np.ndarray, "batch height width 3"]:
-    filled = np.zeros((padded(len(good), batch_size), *good[0].shape), np.float32)
-    filled[: len(good)] = good
-    return filled

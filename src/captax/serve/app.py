@@ -13,11 +13,12 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from captax.images import Prepared
 from captax.pipelines.captioner import Captioner
 from captax.serve import schemas
 from captax.serve.document import describe
 from captax.serve.gate import Gate
-from captax.serve.pictures import Picture, Sent, Unreadable, read_request
+from captax.serve.pictures import Sent, Unreadable, read_request
 from captax.serve.refusals import Refused, error_record
 from captax.serve.service import Service
 from captax.serve.settings import Settings
@@ -244,7 +245,7 @@ def _unread(request: Request, sent: Sent, result: Any) -> dict[str, Any] | None:
     if isinstance(result, Unreadable):
         error = error_record(result.kind, result.message, request.state.request_id)
         return {"name": sent.name, "error": error}
-    assert isinstance(result[0], Picture)
+    assert isinstance(result[0], Prepared)
     return None
 
 

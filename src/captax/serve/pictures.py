@@ -7,13 +7,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from PIL import Image
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from captax.images import ImageError, ImageProcessor, decode
+from captax.images import ImageError, ImageProcessor, Prepared
 from captax.images.decode import TooManyPixels
 from captax.serve.refusals import Refused
 from captax.serve.settings import Settings
@@ -40,48 +39,21 @@ class Unreadable(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A picture in the model's size.
-
-    `seen` is its part of the upright picture: left, top, width and height, as fractions.
-    """
-
-    image: Image.Image
-    seen: tuple[float, float, float, float]
-
-
-@dataclasses.dataclass(frozen=True)
 class Sent:
     """A picture as it was sent: the bytes of a file, or base64, or a URL."""
 
     source: bytes | str
     name: str | None = None
 
-    def read(self, processor: ImageProcessor, settings: Settings) -> Picture:
+    def read(self, processor: ImageProcessor, settings: Settings) -> Prepared:
         """Decode and resize the picture, which is slow. Raises `Unreadable`."""
         data = self.source if isinstance(self.source, bytes) else _bytes(self.source, settings)
         try:
-            size = processor.decode_size
-            upright = decode(data, max_pixels=settings.max_pixels, at_least=size)
-            return Picture(processor.resize_only(upright), seen(processor, upright.size))
+            return processor.prepare(processor.decode(data, max_pixels=settings.max_pixels))
         except TooManyPixels as error:
             raise Unreadable("too_many_pixels", str(error)) from None
         except ImageError as error:
             raise Unreadable("unreadable_image", str(error)) from None
-
-
-def seen(processor: ImageProcessor, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of a picture of `size` (width, height) that is left when it is resized and cut.
-
-    Left, top, width and height are fractions of the picture; they reach beyond it where black
-    borders are added.
-    """
-    height, width = processor.decode_size
-    if processor.resize == "shortest_edge":
-        height, width = height * size[1] // min(size), width * size[0] // min(size)
-    rows, columns = processor.size
-    left, top = (width - columns) // 2, (height - rows) // 2
-    return left / width, top / height, columns / width, rows / height
 
 
 async def read_request(

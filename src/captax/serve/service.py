@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from captax.errors import CaptaxError
+from captax.images import Prepared
 from captax.serve.batching import Batcher, QueueFull
 from captax.serve.metrics import Metrics
-from captax.serve.pictures import Picture, Sent, Unreadable
+from captax.serve.pictures import Sent, Unreadable
 from captax.serve.refusals import Refused
 from captax.serve.settings import Settings
 from captax.serve.work import Input, Model, Work, Worker
@@ -127,7 +128,7 @@ class Service:
 
     async def answer(
         self, work: Work, sent: Sequence[Sent], asks: Sequence[tuple[int, Mapping[str, Any]]]
-    ) -> list[tuple[Picture, Any] | Unreadable]:
+    ) -> list[tuple[Prepared, Any] | Unreadable]:
         """For each of `asks`, the picture and its result; or why the picture cannot be used.
 
         `asks` are places among the pictures, and the other fields of an `Input`. Raises `Refused`
@@ -141,14 +142,14 @@ class Service:
 
     async def _answer(
         self, work: Work, sent: Sequence[Sent], asks: Sequence[tuple[int, Mapping[str, Any]]]
-    ) -> list[tuple[Picture, Any] | Unreadable]:
+    ) -> list[tuple[Prepared, Any] | Unreadable]:
         loop = asyncio.get_running_loop()
         reading = [loop.run_in_executor(self._readers, self._read, each) for each in sent]
         read = [(await asyncio.gather(*reading))[place] for place, _ in asks]
         inputs = [
-            Input(picture.image, **said)
+            Input(picture, **said)
             for picture, (_, said) in zip(read, asks, strict=True)
-            if isinstance(picture, Picture)
+            if isinstance(picture, Prepared)
         ]
         if not inputs:
             raise _none_read(read)
@@ -160,10 +161,10 @@ class Service:
             self.handed -= 1
         results = iter(found)
         return [
-            (each, _result(next(results))) if isinstance(each, Picture) else each for each in read
+            (each, _result(next(results))) if isinstance(each, Prepared) else each for each in read
         ]
 
-    def _read(self, sent: Sent) -> Picture | Unreadable:
+    def _read(self, sent: Sent) -> Prepared | Unreadable:
         try:
             return sent.read(self.worker.processor, self.settings)
         except Unreadable as error:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from captax.generation.config import DEFAULT_NEW_TOKENS
 from captax.generation.programs import BATCH_SIZES
+from captax.images import Prepared
 from captax.pipelines.captioner import Caption, Captioner
 from captax.pipelines.classifier import Classification, Classifier
 
@@ -37,9 +37,9 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """One input of the model: a picture that `Sent.read` made, with its seed and caption."""
+    """One input of the model: a picture that `Sent.read` prepared, with its seed and caption."""
 
-    image: Image.Image
+    picture: Prepared
     seed: int = 0
     caption: str | None = None
 
@@ -58,15 +58,9 @@ class Worker:
     """Does work with a model. Only one thread may use it, which is the batcher's."""
 
     def __init__(self, model: Model, max_batch: int):
-        # Pictures come resized and cut to the model's size: this processor leaves them as they are.
-        ready = dataclasses.replace(model.processor, resize="stretch", resize_to=None)
+        self.model = model
         self.processor = model.processor
         self.max_batch = max_batch
-        self.model: Model
-        if isinstance(model, Captioner):
-            self.model = Captioner(model.model, ready, model.tokenizer, model.generation)
-        else:
-            self.model = Classifier(model.model, ready)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -79,34 +73,34 @@ class Worker:
 
     def __call__(self, work: Work, inputs: Sequence[Input]) -> Sequence[Any]:
         """The result of the work for each input."""
-        images = [each.image for each in inputs]
+        pictures = [each.picture for each in inputs]
         options = dict(work.options)
         if work.kind == "classify":
-            return self._classify(images, **options)
+            return self._classify(pictures, **options)
         if work.kind == "score":
-            return self._score(images, inputs, prompt=work.prompt, **options)
+            return self._score(pictures, inputs, prompt=work.prompt, **options)
         if work.kind == "explain":
             return [self._explain(each, work.prompt, **options) for each in inputs]
-        return self._caption(images, inputs, prompt=work.prompt, **options)
+        return self._caption(pictures, inputs, prompt=work.prompt, **options)
 
     def _caption(
-        self, images: list[Image.Image], inputs: Sequence[Input], **options: Any
+        self, pictures: list[Prepared], inputs: Sequence[Input], **options: Any
     ) -> list[Caption]:
         # Each picture has its own seed, so its draws depend on nothing else in the batch.
         seeds = [each.seed for each in inputs]
         assert isinstance(self.model, Captioner)
-        return self.model.caption(images, seed=seeds, batch_size=self.max_batch, **options)
+        return self.model.caption(pictures, seed=seeds, batch_size=self.max_batch, **options)
 
     def _score(
-        self, images: list[Image.Image], inputs: Sequence[Input], **options: Any
+        self, pictures: list[Prepared], inputs: Sequence[Input], **options: Any
     ) -> list[float]:
         assert isinstance(self.model, Captioner)
         captions = [each.caption or "" for each in inputs]
-        return self.model.score(images, captions, batch_size=self.max_batch, **options)
+        return self.model.score(pictures, captions, batch_size=self.max_batch, **options)
 
-    def _classify(self, images: list[Image.Image], **options: Any) -> list[Classification]:
+    def _classify(self, pictures: list[Prepared], **options: Any) -> list[Classification]:
         assert isinstance(self.model, Classifier)
-        return self.model.classify(images, batch_size=self.max_batch, **options)
+        return self.model.classify(pictures, batch_size=self.max_batch, **options)
 
     def _explain(
         self,
@@ -119,7 +113,12 @@ class Worker:
     ) -> Explained:
         assert isinstance(self.model, Captioner)
         found = self.model.explain(
-            given.image, given.caption, prompt=prompt, seed=given.seed, methods=(method,), **options
+            given.picture,
+            given.caption,
+            prompt=prompt,
+            seed=given.seed,
+            methods=(method,),
+            **options,
         )
         maps = np.asarray(found.maps(method, layer=layer, head=head), np.float64)
         words = [
@@ -153,8 +152,7 @@ class Worker:
 
     def warm_up(self) -> dict[int, float]:
         """Compile the usual requests, and measure the seconds of a batch of each size."""
-        height, width = self.processor.size
-        given = Input(Image.new("RGB", (width, height), (127, 127, 127)))
+        given = Input(Prepared(np.full((*self.processor.size, 3), 127, np.uint8)))
         kind: Kind = "caption" if isinstance(self.model, Captioner) else "classify"
         seconds = {}
         for size in self.sizes:

@@ -5,8 +5,8 @@ older `vocab.json` + `merges.txt` or `vocab.txt`, and its class gives the rest. 
 what its `tokenizer.json` says.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class TextError(CaptaxError):
     """A tokenizer that is missing, unreadable or unusable, or a token that it does not have."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Pretrained:
     """A pipeline, where it was read, and what `tokenizer_config.json` is to say of it."""
 

@@ -1,4 +1,4 @@
-"""What a recipe trains, before its first step: a captioner, text generator or classifier."""
+"""The captioner, text generator or classifier that a recipe trains, before its first step."""
 
 import dataclasses
 import re
@@ -54,8 +54,8 @@ def build(recipe: Recipe, *, captions: Sequence[str] = (), labels: Sequence[str]
     right: Any = KINDS[recipe.task]
     if not isinstance(subject, right) or not isinstance(subject.model, EncoderDecoder):
         raise RecipeError(
-            f"task {recipe.task}: model is a {type(subject).__name__}; give other checkpoints, or "
-            "another task"
+            f"task is {recipe.task}, but the model's checkpoints make a {type(subject).__name__}; "
+            "give other checkpoints or another task"
         )
     return subject
 
@@ -98,16 +98,10 @@ def _with_new_decoder(recipe: Recipe, captions: Sequence[str]) -> Any:
 
 
 def _grid(encoder: VisionEncoder, size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of what the encoder says of pictures of this (height, width)."""
-    grids = []
-
-    def look(pixels: jax.Array) -> jax.Array:
-        features = encoder(pixels)
-        grids.append(features.grid)
-        return features.tokens
-
-    jax.eval_shape(look, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
-    return grids[0]
+    """Rows and columns of the encoder's output for pictures of this (height, width)."""
+    pixels = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    # Only shapes leave a traced function, so the grid leaves it as the shape of an array.
+    return jax.eval_shape(lambda pixels: jnp.empty(encoder(pixels).grid), pixels).shape
 
 
 def _encoder(recipe: Recipe) -> tuple[VisionEncoder, ImageProcessor]:
@@ -120,7 +114,7 @@ def _encoder(recipe: Recipe) -> tuple[VisionEncoder, ImageProcessor]:
     half = load_half(source, "encoder", rngs=nnx.Rngs(recipe.seed))
     if isinstance(half, TextEncoder):
         raise RecipeError(
-            f"model.encoder.checkpoint: {options.checkpoint} reads texts; a new decoder reads "
-            "pictures"
+            f"model.encoder.checkpoint: {options.checkpoint} encodes texts, and a new decoder "
+            "reads pictures; give the checkpoint of a vision encoder"
         )
     return half, ImageProcessor.load(source)

@@ -1,4 +1,4 @@
-"""Where a run is, on disk: saved whole or not at all, so that a kill costs only the steps since."""
+"""A run's state on disk: saved whole or not at all, so a kill costs only the steps since."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 
 
 class RunCheckpoints:
-    """Checkpoints of a run by step; the newest few are kept."""
+    """Checkpoints of a run, by step; the newest `keep` are kept."""
 
     def __init__(self, directory: Path, *, keep: int = 2):
         options = ocp.CheckpointManagerOptions(

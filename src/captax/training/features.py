@@ -1,4 +1,4 @@
-"""What a frozen encoder says of every training picture, computed once and read from disk.
+"""The output of a frozen encoder for every training picture, computed once and kept on disk.
 
 Whatever an encoder does before its first trainable part is the same in every epoch, so it is
 computed for a fixed number of augmented views of each picture and memory-mapped. A cache lies in a
@@ -23,10 +23,10 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from captax.checkpoints.state import weights_digest
-from captax.data import batched, load_images
+from captax.data import batched, filled, load_images
 from captax.errors import CaptaxError
 from captax.files import write_text
-from captax.images import Augment, ImageError, ImageProcessor, decode, mentions_sides, rng_for
+from captax.images import Augment, ImageError, ImageProcessor, mentions_sides, rng_for
 from captax.models.encoders import VisionEncoder
 from captax.models.layers import map_pictures
 
@@ -97,9 +97,7 @@ def cache_features(
         pictures = _views(examples, processor, augment, seed, range(done, total))
         for batch in batched(pictures, BATCH):
             size = len(batch)
-            padded = np.zeros(pixels.shape, np.float32)
-            padded[:size] = batch
-            rows[done : done + size] = np.asarray(prefix(state, padded))[:size]
+            rows[done : done + size] = np.asarray(prefix(state, filled(batch, BATCH)))[:size]
             done += size
             bar.update(size)
             if done == total or done // BATCH % 40 == 0:
@@ -112,15 +110,15 @@ def cache_features(
 def augmented_pixels(
     example: Any, processor: ImageProcessor, augment: Augment | None, seed: int, view: int
 ) -> Float[np.ndarray, "1 height width 3"]:
-    """What an encoder takes of an example's picture, changed as (seed, view, example) say.
+    """Pixels of an example's picture for an encoder, augmented as (seed, view, example) say.
 
     View 0 is unchanged. Raises `ImageError` for a picture that cannot be read.
     """
-    image = decode(example.image, at_least=processor.decode_size)
+    image = processor.decode(example.image)
     if augment is not None and view > 0:
         sides = mentions_sides(getattr(example, "captions", ()))
         image = augment(image, rng_for(seed, view, example.id), allow_flip=not sides)
-    return processor.normalize(np.asarray(processor.resize_only(image))[None])
+    return processor([processor.prepare(image)])
 
 
 def _make_room(data: Path, size: int) -> None:
@@ -133,7 +131,7 @@ def _make_room(data: Path, size: int) -> None:
     held, free = data.stat().st_blocks * 512, shutil.disk_usage(data.parent).free
     if size - held > free:
         raise FeatureCacheError(
-            f"{data.parent}: the feature cache needs {(size - held) / 1e9:.1f} GB and "
+            f"{data.parent}: the feature cache needs {(size - held) / 1e9:.1f} GB and only "
             f"{free / 1e9:.1f} GB are free; ask for fewer views, or give --out on another disk"
         )
     if data.stat().st_size < size:

@@ -1,4 +1,4 @@
-"""The task whose answers are labels of pictures."""
+"""The learning task whose outputs are labels of pictures."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ from captax.images import Augment, SheetRow
 from captax.metrics.classification import top_k_accuracy
 from captax.pipelines.classifier import Classifier
 from captax.training.build import build
-from captax.training.pictures import Pictures
+from captax.training.encoder_inputs import EncoderInputs
+from captax.training.learning_task import DevResult, LearningTask, opened
 from captax.training.recipe import Recipe, RecipeError
 from captax.training.step import Losses, Parameters, token_losses
-from captax.training.task import Evaluation, Task, opened
 
 
 @struct.dataclass
@@ -29,7 +29,7 @@ class LabelBatch:
     labels: Int[Any, " batch"]
 
 
-class ClassifyTask(Task):
+class ClassifyTask(LearningTask):
     """Pictures to labels."""
 
     metric = "accuracy"
@@ -49,16 +49,19 @@ class ClassifyTask(Task):
         there = {example.label for example in self.train}
         labels = [name for name in dict.fromkeys(listed) if name in there]
         if len(labels) < 2:
-            raise RecipeError(f"data.train has one class only ({labels[0]}); give two or more")
+            raise RecipeError(f"data.train has only one class ({labels[0]}); give two or more")
         if unknown := {example.label for example in self.dev} - set(labels):
-            raise RecipeError(f"data.dev has labels that data.train lacks: {sorted(unknown)}")
+            raise RecipeError(
+                f"data.dev has labels that data.train does not have: {', '.join(sorted(unknown))}; "
+                "add pictures of them to data.train, or leave them out with data.classes"
+            )
         self.subject: Classifier = build(recipe, labels=labels)
         self.number = {label: number for number, label in enumerate(self.subject.labels)}
         self.size = len(self.train)
         processor, augment = self.subject.processor, Augment(**recipe.augment.model_dump())
         changed = augment if augment != Augment() else None
-        self.pictures = Pictures(self.train, processor, augment=changed, seed=recipe.seed)
-        self.dev_pictures = Pictures(self.dev, processor)
+        self.pictures = EncoderInputs(self.train, processor, augment=changed, seed=recipe.seed)
+        self.dev_pictures = EncoderInputs(self.dev, processor)
 
     def batch(self, chosen: Int[np.ndarray, " batch"], epoch: int) -> LabelBatch:
         assert self.pictures is not None
@@ -66,12 +69,12 @@ class ClassifyTask(Task):
         return LabelBatch(self.pictures.read(chosen, epoch), labels)
 
     def score_names(self) -> list[str]:
-        """What is measured of labels."""
+        """The scores of labels."""
         return ["accuracy", *(["top-5 accuracy"] if self.many else []), "loss"]
 
     @property
     def many(self) -> bool:
-        """Whether the right label may be missing among the five likeliest."""
+        """Whether the five likeliest labels may miss the right one."""
         return len(self.number) > 5
 
     def _logits(self, model: Any, given: Array) -> Float[Array, "batch labels"]:
@@ -84,11 +87,11 @@ class ClassifyTask(Task):
         smoothing = self.recipe.optimizer.label_smoothing
         return token_losses(logits, batch.labels[:, None], everywhere, smoothing)
 
-    def evaluate(self, model: Callable[[Parameters], nnx.Module]) -> Callable[..., Evaluation]:
+    def evaluate(self, model: Callable[[Parameters], nnx.Module]) -> Callable[..., DevResult]:
         size = min(self.recipe.evaluation.batch_size, len(self.dev))
         logits = jax.jit(lambda parameters, given: self._logits(model(parameters), given))
 
-        def run(parameters: Parameters) -> Evaluation:
+        def run(parameters: Parameters) -> DevResult:
             assert self.dev_pictures is not None
             found = []
             for first in range(0, len(self.dev), size):
@@ -103,7 +106,7 @@ class ClassifyTask(Task):
             scores = {"accuracy": float((best == truth).mean())}
             if self.many:
                 scores["top-5 accuracy"] = float(top_k_accuracy(all_logits, truth, k=5))
-            return Evaluation({**scores, "loss": loss}, said, self._rows(said))
+            return DevResult({**scores, "loss": loss}, said, self._rows(said))
 
         return run
 

@@ -20,10 +20,12 @@ from captax.checkpoints.state import parameters, rebuilder
 from captax.files import write_text
 from captax.images import write_sheet
 from captax.models.encoders import VisionEncoder
+from captax.pipelines.loading import load_model
 from captax.stopping import stopping
 from captax.training.card import model_card
 from captax.training.checkpoints import RunCheckpoints
 from captax.training.curves import plot_curves
+from captax.training.learning_task import DevResult
 from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, merge_lora
 from captax.training.mesh import Placement
 from captax.training.optimizers import make_optimizer
@@ -38,21 +40,20 @@ from captax.training.step import (
     matches,
     narrowed,
 )
-from captax.training.task import Evaluation
 from captax.training.tasks import make_task
 from captax.training.watch import DivergedError, Log, collapse, first_not_finite, rounded
 
-# Of a run's scores, those that are best when they are lowest.
+# The scores that are best when they are lowest.
 LOWER_IS_BETTER = metrics.LOWER_IS_BETTER | {"loss", "perplexity"}
 
 
 def train(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> Path:
     """Run the recipe in folder `out`, going on where an earlier run of it stopped.
 
-    `init_from` is another run's folder, or a checkpoint directory of the same model, whose weights
-    a new run begins with. Returns the directory of the best model, `out/best`. Raises `RecipeError`
+    A new run begins with the weights of `init_from`, another run's folder or a checkpoint directory
+    of the same model. Returns the directory of the best model, `out/best`. Raises `RecipeError`
     when `out` holds a run of another recipe, or the recipe cannot be carried out; `DivergedError`
-    when the loss is no number.
+    when the loss or a gradient is not finite.
     """
     _refuse_other(out, recipe)
     run = _Run(recipe, out)
@@ -62,7 +63,8 @@ def train(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> Path:
     with RunCheckpoints(out / "checkpoints", keep=recipe.keep) as run.checkpoints:
         run.resume(init_from)
         if (shared := run.task.shared()) and jax.process_index() == 0:
-            tqdm.write(f"warning: of the dev examples {shared} are learned from, too")
+            count = f"{shared} dev example{' is' if shared == 1 else 's are'}"
+            tqdm.write(f"warning: {count} also in the training data; dev scores will be too high")
         try:
             for index, stage in enumerate(recipe.stages):
                 if index >= run.progress.stage:
@@ -76,7 +78,9 @@ def train(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> Path:
 def _refuse_other(out: Path, recipe: Recipe) -> None:
     path = out / "recipe.yaml"
     if path.exists() and path.read_text(encoding="utf-8") != recipe.to_yaml():
-        raise RecipeError(f"{path}: this folder holds a run of another recipe; give another --out")
+        raise RecipeError(
+            f"{path}: this folder holds a run of another recipe; give another folder as --out"
+        )
 
 
 @dataclasses.dataclass
@@ -109,7 +113,7 @@ class _Run:
         if not self.steps_per_epoch:
             raise RecipeError(
                 f"data.train has {self.task.size} examples, fewer than optimizer.batch_size "
-                f"({options.batch_size})"
+                f"({options.batch_size}); give more data or a smaller batch_size"
             )
         self.rebuild = rebuilder(self.task.model)
         self.parameters: Parameters = parameters(self.task.model)
@@ -121,7 +125,8 @@ class _Run:
         self.metric = recipe.evaluation.metric or self.task.metric
         if recipe.evaluation.metric and self.metric not in (known := self.task.score_names()):
             raise RecipeError(
-                f"evaluation.metric: no {self.metric!r}; there are {', '.join(known)}"
+                f"evaluation.metric is {self.metric!r}, which this task does not measure; give one "
+                f"of {', '.join(known)}"
             )
         self.progress = _Progress()
         self.key = jax.random.key(recipe.seed)
@@ -133,33 +138,37 @@ class _Run:
         names = {name for name in self.parameters if matches(patterns, name)}
         if not names:
             raise RecipeError(
-                f"stages.{index}.trainable matches no parameter; names are such as "
+                f"stages.{index}.trainable matches no parameter; parameters have names such as "
                 f"{next(iter(self.parameters))}"
             )
         for pattern in stage.lr_scale:
             if not any(matches((pattern,), name) for name in self.parameters):
-                raise RecipeError(f"stages.{index}.lr_scale: {pattern!r} matches no parameter")
+                raise RecipeError(
+                    f"stages.{index}.lr_scale: {pattern!r} matches no parameter; parameters have "
+                    f"names such as {next(iter(self.parameters))}"
+                )
         return names
 
     def model(self, tensors: Parameters) -> nnx.Module:
-        """The model as it is computed, of a run's parameters."""
+        """The model with a run's parameters, as it is computed."""
         return self.rebuild(narrowed(self.merge(tensors), self.recipe.optimizer))
 
     def resume(self, init_from: Path | None) -> None:
-        """Take up the newest checkpoint, if there is one; else begin."""
+        """Go on from the newest checkpoint, if there is one; else begin."""
         found = self.checkpoints.progress()
         if found:
             self.progress = _Progress(**found)
         elif init_from is not None:
-            from captax.pipelines.loading import load_model
-
             best = init_from / "best"
             model = load_model(best if best.is_dir() else init_from)
             given = parameters(model)
             if {n: v.shape for n, v in given.items()} != {
                 n: v.shape for n, v in parameters(self.task.model).items()
             }:
-                raise RecipeError(f"{init_from}: holds another model than the recipe's")
+                raise RecipeError(
+                    f"{init_from} holds another model than the recipe's; give a run or a "
+                    "checkpoint of the same architecture and sizes"
+                )
             self.parameters |= given
         if jax.process_index() == 0:
             self.log = Log(
@@ -227,7 +236,10 @@ class _Run:
                     self._save(changed, state)
                     if self._out_of_patience():
                         count = progress.evaluations_since
-                        tqdm.write(f"{stage.name}: no better for {count} evaluations; it ends here")
+                        tqdm.write(
+                            f"{stage.name}: {count} evaluations brought no better score, so the "
+                            "stage ends here"
+                        )
                         break
                     clock = time.perf_counter()
                 elif progress.step % self.recipe.save_every == 0 or asked():
@@ -311,12 +323,14 @@ class _Run:
         names = ", ".join(self.task.name(int(place)) for place in chosen[:3])
         saved = self.checkpoints.progress()
         newest = (
-            f"the newest checkpoint is of step {saved['step']}" if saved else "nothing is saved"
+            f"the newest checkpoint is from step {saved['step']}"
+            if saved
+            else "nothing is saved yet"
         )
         raise DivergedError(
             f"step {number}: the loss is {measured['loss']} and {what} not finite; the batch is "
-            f"{names}, ...; {newest}. Begin another run with a lower lr or optimizer.clip_norm, or "
-            "more warmup_steps"
+            f"{names}, ...; {newest}. Start another run with a lower lr or optimizer.clip_norm, or "
+            "with more warmup_steps"
         )
 
     def _evaluates(self, stage_step: int) -> bool:
@@ -328,7 +342,7 @@ class _Run:
         self.checkpoints.save(self.progress.step, arrays, dataclasses.asdict(self.progress))
 
     def _prepare_pictures(self, index: int, stage: Stage) -> None:
-        """Compute what the frozen part of the encoder says of the pictures, if it is to be kept."""
+        """Compute the output of the encoder's frozen part for all pictures, if it is to be kept."""
         task = self.task
         if task.pictures is None:
             return
@@ -355,8 +369,8 @@ class _Run:
             chosen = order[start : start + size][rows]
             yield chosen, self.task.batch(chosen, epoch)
 
-    def _judge(self, stage: Stage, trained: Parameters, found: Evaluation) -> None:
-        """Log scores, show some of what was said, keep the model if it is the best."""
+    def _judge(self, stage: Stage, trained: Parameters, found: DevResult) -> None:
+        """Log scores, show some of the outputs, keep the model if it is the best."""
         progress, scores = self.progress, found.scores
         sign = -1 if self.metric in LOWER_IS_BETTER else 1
         score = [sign * scores[self.metric], -scores["loss"]]

@@ -1,4 +1,4 @@
-"""Low-rank adaptation: kernels stay, and what is learned is a product of two thin matrices.
+"""Low-rank adaptation: kernels stay as they are, and a product of two thin matrices is learned.
 
 Hu et al., *LoRA* (https://arxiv.org/abs/2106.09685). Parameters are named tensors throughout, so
 that this is arithmetic on them: no model knows of it, and any matrix can be adapted.
@@ -32,8 +32,8 @@ def add_lora(parameters: Mapping[str, Array], lora: Lora, key: Array) -> dict[st
             added[name + UP] = jnp.zeros((out, lora.rank))
     if len(added) == len(parameters):
         raise RecipeError(
-            f"model.lora.targets match no kernel: {', '.join(lora.targets)}; names are such as "
-            f"{next(name for name in parameters if name.endswith('kernel'))}"
+            f"model.lora.targets match no kernel: {', '.join(lora.targets)}; kernels have names "
+            f"such as {next(name for name in parameters if name.endswith('kernel'))}"
         )
     return added
 

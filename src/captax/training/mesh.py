@@ -1,4 +1,4 @@
-"""Devices and how arrays lie on them: batches split, weights split or copied.
+"""How arrays lie on devices: batches are split, weights are split or copied.
 
 A mesh has two axes: each of `fsdp` devices holds a part of every weight, and of these groups there
 are `data` copies; both split the batch. Several processes see one mesh; each reads its own part of
@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh as DeviceMesh
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -19,24 +20,27 @@ AXES = ("data", "fsdp")
 
 
 class Placement:
-    """Where arrays of a run lie."""
+    """Where the arrays of a run lie."""
 
     def __init__(self, options: Mesh, batch_size: int):
-        """Raises `RecipeError` when the devices cannot be shared out so."""
+        """Raises `RecipeError` when the devices do not fit the options."""
         devices = jax.devices()
         data = options.data or len(devices) // options.fsdp
         count = data * options.fsdp
         if not 0 < count <= len(devices):
             raise RecipeError(
                 f"mesh: data {options.data} x fsdp {options.fsdp} needs {max(count, options.fsdp)} "
-                f"devices; there are {len(devices)}"
+                f"devices, and there are {len(devices)}; lower one of them"
             )
         if jax.process_count() > 1 and count != len(devices):
-            raise RecipeError(f"mesh: several processes use all {len(devices)} devices or none")
+            raise RecipeError(
+                f"mesh: several processes must use all {len(devices)} devices, not {count}; change "
+                "data or fsdp"
+            )
         if batch_size % count:
             raise RecipeError(
-                f"optimizer.batch_size / accumulation is {batch_size}: give a multiple of the "
-                f"{count} devices of mesh"
+                f"optimizer.batch_size / accumulation is {batch_size}, which the {count} devices "
+                f"of mesh cannot share evenly; give a multiple of {count}"
             )
         grid = np.array(devices[:count]).reshape(data, options.fsdp)
         self.mesh = DeviceMesh(grid, AXES)
@@ -67,8 +71,6 @@ class Placement:
         """Arrays that every process can read whole."""
         if jax.process_count() == 1:
             return tree
-        from jax.experimental import multihost_utils
-
         return multihost_utils.process_allgather(tree, tiled=True)
 
     def _sharding(self, x: Any) -> NamedSharding:

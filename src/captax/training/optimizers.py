@@ -16,7 +16,7 @@ REST = 0.01
 def make_schedule(stage: Stage, steps: int) -> optax.Schedule:
     """The learning rate by step: linear warm-up, then as the stage's `schedule` says.
 
-    Of a short stage the warm-up is a fifth at most.
+    The warm-up is at most a fifth of the stage.
     """
     warmup = min(stage.warmup_steps, steps // 5)
     left = steps - warmup
@@ -33,7 +33,7 @@ def make_schedule(stage: Stage, steps: int) -> optax.Schedule:
 def make_optimizer(
     stage: Stage, options: Optimizer, steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Clipping, the optimiser, weight decay of kernels alone, and a learning rate by group."""
+    """Clipping, the optimiser, weight decay of kernels only, and a learning rate by group."""
     schedule = make_schedule(stage, steps)
 
     def kernels(parameters: Parameters) -> dict[str, bool]:

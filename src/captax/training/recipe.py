@@ -1,8 +1,9 @@
 """Recipes: everything a training run depends on, read from YAML and checked before it starts."""
 
 import difflib
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -22,7 +23,7 @@ class _Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
-Fraction = pydantic.confloat(ge=0, lt=1)
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 _MOST_VALUES = 100_000  # a recipe has a hundred, or the names of all its classes
 
 
@@ -57,10 +58,11 @@ class Source(_Section):
 
 
 class Data(_Section):
-    """What is learned from; `path`s of sources are relative to `root`.
+    """The training and dev data; the `path` of a source is relative to `root`.
 
-    Of a picture's captions `all` are learned in every epoch, a random `one`, or the `longest`.
-    `classes`, of a classifier: which, or how many of the first.
+    `captions` says which captions of a picture an epoch trains on: `all`, one at random (`one`), or
+    the `longest`. For a classifier, `classes` names the classes, or says how many of the first are
+    kept.
     """
 
     root: Annotated[Path, pydantic.AfterValidator(Path.absolute)]
@@ -68,19 +70,22 @@ class Data(_Section):
     dev: tuple[Source, ...] = Field(min_length=1)
     captions: Literal["all", "one", "longest"] = "all"
     min_count: PositiveInt = 5
-    max_tokens: int = Field(24, ge=2, description="a caption's longest, start and eos included")
-    row_tokens: PositiveInt | None = Field(
-        None, description="places for all captions of a picture; by default one caption's"
+    max_tokens: int = Field(
+        24, ge=2, description="the most tokens that a caption may have, start and eos included"
     )
-    max_source_tokens: PositiveInt = Field(512, description="a source text's longest")
+    row_tokens: PositiveInt | None = Field(
+        None,
+        description="places for all captions of a picture; by default max_tokens - 1",
+    )
+    max_source_tokens: PositiveInt = Field(512, description="the most tokens of a source text")
     classes: PositiveInt | tuple[str, ...] | None = None
 
     @pydantic.model_validator(mode="after")
     def _a_caption_fits_its_row(self) -> "Data":
         if self.row_tokens and self.row_tokens < self.max_tokens - 1:
             raise ValueError(
-                f"row_tokens is {self.row_tokens}: a caption of max_tokens {self.max_tokens} takes "
-                f"{self.max_tokens - 1} places"
+                f"row_tokens is {self.row_tokens}, but a caption of max_tokens {self.max_tokens} "
+                f"takes {self.max_tokens - 1} places; raise row_tokens or lower max_tokens"
             )
         return self
 
@@ -88,8 +93,8 @@ class Data(_Section):
 class Encoder(_Section):
     """A pretrained encoder, by its checkpoint: a directory, or a name on the hub.
 
-    `efficientnet-lite0` to `4` are of torch's files: `weights`, or the installed package's. With
-    `image_size` pictures are given at another size, which makes another grid of visual tokens.
+    `efficientnet-lite0` to `4` are read from PyTorch's files: `weights`, or those of the installed
+    package. `image_size` gives pictures at another size, which makes another grid of visual tokens.
     """
 
     checkpoint: str = "efficientnet-lite2"
@@ -106,21 +111,21 @@ class Decoder(_Section):
     heads: PositiveInt = 6
     mlp_width: PositiveInt = 1536
     max_positions: PositiveInt = 64
-    dropout: Fraction = 0.1  # type: ignore[valid-type]
+    dropout: Fraction = 0.1
 
     @pydantic.model_validator(mode="after")
     def _new_or_not(self) -> "Decoder":
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if self.checkpoint and (given := _changed(self) - {"checkpoint"}):
             raise ValueError(
-                f"{', '.join(sorted(given))}: decided by decoder.checkpoint; leave out"
+                f"width {self.width} is not a multiple of heads {self.heads}; change one of them"
             )
+        if self.checkpoint and (given := _changed(self) - {"checkpoint"}):
+            raise ValueError(f"decoder.checkpoint decides {', '.join(sorted(given))}; leave it out")
         return self
 
 
 class Lora(_Section):
-    """Low-rank changes of frozen kernels (https://arxiv.org/abs/2106.09685), merged when saved.
+    """Low-rank changes of frozen kernels (https://arxiv.org/abs/2106.09685), merged at saving.
 
     A kernel whose name matches one of `targets` gets `alpha / rank` times a product of two
     matrices of that rank.
@@ -153,8 +158,8 @@ class Model(_Section):
         halves = _changed(self) & {"encoder", "decoder", "tokenizer"}
         if self.checkpoint and halves:
             raise ValueError(
-                f"{', '.join(sorted(halves))}: decided by model.checkpoint; leave out, or in the "
-                f"place of a recipe's give --set 'model={{checkpoint: {self.checkpoint}}}'"
+                f"model.checkpoint decides {', '.join(sorted(halves))}; leave it out, or replace "
+                f"the recipe's whole model by --set 'model={{checkpoint: {self.checkpoint}}}'"
             )
         return self
 
@@ -164,7 +169,7 @@ class AugmentOptions(_Section):
 
     crop_scale: tuple[PositiveFloat, PositiveFloat] | None = None
     flip: bool = False
-    jitter: Fraction = 0.0  # type: ignore[valid-type]
+    jitter: Fraction = 0.0
 
 
 class SelfCritical(_Section):
@@ -220,13 +225,13 @@ class Optimizer(_Section):
     batch_size: PositiveInt = 25
     accumulation: PositiveInt = 1
     weight_decay: NonNegativeFloat = 0.01
-    beta1: Fraction = 0.9  # type: ignore[valid-type]
-    beta2: Fraction = 0.98  # type: ignore[valid-type]
-    momentum: Fraction = 0.9  # type: ignore[valid-type]
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.98
+    momentum: Fraction = 0.9
     nesterov: bool = True
     clip_norm: PositiveFloat | None = 1.0
-    label_smoothing: Fraction = 0.0  # type: ignore[valid-type]
-    ema_decay: Fraction | None = None  # type: ignore[valid-type]
+    label_smoothing: Fraction = 0.0
+    ema_decay: Fraction | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
 
@@ -235,13 +240,13 @@ class Optimizer(_Section):
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of accumulation "
-                f"{self.accumulation}"
+                f"{self.accumulation}; change one of them"
             )
         return self
 
 
-class Evaluation(_Section):
-    """How the model is judged, every `epochs`, or every `steps`, and at the end of each stage.
+class EvaluationOptions(_Section):
+    """How the model is evaluated: every `epochs`, or every `steps`, and at the end of each stage.
 
     The model with the best `metric` is kept; after `patience` evaluations without a better one a
     stage ends. `limit` evaluates on the first dev examples alone.
@@ -262,7 +267,7 @@ class Evaluation(_Section):
 class Mesh(_Section):
     """How devices share the work: `fsdp` of them each hold a part of the weights, `data` copies."""
 
-    data: PositiveInt | None = Field(None, description="by default all devices there are")
+    data: PositiveInt | None = Field(None, description="by default as many as the devices allow")
     fsdp: PositiveInt = 1
 
 
@@ -278,21 +283,26 @@ class Recipe(_Section):
     augment: AugmentOptions = AugmentOptions()
     stages: tuple[Stage, ...] = Field(min_length=1)
     optimizer: Optimizer = Optimizer()
-    evaluation: Evaluation = Evaluation()
+    evaluation: EvaluationOptions = EvaluationOptions()
     mesh: Mesh = Mesh(data=None)
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
-        "float32", description="of the weights in best/"
+        "float32", description="the type of the weights in best/"
     )
     save_every: PositiveInt = Field(100, description="steps between checkpoints")
-    keep: PositiveInt = Field(2, description="checkpoints")
+    keep: PositiveInt = Field(2, description="how many checkpoints are kept")
     tensorboard: bool = False
 
     @pydantic.model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":
         if self.task != "caption" and any(stage.self_critical for stage in self.stages):
-            raise ValueError(f"stages with self_critical are for captions; task is {self.task}")
+            raise ValueError(
+                f"self_critical trains captioners only, and task is {self.task}; remove it from "
+                "the stages"
+            )
         if self.task == "rewrite" and any(stage.views for stage in self.stages):
-            raise ValueError("stages with views are for pictures; task is rewrite")
+            raise ValueError(
+                "views are kept of pictures only, and task is rewrite; remove views from the stages"
+            )
         if self.model.checkpoint or self.model.decoder.checkpoint or self.task == "classify":
             return self
         places = self.model.decoder.max_positions
@@ -302,7 +312,8 @@ class Recipe(_Section):
         ):
             if tokens > places:
                 raise ValueError(
-                    f"{name} is {tokens}, more than model.decoder.max_positions ({places})"
+                    f"{name} is {tokens}, more than model.decoder.max_positions ({places}); raise "
+                    "that or lower this"
                 )
         return self
 
@@ -325,7 +336,10 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
-            raise RecipeError(f"{path}: no such recipe file")
+            raise RecipeError(
+                f"{path}: there is no such recipe file; give the path of a .yaml file, or one of "
+                f"{', '.join(recipe_names())}"
+            )
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -334,20 +348,20 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         text = (resources.files("captax") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     else:
         known = ", ".join(recipe_names())
-        raise RecipeError(f"no recipe {name!r}: give a .yaml file or one of {known}")
+        raise RecipeError(f"there is no recipe {name!r}; give a .yaml file or one of {known}")
     try:
         fields = _parse(text)
     except ValueError as error:
-        raise RecipeError(f"{name}: not YAML: {error}") from None
+        raise RecipeError(f"{name}: this is not YAML: {error}") from None
     if not isinstance(fields, dict):
-        raise RecipeError(f"{name}: expected keys and values at the top, such as `name: ...`")
+        raise RecipeError(f"{name}: a recipe has keys and values at the top, such as `name: ...`")
     for override in overrides:
         _set(fields, override)
     try:
         return Recipe.model_validate(fields)
     except pydantic.ValidationError as error:
         found = error.errors()
-        # Of a list with something wrong in it, pydantic also says that it is too short.
+        # Where something in a list is wrong, pydantic also says that the list is too short.
         inner = [p for p in found if not any(_within(q["loc"], p["loc"]) for q in found)]
         problems = "; ".join(map(_explain, inner))
         raise RecipeError(f"recipe {name}: {problems}") from None
@@ -363,19 +377,29 @@ def _parse(text: str) -> Any:
         content = yaml.safe_load(text)
     except Exception as error:  # PyYAML lets through what Python says of `2020-99-99` or `!!int ""`
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
-    found = [content]
-    for value in found:  # which grows
-        if isinstance(value, dict | list):
-            found += value.values() if isinstance(value, dict) else value
-        if len(found) > _MOST_VALUES:
-            raise ValueError(f"stands for more than {_MOST_VALUES:,} values")
+    # No more are counted, for there may be no end of them.
+    if sum(1 for _ in itertools.islice(_values(content), _MOST_VALUES + 1)) > _MOST_VALUES:
+        raise ValueError(f"it stands for more than {_MOST_VALUES:,} values")
     return content
+
+
+def _values(content: Any) -> Iterator[Any]:
+    """`content` and all values in it, one after the other; those named twice come twice."""
+    waiting = [iter([content])]
+    while waiting:
+        for value in waiting[-1]:
+            yield value
+            if isinstance(value, dict | list):
+                waiting.append(iter(value.values() if isinstance(value, dict) else value))
+                break
+        else:
+            waiting.pop()
 
 
 def _set(fields: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals:
-        raise RecipeError(f"--set {override}: expected key.path=value")
+        raise RecipeError(f"--set {override}: give it the form key.path=value")
     try:
         given = _parse(value)
     except ValueError:
@@ -397,7 +421,7 @@ def _within(inner: Sequence[Any], outer: Sequence[Any]) -> bool:
 def _explain(problem: Any) -> str:
     where = ".".join(map(str, problem["loc"]))
     if problem["type"] == "missing":
-        return f"{where}: missing; write it in the recipe or give --set {where}=VALUE"
+        return f"{where} is missing; write it in the recipe or give --set {where}=VALUE"
     if problem["type"] != "extra_forbidden":
         told = isinstance(problem["input"], dict)  # what was given is a whole section
         given = "" if told else f" (got {problem['input']!r})"
@@ -406,7 +430,7 @@ def _explain(problem: Any) -> str:
     *parents, unknown = problem["loc"]
     known = list(_section(parents).model_fields)
     near = difflib.get_close_matches(str(unknown), known, 1)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
     return f"{where}: unknown key; {hint}"
 
 

@@ -25,7 +25,7 @@ from captax.training.writing import Batch, CaptionTask
 # Stands for eos among the words that CIDEr-D counts: captions that break off in the middle
 # ("a dog on a") would else be rewarded for what they leave out.
 END = "</s>"
-# Of a word's places in training captions, at least this share is at an end if it may end one.
+# A word may end a caption if at least this share of its places in training captions is an end.
 MAY_END = 0.002
 
 
@@ -50,7 +50,10 @@ class Critic:
         CIDEr-D's document frequencies are those of the training captions.
         """
         if len(task.train) < 2:
-            raise RecipeError("self_critical needs 2 training pictures or more: CIDEr-D is 0 of 1")
+            raise RecipeError(
+                "self_critical needs 2 training pictures or more, because CIDEr-D of a single one "
+                "is always 0"
+            )
         self.task, self.options = task, options
         references = {e.id: [_words(caption) for caption in e.captions] for e in task.train}
         self.cider = CiderD(references)
@@ -77,7 +80,7 @@ class Critic:
             built = model(parameters)
             return generate(
                 built,
-                task._features(built, given),
+                task.features(built, given),
                 jnp.full((len(seeds), 1), task.start),
                 config.strategy,
                 max_new_tokens=config.max_new_tokens,
@@ -94,7 +97,7 @@ class Critic:
     ) -> Sampled:
         """Captions of the pictures of `batch`, and how much better each did than expected.
 
-        What was cut off at the most tokens ended nowhere, so it teaches nothing.
+        A caption that was cut off at the most tokens has no end, so it teaches nothing.
         """
         count, seed = self.options.samples, self.task.recipe.seed
         seeds = np.array([(seed + step, place) for place in chosen], np.int32)
@@ -166,7 +169,7 @@ class Critic:
     def loss(self, model: Any, sampled: Sampled) -> Losses:
         """REINFORCE with the baseline, by token."""
         batch = sampled.batch
-        features = self.task._features(model, batch.given)
+        features = self.task.features(model, batch.given)
         logits = model.read(features, batch.inputs, batch.positions, batch.segments)
         logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
         said = jnp.take_along_axis(logprobs, batch.targets[..., None], axis=-1)[..., 0]

@@ -96,7 +96,7 @@ def begin_stage(
 
 
 def narrowed(parameters: Mapping[str, Array], options: Optimizer) -> Parameters:
-    """Parameters as products take them: in the recipe's precision, but for norms and biases."""
+    """Parameters for products: in the recipe's precision, except norms and biases."""
     if options.precision == "float32":
         return dict(parameters)
     return {

@@ -1,4 +1,4 @@
-"""What a run tells of itself: JSON lines, TensorBoard, and warnings of what goes wrong."""
+"""What a run logs: JSON lines, TensorBoard, and warnings when something goes wrong."""
 
 import collections
 import json
@@ -12,19 +12,19 @@ import numpy as np
 from captax.errors import CaptaxError
 from captax.files import write_text
 
-# So many of the dev captions, of ten or more, may be one and the same.
+# The largest share of the dev captions, where there are ten or more, that may be the same.
 ALIKE = 0.5
 
 
 class DivergedError(CaptaxError):
-    """The loss or a gradient is not a number."""
+    """The loss or a gradient is not finite."""
 
 
 class Log:
     """A run's `log.jsonl`: one record a line, on disk as soon as written."""
 
     def __init__(self, path: Path, *, last_step: int, tensorboard: bool = False):
-        """Begin after `last_step`: records after it are dropped, for they will be made again."""
+        """Begin after `last_step`; later records are dropped, because they will be made again."""
         self.path = path
         self.records = [r for r in read_log(path) if r["step"] <= last_step]
         write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
@@ -62,16 +62,16 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def _board(folder: Path, last_step: int) -> Any:
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter  # an extra
     except ImportError:
         raise CaptaxError(
-            "tensorboard: true needs tensorboardX; pip install 'captax[tracking]'"
+            "the recipe's tensorboard: true needs tensorboardX; pip install 'captax[tracking]'"
         ) from None
     return SummaryWriter(str(folder), purge_step=last_step + 1, flush_secs=10)
 
 
 def first_not_finite(tensors: Mapping[str, Any]) -> str | None:
-    """The name of the first tensor that holds a value that is no number, or infinite."""
+    """The name of the first tensor that holds a value that is infinite or NaN."""
     for name, tensor in tensors.items():
         if not bool(jax.numpy.isfinite(tensor).all()):
             return name
@@ -79,7 +79,7 @@ def first_not_finite(tensors: Mapping[str, Any]) -> str | None:
 
 
 def collapse(texts: Sequence[str], *, labels: bool = False) -> str | None:
-    """What to say when most texts, or labels, are the same; None when they are not."""
+    """A warning when most texts, or labels, are the same; None when they are not."""
     if len(texts) < 10:
         return None
     [(text, count)] = collections.Counter(texts).most_common(1)
@@ -87,13 +87,13 @@ def collapse(texts: Sequence[str], *, labels: bool = False) -> str | None:
         return None
     if labels:
         return (
-            f"{count} of {len(texts)} dev pictures are taken for {text!r}. Early in training that "
-            "passes; else try a lower lr, more warmup_steps, or as many pictures of each class"
+            f"{count} of {len(texts)} dev pictures are labelled {text!r}. Early in training this "
+            "passes; otherwise try a lower lr, more warmup_steps, or as many pictures of each class"
         )
     return (
         f"{count} of {len(texts)} dev captions are {text!r}: the decoder may not look at its "
-        "pictures. Early in training that passes; else try a lower lr, more warmup_steps, or a "
-        "longer first stage that trains the decoder alone"
+        "pictures. Early in training this passes; otherwise try a lower lr, more warmup_steps, or "
+        "a longer first stage that trains the decoder alone"
     )
 
 

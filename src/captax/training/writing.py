@@ -1,4 +1,4 @@
-"""Tasks whose answers are texts: captions of pictures, and texts from texts."""
+"""Learning tasks whose outputs are texts: captions of pictures, and texts from texts."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -18,10 +18,10 @@ from captax.models.encoders import Text
 from captax.pipelines.captioner import Captioner
 from captax.pipelines.text_generator import TextGenerator
 from captax.training.build import build
-from captax.training.pictures import Pictures
+from captax.training.encoder_inputs import EncoderInputs
+from captax.training.learning_task import DevResult, LearningTask, Scores, opened
 from captax.training.recipe import Recipe, RecipeError
 from captax.training.step import Losses, Parameters, token_losses
-from captax.training.task import Evaluation, Scores, Task, opened
 
 
 @struct.dataclass
@@ -38,15 +38,15 @@ class Batch:
     segments: Int[Any, "batch time"]
 
 
-class WritingTask(Task):
-    """Captions of pictures, or texts from texts: what both have in common."""
+class WritingTask(LearningTask):
+    """What captions of pictures and texts from texts have in common."""
 
     def __init__(self, recipe: Recipe, subject: Any):
         super().__init__(recipe)
         self.subject = subject
         said, unknown = recipe.evaluation, subject.tokenizer.unk_id
         subject.generation = subject.generation.replace(
-            # It stands for words that were not learned, and decodes to nothing.
+            # The unknown token stands for words that were not learned, and decodes to nothing.
             suppress_tokens=() if unknown is None else (unknown,),
             num_beams=said.num_beams,
             max_new_tokens=said.max_new_tokens,
@@ -59,24 +59,24 @@ class WritingTask(Task):
         vocab = getattr(subject.model.decoder.config, "vocab_size", None)
         if vocab is not None and subject.tokenizer.vocab_size > vocab:
             raise RecipeError(
-                f"model: its decoder knows {vocab} tokens and its tokenizer "
-                f"{subject.tokenizer.vocab_size}; give the tokenizer that it was made with"
+                f"the model's decoder has {vocab} tokens and its tokenizer has "
+                f"{subject.tokenizer.vocab_size}; give the tokenizer that the decoder was made with"
             )
         longest = recipe.data.max_tokens
         places = subject.model.decoder.max_positions
         if longest - 1 > places:
             raise RecipeError(
-                f"data.max_tokens is {longest}: the decoder reads {places} tokens, so give at most "
-                f"{places + 1}"
+                f"data.max_tokens is {longest}, but the decoder reads {places} tokens; give at "
+                f"most {places + 1}"
             )
         if said.max_new_tokens >= places:
             raise RecipeError(
-                f"evaluation.max_new_tokens is {said.max_new_tokens}: the decoder reads {places} "
-                f"tokens and start is one, so give at most {places - 1}"
+                f"evaluation.max_new_tokens is {said.max_new_tokens}, but the decoder reads "
+                f"{places} tokens, start included; give at most {places - 1}"
             )
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Texts as the decoder is to say them: start, words, eos."""
+        """Texts as the decoder is to write them: start, words, eos."""
         encoded = self.subject.tokenizer.encode_plain(texts)
         return [[self.start, *ids, self.eos] for ids in encoded]
 
@@ -91,7 +91,8 @@ class WritingTask(Task):
             pad_id=self.eos if pad is None else pad,
         )
 
-    def _features(self, model: Any, given: Any) -> Any:
+    def features(self, model: Any, given: Any) -> Any:
+        """The encoder's output for the `given` of a batch, as the decoder reads it."""
         if isinstance(given, Text):
             return model.encode(given)
         depth, size = self.depth, self.subject.processor.size
@@ -99,19 +100,19 @@ class WritingTask(Task):
 
     def loss(self, model: Any, batch: Batch) -> Losses:
         logits = model.read(
-            self._features(model, batch.given), batch.inputs, batch.positions, batch.segments
+            self.features(model, batch.given), batch.inputs, batch.positions, batch.segments
         )
         smoothing = self.recipe.optimizer.label_smoothing
         return token_losses(logits, batch.targets, batch.segments > 0, smoothing)
 
-    def evaluate(self, model: Callable[[Parameters], nnx.Module]) -> Callable[..., Evaluation]:
+    def evaluate(self, model: Callable[[Parameters], nnx.Module]) -> Callable[..., DevResult]:
         config = self.generation
         size = min(self.recipe.evaluation.batch_size, self.dev_size)
 
         @jax.jit
         def write(parameters: Parameters, batch: Batch) -> tuple[Array, Losses]:
             built: Any = model(parameters)
-            features = self._features(built, batch.given)
+            features = self.features(built, batch.given)
             sequences = generate(
                 built,
                 features,
@@ -125,7 +126,7 @@ class WritingTask(Task):
             logits = built.read(features, batch.inputs, batch.positions, batch.segments)
             return sequences.tokens[:, 0], token_losses(logits, batch.targets, batch.segments > 0)
 
-        def run(parameters: Parameters) -> Evaluation:
+        def run(parameters: Parameters) -> DevResult:
             texts: list[str] = []
             total = weight = right = 0.0
             for first in range(0, self.dev_size, size):
@@ -147,7 +148,7 @@ class WritingTask(Task):
                 "perplexity": float(np.exp(min(total / weight, 50.0))),
                 "token accuracy": right / weight,
             }
-            return Evaluation(scores, texts, self.rows(texts))
+            return DevResult(scores, texts, self.rows(texts))
 
         return run
 
@@ -158,15 +159,15 @@ class WritingTask(Task):
         raise NotImplementedError
 
     def scores(self, texts: Sequence[str]) -> Scores:
-        """Of what was said of the dev examples, in order."""
+        """The scores of the texts written for the dev examples, in order."""
         raise NotImplementedError
 
     def rows(self, texts: Sequence[str]) -> list[SheetRow]:
-        """Some of them, spread over the dev examples."""
+        """Cards of some of the texts, spread over the dev examples."""
         raise NotImplementedError
 
     def score_names(self) -> list[str]:
-        """What is measured of texts, whatever they say, and of their tokens."""
+        """The scores of texts, whatever they say, and of their tokens."""
         return [*self.scores(["a"] * self.dev_size), "loss", "perplexity", "token accuracy"]
 
     def spread(self) -> list[int]:
@@ -190,8 +191,8 @@ class CaptionTask(WritingTask):
         self.dev_texts = [self.tokens(example.captions[:1]) for example in self.dev]
         processor, augment = self.subject.processor, Augment(**recipe.augment.model_dump())
         changed = augment if augment != Augment() else None
-        self.pictures = Pictures(self.train, processor, augment=changed, seed=recipe.seed)
-        self.dev_pictures = Pictures(self.dev, processor)
+        self.pictures = EncoderInputs(self.train, processor, augment=changed, seed=recipe.seed)
+        self.dev_pictures = EncoderInputs(self.dev, processor)
 
     def batch(self, chosen: Int[np.ndarray, " batch"], epoch: int) -> Batch:
         packed = self.pack([self._captions(epoch, int(place)) for place in chosen])
@@ -285,7 +286,7 @@ class RewriteTask(WritingTask):
 
 
 def _beside(references: Sequence[str], image: Any, title: str, text: str) -> SheetRow:
-    """A card of what was said, and what people said."""
+    """A card with the hypothesis and its references."""
     others = tuple((reference, None) for reference in references)
     return SheetRow(image, title, text, None, others, others="References", unfolded=True)
 

@@ -109,12 +109,12 @@ def test_what_a_walk_cannot_use_is_told_in_its_place(folder):
     found = list(walk_images("."))
     errors = [str(each) for each in found if isinstance(each, ImageError)]
     paths = [str(each) for each in found if not isinstance(each, ImageError)]
-    assert errors[0] == "c.jpg: is no file that ends, such as a picture is"
+    assert errors[0] == "c.jpg: is not a regular file, so it cannot be a picture"
     if os.geteuid():  # to root no folder is shut
         assert errors[1:] == ["shut: this folder cannot be looked into: Permission denied"]
         assert paths == sorted([*ALL, "gone.png", "self.png"])
     (folder / "shut").chmod(0o755)
-    with pytest.raises(ImageError, match=r"^c\.jpg: is no file"):
+    with pytest.raises(ImageError, match=r"^c\.jpg: is not a regular file"):
         find_images(["."])
 
 

@@ -1,4 +1,4 @@
-"""What the training loop asks of a task, whatever is learned.
+"""What the training loop asks of a learning task, whatever is learned.
 
 A task holds what the user gets in the end (a `Captioner`, `TextGenerator` or `Classifier`) and the
 examples to learn from. It is asked for batches by the places of examples, so that a run's batches
@@ -17,7 +17,7 @@ from jaxtyping import Int
 from captax import data
 from captax.data.example import StoredExample
 from captax.images import SheetRow
-from captax.training.pictures import Pictures
+from captax.training.encoder_inputs import EncoderInputs
 from captax.training.recipe import Recipe, RecipeError, Source
 from captax.training.step import Losses, Parameters
 
@@ -25,15 +25,15 @@ Scores = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Scores by name, and what was said of dev examples, to be looked at."""
+class DevResult:
+    """Scores on the dev examples by name, the outputs, and cards of some to look at."""
 
     scores: Scores
     said: list[str]
     rows: list[SheetRow]
 
 
-class Task:
+class LearningTask:
     """What the loop asks of a task."""
 
     subject: Any
@@ -41,8 +41,8 @@ class Task:
     dev: Sequence[Any]
     size: int  # how many examples there are to learn from
     metric: str  # which score is best when it is highest, unless the recipe names another
-    pictures: Pictures | None = None
-    dev_pictures: Pictures | None = None
+    pictures: EncoderInputs | None = None
+    dev_pictures: EncoderInputs | None = None
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
@@ -66,7 +66,7 @@ class Task:
         return str(self.train[place].id)
 
     def shared(self) -> int:
-        """How many of the dev examples are learned from: scores say little then."""
+        """How many dev examples are also in the training data, which makes scores too high."""
         learned = set(map(_origin, self.train))
         return sum(_origin(example) in learned for example in self.dev)
 
@@ -74,8 +74,8 @@ class Task:
         """Pure; called inside the step."""
         raise NotImplementedError
 
-    def evaluate(self, model: Callable[[Parameters], nnx.Module]) -> Callable[..., Evaluation]:
-        """A function from parameters to how they do on the dev examples."""
+    def evaluate(self, model: Callable[[Parameters], nnx.Module]) -> Callable[..., DevResult]:
+        """A function from parameters to their result on the dev examples."""
         raise NotImplementedError
 
     def score_names(self) -> list[str]:
@@ -97,14 +97,16 @@ def opened(
     read: Callable[..., Sequence[Any]],
     limit: int | None = None,
 ) -> list[Any]:
-    """The examples of all sources, of each the rows that it says, and the first `limit` of all."""
+    """The examples of all sources, each cut to the rows it names; at most `limit` in all."""
     parts = [
         source.take(read(recipe.data.root / source.path, split=source.split)) for source in sources
     ]
     found = data.mix(*parts) if recipe.task == "caption" else [x for part in parts for x in part]
     for source, part in zip(sources, parts, strict=True):
         if not part:
-            raise RecipeError(f"data: {source.path} has no examples in rows {source.rows}")
+            raise RecipeError(
+                f"data: {source.path} has no examples in rows {source.rows}; give other rows"
+            )
     return found[:limit]
 
 

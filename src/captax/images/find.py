@@ -1,4 +1,4 @@
-"""Which pictures a list of files, folders and patterns means."""
+"""Which pictures a list of files, folders and patterns stands for."""
 
 import glob
 import os
@@ -15,7 +15,7 @@ IMAGE_SUFFIXES = frozenset(_READABLE | {".heic", ".heif"})
 
 
 class UnusableImage(ImageError):
-    """What a search comes upon and cannot use: `path`, and for what `reason`."""
+    """A `path` that a search finds and cannot use, and the `reason`."""
 
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path}: {reason}")
@@ -79,7 +79,7 @@ def walk_images(folder: str | os.PathLike[str]) -> Iterator[Path | UnusableImage
                 reason = f"this folder cannot be looked into: {error.strerror or error}"
                 yield UnusableImage(path, reason)
         elif os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
-            yield UnusableImage(path, "is no file that ends, such as a picture is")
+            yield UnusableImage(path, "is not a regular file, so it cannot be a picture")
         else:
             yield path
 
@@ -92,7 +92,7 @@ def _entries(folder: Path) -> Iterator[tuple[Path, bool]]:
             for each in entries
             if each.name[0] != "." and ((is_folder := _is_folder(each)) or is_image_path(each.name))
         ]
-    # Of a large folder, paths would take several times the memory of the names.
+    # The paths of a large folder would take several times the memory of its names.
     return ((folder / name, is_folder) for name, is_folder in sorted(named))
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a dataset as training takes them: cached features, or pixels decoded anew."""
+"""What the encoder is given for the pictures of a dataset: cached features, or fresh pixels."""
 
 import os
 from collections.abc import Sequence
@@ -14,10 +14,11 @@ from captax.models.encoders import VisionEncoder
 from captax.training.features import FeatureCache, augmented_pixels, cache_features
 
 
-class Pictures:
-    """Pictures by their place in a dataset; `depth` of an encoder's parts have seen them already.
+class EncoderInputs:
+    """Inputs of an encoder, by a picture's place in a dataset.
 
-    Before `cache` is called, or after it was without views, that is 0: they are pixels.
+    They have passed through the encoder's first `depth` parts already. Before `cache` is called, or
+    after it was called without views, `depth` is 0: they are pixels.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Pictures:
     def cache(
         self, folder: Path, encoder: VisionEncoder, depth: int, *, views: int | None, label: str
     ) -> None:
-        """Compute what is missing of so many views through the encoder's first `depth` parts."""
+        """Compute the missing outputs of the encoder's first `depth` parts, for so many views."""
         self.depth, self._cache = 0, None
         if views is None or depth == 0:
             return
@@ -55,7 +56,7 @@ class Pictures:
         )
 
     def read(self, chosen: np.ndarray, epoch: int) -> Float[np.ndarray, "batch ..."]:
-        """Pictures as they are in an epoch (from 0); where nothing augments, always the same."""
+        """The inputs in an epoch (from 0); without augmentation they are the same in each."""
         if self._cache is not None:
             # Every picture takes its views in turn, and neighbours are not at the same one.
             return self._cache.read(chosen, (chosen + epoch) % self._cache.views)

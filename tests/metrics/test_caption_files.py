@@ -7,7 +7,7 @@ import pytest
 
 from captax.errors import CaptaxError
 from captax.metrics.align import align, merge
-from captax.metrics.files import read_captions, read_objects
+from captax.metrics.caption_files import read_captions, read_objects
 
 Write = Callable[[str, Any], Path]
 
