@@ -145,7 +145,7 @@ def test_the_bar_outlives_a_slow_or_broken_count(
 ) -> None:
     """Pictures are counted beside the work; what becomes of that must not show."""
     from captax.cli import caption
-    from captax.collection import items
+    from captax.collection import item, items
 
     monkeypatch.setattr(caption, "watched", lambda out: True)
     find = items.find_items
@@ -155,7 +155,7 @@ def test_the_bar_outlives_a_slow_or_broken_count(
         if threading.current_thread() is not threading.main_thread():
             counting.append(threading.current_thread())
             time.sleep(1)
-            raise items.CollectionError("gone")
+            raise item.CollectionError("gone")
         return find(sources)
 
     monkeypatch.setattr(items, "find_items", slow)

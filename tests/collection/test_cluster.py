@@ -16,7 +16,7 @@ from PIL import Image
 
 from captax.collection.batches import Copies, Task, Wanted
 from captax.collection.cluster import TRIES, Cluster, Worker, tries_of
-from captax.collection.items import CollectionError, Item
+from captax.collection.item import CollectionError, Item
 from captax.pipelines.captioner import Captioner
 
 pytestmark = pytest.mark.slow

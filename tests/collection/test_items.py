@@ -18,7 +18,8 @@ import pyarrow.parquet
 import pytest
 
 from captax.collection import archives
-from captax.collection.items import CollectionError, Item, find_items
+from captax.collection.item import CollectionError, Item
+from captax.collection.items import find_items
 from captax.data.example import DataError
 from captax.errors import CaptaxError
 from captax.images import ImageError

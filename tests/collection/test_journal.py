@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from captax.collection.choices import Resume
-from captax.collection.items import CollectionError
+from captax.collection.item import CollectionError
 from captax.collection.journal import JOURNAL, Journal
 from captax.collection.record import Record
 from captax.files import OutputError

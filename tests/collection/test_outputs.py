@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from captax.collection.choices import Format
-from captax.collection.items import CollectionError, Item
+from captax.collection.item import CollectionError, Item
 from captax.collection.outputs import WRITERS, OneFile, Screen, format_of
 from captax.collection.record import Record, utf8
 from captax.metrics.files import read_captions

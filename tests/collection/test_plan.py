@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from captax.collection.choices import Format
-from captax.collection.items import CollectionError, find_items
+from captax.collection.item import CollectionError
+from captax.collection.items import find_items
 from captax.collection.plan import Plan
 
 

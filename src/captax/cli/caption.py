@@ -21,6 +21,7 @@ from captax.cli.options import (
     watched,
 )
 from captax.collection.choices import Engine, Format, OnExists, Resume
+from captax.errors import CaptaxError
 
 if TYPE_CHECKING:
     from captax.collection.job import Summary
@@ -131,12 +132,12 @@ def caption(
     .captax, beside the output. Pictures that cannot be read are named on stderr; then the exit code
     is 1. It is 130 after Ctrl-C, which stops once the batch is written.
     """
+    # Start-up time: these import JAX, for which `--help` should not wait.
     from captax.collection.batches import Task
     from captax.collection.cluster import Cluster
     from captax.collection.job import Shape
     from captax.collection.plan import Plan
     from captax.collection.wording import Wording
-    from captax.errors import CaptaxError
 
     task = Task(prompt, options.pop("seed", 0), batch_size, dedupe, options)
     shape = Shape(Wording(template, prefix, suffix), min_score)
@@ -166,9 +167,9 @@ def caption(
 
 def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
     """Run the plan under a progress bar, or with a line now and then in a log; tell of errors."""
+    # Start-up time.
     from tqdm import tqdm
 
-    from captax.errors import CaptaxError
     from captax.stopping import stopping
 
     bar = tqdm(unit=" pictures", disable=not watched(plan.folder), leave=False, smoothing=0.05)
@@ -221,8 +222,8 @@ def _progress(summary: "Summary", seconds: float, total: list[int]) -> str:
 
 
 def _count(plan: "Plan", bar: Any, total: list[int]) -> None:
+    # Start-up time.
     from captax.collection.items import find_items
-    from captax.errors import CaptaxError
 
     with contextlib.suppress(CaptaxError):  # of which the job itself tells
         total.append(sum(1 for _ in find_items(plan.sources)))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from captax.collection.items import MASKS, CollectionError, Item, place_of
+from captax.collection.item import MASKS, CollectionError, Item, place_of
 from captax.collection.remote import RemoteSpan, opened
 from captax.data.example import DataError
 from captax.data.shards import TarPicture, tar_files

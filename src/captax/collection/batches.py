@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from captax.collection.copies import Seen, fingerprint
-from captax.collection.items import Item
+from captax.collection.item import Item
 from captax.collection.record import Record
 from captax.data.batches import batched, map_ahead
 from captax.images import ImageError, decode

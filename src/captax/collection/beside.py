@@ -10,7 +10,7 @@ from captax.collection import description
 from captax.collection.choices import OnExists
 from captax.collection.description import sidecar_path
 from captax.collection.exiftool import ExifTool
-from captax.collection.items import CollectionError, Item
+from captax.collection.item import CollectionError, Item
 from captax.collection.record import OWNER, Record
 from captax.collection.wording import merged
 from captax.errors import CaptaxError

@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from captax.collection.batches import Copies, Task, Wanted, caption_batches
-from captax.collection.items import CollectionError
+from captax.collection.item import CollectionError
 from captax.collection.record import Record
+from captax.compilation import persist_compiled_programs
 from captax.data import batched
 from captax.errors import CaptaxError
 from captax.files import replacing
+from captax.pipelines.loading import load
 
 SHARDS = "shards"
 # What workers take over from the process that starts them.
@@ -73,7 +75,7 @@ class Cluster:
         if not shards:
             return
         with _connected(ray):
-            done = self._run(shards, task)
+            done = self._run(ray, shards, task)
             for shard in shards:
                 while not shard.file.exists():
                     if next(done, None) is None:
@@ -86,10 +88,8 @@ class Cluster:
         with contextlib.suppress(OSError):
             place.rmdir()
 
-    def _run(self, shards: list["_Shard"], task: Task) -> Iterator[Any]:
+    def _run(self, ray: Any, shards: list["_Shard"], task: Task) -> Iterator[Any]:
         """Have the shards captioned that are not done; something for each that is done now."""
-        import ray.data
-
         todo = [
             {"file": str(shard.file), "wanted": pickle.dumps(shard.wanted)}
             for shard in shards
@@ -97,7 +97,7 @@ class Cluster:
         ]
         if not todo:
             return
-        resources, most = _resources(self.workers, len(todo))
+        resources, most = _resources(ray, self.workers, len(todo))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -148,9 +148,6 @@ class Worker:
     """A process with a model, which captions shards; relative paths are from `folder`."""
 
     def __init__(self, model: Mapping[str, Any], task: Task, folder: str):
-        from captax.compilation import persist_compiled_programs
-        from captax.pipelines.loading import load
-
         try:
             os.chdir(folder)
         except OSError as error:
@@ -204,10 +201,8 @@ def _connected(ray: Any) -> Iterator[None]:
         ray.shutdown()
 
 
-def _resources(workers: int | None, shards: int) -> tuple[dict[str, Any], int]:
+def _resources(ray: Any, workers: int | None, shards: int) -> tuple[dict[str, Any], int]:
     """What a worker takes of its machine, and how many workers there are at most."""
-    import ray
-
     there = ray.cluster_resources()
     for device, needs in (("GPU", {"num_gpus": 1}), ("TPU", {"resources": {"TPU": 1}})):
         if there.get(device):
@@ -220,8 +215,9 @@ def _resources(workers: int | None, shards: int) -> tuple[dict[str, Any], int]:
 
 
 def _library() -> Any:
+    """Ray, with Ray Data. Raises `CollectionError` where it is not installed."""
     try:
-        import ray.data
+        import ray.data  # an extra
     except ModuleNotFoundError:
         raise CollectionError(
             "the engine ray needs Ray: pip install 'captax[scale]', or give --engine local"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from captax.collection.batches import Copies, Wanted
-from captax.collection.items import Item
+from captax.collection.item import Item
 from captax.collection.journal import Journal
 from captax.collection.outputs import write_json_lines
 from captax.collection.record import Record

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from captax.collection.choices import Resume
-from captax.collection.items import CollectionError
+from captax.collection.item import CollectionError
 from captax.collection.record import Record
 from captax.files import replacing, unwritable
 

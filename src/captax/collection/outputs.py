@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from captax.collection.choices import Format
-from captax.collection.items import CollectionError, Item
+from captax.collection.item import CollectionError, Item
 from captax.collection.record import OWNER, Record, as_line, utf8
 from captax.data import batched
+from captax.data.tables import parquet_library
 from captax.files import OutputError, replacing, write_text
 
 Records = Callable[[], Iterable[Record]]
@@ -138,17 +139,6 @@ def write_parquet(path: Path, records: Records) -> None:
     ):
         for rows in batched(map(_row, records()), _ROWS):
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
-
-
-def parquet_library(path: Path) -> Any:
-    """pyarrow, of which `path` has need. Raises `CollectionError` where it is not installed."""
-    try:
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise CollectionError(
-            f"{path}: parquet needs pyarrow; pip install 'captax[parquet]'"
-        ) from None
-    return pyarrow
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from captax.collection.beside import Beside, Embedded, Kind, TextSidecars, XmpSi
 from captax.collection.choices import Format, OnExists, Resume
 from captax.collection.cluster import Cluster
 from captax.collection.exiftool import ExifTool
-from captax.collection.items import ARCHIVES, CollectionError, find_items
+from captax.collection.item import ARCHIVES, CollectionError
+from captax.collection.items import find_items
 from captax.collection.job import Output, Shape, Summary, caption_collection
 from captax.collection.journal import Journal
-from captax.collection.outputs import OneFile, Screen, below, format_of, parquet_library
+from captax.collection.outputs import OneFile, Screen, below, format_of
 from captax.collection.record import Record
+from captax.data.tables import parquet_library
 from captax.files import unwritable
 from captax.images import ImageError, SheetRow, is_image_path, write_sheet
 from captax.pipelines.captioner import Captioner

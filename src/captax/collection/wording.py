@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from captax.collection.choices import OnExists
-from captax.collection.items import CollectionError
+from captax.collection.item import CollectionError
 from captax.collection.record import utf8
 
 FIELDS = ("caption", "name", "folder")
