@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -12,10 +12,17 @@ from PIL import Image
 
 from captax.data import batched, load_images
 from captax.generation.programs import padded
-from captax.images import ImageError, ImageProcessor, ImageSource
+from captax.images import ImageProcessor, ImageSource
 
 # A decoder spends its time outside Python's lock; one a core keeps up with any model.
 DECODERS = min(32, max(2, os.cpu_count() or 2))
+
+
+class Placed(NamedTuple):
+    """A picture that is one of many, by its place among all of them."""
+
+    place: int
+    pixels: Float[np.ndarray, "height width 3"]
 
 
 def stream_pictures(
@@ -28,34 +35,39 @@ def stream_pictures(
 ) -> Iterator[Any]:
     """What `compute` says of each picture, in order; the error in place of one that is broken.
 
-    As `stream_pixels`, of pictures yet to be read.
+    As `stream_pixels`, of pictures yet to be read. Places are given to `compute` if `numbered`.
     """
     pictures = load_images(images, processor, threads=DECODERS, ahead=3 * batch_size)
-    return stream_pixels(pictures, compute, batch_size=batch_size, numbered=numbered)
+
+    def batch(pixels: Float[np.ndarray, "batch height width 3"], places: list[int]) -> Any:
+        return compute(pixels, places) if numbered else compute(pixels)
+
+    for _, row in stream_pixels(enumerate(pictures), batch, batch_size=batch_size):
+        yield row
 
 
 def stream_pixels(
-    pictures: Iterable[Float[np.ndarray, "height width 3"] | ImageError],
-    compute: Callable[..., Any],
+    pictures: Iterable[tuple[int, Any]],
+    compute: Callable[[Float[np.ndarray, "batch height width 3"], list[int]], Any],
     *,
     batch_size: int,
-    numbered: bool = False,
-) -> Iterator[Any]:
-    """What `compute` says of each picture that is ready for it, in order; errors are passed on.
+) -> Iterator[tuple[int, Any]]:
+    """What `compute` says of each picture that is ready for it, in order; all else is passed on.
 
-    `compute` takes batches, filled up to one of a few sizes, and gives a tree of arrays with a row
-    a picture, without waiting for the device: it works while the next batch is read. Of that tree
-    the rows are yielded, as NumPy's, or an `ImageError`. Where pictures are `numbered`, `compute`
-    is also given the places among `pictures` of those in the batch.
+    Pictures are arrays of pixels, each with its place, which stays with what is said of it.
+    `compute` takes batches, filled up to one of a few sizes, and the places in them. It gives a
+    tree of arrays with a row a picture, without waiting for the device: it works while the next
+    batch is read. The rows of that tree are yielded, as NumPy's, and in the order of `pictures`
+    whatever among them is no array, such as an error.
     """
-    waiting: list[tuple[list[np.ndarray | ImageError], Any]] = []
-    seen = 0
+    waiting: list[tuple[list[tuple[int, Any]], Any]] = []
     for batch in batched(pictures, batch_size):
-        places = [i for i, pixels in enumerate(batch, seen) if not isinstance(pixels, ImageError)]
-        good = [pixels for pixels in batch if not isinstance(pixels, ImageError)]
-        seen += len(batch)
-        extra = (places,) if numbered else ()
-        waiting.append((batch, compute(_filled(good, batch_size), *extra) if good else None))
+        good = [(place, pixels) for place, pixels in batch if isinstance(pixels, np.ndarray)]
+        found = None
+        if good:
+            pixels = _filled([pixels for _, pixels in good], batch_size)
+            found = compute(pixels, [place for place, _ in good])
+        waiting.append((batch, found))
         if len(waiting) > 1:
             yield from _rows(*waiting.pop(0))
     for batch, found in waiting:
@@ -69,15 +81,15 @@ def several(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource
     return cast("Sequence[ImageSource]", [images] if one else images)
 
 
-def _rows(batch: list[np.ndarray | ImageError], found: Any) -> Iterator[Any]:
+def _rows(batch: list[tuple[int, Any]], found: Any) -> Iterator[tuple[int, Any]]:
     arrays = jax.device_get(found)
     row = 0
-    for pixels in batch:
-        if isinstance(pixels, ImageError):
-            yield pixels
-        else:
-            yield jax.tree.map(lambda array, row=row: array[row], arrays)
+    for place, each in batch:
+        if isinstance(each, np.ndarray):
+            yield place, jax.tree.map(lambda array, row=row: array[row], arrays)
             row += 1
+        else:
+            yield place, each
 
 
 def _filled(good: list[np.ndarray], batch_size: int) -> Float[np.ndarray, "batch height width 3"]:
