@@ -14,7 +14,7 @@ from captax.collection.record import Record
 from captax.data.batches import batched, map_ahead
 from captax.images import ImageError, decode
 from captax.pipelines.captioner import Caption, Captioner
-from captax.pipelines.streaming import DECODERS, Placed
+from captax.pipelines.streaming import Placed, pace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def caption_batches(
 
     def ready() -> Iterator[Placed | Record]:
         """Pictures for the captioner; the records of those that need none stand between them."""
-        for record, picture in map_ahead(load, wanted, DECODERS, 3 * task.batch_size):
+        for record, picture in map_ahead(load, wanted, **pace(task.batch_size)):
             original = None
             if copies is not None and record.fingerprint is not None:
                 original = copies.original(record.fingerprint, record.name)

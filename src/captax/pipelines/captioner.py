@@ -21,7 +21,7 @@ from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
 from captax.models.layers import map_pictures
 from captax.pipelines.generator import Generator
-from captax.pipelines.streaming import DECODERS, Placed, several, stream_pictures, stream_pixels
+from captax.pipelines.streaming import Placed, pace, several, stream_pictures, stream_pixels
 from captax.text import Tokenizer
 
 # Captions to score are filled up to a multiple of this, so that a handful of programs serves all.
@@ -88,7 +88,7 @@ class Captioner(Generator):
 
         Pictures are decoded in threads while the model works on those before them.
         """
-        pictures = load_images(images, self.processor, threads=DECODERS, ahead=3 * batch_size)
+        pictures = load_images(images, self.processor, **pace(batch_size))
         return self.stream_pixels(
             pictures, prompt=prompt, seed=seed, batch_size=batch_size, **options
         )

@@ -18,6 +18,11 @@ from captax.images import ImageProcessor, ImageSource
 DECODERS = min(32, max(2, os.cpu_count() or 2))
 
 
+def pace(batch_size: int) -> dict[str, int]:
+    """How pictures are read for a model: in how many threads, and how far ahead of it."""
+    return {"threads": DECODERS, "ahead": 3 * batch_size}
+
+
 class Placed(NamedTuple):
     """A picture that is one of many, by its place among all of them."""
 
@@ -37,7 +42,7 @@ def stream_pictures(
 
     As `stream_pixels`, of pictures yet to be read. Places are given to `compute` if `numbered`.
     """
-    pictures = load_images(images, processor, threads=DECODERS, ahead=3 * batch_size)
+    pictures = load_images(images, processor, **pace(batch_size))
 
     def batch(pixels: Float[np.ndarray, "batch height width 3"], places: list[int]) -> Any:
         return compute(pixels, places) if numbered else compute(pixels)
