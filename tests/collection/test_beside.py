@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from captax.collection.beside import Beside, TextSidecars, XmpSidecars
+from captax.collection.caption_template import CaptionTemplate, merged
 from captax.collection.choices import OnExists
 from captax.collection.items import find_items
 from captax.collection.job import Summary, caption_collection
-from captax.collection.wording import Wording, merged
 from captax.errors import CaptaxError
 
 
@@ -128,9 +128,9 @@ def test_what_somebody_wrote_meanwhile_stays(engine: Any, pictures: Callable[...
 
 
 def test_templates_are_filled() -> None:
-    wording = Wording("{folder}/{name}: {{{caption}}}", "pre ", " post")
-    assert wording("a cat", "x/y/z.tar.jpg") == "pre y/z.tar: {a cat} post"
-    assert Wording("{name} {caption}")("a {name}", "b\udcff.jpg") == "b\\udcff a {name}"
+    template = CaptionTemplate("{folder}/{name}: {{{caption}}}", "pre ", " post")
+    assert template("a cat", "x/y/z.tar.jpg") == "pre y/z.tar: {a cat} post"
+    assert CaptionTemplate("{name} {caption}")("a {name}", "b\udcff.jpg") == "b\\udcff a {name}"
 
 
 @pytest.mark.parametrize(
@@ -139,4 +139,4 @@ def test_templates_are_filled() -> None:
 )
 def test_templates_that_mean_nothing_are_refused(template: str) -> None:
     with pytest.raises(CaptaxError, match=r"\Atemplate "):
-        Wording(template)
+        CaptionTemplate(template)

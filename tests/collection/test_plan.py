@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from captax.collection.choices import Format
+from captax.collection.choices import CaptionFormat
 from captax.collection.item import CollectionError
 from captax.collection.items import find_items
 from captax.collection.plan import Plan
@@ -14,13 +14,17 @@ from captax.collection.plan import Plan
 @pytest.mark.parametrize(
     ("sources", "options", "message"),
     [
-        (["a"], {"format": Format.csv}, "format csv is that of a file: give --out"),
+        (["a"], {"format": CaptionFormat.csv}, "format csv is that of a file: give --out"),
         (["a"], {"ext": ".foo"}, "--ext is of sidecars"),
-        (["a"], {"format": Format.sidecar, "ext": ".jpg"}, "ext is '.jpg', a picture's"),
-        (["a"], {"format": Format.sidecar, "ext": "txt"}, "ext is 'txt': give one such as .txt"),
-        (["a"], {"format": Format.xmp, "ext": ".txt"}, "it can only be .xmp"),
-        (["a.zip"], {"format": Format.sidecar}, "a.zip: give a folder for its sidecars"),
-        (["s3://a"], {"format": Format.embed}, "s3://a: a description can be embedded"),
+        (["a"], {"format": CaptionFormat.sidecar, "ext": ".jpg"}, "ext is '.jpg', a picture's"),
+        (
+            ["a"],
+            {"format": CaptionFormat.sidecar, "ext": "txt"},
+            "ext is 'txt': give one such as .txt",
+        ),
+        (["a"], {"format": CaptionFormat.xmp, "ext": ".txt"}, "it can only be .xmp"),
+        (["a.zip"], {"format": CaptionFormat.sidecar}, "a.zip: give a folder for its sidecars"),
+        (["s3://a"], {"format": CaptionFormat.embed}, "s3://a: a description can be embedded"),
         (["a.tar"], {"out": Path("metadata.jsonl")}, "a.tar: metadata.jsonl is of pictures in"),
         (["a"], {"out": Path("a.tsv")}, "a.tsv: tables are written as .csv or .parquet"),
         (["a"], {"out": Path("/dev/null")}, "/dev/null: is no file"),

@@ -20,7 +20,7 @@ from captax.cli.options import (
     load_captioner,
     watched,
 )
-from captax.collection.choices import Engine, Format, OnExists, Resume
+from captax.collection.choices import CaptionFormat, Engine, OnExists, Resume
 from captax.errors import CaptaxError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def caption(
         typer.Option(help="File to write; with sidecars, folder to write them to."),
     ] = None,
     format: Annotated[
-        Format | None,
+        CaptionFormat | None,
         typer.Option(
             help="sidecar: a .txt beside each picture; xmp: an .xmp; embed: in the picture's own "
             "file; coco: COCO's results; metadata: of an image folder. Default: as the suffix of "
@@ -133,15 +133,15 @@ def caption(
     is 1. It is 130 after Ctrl-C, which stops once the batch is written.
     """
     # Start-up time: these import JAX, for which `--help` should not wait.
-    from captax.collection.batches import Task
+    from captax.collection.caption_template import CaptionTemplate
+    from captax.collection.captioning import CaptionOptions
     from captax.collection.cluster import Cluster
     from captax.collection.job import Shape
     from captax.collection.plan import Plan
-    from captax.collection.wording import Wording
 
-    task = Task(prompt, options.pop("seed", 0), batch_size, dedupe, options)
-    shape = Shape(Wording(template, prefix, suffix), min_score)
-    plan = Plan(tuple(sources), out, format, ext, on_exists, separator, task, shape, sheet)
+    asked = CaptionOptions(prompt, options.pop("seed", 0), batch_size, dedupe, options)
+    shape = Shape(CaptionTemplate(template, prefix, suffix), min_score)
+    plan = Plan(tuple(sources), out, format, ext, on_exists, separator, asked, shape, sheet)
     loaded: dict[str, Any] = {
         "name": model,
         "revision": revision,

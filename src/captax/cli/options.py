@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from captax.pipelines.captioner import Captioner
 
 
-class Format(StrEnum):
+class LineFormat(StrEnum):
     """How results are written."""
 
     text = "text"
@@ -27,7 +27,7 @@ class Format(StrEnum):
 
 
 Formatted = Annotated[
-    Format | None,
+    LineFormat | None,
     typer.Option("--format", help="Default: jsonl for an --out of that suffix, else text."),
 ]
 Out = Annotated[Path | None, typer.Option(help="Write here instead of to the screen.")]
@@ -156,9 +156,11 @@ def watched(out: Path | None) -> bool:
     return sys.stderr.isatty() and (out is not None or not sys.stdout.isatty())
 
 
-def as_json(format: Format | None, out: Path | None) -> bool:
+def as_json(format: LineFormat | None, out: Path | None) -> bool:
     """Whether results are written as JSON, a record a line."""
-    return format is Format.jsonl or (format is None and out is not None and out.suffix == ".jsonl")
+    return format is LineFormat.jsonl or (
+        format is None and out is not None and out.suffix == ".jsonl"
+    )
 
 
 @contextlib.contextmanager

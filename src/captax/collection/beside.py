@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from captax.collection import description
+from captax.collection.caption_template import merged
 from captax.collection.choices import OnExists
 from captax.collection.description import sidecar_path
 from captax.collection.exiftool import ExifTool
 from captax.collection.item import CollectionError, Item
 from captax.collection.record import OWNER, Record
-from captax.collection.wording import merged
 from captax.errors import CaptaxError
 from captax.files import OutputError, write_text
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captax.collection.batches import Copies, Task, Wanted, caption_batches
+from captax.collection.captioning import CaptionOptions, Copies, Wanted, caption_batches
 from captax.collection.item import CollectionError
 from captax.collection.record import Record
 from captax.compilation import persist_compiled_programs
@@ -55,7 +55,7 @@ class Cluster:
     def batches(
         self,
         wanted: Iterable[Wanted],
-        task: Task,
+        options: CaptionOptions,
         folder: Path,
         settings: Mapping[str, Any],
         copies: Copies | None = None,
@@ -69,13 +69,13 @@ class Cluster:
         if copies is not None:
             raise CollectionError("copies are found by one process alone: give --engine local")
         ray = _library()
-        size = max(1, self.shard_size // task.batch_size) * task.batch_size
+        size = max(1, self.shard_size // options.batch_size) * options.batch_size
         place = (folder / SHARDS).absolute()
         shards = [_Shard(place, settings, pictures) for pictures in batched(wanted, size)]
         if not shards:
             return
         with _connected(ray):
-            done = self._run(ray, shards, task)
+            done = self._run(ray, shards, options)
             for shard in shards:
                 while not shard.file.exists():
                     if next(done, None) is None:
@@ -88,7 +88,7 @@ class Cluster:
         with contextlib.suppress(OSError):
             place.rmdir()
 
-    def _run(self, ray: Any, shards: list["_Shard"], task: Task) -> Iterator[Any]:
+    def _run(self, ray: Any, shards: list["_Shard"], options: CaptionOptions) -> Iterator[Any]:
         """Have the shards captioned that are not done; something for each that is done now."""
         todo = [
             {"file": str(shard.file), "wanted": pickle.dumps(shard.wanted)}
@@ -104,8 +104,8 @@ class Cluster:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
-            Worker,
-            fn_constructor_args=(dict(self.model), task, os.getcwd()),  # noqa: PTH109
+            ShardWorker,
+            fn_constructor_args=(dict(self.model), options, os.getcwd()),  # noqa: PTH109
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most),
             runtime_env={"env_vars": environment},
@@ -144,10 +144,10 @@ def tries_of(file: Path) -> Path:
     return file.with_suffix(".tries")
 
 
-class Worker:
+class ShardWorker:
     """A process with a model, which captions shards; relative paths are from `folder`."""
 
-    def __init__(self, model: Mapping[str, Any], task: Task, folder: str):
+    def __init__(self, model: Mapping[str, Any], options: CaptionOptions, folder: str):
         try:
             os.chdir(folder)
         except OSError as error:
@@ -157,7 +157,7 @@ class Worker:
             ) from None
         persist_compiled_programs()
         self.captioner: Any = load(**model)
-        self.task = task
+        self.options = options
 
     def __call__(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         for name, pickled in zip(batch["file"], batch["wanted"], strict=True):
@@ -165,7 +165,7 @@ class Worker:
             wanted = pickle.loads(pickled)  # by the process that started this one
             _count_try(file, wanted)
             records: list[Record] = []
-            for found in caption_batches(self.captioner, wanted, self.task):
+            for found in caption_batches(self.captioner, wanted, self.options):
                 records += found
             with replacing(file) as partial:
                 partial.write_text(json.dumps([record.write() for record in records]))

@@ -30,7 +30,7 @@ def fingerprint(image: Image.Image) -> int | None:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-class Seen:
+class Fingerprints:
     """Fingerprints so far, each with a value; the nearest is found by looking at all.
 
     A million take 8 MB and a lookup among them about a millisecond.

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from captax.collection.batches import Copies, Wanted
+from captax.collection.caption_template import CaptionTemplate
+from captax.collection.captioning import Copies, Wanted
 from captax.collection.item import Item
 from captax.collection.journal import Journal
 from captax.collection.outputs import write_json_lines
 from captax.collection.record import Record
-from captax.collection.wording import Wording
 from captax.errors import CaptaxError
 from captax.files import OutputError
 from captax.images import ImageError
@@ -28,11 +28,11 @@ class Shape:
     """How captions are written.
 
     Attributes:
-        wording: what is made of each.
+        template: what is made of each.
         min_score: captions that score less are not written, but listed for review.
     """
 
-    wording: Wording = dataclasses.field(default_factory=Wording)
+    template: CaptionTemplate = dataclasses.field(default_factory=CaptionTemplate)
     min_score: float | None = None
 
     def doubtful(self, record: Record) -> bool:
@@ -41,9 +41,9 @@ class Shape:
             self.min_score is not None and bool(record.captions) and record.score < self.min_score
         )
 
-    def worded(self, record: Record) -> Record:
+    def as_written(self, record: Record) -> Record:
         """The record with its captions as they are written."""
-        said = tuple((self.wording(text, record.name), score) for text, score in record.captions)
+        said = tuple((self.template(text, record.name), score) for text, score in record.captions)
         return dataclasses.replace(record, captions=said)
 
 
@@ -256,7 +256,7 @@ class _Job:
         failed = []
         for record in batch:
             if not self.shape.doubtful(record):
-                reason = self.output.write(self.shape.worded(record))
+                reason = self.output.write(self.shape.as_written(record))
                 if reason:
                     failed.append(Record(record.name, error=reason))
         if failed and self.journal is not None:
@@ -271,7 +271,7 @@ class _Job:
 
         def every() -> Iterator[Record]:
             for batch in journal.batches():
-                yield from map(shape.worded, batch)
+                yield from map(shape.as_written, batch)
 
         def written() -> Iterator[Record]:
             return (record for record in every() if not shape.doubtful(record))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from captax.collection.choices import Format
+from captax.collection.choices import CaptionFormat
 from captax.collection.item import CollectionError, Item
 from captax.collection.record import OWNER, Record, as_line, utf8
 from captax.data import batched
@@ -146,31 +146,31 @@ def _row(record: Record) -> dict[str, Any]:
     return {key: utf8(value) if isinstance(value, str) else value for key, value in values.items()}
 
 
-WRITERS: dict[Format, Callable[[Path, Records], None]] = {
-    Format.text: write_text_lines,
-    Format.jsonl: write_json_lines,
-    Format.csv: write_csv,
-    Format.parquet: write_parquet,
-    Format.coco: write_coco,
-    Format.metadata: write_metadata,
+WRITERS: dict[CaptionFormat, Callable[[Path, Records], None]] = {
+    CaptionFormat.text: write_text_lines,
+    CaptionFormat.jsonl: write_json_lines,
+    CaptionFormat.csv: write_csv,
+    CaptionFormat.parquet: write_parquet,
+    CaptionFormat.coco: write_coco,
+    CaptionFormat.metadata: write_metadata,
 }
 # Those in which a picture without a caption has its place.
-HOLD_ERRORS = (Format.jsonl, Format.csv, Format.parquet)
+HOLD_ERRORS = (CaptionFormat.jsonl, CaptionFormat.csv, CaptionFormat.parquet)
 
 
-def format_of(path: Path) -> Format:
+def format_of(path: Path) -> CaptionFormat:
     """The format that a file's name asks for."""
     if path.name == "metadata.jsonl":
-        return Format.metadata
+        return CaptionFormat.metadata
     if path.suffix.lower() == ".tsv":
         raise CollectionError(f"{path}: tables are written as .csv or .parquet; give such a name")
     suffixes = {
-        ".jsonl": Format.jsonl,
-        ".csv": Format.csv,
-        ".parquet": Format.parquet,
-        ".json": Format.coco,
+        ".jsonl": CaptionFormat.jsonl,
+        ".csv": CaptionFormat.csv,
+        ".parquet": CaptionFormat.parquet,
+        ".json": CaptionFormat.coco,
     }
-    return suffixes.get(path.suffix.lower(), Format.text)
+    return suffixes.get(path.suffix.lower(), CaptionFormat.text)
 
 
 class OneFile:
@@ -179,14 +179,14 @@ class OneFile:
     In `mark` stands what was written, so that what somebody else wrote, or changed, is known by it.
     """
 
-    def __init__(self, path: Path, format: Format, mark: Path | None = None):
+    def __init__(self, path: Path, format: CaptionFormat, mark: Path | None = None):
         self.path = path
         self.format = format
         self.mark = mark
         self.holds_errors = format in HOLD_ERRORS
 
     def plan(self, item: Item) -> tuple[None, str]:
-        if self.format is Format.metadata:
+        if self.format is CaptionFormat.metadata:
             if item.path is None:
                 raise CollectionError("is no file on this disk, so no metadata.jsonl can name it")
             below(self.path.parent, item.path)
@@ -226,7 +226,7 @@ class Screen:
 
     holds_errors = False
 
-    def __init__(self, format: Format):
+    def __init__(self, format: CaptionFormat):
         self.format = format
 
     def plan(self, item: Item) -> tuple[None, str]:
@@ -236,7 +236,7 @@ class Screen:
         """Nothing came before."""
 
     def write(self, record: Record) -> str:
-        line = as_text(record) if self.format is Format.text else as_line(as_json(record))
+        line = as_text(record) if self.format is CaptionFormat.text else as_line(as_json(record))
         try:
             print(utf8(line), end="", flush=True)
         except BrokenPipeError:  # whoever reads has seen enough

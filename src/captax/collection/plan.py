@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from captax.checkpoints.state import weights_digest
-from captax.collection.batches import Copies, Task, Wanted, caption_batches
 from captax.collection.beside import Beside, Embedded, Kind, TextSidecars, XmpSidecars
-from captax.collection.choices import Format, OnExists, Resume
+from captax.collection.captioning import CaptionOptions, Copies, Wanted, caption_batches
+from captax.collection.choices import CaptionFormat, OnExists, Resume
 from captax.collection.cluster import Cluster
 from captax.collection.exiftool import ExifTool
 from captax.collection.item import ARCHIVES, CollectionError
@@ -43,18 +43,18 @@ class Plan:
             the picture's.
         on_exists: what to do about pictures that have a sidecar.
         separator: between what a sidecar said and what is added.
-        task: what is asked of the model.
+        options: what is asked of the model.
         shape: how captions are written.
         sheet: also a page of pictures and captions.
     """
 
     sources: tuple[str, ...]
     out: Path | None = None
-    format: Format | None = None
+    format: CaptionFormat | None = None
     ext: str | None = None
     on_exists: OnExists = OnExists.skip
     separator: str = "\n"
-    task: Task = field(default_factory=Task)
+    options: CaptionOptions = field(default_factory=CaptionOptions)
     shape: Shape = field(default_factory=Shape)
     sheet: Path | None = None
 
@@ -64,7 +64,7 @@ class Plan:
             self._check_beside(within)
         elif self.ext is not None:
             raise CollectionError("--ext is of sidecars: give --format sidecar or xmp, or leave it")
-        elif self.out is None and self.wanted not in (Format.text, Format.jsonl):
+        elif self.out is None and self.wanted not in (CaptionFormat.text, CaptionFormat.jsonl):
             raise CollectionError(f"format {self.wanted} is that of a file: give --out")
         elif self.out is not None:
             self._check_file(self.out, within)
@@ -78,9 +78,9 @@ class Plan:
             raise unwritable(out, error) from None
         if is_folder:
             raise CollectionError(f"{out}: is a folder; give a file, or --format sidecar")
-        if self.wanted is Format.parquet:
+        if self.wanted is CaptionFormat.parquet:
             parquet_library(out)
-        if self.wanted is Format.metadata:
+        if self.wanted is CaptionFormat.metadata:
             if within:
                 raise CollectionError(f"{within[0]}: metadata.jsonl is of pictures in its folder")
             for source in self.sources:
@@ -88,12 +88,12 @@ class Plan:
                     below(out.parent, Path(source))
 
     def _check_beside(self, within: list[str]) -> None:
-        if self.wanted is Format.embed and within:
+        if self.wanted is CaptionFormat.embed and within:
             raise CollectionError(
                 f"{within[0]}: a description can be embedded in a picture's own file alone; "
                 "give --format sidecar --out FOLDER"
             )
-        if self.wanted is Format.embed and self.out is not None:
+        if self.wanted is CaptionFormat.embed and self.out is not None:
             raise CollectionError("descriptions are embedded in the pictures: there is no --out")
         if within and self.out is None:
             raise CollectionError(f"{within[0]}: give a folder for its sidecars as --out")
@@ -105,15 +105,15 @@ class Plan:
             raise CollectionError(f"ext is {self.ext!r}: give one such as .txt or .caption")
         if self.ext is not None and is_image_path(f"a{self.ext}"):
             raise CollectionError(f"ext is {self.ext!r}, a picture's: give one such as .txt")
-        if self.wanted is Format.xmp and self.ext not in (None, ".xmp"):
+        if self.wanted is CaptionFormat.xmp and self.ext not in (None, ".xmp"):
             raise CollectionError(f"ext is {self.ext!r}: of .xmp sidecars it can only be .xmp")
 
     @property
-    def wanted(self) -> Format:
+    def wanted(self) -> CaptionFormat:
         """The format of what is written."""
         if self.format is not None:
             return self.format
-        return Format.text if self.out is None else format_of(self.out)
+        return CaptionFormat.text if self.out is None else format_of(self.out)
 
     @property
     def printed(self) -> bool:
@@ -123,7 +123,7 @@ class Plan:
     @property
     def beside(self) -> bool:
         """Whether each picture's caption is written by itself."""
-        return self.wanted in (Format.sidecar, Format.xmp, Format.embed)
+        return self.wanted in (CaptionFormat.sidecar, CaptionFormat.xmp, CaptionFormat.embed)
 
     def _output(self, stack: contextlib.ExitStack) -> Output:
         """Where captions go, until `stack` is closed."""
@@ -135,9 +135,9 @@ class Plan:
                 output.check()
             return output
         kind: Kind
-        if self.wanted is Format.sidecar:
+        if self.wanted is CaptionFormat.sidecar:
             kind = TextSidecars(self.ext or ".txt")
-        elif self.wanted is Format.xmp:
+        elif self.wanted is CaptionFormat.xmp:
             kind = XmpSidecars(adobe=self.ext is not None)
         else:
             kind = Embedded(stack.enter_context(ExifTool()))
@@ -170,7 +170,7 @@ class Plan:
 
     def settings(self, captioner: Captioner, model: str | None) -> dict[str, Any]:
         """All that captions depend on, which must not change while a job goes on."""
-        options = asdict(self.task)
+        options = asdict(self.options)
         decoding = options.pop("decoding")
         del options["batch_size"]
         relative = any("://" not in each and not Path(each).is_absolute() for each in self.sources)
@@ -182,7 +182,7 @@ class Plan:
             "format": str(self.wanted),
             **(self._beside() if self.beside else {}),
             **options,
-            **asdict(self.shape.wording),
+            **asdict(self.shape.template),
             "min_score": self.shape.min_score,
             **decoding,
         }
@@ -212,9 +212,9 @@ class Plan:
 
         def engine(wanted: Iterator[Wanted], copies: Copies | None) -> Iterator[list[Record]]:
             if cluster is not None and self.folder is not None:
-                found = cluster.batches(wanted, self.task, self.folder, settings, copies)
+                found = cluster.batches(wanted, self.options, self.folder, settings, copies)
             else:
-                found = caption_batches(captioner, wanted, self.task, copies)
+                found = caption_batches(captioner, wanted, self.options, copies)
             for batch in found:
                 if self.printed and self.sheet is not None:
                     shown.extend(batch)
@@ -233,7 +233,7 @@ class Plan:
                 self._output(stack),
                 journal=journal,
                 shape=self.shape,
-                dedupe=self.task.dedupe,
+                dedupe=self.options.dedupe,
                 listed=self.listed,
                 asked=asked,
                 watch=watch,
@@ -247,7 +247,7 @@ class Plan:
     def _cards(self, records: Iterable[Record]) -> Iterator[SheetRow]:
         items = {item.name: item for item in find_items(self.sources)}
         last = {record.name: record for record in records}  # what could not be written comes twice
-        for record in map(self.shape.worded, last.values()):
+        for record in map(self.shape.as_written, last.values()):
             if record.error or record.name not in items:
                 yield SheetRow(None, record.name, "", None, error=record.error or None)
                 continue

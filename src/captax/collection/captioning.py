@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from captax.collection.copies import Seen, fingerprint
+from captax.collection.copies import Fingerprints, fingerprint
 from captax.collection.item import Item
 from captax.collection.record import Record
 from captax.data.batches import batched, map_ahead
@@ -18,7 +18,7 @@ from captax.pipelines.streaming import Placed, pace
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class CaptionOptions:
     """What is asked of each picture.
 
     Attributes:
@@ -54,7 +54,7 @@ class Copies:
     """Which pictures look like one before them, and what that was captioned."""
 
     def __init__(self, distance: int):
-        self._seen = Seen(distance)
+        self._seen = Fingerprints(distance)
         self._captions: dict[str, tuple[tuple[str, float], ...]] = {}
 
     def original(self, fingerprint: int, name: str) -> str | None:
@@ -80,9 +80,12 @@ class Copies:
 
 
 def caption_batches(
-    captioner: Captioner, wanted: Iterable[Wanted], task: Task, copies: Copies | None = None
+    captioner: Captioner,
+    wanted: Iterable[Wanted],
+    options: CaptionOptions,
+    copies: Copies | None = None,
 ) -> Iterator[list[Record]]:
-    """Records of the pictures, in order, in batches of `task.batch_size`.
+    """Records of the pictures, in order, in batches of `options.batch_size`.
 
     A batch is what the model is given at once, but for errors and copies in it.
     """
@@ -103,7 +106,7 @@ def caption_batches(
 
     def ready() -> Iterator[Placed | Record]:
         """Pictures for the captioner; the records of those that need none stand between them."""
-        for record, picture in map_ahead(load, wanted, **pace(task.batch_size)):
+        for record, picture in map_ahead(load, wanted, **pace(options.batch_size)):
             original = None
             if copies is not None and record.fingerprint is not None:
                 original = copies.original(record.fingerprint, record.name)
@@ -127,9 +130,13 @@ def caption_batches(
         return found
 
     found = captioner.stream_pixels(
-        ready(), prompt=task.prompt, seed=task.seed, batch_size=task.batch_size, **task.decoding
+        ready(),
+        prompt=options.prompt,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        **options.decoding,
     )
-    return batched(map(ended, found), task.batch_size)
+    return batched(map(ended, found), options.batch_size)
 
 
 def _reason(item: Item, error: ImageError) -> str:

@@ -12,7 +12,7 @@ FIELDS = ("caption", "name", "folder")
 
 
 @dataclass(frozen=True)
-class Wording:
+class CaptionTemplate:
     """A template that captions are set into.
 
     `{caption}` is the caption, `{name}` the picture's name without its suffix, `{folder}` its
