@@ -57,7 +57,10 @@ def test_options_without_meaning_are_refused_in_a_line(
     run: Run, model: Path, pictures: list[Path]
 ) -> None:
     result = run("caption", *pictures, "--model", model, "--best-of", "3")
-    assert result.code != 0 and "best_of is for sampling" in result.err.splitlines()[-1]
+    assert (
+        result.code != 0
+        and "--best-of is for sampling: give --do-sample too" in result.err.splitlines()[-1]
+    )
 
 
 @pytest.mark.parametrize("command", ["caption", "generate"])

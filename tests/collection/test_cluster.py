@@ -116,5 +116,7 @@ def test_copies_cannot_be_looked_for(tmp_path: Path) -> None:
     found: Iterator[object] = Cluster().batches(
         wanted("ab"), CaptionOptions(), tmp_path, {}, Copies(4)
     )
-    with pytest.raises(CollectionError, match="copies are found by one process alone"):
+    with pytest.raises(
+        CollectionError, match="--dedupe only works within one process; use --engine local"
+    ):
         next(found)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -28,16 +29,22 @@ class LineFormat(StrEnum):
 
 Formatted = Annotated[
     LineFormat | None,
-    typer.Option("--format", help="Default: jsonl for an --out of that suffix, else text."),
+    typer.Option(
+        "--format",
+        help="How results are written. Default: jsonl if --out ends in .jsonl, else text.",
+    ),
 ]
-Out = Annotated[Path | None, typer.Option(help="Write here instead of to the screen.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit, of a model on the hub.")]
+Out = Annotated[Path | None, typer.Option(help="The file to write. Default: the screen.")]
+Revision = Annotated[
+    str | None,
+    typer.Option(help="The branch, tag or commit of a hub model. Default: its main branch."),
+]
 Offline = Annotated[
-    bool, typer.Option("--offline", help="Take hub models only from what was fetched before.")
+    bool, typer.Option("--offline", help="Use only hub models that were downloaded before.")
 ]
 Model = Annotated[
     str | None,
-    typer.Option(help="Checkpoint directory or hub name; default: the built-in captioner."),
+    typer.Option(help="A checkpoint directory or hub name. Default: the built-in captioner."),
 ]
 
 
@@ -53,8 +60,7 @@ Loaded = Annotated[
     Dtype,
     typer.Option(
         "--dtype",
-        help="Of the weights in memory; bfloat16 is quickest where products of it are: on TPUs, "
-        "GPUs and CPUs with AMX.",
+        help="The type of weights in memory. bfloat16 is fastest on TPUs, GPUs and CPUs with AMX.",
     ),
 ]
 # What commands exit with when they went on past inputs that could not be read.
@@ -93,38 +99,141 @@ def _decoding(kind: Any, panel: str, help: str, **rules: Any) -> Any:
 
 
 _SEARCH, _LENGTH, _SAMPLING, _WORDS = "Search", "Length", "Sampling", "Words"
-# By the names of `GenerationConfig`; what is not given is as the checkpoint has it.
+# By the names of `GenerationConfig`. What is not given is as the checkpoint has it, or else as
+# the help says.
 DECODING: dict[str, Any] = {
-    "num_beams": _decoding(int | None, _SEARCH, "1 is greedy.", min=1),
+    "num_beams": _decoding(
+        int | None,
+        _SEARCH,
+        "Beams to search with; 1 is greedy. Default: the checkpoint's.",
+        min=1,
+    ),
     "early_stopping": _decoding(
         EarlyStopping | None,
         _SEARCH,
-        "Stop at num_beams ends (true), when none could do better now (false), or at all (never).",
+        "When beam search ends: at num_beams finished captions (true), once no "
+        "better one is likely (false), or once none is possible (never). "
+        "Default: the checkpoint's, or false.",
     ),
-    "num_return_sequences": _decoding(int | None, _SEARCH, "How many; best first of beams.", min=1),
-    "num_beam_groups": _decoding(int | None, _SEARCH, "Groups that avoid one another.", min=1),
-    "diversity_penalty": _decoding(float | None, _SEARCH, "For words of earlier groups.", min=0),
-    "max_new_tokens": _decoding(int | None, _LENGTH, "At most so many tokens.", min=1),
-    "min_new_tokens": _decoding(int | None, _LENGTH, "At least so many tokens.", min=0),
-    "max_length": _decoding(int | None, _LENGTH, "At most so many with the prompt's.", min=1),
-    "min_length": _decoding(int | None, _LENGTH, "At least so many with the prompt's.", min=0),
-    "length_penalty": _decoding(float | None, _LENGTH, "Above 0 favours length."),
-    "do_sample": _decoding(bool | None, _SAMPLING, "Draw words by their probabilities."),
-    "seed": _decoding(int | None, _SAMPLING, "Of the draws, with each one's place in the input."),
-    "temperature": _decoding(float | None, _SAMPLING, "Above 1 draws more evenly."),
-    "top_k": _decoding(int | None, _SAMPLING, "Among the k most probable; 0: all.", min=0),
-    "top_p": _decoding(float | None, _SAMPLING, "Among the most probable of that mass."),
-    "min_p": _decoding(float | None, _SAMPLING, "Among those at least so probable as the best."),
-    "best_of": _decoding(int | None, _SAMPLING, "Draw so many, return the best by score.", min=1),
-    "repetition_penalty": _decoding(float | None, _WORDS, "Above 1 discourages repeats."),
-    "no_repeat_ngram_size": _decoding(int | None, _WORDS, "No n-gram of it twice.", min=0),
-    "bad_words": _decoding(list[str] | None, _WORDS, "Never say it; may be repeated."),
-    "force_words": _decoding(list[str] | None, _WORDS, "Always say it; may be repeated."),
-    "suppress_tokens": _decoding(list[int] | None, _WORDS, "Never this token id; repeatable."),
-    "begin_suppress_tokens": _decoding(list[int] | None, _WORDS, "Not as the first; repeatable."),
-    "forced_bos_token_id": _decoding(int | None, _WORDS, "Begin with this token id."),
-    "forced_eos_token_id": _decoding(int | None, _WORDS, "End with this token id at the longest."),
+    "num_return_sequences": _decoding(
+        int | None,
+        _SEARCH,
+        "Captions to return, the best first. Default: the checkpoint's, or 1.",
+        min=1,
+    ),
+    "num_beam_groups": _decoding(
+        int | None,
+        _SEARCH,
+        "Groups of beams that avoid one another's words. Default: the checkpoint's, or 1.",
+        min=1,
+    ),
+    "diversity_penalty": _decoding(
+        float | None,
+        _SEARCH,
+        "How much words of earlier groups cost. Default: the checkpoint's, or 0.",
+        min=0,
+    ),
+    "max_new_tokens": _decoding(
+        int | None, _LENGTH, "The most tokens to write. Default: the checkpoint's, or 20.", min=1
+    ),
+    "min_new_tokens": _decoding(
+        int | None, _LENGTH, "The fewest tokens to write. Default: the checkpoint's, or 0.", min=0
+    ),
+    "max_length": _decoding(
+        int | None, _LENGTH, "The most tokens, with the prompt's. Default: the checkpoint's.", min=1
+    ),
+    "min_length": _decoding(
+        int | None,
+        _LENGTH,
+        "The fewest tokens, with the prompt's. Default: the checkpoint's, or 0.",
+        min=0,
+    ),
+    "length_penalty": _decoding(
+        float | None,
+        _LENGTH,
+        "Above 0 favours long captions, below 0 short ones. Default: the checkpoint's, or 1.",
+    ),
+    "do_sample": _decoding(
+        bool | None,
+        _SAMPLING,
+        "Draw words by their probabilities. Default: the checkpoint's, or no.",
+    ),
+    "seed": _decoding(
+        int | None, _SAMPLING, "What random draws depend on, with each input's place. Default: 0."
+    ),
+    "temperature": _decoding(
+        float | None,
+        _SAMPLING,
+        "Above 1 draws more evenly, below 1 less. Default: the checkpoint's, or 1.",
+    ),
+    "top_k": _decoding(
+        int | None,
+        _SAMPLING,
+        "Draw among the k most probable tokens; 0 is all. Default: the checkpoint's, or 50.",
+        min=0,
+    ),
+    "top_p": _decoding(
+        float | None,
+        _SAMPLING,
+        "Draw among the most probable tokens that add up to this. Default: the checkpoint's, or 1.",
+    ),
+    "min_p": _decoding(
+        float | None,
+        _SAMPLING,
+        "Draw among tokens at least this probable, relative to the best. "
+        "Default: the checkpoint's, or no limit.",
+    ),
+    "best_of": _decoding(
+        int | None,
+        _SAMPLING,
+        "Draw this many and return the best by score. Default: as many as are returned.",
+        min=1,
+    ),
+    "repetition_penalty": _decoding(
+        float | None, _WORDS, "Above 1 discourages repeats. Default: the checkpoint's, or 1."
+    ),
+    "no_repeat_ngram_size": _decoding(
+        int | None,
+        _WORDS,
+        "No n-gram of this length comes twice. Default: the checkpoint's, or 0 (allowed).",
+        min=0,
+    ),
+    "bad_words": _decoding(
+        list[str] | None, _WORDS, "A word or phrase never to say; may be repeated. Default: none."
+    ),
+    "force_words": _decoding(
+        list[str] | None, _WORDS, "A word or phrase always to say; may be repeated. Default: none."
+    ),
+    "suppress_tokens": _decoding(
+        list[int] | None,
+        _WORDS,
+        "A token id never to write; may be repeated. Default: the checkpoint's.",
+    ),
+    "begin_suppress_tokens": _decoding(
+        list[int] | None,
+        _WORDS,
+        "A token id never to begin with; may be repeated. Default: the checkpoint's.",
+    ),
+    "forced_bos_token_id": _decoding(
+        int | None, _WORDS, "The token id to begin with. Default: the checkpoint's, or any."
+    ),
+    "forced_eos_token_id": _decoding(
+        int | None,
+        _WORDS,
+        "The token id to end with at the greatest length. Default: the checkpoint's, or any.",
+    ),
 }
+
+
+def _as_typed(message: str) -> str:
+    """A message with decoding options as they are typed: `do_sample=True` is `--do-sample`."""
+    names = "|".join(name for name in DECODING if "_" in name)
+
+    def typed(found: re.Match[str]) -> str:
+        flag = f"--{found[1].replace('_', '-')}"
+        return flag if found[2] in (None, "True") else f"{flag} {found[2]}"
+
+    return re.sub(rf"\b({names})\b(?:=(\w+))?", typed, message)
 
 
 def decoding(command: Callable[..., None]) -> Callable[..., None]:
@@ -137,7 +246,14 @@ def decoding(command: Callable[..., None]) -> Callable[..., None]:
         if "early_stopping" in options:
             stop = options["early_stopping"]
             options["early_stopping"] = "never" if stop == "never" else stop == "true"
-        command(**arguments, options=options)
+        try:
+            command(**arguments, options=options)
+        except CaptaxError as error:
+            from captax.generation import GenerationError  # start-up time
+
+            if isinstance(error, GenerationError):
+                raise GenerationError(_as_typed(str(error))) from None
+            raise
 
     own = inspect.signature(command)
     kept = [each for name, each in own.parameters.items() if name != "options"]

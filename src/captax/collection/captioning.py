@@ -23,7 +23,7 @@ class CaptionOptions:
 
     Attributes:
         prompt: what captions begin with.
-        seed: of random draws, which depend on a picture's place in the collection besides.
+        seed: what random draws depend on, with a picture's place in the collection.
         batch_size: pictures at a time.
         dedupe: pictures whose fingerprints differ in at most so many bits are captioned once.
         decoding: fields of `GenerationConfig`, and words, as `Captioner.stream` takes them.

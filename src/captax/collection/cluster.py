@@ -67,7 +67,7 @@ class Cluster:
         worker could know of another's.
         """
         if copies is not None:
-            raise CollectionError("copies are found by one process alone: give --engine local")
+            raise CollectionError("--dedupe only works within one process; use --engine local")
         ray = _library()
         size = max(1, self.shard_size // options.batch_size) * options.batch_size
         place = (folder / SHARDS).absolute()
@@ -79,7 +79,9 @@ class Cluster:
             for shard in shards:
                 while not shard.file.exists():
                     if next(done, None) is None:
-                        raise CollectionError(f"{shard.file}: no worker has written it")
+                        raise CollectionError(
+                            f"{shard.file}: no worker has written this shard; run the command again"
+                        )
                 yield shard.read()
                 # What comes for the next has been taken down.
                 shard.remove()
@@ -152,8 +154,8 @@ class ShardWorker:
             os.chdir(folder)
         except OSError as error:
             raise CollectionError(
-                f"{folder}: a worker on {platform.node()} cannot go there ({error.strerror}); work "
-                "in a folder that every machine sees"
+                f"{folder}: a worker on {platform.node()} cannot open this folder "
+                f"({error.strerror}); run the command in a folder that every machine sees"
             ) from None
         persist_compiled_programs()
         self.captioner: Any = load(**model)
@@ -181,7 +183,7 @@ def _count_try(file: Path, wanted: list[Wanted]) -> None:
         tries.unlink()  # another run of the job may do better
         raise CollectionError(
             f"the shard from {wanted[0].item.name} to {wanted[-1].item.name} ended its worker "
-            f"{TRIES} times; give less --batch-size, or caption it by --engine local to see why"
+            f"{TRIES} times; try a smaller --batch-size, or use --engine local to see why"
         )
 
 
@@ -220,6 +222,7 @@ def _library() -> Any:
         import ray.data  # an extra
     except ModuleNotFoundError:
         raise CollectionError(
-            "the engine ray needs Ray: pip install 'captax[scale]', or give --engine local"
+            "--engine ray needs Ray, which is not installed; pip install 'captax[scale]', or use "
+            "--engine local"
         ) from None
     return ray

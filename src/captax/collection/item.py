@@ -34,7 +34,7 @@ class Item:
 
     @property
     def path(self) -> Path | None:
-        """The picture's own file, of those that have one on a disk here."""
+        """The picture's own file, if it has one on a disk here."""
         return self.image if isinstance(self.image, Path) else None
 
     def source(self) -> Path | bytes:

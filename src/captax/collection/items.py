@@ -45,12 +45,12 @@ def _each_once(items: Iterable[Item]) -> Iterator[Item]:
 def _pictures(source: str, *, alone: bool) -> Iterator[Item]:
     """The pictures of one source, of which there is at least one."""
     if not source:
-        raise CollectionError("an empty path was given: give a file, a folder or a pattern")
+        raise CollectionError("an empty path was given; give a file, a folder or a pattern")
     try:
         items = _remote(source) if "://" in source else _local(Path(source), alone=alone)
         first = next(items, None)
     except OSError as error:
-        raise CollectionError(f"{source}: cannot be looked at: {error.strerror or error}") from None
+        raise CollectionError(f"{source}: cannot be read: {error.strerror or error}") from None
     if first is None:
         raise CollectionError(f"{source}: {_nothing(Path(source))}")
     return itertools.chain([first], items)
@@ -61,8 +61,10 @@ def _nothing(path: Path) -> str:
     if path.is_dir():
         names = (f"*{suffix}" for suffix in (*ARCHIVES, *LISTS))
         other = next((name for name in names if next(path.glob(name), None)), None)
-        hint = f"; for what is in them give '{path / other}'" if other else ""
-        return f"no pictures in this folder (looked for .jpg, .png, …){hint}"
+        hint = (
+            f"; to caption what its archives and lists hold, give '{path / other}'" if other else ""
+        )
+        return f"there are no pictures in this folder (looked for .jpg, .png, …){hint}"
     if path.exists():
         return "holds no pictures"
     if glob.has_magic(str(path)):
@@ -123,7 +125,7 @@ def _remote(url: str) -> Iterator[Item]:
         else:
             root, found = "", [path]
     except Exception as error:  # each file system has errors of its own
-        raise CollectionError(f"{url}: cannot be looked at: {one_line(error)}") from None
+        raise CollectionError(f"{url}: cannot be read: {one_line(error)}") from None
     for each in found:
         name = each if by_http else files.unstrip_protocol(each)
         if each.lower().endswith(ARCHIVES) and not root:

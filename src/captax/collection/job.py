@@ -28,7 +28,7 @@ class Shape:
     """How captions are written.
 
     Attributes:
-        template: what is made of each.
+        template: what each caption is set into.
         min_score: captions that score less are not written, but listed for review.
     """
 
@@ -106,12 +106,12 @@ class Summary:
         return self.captioned + self.copies + self.skipped + self.before + self.errors.total()
 
     def lines(self) -> list[str]:
-        """It in words: what became of how many, how fast, and why some have no caption."""
+        """The summary in words: what became of how many, how fast, and why some have no caption."""
         failed = self.errors.total()
         counts = [
             (self.captioned, "captioned"),
-            (self.copies, "like others" if self.copies > 1 else "like another"),
-            (self.skipped, "left with the caption that was there"),
+            (self.copies, "copies of others" if self.copies > 1 else "copy of another"),
+            (self.skipped, "skipped because a caption is there already"),
             (self.before, "captioned before"),
             (failed, "failed"),
         ]
@@ -120,10 +120,10 @@ class Summary:
         took = f"in {_duration(self.seconds)}{rate}"
         lines = [f"{_pictures(self.settled)}: {told or 'nothing to do'} {took}"]
         if self.doubtful:
-            lines.append(f"{self.doubtful:,} of the captions score too little: for review")
+            lines.append(f"captions below --min-score, to be reviewed: {self.doubtful:,}")
         lines += [f"{count:,} x {reason}" for reason, count in self.errors.most_common()]
         if self.stopped:
-            lines.append("stopped; the same command goes on from here")
+            lines.append("stopped; run the same command again to go on from here")
         return lines + [f"wrote {path}" for path in self.files]
 
 
@@ -175,9 +175,7 @@ def caption_collection(
     except OutputError as error:
         if journal is None:
             raise
-        kept = (
-            f"{_pictures(job.summary.settled)} done and kept: the same command goes on from there"
-        )
+        kept = f"{_pictures(job.summary.settled)} done; run the same command again to go on"
         raise OutputError(f"{error}; {kept}", error.errno) from None
     job.summary.seconds = time.perf_counter() - start
     return job.summary

@@ -41,7 +41,7 @@ def list_items(table: Path) -> Iterator[Item]:
         if row < 0:
             raise
         reason = str(error).removeprefix(f"{table}: ").removeprefix(f"{table}, ")
-        damage = ImageError(f"this list is damaged, and read no further: {reason}")
+        damage = ImageError(f"this list is damaged and was read no further: {reason}")
         yield Item(str(table), damage, PurePosixPath(table.stem))
 
 

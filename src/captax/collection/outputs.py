@@ -1,4 +1,4 @@
-"""Captions of many pictures in one file, of each format that people use."""
+"""Captions of many pictures in one file, in each format that people use."""
 
 import contextlib
 import csv
@@ -18,9 +18,9 @@ from captax.files import OutputError, replacing, write_text
 
 Records = Callable[[], Iterable[Record]]
 
-# Of pictures in COCO, what comes before the number that is their id.
+# How COCO names its pictures: the number is their id.
 _COCO_NAME = re.compile(r"(?:COCO_\w+?_)?(\d+)")
-_ROWS = 4096  # of parquet, at a time
+_ROWS = 4096  # written to parquet at a time
 
 
 def as_json(record: Record) -> dict[str, Any]:
@@ -118,7 +118,9 @@ def below(folder: Path, path: Path) -> str:
     # Links are kept: a picture is in the folder that it is linked into.
     inside = os.path.relpath(os.path.abspath(path), os.path.abspath(folder))  # noqa: PTH100
     if inside.startswith(".."):
-        raise CollectionError(f"{path}: is not in {folder}, whose metadata.jsonl is asked for")
+        raise CollectionError(
+            f"{path}: is not in {folder}, and metadata.jsonl names only pictures in its folder"
+        )
     return Path(inside).as_posix()
 
 
@@ -154,7 +156,7 @@ WRITERS: dict[CaptionFormat, Callable[[Path, Records], None]] = {
     CaptionFormat.coco: write_coco,
     CaptionFormat.metadata: write_metadata,
 }
-# Those in which a picture without a caption has its place.
+# Formats in which a picture without a caption has its place.
 HOLD_ERRORS = (CaptionFormat.jsonl, CaptionFormat.csv, CaptionFormat.parquet)
 
 
@@ -188,7 +190,9 @@ class OneFile:
     def plan(self, item: Item) -> tuple[None, str]:
         if self.format is CaptionFormat.metadata:
             if item.path is None:
-                raise CollectionError("is no file on this disk, so no metadata.jsonl can name it")
+                raise CollectionError(
+                    "is not a file on this disk, so metadata.jsonl cannot name it"
+                )
             below(self.path.parent, item.path)
         return None, ""
 
@@ -218,7 +222,7 @@ class OneFile:
             known = None
         if known is None or (known and known != _digest(self.path)):
             what = "is there already" if known is None else "was changed since it was written"
-            raise CollectionError(f"{self.path}: {what}; --on-exists overwrite replaces it")
+            raise CollectionError(f"{self.path}: {what}; add --on-exists overwrite to replace it")
 
 
 class Screen:
@@ -260,7 +264,7 @@ def _digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def _lines(path: Path, newline: str = "\n") -> Iterator[TextIO]:
-    """A text file that appears when it is whole; of names, bytes that are no UTF-8 are escaped."""
+    """A text file that appears when it is whole; bytes of names that are not UTF-8 are escaped."""
     with (
         replacing(path, owner=OWNER) as partial,
         partial.open("w", encoding="utf-8", errors="backslashreplace", newline=newline) as file,

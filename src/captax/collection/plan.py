@@ -1,4 +1,4 @@
-"""What a job is: pictures, where their captions go, and how; enough to run it, and run it again."""
+"""What a job is (pictures, where their captions go, and how), and how it is run."""
 
 import contextlib
 import glob
@@ -38,7 +38,7 @@ class Plan:
         sources: what to caption, as `find_items` takes it.
         out: the file for captions, or the folder for sidecars; none for the screen, or for sidecars
             beside their pictures.
-        format: of what is written; by default what the name of `out` asks for.
+        format: how captions are written; by default what the name of `out` asks for.
         ext: suffix of sidecars, in the place of the picture's; by default `.txt`, or `.xmp` behind
             the picture's.
         on_exists: what to do about pictures that have a sidecar.
@@ -63,9 +63,9 @@ class Plan:
         if self.beside:
             self._check_beside(within)
         elif self.ext is not None:
-            raise CollectionError("--ext is of sidecars: give --format sidecar or xmp, or leave it")
+            raise CollectionError("--ext only applies to sidecars; add --format sidecar or xmp")
         elif self.out is None and self.wanted not in (CaptionFormat.text, CaptionFormat.jsonl):
-            raise CollectionError(f"format {self.wanted} is that of a file: give --out")
+            raise CollectionError(f"--format {self.wanted} writes a file; add --out")
         elif self.out is not None:
             self._check_file(self.out, within)
 
@@ -73,16 +73,21 @@ class Plan:
         try:
             is_folder = out.is_dir()
             if not is_folder and out.exists() and not out.is_file():
-                raise CollectionError(f"{out}: is no file; without --out captions are printed")
+                raise CollectionError(
+                    f"{out}: is not a regular file; leave out --out to print captions"
+                )
         except OSError as error:
             raise unwritable(out, error) from None
         if is_folder:
-            raise CollectionError(f"{out}: is a folder; give a file, or --format sidecar")
+            raise CollectionError(f"{out}: is a folder; give a file, or add --format sidecar")
         if self.wanted is CaptionFormat.parquet:
             parquet_library(out)
         if self.wanted is CaptionFormat.metadata:
             if within:
-                raise CollectionError(f"{within[0]}: metadata.jsonl is of pictures in its folder")
+                raise CollectionError(
+                    f"{within[0]}: metadata.jsonl names only pictures in its folder; "
+                    "give --out another name, such as captions.jsonl"
+                )
             for source in self.sources:
                 if Path(source).is_dir():
                     below(out.parent, Path(source))
@@ -90,23 +95,31 @@ class Plan:
     def _check_beside(self, within: list[str]) -> None:
         if self.wanted is CaptionFormat.embed and within:
             raise CollectionError(
-                f"{within[0]}: a description can be embedded in a picture's own file alone; "
-                "give --format sidecar --out FOLDER"
+                f"{within[0]}: a description can only be embedded in a picture's own file; "
+                "use --format sidecar --out FOLDER"
             )
         if self.wanted is CaptionFormat.embed and self.out is not None:
-            raise CollectionError("descriptions are embedded in the pictures: there is no --out")
+            raise CollectionError(
+                "--format embed writes into the pictures themselves; leave out --out"
+            )
         if within and self.out is None:
-            raise CollectionError(f"{within[0]}: give a folder for its sidecars as --out")
+            raise CollectionError(f"{within[0]}: its sidecars need a folder; add --out FOLDER")
         if self.out is not None and self.out.is_file():
-            raise CollectionError(f"{self.out}: is a file; sidecars go to a folder")
+            raise CollectionError(
+                f"{self.out}: is a file, and sidecars need a folder; give one as --out"
+            )
         if self.ext is not None and (
             not self.ext.startswith(".") or "/" in self.ext or not self.ext.strip(".")
         ):
-            raise CollectionError(f"ext is {self.ext!r}: give one such as .txt or .caption")
+            raise CollectionError(f"--ext is {self.ext!r}; give one such as .txt or .caption")
         if self.ext is not None and is_image_path(f"a{self.ext}"):
-            raise CollectionError(f"ext is {self.ext!r}, a picture's: give one such as .txt")
+            raise CollectionError(
+                f"--ext is {self.ext!r}, a suffix of pictures; give one such as .txt"
+            )
         if self.wanted is CaptionFormat.xmp and self.ext not in (None, ".xmp"):
-            raise CollectionError(f"ext is {self.ext!r}: of .xmp sidecars it can only be .xmp")
+            raise CollectionError(
+                f"--ext is {self.ext!r}, but .xmp sidecars end in .xmp; leave it out, or give .xmp"
+            )
 
     @property
     def wanted(self) -> CaptionFormat:
@@ -164,7 +177,9 @@ class Plan:
             return self.out
         folders = [_folder(source) for source in self.sources if "://" not in source]
         if not folders:
-            raise CollectionError("sidecars of pictures behind URLs need a folder: give --out")
+            raise CollectionError(
+                "sidecars of pictures behind URLs need a folder; add --out FOLDER"
+            )
         absolute = [os.path.abspath(folder) for folder in folders]  # noqa: PTH100
         return Path(os.path.commonpath(absolute))
 
