@@ -15,7 +15,7 @@ from captax.collection.archives import _zip, archive_items
 from captax.collection.beside import Beside, TextSidecars, XmpSidecars
 from captax.collection.choices import OnExists, Resume
 from captax.collection.description import xmp_sidecar
-from captax.collection.items import Item
+from captax.collection.item import Item
 from captax.collection.journal import JOURNAL, Journal
 from captax.collection.lists import list_items
 from captax.collection.outputs import WRITERS, OneFile

@@ -141,7 +141,10 @@ def test_an_interrupted_run_leaves_the_old_output(
     stop_after_one(monkeypatch, KeyboardInterrupt())
     command = ("caption", pictures, "--model", model, "--out", out)
     refused = run(*command)
-    assert refused.code == 2 and "is there already; --on-exists overwrite" in refused.err
+    assert (
+        refused.code == 2
+        and "is there already; add --on-exists overwrite to replace it" in refused.err
+    )
     assert run(*command, "--on-exists", "overwrite").code == 130
     assert out.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
@@ -177,7 +180,7 @@ def test_a_reader_that_goes_away_is_no_crash(
     [
         (["nowhere.jpg"], "nowhere.jpg: no such file or folder"),
         (["*.jpg"], "*.jpg: this pattern matches no picture"),
-        (["."], ".: no pictures in this folder"),
+        (["."], ".: there are no pictures in this folder"),
         (["a.png", "--model", "./nowhere"], "./nowhere: no such directory"),
         (["a.png", "--model", "."], "config.json: no such file"),
     ],

@@ -56,7 +56,7 @@ def test_ctrl_c_stops_after_the_batch_and_the_same_command_goes_on(
     lines = stopped.err.splitlines()
     assert stopped.code == 130 and "stopping after this batch" in lines[0]
     assert lines[1].startswith("captax: 4 pictures: 4 captioned in ")
-    assert lines[-1] == "captax: stopped; the same command goes on from here"
+    assert lines[-1] == "captax: stopped; run the same command again to go on from here"
     assert not (tmp_path / "x.csv").exists()
     done = run(*command, tmp_path / "x.csv")
     assert (done.code, whole.code) == (1, 1)
@@ -71,7 +71,7 @@ def test_other_settings_are_refused_and_say_what_to_do(
     run(*command)
     refused = run(*command, "--prefix", "ohwx, ")
     assert refused.code == 2 and refused.err.count("\n") == 1
-    assert "prefix was '' and is 'ohwx, '; --resume never begins anew" in refused.err
+    assert "prefix was '' and is 'ohwx, '; --resume never starts over" in refused.err
     assert run(*command, "--prefix", "ohwx, ", "--resume", "never").code == 1
     assert "ohwx, " in (tmp_path / "x.csv").read_text()
     monkeypatch.chdir(folder)
@@ -104,7 +104,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     assert result.code == 2
     [line] = [line for line in result.err.splitlines() if "bad.png" not in line]
     assert line.startswith(f"captax: {folder}/") and "No space left on device" in line
-    assert line.endswith("2 pictures done and kept: the same command goes on from there")
+    assert line.endswith("2 pictures done; run the same command again to go on")
     assert "5 captioned" in run(*command, "--resume", "always").err.replace(
         "1 captioned, 4 captioned before", "5 captioned"
     )
@@ -126,7 +126,7 @@ def test_nothing_to_do_leaves_nothing(run: Run, model: Path, folder: Path) -> No
         (folder / f"{n}.txt").write_text("mine")
     before = sorted(folder.iterdir())
     result = run("caption", folder, "--model", model, "--format", "sidecar")
-    assert "5 pictures: 5 left with the caption that was there" in result.err
+    assert "5 pictures: 5 skipped because a caption is there already" in result.err
     assert sorted(folder.iterdir()) == before
 
 
@@ -136,7 +136,7 @@ def test_many_errors_are_not_all_shown(run: Run, model: Path, tmp_path: Path) ->
     result = run("caption", tmp_path, "--model", model, "--out", tmp_path / "x.csv")
     lines = result.err.splitlines()
     assert sum("is empty (0 bytes)" in line for line in lines) == 100
-    assert "captax: further errors are only counted here" in lines
+    assert "captax: further errors are counted and not shown" in lines
     assert "captax: 105 x is empty" in lines
 
 
@@ -145,7 +145,7 @@ def test_the_bar_outlives_a_slow_or_broken_count(
 ) -> None:
     """Pictures are counted beside the work; what becomes of that must not show."""
     from captax.cli import caption
-    from captax.collection import items
+    from captax.collection import item, items
 
     monkeypatch.setattr(caption, "watched", lambda out: True)
     find = items.find_items
@@ -155,7 +155,7 @@ def test_the_bar_outlives_a_slow_or_broken_count(
         if threading.current_thread() is not threading.main_thread():
             counting.append(threading.current_thread())
             time.sleep(1)
-            raise items.CollectionError("gone")
+            raise item.CollectionError("gone")
         return find(sources)
 
     monkeypatch.setattr(items, "find_items", slow)

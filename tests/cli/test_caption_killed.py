@@ -142,7 +142,7 @@ def test_ctrl_c_says_how_to_go_on(
     _, told = process.communicate()
     assert process.returncode == 130
     assert "stopping after this batch" in told
-    assert told.splitlines()[-1] == "captax: stopped; the same command goes on from here"
+    assert told.splitlines()[-1] == "captax: stopped; run the same command again to go on from here"
     assert not (tmp_path / "captions.jsonl").exists()
     done = batches(tmp_path)
     again = command(tmp_path, flags)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captax.collection.batches import Copies, Wanted
+from captax.collection.captioning import Copies, Wanted
 from captax.collection.record import Record
 from captax.data.batches import batched
 from captax.images import ImageError

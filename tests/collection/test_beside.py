@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from captax.collection.beside import Beside, TextSidecars, XmpSidecars
+from captax.collection.caption_template import CaptionTemplate, merged
 from captax.collection.choices import OnExists
 from captax.collection.items import find_items
 from captax.collection.job import Summary, caption_collection
-from captax.collection.wording import Wording, merged
 from captax.errors import CaptaxError
 
 
@@ -55,7 +55,7 @@ def test_two_pictures_never_share_a_sidecar(
     assert kind.read(folder / "a.jpg").strip() == "0 a"
     assert summary.captioned == 2
     [reason] = summary.errors
-    assert reason == "another picture has the same place for its caption"
+    assert reason == "another picture's caption goes to the same file"
 
 
 def test_what_is_no_picture_is_told_as_such(engine: Any, pictures: Callable[..., Path]) -> None:
@@ -82,7 +82,9 @@ def test_pictures_without_a_file_need_a_folder(engine: Any, tmp_path: Path) -> N
     fsspec.filesystem("memory").pipe_file("/beside/a.jpg", b"x")
     items = find_items(["memory://beside"])
     summary = caption_collection(items, engine(), Beside(TextSidecars()))
-    assert list(summary.errors) == ["is no file on this disk, to write beside"]
+    assert list(summary.errors) == [
+        "is not a file on this disk, so nothing can be written beside it"
+    ]
     items = find_items(["memory://beside"])
     caption_collection(items, engine(), Beside(TextSidecars(), tmp_path))
     assert (tmp_path / "a.txt").read_text() == "0 a\n"
@@ -111,7 +113,7 @@ def test_where_nothing_may_be_written_no_model_is_asked(
     folder = pictures("a.jpg", "b.jpg")
     monkeypatch.setattr("os.access", lambda path, mode: False)
     summary = run(folder, Beside(TextSidecars()), one := engine())
-    assert dict(summary.errors) == {"nothing may be written there": 2}
+    assert dict(summary.errors) == {"you have no permission to write there": 2}
     assert list(folder.glob("*.txt")) == [] and len(one.given) == 2
 
 
@@ -128,9 +130,9 @@ def test_what_somebody_wrote_meanwhile_stays(engine: Any, pictures: Callable[...
 
 
 def test_templates_are_filled() -> None:
-    wording = Wording("{folder}/{name}: {{{caption}}}", "pre ", " post")
-    assert wording("a cat", "x/y/z.tar.jpg") == "pre y/z.tar: {a cat} post"
-    assert Wording("{name} {caption}")("a {name}", "b\udcff.jpg") == "b\\udcff a {name}"
+    template = CaptionTemplate("{folder}/{name}: {{{caption}}}", "pre ", " post")
+    assert template("a cat", "x/y/z.tar.jpg") == "pre y/z.tar: {a cat} post"
+    assert CaptionTemplate("{name} {caption}")("a {name}", "b\udcff.jpg") == "b\\udcff a {name}"
 
 
 @pytest.mark.parametrize(
@@ -138,5 +140,5 @@ def test_templates_are_filled() -> None:
     ["{", "{}", "{0}", "{captions}", "plain", "{caption.x}", "{caption[0]}", "{caption:d}"],
 )
 def test_templates_that_mean_nothing_are_refused(template: str) -> None:
-    with pytest.raises(CaptaxError, match=r"\Atemplate "):
-        Wording(template)
+    with pytest.raises(CaptaxError, match=r"\A--template "):
+        CaptionTemplate(template)

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captax.collection.batches import Copies, Task, Wanted
-from captax.collection.cluster import TRIES, Cluster, Worker, tries_of
-from captax.collection.items import CollectionError, Item
+from captax.collection.captioning import CaptionOptions, Copies, Wanted
+from captax.collection.cluster import TRIES, Cluster, ShardWorker, tries_of
+from captax.collection.item import CollectionError, Item
 from captax.pipelines.captioner import Captioner
 
 pytestmark = pytest.mark.slow
@@ -100,8 +100,8 @@ def test_a_shard_that_ends_every_worker_ends_the_job(
         raise SystemExit
 
     monkeypatch.setattr("captax.collection.cluster.caption_batches", ends)
-    worker = Worker.__new__(Worker)
-    worker.captioner, worker.task = tiny_captioner, Task()
+    worker = ShardWorker.__new__(ShardWorker)
+    worker.captioner, worker.options = tiny_captioner, CaptionOptions()
     file = tmp_path / "shards" / "x.json"
     batch = {"file": [str(file)], "wanted": [pickle.dumps(wanted("abc"))]}
     for _ in range(TRIES):
@@ -113,6 +113,10 @@ def test_a_shard_that_ends_every_worker_ends_the_job(
 
 
 def test_copies_cannot_be_looked_for(tmp_path: Path) -> None:
-    found: Iterator[object] = Cluster().batches(wanted("ab"), Task(), tmp_path, {}, Copies(4))
-    with pytest.raises(CollectionError, match="copies are found by one process alone"):
+    found: Iterator[object] = Cluster().batches(
+        wanted("ab"), CaptionOptions(), tmp_path, {}, Copies(4)
+    )
+    with pytest.raises(
+        CollectionError, match="--dedupe only works within one process; use --engine local"
+    ):
         next(found)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from captax.collection.copies import BITS, Seen, fingerprint
+from captax.collection.copies import BITS, Fingerprints, fingerprint
 
 Scene = Callable[[int], Image.Image]
 DISTANCE = 4  # as `--dedupe` advises
@@ -58,7 +58,7 @@ def test_plain_pictures_have_no_look(colour: str) -> None:
 
 def test_the_first_that_is_near_enough_is_found() -> None:
     rng = np.random.default_rng(0)
-    seen, known = Seen(3), []
+    seen, known = Fingerprints(3), []
     for i in range(3000):
         look = int(rng.integers(2**64, dtype=np.uint64))
         assert seen.like(look) is None or any(differ(look, other) <= 3 for other in known)

@@ -293,7 +293,9 @@ def test_what_cannot_be_described_is_one_clear_error_and_work_goes_on(
     loop = tmp_path / "loop.jpg"
     loop.symlink_to(loop)
     for name in refused:
-        with pytest.raises(DescriptionError, match=r"(?s)as it was.* a sidecar, .*\.xmp") as error:
+        with pytest.raises(
+            DescriptionError, match=r"(?s)as it was; --format xmp writes to .*\.xmp instead"
+        ) as error:
             descriptions.write(tmp_path / name, TEXT)
         assert str(error.value).startswith(str(CaptaxError(str(tmp_path / name))))
     for nothing in (tmp_path, tmp_path / "absent.jpg", loop):
@@ -416,12 +418,16 @@ for line in sys.stdin:
 
 
 def test_a_missing_or_old_program_is_said_with_what_to_do(tmp_path: Path):
-    with pytest.raises(DescriptionError, match=r"is not installed: apt-get .* sidecars"):
+    with pytest.raises(
+        DescriptionError, match=r"is not installed; install it: apt-get .* --format xmp"
+    ):
         ExifTool(str(tmp_path / "exiftool")).__enter__()
     with pytest.raises(DescriptionError, match=r"does not run; install it: apt-get"):
         ExifTool("false").__enter__()
     old = tmp_path / "exiftool"
     old.write_text(f"#!{sys.executable}\n{OLD}")
     old.chmod(0o755)
-    with pytest.raises(DescriptionError, match=r"exiftool 11\.88 is older than 12\.38: apt-get"):
+    with pytest.raises(
+        DescriptionError, match=r"exiftool 11\.88 is older than 12\.38; install it anew: apt-get"
+    ):
         ExifTool(str(old)).__enter__()

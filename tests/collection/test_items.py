@@ -18,7 +18,8 @@ import pyarrow.parquet
 import pytest
 
 from captax.collection import archives
-from captax.collection.items import CollectionError, Item, find_items
+from captax.collection.item import CollectionError, Item
+from captax.collection.items import find_items
 from captax.data.example import DataError
 from captax.errors import CaptaxError
 from captax.images import ImageError
@@ -74,11 +75,11 @@ def test_patterns_files_and_folders_mean_each_picture_once(pictures: Callable[..
         ("", "an empty path"),
         ("none", "no such file or folder"),
         ("*.jpg", "this pattern matches no picture"),
-        ("empty", "no pictures in this folder"),
-        ("archives", "for what is in them give 'archives/*.tar'"),
+        ("empty", "there are no pictures in this folder"),
+        ("archives", "to caption what its archives and lists hold, give 'archives/*.tar'"),
         ("a.tar.gz", "is compressed"),
-        ("x" * 300, "cannot be looked at: File name too long"),
-        ("text.zip", "no whole zip file"),
+        ("x" * 300, "cannot be read: File name too long"),
+        ("text.zip", "is not a complete zip file"),
         ("empty.zip", "holds no pictures"),
         ("{a,b}.tar", "does not exist"),
         ("numbers.csv", "no column file_name, image, "),
@@ -184,9 +185,9 @@ def test_what_a_zip_cannot_give_is_an_error_of_that_picture(
     good, locked, odd, bomb, torn = contents(path).values()
     assert good == PIXEL + b"good.jpg"
     assert locked == "error: is locked by a password; unpack the archive first"
-    assert odd == "error: is packed in a way that cannot be read; pack it anew"
-    assert bomb == "error: unpacks to more than a picture has: 1,073,741,825 bytes"
-    assert str(torn).startswith("error: damaged within its zip file: ")
+    assert odd == "error: is compressed in a way that captax cannot read; pack it again"
+    assert bomb == "error: unpacks to more bytes than a picture has (1,073,741,825)"
+    assert str(torn).startswith("error: is damaged within its zip file: ")
 
 
 def test_an_archive_within_an_archive_is_left_alone(tmp_path: Path) -> None:
@@ -260,7 +261,9 @@ def test_a_list_damaged_midway_gives_what_is_before_and_says_so(tmp_path: Path) 
     ):
         good, damage = contents(tmp_path / name).values()
         assert good == PIXEL
-        assert str(damage).startswith(f"error: this list is damaged, and read no further: {where}")
+        assert str(damage).startswith(
+            f"error: this list is damaged and was read no further: {where}"
+        )
     (tmp_path / "l.csv").write_text("image\nb,c\n")
     with pytest.raises(DataError, match="line 2: 2 fields"):
         find_items([str(tmp_path / "l.csv")])

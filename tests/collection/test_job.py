@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 import captax.files
 from captax.collection import beside, description, outputs
 from captax.collection.beside import Beside, TextSidecars, XmpSidecars
-from captax.collection.choices import Format, OnExists
+from captax.collection.caption_template import CaptionTemplate
+from captax.collection.choices import CaptionFormat, OnExists
 from captax.collection.items import find_items
 from captax.collection.job import Output, Shape, Summary, caption_collection, reason_of
 from captax.collection.journal import Journal
 from captax.collection.outputs import OneFile
 from captax.collection.record import Record
-from captax.collection.wording import Wording
 from captax.errors import CaptaxError
 from captax.files import OutputError
 
@@ -138,7 +138,7 @@ class Job:
         if self.kind in ("sidecar", "xmp", "folder"):
             kind = XmpSidecars() if self.kind == "xmp" else TextSidecars()
             return Beside(kind, Path("out") if self.kind == "folder" else None, self.policy)
-        return OneFile(Path(f"captions.{self.kind}"), Format(self.kind))
+        return OneFile(Path(f"captions.{self.kind}"), CaptionFormat(self.kind))
 
     def run(self, engine: Any) -> Summary:
         with Journal(Path("job"), {}) as journal:
@@ -147,7 +147,7 @@ class Job:
                 engine,
                 self.output(),
                 journal=journal,
-                shape=Shape(Wording("{caption}, {name}", "<", ">"), self.min_score),
+                shape=Shape(CaptionTemplate("{caption}, {name}", "<", ">"), self.min_score),
                 dedupe=self.dedupe,
                 listed=Path("captions"),
             )
@@ -243,7 +243,7 @@ def test_a_job_without_a_journal_only_writes(engine: Any, pictures: Callable[...
 
 def test_asked_to_stop_it_stops_after_the_batch(engine: Any, pictures: Callable[..., Path]) -> None:
     folder = pictures("a.jpg", "b.jpg", "c.jpg")
-    out = OneFile(folder / "x.csv", Format.csv)
+    out = OneFile(folder / "x.csv", CaptionFormat.csv)
     with Journal(folder / "job", {}) as journal:
         items = find_items([str(folder)])
         summary = caption_collection(items, engine(), out, journal=journal, asked=lambda: True)
@@ -253,7 +253,7 @@ def test_asked_to_stop_it_stops_after_the_batch(engine: Any, pictures: Callable[
 
 
 def test_pictures_that_come_later_are_added(engine: Any, pictures: Callable[..., Path]) -> None:
-    out = OneFile(pictures("b.jpg") / "x.jsonl", Format.jsonl)
+    out = OneFile(pictures("b.jpg") / "x.jsonl", CaptionFormat.jsonl)
     for names in (["b.jpg"], ["a.jpg", "b.jpg"]):
         folder = pictures(*names)
         with Journal(folder / "job", {}) as journal:
@@ -289,7 +289,9 @@ def test_a_full_disk_is_said_with_what_was_done(
             output = Beside(Full(room, errno))
             caption_collection(find_items([str(folder)]), each, output, journal=journal)
         if said is not None:
-            assert f"({os.strerror(errno)}); 2 pictures done and kept" in str(said.value)
+            assert f"({os.strerror(errno)}); 2 pictures done; run the same command again" in str(
+                said.value
+            )
             assert said.value.errno == errno
     assert len(list(folder.glob("*.txt"))) == 5
     assert [Path(name).name for name in two.given] == ["4.jpg"]
@@ -331,7 +333,7 @@ def test_lists_of_what_is_left_are_there_only_if_something_is(
 ) -> None:
     folder = pictures("a.jpg", "bad.jpg", "a long name.jpg")
     sidecars = Beside(TextSidecars())
-    shape = Shape(Wording("{caption}!"), min_score=-5.0)
+    shape = Shape(CaptionTemplate("{caption}!"), min_score=-5.0)
     with Journal(folder / "job", {}) as journal:
         items = find_items([str(folder)])
         summary = caption_collection(

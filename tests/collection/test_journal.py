@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from captax.collection.choices import Resume
-from captax.collection.items import CollectionError
+from captax.collection.item import CollectionError
 from captax.collection.journal import JOURNAL, Journal
 from captax.collection.record import Record
 from captax.files import OutputError
@@ -88,7 +88,9 @@ def test_a_damaged_line_is_named_and_nothing_is_changed(tmp_path: Path, line: by
 def test_a_journal_of_another_version_is_refused(tmp_path: Path, header: bytes) -> None:
     path = filled(tmp_path)
     path.write_bytes(header + b"\n" + path.read_bytes().split(b"\n", 1)[1])
-    with pytest.raises(CollectionError, match="no journal that this version"):
+    with pytest.raises(
+        CollectionError, match="is not a journal that this version of captax can read"
+    ):
         read(tmp_path)
     assert path.read_bytes().startswith(header + b"\n")
 
@@ -107,7 +109,7 @@ def test_other_settings_are_refused_unless_told(tmp_path: Path) -> None:
 
 
 def test_always_needs_something_to_go_on_with(tmp_path: Path) -> None:
-    with pytest.raises(CollectionError, match="nothing to resume"):
+    with pytest.raises(CollectionError, match="nothing to resume; leave out --resume always"):
         read(tmp_path / "x", resume=Resume.always)
     assert not (tmp_path / "x").exists()
 
@@ -141,7 +143,7 @@ def test_two_at_once_are_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-c", program, str(tmp_path)]
     with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "in\n"
-        with pytest.raises(CollectionError, match="another process is at work on this"):
+        with pytest.raises(CollectionError, match="another process is working on this job"):
             read(tmp_path)
         other.kill()
     filled(tmp_path)  # a lock does not outlive who held it

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 import pyarrow.parquet
 import pytest
 
-from captax.collection.choices import Format
-from captax.collection.items import CollectionError, Item
+from captax.collection.choices import CaptionFormat
+from captax.collection.item import CollectionError, Item
 from captax.collection.outputs import WRITERS, OneFile, Screen, format_of
 from captax.collection.record import Record, utf8
 from captax.metrics.caption_files import read_captions
@@ -31,14 +31,16 @@ RECORDS += [Record("sub/copy.jpg", SAID[:1], copy_of="sub/a.jpg")]
 BROKEN = Record("sub/\udcff.jpg", error='is "broken" \udcff, or\nso')
 
 
-def written(tmp_path: Path, format: Format, *records: Record) -> Path:
+def written(tmp_path: Path, format: CaptionFormat, *records: Record) -> Path:
     path = tmp_path / f"captions.{format}"
     WRITERS[format](path, lambda: records)
     return path
 
 
 def test_csv_is_read_back(tmp_path: Path) -> None:
-    with written(tmp_path, Format.csv, *RECORDS, BROKEN).open(encoding="utf-8", newline="") as file:
+    with written(tmp_path, CaptionFormat.csv, *RECORDS, BROKEN).open(
+        encoding="utf-8", newline=""
+    ) as file:
         rows = list(csv.DictReader(file, strict=True))
     assert list(rows[0])[:6] == ["path", "caption", "score", "error", "caption_2", "score_2"]
     for row, record in zip(rows, [*RECORDS, BROKEN], strict=True):
@@ -49,7 +51,7 @@ def test_csv_is_read_back(tmp_path: Path) -> None:
 
 
 def test_jsonl_is_read_back(tmp_path: Path) -> None:
-    path = written(tmp_path, Format.jsonl, *RECORDS, BROKEN)
+    path = written(tmp_path, CaptionFormat.jsonl, *RECORDS, BROKEN)
     rows = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
     for row, record in zip(rows, RECORDS, strict=False):
         said = [row, *row.get("alternatives", [])]
@@ -61,14 +63,14 @@ def test_jsonl_is_read_back(tmp_path: Path) -> None:
 
 def test_parquet_is_read_back(tmp_path: Path) -> None:
     rows = pyarrow.parquet.read_table(
-        written(tmp_path, Format.parquet, *RECORDS, BROKEN)
+        written(tmp_path, CaptionFormat.parquet, *RECORDS, BROKEN)
     ).to_pylist()
     for row, record in zip(rows, RECORDS, strict=False):
         said = [row, *row["alternatives"]]
         assert row["path"] == utf8(record.name) and row["error"] is None
         assert [(each["caption"], each["score"]) for each in said] == list(record.captions)
     assert rows[-1]["error"] == utf8(BROKEN.error) and rows[-1]["caption"] is None
-    empty = pyarrow.parquet.read_table(written(tmp_path, Format.parquet))
+    empty = pyarrow.parquet.read_table(written(tmp_path, CaptionFormat.parquet))
     assert (empty.num_rows, empty.column_names[0]) == (0, "path")
 
 
@@ -85,18 +87,22 @@ def test_parquet_is_read_back(tmp_path: Path) -> None:
 def test_coco_results_have_an_id_a_picture(
     tmp_path: Path, names: list[str], ids: list[int | str]
 ) -> None:
-    path = written(tmp_path, Format.coco, *(Record(name, SAID[:1]) for name in names), BROKEN)
+    path = written(
+        tmp_path, CaptionFormat.coco, *(Record(name, SAID[:1]) for name in names), BROKEN
+    )
     assert json.loads(path.read_text(encoding="utf-8")) == [
         {"image_id": id, "caption": SAID[0][0]} for id in ids
     ]
 
 
 def test_coco_results_of_nothing_are_an_empty_list(tmp_path: Path) -> None:
-    assert json.loads(written(tmp_path, Format.coco, BROKEN).read_text()) == []
+    assert json.loads(written(tmp_path, CaptionFormat.coco, BROKEN).read_text()) == []
 
 
-@pytest.mark.parametrize("format", [Format.jsonl, Format.coco, Format.csv, Format.metadata])
-def test_captax_scores_what_it_writes(tmp_path: Path, format: Format) -> None:
+@pytest.mark.parametrize(
+    "format", [CaptionFormat.jsonl, CaptionFormat.coco, CaptionFormat.csv, CaptionFormat.metadata]
+)
+def test_captax_scores_what_it_writes(tmp_path: Path, format: CaptionFormat) -> None:
     """`captax score` reads the files, names and all."""
     records = [Record(str(tmp_path / f"{n}.jpg"), ((f"caption {n}", -1.0),)) for n in range(3)]
     path = written(tmp_path, format, *records)
@@ -114,7 +120,7 @@ def test_datasets_load_a_folder_with_its_metadata(
         Record(str(folder / "a b.png"), SAID[:1]),
         Record(str(folder / "sub/é, 'x'.png"), SAID[1:]),
     ]
-    out = OneFile(folder / "metadata.jsonl", Format.metadata)
+    out = OneFile(folder / "metadata.jsonl", CaptionFormat.metadata)
     (folder / ".metadata.jsonl.captax").mkdir()
     (folder / ".metadata.jsonl.captax" / "journal.jsonl").write_text('{"captax": 1}\n')
     out.finish(lambda: records)
@@ -129,15 +135,19 @@ def test_metadata_names_only_what_is_below_it(
     tmp_path: Path, pictures: Callable[..., Path]
 ) -> None:
     folder = pictures("a.png")
-    out = OneFile(folder / "sub" / "metadata.jsonl", Format.metadata)
-    with pytest.raises(CollectionError, match=r"is not in .*sub, whose metadata"):
+    out = OneFile(folder / "sub" / "metadata.jsonl", CaptionFormat.metadata)
+    with pytest.raises(CollectionError, match=r"is not in .*sub, and metadata"):
         out.plan(Item("a", folder / "a.png", PurePosixPath("a")))
-    with pytest.raises(CollectionError, match="no file on this disk"):
+    with pytest.raises(
+        CollectionError, match=r"is not a file on this disk, so metadata\.jsonl cannot name it"
+    ):
         out.plan(Item("a", b"", PurePosixPath("a")))
 
 
-@pytest.mark.parametrize("format", [Format.text, Format.jsonl])
-def test_any_name_is_printed(capfdbinary: pytest.CaptureFixture[bytes], format: Format) -> None:
+@pytest.mark.parametrize("format", [CaptionFormat.text, CaptionFormat.jsonl])
+def test_any_name_is_printed(
+    capfdbinary: pytest.CaptureFixture[bytes], format: CaptionFormat
+) -> None:
     screen = Screen(format)
     for record in RECORDS:
         screen.write(record)
@@ -154,15 +164,17 @@ def test_formats_go_by_the_name() -> None:
 def test_a_file_that_somebody_else_wrote_or_changed_is_not_replaced(tmp_path: Path) -> None:
     out, mark = tmp_path / "a.txt", tmp_path / "job" / "written"
     records = [Record("a.jpg", (("a dog", -1.0),))]
-    output = OneFile(out, Format.text, mark)
+    output = OneFile(out, CaptionFormat.text, mark)
     output.check()
     output.finish(lambda: iter(records))
     output.check()
     out.write_text("a.jpg: my dog\n")
-    with pytest.raises(CollectionError, match="was changed since it was written; --on-exists"):
+    with pytest.raises(CollectionError, match="was changed since it was written; add --on-exists"):
         output.check()
     mark.write_text("")  # what a job leaves that is killed while it writes
     output.check()
     mark.unlink()
-    with pytest.raises(CollectionError, match="is there already; --on-exists overwrite"):
+    with pytest.raises(
+        CollectionError, match="is there already; add --on-exists overwrite to replace it"
+    ):
         output.check()

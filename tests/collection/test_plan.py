@@ -5,25 +5,54 @@ from typing import Any
 
 import pytest
 
-from captax.collection.choices import Format
-from captax.collection.items import CollectionError, find_items
+from captax.collection.choices import CaptionFormat
+from captax.collection.item import CollectionError
+from captax.collection.items import find_items
 from captax.collection.plan import Plan
 
 
 @pytest.mark.parametrize(
     ("sources", "options", "message"),
     [
-        (["a"], {"format": Format.csv}, "format csv is that of a file: give --out"),
-        (["a"], {"ext": ".foo"}, "--ext is of sidecars"),
-        (["a"], {"format": Format.sidecar, "ext": ".jpg"}, "ext is '.jpg', a picture's"),
-        (["a"], {"format": Format.sidecar, "ext": "txt"}, "ext is 'txt': give one such as .txt"),
-        (["a"], {"format": Format.xmp, "ext": ".txt"}, "it can only be .xmp"),
-        (["a.zip"], {"format": Format.sidecar}, "a.zip: give a folder for its sidecars"),
-        (["s3://a"], {"format": Format.embed}, "s3://a: a description can be embedded"),
-        (["a.tar"], {"out": Path("metadata.jsonl")}, "a.tar: metadata.jsonl is of pictures in"),
+        (["a"], {"format": CaptionFormat.csv}, "--format csv writes a file; add --out"),
+        (["a"], {"ext": ".foo"}, "--ext only applies to sidecars; add --format sidecar or xmp"),
+        (
+            ["a"],
+            {"format": CaptionFormat.sidecar, "ext": ".jpg"},
+            "--ext is '.jpg', a suffix of pictures; give one such as .txt",
+        ),
+        (
+            ["a"],
+            {"format": CaptionFormat.sidecar, "ext": "txt"},
+            "--ext is 'txt'; give one such as .txt or .caption",
+        ),
+        (
+            ["a"],
+            {"format": CaptionFormat.xmp, "ext": ".txt"},
+            "--ext is '.txt', but .xmp sidecars end in .xmp; leave it out, or give .xmp",
+        ),
+        (
+            ["a.zip"],
+            {"format": CaptionFormat.sidecar},
+            "a.zip: its sidecars need a folder; add --out FOLDER",
+        ),
+        (
+            ["s3://a"],
+            {"format": CaptionFormat.embed},
+            "s3://a: a description can only be embedded in a picture's own file; use",
+        ),
+        (
+            ["a.tar"],
+            {"out": Path("metadata.jsonl")},
+            "a.tar: metadata.jsonl names only pictures in its folder; give --out another",
+        ),
         (["a"], {"out": Path("a.tsv")}, "a.tsv: tables are written as .csv or .parquet"),
-        (["a"], {"out": Path("/dev/null")}, "/dev/null: is no file"),
-        (["a"], {"out": Path("/")}, "/: is a folder"),
+        (
+            ["a"],
+            {"out": Path("/dev/null")},
+            "/dev/null: is not a regular file; leave out --out to print captions",
+        ),
+        (["a"], {"out": Path("/")}, "/: is a folder; give a file, or add --format sidecar"),
     ],
 )
 def test_what_cannot_be_is_refused(

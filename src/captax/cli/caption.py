@@ -20,7 +20,8 @@ from captax.cli.options import (
     load_captioner,
     watched,
 )
-from captax.collection.choices import Engine, Format, OnExists, Resume
+from captax.collection.choices import CaptionFormat, Engine, OnExists, Resume
+from captax.errors import CaptaxError
 
 if TYPE_CHECKING:
     from captax.collection.job import Summary
@@ -46,57 +47,79 @@ def caption(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="Pictures, folders (searched), patterns, .zip, .tar, lists (.parquet, .jsonl, "
-            ".csv, .tsv, .txt), URLs."
+            help="Pictures, folders (searched with their subfolders), patterns, archives (.zip, "
+            ".tar), lists (.parquet, .jsonl, .csv, .tsv, .txt) and URLs."
         ),
     ],
     model: Model = None,
-    prompt: Annotated[str, typer.Option(help="Captions begin with it.")] = "",
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    prompt: Annotated[
+        str, typer.Option(help="Text that captions begin with. Default: none.", show_default=False)
+    ] = "",
+    batch_size: Annotated[int, typer.Option(help="Pictures captioned at once.", min=1)] = 32,
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write; with sidecars, folder to write them to."),
+        typer.Option(
+            help="The file to write, or the folder for sidecars. Default: the screen, or for "
+            "sidecars beside the pictures."
+        ),
     ] = None,
     format: Annotated[
-        Format | None,
+        CaptionFormat | None,
         typer.Option(
-            help="sidecar: a .txt beside each picture; xmp: an .xmp; embed: in the picture's own "
-            "file; coco: COCO's results; metadata: of an image folder. Default: as the suffix of "
-            "--out says, else text.",
+            help="How captions are written. coco: COCO's results; metadata: an image folder's "
+            "metadata.jsonl; sidecar: a .txt beside each picture; xmp: an .xmp beside it; embed: "
+            "in the picture's own file. Default: what the suffix of --out says, else text.",
         ),
     ] = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="Also write an HTML page of pictures and captions.")
+        Path | None,
+        typer.Option(help="Also write pictures and captions to this HTML page. Default: no page."),
     ] = None,
     dtype: Loaded = Dtype.float32,
     revision: Revision = None,
     offline: Offline = False,
     template: Annotated[
-        str, _writing("What is written: {caption}, {name} and {folder} are the picture's.")
+        str,
+        _writing(
+            "The text to write; {caption}, {name} and {folder} are filled in for each picture."
+        ),
     ] = "{caption}",
-    prefix: Annotated[str, _writing("Text before the caption, such as 'ohwx, '.")] = "",
-    suffix: Annotated[str, _writing("Text after the caption.")] = "",
+    prefix: Annotated[
+        str,
+        _writing("Text before the caption, such as 'ohwx, '. Default: none.", show_default=False),
+    ] = "",
+    suffix: Annotated[
+        str, _writing("Text after the caption. Default: none.", show_default=False)
+    ] = "",
     min_score: Annotated[
-        float | None, _writing("Captions that score less are not written but listed for review.")
+        float | None,
+        _writing(
+            "Captions that score less are listed for review, not written. Default: all are written."
+        ),
     ] = None,
     ext: Annotated[
-        str | None, _writing("Of sidecars, such as .caption.", show_default=".txt")
+        str | None,
+        _writing(
+            "The suffix of sidecars, such as .caption. Default: .txt, or .xmp after the whole name."
+        ),
     ] = None,
     on_exists: Annotated[
         OnExists,
         _writing(
-            "What to do where a picture has a sidecar, or a description, already; overwrite also "
-            "replaces an --out that is not this job's."
+            "What to do if a picture has a sidecar or a description already. overwrite also "
+            "replaces an --out file that this job did not write."
         ),
     ] = OnExists.skip,
     separator: Annotated[
-        str, _writing("Between what was there and what is added.", show_default="a new line")
+        str,
+        _writing("What stands between the old text and the added one.", show_default="a new line"),
     ] = "\n",
     dedupe: Annotated[
         int | None,
         _collection(
-            "Caption pictures that look alike once: those whose fingerprints differ in at most so "
-            "many of 64 bits. 4 finds resized and recompressed copies, 8 also some cropped ones.",
+            "Caption pictures that look alike only once: those whose fingerprints differ in at "
+            "most this many of 64 bits. 4 finds resized and recompressed copies, 8 also some "
+            "cropped ones. Default: every picture is captioned.",
             min=0,
             max=63,
         ),
@@ -104,43 +127,47 @@ def caption(
     resume: Annotated[
         Resume,
         _collection(
-            "Go on from an earlier run: if its settings were the same (others are refused), always "
-            "(with the new ones), or never (begin anew)."
+            "Whether to go on from an earlier run: if its settings were the same (others are "
+            "refused), always (with the new settings), or never (start over)."
         ),
     ] = Resume.if_possible,
     retry_errors: Annotated[
-        bool, _collection("Try pictures that failed in an earlier run again.")
+        bool, _collection("Caption pictures again that failed in an earlier run.")
     ] = False,
     engine: Annotated[
-        Engine, _collection("What captions: this process, or workers on a Ray cluster.")
+        Engine,
+        _collection("What captions the pictures: this process, or workers on a Ray cluster."),
     ] = Engine.local,
     workers: Annotated[
         int | None,
-        _collection("Of Ray, at most; default: one for each GPU, TPU or, without, machine.", min=1),
+        _collection(
+            "The most workers on the cluster. Default: one for each GPU or TPU, else each machine.",
+            min=1,
+        ),
     ] = None,
     shard_size: Annotated[
-        int, _collection("Pictures that a worker is given at once.", min=1)
+        int, _collection("Pictures that a worker is given at a time.", min=1)
     ] = 256,
     *,
     options: dict[str, Any],
 ) -> None:
-    """Caption pictures: on the screen, in a file, or beside each.
+    """Caption pictures and print the captions, or write them to a file or beside each picture.
 
-    Except on the screen, nothing is lost and nothing done twice: after Ctrl-C, a crash or a kill,
-    the same command goes on where it was. What is done is kept in a folder whose name ends in
-    .captax, beside the output. Pictures that cannot be read are named on stderr; then the exit code
-    is 1. It is 130 after Ctrl-C, which stops once the batch is written.
+    When captions are written, nothing is lost and nothing is done twice: after Ctrl-C, a crash or a
+    kill, run the same command again, and it goes on. What is done is kept in a folder whose name
+    ends in .captax, beside the output. Pictures that cannot be read are named on stderr, and the
+    exit code is then 1. Ctrl-C stops the job once its batch is written, with exit code 130.
     """
-    from captax.collection.batches import Task
+    # Start-up time: these import JAX, for which `--help` should not wait.
+    from captax.collection.caption_template import CaptionTemplate
+    from captax.collection.captioning import CaptionOptions
     from captax.collection.cluster import Cluster
     from captax.collection.job import Shape
     from captax.collection.plan import Plan
-    from captax.collection.wording import Wording
-    from captax.errors import CaptaxError
 
-    task = Task(prompt, options.pop("seed", 0), batch_size, dedupe, options)
-    shape = Shape(Wording(template, prefix, suffix), min_score)
-    plan = Plan(tuple(sources), out, format, ext, on_exists, separator, task, shape, sheet)
+    asked = CaptionOptions(prompt, options.pop("seed", 0), batch_size, dedupe, options)
+    shape = Shape(CaptionTemplate(template, prefix, suffix), min_score)
+    plan = Plan(tuple(sources), out, format, ext, on_exists, separator, asked, shape, sheet)
     loaded: dict[str, Any] = {
         "name": model,
         "revision": revision,
@@ -148,10 +175,10 @@ def caption(
         "dtype": dtype.value,
     }
     if workers is not None and engine is Engine.local:
-        raise CaptaxError("--workers are of a cluster: give --engine ray too")
+        raise CaptaxError("--workers only applies to a cluster; add --engine ray")
     cluster = Cluster(loaded, workers, shard_size) if engine is Engine.ray else None
     if cluster is not None and plan.printed:
-        raise CaptaxError("the engine ray is for collections: give --out, or --format sidecar")
+        raise CaptaxError("--engine ray cannot print captions; add --out, or --format sidecar")
     captioner = load_captioner(**loaded)
     arguments = {"model": model, "cluster": cluster, "resume": resume, "retry_errors": retry_errors}
     summary = _run(plan, captioner, arguments)
@@ -166,9 +193,9 @@ def caption(
 
 def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
     """Run the plan under a progress bar, or with a line now and then in a log; tell of errors."""
+    # Start-up time.
     from tqdm import tqdm
 
-    from captax.errors import CaptaxError
     from captax.stopping import stopping
 
     bar = tqdm(unit=" pictures", disable=not watched(plan.folder), leave=False, smoothing=0.05)
@@ -194,7 +221,7 @@ def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
                 if errors <= SHOWN:
                     tell(f"{record.name}: {record.error}")
                 elif errors == SHOWN + 1:
-                    tell("further errors are only counted here")
+                    tell("further errors are counted and not shown")
         if not bar.n:
             bar.initial = summary.settled - len(records)
         bar.update(summary.settled - bar.n)
@@ -221,10 +248,10 @@ def _progress(summary: "Summary", seconds: float, total: list[int]) -> str:
 
 
 def _count(plan: "Plan", bar: Any, total: list[int]) -> None:
+    # Start-up time.
     from captax.collection.items import find_items
-    from captax.errors import CaptaxError
 
-    with contextlib.suppress(CaptaxError):  # of which the job itself tells
+    with contextlib.suppress(CaptaxError):  # the job itself reports these
         total.append(sum(1 for _ in find_items(plan.sources)))
         if not bar.disable:  # nor closed
             bar.total = total[0]

@@ -4,6 +4,7 @@ import gc
 import importlib.metadata
 import inspect
 import os
+import re
 import sys
 from typing import Annotated, Any
 
@@ -74,6 +75,11 @@ app.command("export")(export.export)
 app.command("push")(push.push)
 app.command("serve")(serve.serve)
 app.command("info")(info.info)
+
+# Terminals of any width wrap paragraphs; they would keep the lines of docstrings.
+for command in (*app.registered_commands, *data.app.registered_commands):
+    paragraphs = inspect.getdoc(command.callback) or ""
+    command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", paragraphs)
 
 
 def _unwrap(command: typer.models.CommandInfo) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from captax.pipelines.captioner import Captioner
 
 
-class Format(StrEnum):
+class LineFormat(StrEnum):
     """How results are written."""
 
     text = "text"
@@ -28,22 +28,24 @@ class Format(StrEnum):
 
 
 Formatted = Annotated[
-    Format | None,
-    typer.Option("--format", help="Default: jsonl if --out ends in .jsonl, else text."),
+    LineFormat | None,
+    typer.Option(
+        "--format",
+        help="How results are written. Default: jsonl if --out ends in .jsonl, else text.",
+    ),
 ]
-Out = Annotated[Path | None, typer.Option(help="Output file. Default: the screen.")]
+Out = Annotated[Path | None, typer.Option(help="The file to write. Default: the screen.")]
 Revision = Annotated[
     str | None,
-    typer.Option(help="Branch, tag or commit of a model on the hub. Default: its main branch."),
+    typer.Option(help="The branch, tag or commit of a hub model. Default: its main branch."),
 ]
 Offline = Annotated[
     bool, typer.Option("--offline", help="Use only hub models that were downloaded before.")
 ]
 Model = Annotated[
     str | None,
-    typer.Option(help="Checkpoint directory or hub name. Default: the built-in captioner."),
+    typer.Option(help="A checkpoint directory or hub name. Default: the built-in captioner."),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Inputs that go through the model at once.")]
 
 
 class Dtype(StrEnum):
@@ -58,7 +60,7 @@ Loaded = Annotated[
     Dtype,
     typer.Option(
         "--dtype",
-        help="Type of the weights in memory. bfloat16 is fastest on TPUs, GPUs and CPUs with AMX.",
+        help="The type of weights in memory. bfloat16 is fastest on TPUs, GPUs and CPUs with AMX.",
     ),
 ]
 # What commands exit with when they went on past inputs that could not be read.
@@ -94,76 +96,133 @@ class EarlyStopping(StrEnum):
 
 
 def _decoding(kind: Any, panel: str, help: str, **rules: Any) -> Any:
-    # What is not given is as the checkpoint's generation_config.json has it.
-    default = "0" if help.startswith("Seed") else "the checkpoint's"
-    return Annotated[
-        kind, typer.Option(help=help, rich_help_panel=panel, show_default=default, **rules)
-    ]
+    return Annotated[kind, typer.Option(help=help, rich_help_panel=panel, **rules)]
 
 
 _SEARCH, _LENGTH, _SAMPLING, _WORDS = "Search", "Length", "Sampling", "Words"
-# By the names of `GenerationConfig`.
+# By the names of `GenerationConfig`. What is not given is as the checkpoint has it, or else as
+# the help says.
 DECODING: dict[str, Any] = {
-    "num_beams": _decoding(int | None, _SEARCH, "Beams of the search; 1 is greedy.", min=1),
+    "num_beams": _decoding(
+        int | None,
+        _SEARCH,
+        "Beams to search with; 1 is greedy. Default: the checkpoint's.",
+        min=1,
+    ),
     "early_stopping": _decoding(
         EarlyStopping | None,
         _SEARCH,
-        "When the search for a picture ends. true: as soon as num_beams captions have ended. "
-        "false: when no open beam scores better now. never: when none could at any length.",
+        "When beam search ends: at num_beams finished captions (true), once no "
+        "better one is likely (false), or once none is possible (never). "
+        "Default: the checkpoint's, or false.",
     ),
     "num_return_sequences": _decoding(
-        int | None, _SEARCH, "Captions for each input; those of a search come best first.", min=1
+        int | None,
+        _SEARCH,
+        "Captions to return, the best first. Default: the checkpoint's, or 1.",
+        min=1,
     ),
     "num_beam_groups": _decoding(
-        int | None, _SEARCH, "Groups of beams that avoid each other's words.", min=1
+        int | None,
+        _SEARCH,
+        "Groups of beams that avoid one another's words. Default: the checkpoint's, or 1.",
+        min=1,
     ),
     "diversity_penalty": _decoding(
-        float | None, _SEARCH, "Penalty for words that earlier groups chose.", min=0
+        float | None,
+        _SEARCH,
+        "How much words of earlier groups cost. Default: the checkpoint's, or 0.",
+        min=0,
     ),
-    "max_new_tokens": _decoding(int | None, _LENGTH, "Most tokens to write.", min=1),
-    "min_new_tokens": _decoding(int | None, _LENGTH, "Fewest tokens to write.", min=0),
-    "max_length": _decoding(int | None, _LENGTH, "Most tokens, with those of the prompt.", min=1),
-    "min_length": _decoding(int | None, _LENGTH, "Fewest tokens, with those of the prompt.", min=0),
-    "length_penalty": _decoding(float | None, _LENGTH, "Above 0 the search favours long texts."),
-    "do_sample": _decoding(bool | None, _SAMPLING, "Draw tokens by their probabilities."),
+    "max_new_tokens": _decoding(
+        int | None, _LENGTH, "The most tokens to write. Default: the checkpoint's, or 20.", min=1
+    ),
+    "min_new_tokens": _decoding(
+        int | None, _LENGTH, "The fewest tokens to write. Default: the checkpoint's, or 0.", min=0
+    ),
+    "max_length": _decoding(
+        int | None, _LENGTH, "The most tokens, with the prompt's. Default: the checkpoint's.", min=1
+    ),
+    "min_length": _decoding(
+        int | None,
+        _LENGTH,
+        "The fewest tokens, with the prompt's. Default: the checkpoint's, or 0.",
+        min=0,
+    ),
+    "length_penalty": _decoding(
+        float | None,
+        _LENGTH,
+        "Above 0 favours long captions, below 0 short ones. Default: the checkpoint's, or 1.",
+    ),
+    "do_sample": _decoding(
+        bool | None,
+        _SAMPLING,
+        "Draw words by their probabilities. Default: the checkpoint's, or no.",
+    ),
     "seed": _decoding(
-        int | None, _SAMPLING, "Seed of the draws; each input also counts by its place."
+        int | None, _SAMPLING, "What random draws depend on, with each input's place. Default: 0."
     ),
-    "temperature": _decoding(float | None, _SAMPLING, "Above 1 draws more evenly."),
+    "temperature": _decoding(
+        float | None,
+        _SAMPLING,
+        "Above 1 draws more evenly, below 1 less. Default: the checkpoint's, or 1.",
+    ),
     "top_k": _decoding(
-        int | None, _SAMPLING, "Draw among the k most probable tokens; 0 is all.", min=0
+        int | None,
+        _SAMPLING,
+        "Draw among the k most probable tokens; 0 is all. Default: the checkpoint's, or 50.",
+        min=0,
     ),
     "top_p": _decoding(
-        float | None, _SAMPLING, "Draw among the most probable tokens with this total probability."
+        float | None,
+        _SAMPLING,
+        "Draw among the most probable tokens that add up to this. Default: the checkpoint's, or 1.",
     ),
     "min_p": _decoding(
         float | None,
         _SAMPLING,
-        "Draw among tokens with at least this share of the best one's probability.",
+        "Draw among tokens at least this probable, relative to the best. "
+        "Default: the checkpoint's, or no limit.",
     ),
     "best_of": _decoding(
-        int | None, _SAMPLING, "Draw this many texts and keep those with the best scores.", min=1
+        int | None,
+        _SAMPLING,
+        "Draw this many and return the best by score. Default: as many as are returned.",
+        min=1,
     ),
     "repetition_penalty": _decoding(
-        float | None, _WORDS, "Above 1 discourages tokens that were written before."
+        float | None, _WORDS, "Above 1 discourages repeats. Default: the checkpoint's, or 1."
     ),
     "no_repeat_ngram_size": _decoding(
-        int | None, _WORDS, "Write no n-gram of this size twice; 0 allows all.", min=0
+        int | None,
+        _WORDS,
+        "No n-gram of this length comes twice. Default: the checkpoint's, or 0 (allowed).",
+        min=0,
     ),
     "bad_words": _decoding(
-        list[str] | None, _WORDS, "Word or phrase that never occurs; repeat the option for more."
+        list[str] | None, _WORDS, "A word or phrase never to say; may be repeated. Default: none."
     ),
     "force_words": _decoding(
-        list[str] | None, _WORDS, "Word or phrase that always occurs; repeat the option for more."
+        list[str] | None, _WORDS, "A word or phrase always to say; may be repeated. Default: none."
     ),
     "suppress_tokens": _decoding(
-        list[int] | None, _WORDS, "Token id that never occurs; repeat the option for more."
+        list[int] | None,
+        _WORDS,
+        "A token id never to write; may be repeated. Default: the checkpoint's.",
     ),
     "begin_suppress_tokens": _decoding(
-        list[int] | None, _WORDS, "Token id that never comes first; repeat the option for more."
+        list[int] | None,
+        _WORDS,
+        "A token id never to begin with; may be repeated. Default: the checkpoint's.",
     ),
-    "forced_bos_token_id": _decoding(int | None, _WORDS, "Token id to begin with."),
-    "forced_eos_token_id": _decoding(int | None, _WORDS, "Token id to end with at full length."),
+    "forced_bos_token_id": _decoding(
+        int | None, _WORDS, "The token id to begin with. Default: the checkpoint's, or any."
+    ),
+    "forced_eos_token_id": _decoding(
+        int | None,
+        _WORDS,
+        "The token id to end with at the greatest length. Default: the checkpoint's, or any.",
+    ),
 }
 
 
@@ -196,9 +255,11 @@ def watched(out: Path | None) -> bool:
     return sys.stderr.isatty() and (out is not None or not sys.stdout.isatty())
 
 
-def as_json(format: Format | None, out: Path | None) -> bool:
+def as_json(format: LineFormat | None, out: Path | None) -> bool:
     """Whether results are written as JSON, a record a line."""
-    return format is Format.jsonl or (format is None and out is not None and out.suffix == ".jsonl")
+    return format is LineFormat.jsonl or (
+        format is None and out is not None and out.suffix == ".jsonl"
+    )
 
 
 @contextlib.contextmanager

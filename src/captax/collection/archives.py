@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from captax.collection.items import MASKS, CollectionError, Item, place_of
+from captax.collection.item import MASKS, CollectionError, Item, place_of
 from captax.collection.remote import RemoteSpan, opened
 from captax.data.example import DataError
 from captax.data.shards import TarPicture, tar_files
 from captax.images import ImageError, is_image_path
 
-# Of what a zip says is larger, no byte is unpacked.
+# A picture that its zip file says is larger is not unpacked.
 MAX_UNPACKED = 2**30
 
 
@@ -38,18 +38,20 @@ class ZipPicture:
         except OSError as error:
             raise ImageError(f"cannot be read: {error.strerror or error}") from None
         except NotImplementedError:
-            raise ImageError("is packed in a way that cannot be read; pack it anew") from None
+            raise ImageError(
+                "is compressed in a way that captax cannot read; pack it again"
+            ) from None
         except RuntimeError:  # what zipfile raises for want of a password
             raise ImageError("is locked by a password; unpack the archive first") from None
         except Exception as error:  # what decompressors make of damage is nearly anything
-            raise ImageError(f"damaged within its zip file: {error}") from None
-        raise ImageError(f"unpacks to more than a picture has: {size:,} bytes")
+            raise ImageError(f"is damaged within its zip file: {error}") from None
+        raise ImageError(f"unpacks to more bytes than a picture has ({size:,})")
 
 
 @functools.lru_cache(maxsize=4)
 def _zip(archive: str) -> zipfile.ZipFile:
     """An open zip file, which threads may read at the same time."""
-    # Of a path, zipfile opens the file itself, and so closes it when it is dropped here.
+    # A file that zipfile opens itself, by its path, is closed when it is dropped here.
     return zipfile.ZipFile(opened(archive) if "://" in archive else archive)
 
 
@@ -79,7 +81,9 @@ def _in_zip(archive: str) -> Iterator[tuple[str, ZipPicture]]:
     except OSError as error:
         raise CollectionError(f"{archive}: cannot be read: {error.strerror or error}") from None
     except Exception as error:
-        raise CollectionError(f"{archive}: no whole zip file ({error}); fetch it again") from None
+        raise CollectionError(
+            f"{archive}: is not a complete zip file ({error}); fetch it again"
+        ) from None
     for name in names:
         yield name, ZipPicture(archive, name)
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from captax.collection import description
+from captax.collection.caption_template import merged
 from captax.collection.choices import OnExists
 from captax.collection.description import sidecar_path
 from captax.collection.exiftool import ExifTool
-from captax.collection.items import CollectionError, Item
+from captax.collection.item import CollectionError, Item
 from captax.collection.record import OWNER, Record
-from captax.collection.wording import merged
 from captax.errors import CaptaxError
 from captax.files import OutputError, write_text
 
-# What no picture after this one would be spared.
+# Errors that every picture after this one would meet, too.
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 
 
@@ -121,12 +121,12 @@ class Beside:
         picture = item.path if self.folder is None else self.folder / item.place
         if picture is None:
             raise CollectionError(
-                "is no file on this disk, to write beside; give a folder as --out"
+                "is not a file on this disk, so nothing can be written beside it; add --out FOLDER"
             )
         file = self.kind.file(picture)
         if (owner := self._taken.get(str(file))) is not None:
             raise CollectionError(
-                f"another picture has the same place for its caption: {file} is that of {owner}; "
+                f"another picture's caption goes to the same file: {file} is that of {owner}; "
                 "rename one of them"
             )
         before = self.kind.read(picture)
@@ -134,7 +134,7 @@ class Beside:
             return None
         there = next((each for each in file.parents if each.exists()), file)
         if not os.access(there, os.W_OK):
-            raise CollectionError(f"{there}: nothing may be written there")
+            raise CollectionError(f"{there}: you have no permission to write there")
         self._taken[str(file)] = item.name
         return str(picture), before
 

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class Format(StrEnum):
+class CaptionFormat(StrEnum):
     """Where captions go, and how."""
 
     text = "text"

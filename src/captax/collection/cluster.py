@@ -20,12 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captax.collection.batches import Copies, Task, Wanted, caption_batches
-from captax.collection.items import CollectionError
+from captax.collection.captioning import CaptionOptions, Copies, Wanted, caption_batches
+from captax.collection.item import CollectionError
 from captax.collection.record import Record
+from captax.compilation import persist_compiled_programs
 from captax.data import batched
 from captax.errors import CaptaxError
 from captax.files import replacing
+from captax.pipelines.loading import load
 
 SHARDS = "shards"
 # What workers take over from the process that starts them.
@@ -53,7 +55,7 @@ class Cluster:
     def batches(
         self,
         wanted: Iterable[Wanted],
-        task: Task,
+        options: CaptionOptions,
         folder: Path,
         settings: Mapping[str, Any],
         copies: Copies | None = None,
@@ -65,19 +67,21 @@ class Cluster:
         worker could know of another's.
         """
         if copies is not None:
-            raise CollectionError("copies are found by one process alone: give --engine local")
+            raise CollectionError("--dedupe only works within one process; use --engine local")
         ray = _library()
-        size = max(1, self.shard_size // task.batch_size) * task.batch_size
+        size = max(1, self.shard_size // options.batch_size) * options.batch_size
         place = (folder / SHARDS).absolute()
         shards = [_Shard(place, settings, pictures) for pictures in batched(wanted, size)]
         if not shards:
             return
         with _connected(ray):
-            done = self._run(shards, task)
+            done = self._run(ray, shards, options)
             for shard in shards:
                 while not shard.file.exists():
                     if next(done, None) is None:
-                        raise CollectionError(f"{shard.file}: no worker has written it")
+                        raise CollectionError(
+                            f"{shard.file}: no worker has written this shard; run the command again"
+                        )
                 yield shard.read()
                 # What comes for the next has been taken down.
                 shard.remove()
@@ -86,10 +90,8 @@ class Cluster:
         with contextlib.suppress(OSError):
             place.rmdir()
 
-    def _run(self, shards: list["_Shard"], task: Task) -> Iterator[Any]:
+    def _run(self, ray: Any, shards: list["_Shard"], options: CaptionOptions) -> Iterator[Any]:
         """Have the shards captioned that are not done; something for each that is done now."""
-        import ray.data
-
         todo = [
             {"file": str(shard.file), "wanted": pickle.dumps(shard.wanted)}
             for shard in shards
@@ -97,15 +99,15 @@ class Cluster:
         ]
         if not todo:
             return
-        resources, most = _resources(self.workers, len(todo))
+        resources, most = _resources(ray, self.workers, len(todo))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
-            Worker,
-            fn_constructor_args=(dict(self.model), task, os.getcwd()),  # noqa: PTH109
+            ShardWorker,
+            fn_constructor_args=(dict(self.model), options, os.getcwd()),  # noqa: PTH109
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most),
             runtime_env={"env_vars": environment},
@@ -144,23 +146,20 @@ def tries_of(file: Path) -> Path:
     return file.with_suffix(".tries")
 
 
-class Worker:
+class ShardWorker:
     """A process with a model, which captions shards; relative paths are from `folder`."""
 
-    def __init__(self, model: Mapping[str, Any], task: Task, folder: str):
-        from captax.compilation import persist_compiled_programs
-        from captax.pipelines.loading import load
-
+    def __init__(self, model: Mapping[str, Any], options: CaptionOptions, folder: str):
         try:
             os.chdir(folder)
         except OSError as error:
             raise CollectionError(
-                f"{folder}: a worker on {platform.node()} cannot go there ({error.strerror}); work "
-                "in a folder that every machine sees"
+                f"{folder}: a worker on {platform.node()} cannot open this folder "
+                f"({error.strerror}); run the command in a folder that every machine sees"
             ) from None
         persist_compiled_programs()
         self.captioner: Any = load(**model)
-        self.task = task
+        self.options = options
 
     def __call__(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         for name, pickled in zip(batch["file"], batch["wanted"], strict=True):
@@ -168,7 +167,7 @@ class Worker:
             wanted = pickle.loads(pickled)  # by the process that started this one
             _count_try(file, wanted)
             records: list[Record] = []
-            for found in caption_batches(self.captioner, wanted, self.task):
+            for found in caption_batches(self.captioner, wanted, self.options):
                 records += found
             with replacing(file) as partial:
                 partial.write_text(json.dumps([record.write() for record in records]))
@@ -184,7 +183,7 @@ def _count_try(file: Path, wanted: list[Wanted]) -> None:
         tries.unlink()  # another run of the job may do better
         raise CollectionError(
             f"the shard from {wanted[0].item.name} to {wanted[-1].item.name} ended its worker "
-            f"{TRIES} times; give less --batch-size, or caption it by --engine local to see why"
+            f"{TRIES} times; try a smaller --batch-size, or use --engine local to see why"
         )
 
 
@@ -204,10 +203,8 @@ def _connected(ray: Any) -> Iterator[None]:
         ray.shutdown()
 
 
-def _resources(workers: int | None, shards: int) -> tuple[dict[str, Any], int]:
+def _resources(ray: Any, workers: int | None, shards: int) -> tuple[dict[str, Any], int]:
     """What a worker takes of its machine, and how many workers there are at most."""
-    import ray
-
     there = ray.cluster_resources()
     for device, needs in (("GPU", {"num_gpus": 1}), ("TPU", {"resources": {"TPU": 1}})):
         if there.get(device):
@@ -220,10 +217,12 @@ def _resources(workers: int | None, shards: int) -> tuple[dict[str, Any], int]:
 
 
 def _library() -> Any:
+    """Ray, with Ray Data. Raises `CollectionError` where it is not installed."""
     try:
-        import ray.data
+        import ray.data  # an extra
     except ModuleNotFoundError:
         raise CollectionError(
-            "the engine ray needs Ray: pip install 'captax[scale]', or give --engine local"
+            "--engine ray needs Ray, which is not installed; pip install 'captax[scale]', or use "
+            "--engine local"
         ) from None
     return ray

@@ -14,7 +14,7 @@ _cosines = np.cos(np.pi * np.outer(np.arange(_KEPT), 2 * np.arange(_SIDE) + 1) /
 def fingerprint(image: Image.Image) -> int | None:
     """A perceptual hash of 64 bits, of which copies share nearly all and other pictures half.
 
-    None of a plain picture, whatever its colour: it has nothing to be told by.
+    A plain picture, whatever its colour, has none: nothing tells it from another.
 
     Each bit says whether one of the lowest 8 x 8 frequencies (DCT-II) of the picture, grey and
     32 x 32, is above their median: the pHash of Zauner, "Implementation and Benchmarking of
@@ -30,7 +30,7 @@ def fingerprint(image: Image.Image) -> int | None:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-class Seen:
+class Fingerprints:
     """Fingerprints so far, each with a value; the nearest is found by looking at all.
 
     A million take 8 MB and a lookup among them about a millisecond.

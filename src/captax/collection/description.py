@@ -100,7 +100,7 @@ def xmp_sidecar(existing: bytes | None, description: str) -> bytes:
 
     Only `dc:description` in its default language changes: other languages, other properties,
     comments, processing instructions, prefixes and the encoding stay. Raises `DescriptionError` for
-    a document that is none of XMP or has a doctype, and for text that `checked` refuses.
+    a document that is not XMP or has a doctype, and for text that `checked` refuses.
     """
     checked(description)
     if existing is None:
@@ -126,7 +126,7 @@ def xmp_sidecar(existing: bytes | None, description: str) -> bytes:
 def described(existing: bytes | None) -> str:
     """The description in an XMP document, in its default language or else its first; "" for none.
 
-    Raises `DescriptionError` for a document that is none of XMP or has a doctype.
+    Raises `DescriptionError` for a document that is not XMP or has a doctype.
     """
     if existing is None:
         return ""
@@ -143,10 +143,12 @@ def described(existing: bytes | None) -> str:
 def checked(description: str) -> str:
     """`description`, if it is text that every place can hold; else raises `DescriptionError`."""
     if not description.strip():
-        raise DescriptionError("the description is empty: there is nothing to write")
+        raise DescriptionError("the description is empty, so there is nothing to write")
     if found := _NOT_XML.search(description):
         code = f"U+{ord(found[0]):04X}"
-        raise DescriptionError(f"the description holds {code}, no character of XML: leave it out")
+        raise DescriptionError(
+            f"the description holds {code}, which XML does not allow; leave it out"
+        )
     return description
 
 
@@ -167,11 +169,13 @@ def _parsed(document: bytes) -> etree._ElementTree:
         tree = etree.ElementTree(etree.fromstring(document, parser))
     except etree.XMLSyntaxError as error:
         raise DescriptionError(
-            f"not well-formed XML ({error.msg}); mend it, or move it away to have a new one written"
+            f"is not well-formed XML ({error.msg}); repair it, or move it away to get a new one"
         ) from None
     # XMP has no use for one, and entities, which can blow up or fetch files, are declared there.
     if tree.docinfo.internalDTD is not None:
-        raise DescriptionError("has a doctype, which XMP never has; move it away or remove that")
+        raise DescriptionError(
+            "has a doctype, which XMP never has; move it away, or remove the doctype"
+        )
     return tree
 
 
@@ -183,7 +187,7 @@ def _nodes(tree: etree._ElementTree) -> list[etree._Element]:
 def _rdf(tree: etree._ElementTree) -> etree._Element:
     rdf = next(tree.getroot().iter(f"{_RDF}RDF"), None)
     if rdf is None:
-        raise DescriptionError("no XMP (it holds no rdf:RDF); move it away to have one written")
+        raise DescriptionError("is not XMP (it has no rdf:RDF); move it away to get a new one")
     return rdf
 
 

@@ -22,7 +22,7 @@ from captax.collection.description import DescriptionError, checked, sidecar_pat
 _OLDEST = 12.38  # before it, names and some pictures could make exiftool run commands
 _INSTALL = (
     "apt-get install libimage-exiftool-perl (Debian, Ubuntu), brew install exiftool (macOS), "
-    "or https://exiftool.org; or have .xmp sidecars written"
+    "or https://exiftool.org; or use --format xmp"
 )
 
 # Standard places for IPTC; exiftool would make a place of its own in others, which few read.
@@ -93,7 +93,9 @@ class ExifTool:
             ) from None
         if float(version) < _OLDEST:
             self._stop()
-            raise DescriptionError(f"exiftool {version} is older than {_OLDEST}: {_INSTALL}")
+            raise DescriptionError(
+                f"exiftool {version} is older than {_OLDEST}; install it anew: {_INSTALL}"
+            )
         return self
 
     def __exit__(
@@ -165,7 +167,7 @@ class ExifTool:
             raise _failed(path, str(ended)) from None
         if b"1 image files updated" in answer:
             return
-        why = _first(complaints) or "files of this kind hold no description"
+        why = _first(complaints) or "files of this kind cannot hold a description"
         if why == "Error writing output file":  # it says no more of a full disk, nor of half a PNG
             full = shutil.disk_usage(path.parent).free < path.stat().st_size
             why = "No space left on device" if full else "damaged, or its disk cannot be written"
@@ -235,7 +237,7 @@ class ExifTool:
             self._stop()
             missing = isinstance(error, FileNotFoundError)
             why = "is not installed" if missing else f"does not run ({error.strerror})"
-            raise DescriptionError(f"{self._program} {why}: {_INSTALL}") from None
+            raise DescriptionError(f"{self._program} {why}; install it: {_INSTALL}") from None
         finally:
             assert feeder.stdout
             feeder.stdout.close()
@@ -306,6 +308,6 @@ def _first(complaints: bytes) -> str | None:
 
 def _failed(path: Path, why: str) -> DescriptionError:
     return DescriptionError(
-        f"{path}: its description cannot be read or written ({why}); the file is as it was, and "
-        f"a sidecar, {sidecar_path(path).name}, can hold one"
+        f"{path}: its description cannot be read or written ({why}); the file is as it was; "
+        f"--format xmp writes to {sidecar_path(path).name} instead"
     )

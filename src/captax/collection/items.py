@@ -4,49 +4,14 @@ import glob
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 
-from captax.data.example import Stored
+from captax.collection.archives import archive_items
+from captax.collection.item import ARCHIVES, LISTS, MASKS, CollectionError, Item, place_of
+from captax.collection.lists import list_items
+from captax.collection.remote import RemotePicture, file_system, one_line
 from captax.data.shards import find_shards
-from captax.errors import CaptaxError
 from captax.images import ImageError, UnusableImage, is_image_path, walk_images
-
-# By-products that programs for training keep beside pictures.
-MASKS = ("-masklabel.png", "-condlabel.png")
-LISTS = (".parquet", ".jsonl", ".csv", ".tsv", ".txt")
-ARCHIVES = (".zip", ".tar")
-
-
-class CollectionError(CaptaxError):
-    """A collection cannot be captioned as asked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A picture to caption.
-
-    Attributes:
-        name: what outputs call it: its path as given or from where a list is, its archive's path
-            and that within, or its URL.
-        image: its file, the bytes of it, what reads them when asked, or why there is none.
-        place: where it stands among the others, for outputs that mirror their folders.
-    """
-
-    name: str
-    image: Path | bytes | Stored | ImageError
-    place: PurePosixPath
-
-    @property
-    def path(self) -> Path | None:
-        """The picture's own file, of those that have one on a disk here."""
-        return self.image if isinstance(self.image, Path) else None
-
-    def source(self) -> Path | bytes:
-        """What can be decoded. Raises `ImageError` where there is nothing."""
-        if isinstance(self.image, ImageError):
-            raise self.image
-        return self.image if isinstance(self.image, Path | bytes) else self.image.read()
 
 
 def find_items(sources: Sequence[str]) -> Iterator[Item]:
@@ -80,12 +45,12 @@ def _each_once(items: Iterable[Item]) -> Iterator[Item]:
 def _pictures(source: str, *, alone: bool) -> Iterator[Item]:
     """The pictures of one source, of which there is at least one."""
     if not source:
-        raise CollectionError("an empty path was given: give a file, a folder or a pattern")
+        raise CollectionError("an empty path was given; give a file, a folder or a pattern")
     try:
         items = _remote(source) if "://" in source else _local(Path(source), alone=alone)
         first = next(items, None)
     except OSError as error:
-        raise CollectionError(f"{source}: cannot be looked at: {error.strerror or error}") from None
+        raise CollectionError(f"{source}: cannot be read: {error.strerror or error}") from None
     if first is None:
         raise CollectionError(f"{source}: {_nothing(Path(source))}")
     return itertools.chain([first], items)
@@ -96,8 +61,10 @@ def _nothing(path: Path) -> str:
     if path.is_dir():
         names = (f"*{suffix}" for suffix in (*ARCHIVES, *LISTS))
         other = next((name for name in names if next(path.glob(name), None)), None)
-        hint = f"; for what is in them give '{path / other}'" if other else ""
-        return f"no pictures in this folder (looked for .jpg, .png, …){hint}"
+        hint = (
+            f"; to caption what its archives and lists hold, give '{path / other}'" if other else ""
+        )
+        return f"there are no pictures in this folder (looked for .jpg, .png, …){hint}"
     if path.exists():
         return "holds no pictures"
     if glob.has_magic(str(path)):
@@ -135,26 +102,34 @@ def _file(path: Path) -> Iterator[Item]:
     """A picture, or those that an archive or a list holds."""
     suffix = path.suffix.lower()
     if suffix in ARCHIVES:
-        from captax.collection.archives import archive_items
-
         return archive_items(str(path))
     if suffix in LISTS:
-        from captax.collection.lists import list_items
-
         return list_items(path)
     find_shards(path)  # refuses those that are compressed
     return iter([Item(str(path), path, place_of(path))])
 
 
 def _remote(url: str) -> Iterator[Item]:
-    from captax.collection.remote import remote_items
+    """The pictures that a URL means: a file, an archive, a folder or, but by HTTP, a pattern.
 
-    return remote_items(url)
-
-
-def place_of(path: PurePath) -> PurePosixPath:
-    """Where a picture of that path stands among others: within any folder that it is put in.
-
-    What leads out of one is left out: the root (which may be of two slashes) and "..".
+    Raises:
+        CollectionError: its file system is unknown here or does not answer.
     """
-    return PurePosixPath(*(part for part in path.parts if part not in (path.anchor, "..")))
+    files, path = file_system(url)
+    by_http = url.startswith(("http://", "https://"))  # where "?" begins a query
+    try:
+        if not by_http and glob.has_magic(path):
+            root, found = "", sorted(files.glob(path))
+        elif not by_http and files.isdir(path):
+            root, found = path, sorted(files.find(path))
+        else:
+            root, found = "", [path]
+    except Exception as error:  # each file system has errors of its own
+        raise CollectionError(f"{url}: cannot be read: {one_line(error)}") from None
+    for each in found:
+        name = each if by_http else files.unstrip_protocol(each)
+        if each.lower().endswith(ARCHIVES) and not root:
+            yield from archive_items(name)
+        elif found == [path] or (is_image_path(each) and not each.endswith(MASKS)):
+            within = each.removeprefix(root).split("://")[-1].split("?")[0]
+            yield Item(name, RemotePicture(name), place_of(PurePosixPath(within)))

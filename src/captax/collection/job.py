@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from captax.collection.batches import Copies, Wanted
-from captax.collection.items import Item
+from captax.collection.caption_template import CaptionTemplate
+from captax.collection.captioning import Copies, Wanted
+from captax.collection.item import Item
 from captax.collection.journal import Journal
 from captax.collection.outputs import write_json_lines
 from captax.collection.record import Record
-from captax.collection.wording import Wording
 from captax.errors import CaptaxError
 from captax.files import OutputError
 from captax.images import ImageError
@@ -28,11 +28,11 @@ class Shape:
     """How captions are written.
 
     Attributes:
-        wording: what is made of each.
+        template: what each caption is set into.
         min_score: captions that score less are not written, but listed for review.
     """
 
-    wording: Wording = dataclasses.field(default_factory=Wording)
+    template: CaptionTemplate = dataclasses.field(default_factory=CaptionTemplate)
     min_score: float | None = None
 
     def doubtful(self, record: Record) -> bool:
@@ -41,9 +41,9 @@ class Shape:
             self.min_score is not None and bool(record.captions) and record.score < self.min_score
         )
 
-    def worded(self, record: Record) -> Record:
+    def as_written(self, record: Record) -> Record:
         """The record with its captions as they are written."""
-        said = tuple((self.wording(text, record.name), score) for text, score in record.captions)
+        said = tuple((self.template(text, record.name), score) for text, score in record.captions)
         return dataclasses.replace(record, captions=said)
 
 
@@ -106,12 +106,12 @@ class Summary:
         return self.captioned + self.copies + self.skipped + self.before + self.errors.total()
 
     def lines(self) -> list[str]:
-        """It in words: what became of how many, how fast, and why some have no caption."""
+        """The summary in words: what became of how many, how fast, and why some have no caption."""
         failed = self.errors.total()
         counts = [
             (self.captioned, "captioned"),
-            (self.copies, "like others" if self.copies > 1 else "like another"),
-            (self.skipped, "left with the caption that was there"),
+            (self.copies, "copies of others" if self.copies > 1 else "copy of another"),
+            (self.skipped, "skipped because a caption is there already"),
             (self.before, "captioned before"),
             (failed, "failed"),
         ]
@@ -120,10 +120,10 @@ class Summary:
         took = f"in {_duration(self.seconds)}{rate}"
         lines = [f"{_pictures(self.settled)}: {told or 'nothing to do'} {took}"]
         if self.doubtful:
-            lines.append(f"{self.doubtful:,} of the captions score too little: for review")
+            lines.append(f"captions below --min-score, to be reviewed: {self.doubtful:,}")
         lines += [f"{count:,} x {reason}" for reason, count in self.errors.most_common()]
         if self.stopped:
-            lines.append("stopped; the same command goes on from here")
+            lines.append("stopped; run the same command again to go on from here")
         return lines + [f"wrote {path}" for path in self.files]
 
 
@@ -175,9 +175,7 @@ def caption_collection(
     except OutputError as error:
         if journal is None:
             raise
-        kept = (
-            f"{_pictures(job.summary.settled)} done and kept: the same command goes on from there"
-        )
+        kept = f"{_pictures(job.summary.settled)} done; run the same command again to go on"
         raise OutputError(f"{error}; {kept}", error.errno) from None
     job.summary.seconds = time.perf_counter() - start
     return job.summary
@@ -256,7 +254,7 @@ class _Job:
         failed = []
         for record in batch:
             if not self.shape.doubtful(record):
-                reason = self.output.write(self.shape.worded(record))
+                reason = self.output.write(self.shape.as_written(record))
                 if reason:
                     failed.append(Record(record.name, error=reason))
         if failed and self.journal is not None:
@@ -271,7 +269,7 @@ class _Job:
 
         def every() -> Iterator[Record]:
             for batch in journal.batches():
-                yield from map(shape.worded, batch)
+                yield from map(shape.as_written, batch)
 
         def written() -> Iterator[Record]:
             return (record for record in every() if not shape.doubtful(record))

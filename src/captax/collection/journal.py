@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from captax.collection.choices import Resume
-from captax.collection.items import CollectionError
+from captax.collection.item import CollectionError
 from captax.collection.record import Record
 from captax.files import replacing, unwritable
 
@@ -48,7 +48,7 @@ class Journal:
         """Lock and open it, and take up what was done before.
 
         Raises:
-            CollectionError: another process is at this job, or what was done before was done by
+            CollectionError: another process is at this job, or what was done before was done with
                 other settings, or is not there and must be.
             OutputError: the folder cannot be written to.
         """
@@ -59,7 +59,7 @@ class Journal:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise CollectionError(
-                f"{self.folder}: another process is at work on this; wait for it, or stop it"
+                f"{self.folder}: another process is working on this job; wait for it, or stop it"
             ) from None
         except OSError as error:
             raise unwritable(self.folder, error) from None
@@ -127,7 +127,8 @@ class Journal:
         if before is None or self._resume is Resume.never:
             if before is None and self._resume is Resume.always:
                 raise CollectionError(
-                    f"{self.folder}: has no journal, so there is nothing to resume"
+                    f"{self.folder}: has no journal, so there is nothing to resume; leave out "
+                    "--resume always"
                 )
             self._write([])
             return
@@ -139,9 +140,9 @@ class Journal:
         ]
         if changed and self._resume is not Resume.always and self.begun:
             raise CollectionError(
-                f"{self.folder}: work was done here by other settings: {'; '.join(changed)}; "
-                "--resume never begins anew, --resume always goes on with these (--on-exists "
-                "overwrite replaces captions that are there)"
+                f"{self.folder}: an earlier run had other settings: {'; '.join(changed)}; "
+                "--resume never starts over, --resume always goes on with the new ones "
+                "(--on-exists overwrite replaces captions that are there)"
             )
         failed = set()
         if self._retry_errors:  # some after they were captioned, in the writing
@@ -159,8 +160,8 @@ class Journal:
                     if header["captax"] == VERSION:
                         return dict(header["settings"])
                 raise CollectionError(
-                    f"{self.path}: is no journal that this version of captax reads; "
-                    "--resume never begins anew"
+                    f"{self.path}: is not a journal that this version of captax can read; "
+                    "--resume never starts over"
                 )
         return None
 
@@ -187,8 +188,8 @@ class Journal:
 
     def _damaged(self, number: int) -> CollectionError:
         return CollectionError(
-            f"{self.path}, line {number}: is damaged; without that line its pictures are captioned "
-            "again; --resume never begins anew"
+            f"{self.path}, line {number}: is damaged; remove the line to caption its pictures "
+            "again, or start over with --resume never"
         )
 
 

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from captax.collection.items import CollectionError, Item, place_of
-from captax.collection.outputs import parquet_library
+from captax.collection.item import CollectionError, Item, place_of
 from captax.collection.remote import RemotePicture
 from captax.data.example import read_text
 from captax.data.folder import PICTURE_COLUMNS
-from captax.data.tables import find_column, read_records
+from captax.data.tables import find_column, parquet_library, read_records
 from captax.errors import CaptaxError
 from captax.images import ImageError
 
@@ -42,7 +41,7 @@ def list_items(table: Path) -> Iterator[Item]:
         if row < 0:
             raise
         reason = str(error).removeprefix(f"{table}: ").removeprefix(f"{table}, ")
-        damage = ImageError(f"this list is damaged, and read no further: {reason}")
+        damage = ImageError(f"this list is damaged and was read no further: {reason}")
         yield Item(str(table), damage, PurePosixPath(table.stem))
 
 

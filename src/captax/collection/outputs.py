@@ -1,4 +1,4 @@
-"""Captions of many pictures in one file, of each format that people use."""
+"""Captions of many pictures in one file, in each format that people use."""
 
 import contextlib
 import csv
@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from captax.collection.choices import Format
-from captax.collection.items import CollectionError, Item
+from captax.collection.choices import CaptionFormat
+from captax.collection.item import CollectionError, Item
 from captax.collection.record import OWNER, Record, as_line, utf8
 from captax.data import batched
+from captax.data.tables import parquet_library
 from captax.files import OutputError, replacing, write_text
 
 Records = Callable[[], Iterable[Record]]
 
-# Of pictures in COCO, what comes before the number that is their id.
+# How COCO names its pictures: the number is their id.
 _COCO_NAME = re.compile(r"(?:COCO_\w+?_)?(\d+)")
-_ROWS = 4096  # of parquet, at a time
+_ROWS = 4096  # written to parquet at a time
 
 
 def as_json(record: Record) -> dict[str, Any]:
@@ -117,7 +118,9 @@ def below(folder: Path, path: Path) -> str:
     # Links are kept: a picture is in the folder that it is linked into.
     inside = os.path.relpath(os.path.abspath(path), os.path.abspath(folder))  # noqa: PTH100
     if inside.startswith(".."):
-        raise CollectionError(f"{path}: is not in {folder}, whose metadata.jsonl is asked for")
+        raise CollectionError(
+            f"{path}: is not in {folder}, and metadata.jsonl names only pictures in its folder"
+        )
     return Path(inside).as_posix()
 
 
@@ -140,47 +143,36 @@ def write_parquet(path: Path, records: Records) -> None:
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
 
 
-def parquet_library(path: Path) -> Any:
-    """pyarrow, of which `path` has need. Raises `CollectionError` where it is not installed."""
-    try:
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise CollectionError(
-            f"{path}: parquet needs pyarrow; pip install 'captax[parquet]'"
-        ) from None
-    return pyarrow
-
-
 def _row(record: Record) -> dict[str, Any]:
     values = {"alternatives": [], **as_json(record)}
     return {key: utf8(value) if isinstance(value, str) else value for key, value in values.items()}
 
 
-WRITERS: dict[Format, Callable[[Path, Records], None]] = {
-    Format.text: write_text_lines,
-    Format.jsonl: write_json_lines,
-    Format.csv: write_csv,
-    Format.parquet: write_parquet,
-    Format.coco: write_coco,
-    Format.metadata: write_metadata,
+WRITERS: dict[CaptionFormat, Callable[[Path, Records], None]] = {
+    CaptionFormat.text: write_text_lines,
+    CaptionFormat.jsonl: write_json_lines,
+    CaptionFormat.csv: write_csv,
+    CaptionFormat.parquet: write_parquet,
+    CaptionFormat.coco: write_coco,
+    CaptionFormat.metadata: write_metadata,
 }
-# Those in which a picture without a caption has its place.
-HOLD_ERRORS = (Format.jsonl, Format.csv, Format.parquet)
+# Formats in which a picture without a caption has its place.
+HOLD_ERRORS = (CaptionFormat.jsonl, CaptionFormat.csv, CaptionFormat.parquet)
 
 
-def format_of(path: Path) -> Format:
+def format_of(path: Path) -> CaptionFormat:
     """The format that a file's name asks for."""
     if path.name == "metadata.jsonl":
-        return Format.metadata
+        return CaptionFormat.metadata
     if path.suffix.lower() == ".tsv":
         raise CollectionError(f"{path}: tables are written as .csv or .parquet; give such a name")
     suffixes = {
-        ".jsonl": Format.jsonl,
-        ".csv": Format.csv,
-        ".parquet": Format.parquet,
-        ".json": Format.coco,
+        ".jsonl": CaptionFormat.jsonl,
+        ".csv": CaptionFormat.csv,
+        ".parquet": CaptionFormat.parquet,
+        ".json": CaptionFormat.coco,
     }
-    return suffixes.get(path.suffix.lower(), Format.text)
+    return suffixes.get(path.suffix.lower(), CaptionFormat.text)
 
 
 class OneFile:
@@ -189,16 +181,18 @@ class OneFile:
     In `mark` stands what was written, so that what somebody else wrote, or changed, is known by it.
     """
 
-    def __init__(self, path: Path, format: Format, mark: Path | None = None):
+    def __init__(self, path: Path, format: CaptionFormat, mark: Path | None = None):
         self.path = path
         self.format = format
         self.mark = mark
         self.holds_errors = format in HOLD_ERRORS
 
     def plan(self, item: Item) -> tuple[None, str]:
-        if self.format is Format.metadata:
+        if self.format is CaptionFormat.metadata:
             if item.path is None:
-                raise CollectionError("is no file on this disk, so no metadata.jsonl can name it")
+                raise CollectionError(
+                    "is not a file on this disk, so metadata.jsonl cannot name it"
+                )
             below(self.path.parent, item.path)
         return None, ""
 
@@ -228,7 +222,7 @@ class OneFile:
             known = None
         if known is None or (known and known != _digest(self.path)):
             what = "is there already" if known is None else "was changed since it was written"
-            raise CollectionError(f"{self.path}: {what}; --on-exists overwrite replaces it")
+            raise CollectionError(f"{self.path}: {what}; add --on-exists overwrite to replace it")
 
 
 class Screen:
@@ -236,7 +230,7 @@ class Screen:
 
     holds_errors = False
 
-    def __init__(self, format: Format):
+    def __init__(self, format: CaptionFormat):
         self.format = format
 
     def plan(self, item: Item) -> tuple[None, str]:
@@ -246,7 +240,7 @@ class Screen:
         """Nothing came before."""
 
     def write(self, record: Record) -> str:
-        line = as_text(record) if self.format is Format.text else as_line(as_json(record))
+        line = as_text(record) if self.format is CaptionFormat.text else as_line(as_json(record))
         try:
             print(utf8(line), end="", flush=True)
         except BrokenPipeError:  # whoever reads has seen enough
@@ -270,7 +264,7 @@ def _digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def _lines(path: Path, newline: str = "\n") -> Iterator[TextIO]:
-    """A text file that appears when it is whole; of names, bytes that are no UTF-8 are escaped."""
+    """A text file that appears when it is whole; bytes of names that are not UTF-8 are escaped."""
     with (
         replacing(path, owner=OWNER) as partial,
         partial.open("w", encoding="utf-8", errors="backslashreplace", newline=newline) as file,

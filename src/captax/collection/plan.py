@@ -1,4 +1,4 @@
-"""What a job is: pictures, where their captions go, and how; enough to run it, and run it again."""
+"""What a job is (pictures, where their captions go, and how), and how it is run."""
 
 import contextlib
 import glob
@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from captax.checkpoints.state import weights_digest
-from captax.collection.batches import Copies, Task, Wanted, caption_batches
 from captax.collection.beside import Beside, Embedded, Kind, TextSidecars, XmpSidecars
-from captax.collection.choices import Format, OnExists, Resume
+from captax.collection.captioning import CaptionOptions, Copies, Wanted, caption_batches
+from captax.collection.choices import CaptionFormat, OnExists, Resume
 from captax.collection.cluster import Cluster
 from captax.collection.exiftool import ExifTool
-from captax.collection.items import ARCHIVES, CollectionError, find_items
+from captax.collection.item import ARCHIVES, CollectionError
+from captax.collection.items import find_items
 from captax.collection.job import Output, Shape, Summary, caption_collection
 from captax.collection.journal import Journal
-from captax.collection.outputs import OneFile, Screen, below, format_of, parquet_library
+from captax.collection.outputs import OneFile, Screen, below, format_of
 from captax.collection.record import Record
+from captax.data.tables import parquet_library
 from captax.files import unwritable
 from captax.images import ImageError, SheetRow, is_image_path, write_sheet
 from captax.pipelines.captioner import Captioner
@@ -36,23 +38,23 @@ class Plan:
         sources: what to caption, as `find_items` takes it.
         out: the file for captions, or the folder for sidecars; none for the screen, or for sidecars
             beside their pictures.
-        format: of what is written; by default what the name of `out` asks for.
+        format: how captions are written; by default what the name of `out` asks for.
         ext: suffix of sidecars, in the place of the picture's; by default `.txt`, or `.xmp` behind
             the picture's.
         on_exists: what to do about pictures that have a sidecar.
         separator: between what a sidecar said and what is added.
-        task: what is asked of the model.
+        options: what is asked of the model.
         shape: how captions are written.
         sheet: also a page of pictures and captions.
     """
 
     sources: tuple[str, ...]
     out: Path | None = None
-    format: Format | None = None
+    format: CaptionFormat | None = None
     ext: str | None = None
     on_exists: OnExists = OnExists.skip
     separator: str = "\n"
-    task: Task = field(default_factory=Task)
+    options: CaptionOptions = field(default_factory=CaptionOptions)
     shape: Shape = field(default_factory=Shape)
     sheet: Path | None = None
 
@@ -61,9 +63,9 @@ class Plan:
         if self.beside:
             self._check_beside(within)
         elif self.ext is not None:
-            raise CollectionError("--ext is of sidecars: give --format sidecar or xmp, or leave it")
-        elif self.out is None and self.wanted not in (Format.text, Format.jsonl):
-            raise CollectionError(f"format {self.wanted} is that of a file: give --out")
+            raise CollectionError("--ext only applies to sidecars; add --format sidecar or xmp")
+        elif self.out is None and self.wanted not in (CaptionFormat.text, CaptionFormat.jsonl):
+            raise CollectionError(f"--format {self.wanted} writes a file; add --out")
         elif self.out is not None:
             self._check_file(self.out, within)
 
@@ -71,47 +73,60 @@ class Plan:
         try:
             is_folder = out.is_dir()
             if not is_folder and out.exists() and not out.is_file():
-                raise CollectionError(f"{out}: is no file; without --out captions are printed")
+                raise CollectionError(
+                    f"{out}: is not a regular file; leave out --out to print captions"
+                )
         except OSError as error:
             raise unwritable(out, error) from None
         if is_folder:
-            raise CollectionError(f"{out}: is a folder; give a file, or --format sidecar")
-        if self.wanted is Format.parquet:
+            raise CollectionError(f"{out}: is a folder; give a file, or add --format sidecar")
+        if self.wanted is CaptionFormat.parquet:
             parquet_library(out)
-        if self.wanted is Format.metadata:
+        if self.wanted is CaptionFormat.metadata:
             if within:
-                raise CollectionError(f"{within[0]}: metadata.jsonl is of pictures in its folder")
+                raise CollectionError(
+                    f"{within[0]}: metadata.jsonl names only pictures in its folder; "
+                    "give --out another name, such as captions.jsonl"
+                )
             for source in self.sources:
                 if Path(source).is_dir():
                     below(out.parent, Path(source))
 
     def _check_beside(self, within: list[str]) -> None:
-        if self.wanted is Format.embed and within:
+        if self.wanted is CaptionFormat.embed and within:
             raise CollectionError(
-                f"{within[0]}: a description can be embedded in a picture's own file alone; "
-                "give --format sidecar --out FOLDER"
+                f"{within[0]}: a description can only be embedded in a picture's own file; "
+                "use --format sidecar --out FOLDER"
             )
-        if self.wanted is Format.embed and self.out is not None:
-            raise CollectionError("descriptions are embedded in the pictures: there is no --out")
+        if self.wanted is CaptionFormat.embed and self.out is not None:
+            raise CollectionError(
+                "--format embed writes into the pictures themselves; leave out --out"
+            )
         if within and self.out is None:
-            raise CollectionError(f"{within[0]}: give a folder for its sidecars as --out")
+            raise CollectionError(f"{within[0]}: its sidecars need a folder; add --out FOLDER")
         if self.out is not None and self.out.is_file():
-            raise CollectionError(f"{self.out}: is a file; sidecars go to a folder")
+            raise CollectionError(
+                f"{self.out}: is a file, and sidecars need a folder; give one as --out"
+            )
         if self.ext is not None and (
             not self.ext.startswith(".") or "/" in self.ext or not self.ext.strip(".")
         ):
-            raise CollectionError(f"ext is {self.ext!r}: give one such as .txt or .caption")
+            raise CollectionError(f"--ext is {self.ext!r}; give one such as .txt or .caption")
         if self.ext is not None and is_image_path(f"a{self.ext}"):
-            raise CollectionError(f"ext is {self.ext!r}, a picture's: give one such as .txt")
-        if self.wanted is Format.xmp and self.ext not in (None, ".xmp"):
-            raise CollectionError(f"ext is {self.ext!r}: of .xmp sidecars it can only be .xmp")
+            raise CollectionError(
+                f"--ext is {self.ext!r}, a suffix of pictures; give one such as .txt"
+            )
+        if self.wanted is CaptionFormat.xmp and self.ext not in (None, ".xmp"):
+            raise CollectionError(
+                f"--ext is {self.ext!r}, but .xmp sidecars end in .xmp; leave it out, or give .xmp"
+            )
 
     @property
-    def wanted(self) -> Format:
+    def wanted(self) -> CaptionFormat:
         """The format of what is written."""
         if self.format is not None:
             return self.format
-        return Format.text if self.out is None else format_of(self.out)
+        return CaptionFormat.text if self.out is None else format_of(self.out)
 
     @property
     def printed(self) -> bool:
@@ -121,7 +136,7 @@ class Plan:
     @property
     def beside(self) -> bool:
         """Whether each picture's caption is written by itself."""
-        return self.wanted in (Format.sidecar, Format.xmp, Format.embed)
+        return self.wanted in (CaptionFormat.sidecar, CaptionFormat.xmp, CaptionFormat.embed)
 
     def _output(self, stack: contextlib.ExitStack) -> Output:
         """Where captions go, until `stack` is closed."""
@@ -133,9 +148,9 @@ class Plan:
                 output.check()
             return output
         kind: Kind
-        if self.wanted is Format.sidecar:
+        if self.wanted is CaptionFormat.sidecar:
             kind = TextSidecars(self.ext or ".txt")
-        elif self.wanted is Format.xmp:
+        elif self.wanted is CaptionFormat.xmp:
             kind = XmpSidecars(adobe=self.ext is not None)
         else:
             kind = Embedded(stack.enter_context(ExifTool()))
@@ -162,13 +177,15 @@ class Plan:
             return self.out
         folders = [_folder(source) for source in self.sources if "://" not in source]
         if not folders:
-            raise CollectionError("sidecars of pictures behind URLs need a folder: give --out")
+            raise CollectionError(
+                "sidecars of pictures behind URLs need a folder; add --out FOLDER"
+            )
         absolute = [os.path.abspath(folder) for folder in folders]  # noqa: PTH100
         return Path(os.path.commonpath(absolute))
 
     def settings(self, captioner: Captioner, model: str | None) -> dict[str, Any]:
         """All that captions depend on, which must not change while a job goes on."""
-        options = asdict(self.task)
+        options = asdict(self.options)
         decoding = options.pop("decoding")
         del options["batch_size"]
         relative = any("://" not in each and not Path(each).is_absolute() for each in self.sources)
@@ -180,7 +197,7 @@ class Plan:
             "format": str(self.wanted),
             **(self._beside() if self.beside else {}),
             **options,
-            **asdict(self.shape.wording),
+            **asdict(self.shape.template),
             "min_score": self.shape.min_score,
             **decoding,
         }
@@ -210,9 +227,9 @@ class Plan:
 
         def engine(wanted: Iterator[Wanted], copies: Copies | None) -> Iterator[list[Record]]:
             if cluster is not None and self.folder is not None:
-                found = cluster.batches(wanted, self.task, self.folder, settings, copies)
+                found = cluster.batches(wanted, self.options, self.folder, settings, copies)
             else:
-                found = caption_batches(captioner, wanted, self.task, copies)
+                found = caption_batches(captioner, wanted, self.options, copies)
             for batch in found:
                 if self.printed and self.sheet is not None:
                     shown.extend(batch)
@@ -231,7 +248,7 @@ class Plan:
                 self._output(stack),
                 journal=journal,
                 shape=self.shape,
-                dedupe=self.task.dedupe,
+                dedupe=self.options.dedupe,
                 listed=self.listed,
                 asked=asked,
                 watch=watch,
@@ -245,7 +262,7 @@ class Plan:
     def _cards(self, records: Iterable[Record]) -> Iterator[SheetRow]:
         items = {item.name: item for item in find_items(self.sources)}
         last = {record.name: record for record in records}  # what could not be written comes twice
-        for record in map(self.shape.worded, last.values()):
+        for record in map(self.shape.as_written, last.values()):
             if record.error or record.name not in items:
                 yield SheetRow(None, record.name, "", None, error=record.error or None)
                 continue

@@ -62,14 +62,14 @@ class Record:
 
 
 def utf8(name: str) -> str:
-    """A name as text that can be written: its bytes that are no UTF-8 are escaped."""
+    """A name as text that can be written: bytes that are not UTF-8 are escaped."""
     return name.encode(errors="backslashreplace").decode()
 
 
 def as_line(value: Any) -> str:
-    """JSON on a line, readable in every language; names that are no UTF-8 stay what they are.
+    """JSON on a line, readable in every language; names that are not UTF-8 stay what they are.
 
-    Of a name's bytes that are no UTF-8, Python holds halves of surrogate pairs: they are escaped.
+    Python holds bytes that are not UTF-8 as halves of surrogate pairs, which are escaped.
     """
     text = json.dumps(value, ensure_ascii=False)
     try:

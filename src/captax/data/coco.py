@@ -8,7 +8,7 @@ from typing import Any
 from captax.data.example import (
     DataError,
     Example,
-    Row,
+    ListedCaption,
     gather,
     make_examples,
     read_text,
@@ -98,7 +98,9 @@ def _coco(path: Path, content: dict[str, Any], named: str | None) -> Part:
     try:
         names = {str(image["id"]): str(image["file_name"]) for image in content["images"]}
         rows = [
-            Row(str(note["image_id"]), _string(note["caption"]), f"{path}, annotations[{index}]")
+            ListedCaption(
+                str(note["image_id"]), _string(note["caption"]), f"{path}, annotations[{index}]"
+            )
             for index, note in enumerate(content["annotations"])
         ]
     except (KeyError, TypeError) as error:

@@ -85,7 +85,7 @@ class StoredExample(Example):
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ListedCaption:
     """One caption as it stands in a dataset's file: `where` says which file and line."""
 
     picture: str
@@ -113,7 +113,7 @@ def refuses() -> bool:
     return _faults.get() is None
 
 
-def gather(rows: Iterable[Row]) -> dict[str, list[str]]:
+def gather(rows: Iterable[ListedCaption]) -> dict[str, list[str]]:
     """The captions of each picture, both in the order of the file.
 
     Raises:

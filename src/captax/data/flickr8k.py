@@ -7,7 +7,7 @@ from pathlib import Path
 from captax.data.example import (
     DataError,
     Example,
-    Row,
+    ListedCaption,
     SplitError,
     gather,
     make_examples,
@@ -110,7 +110,7 @@ def _examples(
     )
 
 
-def _token_rows(path: Path) -> Iterator[Row]:
+def _token_rows(path: Path) -> Iterator[ListedCaption]:
     """Lines `1000268201_693b08cb0e.jpg#0<tab>A child in a pink dress .`."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
@@ -119,7 +119,7 @@ def _token_rows(path: Path) -> Iterator[Row]:
         picture, hash_sign, index = key.rpartition("#")
         if not (tab and hash_sign and index.isdigit()):
             raise DataError(f"{path}, line {number}: expected picture.jpg#number<tab>caption")
-        yield Row(picture, caption, f"{path}, line {number}")
+        yield ListedCaption(picture, caption, f"{path}, line {number}")
 
 
 def _listed(path: Path, captions: dict[str, list[str]]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from captax.data.example import (
     DataError,
     Example,
-    Row,
+    ListedCaption,
     gather,
     make_examples,
     note,
@@ -133,7 +133,7 @@ def _sidecar(path: Path) -> str:
         return ""
 
 
-def read_csv(path: Path) -> Iterator[Row]:
+def read_csv(path: Path) -> Iterator[ListedCaption]:
     """Rows of a CSV or TSV with a header: a picture (`image`, `file_name`, ...) and a caption.
 
     Captions are in a column `caption` or `text`, or in several (`caption_0`, `caption_1`, ...).
@@ -147,10 +147,10 @@ def read_csv(path: Path) -> Iterator[Row]:
     for where, row in rows:
         for column in columns:
             for text in captions_in(where, row[column]):
-                yield Row(row[picture].strip(), text, where)
+                yield ListedCaption(row[picture].strip(), text, where)
 
 
-def read_jsonl(path: Path) -> Iterator[Row]:
+def read_jsonl(path: Path) -> Iterator[ListedCaption]:
     """Rows of JSON objects, one a line: a picture (`file_name`, ...) and its `text` or `caption`.
 
     The caption is a string, or a list of them.
@@ -164,4 +164,4 @@ def read_jsonl(path: Path) -> Iterator[Row]:
             raise DataError(f"{where}: the picture must be a file's name; got {picture!r}")
         for column in caption_columns(where, list(record)):
             for text in captions_in(where, record[column]):
-                yield Row(picture, text, where)
+                yield ListedCaption(picture, text, where)

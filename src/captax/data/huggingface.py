@@ -12,7 +12,7 @@ from typing import Any
 from captax.data.example import (
     DataError,
     Example,
-    Row,
+    ListedCaption,
     StoredExample,
     gather,
     refuse_repeats,
@@ -175,12 +175,12 @@ def _examples(where: str, source: str, prefix: str, rows: Any) -> Iterator[Examp
         yield StoredExample(id, stored, tuple(texts), source)
 
 
-def _rows(where: str, rows: Any, ids: list[str], columns: list[str]) -> Iterator[Row]:
+def _rows(where: str, rows: Any, ids: list[str], columns: list[str]) -> Iterator[ListedCaption]:
     for column in columns:
         for index, (id, value) in enumerate(zip(ids, rows[column], strict=True)):
             place = f"{where} row {index}"
             for text in captions_in(place, value):
-                yield Row(id, text, place)
+                yield ListedCaption(id, text, place)
 
 
 def _picture_column(where: str, rows: Any) -> str:

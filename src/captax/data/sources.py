@@ -22,7 +22,7 @@ from captax.data.splits import split_name
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class DatasetLayout:
     """The layout of a dataset: its name in words, and a function that reads a split."""
 
     name: str
@@ -62,7 +62,7 @@ def open(
     return found
 
 
-def recognise(path: str | Path, *, images: str | Path | None = None) -> Layout:
+def recognise(path: str | Path, *, images: str | Path | None = None) -> DatasetLayout:
     """The layout of the dataset, by the rules of `open`.
 
     Raises:
@@ -80,20 +80,22 @@ def recognise(path: str | Path, *, images: str | Path | None = None) -> Layout:
         raise DataError(f"{path}: no such directory or file; give the path of a dataset")
     if path.is_file():
         if path.suffix == ".json":
-            return Layout("COCO", partial(read_annotations, [path], images=images))
+            return DatasetLayout("COCO", partial(read_annotations, [path], images=images))
         if path.suffix in (".jsonl", ".csv", ".tsv"):
-            return Layout("table of pictures", partial(read_table, path, images=images))
+            return DatasetLayout("table of pictures", partial(read_table, path, images=images))
         raise DataError(
             f"{path}: a dataset's file is .json, .jsonl, .csv, .tsv or .tar; or give its directory"
         )
     if karpathy := find_karpathy(path):
-        return Layout("Karpathy's splits", partial(read_annotations, [karpathy], images=images))
+        return DatasetLayout(
+            "Karpathy's splits", partial(read_annotations, [karpathy], images=images)
+        )
     if find_captions(path):
-        return Layout("Flickr8k", partial(read_flickr8k, path, images=images))
+        return DatasetLayout("Flickr8k", partial(read_flickr8k, path, images=images))
     if annotations := find_annotations(path):
-        return Layout("COCO", partial(read_annotations, annotations, images=images))
+        return DatasetLayout("COCO", partial(read_annotations, annotations, images=images))
     if table := find_table(path):
-        return Layout(f"folder with {table.name}", partial(read_table, table, images=images))
+        return DatasetLayout(f"folder with {table.name}", partial(read_table, table, images=images))
     if tables := find_split_tables(path):
         name = f"folder with {tables[0].name} in each split"
         return _alone(path, images, name, partial(read_split_tables, tables))
@@ -118,11 +120,11 @@ def _alone(
     images: str | Path | None,
     name: str,
     read: Callable[..., list[Example]],
-) -> Layout:
+) -> DatasetLayout:
     """A layout whose pictures are where its captions are."""
     if images is not None:
         raise DataError(f"{path}: its pictures are with its captions; leave out {images}")
-    return Layout(name, read)
+    return DatasetLayout(name, read)
 
 
 def _folder(shards: list[Path]) -> Path:

@@ -107,6 +107,19 @@ def _object(where: str, record: object) -> dict[str, Any]:
     return record
 
 
+def parquet_library(path: Path) -> Any:
+    """pyarrow, which reads and writes parquet.
+
+    Raises:
+        DataError: it is not installed; the message names `path`, the file to read or write.
+    """
+    try:
+        import pyarrow.parquet  # an extra
+    except ModuleNotFoundError:
+        raise DataError(f"{path}: parquet needs pyarrow; pip install 'captax[parquet]'") from None
+    return pyarrow
+
+
 def find_column(where: str, columns: Sequence[str], names: Sequence[str]) -> str:
     """The first of `names` that is among `columns`.
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -21,11 +21,13 @@ from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
 from captax.models.layers import map_pictures
 from captax.pipelines.generator import Generator
-from captax.pipelines.streaming import DECODERS, several, stream_pictures, stream_pixels
+from captax.pipelines.streaming import Placed, pace, several, stream_pictures, stream_pixels
 from captax.text import Tokenizer
 
 # Captions to score are padded to a multiple of this, so that a few compiled programs serve all.
 SCORED_STEP = 16
+
+Other = TypeVar("Other")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,25 +89,24 @@ class Captioner(Generator):
 
         Pictures are decoded in threads while the model works on the ones before them.
         """
-        pictures = load_images(images, self.processor, threads=DECODERS, ahead=3 * batch_size)
+        pictures = load_images(images, self.processor, **pace(batch_size))
         return self.stream_pixels(
             pictures, prompt=prompt, seed=seed, batch_size=batch_size, **options
         )
 
     def stream_pixels(
         self,
-        pictures: Iterable[Float[np.ndarray, "height width 3"] | ImageError],
+        pictures: Iterable[Float[np.ndarray, "height width 3"] | Placed | Other],
         *,
         prompt: str | Sequence[str] = "",
         seed: int | Sequence[int] = 0,
-        places: Sequence[int] | None = None,
         batch_size: int = 32,
         **options: Any,
-    ) -> Iterator[Caption | ImageError]:
-        """As `stream`, of pictures that `processor` made ready; errors among them are passed on.
+    ) -> Iterator[Caption | Other]:
+        """As `stream`, of pictures that `processor` made ready; all else among them is passed on.
 
-        `places` are what draws depend on where pictures are some of many: their places among all,
-        in a list that may grow as `pictures` is read.
+        Prompts and draws are by the place of a picture among `pictures`, or the one that it comes
+        with, as `Placed`, where it is one of many that are captioned bit by bit.
         """
         config = self._config(options)
         one = isinstance(prompt, str)
@@ -119,18 +120,20 @@ class Captioner(Generator):
             return said[0 if one else place]
 
         def write(
-            pixels: Float[np.ndarray, "batch height width 3"], batch: Sequence[int]
+            pixels: Float[np.ndarray, "batch height width 3"], places: Sequence[int]
         ) -> Sequences:
-            prompts = [[self._start(config), *prompted(place)] for place in batch]
-            seeds = seeds_of(seed, [places[place] for place in batch] if places else batch)
-            return self._dispatch(pixels, prompts, len(pixels), config, seeds)
+            prompts = [[self._start(config), *prompted(place)] for place in places]
+            return self._dispatch(pixels, prompts, len(pixels), config, seeds_of(seed, places))
 
-        found = stream_pixels(pictures, write, batch_size=batch_size, numbered=True)
-        for place, row in enumerate(found):
-            if isinstance(row, ImageError):
-                yield row
+        placed = (
+            each if isinstance(each, Placed) else (place, each)
+            for place, each in enumerate(pictures)
+        )
+        for place, found in stream_pixels(placed, write, batch_size=batch_size):
+            if isinstance(found, Sequences):
+                yield Caption(*self._texts(prompted(place), found, config.eos_ids))
             else:
-                yield Caption(*self._texts(prompted(place), row, config.eos_ids))
+                yield found
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """The captions of token sequences, without the space that some tokenizers put first."""

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -12,10 +12,22 @@ from PIL import Image
 
 from captax.data import batched, filled, load_images
 from captax.generation.programs import padded
-from captax.images import ImageError, ImageProcessor, ImageSource, Prepared
+from captax.images import ImageProcessor, ImageSource, Prepared
 
 # Decoders spend their time outside Python's lock; one for each core keeps up with any model.
 DECODERS = min(32, max(2, os.cpu_count() or 2))
+
+
+def pace(batch_size: int) -> dict[str, int]:
+    """How pictures are read for a model: in how many threads, and how far ahead of it."""
+    return {"threads": DECODERS, "ahead": 3 * batch_size}
+
+
+class Placed(NamedTuple):
+    """A picture that is one of many, by its place among all of them."""
+
+    place: int
+    pixels: Float[np.ndarray, "height width 3"]
 
 
 def stream_pictures(
@@ -28,35 +40,39 @@ def stream_pictures(
 ) -> Iterator[Any]:
     """Yield the result of `compute` for each picture, in order, or the error of a broken one.
 
-    This is `stream_pixels` for pictures that have yet to be read.
+    This is `stream_pixels` for pictures that have yet to be read. If `numbered`, `compute` is also
+    given the places, among `images`, of those in the batch.
     """
-    pictures = load_images(images, processor, threads=DECODERS, ahead=3 * batch_size)
-    return stream_pixels(pictures, compute, batch_size=batch_size, numbered=numbered)
+    pictures = load_images(images, processor, **pace(batch_size))
+
+    def batch(pixels: Float[np.ndarray, "batch height width 3"], places: list[int]) -> Any:
+        return compute(pixels, places) if numbered else compute(pixels)
+
+    for _, row in stream_pixels(enumerate(pictures), batch, batch_size=batch_size):
+        yield row
 
 
 def stream_pixels(
-    pictures: Iterable[Float[np.ndarray, "height width 3"] | ImageError],
-    compute: Callable[..., Any],
+    pictures: Iterable[tuple[int, Any]],
+    compute: Callable[[Float[np.ndarray, "batch height width 3"], list[int]], Any],
     *,
     batch_size: int,
-    numbered: bool = False,
-) -> Iterator[Any]:
-    """Yield the result of `compute` for each prepared picture, in order; errors are passed on.
+) -> Iterator[tuple[int, Any]]:
+    """Yield the result of `compute` for each prepared picture, in order, with its place.
 
-    `compute` takes a batch, padded to one of a few sizes, and returns a tree of arrays with one row
-    for each picture, without waiting for the device: it works while the next batch is read. The
-    rows are yielded as NumPy arrays. If `numbered`, `compute` is also given the places, among
-    `pictures`, of those in the batch.
+    `pictures` are arrays of pixels with their places; what is no array, such as an error, is passed
+    on in its turn. `compute` takes a batch, padded to one of a few sizes, and the places in it. It
+    returns a tree of arrays with one row for each picture, without waiting for the device: it works
+    while the next batch is read. The rows are yielded as NumPy arrays.
     """
-    waiting: list[tuple[list[np.ndarray | ImageError], Any]] = []
-    seen = 0
+    waiting: list[tuple[list[tuple[int, Any]], Any]] = []
     for batch in batched(pictures, batch_size):
-        places = [i for i, pixels in enumerate(batch, seen) if not isinstance(pixels, ImageError)]
-        good = [pixels for pixels in batch if not isinstance(pixels, ImageError)]
-        seen += len(batch)
-        extra = (places,) if numbered else ()
-        size = padded(len(good), batch_size)
-        waiting.append((batch, compute(filled(good, size), *extra) if good else None))
+        good = [(place, pixels) for place, pixels in batch if isinstance(pixels, np.ndarray)]
+        found = None
+        if good:
+            pixels = filled([pixels for _, pixels in good], padded(len(good), batch_size))
+            found = compute(pixels, [place for place, _ in good])
+        waiting.append((batch, found))
         if len(waiting) > 1:
             yield from _rows(*waiting.pop(0))
     for batch, found in waiting:
@@ -70,12 +86,12 @@ def several(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource
     return cast("Sequence[ImageSource]", [images] if one else images)
 
 
-def _rows(batch: list[np.ndarray | ImageError], found: Any) -> Iterator[Any]:
+def _rows(batch: list[tuple[int, Any]], found: Any) -> Iterator[tuple[int, Any]]:
     arrays = jax.device_get(found)
     row = 0
-    for pixels in batch:
-        if isinstance(pixels, ImageError):
-            yield pixels
-        else:
-            yield jax.tree.map(lambda array, row=row: array[row], arrays)
+    for place, each in batch:
+        if isinstance(each, np.ndarray):
+            yield place, jax.tree.map(lambda array, row=row: array[row], arrays)
             row += 1
+        else:
+            yield place, each

@@ -1,30 +1,27 @@
 """From pictures to records, batch by batch: what one process does of a job."""
 
+import dataclasses
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
-from captax.collection.copies import Seen, fingerprint
-from captax.collection.items import Item
+from captax.collection.copies import Fingerprints, fingerprint
+from captax.collection.item import Item
 from captax.collection.record import Record
 from captax.data.batches import batched, map_ahead
 from captax.images import ImageError
 from captax.pipelines.captioner import Caption, Captioner
-from captax.pipelines.streaming import DECODERS
+from captax.pipelines.streaming import Placed, pace
 
 
-@dataclass(frozen=True)
-class Task:
+@dataclasses.dataclass(frozen=True)
+class CaptionOptions:
     """What is asked of each picture.
 
     Attributes:
         prompt: what captions begin with.
-        seed: of random draws, which depend on a picture's place in the collection besides.
+        seed: what random draws depend on, with a picture's place in the collection.
         batch_size: pictures at a time.
         dedupe: pictures whose fingerprints differ in at most so many bits are captioned once.
         decoding: fields of `GenerationConfig`, and words, as `Captioner.stream` takes them.
@@ -34,10 +31,10 @@ class Task:
     seed: int = 0
     batch_size: int = 32
     dedupe: int | None = None
-    decoding: dict[str, Any] = field(default_factory=dict)
+    decoding: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Wanted:
     """A picture to caption, its place among all, and where its caption goes, as in `Record`."""
 
@@ -55,7 +52,7 @@ class Copies:
     """Which pictures look like one before them, and what that was captioned."""
 
     def __init__(self, distance: int):
-        self._seen = Seen(distance)
+        self._seen = Fingerprints(distance)
         self._captions: dict[str, tuple[tuple[str, float], ...]] = {}
 
     def original(self, fingerprint: int, name: str) -> str | None:
@@ -81,58 +78,63 @@ class Copies:
 
 
 def caption_batches(
-    captioner: Captioner, wanted: Iterable[Wanted], task: Task, copies: Copies | None = None
+    captioner: Captioner,
+    wanted: Iterable[Wanted],
+    options: CaptionOptions,
+    copies: Copies | None = None,
 ) -> Iterator[list[Record]]:
-    """Records of the pictures, in order, in batches of `task.batch_size`.
+    """Records of the pictures, in order, in batches of `options.batch_size`.
 
     A batch is what the model is given at once, but for errors and copies in it.
     """
-    waiting: deque[tuple[Wanted, str | None, int | None]] = deque()
-    places: list[int] = []
     processor = captioner.processor
+    # Records of pictures that the captioner is at, to which it will add captions.
+    begun: deque[Record] = deque()
 
-    def load(
-        each: Wanted,
-    ) -> tuple[Wanted, Float[np.ndarray, "height width 3"] | ImageError, int | None]:
+    def load(each: Wanted) -> tuple[Record, Placed | None]:
+        name, target, before = each.item.name, each.target, each.before
         try:
             picture = processor.decode(each.item.source())
             look = fingerprint(picture) if copies is not None else None
-            return each, processor([processor.prepare(picture)])[0], look
+            pixels = processor([processor.prepare(picture)])[0]
         except ImageError as error:
-            return each, error, None
+            return each.error(_reason(each.item, error)), None
+        record = Record(name, fingerprint=look, target=target, before=before)
+        return record, Placed(each.place, pixels)
 
-    def ready() -> Iterator[Float[np.ndarray, "height width 3"] | ImageError]:
-        for each, pixels, look in map_ahead(load, wanted, DECODERS, 3 * task.batch_size):
+    def ready() -> Iterator[Placed | Record]:
+        """Pictures for the captioner; the records of those that need none stand between them."""
+        for record, picture in map_ahead(load, wanted, **pace(options.batch_size)):
             original = None
-            if copies is not None and look is not None:
-                original = copies.original(look, each.item.name)
-            waiting.append((each, original, look))
-            places.append(each.place)
-            yield pixels if original is None else ImageError("like another, so not captioned")
+            if copies is not None and record.fingerprint is not None:
+                original = copies.original(record.fingerprint, record.name)
+            if original is not None:
+                yield dataclasses.replace(record, copy_of=original)
+            elif picture is None:
+                yield record
+            else:
+                begun.append(record)
+                yield picture
 
-    captions = captioner.stream_pixels(
+    def ended(found: Caption | Record) -> Record:
+        if isinstance(found, Caption):
+            said = tuple((other.text, other.score) for other in found.alternatives)
+            record = dataclasses.replace(begun.popleft(), captions=said)
+            if copies is not None:
+                copies.said(record)
+            return record
+        if copies is not None and found.copy_of:
+            return dataclasses.replace(found, captions=copies.captions(found.copy_of))
+        return found
+
+    found = captioner.stream_pixels(
         ready(),
-        prompt=task.prompt,
-        seed=task.seed,
-        places=places,
-        batch_size=task.batch_size,
-        **task.decoding,
+        prompt=options.prompt,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        **options.decoding,
     )
-
-    def record(found: Caption | ImageError) -> Record:
-        each, original, look = waiting.popleft()
-        name, target, before = each.item.name, each.target, each.before
-        if copies is not None and original is not None:
-            return Record(name, copies.captions(original), "", original, look, target, before)
-        if isinstance(found, ImageError):
-            return each.error(_reason(each.item, found))
-        said = tuple((other.text, other.score) for other in found.alternatives)
-        made = Record(name, said, "", "", look, target, before)
-        if copies is not None:
-            copies.said(made)
-        return made
-
-    return batched(map(record, captions), task.batch_size)
+    return batched(map(ended, found), options.batch_size)
 
 
 def _reason(item: Item, error: ImageError) -> str:

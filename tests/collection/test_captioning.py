@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from captax.collection.batches import Copies, Task, Wanted, caption_batches
+from captax.collection.captioning import CaptionOptions, Copies, Wanted, caption_batches
 from captax.collection.items import find_items
 from captax.collection.record import Record
 from captax.pipelines.captioner import Captioner
@@ -32,18 +32,21 @@ def texts(records: list[Record]) -> list[str]:
 
 
 def records(
-    captioner: Captioner, pictures: list[Wanted], task: Task, copies: Copies | None = None
+    captioner: Captioner,
+    pictures: list[Wanted],
+    options: CaptionOptions,
+    copies: Copies | None = None,
 ) -> list[Record]:
-    return [one for batch in caption_batches(captioner, pictures, task, copies) for one in batch]
+    return [one for batch in caption_batches(captioner, pictures, options, copies) for one in batch]
 
 
 @pytest.mark.slow
 def test_draws_depend_on_the_place_and_not_on_where_a_job_was_taken_up(
     tiny_captioner: Captioner, folder: Path
 ) -> None:
-    task = Task(seed=3, batch_size=2, decoding=SAMPLED)
+    options = CaptionOptions(seed=3, batch_size=2, decoding=SAMPLED)
     every = wanted(folder)
-    found = records(tiny_captioner, every, task)
+    found = records(tiny_captioner, every, options)
     paths = [each.item.path for each in every]
     good = [i for i, record in enumerate(found) if not record.error]
     assert len(good) == 8 and found[3].error.startswith("not a picture that can be read")
@@ -55,8 +58,8 @@ def test_draws_depend_on_the_place_and_not_on_where_a_job_was_taken_up(
     assert [found[i].text for i in good] == [said[i] for i in good]
     assert len(set(said)) > 4
     for begin in (2, 4, 8):
-        assert records(tiny_captioner, every[begin:], task) == found[begin:]
-    some = records(tiny_captioner, every[::3], task)
+        assert records(tiny_captioner, every[begin:], options) == found[begin:]
+    some = records(tiny_captioner, every[::3], options)
     assert texts(some) == texts(found[::3])
 
 
@@ -64,21 +67,21 @@ def test_draws_depend_on_the_place_and_not_on_where_a_job_was_taken_up(
 def test_copies_have_the_captions_of_what_they_are_copies_of(
     tiny_captioner: Captioner, folder: Path
 ) -> None:
-    task, every = Task(batch_size=2, dedupe=2), wanted(folder)
-    batches = list(caption_batches(tiny_captioner, every, task, Copies(2)))
+    options, every = CaptionOptions(batch_size=2, dedupe=2), wanted(folder)
+    batches = list(caption_batches(tiny_captioner, every, options, Copies(2)))
     assert [len(batch) for batch in batches] == [2, 2, 2, 2, 1]
     found = [record for batch in batches for record in batch]
     names = [Path(record.name).name for record in found]
     assert names == [each.item.name.rpartition("/")[2] for each in every]
     copies = {Path(one.name).name: Path(one.copy_of).name for one in found if one.copy_of}
     assert copies == {"3.png": "0.png", "6.png": "5.png"}
-    alone = records(tiny_captioner, every, Task(batch_size=2))
+    alone = records(tiny_captioner, every, CaptionOptions(batch_size=2))
     assert texts(found) == texts(alone)
     for begin in (2, 4, 6, 8):  # after what an earlier process did
         known = Copies(2)
         for record in found[:begin]:
             known.done(record)
-        assert records(tiny_captioner, every[begin:], task, known) == found[begin:]
+        assert records(tiny_captioner, every[begin:], options, known) == found[begin:]
 
 
 def test_a_collection_of_copies_comes_batch_by_batch(
@@ -95,6 +98,8 @@ def test_a_collection_of_copies_comes_batch_by_batch(
             read += 1
             yield each
 
-    batches = caption_batches(tiny_captioner, counted(), Task(batch_size=4, dedupe=0), Copies(0))  # type: ignore[arg-type]
+    batches = caption_batches(
+        tiny_captioner, counted(), CaptionOptions(batch_size=4, dedupe=0), Copies(0)
+    )  # type: ignore[arg-type]
     next(batches)
     assert read < 50

@@ -1,18 +1,18 @@
-"""What is made of a caption before it is written."""
+"""Captions set into a template, and joined with what is there already."""
 
 import string
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from captax.collection.choices import OnExists
-from captax.collection.items import CollectionError
+from captax.collection.item import CollectionError
 from captax.collection.record import utf8
 
 FIELDS = ("caption", "name", "folder")
 
 
 @dataclass(frozen=True)
-class Wording:
+class CaptionTemplate:
     """A template that captions are set into.
 
     `{caption}` is the caption, `{name}` the picture's name without its suffix, `{folder}` its
@@ -33,21 +33,21 @@ class Wording:
             }
             self.template.format_map(dict.fromkeys(FIELDS, ""))
         except (ValueError, KeyError, IndexError, AttributeError) as error:
+            known = ", ".join(f"{{{name}}}" for name in FIELDS)
             raise CollectionError(
-                f"template {self.template!r}: {_known()}, and {{{{ for a brace ({error})"
+                f"--template {self.template!r} cannot be filled in ({error}); it may hold {known}, "
+                "and {{ for a brace"
             ) from None
         if "caption" not in fields:
-            raise CollectionError(f"template {self.template!r}: has no {{caption}} in it")
+            raise CollectionError(
+                f"--template {self.template!r} does not contain {{caption}}; add that"
+            )
 
     def __call__(self, caption: str, name: str) -> str:
-        """The text to write of the picture of that name."""
+        """The text to write for the picture of that name."""
         path = PurePosixPath(utf8(name))
         values = {"caption": caption, "name": path.stem, "folder": path.parent.name}
         return f"{self.prefix}{self.template.format_map(values)}{self.suffix}"
-
-
-def _known() -> str:
-    return "it may hold " + ", ".join(f"{{{name}}}" for name in FIELDS)
 
 
 def merged(policy: OnExists, before: str, texts: list[str], separator: str) -> list[str]:
