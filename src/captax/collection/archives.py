@@ -1,9 +1,9 @@
 """Pictures in zip and tar files, read where they lie."""
 
+import dataclasses
 import functools
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from captax.collection.item import MASKS, CollectionError, Item, place_of
@@ -16,7 +16,7 @@ from captax.images import ImageError, is_image_path
 MAX_UNPACKED = 2**30
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ZipPicture:
     """A picture in a zip file."""
 

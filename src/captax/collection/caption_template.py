@@ -1,7 +1,7 @@
 """Captions set into a template, and joined with what is there already."""
 
+import dataclasses
 import string
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from captax.collection.choices import OnExists
@@ -11,7 +11,7 @@ from captax.collection.record import utf8
 FIELDS = ("caption", "name", "folder")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class CaptionTemplate:
     """A template that captions are set into.
 

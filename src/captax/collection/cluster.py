@@ -8,6 +8,7 @@ shards into the journal in their order and writes all output, as it does with ba
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -16,7 +17,6 @@ import pickle
 import platform
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ ENVIRONMENT = ("CAPTAX_CACHE", "HF_HOME", "HF_TOKEN", "JAX_PLATFORMS", "XLA_FLAG
 TRIES = 4
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Cluster:
     """Workers on a Ray cluster, which is that of `RAY_ADDRESS`, or this machine.
 
@@ -48,7 +48,7 @@ class Cluster:
         shard_size: pictures a shard; whole batches.
     """
 
-    model: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     workers: int | None = None
     shard_size: int = 256
 

@@ -5,10 +5,10 @@ and `write`. Sidecars follow Adobe's XMP specification, part 1 (ISO 16684-1): th
 `dc:description`, a text per language of which `x-default` is what everybody reads.
 """
 
+import dataclasses
 import os
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -45,7 +45,7 @@ class DescriptionError(CaptaxError):
     """A description cannot be read or written where it was asked for."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Sidecars:
     """Descriptions in `.xmp` files beside the pictures; whatever else those hold stays.
 

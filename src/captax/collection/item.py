@@ -1,6 +1,6 @@
 """A picture to caption, and what is known of kinds of files."""
 
-from dataclasses import dataclass
+import dataclasses
 from pathlib import Path, PurePath, PurePosixPath
 
 from captax.data.example import Stored
@@ -17,7 +17,7 @@ class CollectionError(CaptaxError):
     """A collection cannot be captioned as asked."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Item:
     """A picture to caption.
 

@@ -1,11 +1,11 @@
 """What a job is (pictures, where their captions go, and how), and how it is run."""
 
 import contextlib
+import dataclasses
 import glob
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from captax.pipelines.captioner import Captioner
 JOB = ".captax"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """A job.
 
@@ -54,8 +54,8 @@ class Plan:
     ext: str | None = None
     on_exists: OnExists = OnExists.skip
     separator: str = "\n"
-    options: CaptionOptions = field(default_factory=CaptionOptions)
-    shape: Shape = field(default_factory=Shape)
+    options: CaptionOptions = dataclasses.field(default_factory=CaptionOptions)
+    shape: Shape = dataclasses.field(default_factory=Shape)
     sheet: Path | None = None
 
     def __post_init__(self) -> None:
@@ -185,7 +185,7 @@ class Plan:
 
     def settings(self, captioner: Captioner, model: str | None) -> dict[str, Any]:
         """All that captions depend on, which must not change while a job goes on."""
-        options = asdict(self.options)
+        options = dataclasses.asdict(self.options)
         decoding = options.pop("decoding")
         del options["batch_size"]
         relative = any("://" not in each and not Path(each).is_absolute() for each in self.sources)
@@ -197,7 +197,7 @@ class Plan:
             "format": str(self.wanted),
             **(self._beside() if self.beside else {}),
             **options,
-            **asdict(self.shape.template),
+            **dataclasses.asdict(self.shape.template),
             "min_score": self.shape.min_score,
             **decoding,
         }

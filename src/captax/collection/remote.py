@@ -1,6 +1,6 @@
 """Pictures behind URLs, by whichever of fsspec's file systems knows them."""
 
-from dataclasses import dataclass
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from captax.collection.item import CollectionError
 from captax.images import ImageError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class RemotePicture:
     """A picture behind a URL."""
 
@@ -21,7 +21,7 @@ class RemotePicture:
         return _fetch(self.url)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class RemoteSpan:
     """A picture within a larger file behind a URL, `size` bytes from `offset` on."""
 
