@@ -16,9 +16,9 @@ from captax.explain import Explanation, Reader, explain, known_methods
 from captax.generation import GenerationConfig, GenerationError, Sequences, score
 from captax.generator import Alternative, Generated, Generator, seeds_of
 from captax.images import ImageError, ImageProcessor, ImageSource, decode
+from captax.models.arithmetic import map_pictures
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
-from captax.models.layers import map_pictures
 from captax.streaming import DECODERS, several, stream_pictures, stream_pixels
 from captax.text import Tokenizer
 

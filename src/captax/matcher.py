@@ -15,9 +15,9 @@ from captax.errors import CaptaxError
 from captax.generator import padded
 from captax.images import ImageError, ImageProcessor, ImageSource
 from captax.metrics.clip_score import PROMPT, clip_score, ref_clip_score
+from captax.models.arithmetic import map_pictures
 from captax.models.clip import Clip
 from captax.models.encoders import Text
-from captax.models.layers import map_pictures
 from captax.streaming import several, stream_pictures
 from captax.text import Tokenizer
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import captax
+from captax.models.arithmetic import activation_dtype, look_up, project
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import TextEncoder, as_text
-from captax.models.layers import activation_dtype, look_up, project
 
 NARROW = jnp.bfloat16
 CAPTIONERS = ["vit-gpt2", "clip-gpt2", "vit-bert", "git", "blip", "bert2bert"]

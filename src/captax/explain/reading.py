@@ -17,9 +17,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from captax.checkpoints.state import parameters
 from captax.explain.rollout import rollout
+from captax.models.arithmetic import map_pictures
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
-from captax.models.layers import map_pictures
 from captax.models.record import observe
 
 # Pictures to a program, when many versions of one are read.

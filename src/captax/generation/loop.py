@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from captax.generation.constraints import Constraints
 from captax.generation.task import Constrain, GenerationError, Strategy, Task, is_any, parents_of
-from captax.models.decoders import Cache
+from captax.models.cache import Cache
 from captax.models.encoders import Features
 
 

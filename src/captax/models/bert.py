@@ -13,20 +13,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from captax.models.arithmetic import look_up
 from captax.models.config import ModelConfig, Roles
 from captax.models.decoders import LanguageHead, LengthError, TextDecoder
 from captax.models.encoders import Features, Text, TextEncoder, as_text
-from captax.models.layers import (
-    Dropout,
-    EncoderLayer,
-    Layer,
-    LayerConfig,
-    LayerNorm,
-    Linear,
-    look_up,
-    parameter,
-)
+from captax.models.layers import EncoderLayer, Layer
 from captax.models.layout import Layout, Rule, linear, norm, table
+from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
 from captax.models.record import record
 
 WORDS, HEAD = "embeddings.word_embeddings.weight", "cls.predictions"

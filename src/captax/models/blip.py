@@ -11,23 +11,16 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from captax.models.arithmetic import look_up
 from captax.models.bert import LAYER_RULES
 from captax.models.config import ConfigError, ModelConfig, Roles
 from captax.models.decoders import LanguageHead, TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import PatchEncoder
-from captax.models.layers import (
-    Dropout,
-    EncoderLayer,
-    FinalNorm,
-    Layer,
-    LayerConfig,
-    LayerNorm,
-    PatchEmbedding,
-    look_up,
-    parameter,
-)
+from captax.models.layers import EncoderLayer, Layer
 from captax.models.layout import Layout, Rule, conv2d, join, linear, norm, table
+from captax.models.modules import Dropout, FinalNorm, LayerConfig, LayerNorm, parameter
+from captax.models.patches import PatchEmbedding
 from captax.models.record import record
 
 EMBEDDING, HEAD = "bert.embeddings.word_embeddings.weight", "cls.predictions"

@@ -13,20 +13,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from captax.models.arithmetic import look_up
 from captax.models.config import ConfigError, ModelConfig
 from captax.models.decoders import LengthError
 from captax.models.encoders import Features, PatchEncoder, Text, TextEncoder, as_text
-from captax.models.layers import (
-    EncoderLayer,
-    FinalNorm,
-    LayerConfig,
-    LayerNorm,
-    Linear,
-    PatchEmbedding,
-    look_up,
-    parameter,
-)
+from captax.models.layers import EncoderLayer
 from captax.models.layout import Layout, Rule, conv2d, join, linear, norm, table
+from captax.models.modules import FinalNorm, LayerConfig, LayerNorm, Linear, parameter
+from captax.models.patches import PatchEmbedding
 from captax.models.record import record, scope
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type
 from flax import nnx
 
 from captax.errors import CaptaxError
-from captax.models.layers import ACTIVATIONS
+from captax.models.arithmetic import ACTIVATIONS
 from captax.models.layout import Layout
 
 Config = TypeVar("Config", bound="ModelConfig")

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from captax.models.arithmetic import activation_dtype
 from captax.models.config import ConfigError, ModelConfig
 from captax.models.encoders import Features, VisionEncoder
-from captax.models.layers import Linear, activation_dtype, parameter
+from captax.models.modules import Linear, parameter
 
 # (repeats, kernel, stride, expansion, channels) of each stage before scaling.
 STAGES = (

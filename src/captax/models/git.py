@@ -11,24 +11,17 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from captax.models.arithmetic import look_up, project
 from captax.models.bert import LAYER_RULES
+from captax.models.cache import KeysValues
 from captax.models.clip import VisionTowerConfig
 from captax.models.config import ConfigError, ModelConfig, Roles
 from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
-from captax.models.layers import (
-    Dropout,
-    KeysValues,
-    Layer,
-    LayerConfig,
-    LayerNorm,
-    Linear,
-    look_up,
-    parameter,
-    project,
-)
+from captax.models.layers import Layer
 from captax.models.layout import Layout, Rule, join, linear, norm, table
+from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
 from captax.models.record import record, scope
 
 

@@ -11,19 +11,12 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from captax.models.arithmetic import look_up, project
 from captax.models.config import ModelConfig, Roles
 from captax.models.decoders import TextDecoder
-from captax.models.layers import (
-    Dropout,
-    Layer,
-    LayerConfig,
-    LayerNorm,
-    Linear,
-    look_up,
-    parameter,
-    project,
-)
+from captax.models.layers import Layer
 from captax.models.layout import Layout, Rule, conv1d, linear, norm, table
+from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
 from captax.models.record import record
 
 

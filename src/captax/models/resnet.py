@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from captax.models.arithmetic import ACTIVATIONS, activation_dtype, project
 from captax.models.config import (
     ConfigError,
     ModelConfig,
@@ -25,8 +26,8 @@ from captax.models.config import (
     write_labels,
 )
 from captax.models.encoders import Features, VisionEncoder
-from captax.models.layers import ACTIVATIONS, Linear, activation_dtype, parameter, project
 from captax.models.layout import Layout, batch_norm, conv2d, linear, table
+from captax.models.modules import Linear, parameter
 from captax.models.record import record
 
 EPSILON = 1e-5  # of every batch norm

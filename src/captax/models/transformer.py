@@ -11,19 +11,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from captax.models.arithmetic import look_up, project
 from captax.models.config import ModelConfig
 from captax.models.decoders import TextDecoder
 from captax.models.encoders import Features
-from captax.models.layers import (
-    Dropout,
-    Layer,
-    LayerConfig,
-    LayerNorm,
-    Linear,
-    look_up,
-    parameter,
-    project,
-)
+from captax.models.layers import Layer
+from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
 from captax.models.record import record
 
 

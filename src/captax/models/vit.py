@@ -14,8 +14,10 @@ from jaxtyping import Array, Float
 
 from captax.models.config import ModelConfig, architecture_of, labels_of, write_labels
 from captax.models.encoders import Features, PatchEncoder
-from captax.models.layers import EncoderLayer, FinalNorm, LayerConfig, Linear, PatchEmbedding
+from captax.models.layers import EncoderLayer
 from captax.models.layout import Layout, Rule, conv2d, linear, norm, table
+from captax.models.modules import FinalNorm, LayerConfig, Linear
+from captax.models.patches import PatchEmbedding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,8 +27,8 @@ from captax.data import batched, load_images
 from captax.errors import CaptaxError
 from captax.files import write_text
 from captax.images import Augment, ImageError, ImageProcessor, decode, mentions_sides, rng_for
+from captax.models.arithmetic import map_pictures
 from captax.models.encoders import VisionEncoder
-from captax.models.layers import map_pictures
 
 BATCH = 25
 VERSION = 1
