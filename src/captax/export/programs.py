@@ -17,8 +17,8 @@ from jax import export as jax_export
 from captax.captioner import Captioner
 from captax.checkpoints.state import parameters, rebuilder
 from captax.errors import CaptaxError
-from captax.models.arithmetic import portable
 from captax.models.cache import Cache
+from captax.models.tracing import portable
 
 WEIGHTS = "weights.safetensors"  # the file that holds those of all programs
 Shape = jax.ShapeDtypeStruct

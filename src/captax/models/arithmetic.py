@@ -1,7 +1,6 @@
 """Products, activations and embeddings, each in the form that suits the device."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from captax.models.record import observing
+from captax.models.tracing import modes
 
 T = TypeVar("T")
 CPU_CHUNK = 2
@@ -29,24 +29,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-_PORTABLE = False
-
-
-@contextlib.contextmanager
-def portable() -> Iterator[None]:
-    """Inside the block models are traced in their plain forms, for any compiler and any batch.
-
-    Sizes may be symbolic then. The forms that suit the compiler and the device at hand are left
-    out, and so are gradients of our own.
-    """
-    global _PORTABLE
-    before, _PORTABLE = _PORTABLE, True
-    try:
-        yield
-    finally:
-        _PORTABLE = before
-
-
 def activation_dtype(weights: Any) -> Any:
     """What is computed between the products of weights of a type.
 
@@ -63,7 +45,7 @@ def project(
 
     The result is of the type that `activation_dtype` says.
     """
-    if _PORTABLE:
+    if modes().portable:
         return _sum_over(x, x.ndim - 1, kernel, 1)
     rows = _product(x.reshape(-1, x.shape[-1]), kernel)
     return rows.reshape(*x.shape[:-1], -1).astype(activation_dtype(kernel.dtype))

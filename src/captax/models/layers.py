@@ -4,8 +4,7 @@ Legend: `batch` images, `rows` = batch x beams, `time` token positions, `places`
 to, `width` model width, `heads`, `head` = width of one head.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -16,27 +15,14 @@ from captax.models.attention import Attention
 from captax.models.cache import KeysValues, Past, write_cache
 from captax.models.modules import Dropout, LayerConfig, LayerNorm, Mlp
 from captax.models.record import record
+from captax.models.tracing import modes
 
 T = TypeVar("T")
 
 
-_REMATERIALISED = False
-
-
-@contextlib.contextmanager
-def rematerialised(whether: bool = True) -> Iterator[None]:
-    """Inside the block gradients keep what goes from layer to layer, and compute the rest twice."""
-    global _REMATERIALISED
-    before, _REMATERIALISED = _REMATERIALISED, whether
-    try:
-        yield
-    finally:
-        _REMATERIALISED = before
-
-
 def run_layer(layer: Callable[..., T], *inputs: Any) -> T:
     """`layer(*inputs)`, of which gradients keep as much as `rematerialised` says."""
-    if not _REMATERIALISED:
+    if not modes().rematerialised:
         return layer(*inputs)
     return jax.checkpoint(lambda *inputs: layer(*inputs))(*inputs)
 
