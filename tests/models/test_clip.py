@@ -142,14 +142,14 @@ def test_initial_weights_are_spread_as_in_the_paper_s_code() -> None:
 
 
 def test_a_frozen_tower_can_be_cut_anywhere(clip: Clip) -> None:
-    """`suffix` after `prefix` is the whole, also of pictures of another size."""
+    """`last_parts` after `first_parts` is the whole, also of pictures of another size."""
     pixels = jax.random.normal(jax.random.key(1), (1, 40, 24, 3))
     vision = clip.vision
     whole = vision(pixels)
     assert whole.grid == (5, 3)
     assert len(vision.parts()) == 4
     for depth in range(5):
-        cut = vision.suffix(vision.prefix(pixels, depth), depth, (40, 24))
+        cut = vision.last_parts(vision.first_parts(pixels, depth), depth, (40, 24))
         np.testing.assert_allclose(cut.tokens, whole.tokens, atol=1e-5)
 
 

@@ -26,9 +26,9 @@ def test_an_encoder_cut_anywhere_is_the_same_encoder() -> None:
     pixels = jnp.arange(12.0).reshape(1, 2, 2, 3)
     whole = (2 * pixels + 1) ** 2
     for depth in range(4):
-        features = Chain().suffix(Chain().prefix(pixels, depth), depth)
+        features = Chain().last_parts(Chain().first_parts(pixels, depth), depth)
         np.testing.assert_array_equal(features.tokens, whole.reshape(1, 4, 3))
-    np.testing.assert_array_equal(Chain().prefix(pixels, 2), 2 * pixels + 1)
+    np.testing.assert_array_equal(Chain().first_parts(pixels, 2), 2 * pixels + 1)
     assert Chain()(pixels).grid == (2, 2)
 
 

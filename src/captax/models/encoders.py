@@ -50,7 +50,7 @@ class VisionEncoder(nnx.Module):
     """A chain of parts from pixels to `Features`, which can be cut between any two.
 
     What lies before the first trainable part is the same in every epoch: training computes
-    `prefix` once and keeps it.
+    `first_parts` once and keeps it.
     """
 
     config: Any
@@ -73,15 +73,17 @@ class VisionEncoder(nnx.Module):
         """Name what the last part gives of pictures of that (height, width)."""
         raise NotImplementedError
 
-    def prefix(self, pixels: Float[Array, "batch height width 3"], depth: int) -> Array:
+    def first_parts(self, pixels: Float[Array, "batch height width 3"], depth: int) -> Array:
         """Run the first `depth` parts."""
         x = pixels
         for part in self.parts()[:depth]:
             x = part(x)
         return x
 
-    def suffix(self, x: Array, depth: int, image_size: tuple[int, int] | None = None) -> Features:
-        """Run the parts from `depth` on what `prefix` gave at the same depth.
+    def last_parts(
+        self, x: Array, depth: int, image_size: tuple[int, int] | None = None
+    ) -> Features:
+        """Run the parts from `depth` on what `first_parts` gave at the same depth.
 
         `image_size` is that of the pictures, by default the encoder's own.
         """
@@ -97,7 +99,7 @@ class VisionEncoder(nnx.Module):
                 "channels last and values as an ImageProcessor gives them"
             )
         _, height, width, _ = pixels.shape
-        return self.suffix(pixels, 0, (height, width))
+        return self.last_parts(pixels, 0, (height, width))
 
     def label(self, features: Features) -> Float[Array, "batch labels"]:
         """Logits of the labels, of a classifier."""

@@ -95,7 +95,7 @@ class WritingTask(Task):
         if isinstance(given, Text):
             return model.encode(given)
         depth, size = self.depth, self.subject.processor.size
-        return model.bridge(model.encoder.suffix(given.astype(jnp.float32), depth, size))
+        return model.bridge(model.encoder.last_parts(given.astype(jnp.float32), depth, size))
 
     def loss(self, model: Any, batch: Batch) -> Losses:
         logits = model.read(
