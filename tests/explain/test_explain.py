@@ -20,7 +20,7 @@ from captax.explain.views import VIEWS, upsample
 from captax.generation import GenerationError
 from captax.generator import Alternative
 from captax.images import ImageProcessor
-from captax.models.record import observe
+from captax.models.observing import observe
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
 FAMILIES = ("vit-gpt2-projected", "clip-gpt2", "git", "blip")

@@ -20,7 +20,7 @@ from captax.explain.rollout import rollout
 from captax.models.arithmetic import map_pictures
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
-from captax.models.record import observe
+from captax.models.observing import observe
 
 # Pictures to a program, when many versions of one are read.
 VERSIONS = 16

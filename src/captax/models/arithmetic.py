@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from captax.models.record import observing
+from captax.models.observing import observing
 from captax.models.tracing import modes
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from captax.models.cache import KeysValues
 from captax.models.modules import Dropout, LayerConfig, Linear
-from captax.models.record import record
+from captax.models.observing import record
 
 
 class Attention(nnx.Module):

@@ -20,7 +20,7 @@ from captax.models.encoders import Features, Text, TextEncoder, as_text
 from captax.models.layers import EncoderLayer, Layer
 from captax.models.layout import Layout, Rule, linear, norm, table
 from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
-from captax.models.record import record
+from captax.models.observing import record
 
 WORDS, HEAD = "embeddings.word_embeddings.weight", "cls.predictions"
 

@@ -20,8 +20,8 @@ from captax.models.encoders import PatchEncoder
 from captax.models.layers import EncoderLayer, Layer
 from captax.models.layout import Layout, Rule, conv2d, join, linear, norm, table
 from captax.models.modules import Dropout, FinalNorm, LayerConfig, LayerNorm, parameter
+from captax.models.observing import record
 from captax.models.patches import PatchEmbedding
-from captax.models.record import record
 
 EMBEDDING, HEAD = "bert.embeddings.word_embeddings.weight", "cls.predictions"
 

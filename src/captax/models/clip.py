@@ -20,8 +20,8 @@ from captax.models.encoders import Features, PatchEncoder, Text, TextEncoder, as
 from captax.models.layers import EncoderLayer
 from captax.models.layout import Layout, Rule, conv2d, join, linear, norm, table
 from captax.models.modules import FinalNorm, LayerConfig, LayerNorm, Linear, parameter
+from captax.models.observing import record, scope
 from captax.models.patches import PatchEmbedding
-from captax.models.record import record, scope
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from captax.models.cache import Cache, KeysValues
 from captax.models.encoders import Features
 from captax.models.layers import Layer, run_layer
 from captax.models.modules import LayerNorm, Linear, parameter
-from captax.models.record import record
+from captax.models.observing import record
 
 
 class LengthError(CaptaxError):

@@ -24,7 +24,7 @@ from captax.models.decoders import TextDecoder
 from captax.models.encoders import Features, Text, TextEncoder, VisionEncoder
 from captax.models.layout import Layout, join, linear, table
 from captax.models.modules import Linear
-from captax.models.record import scope
+from captax.models.observing import scope
 
 # What is looked at: pictures, or texts.
 Inputs = Float[Array, "batch height width 3"] | Text | Int[Array, "batch time"]

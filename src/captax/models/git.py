@@ -22,7 +22,7 @@ from captax.models.encoders import Features
 from captax.models.layers import Layer
 from captax.models.layout import Layout, Rule, join, linear, norm, table
 from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
-from captax.models.record import record, scope
+from captax.models.observing import record, scope
 
 
 @dataclasses.dataclass(frozen=True)

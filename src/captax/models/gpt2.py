@@ -17,7 +17,7 @@ from captax.models.decoders import TextDecoder
 from captax.models.layers import Layer
 from captax.models.layout import Layout, Rule, conv1d, linear, norm, table
 from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
-from captax.models.record import record
+from captax.models.observing import record
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from captax.models.attention import Attention
 from captax.models.cache import KeysValues, Past, write_cache
 from captax.models.modules import Dropout, LayerConfig, LayerNorm, Mlp
-from captax.models.record import record
+from captax.models.observing import record
 from captax.models.tracing import modes
 
 T = TypeVar("T")

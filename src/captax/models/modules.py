@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from captax.models.arithmetic import ACTIVATIONS, project
-from captax.models.record import record
+from captax.models.observing import record
 
 
 def parameter(

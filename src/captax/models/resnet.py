@@ -28,7 +28,7 @@ from captax.models.config import (
 from captax.models.encoders import Features, VisionEncoder
 from captax.models.layout import Layout, batch_norm, conv2d, linear, table
 from captax.models.modules import Linear, parameter
-from captax.models.record import record
+from captax.models.observing import record
 
 EPSILON = 1e-5  # of every batch norm
 REDUCTION = 4  # a bottleneck's inner convolutions have a quarter of its channels

@@ -17,7 +17,7 @@ from captax.models.decoders import TextDecoder
 from captax.models.encoders import Features
 from captax.models.layers import Layer
 from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
-from captax.models.record import record
+from captax.models.observing import record
 
 
 @dataclasses.dataclass(frozen=True)

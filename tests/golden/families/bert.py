@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from captax.models.encoders import Text
-from captax.models.record import observe
+from captax.models.observing import observe
 from golden.case import Case, Inputs, Outputs, random_pixels, random_tokens
 from golden.families import gpt2, vit
 from golden.families.vision_encoder_decoder import named, run
