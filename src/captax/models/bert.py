@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from captax.models.arithmetic import look_up
 from captax.models.config import ModelConfig, Roles
 from captax.models.decoders import LanguageHead, LengthError, TextDecoder
-from captax.models.encoders import Features, Text, TextEncoder, as_text
+from captax.models.encoders import Features, TextBatch, TextEncoder, as_text_batch
 from captax.models.layers import EncoderLayer, Layer
 from captax.models.layout import Layout, Rule, linear, norm, table
 from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
@@ -164,9 +164,9 @@ class BertEncoder(TextEncoder):
     def features_width(self) -> int:
         return self.config.hidden_size
 
-    def __call__(self, text: Text | Int[Array, "batch time"]) -> Features:
+    def __call__(self, text: TextBatch | Int[Array, "batch time"]) -> Features:
         """Read texts; raises `LengthError` when they are longer than `max_positions`."""
-        text = as_text(text)
+        text = as_text_batch(text)
         time = text.tokens.shape[1]
         if time > self.max_positions:
             raise LengthError(

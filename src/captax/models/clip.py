@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from captax.models.arithmetic import look_up
 from captax.models.config import ConfigError, ModelConfig
 from captax.models.decoders import LengthError
-from captax.models.encoders import Features, PatchEncoder, Text, TextEncoder, as_text
+from captax.models.encoders import Features, PatchEncoder, TextBatch, TextEncoder, as_text_batch
 from captax.models.layers import EncoderLayer
 from captax.models.layout import Layout, Rule, conv2d, join, linear, norm, table
 from captax.models.modules import FinalNorm, LayerConfig, LayerNorm, Linear, parameter
@@ -247,9 +247,9 @@ class ClipText(TextEncoder):
     def features_width(self) -> int:
         return self.config.hidden_size
 
-    def __call__(self, text: Text | Int[Array, "batch time"]) -> Features:
+    def __call__(self, text: TextBatch | Int[Array, "batch time"]) -> Features:
         """Read texts; raises `LengthError` when one is longer than `max_positions`."""
-        text = as_text(text)
+        text = as_text_batch(text)
         time = text.tokens.shape[1]
         if time > self.max_positions:
             raise LengthError(
@@ -261,7 +261,7 @@ class ClipText(TextEncoder):
             x = layer(x, mask)
         return Features(self.norm(x), grid=(1, time), mask=text.mask)
 
-    def pool(self, features: Features, text: Text) -> Float[Array, "batch width"]:
+    def pool(self, features: Features, text: TextBatch) -> Float[Array, "batch width"]:
         """One vector a text: its first eos token."""
         eos = self.config.eos_token_id
         # Configs of before 2023 say 2, whatever it is: there it is the highest of all tokens.
@@ -288,14 +288,14 @@ class Clip(nnx.Module):
             features = self.vision(pixels)
         return self.visual_projection(self.vision.pool(features))
 
-    def embed_texts(self, text: Text) -> Float[Array, "batch projection"]:
+    def embed_texts(self, text: TextBatch) -> Float[Array, "batch projection"]:
         """One vector a text, of any length, in the space that both share."""
         with scope("text"):
             features = self.text(text)
         return self.text_projection(self.text.pool(features, text))
 
     def __call__(
-        self, pixels: Float[Array, "batch height width 3"], text: Text
+        self, pixels: Float[Array, "batch height width 3"], text: TextBatch
     ) -> tuple[Float[Array, "batch texts"], Float[Array, "texts batch"]]:
         """Logits of every text for each picture, and of every picture for each text."""
         return self.compare(self.embed_images(pixels), self.embed_texts(text))

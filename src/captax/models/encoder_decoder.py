@@ -21,13 +21,13 @@ from captax.models.config import (
     read_config,
 )
 from captax.models.decoders import TextDecoder
-from captax.models.encoders import Features, Text, TextEncoder, VisionEncoder
+from captax.models.encoders import Features, TextBatch, TextEncoder, VisionEncoder
 from captax.models.layout import Layout, join, linear, table
 from captax.models.modules import Linear
 from captax.models.observing import scope
 
 # What is looked at: pictures, or texts.
-Inputs = Float[Array, "batch height width 3"] | Text | Int[Array, "batch time"]
+Inputs = Float[Array, "batch height width 3"] | TextBatch | Int[Array, "batch time"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Features:
 
 
 @struct.dataclass
-class Text:
+class TextBatch:
     """Texts as an encoder takes them; `mask` is true where a token is more than padding.
 
     Arrays of NumPy on their way in, of JAX inside a program.
@@ -41,9 +41,9 @@ class ShapeError(CaptaxError):
     """An array is not laid out as a model takes it."""
 
 
-def as_text(text: Text | Int[Array, "batch time"]) -> Text:
+def as_text_batch(text: TextBatch | Int[Array, "batch time"]) -> TextBatch:
     """Texts as they are; of tokens alone, texts without padding."""
-    return text if isinstance(text, Text) else Text(text, jnp.ones(text.shape, bool))
+    return text if isinstance(text, TextBatch) else TextBatch(text, jnp.ones(text.shape, bool))
 
 
 class VisionEncoder(nnx.Module):
@@ -146,6 +146,6 @@ class TextEncoder(nnx.Module):
         """Width of the tokens."""
         raise NotImplementedError
 
-    def __call__(self, text: Text | Int[Array, "batch time"]) -> Features:
+    def __call__(self, text: TextBatch | Int[Array, "batch time"]) -> Features:
         """Read texts; tokens alone are texts without padding."""
         raise NotImplementedError

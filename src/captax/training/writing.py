@@ -15,7 +15,7 @@ from captax.captioner import Captioner
 from captax.data import PackedCaptions
 from captax.generation import GenerationConfig, generate
 from captax.images import Augment, SheetRow, rng_for
-from captax.models.encoders import Text
+from captax.models.encoders import TextBatch
 from captax.text_generator import TextGenerator
 from captax.training.build import build
 from captax.training.pictures import Pictures
@@ -28,7 +28,7 @@ from captax.training.task import Evaluation, Scores, Task, opened
 class Batch:
     """Examples as a step takes them; NumPy's arrays on their way in, JAX's inside.
 
-    `given` are pictures, as pixels or after the frozen part of the encoder, or a `Text`.
+    `given` are pictures, as pixels or after the frozen part of the encoder, or a `TextBatch`.
     """
 
     given: Any
@@ -92,7 +92,7 @@ class WritingTask(Task):
         )
 
     def _features(self, model: Any, given: Any) -> Any:
-        if isinstance(given, Text):
+        if isinstance(given, TextBatch):
             return model.encode(given)
         depth, size = self.depth, self.subject.processor.size
         return model.bridge(model.encoder.last_parts(given.astype(jnp.float32), depth, size))
@@ -258,13 +258,13 @@ class RewriteTask(WritingTask):
         packed = self.pack([[self.dev_texts[place]] for place in chosen])
         return _batch(self._text([self.dev_sources[place] for place in chosen]), packed)
 
-    def _text(self, sources: Sequence[Sequence[int]]) -> Text:
+    def _text(self, sources: Sequence[Sequence[int]]) -> TextBatch:
         tokens = np.zeros((len(sources), self.time), np.int32)
         mask = np.zeros(tokens.shape, bool)
         for row, source in enumerate(sources):
             tokens[row, : len(source)] = source
             mask[row, : len(source)] = True
-        return Text(tokens, mask)
+        return TextBatch(tokens, mask)
 
     def scores(self, texts: Sequence[str]) -> Scores:
         hypotheses = {str(place): text for place, text in enumerate(texts)}
