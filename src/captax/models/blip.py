@@ -22,38 +22,19 @@ from captax.models.layout import Layout, Rule, conv2d, join, linear, norm, table
 from captax.models.modules import Dropout, FinalNorm, LayerConfig, LayerNorm, parameter
 from captax.models.observing import record
 from captax.models.patches import PatchEmbedding
+from captax.models.shapes import BertLikeConfig, PatchConfig, TowerConfig
 
 EMBEDDING, HEAD = "bert.embeddings.word_embeddings.weight", "cls.predictions"
 
 
 @dataclasses.dataclass(frozen=True)
-class BlipVisionConfig(ModelConfig):
+class BlipVisionConfig(TowerConfig, PatchConfig):
     """Shape of the encoder, by the names and with the defaults of transformers."""
 
     model_type: ClassVar[str] = "blip_vision_model"
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
     image_size: int = 384
-    patch_size: int = 16
-    hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-5
-    attention_dropout: float = 0.0
     initializer_range: float = 1e-10
-
-    def layer(self) -> LayerConfig:
-        """Its layers."""
-        return LayerConfig(
-            self.hidden_size,
-            self.num_attention_heads,
-            self.intermediate_size,
-            epsilon=self.layer_norm_eps,
-            activation=self.hidden_act,
-            attention_dropout=self.attention_dropout,
-            std=self.initializer_range,
-        )
 
     def layout(self) -> Layout:
         return Layout(VISION_RULES)
@@ -63,7 +44,7 @@ class BlipVisionConfig(ModelConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class BlipTextConfig(ModelConfig):
+class BlipTextConfig(BertLikeConfig):
     """Shape of the decoder, by the names and with the defaults of transformers.
 
     `bos_token_id` begins every caption, in the place of a prompt's [CLS], and `sep_token_id` ends
@@ -75,20 +56,12 @@ class BlipTextConfig(ModelConfig):
     fixed: ClassVar[dict[str, Any]] = {"is_decoder": True}
 
     vocab_size: int = 30524
-    hidden_size: int = 768
     encoder_hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
     num_attention_heads: int = 8
-    max_position_embeddings: int = 512
-    hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-12
     hidden_dropout_prob: float = 0.0
     attention_probs_dropout_prob: float = 0.0
-    initializer_range: float = 0.02
     bos_token_id: int | None = 30522
     eos_token_id: int | tuple[int, ...] | None = 2
-    pad_token_id: int | None = 0
     sep_token_id: int | None = 102
     own_head: bool = False
 
@@ -97,19 +70,7 @@ class BlipTextConfig(ModelConfig):
         return Roles(self.bos_token_id, self.sep_token_id, self.pad_token_id, binding=True)
 
     def layer(self) -> LayerConfig:
-        """Its layers."""
-        return LayerConfig(
-            self.hidden_size,
-            self.num_attention_heads,
-            self.intermediate_size,
-            pre_norm=False,
-            context_width=self.encoder_hidden_size,
-            epsilon=self.layer_norm_eps,
-            activation=self.hidden_act,
-            dropout=self.hidden_dropout_prob,
-            attention_dropout=self.attention_probs_dropout_prob,
-            std=self.initializer_range,
-        )
+        return dataclasses.replace(super().layer(), context_width=self.encoder_hidden_size)
 
     @classmethod
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "BlipTextConfig":

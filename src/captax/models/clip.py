@@ -22,10 +22,11 @@ from captax.models.layout import Layout, Rule, conv2d, join, linear, norm, table
 from captax.models.modules import FinalNorm, LayerConfig, LayerNorm, Linear, parameter
 from captax.models.observing import record, scope
 from captax.models.patches import PatchEmbedding
+from captax.models.shapes import PatchConfig, TowerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class TowerConfig(ModelConfig):
+class ClipTowerConfig(TowerConfig):
     """What the towers of CLIP have in common, by the names and with the defaults of transformers.
 
     `prefix` is what all names of a bare tower's tensors begin with, `tower` what they begin with in
@@ -36,26 +37,7 @@ class TowerConfig(ModelConfig):
     tower: ClassVar[str]
     prefix: ClassVar[str] = ""
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
     hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    attention_dropout: float = 0.0
-    initializer_range: float = 0.02
-
-    def layer(self) -> LayerConfig:
-        """Its layers."""
-        return LayerConfig(
-            self.hidden_size,
-            self.num_attention_heads,
-            self.intermediate_size,
-            epsilon=self.layer_norm_eps,
-            activation=self.hidden_act,
-            attention_dropout=self.attention_dropout,
-            std=self.initializer_range,
-        )
 
     def rules(self) -> tuple[Rule, ...]:
         """Names of its tensors, but for prefixes."""
@@ -74,7 +56,7 @@ class TowerConfig(ModelConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class VisionTowerConfig(TowerConfig):
+class VisionTowerConfig(ClipTowerConfig, PatchConfig):
     """A vision transformer with a norm before its layers.
 
     `final_norm`: the norm after them is of all tokens; else it is of the pooled one alone.
@@ -86,11 +68,6 @@ class VisionTowerConfig(TowerConfig):
 
     image_size: int = 224
     patch_size: int = 32
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches of a picture of its size."""
-        return self.image_size // self.patch_size, self.image_size // self.patch_size
 
     def as_encoder(self) -> "VisionTowerConfig":
         return self
@@ -125,7 +102,7 @@ class ClipVisionConfig(VisionTowerConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipTextConfig(TowerConfig):
+class ClipTextConfig(ClipTowerConfig):
     """CLIP's text tower."""
 
     model_type: ClassVar[str] = "clip_text_model"

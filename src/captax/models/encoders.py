@@ -117,8 +117,7 @@ class PatchEncoder(VisionEncoder):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        side = self.config.image_size
-        return side if isinstance(side, tuple) else (side, side)
+        return self.config.picture
 
     @property
     def features_width(self) -> int:

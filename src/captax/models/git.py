@@ -15,14 +15,15 @@ from captax.models.arithmetic import look_up, project
 from captax.models.bert import LAYER_RULES
 from captax.models.cache import KeysValues
 from captax.models.clip import VisionTowerConfig
-from captax.models.config import ConfigError, ModelConfig, Roles
+from captax.models.config import ConfigError
 from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
 from captax.models.layers import Layer
 from captax.models.layout import Layout, Rule, join, linear, norm, table
-from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
+from captax.models.modules import Dropout, LayerNorm, Linear, parameter
 from captax.models.observing import record, scope
+from captax.models.shapes import BertLikeConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class GitVisionConfig(VisionTowerConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class GitConfig(ModelConfig):
+class GitConfig(BertLikeConfig):
     """Shape of both halves, by the names and with the defaults of transformers."""
 
     model_type: ClassVar[str] = "git"
@@ -46,19 +47,9 @@ class GitConfig(ModelConfig):
     fixed: ClassVar[dict[str, Any]] = {"num_image_with_embedding": None}
 
     vision_config: GitVisionConfig = GitVisionConfig()
-    vocab_size: int = 30522
-    hidden_size: int = 768
     num_hidden_layers: int = 6
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
     max_position_embeddings: int = 1024
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
     tie_word_embeddings: bool = False
-    pad_token_id: int | None = 0
     bos_token_id: int | None = 101
     eos_token_id: int | tuple[int, ...] | None = 102
 
@@ -75,23 +66,6 @@ class GitConfig(ModelConfig):
             "vision_config": self.vision_config.write(),
             "architectures": ["GitForCausalLM"],
         }
-
-    def roles(self) -> Roles:
-        return Roles(self.bos_token_id, self.eos_token_id, self.pad_token_id)
-
-    def layer(self) -> LayerConfig:
-        """The decoder's layers."""
-        return LayerConfig(
-            self.hidden_size,
-            self.num_attention_heads,
-            self.intermediate_size,
-            pre_norm=False,
-            epsilon=self.layer_norm_eps,
-            activation=self.hidden_act,
-            dropout=self.hidden_dropout_prob,
-            attention_dropout=self.attention_probs_dropout_prob,
-            std=self.initializer_range,
-        )
 
     def layout(self) -> Layout:
         def canonical(name: str) -> str | None:
