@@ -18,8 +18,7 @@ from captax.checkpoints.state import parameters
 from captax.errors import CheckpointError
 from captax.models.bert import BertConfig
 from captax.models.config import ConfigError, Roles, read_config
-from captax.models.decoders import LengthError
-from captax.models.encoders import TextBatch
+from captax.models.encoders import LengthError, TextBatch
 from golden.case import assert_same
 from golden.families import CASES
 
@@ -187,7 +186,9 @@ def test_a_config_is_turned_into_a_decoders() -> None:
 def test_a_text_that_is_too_long_is_refused() -> None:
     model = load_model(ENCODER.stored)
     text = TextBatch(np.ones((1, 15), np.int32), np.ones((1, 15), bool))
-    with pytest.raises(LengthError, match="reads 14 tokens and was given 15"):
+    with pytest.raises(
+        LengthError, match="encoder reads 14 tokens and was given 15; shorten the texts"
+    ):
         model(text)
 
 

@@ -16,8 +16,7 @@ from captax.checkpoints.directory import load_half, load_model
 from captax.checkpoints.state import parameters
 from captax.models.clip import Clip, ClipText
 from captax.models.config import ConfigError
-from captax.models.decoders import LengthError
-from captax.models.encoders import Features, TextBatch
+from captax.models.encoders import Features, LengthError, TextBatch
 from captax.models.registry import build, read_config
 from golden.case import CHECKPOINTS
 
@@ -74,7 +73,9 @@ def test_a_text_is_pooled_at_its_first_eos_or_highest_token(eos: int, places: li
 
 def test_texts_too_long_are_refused(clip: Clip) -> None:
     text = TextBatch(jnp.full((1, 13), 5), jnp.ones((1, 13), bool))
-    with pytest.raises(LengthError, match="a text has 13 tokens and CLIP reads 12"):
+    with pytest.raises(
+        LengthError, match="encoder reads 12 tokens and was given 13; shorten the texts"
+    ):
         clip.embed_texts(text)
 
 

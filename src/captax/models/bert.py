@@ -14,8 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from captax.models.arithmetic import look_up
-from captax.models.decoders import LanguageHead, LengthError, TextDecoder
-from captax.models.encoders import Features, TextBatch, TextEncoder, as_text_batch
+from captax.models.decoders import LanguageHead, TextDecoder
+from captax.models.encoders import Features, TextBatch, TextEncoder
 from captax.models.layers import EncoderLayer, Layer
 from captax.models.layout import Layout, Rule, linear, norm, table
 from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
@@ -128,22 +128,9 @@ class BertEncoder(TextEncoder):
         if config.pooler:
             self.pooler = Linear(width, width, rngs=rngs, std=config.initializer_range)
 
-    @property
-    def max_positions(self) -> int:
-        return self.config.max_position_embeddings
-
-    @property
-    def features_width(self) -> int:
-        return self.config.hidden_size
-
     def __call__(self, text: TextBatch | Int[Array, "batch time"]) -> Features:
-        """Read texts; raises `LengthError` when they are longer than `max_positions`."""
-        text = as_text_batch(text)
+        text = self.checked(text)
         time = text.tokens.shape[1]
-        if time > self.max_positions:
-            raise LengthError(
-                f"the encoder reads {self.max_positions} tokens and was given {time}; cut the texts"
-            )
         mask = jnp.asarray(text.mask)
         x = self.embeddings(jnp.asarray(text.tokens), jnp.arange(time)[None])
         for layer in self.layers:
@@ -160,15 +147,7 @@ class BertDecoder(TextDecoder):
         self.layers = nnx.List(
             [Layer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
         )
-        self.head = LanguageHead(
-            config.hidden_size,
-            config.vocab_size,
-            rngs=rngs,
-            activation=config.hidden_act,
-            epsilon=config.layer_norm_eps,
-            std=config.initializer_range,
-            tied=config.tie_word_embeddings,
-        )
+        self.head = LanguageHead(config, rngs=rngs, tied=config.tie_word_embeddings)
         if not (config.tie_word_embeddings or config.lone_bias):
             self.unread_bias = parameter(rngs, (config.vocab_size,))
 

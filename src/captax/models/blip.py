@@ -5,21 +5,19 @@ computing what transformers' `BlipForConditionalGeneration` computes.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from captax.models.arithmetic import look_up
 from captax.models.bert import LAYER_RULES
 from captax.models.config import ConfigError, ModelConfig, Roles
-from captax.models.decoders import LanguageHead, TextDecoder
+from captax.models.decoders import BertLikeDecoder, LanguageHead
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import PatchEncoder
-from captax.models.layers import EncoderLayer, Layer
 from captax.models.layout import Layout, Rule, conv2d, join, linear, norm, table
-from captax.models.modules import Dropout, FinalNorm, LayerConfig, LayerNorm, parameter
+from captax.models.modules import LayerConfig, LayerNorm
 from captax.models.observing import record
 from captax.models.patches import PatchEmbedding
 from captax.models.shapes import BertLikeConfig, PatchConfig, TowerConfig
@@ -156,53 +154,26 @@ class BlipVision(PatchEncoder):
     """Picture in, a class token and a grid of visual tokens out."""
 
     def __init__(self, config: BlipVisionConfig, *, rngs: nnx.Rngs | None):
-        self.config = config
-        width, side = config.hidden_size, config.image_size // config.patch_size
-        self.embeddings = PatchEmbedding(
-            width, config.patch_size, (side, side), rngs=rngs, std=config.initializer_range
+        embeddings = PatchEmbedding(
+            config.hidden_size,
+            config.patch_size,
+            config.grid,
+            rngs=rngs,
+            std=config.initializer_range,
         )
-        self.layers = nnx.List(
-            [EncoderLayer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
-        )
-        self.norm = FinalNorm(width, rngs=rngs, epsilon=config.layer_norm_eps)
-
-    def parts(self) -> list[Callable[[Array], Array]]:
-        """Embeddings, layers, norm."""
-        return [self.embeddings, *self.layers, self.norm]
+        super().__init__(config, embeddings, rngs=rngs)
 
 
-class BlipText(TextDecoder):
+class BlipText(BertLikeDecoder):
     """Post-norm layers over word and position embeddings, and BERT's output layer."""
 
     def __init__(self, config: BlipTextConfig, *, rngs: nnx.Rngs | None):
-        self.config = config
-        width, std, epsilon = config.hidden_size, config.initializer_range, config.layer_norm_eps
-        self.embedding = parameter(rngs, (config.vocab_size, width), std=std)
-        self.positions = parameter(rngs, (config.max_position_embeddings, width), std=std)
-        self.norm = LayerNorm(width, rngs=rngs, epsilon=epsilon)
-        self.dropout = Dropout(config.hidden_dropout_prob)
-        self.layers = nnx.List(
-            [Layer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
-        )
-        self.head = LanguageHead(
-            width,
-            config.vocab_size,
-            rngs=rngs,
-            activation=config.hidden_act,
-            epsilon=epsilon,
-            std=std,
-            tied=not config.own_head,
-        )
+        super().__init__(config, rngs=rngs)
+        self.norm = LayerNorm(config.hidden_size, rngs=rngs, epsilon=config.layer_norm_eps)
+        self.head = LanguageHead(config, rngs=rngs, tied=not config.own_head)
 
-    @property
-    def max_positions(self) -> int:
-        return self.config.max_position_embeddings
-
-    def embed(
-        self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
-    ) -> Float[Array, "rows time width"]:
-        x = look_up(self.embedding[...], tokens) + self.positions[...][positions]
-        return self.dropout(self.norm(x))
+    def normed(self, x: Float[Array, "rows time width"]) -> Float[Array, "rows time width"]:
+        return self.norm(x)
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
         return self.head(record("hidden_states", x), self.embedding[...])

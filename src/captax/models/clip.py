@@ -15,8 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from captax.models.arithmetic import look_up
 from captax.models.config import ConfigError, ModelConfig
-from captax.models.decoders import LengthError
-from captax.models.encoders import Features, PatchEncoder, TextBatch, TextEncoder, as_text_batch
+from captax.models.encoders import Features, PatchEncoder, TextBatch, TextEncoder
 from captax.models.layers import EncoderLayer
 from captax.models.layout import Layout, Rule, conv2d, join, linear, norm, table
 from captax.models.modules import FinalNorm, LayerConfig, LayerNorm, Linear, parameter
@@ -170,20 +169,19 @@ class ClipConfig(ModelConfig):
 class ClipVision(PatchEncoder):
     """Picture in, CLS and a grid of visual tokens out."""
 
+    config: VisionTowerConfig
+
     def __init__(self, config: VisionTowerConfig, *, rngs: nnx.Rngs | None):
-        self.config = config
         width, epsilon = config.hidden_size, config.layer_norm_eps
         std, cls_std = config.deviations()
-        self.embeddings = PatchEmbedding(
+        embeddings = PatchEmbedding(
             width, config.patch_size, config.grid, rngs=rngs, bias=False, std=std
         )
-        self.embeddings.cls_token = parameter(rngs, (width,), std=cls_std)
+        embeddings.cls_token = parameter(rngs, (width,), std=cls_std)
+        super().__init__(config, embeddings, rngs=rngs)
         self.first_norm = LayerNorm(width, rngs=rngs, epsilon=epsilon)
-        self.layers = nnx.List(
-            [EncoderLayer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
-        )
-        kind = FinalNorm if config.final_norm else LayerNorm
-        self.norm = kind(width, rngs=rngs, epsilon=epsilon)
+        if not config.final_norm:
+            self.norm = LayerNorm(width, rngs=rngs, epsilon=epsilon)
 
     def parts(self) -> list[Callable[[Array], Array]]:
         """Embeddings, norm, layers, and a norm if it is of all tokens."""
@@ -216,22 +214,9 @@ class ClipText(TextEncoder):
         )
         self.norm = FinalNorm(width, rngs=rngs, epsilon=config.layer_norm_eps)
 
-    @property
-    def max_positions(self) -> int:
-        return self.config.max_position_embeddings
-
-    @property
-    def features_width(self) -> int:
-        return self.config.hidden_size
-
     def __call__(self, text: TextBatch | Int[Array, "batch time"]) -> Features:
-        """Read texts; raises `LengthError` when one is longer than `max_positions`."""
-        text = as_text_batch(text)
+        text = self.checked(text)
         time = text.tokens.shape[1]
-        if time > self.max_positions:
-            raise LengthError(
-                f"a text has {time} tokens and CLIP reads {self.max_positions}; cut it short"
-            )
         x = look_up(self.embedding[...], text.tokens) + self.positions[...][:time]
         mask = jnp.tril(jnp.ones((time, time), bool)) & text.mask[:, None]
         for layer in self.layers:

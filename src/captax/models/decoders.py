@@ -9,17 +9,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from captax.errors import CaptaxError
-from captax.models.arithmetic import ACTIVATIONS, activation_dtype, project
+from captax.models.arithmetic import ACTIVATIONS, activation_dtype, look_up, project
 from captax.models.cache import Cache, KeysValues
-from captax.models.encoders import Features
+from captax.models.encoders import Features, LengthError
 from captax.models.layers import Layer, run_layer
-from captax.models.modules import LayerNorm, Linear, parameter
+from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
 from captax.models.observing import record
-
-
-class LengthError(CaptaxError):
-    """A caption is to be longer than its decoder can read."""
+from captax.models.shapes import BertLikeConfig
 
 
 class LanguageHead(nnx.Module):
@@ -28,22 +24,13 @@ class LanguageHead(nnx.Module):
     Unless `tied`, a matrix of its own is in the embedding's place.
     """
 
-    def __init__(
-        self,
-        width: int,
-        vocab: int,
-        *,
-        rngs: nnx.Rngs | None,
-        activation: str = "gelu",
-        epsilon: float = 1e-12,
-        std: float = 0.02,
-        tied: bool = True,
-    ):
+    def __init__(self, config: BertLikeConfig, *, rngs: nnx.Rngs | None, tied: bool = True):
+        width, std = config.hidden_size, config.initializer_range
         self.dense = Linear(width, width, rngs=rngs, std=std)
-        self.norm = LayerNorm(width, rngs=rngs, epsilon=epsilon)
-        self.kernel = None if tied else parameter(rngs, (vocab, width), std=std)
-        self.bias = parameter(rngs, (vocab,))
-        self.activation = activation
+        self.norm = LayerNorm(width, rngs=rngs, epsilon=config.layer_norm_eps)
+        self.kernel = None if tied else parameter(rngs, (config.vocab_size, width), std=std)
+        self.bias = parameter(rngs, (config.vocab_size,))
+        self.activation = config.hidden_act
 
     def __call__(
         self, x: Float[Array, "*rows width"], embedding: Float[Array, "vocab width"]
@@ -177,3 +164,55 @@ class TextDecoder(nnx.Module):
             return None, None
         mask = None if features.mask is None else features.mask[:, None]
         return self.context(features), mask
+
+
+class WordDecoder(TextDecoder):
+    """A decoder that reads the sum of word and position embeddings."""
+
+    def __init__(
+        self,
+        config: Any,
+        vocab: int,
+        positions: int,
+        layer: LayerConfig,
+        depth: int,
+        *,
+        rngs: nnx.Rngs | None,
+        dropout: float,
+        std: float = 0.02,
+    ):
+        self.config = config
+        self.embedding = parameter(rngs, (vocab, layer.width), std=std)
+        self.positions = parameter(rngs, (positions, layer.width), std=std)
+        self.dropout = Dropout(dropout)
+        self.layers = nnx.List([Layer(layer, rngs=rngs) for _ in range(depth)])
+
+    @property
+    def max_positions(self) -> int:
+        return self.positions.shape[0]
+
+    def embed(
+        self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
+    ) -> Float[Array, "rows time width"]:
+        x = look_up(self.embedding[...], tokens) + self.positions[...][positions]
+        return self.dropout(self.normed(x))
+
+    def normed(self, x: Float[Array, "rows time width"]) -> Float[Array, "rows time width"]:
+        """The sum, normalised where the family does so."""
+        return x
+
+
+class BertLikeDecoder(WordDecoder):
+    """A decoder of words and positions with BERT's fields."""
+
+    def __init__(self, config: BertLikeConfig, *, rngs: nnx.Rngs | None):
+        super().__init__(
+            config,
+            config.vocab_size,
+            config.max_position_embeddings,
+            config.layer(),
+            config.num_hidden_layers,
+            rngs=rngs,
+            dropout=config.hidden_dropout_prob,
+            std=config.initializer_range,
+        )

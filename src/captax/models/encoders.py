@@ -8,7 +8,10 @@ from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
 from captax.errors import CaptaxError
-from captax.models.layers import run_layer
+from captax.models.layers import EncoderLayer, run_layer
+from captax.models.modules import FinalNorm, LayerNorm
+from captax.models.patches import PatchEmbedding
+from captax.models.shapes import PatchConfig
 
 
 @struct.dataclass
@@ -35,6 +38,10 @@ class TextBatch:
 
     tokens: Int[Any, "batch time"]
     mask: Bool[Any, "batch time"]
+
+
+class LengthError(CaptaxError):
+    """A text is longer than a model can read, or a caption would become so."""
 
 
 class ShapeError(CaptaxError):
@@ -115,6 +122,23 @@ class VisionEncoder(nnx.Module):
 class PatchEncoder(VisionEncoder):
     """A vision transformer: square patches and tokens that lead them, of one width throughout."""
 
+    config: PatchConfig
+
+    def __init__(self, config: PatchConfig, embeddings: PatchEmbedding, *, rngs: nnx.Rngs | None):
+        self.config = config
+        self.embeddings = embeddings
+        layer = config.layer()
+        self.layers = nnx.List(
+            [EncoderLayer(layer, rngs=rngs) for _ in range(config.num_hidden_layers)]
+        )
+        self.norm: LayerNorm = FinalNorm(
+            config.hidden_size, rngs=rngs, epsilon=config.layer_norm_eps
+        )
+
+    def parts(self) -> Sequence[Callable[[Array], Array]]:
+        """Embeddings, layers, norm."""
+        return [self.embeddings, *self.layers, self.norm]
+
     @property
     def image_size(self) -> tuple[int, int]:
         return self.config.picture
@@ -138,13 +162,27 @@ class TextEncoder(nnx.Module):
     @property
     def max_positions(self) -> int:
         """How many tokens the encoder can read."""
-        raise NotImplementedError
+        return self.config.max_position_embeddings
 
     @property
     def features_width(self) -> int:
         """Width of the tokens."""
-        raise NotImplementedError
+        return self.config.hidden_size
+
+    def checked(self, text: TextBatch | Int[Array, "batch time"]) -> TextBatch:
+        """Texts as the encoder reads them: tokens alone are texts without padding.
+
+        Raises `LengthError` when they are longer than `max_positions`.
+        """
+        text = as_text_batch(text)
+        time = text.tokens.shape[1]
+        if time > self.max_positions:
+            raise LengthError(
+                f"the encoder reads {self.max_positions} tokens and was given {time}; shorten the "
+                "texts"
+            )
+        return text
 
     def __call__(self, text: TextBatch | Int[Array, "batch time"]) -> Features:
-        """Read texts; tokens alone are texts without padding."""
+        """Read texts; what they may be, and what is raised, is that of `checked`."""
         raise NotImplementedError

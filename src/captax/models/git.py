@@ -9,19 +9,18 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from captax.models.arithmetic import look_up, project
+from captax.models.arithmetic import project
 from captax.models.bert import LAYER_RULES
 from captax.models.cache import KeysValues
 from captax.models.clip import VisionTowerConfig
 from captax.models.config import ConfigError
-from captax.models.decoders import TextDecoder
+from captax.models.decoders import BertLikeDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
-from captax.models.layers import Layer
 from captax.models.layout import Layout, Rule, join, linear, norm, table
-from captax.models.modules import Dropout, LayerNorm, Linear, parameter
+from captax.models.modules import LayerNorm, Linear, parameter
 from captax.models.observing import record, scope
 from captax.models.shapes import BertLikeConfig
 
@@ -82,32 +81,21 @@ class GitConfig(BertLikeConfig):
         return EncoderDecoder(encoder, GitDecoder(self, rngs=rngs), config=self)
 
 
-class GitDecoder(TextDecoder):
+class GitDecoder(BertLikeDecoder):
     """Post-norm layers over picture tokens, which see one another, and text, which sees both.
 
     Picture tokens do not see the text, so they go through the layers once, before any text.
     """
 
     def __init__(self, config: GitConfig, *, rngs: nnx.Rngs | None):
-        self.config = config
-        width, std, epsilon = config.hidden_size, config.initializer_range, config.layer_norm_eps
-        vision = config.vision_config
+        width, std, vision = config.hidden_size, config.initializer_range, config.vision_config
         self.project = Linear(vision.hidden_size, width, rngs=rngs, std=std)
         self.project_norm = LayerNorm(width, rngs=rngs, epsilon=vision.layer_norm_eps)
-        self.embedding = parameter(rngs, (config.vocab_size, width), std=std)
-        self.positions = parameter(rngs, (config.max_position_embeddings, width), std=std)
-        self.embedding_norm = LayerNorm(width, rngs=rngs, epsilon=epsilon)
-        self.dropout = Dropout(config.hidden_dropout_prob)
-        self.layers = nnx.List(
-            [Layer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
-        )
+        super().__init__(config, rngs=rngs)
+        self.embedding_norm = LayerNorm(width, rngs=rngs, epsilon=config.layer_norm_eps)
         tied = config.tie_word_embeddings
         self.kernel = None if tied else parameter(rngs, (config.vocab_size, width), std=std)
         self.bias = parameter(rngs, (config.vocab_size,))
-
-    @property
-    def max_positions(self) -> int:
-        return self.config.max_position_embeddings
 
     @property
     def context_width(self) -> None:
@@ -128,11 +116,8 @@ class GitDecoder(TextDecoder):
             record("hidden_states", x)
         return tuple(contexts)
 
-    def embed(
-        self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
-    ) -> Float[Array, "rows time width"]:
-        x = look_up(self.embedding[...], tokens) + self.positions[...][positions]
-        return self.dropout(self.embedding_norm(x))
+    def normed(self, x: Float[Array, "rows time width"]) -> Float[Array, "rows time width"]:
+        return self.embedding_norm(x)
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
         kernel = (self.embedding if self.kernel is None else self.kernel)[...]

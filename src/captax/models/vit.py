@@ -6,7 +6,7 @@ what transformers' `ViTModel` and `ViTForImageClassification` compute; and DeiT
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from flax import nnx
@@ -14,9 +14,8 @@ from jaxtyping import Array, Float
 
 from captax.models.config import architecture_of, labels_of, write_labels
 from captax.models.encoders import Features, PatchEncoder
-from captax.models.layers import EncoderLayer
 from captax.models.layout import Layout, Rule, conv2d, linear, norm, table
-from captax.models.modules import FinalNorm, LayerConfig, Linear
+from captax.models.modules import LayerConfig, Linear
 from captax.models.patches import PatchEmbedding
 from captax.models.shapes import DroppingConfig, PatchConfig
 
@@ -98,10 +97,11 @@ class DeiTConfig(ViTConfig):
 class ViT(PatchEncoder):
     """Picture in, CLS and a grid of visual tokens out; with labels, also a classifier."""
 
+    config: ViTConfig
+
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs | None):
-        self.config = config
         width, std = config.hidden_size, config.initializer_range
-        self.embeddings = PatchEmbedding(
+        embeddings = PatchEmbedding(
             width,
             config.patch_size,
             config.grid,
@@ -110,18 +110,11 @@ class ViT(PatchEncoder):
             dropout=config.hidden_dropout_prob,
             std=std,
         )
-        self.layers = nnx.List(
-            [EncoderLayer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
-        )
-        self.norm = FinalNorm(width, rngs=rngs, epsilon=config.layer_norm_eps)
+        super().__init__(config, embeddings, rngs=rngs)
         if config.pooler:
             self.pooler = Linear(width, config.pooler_output_size or width, rngs=rngs, std=std)
         if config.labels:
             self.classifier = Linear(width, len(config.labels), rngs=rngs, std=std)
-
-    def parts(self) -> list[Callable[[Array], Array]]:
-        """Embeddings, layers, norm."""
-        return [self.embeddings, *self.layers, self.norm]
 
     def label(self, features: Features) -> Float[Array, "batch labels"]:
         """Logits of the labels, from the CLS token."""
