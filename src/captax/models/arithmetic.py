@@ -13,7 +13,7 @@ from captax.models.tracing import modes
 T = TypeVar("T")
 CPU_CHUNK = 2
 FEW_ROWS = 64
-# Of one row, XLA:CPU has no narrow product: it takes ten times as long as that of a few.
+# XLA:CPU has no narrow product for one row: it takes ten times as long as one for a few rows.
 FEWEST_NARROW_ROWS = 8
 
 # By the names that transformers' configs give them.
@@ -30,10 +30,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def activation_dtype(weights: Any) -> Any:
-    """What is computed between the products of weights of a type.
+    """The type of activations between products whose weights have the type `weights`.
 
-    On a CPU float32: its narrow instructions, if it has any, are for products alone, and everything
-    else would be widened and narrowed again at every turn.
+    On a CPU it is float32: a CPU has narrow instructions for products at most, so everything else
+    would be widened and narrowed again at every step.
     """
     return jnp.dtype("float32") if jax.default_backend() == "cpu" else jnp.dtype(weights)
 
@@ -41,9 +41,9 @@ def activation_dtype(weights: Any) -> Any:
 def project(
     x: Float[Array, "*batch width_in"], kernel: Float[Array, "width_out width_in"]
 ) -> Float[Array, "*batch width_out"]:
-    """`x @ kernel.T`, of float32 sums; narrow kernels make narrow products, forward and backward.
+    """`x @ kernel.T`, summed in float32; narrow kernels make narrow products in both directions.
 
-    The result is of the type that `activation_dtype` says.
+    The result has the type that `activation_dtype` says.
     """
     if modes().portable:
         return _sum_over(x, x.ndim - 1, kernel, 1)
@@ -55,10 +55,10 @@ def project(
 def _product(
     rows: Float[Array, "rows width_in"], kernel: Float[Array, "width_out width_in"]
 ) -> Float[Array, "rows width_out"]:
-    """In the order that suits the number of rows.
+    """The product, in the order that suits the number of rows.
 
-    Of a few rows, as in decoding, nearly all the time goes to reading the kernel. XLA:CPU reads it
-    up to twice as fast when it comes first in the product.
+    With a few rows, as in decoding, nearly all the time goes into reading the kernel. XLA:CPU reads
+    it up to twice as fast when it comes first in the product.
     """
     count = len(rows)
     rows = rows.astype(kernel.dtype)
@@ -102,7 +102,7 @@ def _sum_over(a: Array, of_a: int, b: Array, of_b: int) -> Float[Array, "..."]:
 def look_up(
     table: Float[Array, "vocab width"], tokens: Int[Array, "*shape"]
 ) -> Float[Array, "*shape width"]:
-    """Embeddings of tokens, of the type that `activation_dtype` says."""
+    """Embeddings of tokens, in the type that `activation_dtype` says."""
     if table.dtype != jnp.float32:
         # Or XLA:CPU would widen the whole table first, in memory, before it begins to decode.
         table, tokens = jax.lax.optimization_barrier((table, tokens))

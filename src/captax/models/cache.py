@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-# Of what is attended to. One signature may hold those of captions and those of pictures, so sizes
-# that differ are unnamed.
+# Keys and values of what is attended to. One signature may hold those of captions and those of
+# pictures, so sizes that differ have no name.
 KeysValues = tuple[Float[Array, "_ heads _ head"], Float[Array, "_ heads _ head"]]
-# Of the tokens before, with room for more: place by place, and in each one of every beam.
+# Keys and values of the tokens before, with room for more: place by place, each beam by beam.
 Past = KeysValues
 # A number or, in programs for any number, a symbol of JAX for it.
 Size = int | Any
@@ -23,12 +23,12 @@ Size = int | Any
 
 @struct.dataclass
 class Cache:
-    """What decoding one more token needs of the tokens before, layer by layer.
+    """What decoding needs to know about the tokens before and about the picture, layer by layer.
 
-    `past`, of self-attention: [batch heads places head], where each of `capacity` places, of which
-    `length` are filled, holds one of every beam of the picture. `context`, of the picture:
-    [batch heads patches head], one a picture, however many beams share it. `mask` is true where
-    the context may be seen.
+    `past` holds self-attention's keys and values [batch heads places head]. There is room for
+    `capacity` tokens, `length` are filled, and each holds one place for every beam of the picture.
+    `context` holds the picture's [batch heads patches head], once, however many beams share it.
+    `mask` is true where the context may be seen.
 
     Beams that branch do not copy their pasts: what each wrote stays where it is, and `ancestry`
     tells for every beam and place which beam wrote what it continues.

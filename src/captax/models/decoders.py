@@ -44,8 +44,8 @@ class LanguageHead(nnx.Module):
 class TextDecoder(nnx.Module):
     """Predicts each next token from the tokens before it and, where there is one, a picture.
 
-    A family gives `layers`, `max_positions`, `embed` and `logits`; if its tokens see the picture
-    otherwise than by cross-attention to `Features.tokens`, `memory` or `context` too.
+    A family gives `layers`, `max_positions`, `embed` and `logits`. It also gives `memory` or
+    `context` if its tokens do not see the picture by cross-attention to `Features.tokens`.
     """
 
     config: Any
@@ -77,7 +77,7 @@ class TextDecoder(nnx.Module):
         return features.tokens
 
     def context(self, features: Features) -> tuple[KeysValues, ...]:
-        """What each layer looks at of a picture, computed once."""
+        """The keys and values of a picture that each layer attends to, computed once."""
         memory = self.memory(features)
         return tuple(
             layer.cross_attention.keys_and_values(memory)

@@ -1,4 +1,4 @@
-"""What encoders promise, of pictures and of texts."""
+"""What encoders promise: those that look at pictures and those that read texts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,11 +16,11 @@ from captax.models.shapes import PatchConfig
 
 @struct.dataclass
 class Features:
-    """What an encoder says of a picture, or of a text.
+    """Encoder output, for pictures or for texts.
 
-    `tokens` holds `lead` tokens that stand for no place (such as CLS), then the `grid` of places,
-    row by row; a text is a grid of one row. `mask` is true where a token is more than padding;
-    without one, all are.
+    The first `lead` tokens are special (such as CLS); the rest are the cells of `grid` (rows,
+    columns) in row order. A text is a grid of one row. `mask` is false where a token is padding;
+    without a mask, no token is.
     """
 
     tokens: Float[Array, "*batch patches width"]
@@ -31,9 +31,9 @@ class Features:
 
 @struct.dataclass
 class TextBatch:
-    """Texts as an encoder takes them; `mask` is true where a token is more than padding.
+    """Texts as an encoder takes them; `mask` is false where a token is padding.
 
-    Arrays of NumPy on their way in, of JAX inside a program.
+    The arrays may be NumPy's; inside a compiled program they are JAX's.
     """
 
     tokens: Int[Any, "batch time"]
@@ -45,19 +45,19 @@ class LengthError(CaptaxError):
 
 
 class ShapeError(CaptaxError):
-    """An array is not laid out as a model takes it."""
+    """An array does not have the shape that a model takes."""
 
 
 def as_text_batch(text: TextBatch | Int[Array, "batch time"]) -> TextBatch:
-    """Texts as they are; of tokens alone, texts without padding."""
+    """A batch as it is, and tokens alone as a batch without padding."""
     return text if isinstance(text, TextBatch) else TextBatch(text, jnp.ones(text.shape, bool))
 
 
 class VisionEncoder(nnx.Module):
     """A chain of parts from pixels to `Features`, which can be cut between any two.
 
-    What lies before the first trainable part is the same in every epoch: training computes
-    `first_parts` once and keeps it.
+    The parts before the first trainable one give the same in every epoch, so training computes
+    `first_parts` once and keeps the result.
     """
 
     config: Any
@@ -77,7 +77,7 @@ class VisionEncoder(nnx.Module):
         raise NotImplementedError
 
     def features(self, x: Array, image_size: tuple[int, int]) -> Features:
-        """Name what the last part gives of pictures of that (height, width)."""
+        """Make `Features` of the last part's output, for pictures of that (height, width)."""
         raise NotImplementedError
 
     def first_parts(self, pixels: Float[Array, "batch height width 3"], depth: int) -> Array:
@@ -102,20 +102,20 @@ class VisionEncoder(nnx.Module):
         """Look at pictures."""
         if pixels.ndim != 4 or pixels.shape[3] != 3:
             raise ShapeError(
-                f"pixels of shape {list(pixels.shape)}: expected [batch height width 3], with "
-                "channels last and values as an ImageProcessor gives them"
+                f"pixels have shape {list(pixels.shape)}, but the encoder takes "
+                "[batch height width 3], channels last; make them with an ImageProcessor"
             )
         _, height, width, _ = pixels.shape
         return self.last_parts(pixels, 0, (height, width))
 
     def label(self, features: Features) -> Float[Array, "batch labels"]:
-        """Logits of the labels, of a classifier."""
+        """Logits of the labels; only classifiers have them."""
         raise NotImplementedError
 
     def classify(
         self, pixels: Float[Array, "batch height width 3"]
     ) -> Float[Array, "batch labels"]:
-        """Logits of the labels of pictures, of a classifier."""
+        """Logits of the labels for pictures; only classifiers have them."""
         return self.label(self(pixels))
 
 
@@ -184,5 +184,5 @@ class TextEncoder(nnx.Module):
         return text
 
     def __call__(self, text: TextBatch | Int[Array, "batch time"]) -> Features:
-        """Read texts; what they may be, and what is raised, is that of `checked`."""
+        """Read texts, which `checked` has looked at first; it may raise `LengthError`."""
         raise NotImplementedError

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def run_layer(layer: Callable[..., T], *inputs: Any) -> T:
-    """`layer(*inputs)`, of which gradients keep as much as `rematerialised` says."""
+    """`layer(*inputs)`; gradients keep as much of it as `rematerialised` says."""
     if not modes().rematerialised:
         return layer(*inputs)
     return jax.checkpoint(lambda *inputs: layer(*inputs))(*inputs)

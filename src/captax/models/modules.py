@@ -68,7 +68,7 @@ class LayerNorm(nnx.Module):
 
 
 class FinalNorm(LayerNorm):
-    """The norm after an encoder's last layer, of which it records what that layer gave."""
+    """The norm after an encoder's last layer; it also records that layer's output."""
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         return super().__call__(record("hidden_states", x))
@@ -78,10 +78,10 @@ class FinalNorm(LayerNorm):
 class LayerConfig:
     """What tells one family's transformer layers from another's.
 
-    `pre_norm`: each block normalises what it reads (GPT-2, ViT); else the sum behind it (BERT).
-    `context_width`: layers also have cross-attention, to places of that width. `out_std` is the
-    initial deviation of the projections that write to the residual stream, by default `std`; the
-    MLP's are the attention's unless they are given.
+    With `pre_norm` each block normalises its input (GPT-2, ViT), else the sum after it (BERT).
+    With a `context_width` layers also have cross-attention, to places of that width. `out_std` is
+    the initial deviation of the projections that write to the residual stream, by default `std`.
+    The MLP takes the deviations of attention unless its own are given.
     """
 
     width: int
