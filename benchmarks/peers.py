@@ -65,7 +65,7 @@ class Captax:
         from flax import nnx
 
         import captax
-        from captax.models.layers import map_pictures
+        from captax.models.arithmetic import map_pictures
 
         self.captioner = captax.load(directory, dtype=self.dtype)
         self.fetch = jax.device_get

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from captax.checkpoints.state import CheckpointError, fill, parameters, rebuilder
-from captax.models.layers import Mlp
+from captax.models.modules import Mlp
 
 
 @pytest.fixture

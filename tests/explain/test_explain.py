@@ -19,7 +19,7 @@ from captax.explain.views import VIEWS, upsample
 from captax.generation import GenerationError
 from captax.generation.result import Alternative
 from captax.images import ImageProcessor
-from captax.models.record import observe
+from captax.models.observing import observe
 from captax.pipelines.captioner import Caption, Captioner
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)

@@ -18,8 +18,7 @@ from captax.checkpoints.state import parameters
 from captax.errors import CheckpointError
 from captax.models.bert import BertConfig
 from captax.models.config import ConfigError, Roles, read_config
-from captax.models.decoders import LengthError
-from captax.models.encoders import Text
+from captax.models.encoders import LengthError, TextBatch
 from golden.case import assert_same
 from golden.families import CASES
 
@@ -74,7 +73,7 @@ def test_decoding_with_a_cache_gives_the_logits_of_the_whole_text(prompt: int) -
     """Texts of different lengths are read, and two beams of each are written."""
     model = load_model(BERT2BERT.stored)
     inputs, _ = BERT2BERT.golden()
-    text = Text(inputs["input_ids"], inputs["attention_mask"] == 1)
+    text = TextBatch(inputs["input_ids"], inputs["attention_mask"] == 1)
     tokens = np.random.default_rng(1).integers(0, 40, (4, 7)).astype(np.int32)
     tokens[1::2, :prompt] = tokens[::2, :prompt]  # beams have their prompt in common
     features = jax.jit(model.encode)(text)
@@ -186,8 +185,10 @@ def test_a_config_is_turned_into_a_decoders() -> None:
 
 def test_a_text_that_is_too_long_is_refused() -> None:
     model = load_model(ENCODER.stored)
-    text = Text(np.ones((1, 15), np.int32), np.ones((1, 15), bool))
-    with pytest.raises(LengthError, match="reads 14 tokens and was given 15"):
+    text = TextBatch(np.ones((1, 15), np.int32), np.ones((1, 15), bool))
+    with pytest.raises(
+        LengthError, match="encoder reads 14 tokens and was given 15; shorten the texts"
+    ):
         model(text)
 
 
@@ -203,5 +204,5 @@ def test_what_is_not_supported_is_refused(key: str, value: Any) -> None:
 def test_tokens_alone_are_texts_without_padding() -> None:
     model = load_model(ENCODER.stored)
     tokens = np.array([[5, 6, 7], [8, 9, 10]])
-    whole = Text(tokens, np.ones((2, 3), bool))
+    whole = TextBatch(tokens, np.ones((2, 3), bool))
     np.testing.assert_array_equal(model(jnp.asarray(tokens)).tokens, model(whole).tokens)

@@ -16,8 +16,7 @@ from captax.checkpoints.directory import load_half, load_model
 from captax.checkpoints.state import parameters
 from captax.models.clip import Clip, ClipText
 from captax.models.config import ConfigError
-from captax.models.decoders import LengthError
-from captax.models.encoders import Features, Text
+from captax.models.encoders import Features, LengthError, TextBatch
 from captax.models.registry import build, read_config
 from golden.case import CHECKPOINTS
 
@@ -55,8 +54,8 @@ def test_a_text_alone_is_what_it_is_padded_beside_others(clip: Clip) -> None:
     tokens = np.array([[3, 9, 8, 37, 1, 1], [3, 39, 7, 6, 5, 37]])
     mask = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]], bool)
     embed = jax.jit(lambda text: clip.embed_texts(text))
-    both = embed(Text(jnp.array(tokens), jnp.array(mask)))
-    alone = embed(Text(jnp.array(tokens[:1, :4]), jnp.ones((1, 4), bool)))
+    both = embed(TextBatch(jnp.array(tokens), jnp.array(mask)))
+    alone = embed(TextBatch(jnp.array(tokens[:1, :4]), jnp.ones((1, 4), bool)))
     np.testing.assert_allclose(both[:1], alone, atol=1e-5)
     assert abs(both[0] - both[1]).max() > 0.1
 
@@ -68,13 +67,15 @@ def test_a_text_is_pooled_at_its_first_eos_or_highest_token(eos: int, places: li
     states = jax.random.normal(jax.random.key(0), (2, 5, 16))
     model = build({**TEXT, "eos_token_id": eos})
     assert isinstance(model, ClipText)
-    pooled = model.pool(Features(states, (1, 5)), Text(tokens, jnp.ones((2, 5), bool)))
+    pooled = model.pool(Features(states, (1, 5)), TextBatch(tokens, jnp.ones((2, 5), bool)))
     np.testing.assert_array_equal(pooled, np.asarray(states)[[0, 1], places])
 
 
 def test_texts_too_long_are_refused(clip: Clip) -> None:
-    text = Text(jnp.full((1, 13), 5), jnp.ones((1, 13), bool))
-    with pytest.raises(LengthError, match="a text has 13 tokens and CLIP reads 12"):
+    text = TextBatch(jnp.full((1, 13), 5), jnp.ones((1, 13), bool))
+    with pytest.raises(
+        LengthError, match="encoder reads 12 tokens and was given 13; shorten the texts"
+    ):
         clip.embed_texts(text)
 
 
@@ -142,14 +143,14 @@ def test_initial_weights_are_spread_as_in_the_paper_s_code() -> None:
 
 
 def test_a_frozen_tower_can_be_cut_anywhere(clip: Clip) -> None:
-    """`suffix` after `prefix` is the whole, also of pictures of another size."""
+    """`last_parts` after `first_parts` is the whole, also of pictures of another size."""
     pixels = jax.random.normal(jax.random.key(1), (1, 40, 24, 3))
     vision = clip.vision
     whole = vision(pixels)
     assert whole.grid == (5, 3)
     assert len(vision.parts()) == 4
     for depth in range(5):
-        cut = vision.suffix(vision.prefix(pixels, depth), depth, (40, 24))
+        cut = vision.last_parts(vision.first_parts(pixels, depth), depth, (40, 24))
         np.testing.assert_allclose(cut.tokens, whole.tokens, atol=1e-5)
 
 

@@ -76,7 +76,7 @@ def test_cut_at_any_depth_it_is_the_same_network(
     monkeypatch.setattr(EfficientNetLite, "parts", lambda self: parts)
     assert len(parts) == 12
     for depth in range(len(parts) + 1):
-        features = encoder.suffix(encoder.prefix(pixels, depth), depth)
+        features = encoder.last_parts(encoder.first_parts(pixels, depth), depth)
         np.testing.assert_allclose(features.tokens, whole, atol=1e-4)
         assert features.grid == encoder.config.grid == (2, 2)
         assert features.tokens.shape == (2, 4, encoder.features_width)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import captax
+from captax.models.arithmetic import activation_dtype, look_up, project
 from captax.models.encoder_decoder import EncoderDecoder
-from captax.models.encoders import TextEncoder, as_text
-from captax.models.layers import activation_dtype, look_up, project
+from captax.models.encoders import TextEncoder, as_text_batch
 
 NARROW = jnp.bfloat16
 CAPTIONERS = ["vit-gpt2", "clip-gpt2", "vit-bert", "git", "blip", "bert2bert"]
@@ -63,7 +63,7 @@ def test_other_devices_compute_in_the_type_of_the_weights(monkeypatch: pytest.Mo
 def logits_of(model: EncoderDecoder, seed: int) -> jax.Array:
     key = jax.random.key(seed)
     if isinstance(model.encoder, TextEncoder):
-        inputs: Any = as_text(jax.random.randint(key, (2, 6), 0, 50))
+        inputs: Any = as_text_batch(jax.random.randint(key, (2, 6), 0, 50))
     else:
         inputs = jax.random.normal(key, (2, *model.encoder.image_size, 3))
     return model(inputs, jnp.array([[1, 5, 9, 2], [1, 8, 7, 3]]))

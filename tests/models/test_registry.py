@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from captax.models.layers import Mlp
+from captax.models.modules import Mlp
 from captax.models.registry import ConfigError, build, describe, read_config
 
 ENCODER = {

@@ -30,7 +30,7 @@ def test_it_can_be_cut_before_every_block() -> None:
     assert whole.grid == (6, 8) and resnet.features_width == whole.tokens.shape[-1] == 8
     assert len(resnet.parts()) == 4
     for depth in range(len(resnet.parts()) + 1):
-        cut = resnet.suffix(resnet.prefix(pixels, depth), depth, (45, 64))
+        cut = resnet.last_parts(resnet.first_parts(pixels, depth), depth, (45, 64))
         np.testing.assert_allclose(cut.tokens, whole.tokens, atol=1e-5)
         assert (cut.grid, cut.lead) == (whole.grid, 0)
 

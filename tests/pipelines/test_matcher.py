@@ -11,7 +11,7 @@ import pytest
 
 import captax
 from captax.images import ImageError
-from captax.models.encoders import Text
+from captax.models.encoders import TextBatch
 from captax.pipelines.matcher import Matcher
 from captax.text import TextError
 
@@ -35,7 +35,7 @@ def test_probabilities_are_those_of_the_models_logits(matcher: Matcher, examples
     for j, text in enumerate(TEXTS):  # alone, unpadded
         tokens = jnp.array(matcher.tokenizer.encode([text]))
         pixels = jnp.array(matcher.processor(pictures))
-        whole, _ = matcher.model(pixels, Text(tokens, jnp.ones(tokens.shape, bool)))
+        whole, _ = matcher.model(pixels, TextBatch(tokens, jnp.ones(tokens.shape, bool)))
         logits[:, j] = whole[:, 0]
     odds = np.exp(logits)
     np.testing.assert_allclose(found, odds / odds.sum(1, keepdims=True), atol=1e-5)

@@ -77,7 +77,7 @@ def view(example: Example, number: int) -> np.ndarray:
     return PROCESSOR([AUGMENT(image, rng_for(0, number, example.id), allow_flip=allow_flip)])[0]
 
 
-def test_it_holds_the_encoders_prefix_of_every_view(
+def test_it_holds_what_the_first_parts_gave_of_every_view(
     examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features, "BATCH", 5)  # 24 rows: the last batch is not full
@@ -183,7 +183,7 @@ def test_whatever_a_value_depends_on_gives_another_folder(
         return len(list(tmp_path.iterdir()))
 
     assert folders() == folders() == 1
-    assert folders(encoder=Scales(3.0, 6.0)) == 1  # that part is not in the prefix
+    assert folders(encoder=Scales(3.0, 6.0)) == 1  # that part is not one of the first
     assert folders(encoder=Scales(3.1, 5.0)) == 2
     assert folders(depth=2) == 3
     assert folders(processor=dataclasses.replace(PROCESSOR, resample="bicubic")) == 4

@@ -11,7 +11,8 @@ from flax import nnx
 from jaxtyping import Array
 
 from captax.checkpoints.state import parameters, rebuilder
-from captax.models.layers import Dropout, Layer, LayerConfig, parameter, run_layer
+from captax.models.layers import Layer, run_layer
+from captax.models.modules import Dropout, LayerConfig, parameter
 from captax.training.optimizers import make_optimizer
 from captax.training.recipe import Optimizer, Stage
 from captax.training.step import (

@@ -17,10 +17,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from captax.checkpoints.state import parameters
 from captax.explain.rollout import rollout
+from captax.models.arithmetic import map_pictures
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
-from captax.models.layers import map_pictures
-from captax.models.record import observe
+from captax.models.observing import observe
 
 # How many versions of one picture a program reads at once.
 VERSIONS = 16

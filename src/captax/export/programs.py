@@ -16,8 +16,9 @@ from jax import export as jax_export
 
 from captax.checkpoints.state import parameters, rebuilder
 from captax.errors import CaptaxError
-from captax.models.decoders import Cache
-from captax.models.layers import portable
+from captax.models.cache import Cache
+from captax.models.encoders import Features
+from captax.models.tracing import portable
 from captax.pipelines.captioner import Captioner
 
 WEIGHTS = "weights.safetensors"  # the file that holds those of all programs
@@ -73,30 +74,17 @@ def make_programs(
         limits = [f"time <= {capacity}"]
         prompted, time = jax_export.symbolic_shape("batch, time", constraints=limits)
 
-    seen: list[Any] = []  # the structure of features, and of the cache
-
-    def encoder(weights: Weights, pixels: jax.Array) -> tuple[jax.Array, ...]:
-        features = rebuild(weights).encode(pixels)
-        seen[:1] = [features]
-        return (features.tokens,)
-
-    def prefill(weights: Weights, tokens: jax.Array, features: jax.Array) -> tuple[jax.Array, ...]:
-        given = dataclasses.replace(seen[0], tokens=features)
-        logits, cache = rebuild(weights).begin(given, tokens, capacity)
-        seen[1:] = [jax.tree.structure((cache.past, cache.context))]
-        return logits, *jax.tree.leaves((cache.past, cache.context))
-
-    def step(
-        weights: Weights, tokens: jax.Array, position: jax.Array, *arrays: jax.Array
-    ) -> tuple[jax.Array, ...]:
-        past, context = jax.tree.unflatten(seen[1], arrays)
-        ancestry = jnp.zeros((tokens.shape[0], 1, capacity), jnp.int32)
-        cache = Cache(past, context, mask=None, length=position, ancestry=ancestry)
-        logits, cache = rebuild(weights).advance(tokens, cache)
-        return logits, *jax.tree.leaves(cache.past)
+    def encoder(weights: Weights, pixels: jax.Array) -> Features:
+        return rebuild(weights).encode(pixels)
 
     pixels = {"pixels": Shape((batch, height, width, 3), jnp.float32)}
-    looking = _program("encoder", encoder, shapes, pixels, ["features"])
+    looking, seen = _program("encoder", encoder, shapes, pixels, ["features"])
+
+    def prefill(weights: Weights, tokens: jax.Array, features: jax.Array) -> tuple[jax.Array, Any]:
+        given = jax.tree.unflatten(seen, [features])
+        logits, cache = rebuild(weights).begin(given, tokens, capacity)
+        return logits, (cache.past, cache.context)
+
     features = _of(prompted, looking.outputs)
     given = {"tokens": Shape((prompted, time), jnp.int32), **features}
     layers = range(len(model.decoder.layers))
@@ -104,11 +92,22 @@ def make_programs(
         [f"{name}_{kind}.{i}" for i in layers for kind in ("key", "value")]
         for name in ("past", "present", "context")
     )
-    beginning = _program("prefill", prefill, shapes, given, ["logits", *present, *context])
+    written = ["logits", *present, *context]
+    beginning, begun = _program("prefill", prefill, shapes, given, written)
+
+    def step(
+        weights: Weights, tokens: jax.Array, position: jax.Array, *arrays: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        _, (past, context) = jax.tree.unflatten(begun, (tokens, *arrays))
+        ancestry = jnp.zeros((tokens.shape[0], 1, capacity), jnp.int32)
+        cache = Cache(past, context, mask=None, length=position, ancestry=ancestry)
+        logits, cache = rebuild(weights).advance(tokens, cache)
+        return logits, cache.past
+
     cache = dict(zip([*past, *context], list(beginning.outputs.values())[1:], strict=True))
     cache = _of(batch, cache)
     last = {"tokens": Shape((batch,), jnp.int32), "position": Shape((), jnp.int32)}
-    going_on = _program("step", step, shapes, {**last, **cache}, ["logits", *present])
+    going_on, _ = _program("step", step, shapes, {**last, **cache}, ["logits", *present])
     return [looking, beginning, going_on]
 
 
@@ -119,14 +118,18 @@ def _of(batch: Any, arrays: Mapping[str, Shape]) -> dict[str, Shape]:
 
 def _program(
     name: str,
-    function: Callable[..., tuple[jax.Array, ...]],
+    function: Callable[..., Any],
     weights: dict[str, Shape],
     inputs: dict[str, Shape],
     outputs: list[str],
-) -> Program:
-    """The program of a function, with those of the weights that it reads."""
+) -> tuple[Program, jax.tree_util.PyTreeDef]:
+    """The program of a function, with those of the weights that it reads.
+
+    With it comes the structure of what the function gives; the outputs are its leaves.
+    """
     with portable():
-        traced = jax.make_jaxpr(function)(weights, *inputs.values())
+        trace = jax.jit(function).trace(weights, *inputs.values())
+    traced = trace.jaxpr
     read = {
         variable
         for equation in traced.eqns
@@ -136,4 +139,5 @@ def _program(
     variables = dict(zip(weights, traced.jaxpr.invars, strict=False))
     kept = {weight: shape for weight, shape in weights.items() if variables[weight] in read}
     shapes = [Shape(value.shape, value.dtype) for value in traced.out_avals]
-    return Program(name, traced, weights, kept, inputs, dict(zip(outputs, shapes, strict=True)))
+    named = dict(zip(outputs, shapes, strict=True))
+    return Program(name, traced, weights, kept, inputs, named), trace.out_tree

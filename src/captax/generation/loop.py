@@ -20,7 +20,7 @@ from captax.generation.decoding import (
     is_any,
     parents_of,
 )
-from captax.models.decoders import Cache
+from captax.models.cache import Cache
 from captax.models.encoders import Features
 
 

@@ -13,27 +13,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from captax.models.config import ModelConfig, Roles
-from captax.models.decoders import LanguageHead, LengthError, TextDecoder
-from captax.models.encoders import Features, Text, TextEncoder, as_text
-from captax.models.layers import (
-    Dropout,
-    EncoderLayer,
-    Layer,
-    LayerConfig,
-    LayerNorm,
-    Linear,
-    look_up,
-    parameter,
-)
+from captax.models.arithmetic import look_up
+from captax.models.decoders import LanguageHead, TextDecoder
+from captax.models.encoders import Features, TextBatch, TextEncoder
+from captax.models.layers import EncoderLayer, Layer
 from captax.models.layout import Layout, Rule, linear, norm, table
-from captax.models.record import record
+from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
+from captax.models.observing import record
+from captax.models.shapes import BertLikeConfig
 
 WORDS, HEAD = "embeddings.word_embeddings.weight", "cls.predictions"
 
 
 @dataclasses.dataclass(frozen=True)
-class BertConfig(ModelConfig):
+class BertConfig(BertLikeConfig):
     """Shape of the model, by the names and with the defaults of transformers.
 
     It is a decoder if `is_decoder` or, with cross-attention, `add_cross_attention`, else an
@@ -49,24 +42,10 @@ class BertConfig(ModelConfig):
         "cross_attention_hidden_size": None,
     }
 
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
     type_vocab_size: int = 2
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
     is_decoder: bool = False
     add_cross_attention: bool = False
     tie_word_embeddings: bool = True
-    bos_token_id: int | None = None
-    eos_token_id: int | tuple[int, ...] | None = None
-    pad_token_id: int | None = 0
     pooler: bool = False
     lone_bias: bool = False
 
@@ -74,9 +53,6 @@ class BertConfig(ModelConfig):
         decodes = self.is_decoder or self.add_cross_attention
         object.__setattr__(self, "is_decoder", decodes)
         object.__setattr__(self, "pooler", self.pooler and not decodes)
-
-    def roles(self) -> Roles:
-        return Roles(self.bos_token_id, self.eos_token_id, self.pad_token_id)
 
     def as_encoder(self) -> "BertConfig":
         # Nothing reads the pooler, but transformers' encoders have one and miss it.
@@ -86,19 +62,8 @@ class BertConfig(ModelConfig):
         return dataclasses.replace(self, is_decoder=True, add_cross_attention=True)
 
     def layer(self) -> LayerConfig:
-        """Its layers."""
-        return LayerConfig(
-            self.hidden_size,
-            self.num_attention_heads,
-            self.intermediate_size,
-            pre_norm=False,
-            context_width=self.hidden_size if self.add_cross_attention else None,
-            epsilon=self.layer_norm_eps,
-            activation=self.hidden_act,
-            dropout=self.hidden_dropout_prob,
-            attention_dropout=self.attention_probs_dropout_prob,
-            std=self.initializer_range,
-        )
+        width = self.hidden_size if self.add_cross_attention else None
+        return dataclasses.replace(super().layer(), context_width=width)
 
     @classmethod
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "BertConfig":
@@ -163,22 +128,9 @@ class BertEncoder(TextEncoder):
         if config.pooler:
             self.pooler = Linear(width, width, rngs=rngs, std=config.initializer_range)
 
-    @property
-    def max_positions(self) -> int:
-        return self.config.max_position_embeddings
-
-    @property
-    def features_width(self) -> int:
-        return self.config.hidden_size
-
-    def __call__(self, text: Text | Int[Array, "batch time"]) -> Features:
-        """Read texts; raises `LengthError` when they are longer than `max_positions`."""
-        text = as_text(text)
+    def __call__(self, text: TextBatch | Int[Array, "batch time"]) -> Features:
+        text = self.checked(text)
         time = text.tokens.shape[1]
-        if time > self.max_positions:
-            raise LengthError(
-                f"the encoder reads {self.max_positions} tokens and was given {time}; cut the texts"
-            )
         mask = jnp.asarray(text.mask)
         x = self.embeddings(jnp.asarray(text.tokens), jnp.arange(time)[None])
         for layer in self.layers:
@@ -195,15 +147,7 @@ class BertDecoder(TextDecoder):
         self.layers = nnx.List(
             [Layer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
         )
-        self.head = LanguageHead(
-            config.hidden_size,
-            config.vocab_size,
-            rngs=rngs,
-            activation=config.hidden_act,
-            epsilon=config.layer_norm_eps,
-            std=config.initializer_range,
-            tied=config.tie_word_embeddings,
-        )
+        self.head = LanguageHead(config, rngs=rngs, tied=config.tie_word_embeddings)
         if not (config.tie_word_embeddings or config.lone_bias):
             self.unread_bias = parameter(rngs, (config.vocab_size,))
 

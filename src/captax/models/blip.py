@@ -5,62 +5,34 @@ computing what transformers' `BlipForConditionalGeneration` computes.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from captax.models.bert import LAYER_RULES
 from captax.models.config import ConfigError, ModelConfig, Roles
-from captax.models.decoders import LanguageHead, TextDecoder
+from captax.models.decoders import BertLikeDecoder, LanguageHead
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import PatchEncoder
-from captax.models.layers import (
-    Dropout,
-    EncoderLayer,
-    FinalNorm,
-    Layer,
-    LayerConfig,
-    LayerNorm,
-    PatchEmbedding,
-    look_up,
-    parameter,
-)
 from captax.models.layout import Layout, Rule, conv2d, join, linear, norm, table
-from captax.models.record import record
+from captax.models.modules import LayerConfig, LayerNorm
+from captax.models.observing import record
+from captax.models.patches import PatchEmbedding
+from captax.models.shapes import BertLikeConfig, PatchConfig, TowerConfig
 
 EMBEDDING, HEAD = "bert.embeddings.word_embeddings.weight", "cls.predictions"
 
 
 @dataclasses.dataclass(frozen=True)
-class BlipVisionConfig(ModelConfig):
+class BlipVisionConfig(TowerConfig, PatchConfig):
     """Shape of the encoder, by the names and with the defaults of transformers."""
 
     model_type: ClassVar[str] = "blip_vision_model"
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
     image_size: int = 384
-    patch_size: int = 16
-    hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-5
-    attention_dropout: float = 0.0
     initializer_range: float = 1e-10
-
-    def layer(self) -> LayerConfig:
-        """Its layers."""
-        return LayerConfig(
-            self.hidden_size,
-            self.num_attention_heads,
-            self.intermediate_size,
-            epsilon=self.layer_norm_eps,
-            activation=self.hidden_act,
-            attention_dropout=self.attention_dropout,
-            std=self.initializer_range,
-        )
 
     def layout(self) -> Layout:
         return Layout(VISION_RULES)
@@ -70,7 +42,7 @@ class BlipVisionConfig(ModelConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class BlipTextConfig(ModelConfig):
+class BlipTextConfig(BertLikeConfig):
     """Shape of the decoder, by the names and with the defaults of transformers.
 
     `bos_token_id` begins every caption, in the place of a prompt's [CLS], and `sep_token_id` ends
@@ -82,20 +54,12 @@ class BlipTextConfig(ModelConfig):
     fixed: ClassVar[dict[str, Any]] = {"is_decoder": True}
 
     vocab_size: int = 30524
-    hidden_size: int = 768
     encoder_hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
     num_attention_heads: int = 8
-    max_position_embeddings: int = 512
-    hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-12
     hidden_dropout_prob: float = 0.0
     attention_probs_dropout_prob: float = 0.0
-    initializer_range: float = 0.02
     bos_token_id: int | None = 30522
     eos_token_id: int | tuple[int, ...] | None = 2
-    pad_token_id: int | None = 0
     sep_token_id: int | None = 102
     own_head: bool = False
 
@@ -104,19 +68,7 @@ class BlipTextConfig(ModelConfig):
         return Roles(self.bos_token_id, self.sep_token_id, self.pad_token_id, binding=True)
 
     def layer(self) -> LayerConfig:
-        """Its layers."""
-        return LayerConfig(
-            self.hidden_size,
-            self.num_attention_heads,
-            self.intermediate_size,
-            pre_norm=False,
-            context_width=self.encoder_hidden_size,
-            epsilon=self.layer_norm_eps,
-            activation=self.hidden_act,
-            dropout=self.hidden_dropout_prob,
-            attention_dropout=self.attention_probs_dropout_prob,
-            std=self.initializer_range,
-        )
+        return dataclasses.replace(super().layer(), context_width=self.encoder_hidden_size)
 
     @classmethod
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "BlipTextConfig":
@@ -202,53 +154,26 @@ class BlipVision(PatchEncoder):
     """Picture in, a class token and a grid of visual tokens out."""
 
     def __init__(self, config: BlipVisionConfig, *, rngs: nnx.Rngs | None):
-        self.config = config
-        width, side = config.hidden_size, config.image_size // config.patch_size
-        self.embeddings = PatchEmbedding(
-            width, config.patch_size, (side, side), rngs=rngs, std=config.initializer_range
+        embeddings = PatchEmbedding(
+            config.hidden_size,
+            config.patch_size,
+            config.grid,
+            rngs=rngs,
+            std=config.initializer_range,
         )
-        self.layers = nnx.List(
-            [EncoderLayer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
-        )
-        self.norm = FinalNorm(width, rngs=rngs, epsilon=config.layer_norm_eps)
-
-    def parts(self) -> list[Callable[[Array], Array]]:
-        """Embeddings, layers, norm."""
-        return [self.embeddings, *self.layers, self.norm]
+        super().__init__(config, embeddings, rngs=rngs)
 
 
-class BlipText(TextDecoder):
+class BlipText(BertLikeDecoder):
     """Post-norm layers over word and position embeddings, and BERT's output layer."""
 
     def __init__(self, config: BlipTextConfig, *, rngs: nnx.Rngs | None):
-        self.config = config
-        width, std, epsilon = config.hidden_size, config.initializer_range, config.layer_norm_eps
-        self.embedding = parameter(rngs, (config.vocab_size, width), std=std)
-        self.positions = parameter(rngs, (config.max_position_embeddings, width), std=std)
-        self.norm = LayerNorm(width, rngs=rngs, epsilon=epsilon)
-        self.dropout = Dropout(config.hidden_dropout_prob)
-        self.layers = nnx.List(
-            [Layer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
-        )
-        self.head = LanguageHead(
-            width,
-            config.vocab_size,
-            rngs=rngs,
-            activation=config.hidden_act,
-            epsilon=epsilon,
-            std=std,
-            tied=not config.own_head,
-        )
+        super().__init__(config, rngs=rngs)
+        self.norm = LayerNorm(config.hidden_size, rngs=rngs, epsilon=config.layer_norm_eps)
+        self.head = LanguageHead(config, rngs=rngs, tied=not config.own_head)
 
-    @property
-    def max_positions(self) -> int:
-        return self.config.max_position_embeddings
-
-    def embed(
-        self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
-    ) -> Float[Array, "rows time width"]:
-        x = look_up(self.embedding[...], tokens) + self.positions[...][positions]
-        return self.dropout(self.norm(x))
+    def normed(self, x: Float[Array, "rows time width"]) -> Float[Array, "rows time width"]:
+        return self.norm(x)
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
         return self.head(record("hidden_states", x), self.embedding[...])

@@ -13,25 +13,19 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from captax.models.arithmetic import look_up
 from captax.models.config import ConfigError, ModelConfig
-from captax.models.decoders import LengthError
-from captax.models.encoders import Features, PatchEncoder, Text, TextEncoder, as_text
-from captax.models.layers import (
-    EncoderLayer,
-    FinalNorm,
-    LayerConfig,
-    LayerNorm,
-    Linear,
-    PatchEmbedding,
-    look_up,
-    parameter,
-)
+from captax.models.encoders import Features, PatchEncoder, TextBatch, TextEncoder
+from captax.models.layers import EncoderLayer
 from captax.models.layout import Layout, Rule, conv2d, join, linear, norm, table
-from captax.models.record import record, scope
+from captax.models.modules import FinalNorm, LayerConfig, LayerNorm, Linear, parameter
+from captax.models.observing import record, scope
+from captax.models.patches import PatchEmbedding
+from captax.models.shapes import PatchConfig, TowerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class TowerConfig(ModelConfig):
+class ClipTowerConfig(TowerConfig):
     """What the towers of CLIP have in common, by the names and with the defaults of transformers.
 
     `prefix` is what all names of a bare tower's tensors begin with, `tower` what they begin with in
@@ -42,26 +36,7 @@ class TowerConfig(ModelConfig):
     tower: ClassVar[str]
     prefix: ClassVar[str] = ""
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
     hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    attention_dropout: float = 0.0
-    initializer_range: float = 0.02
-
-    def layer(self) -> LayerConfig:
-        """Its layers."""
-        return LayerConfig(
-            self.hidden_size,
-            self.num_attention_heads,
-            self.intermediate_size,
-            epsilon=self.layer_norm_eps,
-            activation=self.hidden_act,
-            attention_dropout=self.attention_dropout,
-            std=self.initializer_range,
-        )
 
     def rules(self) -> tuple[Rule, ...]:
         """Names of its tensors, but for prefixes."""
@@ -80,7 +55,7 @@ class TowerConfig(ModelConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class VisionTowerConfig(TowerConfig):
+class VisionTowerConfig(ClipTowerConfig, PatchConfig):
     """A vision transformer with a norm before its layers.
 
     `final_norm`: the norm after them is of all tokens; else it is of the pooled one alone.
@@ -92,11 +67,6 @@ class VisionTowerConfig(TowerConfig):
 
     image_size: int = 224
     patch_size: int = 32
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches of a picture of its size."""
-        return self.image_size // self.patch_size, self.image_size // self.patch_size
 
     def as_encoder(self) -> "VisionTowerConfig":
         return self
@@ -131,7 +101,7 @@ class ClipVisionConfig(VisionTowerConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipTextConfig(TowerConfig):
+class ClipTextConfig(ClipTowerConfig):
     """CLIP's text tower."""
 
     model_type: ClassVar[str] = "clip_text_model"
@@ -199,20 +169,19 @@ class ClipConfig(ModelConfig):
 class ClipVision(PatchEncoder):
     """Picture in, CLS and a grid of visual tokens out."""
 
+    config: VisionTowerConfig
+
     def __init__(self, config: VisionTowerConfig, *, rngs: nnx.Rngs | None):
-        self.config = config
         width, epsilon = config.hidden_size, config.layer_norm_eps
         std, cls_std = config.deviations()
-        self.embeddings = PatchEmbedding(
+        embeddings = PatchEmbedding(
             width, config.patch_size, config.grid, rngs=rngs, bias=False, std=std
         )
-        self.embeddings.cls_token = parameter(rngs, (width,), std=cls_std)
+        embeddings.cls_token = parameter(rngs, (width,), std=cls_std)
+        super().__init__(config, embeddings, rngs=rngs)
         self.first_norm = LayerNorm(width, rngs=rngs, epsilon=epsilon)
-        self.layers = nnx.List(
-            [EncoderLayer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
-        )
-        kind = FinalNorm if config.final_norm else LayerNorm
-        self.norm = kind(width, rngs=rngs, epsilon=epsilon)
+        if not config.final_norm:
+            self.norm = LayerNorm(width, rngs=rngs, epsilon=epsilon)
 
     def parts(self) -> list[Callable[[Array], Array]]:
         """Embeddings, norm, layers, and a norm if it is of all tokens."""
@@ -245,29 +214,16 @@ class ClipText(TextEncoder):
         )
         self.norm = FinalNorm(width, rngs=rngs, epsilon=config.layer_norm_eps)
 
-    @property
-    def max_positions(self) -> int:
-        return self.config.max_position_embeddings
-
-    @property
-    def features_width(self) -> int:
-        return self.config.hidden_size
-
-    def __call__(self, text: Text | Int[Array, "batch time"]) -> Features:
-        """Read texts; raises `LengthError` when one is longer than `max_positions`."""
-        text = as_text(text)
+    def __call__(self, text: TextBatch | Int[Array, "batch time"]) -> Features:
+        text = self.checked(text)
         time = text.tokens.shape[1]
-        if time > self.max_positions:
-            raise LengthError(
-                f"a text has {time} tokens and CLIP reads {self.max_positions}; cut it short"
-            )
         x = look_up(self.embedding[...], text.tokens) + self.positions[...][:time]
         mask = jnp.tril(jnp.ones((time, time), bool)) & text.mask[:, None]
         for layer in self.layers:
             x = layer(x, mask)
         return Features(self.norm(x), grid=(1, time), mask=text.mask)
 
-    def pool(self, features: Features, text: Text) -> Float[Array, "batch width"]:
+    def pool(self, features: Features, text: TextBatch) -> Float[Array, "batch width"]:
         """One vector a text: its first eos token."""
         eos = self.config.eos_token_id
         # Configs of before 2023 say 2, whatever it is: there it is the highest of all tokens.
@@ -294,14 +250,14 @@ class Clip(nnx.Module):
             features = self.vision(pixels)
         return self.visual_projection(self.vision.pool(features))
 
-    def embed_texts(self, text: Text) -> Float[Array, "batch projection"]:
+    def embed_texts(self, text: TextBatch) -> Float[Array, "batch projection"]:
         """One vector a text, of any length, in the space that both share."""
         with scope("text"):
             features = self.text(text)
         return self.text_projection(self.text.pool(features, text))
 
     def __call__(
-        self, pixels: Float[Array, "batch height width 3"], text: Text
+        self, pixels: Float[Array, "batch height width 3"], text: TextBatch
     ) -> tuple[Float[Array, "batch texts"], Float[Array, "texts batch"]]:
         """Logits of every text for each picture, and of every picture for each text."""
         return self.compare(self.embed_images(pixels), self.embed_texts(text))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type
 from flax import nnx
 
 from captax.errors import CaptaxError
-from captax.models.layers import ACTIVATIONS
+from captax.models.arithmetic import ACTIVATIONS
 from captax.models.layout import Layout
 
 Config = TypeVar("Config", bound="ModelConfig")
@@ -29,9 +29,9 @@ FAMILIES: dict[str, type["ModelConfig"]] = {}
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """Ids of the tokens that captions begin with, end with and are filled up with; None: not said.
+    """Ids of the tokens that begin captions, end them and fill them up; None where not said.
 
-    `binding`: whatever else a checkpoint says of them.
+    If `binding`, they hold whatever else the checkpoint says about them.
     """
 
     start: int | None = None

@@ -3,94 +3,19 @@
 Legend: `batch` images, `rows` = batch x beams, `time` token positions, `patches` visual tokens.
 """
 
-import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from flax import nnx, struct
-from jaxtyping import Array, Bool, Float, Int
+from flax import nnx
+from jaxtyping import Array, Float, Int
 
-from captax.errors import CaptaxError
-from captax.models.encoders import Features
-from captax.models.layers import (
-    ACTIVATIONS,
-    KeysValues,
-    Layer,
-    LayerNorm,
-    Linear,
-    Past,
-    activation_dtype,
-    parameter,
-    project,
-    run_layer,
-)
-from captax.models.record import record
-
-# A number or, in programs for any number, a symbol of JAX for it.
-Size = int | Any
-
-
-@struct.dataclass
-class Cache:
-    """What decoding one more token needs of the tokens before, layer by layer.
-
-    `past`, of self-attention: [batch heads places head], where each of `capacity` places, of which
-    `length` are filled, holds one of every beam of the picture. `context`, of the picture:
-    [batch heads patches head], one a picture, however many beams share it. `mask` is true where
-    the context may be seen.
-
-    Beams that branch do not copy their pasts: what each wrote stays where it is, and `ancestry`
-    tells for every beam and place which beam wrote what it continues.
-    """
-
-    past: tuple[Past, ...]
-    context: tuple[KeysValues, ...] | None
-    mask: Bool[Array, "batch 1 patches"] | None
-    length: Int[Array, ""]
-    ancestry: Int[Array, "batch beams capacity"]
-
-    def reorder(self, rows: Int[Array, " rows"]) -> "Cache":
-        """The cache in which row `i` continues what row `rows[i]`, of the same picture, was."""
-        flat = self.ancestry.reshape(len(rows), -1)
-        return dataclasses.replace(self, ancestry=flat[rows].reshape(self.ancestry.shape))
-
-    def repeat(self, times: int) -> "Cache":
-        """The cache with every row there `times`, side by side; pictures are still shared.
-
-        Only rows that have not been repeated yet can be.
-        """
-        past = jax.tree.map(lambda array: jnp.repeat(array, times, axis=2), self.past)
-        batch, _, capacity = self.ancestry.shape
-        ancestry = jnp.broadcast_to(jnp.arange(times)[:, None], (batch, times, capacity))
-        return dataclasses.replace(self, past=past, ancestry=ancestry)
-
-    def visible(self, time: Size) -> Bool[Array, "#batch queries places"]:
-        """Which places of the past the next `time` tokens see: those before them, and their own."""
-        batch, beams, capacity = self.ancestry.shape
-        positions = self.length + jnp.arange(time)
-        before = jnp.arange(capacity) <= positions[:, None]  # [time capacity]
-        if beams == 1:
-            return before[None]
-        beam = jnp.arange(beams)
-        # Each beam's new tokens are its own, whatever stood in their places before.
-        filled = (jnp.arange(capacity) < self.length)[:, None]
-        own = (self.ancestry[..., None] == beam) & filled
-        new = (beam == beam[:, None, None]) & ~filled
-        mask = (own | new)[:, :, None] & before[..., None]  # [batch beams time capacity beams]
-        return mask.reshape(batch, beams * time, capacity * beams)
-
-    def extended(self, past: tuple[Past, ...], time: Size) -> "Cache":
-        """The cache after `time` more tokens a row."""
-        places = jnp.arange(self.ancestry.shape[2])
-        written = (places >= self.length) & (places < self.length + time)
-        own = jnp.arange(self.ancestry.shape[1])[:, None]
-        ancestry = jnp.where(written, own, self.ancestry)
-        return dataclasses.replace(self, past=past, ancestry=ancestry, length=self.length + time)
-
-
-class LengthError(CaptaxError):
-    """A caption is to be longer than its decoder can read."""
+from captax.models.arithmetic import ACTIVATIONS, activation_dtype, look_up, project
+from captax.models.cache import Cache, KeysValues
+from captax.models.encoders import Features, LengthError
+from captax.models.layers import Layer, run_layer
+from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
+from captax.models.observing import record
+from captax.models.shapes import BertLikeConfig
 
 
 class LanguageHead(nnx.Module):
@@ -99,22 +24,13 @@ class LanguageHead(nnx.Module):
     Unless `tied`, a matrix of its own is in the embedding's place.
     """
 
-    def __init__(
-        self,
-        width: int,
-        vocab: int,
-        *,
-        rngs: nnx.Rngs | None,
-        activation: str = "gelu",
-        epsilon: float = 1e-12,
-        std: float = 0.02,
-        tied: bool = True,
-    ):
+    def __init__(self, config: BertLikeConfig, *, rngs: nnx.Rngs | None, tied: bool = True):
+        width, std = config.hidden_size, config.initializer_range
         self.dense = Linear(width, width, rngs=rngs, std=std)
-        self.norm = LayerNorm(width, rngs=rngs, epsilon=epsilon)
-        self.kernel = None if tied else parameter(rngs, (vocab, width), std=std)
-        self.bias = parameter(rngs, (vocab,))
-        self.activation = activation
+        self.norm = LayerNorm(width, rngs=rngs, epsilon=config.layer_norm_eps)
+        self.kernel = None if tied else parameter(rngs, (config.vocab_size, width), std=std)
+        self.bias = parameter(rngs, (config.vocab_size,))
+        self.activation = config.hidden_act
 
     def __call__(
         self, x: Float[Array, "*rows width"], embedding: Float[Array, "vocab width"]
@@ -128,8 +44,8 @@ class LanguageHead(nnx.Module):
 class TextDecoder(nnx.Module):
     """Predicts each next token from the tokens before it and, where there is one, a picture.
 
-    A family gives `layers`, `max_positions`, `embed` and `logits`; if its tokens see the picture
-    otherwise than by cross-attention to `Features.tokens`, `memory` or `context` too.
+    A family gives `layers`, `max_positions`, `embed` and `logits`. It also gives `memory` or
+    `context` if its tokens do not see the picture by cross-attention to `Features.tokens`.
     """
 
     config: Any
@@ -161,7 +77,7 @@ class TextDecoder(nnx.Module):
         return features.tokens
 
     def context(self, features: Features) -> tuple[KeysValues, ...]:
-        """What each layer looks at of a picture, computed once."""
+        """The keys and values of a picture that each layer attends to, computed once."""
         memory = self.memory(features)
         return tuple(
             layer.cross_attention.keys_and_values(memory)
@@ -248,3 +164,55 @@ class TextDecoder(nnx.Module):
             return None, None
         mask = None if features.mask is None else features.mask[:, None]
         return self.context(features), mask
+
+
+class WordDecoder(TextDecoder):
+    """A decoder that reads the sum of word and position embeddings."""
+
+    def __init__(
+        self,
+        config: Any,
+        vocab: int,
+        positions: int,
+        layer: LayerConfig,
+        depth: int,
+        *,
+        rngs: nnx.Rngs | None,
+        dropout: float,
+        std: float = 0.02,
+    ):
+        self.config = config
+        self.embedding = parameter(rngs, (vocab, layer.width), std=std)
+        self.positions = parameter(rngs, (positions, layer.width), std=std)
+        self.dropout = Dropout(dropout)
+        self.layers = nnx.List([Layer(layer, rngs=rngs) for _ in range(depth)])
+
+    @property
+    def max_positions(self) -> int:
+        return self.positions.shape[0]
+
+    def embed(
+        self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
+    ) -> Float[Array, "rows time width"]:
+        x = look_up(self.embedding[...], tokens) + self.positions[...][positions]
+        return self.dropout(self.normed(x))
+
+    def normed(self, x: Float[Array, "rows time width"]) -> Float[Array, "rows time width"]:
+        """The sum, normalised where the family does so."""
+        return x
+
+
+class BertLikeDecoder(WordDecoder):
+    """A decoder of words and positions with BERT's fields."""
+
+    def __init__(self, config: BertLikeConfig, *, rngs: nnx.Rngs | None):
+        super().__init__(
+            config,
+            config.vocab_size,
+            config.max_position_embeddings,
+            config.layer(),
+            config.num_hidden_layers,
+            rngs=rngs,
+            dropout=config.hidden_dropout_prob,
+            std=config.initializer_range,
+        )

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from captax.models.arithmetic import activation_dtype
 from captax.models.config import ConfigError, ModelConfig
 from captax.models.encoders import Features, VisionEncoder
-from captax.models.layers import Linear, activation_dtype, parameter
+from captax.models.modules import Linear, parameter
 
 # (repeats, kernel, stride, expansion, channels) of each stage before scaling.
 STAGES = (
@@ -214,7 +215,7 @@ class DepthwiseConv(nnx.Module):
         return depthwise_convolution(x, kernel, self.stride) + self.bias[...]
 
 
-class Block(nnx.Module):
+class MobileBlock(nnx.Module):
     """Inverted residual: widen each position, mix neighbours a channel at a time, narrow."""
 
     def __init__(self, shape: BlockShape, *, rngs: nnx.Rngs | None):
@@ -250,7 +251,7 @@ class Stem(nnx.Module):
         return jax.nn.relu6(y + self.bias[...])
 
 
-class Head(Linear):
+class HeadConvolution(Linear):
     """The last convolution, which widens every place."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs | None):
@@ -267,8 +268,8 @@ class EfficientNetLite(VisionEncoder):
         self.config = config
         shapes = config.blocks()
         self.stem = Stem(rngs=rngs)
-        self.blocks = nnx.List([Block(shape, rngs=rngs) for shape in shapes])
-        self.head = Head(shapes[-1].channels_out, rngs=rngs)
+        self.blocks = nnx.List([MobileBlock(shape, rngs=rngs) for shape in shapes])
+        self.head = HeadConvolution(shapes[-1].channels_out, rngs=rngs)
         if config.num_labels:
             self.classifier = Linear(HEAD_CHANNELS, config.num_labels, rngs=rngs)
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from captax.models.cache import Cache
 from captax.models.config import (
     ConfigError,
     ModelConfig,
@@ -19,14 +20,14 @@ from captax.models.config import (
     checked_fields,
     read_config,
 )
-from captax.models.decoders import Cache, TextDecoder
-from captax.models.encoders import Features, Text, TextEncoder, VisionEncoder
-from captax.models.layers import Linear
+from captax.models.decoders import TextDecoder
+from captax.models.encoders import Features, TextBatch, TextEncoder, VisionEncoder
 from captax.models.layout import Layout, join, linear, table
-from captax.models.record import scope
+from captax.models.modules import Linear
+from captax.models.observing import scope
 
 # What is looked at: pictures, or texts.
-Inputs = Float[Array, "batch height width 3"] | Text | Int[Array, "batch time"]
+Inputs = Float[Array, "batch height width 3"] | TextBatch | Int[Array, "batch time"]
 
 
 @dataclasses.dataclass(frozen=True)

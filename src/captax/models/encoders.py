@@ -1,4 +1,4 @@
-"""What encoders promise, of pictures and of texts."""
+"""What encoders promise: those that look at pictures and those that read texts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,16 +8,19 @@ from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
 from captax.errors import CaptaxError
-from captax.models.layers import run_layer
+from captax.models.layers import EncoderLayer, run_layer
+from captax.models.modules import FinalNorm, LayerNorm
+from captax.models.patches import PatchEmbedding
+from captax.models.shapes import PatchConfig
 
 
 @struct.dataclass
 class Features:
-    """What an encoder says of a picture, or of a text.
+    """Encoder output, for pictures or for texts.
 
-    `tokens` holds `lead` tokens that stand for no place (such as CLS), then the `grid` of places,
-    row by row; a text is a grid of one row. `mask` is true where a token is more than padding;
-    without one, all are.
+    The first `lead` tokens are special (such as CLS); the rest are the cells of `grid` (rows,
+    columns) in row order. A text is a grid of one row. `mask` is false where a token is padding;
+    without a mask, no token is.
     """
 
     tokens: Float[Array, "*batch patches width"]
@@ -27,30 +30,34 @@ class Features:
 
 
 @struct.dataclass
-class Text:
-    """Texts as an encoder takes them; `mask` is true where a token is more than padding.
+class TextBatch:
+    """Texts as an encoder takes them; `mask` is false where a token is padding.
 
-    Arrays of NumPy on their way in, of JAX inside a program.
+    The arrays may be NumPy's; inside a compiled program they are JAX's.
     """
 
     tokens: Int[Any, "batch time"]
     mask: Bool[Any, "batch time"]
 
 
+class LengthError(CaptaxError):
+    """A text is longer than a model can read, or a caption would become so."""
+
+
 class ShapeError(CaptaxError):
-    """An array is not laid out as a model takes it."""
+    """An array does not have the shape that a model takes."""
 
 
-def as_text(text: Text | Int[Array, "batch time"]) -> Text:
-    """Texts as they are; of tokens alone, texts without padding."""
-    return text if isinstance(text, Text) else Text(text, jnp.ones(text.shape, bool))
+def as_text_batch(text: TextBatch | Int[Array, "batch time"]) -> TextBatch:
+    """A batch as it is, and tokens alone as a batch without padding."""
+    return text if isinstance(text, TextBatch) else TextBatch(text, jnp.ones(text.shape, bool))
 
 
 class VisionEncoder(nnx.Module):
     """A chain of parts from pixels to `Features`, which can be cut between any two.
 
-    What lies before the first trainable part is the same in every epoch: training computes
-    `prefix` once and keeps it.
+    The parts before the first trainable one give the same in every epoch, so training computes
+    `first_parts` once and keeps the result.
     """
 
     config: Any
@@ -70,18 +77,20 @@ class VisionEncoder(nnx.Module):
         raise NotImplementedError
 
     def features(self, x: Array, image_size: tuple[int, int]) -> Features:
-        """Name what the last part gives of pictures of that (height, width)."""
+        """Make `Features` of the last part's output, for pictures of that (height, width)."""
         raise NotImplementedError
 
-    def prefix(self, pixels: Float[Array, "batch height width 3"], depth: int) -> Array:
+    def first_parts(self, pixels: Float[Array, "batch height width 3"], depth: int) -> Array:
         """Run the first `depth` parts."""
         x = pixels
         for part in self.parts()[:depth]:
             x = part(x)
         return x
 
-    def suffix(self, x: Array, depth: int, image_size: tuple[int, int] | None = None) -> Features:
-        """Run the parts from `depth` on what `prefix` gave at the same depth.
+    def last_parts(
+        self, x: Array, depth: int, image_size: tuple[int, int] | None = None
+    ) -> Features:
+        """Run the parts from `depth` on what `first_parts` gave at the same depth.
 
         `image_size` is that of the pictures, by default the encoder's own.
         """
@@ -93,30 +102,46 @@ class VisionEncoder(nnx.Module):
         """Look at pictures."""
         if pixels.ndim != 4 or pixels.shape[3] != 3:
             raise ShapeError(
-                f"pixels of shape {list(pixels.shape)}: expected [batch height width 3], with "
-                "channels last and values as an ImageProcessor gives them"
+                f"pixels have shape {list(pixels.shape)}, but the encoder takes "
+                "[batch height width 3], channels last; make them with an ImageProcessor"
             )
         _, height, width, _ = pixels.shape
-        return self.suffix(pixels, 0, (height, width))
+        return self.last_parts(pixels, 0, (height, width))
 
     def label(self, features: Features) -> Float[Array, "batch labels"]:
-        """Logits of the labels, of a classifier."""
+        """Logits of the labels; only classifiers have them."""
         raise NotImplementedError
 
     def classify(
         self, pixels: Float[Array, "batch height width 3"]
     ) -> Float[Array, "batch labels"]:
-        """Logits of the labels of pictures, of a classifier."""
+        """Logits of the labels for pictures; only classifiers have them."""
         return self.label(self(pixels))
 
 
 class PatchEncoder(VisionEncoder):
     """A vision transformer: square patches and tokens that lead them, of one width throughout."""
 
+    config: PatchConfig
+
+    def __init__(self, config: PatchConfig, embeddings: PatchEmbedding, *, rngs: nnx.Rngs | None):
+        self.config = config
+        self.embeddings = embeddings
+        layer = config.layer()
+        self.layers = nnx.List(
+            [EncoderLayer(layer, rngs=rngs) for _ in range(config.num_hidden_layers)]
+        )
+        self.norm: LayerNorm = FinalNorm(
+            config.hidden_size, rngs=rngs, epsilon=config.layer_norm_eps
+        )
+
+    def parts(self) -> Sequence[Callable[[Array], Array]]:
+        """Embeddings, layers, norm."""
+        return [self.embeddings, *self.layers, self.norm]
+
     @property
     def image_size(self) -> tuple[int, int]:
-        side = self.config.image_size
-        return side if isinstance(side, tuple) else (side, side)
+        return self.config.picture
 
     @property
     def features_width(self) -> int:
@@ -137,13 +162,27 @@ class TextEncoder(nnx.Module):
     @property
     def max_positions(self) -> int:
         """How many tokens the encoder can read."""
-        raise NotImplementedError
+        return self.config.max_position_embeddings
 
     @property
     def features_width(self) -> int:
         """Width of the tokens."""
-        raise NotImplementedError
+        return self.config.hidden_size
 
-    def __call__(self, text: Text | Int[Array, "batch time"]) -> Features:
-        """Read texts; tokens alone are texts without padding."""
+    def checked(self, text: TextBatch | Int[Array, "batch time"]) -> TextBatch:
+        """Texts as the encoder reads them: tokens alone are texts without padding.
+
+        Raises `LengthError` when they are longer than `max_positions`.
+        """
+        text = as_text_batch(text)
+        time = text.tokens.shape[1]
+        if time > self.max_positions:
+            raise LengthError(
+                f"the encoder reads {self.max_positions} tokens and was given {time}; shorten the "
+                "texts"
+            )
+        return text
+
+    def __call__(self, text: TextBatch | Int[Array, "batch time"]) -> Features:
+        """Read texts, which `checked` has looked at first; it may raise `LengthError`."""
         raise NotImplementedError

@@ -9,27 +9,20 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from captax.models.arithmetic import project
 from captax.models.bert import LAYER_RULES
+from captax.models.cache import KeysValues
 from captax.models.clip import VisionTowerConfig
-from captax.models.config import ConfigError, ModelConfig, Roles
-from captax.models.decoders import TextDecoder
+from captax.models.config import ConfigError
+from captax.models.decoders import BertLikeDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
-from captax.models.layers import (
-    Dropout,
-    KeysValues,
-    Layer,
-    LayerConfig,
-    LayerNorm,
-    Linear,
-    look_up,
-    parameter,
-    project,
-)
 from captax.models.layout import Layout, Rule, join, linear, norm, table
-from captax.models.record import record, scope
+from captax.models.modules import LayerNorm, Linear, parameter
+from captax.models.observing import record, scope
+from captax.models.shapes import BertLikeConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +38,7 @@ class GitVisionConfig(VisionTowerConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class GitConfig(ModelConfig):
+class GitConfig(BertLikeConfig):
     """Shape of both halves, by the names and with the defaults of transformers."""
 
     model_type: ClassVar[str] = "git"
@@ -53,19 +46,9 @@ class GitConfig(ModelConfig):
     fixed: ClassVar[dict[str, Any]] = {"num_image_with_embedding": None}
 
     vision_config: GitVisionConfig = GitVisionConfig()
-    vocab_size: int = 30522
-    hidden_size: int = 768
     num_hidden_layers: int = 6
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
     max_position_embeddings: int = 1024
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
     tie_word_embeddings: bool = False
-    pad_token_id: int | None = 0
     bos_token_id: int | None = 101
     eos_token_id: int | tuple[int, ...] | None = 102
 
@@ -83,23 +66,6 @@ class GitConfig(ModelConfig):
             "architectures": ["GitForCausalLM"],
         }
 
-    def roles(self) -> Roles:
-        return Roles(self.bos_token_id, self.eos_token_id, self.pad_token_id)
-
-    def layer(self) -> LayerConfig:
-        """The decoder's layers."""
-        return LayerConfig(
-            self.hidden_size,
-            self.num_attention_heads,
-            self.intermediate_size,
-            pre_norm=False,
-            epsilon=self.layer_norm_eps,
-            activation=self.hidden_act,
-            dropout=self.hidden_dropout_prob,
-            attention_dropout=self.attention_probs_dropout_prob,
-            std=self.initializer_range,
-        )
-
     def layout(self) -> Layout:
         def canonical(name: str) -> str | None:
             copies = {"output.weight"} if self.tie_word_embeddings else set()
@@ -115,32 +81,21 @@ class GitConfig(ModelConfig):
         return EncoderDecoder(encoder, GitDecoder(self, rngs=rngs), config=self)
 
 
-class GitDecoder(TextDecoder):
+class GitDecoder(BertLikeDecoder):
     """Post-norm layers over picture tokens, which see one another, and text, which sees both.
 
     Picture tokens do not see the text, so they go through the layers once, before any text.
     """
 
     def __init__(self, config: GitConfig, *, rngs: nnx.Rngs | None):
-        self.config = config
-        width, std, epsilon = config.hidden_size, config.initializer_range, config.layer_norm_eps
-        vision = config.vision_config
+        width, std, vision = config.hidden_size, config.initializer_range, config.vision_config
         self.project = Linear(vision.hidden_size, width, rngs=rngs, std=std)
         self.project_norm = LayerNorm(width, rngs=rngs, epsilon=vision.layer_norm_eps)
-        self.embedding = parameter(rngs, (config.vocab_size, width), std=std)
-        self.positions = parameter(rngs, (config.max_position_embeddings, width), std=std)
-        self.embedding_norm = LayerNorm(width, rngs=rngs, epsilon=epsilon)
-        self.dropout = Dropout(config.hidden_dropout_prob)
-        self.layers = nnx.List(
-            [Layer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
-        )
+        super().__init__(config, rngs=rngs)
+        self.embedding_norm = LayerNorm(width, rngs=rngs, epsilon=config.layer_norm_eps)
         tied = config.tie_word_embeddings
         self.kernel = None if tied else parameter(rngs, (config.vocab_size, width), std=std)
         self.bias = parameter(rngs, (config.vocab_size,))
-
-    @property
-    def max_positions(self) -> int:
-        return self.config.max_position_embeddings
 
     @property
     def context_width(self) -> None:
@@ -161,11 +116,8 @@ class GitDecoder(TextDecoder):
             record("hidden_states", x)
         return tuple(contexts)
 
-    def embed(
-        self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
-    ) -> Float[Array, "rows time width"]:
-        x = look_up(self.embedding[...], tokens) + self.positions[...][positions]
-        return self.dropout(self.embedding_norm(x))
+    def normed(self, x: Float[Array, "rows time width"]) -> Float[Array, "rows time width"]:
+        return self.embedding_norm(x)
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
         kernel = (self.embedding if self.kernel is None else self.kernel)[...]

@@ -9,22 +9,14 @@ import re
 from typing import Any, ClassVar
 
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from captax.models.arithmetic import project
 from captax.models.config import ModelConfig, Roles
-from captax.models.decoders import TextDecoder
-from captax.models.layers import (
-    Dropout,
-    Layer,
-    LayerConfig,
-    LayerNorm,
-    Linear,
-    look_up,
-    parameter,
-    project,
-)
+from captax.models.decoders import WordDecoder
 from captax.models.layout import Layout, Rule, conv1d, linear, norm, table
-from captax.models.record import record
+from captax.models.modules import LayerConfig, LayerNorm, Linear
+from captax.models.observing import record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,28 +84,24 @@ class GPT2Config(ModelConfig):
         return GPT2(self, rngs=rngs)
 
 
-class GPT2(TextDecoder):
+class GPT2(WordDecoder):
     """Pre-norm layers over token and position embeddings; the embedding is the output layer too."""
 
     def __init__(self, config: GPT2Config, *, rngs: nnx.Rngs | None):
-        self.config = config
         width, std = config.n_embd, config.initializer_range
-        self.embedding = parameter(rngs, (config.vocab_size, width), std=std)
-        self.positions = parameter(rngs, (config.n_positions, width), std=std)
-        self.dropout = Dropout(config.embd_pdrop)
-        self.layers = nnx.List([Layer(config.layer(), rngs=rngs) for _ in range(config.n_layer)])
+        super().__init__(
+            config,
+            config.vocab_size,
+            config.n_positions,
+            config.layer(),
+            config.n_layer,
+            rngs=rngs,
+            dropout=config.embd_pdrop,
+            std=std,
+        )
         self.norm = LayerNorm(width, rngs=rngs, epsilon=config.layer_norm_epsilon)
         if not config.tie_word_embeddings:
             self.head = Linear(width, config.vocab_size, rngs=rngs, bias=False, std=std)
-
-    @property
-    def max_positions(self) -> int:
-        return self.config.n_positions
-
-    def embed(
-        self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
-    ) -> Float[Array, "rows time width"]:
-        return self.dropout(look_up(self.embedding[...], tokens) + self.positions[...][positions])
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
         x = record("hidden_states", self.norm(x))

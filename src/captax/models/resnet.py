@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from captax.models.arithmetic import ACTIVATIONS, activation_dtype, project
 from captax.models.config import (
     ConfigError,
     ModelConfig,
@@ -25,9 +26,9 @@ from captax.models.config import (
     write_labels,
 )
 from captax.models.encoders import Features, VisionEncoder
-from captax.models.layers import ACTIVATIONS, Linear, activation_dtype, parameter, project
 from captax.models.layout import Layout, batch_norm, conv2d, linear, table
-from captax.models.record import record
+from captax.models.modules import Linear, parameter
+from captax.models.observing import record
 
 EPSILON = 1e-5  # of every batch norm
 REDUCTION = 4  # a bottleneck's inner convolutions have a quarter of its channels
@@ -181,7 +182,7 @@ def _halve(x: Float[Array, "B H W C"], axis: int) -> Float[Array, "B H2 W2 C"]:
     return jnp.maximum(jnp.maximum(left, middle), right)
 
 
-class Block(nnx.Module):
+class ResidualBlock(nnx.Module):
     """A few convolutions, added to what went in; `ends_stage`: its output is a hidden state."""
 
     def __init__(
@@ -236,12 +237,14 @@ class ResNet(VisionEncoder):
             stage = []
             for j in range(depth):
                 ends = j == depth - 1
-                stage.append(Block(config, channels, size, stride, ends_stage=ends, rngs=rngs))
+                stage.append(
+                    ResidualBlock(config, channels, size, stride, ends_stage=ends, rngs=rngs)
+                )
                 channels, stride = size, 1
             stages.append(nnx.List(stage))
         self.stages = nnx.List(stages)
         if config.labels:
-            self.classifier = Head(channels, len(config.labels), rngs=rngs)
+            self.classifier = LabelHead(channels, len(config.labels), rngs=rngs)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -265,7 +268,7 @@ class ResNet(VisionEncoder):
         return self.classifier(features.tokens.mean(axis=1))
 
 
-class Head(Linear):
+class LabelHead(Linear):
     """A linear layer whose values begin as PyTorch's do: uniform within `width_in ** -0.5`."""
 
     def __init__(self, width_in: int, width_out: int, *, rngs: nnx.Rngs | None):

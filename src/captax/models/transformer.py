@@ -9,22 +9,14 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from captax.models.arithmetic import project
 from captax.models.config import ModelConfig
-from captax.models.decoders import TextDecoder
+from captax.models.decoders import WordDecoder
 from captax.models.encoders import Features
-from captax.models.layers import (
-    Dropout,
-    Layer,
-    LayerConfig,
-    LayerNorm,
-    Linear,
-    look_up,
-    parameter,
-    project,
-)
-from captax.models.record import record
+from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
+from captax.models.observing import record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,21 +69,21 @@ class Bridge(nnx.Module):
         return self.dropout(memory + jnp.pad(places, ((features.lead, 0), (0, 0))))
 
 
-class TransformerDecoder(TextDecoder):
+class TransformerDecoder(WordDecoder):
     """Predicts each next token from the tokens before it and the picture's features."""
 
     def __init__(self, config: TransformerDecoderConfig, *, rngs: nnx.Rngs | None):
-        self.config = config
         self.bridge = Bridge(config, rngs=rngs)
-        self.embedding = parameter(rngs, (config.vocab_size, config.width), std=0.02)
-        self.positions = parameter(rngs, (config.max_positions, config.width), std=0.02)
-        self.dropout = Dropout(config.dropout)
-        self.layers = nnx.List([Layer(config.layer(), rngs=rngs) for _ in range(config.layers)])
+        super().__init__(
+            config,
+            config.vocab_size,
+            config.max_positions,
+            config.layer(),
+            config.layers,
+            rngs=rngs,
+            dropout=config.dropout,
+        )
         self.norm = LayerNorm(config.width, rngs=rngs)
-
-    @property
-    def max_positions(self) -> int:
-        return self.config.max_positions
 
     @property
     def context_width(self) -> None:
@@ -99,11 +91,6 @@ class TransformerDecoder(TextDecoder):
 
     def memory(self, features: Features) -> Float[Array, "batch patches width"]:
         return self.bridge(features)
-
-    def embed(
-        self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
-    ) -> Float[Array, "rows time width"]:
-        return self.dropout(look_up(self.embedding[...], tokens) + self.positions[...][positions])
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
         return project(record("hidden_states", self.norm(x)), self.embedding[...])

@@ -6,20 +6,22 @@ what transformers' `ViTModel` and `ViTForImageClassification` compute; and DeiT
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from flax import nnx
 from jaxtyping import Array, Float
 
-from captax.models.config import ModelConfig, architecture_of, labels_of, write_labels
+from captax.models.config import architecture_of, labels_of, write_labels
 from captax.models.encoders import Features, PatchEncoder
-from captax.models.layers import EncoderLayer, FinalNorm, LayerConfig, Linear, PatchEmbedding
 from captax.models.layout import Layout, Rule, conv2d, linear, norm, table
+from captax.models.modules import LayerConfig, Linear
+from captax.models.patches import PatchEmbedding
+from captax.models.shapes import DroppingConfig, PatchConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class ViTConfig(ModelConfig):
+class ViTConfig(DroppingConfig, PatchConfig):
     """Shape of the model, by the names and with the defaults of transformers.
 
     With `labels` it is a classifier. `pooler`: it has the layer that transformers' bare models put
@@ -31,17 +33,8 @@ class ViTConfig(ModelConfig):
     class_name: ClassVar[str] = "ViT"
     lead: ClassVar[int] = 1
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
     hidden_dropout_prob: float = 0.0
     attention_probs_dropout_prob: float = 0.0
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
-    image_size: int | tuple[int, int] = 224
-    patch_size: int = 16
     qkv_bias: bool = True
     pooler_output_size: int | None = None
     pooler: bool = False
@@ -54,30 +47,8 @@ class ViTConfig(ModelConfig):
     def as_classifier(self, labels: tuple[str, ...]) -> "ViTConfig":
         return dataclasses.replace(self, labels=labels, pooler=False)
 
-    @property
-    def picture(self) -> tuple[int, int]:
-        """Height and width of the pictures it was made for."""
-        side = self.image_size
-        return side if isinstance(side, tuple) else (side, side)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches of such a picture."""
-        return self.picture[0] // self.patch_size, self.picture[1] // self.patch_size
-
     def layer(self) -> LayerConfig:
-        """Its layers."""
-        return LayerConfig(
-            self.hidden_size,
-            self.num_attention_heads,
-            self.intermediate_size,
-            epsilon=self.layer_norm_eps,
-            activation=self.hidden_act,
-            qkv_bias=self.qkv_bias,
-            dropout=self.hidden_dropout_prob,
-            attention_dropout=self.attention_probs_dropout_prob,
-            std=self.initializer_range,
-        )
+        return dataclasses.replace(super().layer(), qkv_bias=self.qkv_bias)
 
     @classmethod
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "ViTConfig":
@@ -126,10 +97,11 @@ class DeiTConfig(ViTConfig):
 class ViT(PatchEncoder):
     """Picture in, CLS and a grid of visual tokens out; with labels, also a classifier."""
 
+    config: ViTConfig
+
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs | None):
-        self.config = config
         width, std = config.hidden_size, config.initializer_range
-        self.embeddings = PatchEmbedding(
+        embeddings = PatchEmbedding(
             width,
             config.patch_size,
             config.grid,
@@ -138,18 +110,11 @@ class ViT(PatchEncoder):
             dropout=config.hidden_dropout_prob,
             std=std,
         )
-        self.layers = nnx.List(
-            [EncoderLayer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
-        )
-        self.norm = FinalNorm(width, rngs=rngs, epsilon=config.layer_norm_eps)
+        super().__init__(config, embeddings, rngs=rngs)
         if config.pooler:
             self.pooler = Linear(width, config.pooler_output_size or width, rngs=rngs, std=std)
         if config.labels:
             self.classifier = Linear(width, len(config.labels), rngs=rngs, std=std)
-
-    def parts(self) -> list[Callable[[Array], Array]]:
-        """Embeddings, layers, norm."""
-        return [self.embeddings, *self.layers, self.norm]
 
     def label(self, features: Features) -> Float[Array, "batch labels"]:
         """Logits of the labels, from the CLS token."""

@@ -17,9 +17,9 @@ from captax.generation import GenerationConfig, GenerationError, Sequences, scor
 from captax.generation.programs import seeds_of
 from captax.generation.result import Alternative, Generated
 from captax.images import ImageError, ImageProcessor, ImageSource, Prepared
+from captax.models.arithmetic import map_pictures
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
-from captax.models.layers import map_pictures
 from captax.pipelines.generator import Generator
 from captax.pipelines.streaming import Placed, pace, several, stream_pictures, stream_pixels
 from captax.text import Tokenizer

@@ -15,7 +15,7 @@ from captax.checkpoints.directory import CARD, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
 from captax.errors import CaptaxError
 from captax.images import ImageError, ImageProcessor, ImageSource
-from captax.models.layers import map_pictures
+from captax.models.arithmetic import map_pictures
 from captax.pipelines.streaming import several, stream_pictures
 
 

@@ -15,9 +15,9 @@ from captax.errors import CaptaxError
 from captax.generation.programs import padded
 from captax.images import ImageError, ImageProcessor, ImageSource
 from captax.metrics.clip_score import PROMPT, clip_score, ref_clip_score
+from captax.models.arithmetic import map_pictures
 from captax.models.clip import Clip
-from captax.models.encoders import Text
-from captax.models.layers import map_pictures
+from captax.models.encoders import TextBatch
 from captax.pipelines.streaming import several, stream_pictures
 from captax.text import Tokenizer
 
@@ -84,7 +84,7 @@ class Matcher:
             mask[:, 0] = True
             for i, row in enumerate(rows):
                 tokens[i, : len(row)], mask[i, : len(row)] = row, True
-            found = np.asarray(self._read(parameters(self.model), Text(tokens, mask)))
+            found = np.asarray(self._read(parameters(self.model), TextBatch(tokens, mask)))
             vectors.append(found[: len(rows)])
         return np.concatenate(vectors)
 

@@ -12,7 +12,7 @@ from captax.generation.programs import padded, seeds_of
 from captax.generation.result import Generated
 from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
-from captax.models.encoders import Features, Text
+from captax.models.encoders import Features, TextBatch
 from captax.pipelines.generator import Generator
 from captax.text import Tokenizer
 
@@ -74,7 +74,7 @@ class TextGenerator(Generator):
                 found[i] = Generated(*self._texts(prompt, _row(said, row), config.eos_ids))
         return [found[i] for i in range(len(several))]
 
-    def _text(self, sources: Sequence[Sequence[int]], rows: int) -> Text:
+    def _text(self, sources: Sequence[Sequence[int]], rows: int) -> TextBatch:
         longest = max(map(len, sources))
         time = min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.model.encoder.max_positions)
         tokens = np.zeros((rows, time), np.int32)
@@ -83,9 +83,9 @@ class TextGenerator(Generator):
         for row, source in enumerate(sources):
             tokens[row, : len(source)] = source
             mask[row, : len(source)] = True
-        return Text(tokens, mask)
+        return TextBatch(tokens, mask)
 
-    def _encode(self, model: Any, inputs: Text | None) -> Features | None:
+    def _encode(self, model: Any, inputs: TextBatch | None) -> Features | None:
         return None if inputs is None else model.encode(inputs)
 
     def save(self, directory: str | Path, *, dtype: str = "float32", card: str = "") -> None:

@@ -27,8 +27,8 @@ from captax.data import batched, filled, load_images
 from captax.errors import CaptaxError
 from captax.files import write_text
 from captax.images import Augment, ImageError, ImageProcessor, mentions_sides, rng_for
+from captax.models.arithmetic import map_pictures
 from captax.models.encoders import VisionEncoder
-from captax.models.layers import map_pictures
 
 BATCH = 25
 VERSION = 1
@@ -40,7 +40,10 @@ class FeatureCacheError(CaptaxError):
 
 @dataclasses.dataclass(frozen=True)
 class FeatureCache:
-    """Half-precision outputs of `encoder.prefix`, [views, examples, ...]; view 0 is unaugmented."""
+    """Half-precision outputs of `encoder.first_parts`: [views, examples, ...].
+
+    View 0 is unaugmented.
+    """
 
     array: np.memmap
 
@@ -66,21 +69,21 @@ def cache_features(
     seed: int = 0,
     label: str = "features",
 ) -> FeatureCache:
-    """Open the cache of `encoder.prefix(pixels, depth)` over `examples`, computing what is missing.
+    """Open the cache of `encoder.first_parts(pixels, depth)` over `examples`.
 
-    Work done is kept: when interrupted, or asked for more views, the next call goes on from there.
-    Raises `ImageError` for the first picture that cannot be read, `FeatureCacheError` when the disk
-    has no room.
+    What is missing is computed, and work done is kept: when interrupted, or asked for more views,
+    the next call goes on from there. Raises `ImageError` for the first picture that cannot be read,
+    `FeatureCacheError` when the disk has no room.
     """
     graph, state = nnx.split(encoder)
 
     @jax.jit
-    def prefix(state: Any, pixels: jax.Array) -> jax.Array:
+    def first_parts(state: Any, pixels: jax.Array) -> jax.Array:
         parts = nnx.merge(graph, state)
-        return map_pictures(lambda batch: parts.prefix(batch, depth), pixels)
+        return map_pictures(lambda batch: parts.first_parts(batch, depth), pixels)
 
     pixels = jax.ShapeDtypeStruct((BATCH, *processor.size, 3), np.float32)
-    output = jax.eval_shape(prefix, state, pixels)
+    output = jax.eval_shape(first_parts, state, pixels)
     shape = (views, len(examples), *output.shape[1:])
 
     weights = weights_digest(*encoder.parts()[:depth])
@@ -97,7 +100,7 @@ def cache_features(
         pictures = _views(examples, processor, augment, seed, range(done, total))
         for batch in batched(pictures, BATCH):
             size = len(batch)
-            rows[done : done + size] = np.asarray(prefix(state, filled(batch, BATCH)))[:size]
+            rows[done : done + size] = np.asarray(first_parts(state, filled(batch, BATCH)))[:size]
             done += size
             bar.update(size)
             if done == total or done // BATCH % 40 == 0:

@@ -79,7 +79,7 @@ class ClassifyTask(LearningTask):
 
     def _logits(self, model: Any, given: Array) -> Float[Array, "batch labels"]:
         size = self.subject.processor.size
-        return model.label(model.suffix(given.astype(jnp.float32), self.depth, size))
+        return model.label(model.last_parts(given.astype(jnp.float32), self.depth, size))
 
     def loss(self, model: Any, batch: LabelBatch) -> Losses:
         logits = self._logits(model, batch.given)[:, None]

@@ -13,7 +13,8 @@ import optax
 from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
-from captax.models.layers import dropout_enabled, rematerialised
+from captax.models.modules import dropout_enabled
+from captax.models.tracing import rematerialised
 from captax.training.recipe import Optimizer
 
 Parameters = dict[str, Any]

@@ -14,7 +14,7 @@ from captax import data, metrics
 from captax.data import PackedCaptions
 from captax.generation import GenerationConfig, generate
 from captax.images import Augment, SheetRow, rng_for
-from captax.models.encoders import Text
+from captax.models.encoders import TextBatch
 from captax.pipelines.captioner import Captioner
 from captax.pipelines.text_generator import TextGenerator
 from captax.training.build import build
@@ -28,7 +28,7 @@ from captax.training.step import Losses, Parameters, token_losses
 class Batch:
     """Examples as a step takes them; NumPy's arrays on their way in, JAX's inside.
 
-    `given` are pictures, as pixels or after the frozen part of the encoder, or a `Text`.
+    `given` are pictures, as pixels or after the frozen part of the encoder, or a `TextBatch`.
     """
 
     given: Any
@@ -93,10 +93,10 @@ class WritingTask(LearningTask):
 
     def features(self, model: Any, given: Any) -> Any:
         """The encoder's output for the `given` of a batch, as the decoder reads it."""
-        if isinstance(given, Text):
+        if isinstance(given, TextBatch):
             return model.encode(given)
         depth, size = self.depth, self.subject.processor.size
-        return model.bridge(model.encoder.suffix(given.astype(jnp.float32), depth, size))
+        return model.bridge(model.encoder.last_parts(given.astype(jnp.float32), depth, size))
 
     def loss(self, model: Any, batch: Batch) -> Losses:
         logits = model.read(
@@ -259,13 +259,13 @@ class RewriteTask(WritingTask):
         packed = self.pack([[self.dev_texts[place]] for place in chosen])
         return _batch(self._text([self.dev_sources[place] for place in chosen]), packed)
 
-    def _text(self, sources: Sequence[Sequence[int]]) -> Text:
+    def _text(self, sources: Sequence[Sequence[int]]) -> TextBatch:
         tokens = np.zeros((len(sources), self.time), np.int32)
         mask = np.zeros(tokens.shape, bool)
         for row, source in enumerate(sources):
             tokens[row, : len(source)] = source
             mask[row, : len(source)] = True
-        return Text(tokens, mask)
+        return TextBatch(tokens, mask)
 
     def scores(self, texts: Sequence[str]) -> Scores:
         hypotheses = {str(place): text for place, text in enumerate(texts)}

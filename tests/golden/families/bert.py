@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from captax.models.encoders import Text
-from captax.models.record import observe
+from captax.models.encoders import TextBatch
+from captax.models.observing import observe
 from golden.case import Case, Inputs, Outputs, random_pixels, random_tokens
 from golden.families import gpt2, vit
 from golden.families.vision_encoder_decoder import named, run
@@ -97,8 +97,8 @@ def _said(full: bool) -> Inputs:
     return {"decoder_input_ids": random_tokens(VOCAB if full else 40, BATCH, 7, seed=2)}
 
 
-def _text(inputs: Inputs) -> Text:
-    return Text(inputs["input_ids"], inputs["attention_mask"] == 1)
+def _text(inputs: Inputs) -> TextBatch:
+    return TextBatch(inputs["input_ids"], inputs["attention_mask"] == 1)
 
 
 def _encode(model: Any, inputs: Inputs) -> Outputs:

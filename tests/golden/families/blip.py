@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from captax.models.record import observe
+from captax.models.observing import observe
 from golden.case import Case, Inputs, Outputs, pixels, random_pixels, random_tokens
 
 # Not transformers' default of 1e-10, under which no picture is told from another.

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from captax.models.encoders import Text
-from captax.models.record import observe
+from captax.models.encoders import TextBatch
+from captax.models.observing import observe
 from golden.case import Case, Inputs, Outputs, pixels, random_pixels, random_tokens
 from golden.families import gpt2, vision_encoder_decoder
 
@@ -120,8 +120,8 @@ def _interpolated(model: Any, tensors: dict[str, Any]) -> Any:
     return model(**tensors, **STATES, interpolate_pos_encoding=True)
 
 
-def _as_text(inputs: Inputs) -> Text:
-    return Text(inputs["input_ids"], inputs["attention_mask"] == 1)
+def _as_text(inputs: Inputs) -> TextBatch:
+    return TextBatch(inputs["input_ids"], inputs["attention_mask"] == 1)
 
 
 def _run(model: Any, inputs: Inputs) -> Outputs:

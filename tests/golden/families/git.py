@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from captax.models.record import observe
+from captax.models.observing import observe
 from golden.case import Case, Inputs, Outputs, pixels, random_pixels, random_tokens
 from golden.families import clip
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from captax.models.record import observe
+from captax.models.observing import observe
 from golden.case import Case, Inputs, Outputs, random_tokens
 
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}

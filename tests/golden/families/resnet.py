@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from captax.models.record import observe
+from captax.models.observing import observe
 from golden.case import Case, Inputs, Outputs, pixels, random_pixels
 
 SMALL = {"embedding_size": 6, "hidden_sizes": [8, 16, 24], "depths": [1, 2, 1]}

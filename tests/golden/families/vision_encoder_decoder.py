@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from captax.models.record import Observed, observe
+from captax.models.observing import Observed, observe
 from golden.case import Case, Inputs, Outputs, pixels, random_pixels, random_tokens
 from golden.families import gpt2, vit
 

@@ -23,10 +23,10 @@ def observe(function: Callable[..., T], *args: Any, **kwargs: Any) -> tuple[T, O
     """`function(*args, **kwargs)`, and by name what was recorded meanwhile, layer by layer.
 
     Names are those of transformers' outputs: `hidden_states` (before every layer and after the
-    last) and `attentions`, `[batch heads time places]`, of a captioner's halves
-    `encoder.hidden_states`, `decoder.attentions`, `decoder.cross_attentions` and so on.
-    To compile it, put the whole call inside `jax.jit`; what a jitted function computes within is
-    not seen.
+    last) and `attentions`, `[batch heads time places]`. In a captioner the name of the half comes
+    first: `encoder.hidden_states`, `decoder.attentions`, `decoder.cross_attentions` and so on.
+    To compile it, put the whole call inside `jax.jit`; what a function that is jitted already
+    computes is not seen.
     """
     seen: Observed = {}
     token = _observed.set(seen)

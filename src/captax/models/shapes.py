@@ -1,0 +1,95 @@
+"""Config fields that families share, by transformers' names, and the layers they describe."""
+
+import dataclasses
+from typing import ClassVar
+
+from captax.models.config import ModelConfig, Roles
+from captax.models.modules import LayerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class StackConfig(ModelConfig):
+    """A stack of transformer layers; `pre_norm` as in `LayerConfig`."""
+
+    pre_norm: ClassVar[bool] = True
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+
+    def layer(self) -> LayerConfig:
+        """What one of its layers is made of."""
+        return LayerConfig(
+            self.hidden_size,
+            self.num_attention_heads,
+            self.intermediate_size,
+            pre_norm=self.pre_norm,
+            epsilon=self.layer_norm_eps,
+            activation=self.hidden_act,
+            std=self.initializer_range,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerConfig(StackConfig):
+    """A stack whose only dropout is that of attention, as CLIP's towers are."""
+
+    layer_norm_eps: float = 1e-5
+    attention_dropout: float = 0.0
+
+    def layer(self) -> LayerConfig:
+        return dataclasses.replace(super().layer(), attention_dropout=self.attention_dropout)
+
+
+@dataclasses.dataclass(frozen=True)
+class DroppingConfig(StackConfig):
+    """A stack with BERT's two dropouts: of what each block adds, and of attention."""
+
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+
+    def layer(self) -> LayerConfig:
+        return dataclasses.replace(
+            super().layer(),
+            dropout=self.hidden_dropout_prob,
+            attention_dropout=self.attention_probs_dropout_prob,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class BertLikeConfig(DroppingConfig):
+    """A stack over words and positions whose layers normalise as BERT's do."""
+
+    pre_norm: ClassVar[bool] = False
+
+    vocab_size: int = 30522
+    max_position_embeddings: int = 512
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = 0
+
+    def roles(self) -> Roles:
+        return Roles(self.bos_token_id, self.eos_token_id, self.pad_token_id)
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchConfig(StackConfig):
+    """A stack over the square patches of a picture."""
+
+    image_size: int | tuple[int, int] = 224
+    patch_size: int = 16
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        """Height and width of the pictures that the model was made for."""
+        side = self.image_size
+        return side if isinstance(side, tuple) else (side, side)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of such a picture."""
+        return self.picture[0] // self.patch_size, self.picture[1] // self.patch_size

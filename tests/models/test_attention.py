@@ -1,0 +1,43 @@
+"""Attention against plain loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from captax.models.attention import Attention
+from captax.models.modules import LayerConfig
+
+
+@pytest.fixture(scope="module")
+def attention() -> Attention:
+    return Attention(LayerConfig(12, 3, 24), context_width=7, rngs=nnx.Rngs(0))
+
+
+def test_attention_is_softmax_of_scaled_products_head_by_head(attention: Attention) -> None:
+    x = jax.random.normal(jax.random.key(1), (2, 5, 12))
+    context = jax.random.normal(jax.random.key(2), (2, 4, 7))
+    mask = jnp.array([[[1, 1, 0, 0]] * 5, [[0, 1, 1, 1]] * 5], bool)
+    got = attention(x, attention.keys_and_values(context), mask)
+
+    query = np.asarray(attention.query(x))
+    key, value = np.asarray(attention.key(context)), np.asarray(attention.value(context))
+    mixed = np.zeros((2, 5, 12))
+    for b in range(2):
+        seen = np.asarray(mask)[b, 0]
+        for h in range(3):
+            part = slice(4 * h, 4 * h + 4)
+            for t in range(5):
+                scores = key[b, seen, part] @ query[b, t, part] / 2  # sqrt of 4, a head's width
+                weights = np.exp(scores) / np.exp(scores).sum()
+                mixed[b, t, part] = weights @ value[b, seen, part]
+    want = mixed @ np.asarray(attention.out.kernel[...]).T + np.asarray(attention.out.bias[...])
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_beams_attend_to_their_own_picture(attention: Attention) -> None:
+    keys, values = attention.keys_and_values(jax.random.normal(jax.random.key(1), (2, 4, 7)))
+    x = jax.random.normal(jax.random.key(2), (6, 1, 12))
+    want = attention(x, (jnp.repeat(keys, 3, axis=0), jnp.repeat(values, 3, axis=0)))
+    np.testing.assert_allclose(attention(x, (keys, values)), want, atol=1e-6)
