@@ -44,6 +44,7 @@ def check(
     Exit code 1: a picture is unreadable, has no caption or is in two splits, or training would
     refuse the dataset for another reason. Exit code 2: the path cannot be read as a dataset.
     """
+    # Start-up time.
     from captax.data.check import check as look
     from captax.images import write_sheet
 

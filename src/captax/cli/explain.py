@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from captax.cli.options import Dtype, Loaded, Model, Offline, Revision, decoding, load_captioner
+from captax.errors import CaptaxError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,7 +126,7 @@ def explain(
 
     Without --out, each word is listed with its log-probability and where its map is highest.
     """
-    from captax.errors import CaptaxError
+    # Start-up time.
     from captax.explain.explanation import file_kind
     from captax.explain.maps import check_layers
 
@@ -201,6 +202,7 @@ def _side(row: int, column: int, grid: tuple[int, int]) -> str:
 
 def _judge(found: "Explanation") -> None:
     """Print the table of faithfulness, best first."""
+    # Start-up time.
     from captax.explain.faithfulness import best_first
 
     print(f"\n{'map':<12}{'deletion':>10}{'insertion':>11}{'score':>9}")

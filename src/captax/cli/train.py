@@ -66,6 +66,7 @@ def train(
 
     The run's folder holds log.jsonl, curves.png, samples/, checkpoints/ and best/, the model.
     """
+    # Start-up time.
     from captax.training.recipe import RecipeError, load_recipe
 
     if resume is not None:
@@ -76,11 +77,12 @@ def train(
         raise RecipeError("there is no recipe; give a recipe's name or file, or --resume FOLDER")
     plan = load_recipe(recipe, set or [])
 
+    # Start-up time: these import JAX, and mistakes in a recipe are told without it.
     from captax.compilation import persist_compiled_programs
     from captax.training.loop import train as run
 
     if coordinator is not None:
-        import jax
+        import jax  # start-up time
 
         jax.distributed.initialize(coordinator, processes, process)
     persist_compiled_programs()
