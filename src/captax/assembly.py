@@ -27,7 +27,7 @@ from captax.text_generator import TextGenerator
 Name = str | PathLike[str]
 
 # What transformers can make half of its encoder-decoders.
-HALVES = {"vit", "deit", "clip_vision_model", "bert", "gpt2"}
+HALVES = {"vit", "deit", "vit_msn", "clip_vision_model", "bert", "gpt2"}
 
 
 def from_pretrained_halves(
