@@ -17,6 +17,7 @@ from captax.models import (  # noqa: F401
     resnet,
     transformer,
     vit,
+    vit_msn,
 )
 from captax.models.config import FAMILIES, ConfigError, ModelConfig, read_config
 

@@ -31,6 +31,7 @@ class ViTConfig(DroppingConfig, PatchConfig):
     model_type: ClassVar[str] = "vit"
     fixed: ClassVar[dict[str, Any]] = {"num_channels": 3, "pooler_act": "tanh"}
     class_name: ClassVar[str] = "ViT"
+    base_model_prefix: ClassVar[str] = "vit"
     lead: ClassVar[int] = 1
 
     hidden_dropout_prob: float = 0.0
@@ -68,8 +69,8 @@ class ViTConfig(DroppingConfig, PatchConfig):
         return config | (write_labels(self.labels) if self.labels else {})
 
     def layout(self) -> Layout:
-        # Classifiers hold the bare model under its family's name.
-        prefix = f"{self.model_type}." if self.labels else ""
+        # Classifiers hold the bare model under the name that transformers has for it.
+        prefix = f"{self.base_model_prefix}." if self.labels else ""
 
         def canonical(name: str) -> str | None:
             if "classifier." in name:
@@ -91,6 +92,7 @@ class DeiTConfig(ViTConfig):
 
     model_type: ClassVar[str] = "deit"
     class_name: ClassVar[str] = "DeiT"
+    base_model_prefix: ClassVar[str] = "deit"
     lead: ClassVar[int] = 2
 
 

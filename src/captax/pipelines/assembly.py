@@ -27,7 +27,7 @@ from captax.text import Tokenizer
 Name = str | PathLike[str]
 
 # The families that can be half of an encoder-decoder in transformers.
-HALVES = {"vit", "deit", "clip_vision_model", "bert", "gpt2"}
+HALVES = {"vit", "deit", "vit_msn", "clip_vision_model", "bert", "gpt2"}
 
 
 def from_pretrained_halves(

@@ -47,7 +47,8 @@ def _large_inputs(full: bool) -> Inputs:
     return {"pixel_values": random_pixels(1, 3, 384, 384)}
 
 
-def _inputs(full: bool) -> Inputs:
+def vit_inputs(full: bool) -> Inputs:
+    """Pictures of the size that the model was made for."""
     side = 224 if full else 32
     return {"pixel_values": random_pixels(2, 3, side, side)}
 
@@ -62,7 +63,8 @@ def _interpolated(model: Any, tensors: dict[str, Any]) -> Any:
     return model(**tensors, **wanted, interpolate_pos_encoding=True)
 
 
-def _run(model: Any, inputs: Inputs) -> Outputs:
+def run_encoder(model: Any, inputs: Inputs) -> Outputs:
+    """What a bare encoder computes."""
     features, seen = observe(model, pixels(inputs))
     return {"last_hidden_state": features.tokens, **seen}
 
@@ -73,9 +75,9 @@ def _classify(model: Any, inputs: Inputs) -> Outputs:
 
 
 CASES = [
-    Case("vit", _vit, _inputs, _run, loss="last_hidden_state"),
-    Case("vit-other-size", _vit, _other_size, _run, _interpolated, loss="last_hidden_state"),
-    Case("vit-classifier", _vit_classifier, _inputs, _classify),
+    Case("vit", _vit, vit_inputs, run_encoder, loss="last_hidden_state"),
+    Case("vit-other-size", _vit, _other_size, run_encoder, _interpolated, loss="last_hidden_state"),
+    Case("vit-classifier", _vit_classifier, vit_inputs, _classify),
     Case("vit-large-384", _vit_large, _large_inputs, _classify, large=True),
-    Case("deit-classifier", _deit, _inputs, _classify),
+    Case("deit-classifier", _deit, vit_inputs, _classify),
 ]
