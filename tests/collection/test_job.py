@@ -249,7 +249,7 @@ def test_asked_to_stop_it_stops_after_the_batch(engine: Any, pictures: Callable[
         summary = caption_collection(items, engine(), out, journal=journal, asked=lambda: True)
     assert summary.stopped and summary.captioned == 2 and not out.path.exists()
     assert summary.lines()[0].startswith("2 pictures: 2 captioned in ")
-    assert "the same command goes on" in summary.lines()[-1]
+    assert "run the same command again to go on from here" in summary.lines()[-1]
 
 
 def test_pictures_that_come_later_are_added(engine: Any, pictures: Callable[..., Path]) -> None:
