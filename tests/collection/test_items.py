@@ -265,7 +265,7 @@ def test_a_list_damaged_midway_gives_what_is_before_and_says_so(tmp_path: Path) 
             f"error: this list is damaged and was read no further: {where}"
         )
     (tmp_path / "l.csv").write_text("image\nb,c\n")
-    with pytest.raises(DataError, match="line 2: 2 fields"):
+    with pytest.raises(DataError, match="line 2: this row has 2 fields"):
         find_items([str(tmp_path / "l.csv")])
 
 
