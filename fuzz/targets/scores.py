@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from captax.cli.score import _frequencies
+from captax.evaluation.score_files import _frequencies
 from captax.metrics import score
 from captax.metrics.align import align, merge
 from captax.metrics.caption_files import read_captions, read_objects
