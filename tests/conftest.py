@@ -1,6 +1,7 @@
 """Shapes are enforced in every test: the hook must come before captax is first imported."""
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -79,6 +80,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
                 about = program.stat()
                 if about.st_size == 0 or time.time() - about.st_mtime > 14 * 24 * 3600:
                     program.unlink()
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage more seldom, and not in all that was imported: it stays."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="session", autouse=True)
