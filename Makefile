@@ -1,18 +1,22 @@
 # Each target works from a fresh clone with nothing but Python 3.11 or newer.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# `make rest SAMPLE=COMMIT`: one of each kind of the longest tests, by turns (tests/nightly.py).
+PYTEST := $(BIN)/pytest -n logical --dist worksteal $(if $(SAMPLE),--sample $(SAMPLE))
+# Where Python may keep no bytecode, every process that a test starts compiles all it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test slow check data browser screenshots fuzz parity parity-large wheel clean
+.PHONY: demo test slow check data browser rest screenshots fuzz parity parity-large nightly wheel clean
 
 demo: .venv/installed  ## caption the pictures in examples/ and make a page of them
 	$(BIN)/captax caption examples --sheet demo/captions.html
 	@echo "open demo/captions.html"
 
 test: .venv/tests  ## the fast suite
-	$(BIN)/pytest -n auto --dist worksteal -m "not data and not parity and not slow and not browser"
+	$(PYTEST) -m "not data and not parity and not slow and not browser"
 
 slow: .venv/tests  ## whole recipes, tutorials, several devices and processes
-	$(BIN)/pytest -n auto --dist worksteal -m "slow and not data and not parity and not browser"
+	$(PYTEST) -m "slow and not data and not parity and not browser"
 
 check: .venv/dev  ## what pre-commit and review look at
 	$(BIN)/ruff format --check
@@ -20,12 +24,13 @@ check: .venv/dev  ## what pre-commit and review look at
 	$(BIN)/mypy
 
 data: .venv/tests  ## tests that read ../shared/data
-	$(BIN)/pytest -m data
+	$(PYTEST) -m "data"
 
 browser: .venv/browser  ## the web page in chromium
-	@command -v chromium >/dev/null || test -n "$$CAPTAX_CHROMIUM" || { \
-	  echo "chromium is missing: apt-get install chromium, or give its path as CAPTAX_CHROMIUM"; exit 1; }
-	$(BIN)/pytest -m browser
+	$(PYTEST) -m "browser"
+
+rest: .venv/parity .venv/browser  ## slow, data, browser and parity at once
+	$(PYTEST) -m "(slow or data or browser or parity) and not large"
 
 screenshots: .venv/browser  ## docs/images/serve.png
 	CAPTAX_SCREENSHOTS=docs/images $(BIN)/pytest tests/serve/test_page.py -k screenshots
@@ -34,10 +39,13 @@ fuzz: .venv/fuzz  ## ten minutes of broken files for each reader
 	@for target in fuzz/targets/*.py; do $(BIN)/python fuzz/run.py $$(basename $$target .py) || exit 1; done
 
 parity: .venv/parity  ## tests against PyTorch
-	$(BIN)/pytest -m "parity and not large"
+	$(PYTEST) -m "parity and not large"
 
-parity-large: .venv/parity  ## the same at the largest sizes
-	$(BIN)/pytest -m large
+parity-large: .venv/parity  ## the same at the largest sizes, one after the other for their gigabytes
+	$(BIN)/pytest -m "large"
+
+nightly: check test rest parity-large  ## everything, whole
+	bash .ci/wheel
 
 wheel: .venv/dev
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
@@ -55,6 +63,8 @@ clean:
 	@touch $@
 
 .venv/browser: .venv/tests
+	@command -v chromium >/dev/null || test -n "$$CAPTAX_CHROMIUM" || { \
+	  echo "chromium is missing: apt-get install chromium, or give its path as CAPTAX_CHROMIUM"; exit 1; }
 	$(BIN)/pip install --quiet --editable '.[browser]'
 	npm install --silent --no-save --prefix .venv axe-core
 	@touch $@

@@ -1,8 +1,13 @@
 """Shapes are enforced in every test: the hook must come before captax is first imported."""
 
+import contextlib
+import gc
+import hashlib
 import json
 import os
+import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +23,24 @@ jaxtyping.install_import_hook("captax", "beartype.beartype")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+# As many workers as cores: threads of BLAS and PyTorch besides would only wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def processor() -> str:
+    """Of which kind it is: what XLA compiles for one, another may not run."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.is_file() else [platform.processor()]
+    kinds = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    return hashlib.sha256("\n".join(kinds or lines).encode()).hexdigest()[:8]
+
+
+# What one process compiles, the others find, those of the next run and of commands too.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "captax-tests"
+os.environ["CAPTAX_CACHE"] = str(CACHE / processor())
+
+pytest_plugins = ("nightly", "pytester")
 
 if TYPE_CHECKING:
     from captax.pipelines.captioner import Captioner
@@ -47,6 +70,35 @@ CAPTIONS = (
     "Three green stripes on a black wall",
     "The yellow tile is under a white one",
 )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Throw away programs of long ago, and those that a killed process did not finish."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        for program in CACHE.glob("*/xla/*"):
+            with contextlib.suppress(FileNotFoundError):  # another session was quicker
+                about = program.stat()
+                if about.st_size == 0 or time.time() - about.st_mtime > 14 * 24 * 3600:
+                    program.unlink()
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage more seldom, and not in all that was imported: it stays."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs() -> Path:
+    """Where what is compiled is kept, by this process as by the commands."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    from captax.compilation import persist_compiled_programs
+
+    persist_compiled_programs()
+    compilation_cache.reset_cache()  # JAX looks once, when it first compiles, whether there is one
+    return Path(os.environ["CAPTAX_CACHE"])
 
 
 @pytest.fixture(scope="session")

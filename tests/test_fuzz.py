@@ -10,6 +10,7 @@ FUZZ = Path(__file__).parents[1] / "fuzz"
 
 
 @pytest.mark.slow
+@pytest.mark.nightly("fuzzing")
 @pytest.mark.skipif(sys.platform != "linux", reason="it measures memory as Linux tells it")
 @pytest.mark.parametrize("target", [path.stem for path in sorted(FUZZ.glob("targets/*.py"))])
 def test_seeds_are_no_findings(target: str) -> None:

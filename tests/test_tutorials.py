@@ -25,6 +25,7 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly("tutorials")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_runs_and_makes_its_pictures(page: Path, tmp_path: Path) -> None:
     # As a reader's process would be: without what makes the suite's own programs quick to compile.

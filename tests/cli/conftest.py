@@ -2,12 +2,10 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from captax.cli.main import main
 from captax.pipelines.captioner import Captioner
@@ -22,25 +20,11 @@ class Result:
     err: str
 
 
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the commands keep compiled programs, instead of the home directory."""
-    names = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs")
-    names = tuple(f"jax_{name}" for name in (*names, "persistent_cache_min_entry_size_bytes"))
-    before = {name: getattr(jax.config, name) for name in names}
-    compilation_cache.reset_cache()
-    yield tmp_path_factory.mktemp("cache")
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
 @pytest.fixture
 def run(
-    programs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Result]:
     """`run("caption", path, ...)`: run the command line with these arguments."""
-    monkeypatch.setenv("CAPTAX_CACHE", str(programs))
     monkeypatch.setenv("COLUMNS", "100")
 
     def run(*arguments: object) -> Result:

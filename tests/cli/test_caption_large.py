@@ -122,6 +122,7 @@ def run(model: Path, cache: Path, *arguments: object) -> tuple[str, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly("collections")
 def test_twenty_thousand_pictures_in_flat_memory(model: Path, tmp_path: Path) -> None:
     memory = {}
     for count in (SMALL, LARGE):

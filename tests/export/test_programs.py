@@ -24,11 +24,12 @@ Captioners = Callable[[str], Captioner]
 Exported = Callable[..., Path]
 
 OTHERS = ("git", "blip", "vit-gpt2", "vit-gpt2-projected", "vit-bert", "clip-gpt2", "resnet-gpt2")
+LONG = [pytest.mark.slow, pytest.mark.nightly("exported programs")]
 CASES = [
     ("tiny", "onnx"),
-    pytest.param("tiny", "stablehlo", marks=pytest.mark.slow),
+    pytest.param("tiny", "stablehlo", marks=LONG),
     *(
-        pytest.param(family, format, marks=pytest.mark.slow)
+        pytest.param(family, format, marks=LONG)
         for format, families in {
             "onnx": OTHERS,
             "stablehlo": OTHERS,

@@ -22,11 +22,12 @@ Exported = Callable[..., Path]
 RunScript = Callable[..., list[dict[str, Any]]]
 
 OTHERS = ("vit-gpt2", "vit-gpt2-projected", "vit-bert", "clip-gpt2", "resnet-gpt2", "git", "blip")
+LONG = [pytest.mark.slow, pytest.mark.nightly("exported scripts")]
 CASES = [
     ("tiny", "onnx"),
-    *(pytest.param(family, "onnx", marks=pytest.mark.slow) for family in OTHERS),
-    pytest.param("tiny", "stablehlo", marks=pytest.mark.slow),
-    pytest.param("git", "stablehlo", marks=pytest.mark.slow),
+    *(pytest.param(family, "onnx", marks=LONG) for family in OTHERS),
+    pytest.param("tiny", "stablehlo", marks=LONG),
+    pytest.param("git", "stablehlo", marks=LONG),
 ]
 
 

@@ -44,6 +44,7 @@ def test_the_file_is_read_as_pytorch_reads_it(size: int) -> None:
         np.testing.assert_array_equal(got[name], value.numpy(), strict=True)
 
 
+@pytest.mark.nightly("sizes of EfficientNet-Lite")
 @pytest.mark.parametrize("any_size", range(5))
 def test_every_size_computes_what_pytorch_computes(any_size: int, tmp_path: Path) -> None:
     """With random weights and batch statistics, saved by PyTorch itself."""

@@ -22,7 +22,11 @@ SAID = (7, 9, 11, 8, 30, EOS)
 
 
 @pytest.mark.parametrize("name", ["vit-gpt2", "vit-gpt2-projected", "git"])
-@pytest.mark.parametrize("full", [False, True], ids=["small", "full"])
+@pytest.mark.parametrize(
+    "full",
+    [False, pytest.param(True, marks=pytest.mark.nightly("captions at the real size"))],
+    ids=["small", "full"],
+)
 def test_attentions_of_a_caption_are_the_reference_s(
     name: str, full: bool, tiny_tokenizer: Tokenizer, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
+@pytest.mark.nightly("families at the real size")
 def test_at_the_real_size_both_compute_the_same(case: Case, tmp_path: Path) -> None:
     _compare(case, tmp_path)
 

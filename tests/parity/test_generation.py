@@ -291,6 +291,7 @@ def test_constraints_are_the_reference_s() -> None:
             np.testing.assert_allclose(got, want.numpy(), rtol=1e-6, err_msg=f"{name} {position}")
 
 
+@pytest.mark.nightly("captions at the real size")
 @pytest.mark.parametrize(
     "name", ["vit-gpt2", pytest.param("git", marks=large), pytest.param("blip", marks=large)]
 )
