@@ -19,10 +19,12 @@ import pytest
 
 jaxtyping.install_import_hook("captax", "beartype.beartype")
 # Most of what these tests would wait for is XLA optimising programs that run once. XLA aborts on a
-# flag that it does not know, so this one is given only to the versions that are known to have it.
+# flag that it does not know, so these are given only to the versions that are known to have them;
+# the second compiles a program in one thread, for there are workers enough.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if version("jaxlib").startswith("0.10."):
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+    flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ.setdefault("XLA_FLAGS", flags)
 # As many workers as cores: threads of BLAS and PyTorch besides would only wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
