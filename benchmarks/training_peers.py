@@ -215,7 +215,7 @@ class Torch:
         return loss.item()
 
     def operations(self) -> float:
-        """Of the products and convolutions of a step, forward and backward."""
+        """The operations in products and convolutions of one step, forward and backward."""
         from torch.nn.attention import SDPBackend, sdpa_kernel
         from torch.utils.flop_counter import FlopCounterMode
 

@@ -17,7 +17,7 @@ from typing import Any
 from captax.errors import CaptaxError
 
 SECONDS, MEMORY = 3.0, 256 * 2**20  # of the processor, and bytes: inputs are small
-# Of Python's audit events, those of running what a file names.
+# The audit events of Python that mean: something that a file names was run.
 RUNS = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "os.fork",
         "subprocess.Popen", "socket.connect", "ctypes.dlopen", "marshal.loads")  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""Where a picture is resized, what is then cut out of it, and what of the picture that is.
+"""The size that a picture is resized to, and the box that is then cut out of it.
 
-Everyone who needs to know asks here: the processor, which resizes, and whoever draws on what the
-model saw. (A bundle is used without captax, so `export/bundle/caption.py` has a copy.) Sizes are
+The processor resizes by it, and what is drawn on the picture is placed by it. Exports are used
+without captax, so `export/bundle/caption.py` has a copy. Sizes are
 (height, width), as arrays have them; boxes are (left, top, right, bottom), as Pillow has them.
 """
 
@@ -13,7 +13,7 @@ Box = tuple[int, int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """How a picture comes to another size: it is resized, then a box is cut out.
+    """How a picture is brought to another size: it is resized, then a box is cut out.
 
     Attributes:
         picture: the size of the picture.
@@ -42,14 +42,14 @@ class Fit:
 
 
 def stretched(picture: Size, resized: Size, size: Size) -> Fit:
-    """The centre, of this `size`, of the picture resized whatever becomes of its aspect."""
+    """Resize to `resized`, whatever the aspect ratio, and cut out the centre of `size`."""
     return Fit(picture, resized, centred(resized, size))
 
 
 def shortest_edge(picture: Size, edge: int, size: Size) -> Fit:
-    """The centre, of this `size`, of the picture resized so that its shorter side is `edge`.
+    """Resize so that the shorter side is `edge`, and cut out the centre of `size`.
 
-    Its aspect is kept. The longer side is rounded down, as Hugging Face does.
+    The aspect ratio stays. The longer side is rounded down, as transformers does.
     """
     short = min(picture)
     resized = edge * picture[0] // short, edge * picture[1] // short
@@ -57,10 +57,9 @@ def shortest_edge(picture: Size, edge: int, size: Size) -> Fit:
 
 
 def centred(outer: Size, size: Size) -> Box:
-    """The box of this size in the middle of another, beyond whose edges it may reach.
+    """The box of `size` in the middle of `outer`; it may reach beyond the edges.
 
-    Half pixels are rounded down, negative ones too, which is where Hugging Face puts a picture it
-    pads.
+    Half pixels are rounded down, negative ones too; transformers pads at the same place.
     """
     (outer_height, outer_width), (height, width) = outer, size
     left, top = (outer_width - width) // 2, (outer_height - height) // 2

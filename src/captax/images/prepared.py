@@ -1,4 +1,4 @@
-"""A picture that is ready for a model: decoded, resized and cut, yet to be normalised."""
+"""A picture that is ready for a model: decoded, resized and cropped, but not normalised."""
 
 import dataclasses
 
@@ -9,12 +9,12 @@ from PIL import Image
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prepared:
-    """What `ImageProcessor.prepare` makes; wherever a picture is taken, this is taken as it is.
+    """The result of `ImageProcessor.prepare`; methods that take a picture take it unchanged.
 
     Attributes:
-        pixels: RGB, of the size that the processor's encoder takes.
-        seen: the part of the upright picture that they show: left, top, width and height as
-            fractions of it; beyond its edges where black was put around it.
+        pixels: RGB, in the size that the encoder takes.
+        seen: the part of the upright picture that the pixels show, as fractions of its size: left,
+            top, width and height. It reaches beyond the picture where black was added.
     """
 
     pixels: UInt8[np.ndarray, "height width 3"]

@@ -1,4 +1,4 @@
-"""How models are traced: modes that hold inside a block, in the thread that entered it alone."""
+"""How models are traced: modes that hold inside a `with` block, for its own thread only."""
 
 import contextlib
 import dataclasses
@@ -25,16 +25,16 @@ def modes() -> Modes:
 
 
 def portable() -> contextlib.AbstractContextManager[None]:
-    """Inside the block models are traced in their plain forms, for any compiler and any batch.
+    """Inside the block, models are traced in plain forms that suit any compiler and any batch size.
 
-    Sizes may be symbolic then. The forms that suit the compiler and the device at hand are left
-    out, and so are gradients of our own.
+    Sizes may be symbolic. The forms for the current device and the gradients that captax defines
+    itself are not used.
     """
     return _changed(portable=True)
 
 
 def rematerialised(whether: bool = True) -> contextlib.AbstractContextManager[None]:
-    """Inside the block gradients keep what goes from layer to layer, and compute the rest twice."""
+    """Inside the block, gradients keep each layer's input and compute the rest of it twice."""
     return _changed(rematerialised=whether)
 
 

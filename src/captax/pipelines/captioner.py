@@ -103,10 +103,11 @@ class Captioner(Generator):
         batch_size: int = 32,
         **options: Any,
     ) -> Iterator[Caption | Other]:
-        """As `stream`, of pictures that `processor` made ready; all else among them is passed on.
+        """Caption pictures that `processor` has prepared, as `stream` does.
 
-        Prompts and draws are by the place of a picture among `pictures`, or the one that it comes
-        with, as `Placed`, where it is one of many that are captioned bit by bit.
+        Anything among `pictures` that is no array of pixels is passed on in its turn. Prompts and
+        random draws go by the place of a picture among `pictures`, or by the place that it carries
+        as `Placed`, if it is one of many that are captioned bit by bit.
         """
         config = self._config(options)
         one = isinstance(prompt, str)
