@@ -126,7 +126,7 @@ def test_a_config_is_completed_as_transformers_completes_it() -> None:
     [
         ({"tie_word_embeddings": False}, "blip: tie_word_embeddings=False"),
         ({"text_config": {"is_decoder": False}}, "blip_text_model: is_decoder=False"),
-        ({"vision_config": "base"}, "blip: vision_config is 'base'"),
+        ({"vision_config": "base"}, "blip: vision_config='base' must be a JSON object"),
     ],
 )
 def test_what_is_not_supported_is_refused(config: dict[str, Any], message: str) -> None:

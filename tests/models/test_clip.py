@@ -123,9 +123,9 @@ def test_half_of_a_captioner_is_the_vision_tower(clip: Clip) -> None:
 
 
 def test_a_config_that_makes_no_sense_is_refused() -> None:
-    with pytest.raises(ConfigError, match="clip: text_config is no object"):
+    with pytest.raises(ConfigError, match="clip: text_config='base' must be a JSON object"):
         read_config({"model_type": "clip", "text_config": "base"})
-    with pytest.raises(ConfigError, match="num_channels=1 is not supported"):
+    with pytest.raises(ConfigError, match="num_channels=1 is not supported; it must be 3"):
         read_config({"model_type": "clip", "vision_config": {"num_channels": 1}})
 
 

@@ -104,9 +104,11 @@ def test_checkpoints_with_buffers_and_tied_copies_are_read(tmp_path: Path) -> No
 
 
 def test_video_models_are_refused() -> None:
-    with pytest.raises(ConfigError, match="num_image_with_embedding=6 is not supported"):
+    with pytest.raises(
+        ConfigError, match="num_image_with_embedding=6 is not supported; it must be None"
+    ):
         read_config({"model_type": "git", "num_image_with_embedding": 6})
-    with pytest.raises(ConfigError, match="git: vision_config is no object"):
+    with pytest.raises(ConfigError, match="git: vision_config=16 must be a JSON object"):
         read_config({"model_type": "git", "vision_config": 16})
 
 

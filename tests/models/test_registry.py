@@ -39,14 +39,18 @@ def test_a_model_describes_itself_as_the_config_it_was_built_from(config: dict[s
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "swin"}, "'swin' is not supported; supported are .*efficientnet-lite,"),
+        ({"model_type": "swin"}, "'swin' is not supported; use one of .*efficientnet-lite,"),
         ({}, "None is not supported"),
         (
             {"model_type": "captax-encoder-decoder", "encoder": ENCODER},
-            "the config describes no decoder",
+            "captax-encoder-decoder: the config does not describe the decoder; "
+            "put its config under 'decoder'",
         ),
         ({**WHOLE, "decoder": {"model_type": "opt"}}, "'opt' is not supported"),
-        ({**DECODER, "widht": 8}, "captax-transformer: .*'widht'.*config has vocab_size, width,"),
+        (
+            {**DECODER, "widht": 8},
+            "captax-transformer: .*'widht'; its fields are vocab_size, width,",
+        ),
         ({"model_type": "captax-transformer"}, "captax-transformer: .*'vocab_size'"),
         # Types: of JSON, not of what a model can do with.
         ({"model_type": {}}, r"model_type \{\} is not supported"),
@@ -72,15 +76,24 @@ def test_a_model_describes_itself_as_the_config_it_was_built_from(config: dict[s
         ({**DECODER, "layers": 10**9}, "layers=1000000000 must be 1 to 1,000"),
         ({**DECODER, "vocab_size": 10**30}, "vocab_size=10+ must be 1 to 2,147,483,648"),
         ({**DECODER, "heads": 0}, "heads=0 must be 1 to"),
-        ({**DECODER, "heads": 3}, "captax-transformer: a width of 4 cannot be shared by 3 heads"),
-        ({"model_type": "git", "vision_config": {"hidden_size": 13}}, "a width of 13 cannot be"),
+        (
+            {**DECODER, "heads": 3},
+            "captax-transformer: the width 4 is not a multiple of the number of heads, 3;",
+        ),
+        (
+            {"model_type": "git", "vision_config": {"hidden_size": 13}},
+            "the width 13 is not a multiple of",
+        ),
         ({"model_type": "resnet", "hidden_sizes": [8, 3, 8, 8]}, "bottlenecks must be 4 or more"),
         ({**DECODER, "grid": [-1, 3]}, r"grid=\(-1, 3\) must be 1 to"),
-        ({**ENCODER, "depth_scale": 1e9}, "scales must be above 0 and at most 10"),
+        (
+            {**ENCODER, "depth_scale": 1e9},
+            "width_scale and depth_scale must be above 0 and at most 10",
+        ),
         ({"model_type": "resnet", "depths": [10**8, 1, 1, 1]}, r"depths=\(10+, 1, 1, 1\) must be"),
         (
             {"model_type": "vit", "num_labels": 10**12, "architectures": ["ViTClassification"]},
-            "num_labels=10+: expected 1 to",
+            "num_labels=10+ must be a whole number from 1 to 1,000,000",
         ),
     ],
 )
@@ -104,5 +117,7 @@ def test_what_transformers_may_say_is_taken() -> None:
 
 
 def test_a_module_of_no_family_is_not_described() -> None:
-    with pytest.raises(ConfigError, match="Mlp is in no family"):
+    with pytest.raises(
+        ConfigError, match="Mlp has no `config` of a family and cannot be saved; give a"
+    ):
         describe(Mlp(2, 2, rngs=None))

@@ -128,8 +128,8 @@ def test_a_captioner_with_it_is_saved_and_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layer_type": "wide"}, "layer_type='wide'"),
-        ({"depths": [1, 2, 3]}, "of one length"),
+        ({"layer_type": "wide"}, "layer_type='wide' must be basic or bottleneck"),
+        ({"depths": [1, 2, 3]}, "hidden_sizes and depths must have the same length"),
         ({"num_channels": 1}, "num_channels=1"),
     ],
 )

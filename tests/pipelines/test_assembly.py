@@ -112,15 +112,21 @@ def test_halves_of_different_widths_get_a_projection(
 
 
 def test_what_is_no_such_half_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"config\.json: gpt2 is no encoder"):
+    encoders = (
+        "bert, clip, clip_vision_model, deit, efficientnet-lite, git_vision_model, resnet, vit"
+    )
+    refused = rf"config\.json: gpt2 cannot be the encoder; use one of {encoders}, vit_msn$"
+    with pytest.raises(ConfigError, match=refused):
         from_pretrained_halves(checkpoint("gpt2"), checkpoint("gpt2"))
-    with pytest.raises(ConfigError, match=r"config\.json: vit is no text decoder"):
+    refused = r"config\.json: vit cannot be the decoder; use one of bert, gpt2$"
+    with pytest.raises(ConfigError, match=refused):
         from_pretrained_halves(checkpoint("vit"), checkpoint("vit"))
     path = shutil.copytree(checkpoint("vit-gpt2"), tmp_path / "vit-gpt2")
     config = json.loads((path / "config.json").read_text())
     config["decoder"] = config["encoder"]
     (path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match=r"config\.json: vit is no text decoder"):
+    refused = r"vit cannot be the decoder; give the config of a text decoder, such as gpt2$"
+    with pytest.raises(ConfigError, match=rf"config\.json: {refused}"):
         captax.load_model(path)
 
 

@@ -75,15 +75,15 @@ def _product_forward(rows: Array, kernel: Array) -> tuple[Array, tuple[Array, Ar
 
 def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     rows, kernel = saved
-    # Once and for all: XLA:CPU would compute it again, with all that leads to it, wherever it lays
-    # it out for a product.
+    # The barrier makes XLA:CPU compute it once. Otherwise XLA:CPU computes it, and all that leads
+    # to it, again for each product in which it is laid out.
     by = jax.lax.optimization_barrier(gradient.astype(kernel.dtype))
     by_rows = _sum_over(by, 1, kernel, 0)
     if kernel.dtype == jnp.float32:
         by_kernel = _sum_over(by, 0, rows, 0)
     else:
-        # It widens the operands of a product that sums over the first axis of both. Laid across, as
-        # a batch of one, they stay narrow.
+        # XLA:CPU widens the operands of a product that sums over the first axis of both. If one is
+        # transposed, in a batch of one, they stay narrow.
         across = jax.lax.optimization_barrier(by[None].swapaxes(1, 2))
         narrow = rows.astype(kernel.dtype)[None]
         by_kernel = jnp.matmul(across, narrow, preferred_element_type=jnp.float32)[0]
@@ -104,7 +104,7 @@ def look_up(
 ) -> Float[Array, "*shape width"]:
     """Embeddings of tokens, in the type that `activation_dtype` says."""
     if table.dtype != jnp.float32:
-        # Or XLA:CPU would widen the whole table first, in memory, before it begins to decode.
+        # Without the barrier, XLA:CPU widens the whole table in memory before it begins to decode.
         table, tokens = jax.lax.optimization_barrier((table, tokens))
     return table[tokens].astype(activation_dtype(table.dtype))
 
@@ -113,7 +113,7 @@ def map_pictures(function: Callable[[Array], T], pixels: Float[Array, "batch *pi
     """`function(pixels)`, computed in the way that suits the device.
 
     `function` takes and gives a batch. On a CPU the pictures go through it two at a time: a
-    convolutional encoder's activations of two fit the processor's cache, those of a batch do not.
+    convolutional encoder's activations fit the processor's cache for two, but not for a batch.
     """
     batch = pixels.shape[0]
     whole = jax.default_backend() != "cpu" or batch <= CPU_CHUNK or batch % CPU_CHUNK

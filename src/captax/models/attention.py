@@ -31,7 +31,7 @@ class Attention(nnx.Module):
         self.dropout = Dropout(config.attention_dropout)
 
     def keys_and_values(self, context: Float[Array, "batch places context_width"]) -> KeysValues:
-        """Project what is attended to."""
+        """The keys and values of what is attended to."""
         return self._split(self.key(context)), self._split(self.value(context))
 
     def __call__(
@@ -43,9 +43,9 @@ class Attention(nnx.Module):
     ) -> Float[Array, "rows time width"]:
         """Attend from `x` to the keys and values `own`, and to `shared` ones before them.
 
-        `mask` is true where a place of `own` may be seen; `shared` is seen by all. Where `x` has
-        more rows than keys and values have (beams of one picture), the rows of a picture are laid
-        one after the other in time, as `queries`, so nothing is ever repeated.
+        `mask` is true where a place of `own` may be seen; `shared` is seen by all. If `x` has
+        more rows than the keys and values (beams of one picture), the rows of a picture are joined
+        along the time axis, as `queries`, so that no keys and values are repeated.
         """
         batch, heads, _, head = own[0].shape
         query = (self.query(x) * head**-0.5).reshape(batch, -1, heads, head).swapaxes(1, 2)

@@ -1,8 +1,8 @@
-"""BERT, as a reader of texts or, causal, as a language model and the decoder of a captioner.
+"""BERT as a text encoder or, with causal attention, as a language model or a captioner's decoder.
 
 Devlin et al., *BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding*
-(https://arxiv.org/abs/1810.04805), computing what transformers' `BertModel` and `BertLMHeadModel`
-compute where all tokens are of the first type (no text has a second part).
+(https://arxiv.org/abs/1810.04805). The models compute what transformers' `BertModel` and
+`BertLMHeadModel` compute when all tokens have the first type, that is, no text has a second part.
 """
 
 import dataclasses
@@ -27,18 +27,19 @@ WORDS, HEAD = "embeddings.word_embeddings.weight", "cls.predictions"
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig(BertLikeConfig):
-    """Shape of the model, by the names and with the defaults of transformers.
+    """Shape of the model, with the names and defaults of transformers.
 
-    It is a decoder if `is_decoder` or, with cross-attention, `add_cross_attention`, else an
-    encoder. `pooler`: the encoder has the layer that transformers' bare models put on the CLS
-    token, which nothing here reads. `lone_bias`: an untied head has one bias on disk, as
-    transformers 4 wrote it; version 5 also keeps one that it does not read.
+    With `is_decoder` it is a decoder, with `add_cross_attention` a decoder with cross-attention,
+    otherwise an encoder. With `pooler`, the encoder has the layer that transformers' bare models
+    put on the CLS token; captax keeps its weights but never uses its output. With `lone_bias`, an
+    untied head has one bias in the checkpoint, as transformers 4 wrote it; version 5 also writes a
+    bias that it does not use.
     """
 
     model_type: ClassVar[str] = "bert"
     fixed: ClassVar[dict[str, Any]] = {
         "position_embedding_type": "absolute",
-        # Its hidden states may be of any width here: a projection brings them to `hidden_size`.
+        # The encoder may have any width here: a projection maps its output to `hidden_size`.
         "cross_attention_hidden_size": None,
     }
 
@@ -55,7 +56,7 @@ class BertConfig(BertLikeConfig):
         object.__setattr__(self, "pooler", self.pooler and not decodes)
 
     def as_encoder(self) -> "BertConfig":
-        # Nothing reads the pooler, but transformers' encoders have one and miss it.
+        # captax does not use the pooler, but transformers reports it as missing from an encoder.
         return dataclasses.replace(self, is_decoder=False, add_cross_attention=False, pooler=True)
 
     def as_decoder(self) -> "BertConfig":
@@ -97,7 +98,7 @@ class BertConfig(BertLikeConfig):
 
 
 class BertEmbeddings(nnx.Module):
-    """Words and positions and, of all tokens the same, their type."""
+    """The sum of word, position and type embeddings; all tokens have the first type."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs | None):
         width, std = config.hidden_size, config.initializer_range
@@ -110,13 +111,13 @@ class BertEmbeddings(nnx.Module):
     def __call__(
         self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
     ) -> Float[Array, "rows time width"]:
-        """What the first layer reads."""
+        """The input of the first layer."""
         x = look_up(self.words[...], tokens) + self.types[...][0] + self.positions[...][positions]
         return self.dropout(self.norm(x))
 
 
 class BertEncoder(TextEncoder):
-    """Text in, a token a word or part of one out."""
+    """Turns a text into one hidden state for each of its tokens."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs | None):
         self.config = config
@@ -139,7 +140,7 @@ class BertEncoder(TextEncoder):
 
 
 class BertDecoder(TextDecoder):
-    """The same layers, each token seeing those before it, and an output layer."""
+    """BERT's layers with causal attention, and an output layer."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs | None):
         self.config = config
@@ -166,7 +167,7 @@ class BertDecoder(TextDecoder):
 
 # Fields that transformers' config does not have.
 OURS = ("pooler", "lone_bias")
-# What BLIP and GIT name so too.
+# BLIP and GIT use the same names for these.
 LAYER_RULES = table(
     *(
         table(
@@ -201,12 +202,12 @@ HEAD_RULES = table(
 
 
 def _canonical(name: str, config: BertConfig) -> str:
-    """As a decoder's is spelt today, with a head and the model under `bert.`."""
-    # The first checkpoints were TensorFlow's.
+    """The name that transformers gives the tensor in a decoder today, under `bert.` or `cls.`."""
+    # The first checkpoints were converted from TensorFlow and keep its names.
     for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
         name = name.replace(old, new)
     if config.tie_word_embeddings:
-        # Of two tied names, a file may hold either.
+        # A file may hold either of two tied names.
         name = {f"{HEAD}.decoder.weight": WORDS, f"{HEAD}.decoder.bias": f"{HEAD}.bias"}.get(
             name, name
         )
@@ -215,13 +216,13 @@ def _canonical(name: str, config: BertConfig) -> str:
 
 
 def _as_encoder(name: str) -> str | None:
-    """A head, and what a decoder has besides, is nothing to an encoder."""
+    """The name in an encoder; None for heads and cross-attention, which no encoder has."""
     unneeded = name.startswith("cls.") or ".crossattention." in name
     name = name.removeprefix("bert.")
     return None if unneeded or name == "embeddings.position_ids" else name
 
 
 def _as_decoder(name: str) -> str | None:
-    """What pretraining's other task needed is nothing to a decoder."""
+    """The name in a decoder; None for what only the other pretraining task needed."""
     unneeded = name.startswith(("bert.pooler.", "cls.seq_relationship."))
     return None if unneeded or name == "bert.embeddings.position_ids" else name

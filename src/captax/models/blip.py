@@ -1,7 +1,7 @@
-"""BLIP's captioner: a vision transformer and a BERT-like decoder that looks at all of its tokens.
+"""BLIP's captioner: a vision transformer and a BERT-like decoder that attends to all its tokens.
 
-Li et al., *BLIP: Bootstrapping Language-Image Pre-training* (https://arxiv.org/abs/2201.12086),
-computing what transformers' `BlipForConditionalGeneration` computes.
+Li et al., *BLIP: Bootstrapping Language-Image Pre-training* (https://arxiv.org/abs/2201.12086). The
+model computes what transformers' `BlipForConditionalGeneration` computes.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ EMBEDDING, HEAD = "bert.embeddings.word_embeddings.weight", "cls.predictions"
 
 @dataclasses.dataclass(frozen=True)
 class BlipVisionConfig(TowerConfig, PatchConfig):
-    """Shape of the encoder, by the names and with the defaults of transformers."""
+    """Shape of the encoder, with the names and defaults of transformers."""
 
     model_type: ClassVar[str] = "blip_vision_model"
 
@@ -43,11 +43,12 @@ class BlipVisionConfig(TowerConfig, PatchConfig):
 
 @dataclasses.dataclass(frozen=True)
 class BlipTextConfig(BertLikeConfig):
-    """Shape of the decoder, by the names and with the defaults of transformers.
+    """Shape of the decoder, with the names and defaults of transformers.
 
     `bos_token_id` begins every caption, in the place of a prompt's [CLS], and `sep_token_id` ends
-    it; nothing reads `eos_token_id`. `own_head`: the output layer has weights of its own. No config
-    of transformers says so, but before version 5 it trained the layer and the word embedding apart.
+    it; `eos_token_id` is not used. With `own_head`, the output layer has its own weights. The
+    config of transformers does not say so, but before version 5 transformers trained the layer and
+    the word embedding separately.
     """
 
     model_type: ClassVar[str] = "blip_text_model"
@@ -64,7 +65,7 @@ class BlipTextConfig(BertLikeConfig):
     own_head: bool = False
 
     def roles(self) -> Roles:
-        # The tokenizer's [CLS] begins nothing, and the `eos_token_id` of either config is another.
+        # The tokenizer's [CLS] does not begin captions, and neither `eos_token_id` ends them.
         return Roles(self.bos_token_id, self.sep_token_id, self.pad_token_id, binding=True)
 
     def layer(self) -> LayerConfig:
@@ -75,7 +76,7 @@ class BlipTextConfig(BertLikeConfig):
         described = super().read(config, tensors)
         if not tensors:
             return described
-        # A copy of tied weights is taken for a head too: only its values could tell.
+        # A copy of tied weights counts as a head too: only the values could tell them apart.
         own_head = {EMBEDDING, f"{HEAD}.decoder.weight"} <= set(tensors)
         return dataclasses.replace(described, own_head=own_head)
 
@@ -86,7 +87,7 @@ class BlipTextConfig(BertLikeConfig):
             if name == "bert.embeddings.position_ids":
                 return None
             if name == f"{HEAD}.decoder.weight" and not self.own_head:
-                return EMBEDDING  # of two tied names, a file may hold either
+                return EMBEDDING  # a file may hold either of two tied names
             return f"{HEAD}.bias" if name == f"{HEAD}.decoder.bias" else name
 
         return Layout(TEXT_RULES + ((head,) if self.own_head else ()), canonical)
@@ -97,7 +98,7 @@ class BlipTextConfig(BertLikeConfig):
 
 @dataclasses.dataclass(frozen=True)
 class BlipConfig(ModelConfig):
-    """Configs of both halves; the decoder's cross-attention is as wide as the encoder, always."""
+    """The configs of both halves; cross-attention always reads the width of the encoder."""
 
     model_type: ClassVar[str] = "blip"
     fixed: ClassVar[dict[str, Any]] = {"tie_word_embeddings": True}
@@ -143,15 +144,15 @@ class BlipConfig(ModelConfig):
 
 
 def _half(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The nested config of that key, or of the one it once had; none says all defaults."""
+    """The config nested under `key` or its older name; without one, all defaults hold."""
     half = config.get(key) or config.get(f"{key}_dict") or {}
     if not isinstance(half, Mapping):
-        raise ConfigError(f"blip: {key} is {half!r}, expected an object")
+        raise ConfigError(f"blip: {key}={half!r} must be a JSON object")
     return half
 
 
 class BlipVision(PatchEncoder):
-    """Picture in, a class token and a grid of visual tokens out."""
+    """Turns a picture into CLS and a grid of visual tokens."""
 
     def __init__(self, config: BlipVisionConfig, *, rngs: nnx.Rngs | None):
         embeddings = PatchEmbedding(

@@ -1,4 +1,4 @@
-"""Keys and values: what they look like, and those that decoding keeps of the tokens before.
+"""Keys and values, and the cache in which decoding keeps them for the tokens before.
 
 Legend: `batch` images, `rows` = batch x beams, `places` what is attended to, `heads`, `head` =
 width of one head.
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-# Keys and values of what is attended to. One signature may hold those of captions and those of
+# Keys and values of what is attended to. One signature may hold keys and values of captions and of
 # pictures, so sizes that differ have no name.
 KeysValues = tuple[Float[Array, "_ heads _ head"], Float[Array, "_ heads _ head"]]
 # Keys and values of the tokens before, with room for more: place by place, each beam by beam.
 Past = KeysValues
-# A number or, in programs for any number, a symbol of JAX for it.
+# A number or, in programs for any size, one of JAX's symbolic dimensions.
 Size = int | Any
 
 
@@ -30,7 +30,7 @@ class Cache:
     `context` holds the picture's [batch heads patches head], once, however many beams share it.
     `mask` is true where the context may be seen.
 
-    Beams that branch do not copy their pasts: what each wrote stays where it is, and `ancestry`
+    Beams that branch do not copy their pasts: what each wrote stays in its place, and `ancestry`
     tells for every beam and place which beam wrote what it continues.
     """
 
@@ -41,14 +41,14 @@ class Cache:
     ancestry: Int[Array, "batch beams capacity"]
 
     def reorder(self, rows: Int[Array, " rows"]) -> "Cache":
-        """The cache in which row `i` continues what row `rows[i]`, of the same picture, was."""
+        """The cache in which row `i` continues row `rows[i]`, a row of the same picture."""
         flat = self.ancestry.reshape(len(rows), -1)
         return dataclasses.replace(self, ancestry=flat[rows].reshape(self.ancestry.shape))
 
     def repeat(self, times: int) -> "Cache":
-        """The cache with every row there `times`, side by side; pictures are still shared.
+        """The cache with `times` copies of every row, side by side, which share their picture.
 
-        Only rows that have not been repeated yet can be.
+        A cache can be repeated only once.
         """
         past = jax.tree.map(lambda array: jnp.repeat(array, times, axis=2), self.past)
         batch, _, capacity = self.ancestry.shape
@@ -63,7 +63,7 @@ class Cache:
         if beams == 1:
             return before[None]
         beam = jnp.arange(beams)
-        # Each beam's new tokens are its own, whatever stood in their places before.
+        # Each beam sees its own new tokens, whatever stood in their places before.
         filled = (jnp.arange(capacity) < self.length)[:, None]
         own = (self.ancestry[..., None] == beam) & filled
         new = (beam == beam[:, None, None]) & ~filled
@@ -71,7 +71,7 @@ class Cache:
         return mask.reshape(batch, beams * time, capacity * beams)
 
     def extended(self, past: tuple[Past, ...], time: Size) -> "Cache":
-        """The cache after `time` more tokens a row."""
+        """The cache after `time` more tokens in each row."""
         places = jnp.arange(self.ancestry.shape[2])
         written = (places >= self.length) & (places < self.length + time)
         own = jnp.arange(self.ancestry.shape[1])[:, None]
@@ -80,7 +80,7 @@ class Cache:
 
 
 def write_cache(past: Past, new: KeysValues, length: Int[Array, ""]) -> Past:
-    """Put the keys and values of new tokens, a row a beam, behind the `length` that are there."""
+    """Write keys and values of new tokens, one row for each beam, after the first `length`."""
 
     def write(old: Array, new: Array) -> Array:
         batch, heads, _, head = old.shape

@@ -1,8 +1,8 @@
-"""CLIP, which tells how well texts fit pictures; its vision tower is the encoder of captioners.
+"""CLIP, which tells how well texts fit pictures; its vision tower can be a captioner's encoder.
 
 Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*
-(https://arxiv.org/abs/2103.00020), computing what transformers' `CLIPModel`, `CLIPVisionModel` and
-`CLIPTextModel` compute.
+(https://arxiv.org/abs/2103.00020). The models compute what transformers' `CLIPModel`,
+`CLIPVisionModel` and `CLIPTextModel` compute.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ from captax.models.shapes import PatchConfig, TowerConfig
 
 @dataclasses.dataclass(frozen=True)
 class ClipTowerConfig(TowerConfig):
-    """What the towers of CLIP have in common, by the names and with the defaults of transformers.
+    """What the two towers of CLIP share, with the names and defaults of transformers.
 
-    `prefix` is what all names of a bare tower's tensors begin with, `tower` what they begin with in
-    a larger model and in checkpoints of before transformers 5.
+    The tensor names of a tower that is saved alone begin with `prefix`. In a larger model, and in
+    checkpoints from before transformers 5, they begin with `tower`.
     """
 
     architecture: ClassVar[str]
@@ -39,7 +39,7 @@ class ClipTowerConfig(TowerConfig):
     hidden_act: str = "quick_gelu"
 
     def rules(self) -> tuple[Rule, ...]:
-        """Names of its tensors, but for prefixes."""
+        """The rules of the tower's tensors, without prefixes."""
         raise NotImplementedError
 
     def write(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class ClipTowerConfig(TowerConfig):
     def layout(self) -> Layout:
         def canonical(name: str) -> str | None:
             name = name.removeprefix(self.tower)
-            # A buffer that counts 0, 1, 2, ...
+            # The position ids are a buffer that counts 0, 1, 2, ...
             return None if name == "embeddings.position_ids" else self.prefix + name
 
         return Layout(Layout(self.rules()).within(self.prefix, "").rules, canonical)
@@ -58,7 +58,7 @@ class ClipTowerConfig(TowerConfig):
 class VisionTowerConfig(ClipTowerConfig, PatchConfig):
     """A vision transformer with a norm before its layers.
 
-    `final_norm`: the norm after them is of all tokens; else it is of the pooled one alone.
+    With `final_norm`, the norm after the layers is for all tokens, else for the pooled one alone.
     """
 
     fixed: ClassVar[dict[str, Any]] = {"num_channels": 3}
@@ -72,7 +72,7 @@ class VisionTowerConfig(ClipTowerConfig, PatchConfig):
         return self
 
     def deviations(self) -> tuple[float, float]:
-        """Initial ones of the embeddings of patches and places, and of the CLS token."""
+        """Initial standard deviations: of patch and position embeddings, and of the CLS token."""
         return self.initializer_range, self.initializer_range
 
     def rules(self) -> tuple[Rule, ...]:
@@ -84,7 +84,7 @@ class VisionTowerConfig(ClipTowerConfig, PatchConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ClipVisionConfig(VisionTowerConfig):
-    """CLIP's vision tower; `projection_dim` is nothing to it but what transformers keeps there."""
+    """CLIP's vision tower. It does not use `projection_dim`, which transformers' config has."""
 
     model_type: ClassVar[str] = "clip_vision_model"
     architecture: ClassVar[str] = "CLIPVisionModel"
@@ -131,7 +131,7 @@ class ClipTextConfig(ClipTowerConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig(ModelConfig):
-    """Both towers and the width at which they are compared."""
+    """The configs of both towers and the width of the space in which they are compared."""
 
     model_type: ClassVar[str] = "clip"
 
@@ -167,7 +167,7 @@ class ClipConfig(ModelConfig):
 
 
 class ClipVision(PatchEncoder):
-    """Picture in, CLS and a grid of visual tokens out."""
+    """Turns a picture into CLS and a grid of visual tokens."""
 
     config: VisionTowerConfig
 
@@ -184,7 +184,7 @@ class ClipVision(PatchEncoder):
             self.norm = LayerNorm(width, rngs=rngs, epsilon=epsilon)
 
     def parts(self) -> list[Callable[[Array], Array]]:
-        """Embeddings, norm, layers, and a norm if it is of all tokens."""
+        """The embeddings, a norm, the layers and, with `final_norm`, another norm."""
         last = [self.norm] if self.config.final_norm else []
         return [self.embeddings, self.first_norm, *self.layers, *last]
 
@@ -196,13 +196,13 @@ class ClipVision(PatchEncoder):
         return super().features(x, image_size)
 
     def pool(self, features: Features) -> Float[Array, "batch width"]:
-        """One vector a picture: its CLS token, normed."""
+        """One vector for each picture: its CLS token, normalised."""
         cls = features.tokens[:, 0]
         return cls if self.config.final_norm else self.norm(cls)
 
 
 class ClipText(TextEncoder):
-    """Text in, tokens that have seen those before them out."""
+    """Turns a text into tokens, each of which has seen only itself and the tokens before it."""
 
     def __init__(self, config: ClipTextConfig, *, rngs: nnx.Rngs | None):
         self.config = config
@@ -224,9 +224,9 @@ class ClipText(TextEncoder):
         return Features(self.norm(x), grid=(1, time), mask=text.mask)
 
     def pool(self, features: Features, text: TextBatch) -> Float[Array, "batch width"]:
-        """One vector a text: its first eos token."""
+        """One vector for each text: its first eos token."""
         eos = self.config.eos_token_id
-        # Configs of before 2023 say 2, whatever it is: there it is the highest of all tokens.
+        # Configs from before 2023 wrongly say 2: for them eos is the token with the highest id.
         place = (text.tokens if eos == 2 else text.tokens == eos).argmax(1)
         return jnp.take_along_axis(features.tokens, place[:, None, None], axis=1)[:, 0]
 
@@ -245,13 +245,13 @@ class Clip(nnx.Module):
     def embed_images(
         self, pixels: Float[Array, "batch height width 3"]
     ) -> Float[Array, "batch projection"]:
-        """One vector a picture, of any length, in the space that both share."""
+        """One vector for each picture, not normalised, in the space that texts share."""
         with scope("vision"):
             features = self.vision(pixels)
         return self.visual_projection(self.vision.pool(features))
 
     def embed_texts(self, text: TextBatch) -> Float[Array, "batch projection"]:
-        """One vector a text, of any length, in the space that both share."""
+        """One vector for each text, not normalised, in the space that pictures share."""
         with scope("text"):
             features = self.text(text)
         return self.text_projection(self.text.pool(features, text))
@@ -265,7 +265,7 @@ class Clip(nnx.Module):
     def compare(
         self, images: Float[Array, "batch projection"], texts: Float[Array, "texts projection"]
     ) -> tuple[Float[Array, "batch texts"], Float[Array, "texts batch"]]:
-        """The same, of what `embed_images` and `embed_texts` gave: scaled cosines."""
+        """The same logits, from outputs of `embed_images` and `embed_texts`: scaled cosines."""
         images, texts = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (images, texts))
         logits = jnp.exp(self.logit_scale[...]) * (images @ texts.T)
         return logits, logits.T
@@ -276,7 +276,7 @@ class Clip(nnx.Module):
 
 
 def _scaled(layer: LayerConfig, depth: int, factor: float) -> LayerConfig:
-    """With the initial deviations that CLIP gives layers of a model so deep."""
+    """The layer with CLIP's initial standard deviations for a model of `depth` layers."""
     std = factor * layer.width**-0.5
     small = std * (2 * depth) ** -0.5
     return dataclasses.replace(
@@ -285,13 +285,13 @@ def _scaled(layer: LayerConfig, depth: int, factor: float) -> LayerConfig:
 
 
 def _tower(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A tower's part of the config; that of before 2023 comes first, as in transformers."""
+    """A tower's part of the config; the key from before 2023 comes first, as in transformers."""
     for key in (f"{name}_dict", name):
         described = config.get(key)
         if isinstance(described, Mapping):
             return described
         if described is not None:
-            raise ConfigError(f"clip: {key} is no object")
+            raise ConfigError(f"clip: {key}={described!r} must be a JSON object")
     return {}
 
 

@@ -17,21 +17,21 @@ Config = TypeVar("Config", bound="ModelConfig")
 
 
 class ConfigError(CaptaxError):
-    """A config describes no model that captax has."""
+    """A config describes a model that captax does not have."""
 
 
-# More than any model has: whoever says so would wait for a model that no checkpoint can fill.
+# Limits that no real model reaches: a wrong config is refused before it builds a huge model.
 MOST_LAYERS, MOST_LABELS, MOST = 1000, 10**6, 2**31
 
-# Families by name; each puts itself here when its file is imported.
+# Config classes by `model_type`; each adds itself when its file is imported.
 FAMILIES: dict[str, type["ModelConfig"]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """Ids of the tokens that begin captions, end them and fill them up; None where not said.
+    """Ids of the tokens that begin, end and pad captions; None where the config names none.
 
-    If `binding`, they hold whatever else the checkpoint says about them.
+    If `binding`, they override what the other files of the checkpoint say.
     """
 
     start: int | None = None
@@ -42,10 +42,11 @@ class Roles:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a model. Fields of a family that transformers has bear its names and defaults.
+    """The config of a model. Families that transformers also has keep its names and defaults.
 
-    Class attributes: `model_type` names the family, `fixed` what transformers' config may say only
-    in one way here, and `strict` families, captax's own, refuse keys they do not know.
+    Class attributes: `model_type` is the name of the family. `fixed` holds the keys of
+    transformers' config for which captax supports one value only. `strict` families, which are
+    captax's own, refuse keys that are not fields.
     """
 
     model_type: ClassVar[str] = ""
@@ -58,21 +59,22 @@ class ModelConfig:
 
     @classmethod
     def read(cls: type[Config], config: Mapping[str, Any], tensors: Collection[str] = ()) -> Config:
-        """From the contents of a `config.json`; keys of no concern to the model are left alone.
+        """The config that a `config.json` describes; keys that are not fields are ignored.
 
-        `tensors` are the names in the checkpoint: some parts are known only by being there.
-        Raises `ConfigError` for what captax does not do.
+        `tensors` are the names of the checkpoint's tensors: some parts, such as a pooler, are
+        known only from them. Raises `ConfigError` when captax does not have such a model.
         """
         for key, supported in cls.fixed.items():
             if config.get(key, supported) != supported:
                 raise ConfigError(
-                    f"{cls.model_type}: {key}={config[key]!r} is not supported, only {supported!r}"
+                    f"{cls.model_type}: {key}={config[key]!r} is not supported; it must be "
+                    f"{supported!r}"
                 )
         for key in ("hidden_act", "activation_function"):
             name = config.get(key, "gelu")
             if not isinstance(name, str) or name not in ACTIVATIONS:
                 raise ConfigError(
-                    f"{cls.model_type}: {key}={config[key]!r} is not supported, only "
+                    f"{cls.model_type}: {key}={config[key]!r} is not supported; use one of "
                     f"{', '.join(ACTIVATIONS)}"
                 )
         known = [field.name for field in dataclasses.fields(cls)]
@@ -91,20 +93,23 @@ class ModelConfig:
             raise ConfigError(f"{cls.model_type}: {error}") from None
         except TypeError as error:
             names = ", ".join(known)
-            raise ConfigError(f"{cls.model_type}: {error}; its config has {names}") from None
+            raise ConfigError(f"{cls.model_type}: {error}; its fields are {names}") from None
 
     def _check_heads(self) -> None:
         if (layer := getattr(self, "layer", None)) is not None:
             width, heads = layer().width, layer().heads
             if width % heads:
-                raise ConfigError(f"a width of {width} cannot be shared by {heads} heads")
+                raise ConfigError(
+                    f"the width {width} is not a multiple of the number of heads, {heads}; change "
+                    "one of them"
+                )
 
     def write(self) -> dict[str, Any]:
-        """The contents of a `config.json` from which `read` makes this config."""
+        """The contents of a `config.json` from which `read` makes this config again."""
         return {"model_type": self.model_type, **dataclasses.asdict(self)}
 
     def layout(self) -> Layout:
-        """How a checkpoint names the model's tensors; by default, as captax does."""
+        """How a checkpoint names and shapes the model's tensors; by default, as captax does."""
         return Layout()
 
     def roles(self) -> Roles:
@@ -112,36 +117,45 @@ class ModelConfig:
         return Roles()
 
     def as_encoder(self) -> "ModelConfig":
-        """The config of this model as the encoder of another: without a head."""
-        raise ConfigError(f"{self.model_type} is no encoder")
+        """The config of this model as the encoder of a larger one, without a head."""
+        able = _families_with("as_encoder")
+        raise ConfigError(f"{self.model_type} cannot be the encoder; use one of {able}")
 
     def as_decoder(self) -> "ModelConfig":
-        """The config of this model as the decoder of another: with cross-attention."""
-        raise ConfigError(f"{self.model_type} is no text decoder")
+        """The config of this model as the decoder of a larger one, with cross-attention."""
+        able = _families_with("as_decoder")
+        raise ConfigError(f"{self.model_type} cannot be the decoder; use one of {able}")
 
     def as_classifier(self, labels: tuple[str, ...]) -> "ModelConfig":
         """The config of this model with a head for `labels`."""
-        raise ConfigError(f"{self.model_type} cannot classify; vit, deit and resnet can")
+        able = _families_with("as_classifier")
+        raise ConfigError(f"{self.model_type} cannot classify; use one of {able}")
 
     def build(self, *, rngs: nnx.Rngs | None = None) -> nnx.Module:
-        """A new model; without `rngs`, shapes alone, for a checkpoint to fill."""
+        """A new model; without `rngs` it has only shapes, and a checkpoint fills it."""
         raise NotImplementedError
+
+
+def _families_with(method: str) -> str:
+    """The names of the families that define a method which `ModelConfig` refuses."""
+    refused = getattr(ModelConfig, method)
+    return ", ".join(sorted(n for n, cls in FAMILIES.items() if getattr(cls, method) != refused))
 
 
 def read_config(config: Mapping[str, Any], tensors: Collection[str] = ()) -> ModelConfig:
     """The config that a `config.json` describes; `tensors` are the names in the checkpoint.
 
-    Raises `ConfigError` when no family here is of that kind.
+    Raises `ConfigError` when captax does not have such a family.
     """
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
-        raise ConfigError(f"model_type {name!r} is not supported; supported are {known}")
+        raise ConfigError(f"model_type {name!r} is not supported; use one of {known}")
     return FAMILIES[name].read(config, tensors)
 
 
 def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Labels of a classifier in the order of its logits, from transformers' `id2label`."""
+    """The labels of a classifier in the order of its logits, from transformers' `id2label`."""
     labels = config.get("id2label")
     if isinstance(labels, Mapping):
         named = {str(index): str(label) for index, label in labels.items()}
@@ -151,12 +165,12 @@ def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(named[number] for number in numbers)
     count = config.get("num_labels", 2)
     if type(count) is not int or not 0 < count <= MOST_LABELS:
-        raise ConfigError(f"num_labels={count!r}: expected 1 to {MOST_LABELS:,}")
+        raise ConfigError(f"num_labels={count!r} must be a whole number from 1 to {MOST_LABELS:,}")
     return tuple(f"LABEL_{index}" for index in range(count))
 
 
 def architecture_of(config: Mapping[str, Any]) -> str:
-    """The class of transformers' that wrote a config; empty where it does not say."""
+    """The transformers class that wrote a config; empty if the config does not name it."""
     match config.get("architectures"):
         case [str(name), *_]:
             return name
@@ -164,14 +178,14 @@ def architecture_of(config: Mapping[str, Any]) -> str:
 
 
 def as_field(value: Any) -> Any:
-    """A value of JSON as frozen configs hold it."""
+    """A JSON value as frozen configs hold it: a list becomes a tuple."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def checked_fields(cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Values out of a file for fields of `cls`; a whole number will do for a float.
+    """The values that a file gives for fields of `cls`; a float field takes whole numbers too.
 
-    Raises `ConfigError` for one that is not of its field's type.
+    Raises `ConfigError` for a value that does not have its field's type.
     """
     hints = _hints(cls)
     for key, value in fields.items():
@@ -181,7 +195,7 @@ def checked_fields(cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_sizes(cls: type, fields: Mapping[str, Any]) -> None:
-    """Sizes are above 0, or 0 where that is the default, and not absurd; token ids are no sizes."""
+    """Refuse sizes below 1 (or 0, if that is the default) or above the limits; skip token ids."""
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
     for key, value in fields.items():
         if key.endswith("_id"):
@@ -222,7 +236,7 @@ def _told(kind: Any) -> str:
 
 
 def write_labels(labels: tuple[str, ...]) -> dict[str, Any]:
-    """The keys by which transformers' configs name labels."""
+    """The keys in which transformers' configs keep labels."""
     return {
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},

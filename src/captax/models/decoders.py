@@ -21,7 +21,7 @@ from captax.models.shapes import BertLikeConfig
 class LanguageHead(nnx.Module):
     """BERT's output layer: one more layer and norm, then the word embedding again and a bias.
 
-    Unless `tied`, a matrix of its own is in the embedding's place.
+    Unless `tied`, it has its own matrix in the place of the embedding.
     """
 
     def __init__(self, config: BertLikeConfig, *, rngs: nnx.Rngs | None, tied: bool = True):
@@ -35,7 +35,7 @@ class LanguageHead(nnx.Module):
     def __call__(
         self, x: Float[Array, "*rows width"], embedding: Float[Array, "vocab width"]
     ) -> Float[Array, "*rows vocab"]:
-        """Scores of every token."""
+        """Logits of every token."""
         x = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
         kernel = embedding if self.kernel is None else self.kernel[...]
         return project(x, kernel) + self.bias[...]
@@ -65,11 +65,11 @@ class TextDecoder(nnx.Module):
     def embed(
         self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
     ) -> Float[Array, "rows time width"]:
-        """What the first layer reads."""
+        """The input of the first layer."""
         raise NotImplementedError
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
-        """Scores of every next token, from what the last layer gave."""
+        """Logits of every next token, from the output of the last layer."""
         raise NotImplementedError
 
     def memory(self, features: Features) -> Float[Array, "batch patches width"]:
@@ -142,7 +142,7 @@ class TextDecoder(nnx.Module):
     def advance(
         self, tokens: Int[Array, " rows"], cache: Cache
     ) -> tuple[Float[Array, "rows vocab"], Cache]:
-        """Logits after one more token a row."""
+        """Logits after one more token in each row."""
         return self._extend(tokens[:, None], cache)
 
     def _extend(self, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
@@ -198,7 +198,7 @@ class WordDecoder(TextDecoder):
         return self.dropout(self.normed(x))
 
     def normed(self, x: Float[Array, "rows time width"]) -> Float[Array, "rows time width"]:
-        """The sum, normalised where the family does so."""
+        """The sum, normalised if the family does so."""
         return x
 
 

@@ -40,7 +40,7 @@ HEAD_CHANNELS = 1280
 
 @dataclasses.dataclass(frozen=True)
 class EfficientNetLiteConfig(ModelConfig):
-    """Shape of the network. `num_labels` of 0 leaves the classifier out."""
+    """Shape of the network. With `num_labels=0` it has no classifier."""
 
     model_type: ClassVar[str] = "efficientnet-lite"
     strict: ClassVar[bool] = True
@@ -56,12 +56,14 @@ class EfficientNetLiteConfig(ModelConfig):
     ) -> "EfficientNetLiteConfig":
         described = super().read(config, tensors)
         if not (0 < described.width_scale <= 10 and 0 < described.depth_scale <= 10):
-            raise ConfigError("efficientnet-lite: scales must be above 0 and at most 10")
+            raise ConfigError(
+                "efficientnet-lite: width_scale and depth_scale must be above 0 and at most 10"
+            )
         return described
 
     @classmethod
     def lite(cls, size: int, *, num_labels: int = 0) -> "EfficientNetLiteConfig":
-        """EfficientNet-Lite0 to Lite4, as published."""
+        """The config of EfficientNet-Lite0 to Lite4 (`size` 0 to 4), as published."""
         scales = (
             (1.0, 1.0, 224),
             (1.0, 1.1, 240),
@@ -84,7 +86,7 @@ class EfficientNetLiteConfig(ModelConfig):
         return EfficientNetLite(self, rngs=rngs)
 
     def blocks(self) -> list["BlockShape"]:
-        """Every block in order, after scaling."""
+        """The shapes of all blocks in order, after scaling."""
         shapes = []
         channels = STEM_CHANNELS
         for stage, (repeats, kernel, stride, expansion, base) in enumerate(STAGES):
@@ -99,7 +101,7 @@ class EfficientNetLiteConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True)
 class BlockShape:
-    """One inverted residual block."""
+    """The shape of one inverted residual block."""
 
     channels_in: int
     channels_out: int
@@ -109,7 +111,7 @@ class BlockShape:
 
 
 def _round_channels(channels: float) -> int:
-    """Nearest multiple of 8 that is not more than a tenth below."""
+    """The nearest multiple of 8 that is at most a tenth below `channels`."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
@@ -117,7 +119,7 @@ def _round_channels(channels: float) -> int:
 def depthwise_convolution(
     x: Float[Array, "B H W C"], kernel: Float[Array, "K K C"], stride: int
 ) -> Float[Array, "B H2 W2 C"]:
-    """One filter a channel, padded as TensorFlow's SAME does."""
+    """Convolve each channel with its own filter, padded as TensorFlow's SAME pads."""
 
     def same(size: int) -> tuple[int, int]:
         total = max((-(-size // stride) - 1) * stride + kernel.shape[0] - size, 0)
@@ -133,16 +135,17 @@ def depthwise_convolution(
             feature_group_count=x.shape[-1],
         )
 
-    # Jitted, so that blocks of one shape are traced once.
+    # Jitted, so that blocks of the same shape are traced once.
     shifted = functools.partial(_shifted, stride=stride)
 
     x = jnp.pad(x, ((0, 0), same(x.shape[1]), same(x.shape[2]), (0, 0)))
     return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
 
 
-# XLA:CPU has no good grouped convolution, nor a good gradient of what replaces it. K x K shifted
-# products fuse into one loop that runs several times faster; its gradient by the picture is the
-# same loop with the kernel turned round, its gradient by the kernel a scan over rows of pixels.
+# XLA:CPU is slow at grouped convolutions, and at gradients of the products that replace them. K x K
+# shifted products fuse into one loop that runs several times faster. Its gradient with respect to
+# the picture is the same loop with the kernel reversed, and its gradient with respect to the kernel
+# is a scan over rows of pixels.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _shifted_products(x: Array, kernel: Array, stride: int) -> Array:
     size = kernel.shape[0]
@@ -153,7 +156,7 @@ def _shifted_products(x: Array, kernel: Array, stride: int) -> Array:
     total = jnp.zeros((), x.dtype)
     for i in range(size):
         for j in range(size):
-            # lax.slice, because indexing costs time to trace, and there are hundreds of these.
+            # lax.slice, because indexing takes longer to trace, and there are hundreds of slices.
             window = jax.lax.slice(
                 x, (0, i, j, 0), (batch, i + rows, j + columns, channels), (1, stride, stride, 1)
             )
@@ -172,7 +175,7 @@ def _shifted_products_backward(
     size = kernel.shape[0]
     batch, rows, columns, channels = gradient.shape
 
-    # Spread what a stride skipped and pad so that every pixel meets the whole kernel.
+    # Put zeros where a stride skipped, and pad so that every pixel meets the whole kernel.
     def spread(side: int, places: int) -> tuple[int, int, int]:
         return size - 1, side - (places - 1) * stride - 1, stride - 1
 
@@ -216,7 +219,7 @@ class DepthwiseConv(nnx.Module):
 
 
 class MobileBlock(nnx.Module):
-    """Inverted residual: widen each position, mix neighbours a channel at a time, narrow."""
+    """An inverted residual: widen each position, mix neighbours in each channel, narrow."""
 
     def __init__(self, shape: BlockShape, *, rngs: nnx.Rngs | None):
         wide = shape.channels_in * shape.expansion
@@ -252,7 +255,7 @@ class Stem(nnx.Module):
 
 
 class HeadConvolution(Linear):
-    """The last convolution, which widens every place."""
+    """The last convolution, which widens every position."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs | None):
         super().__init__(channels, HEAD_CHANNELS, rngs=rngs)
@@ -262,7 +265,7 @@ class HeadConvolution(Linear):
 
 
 class EfficientNetLite(VisionEncoder):
-    """Picture in, a grid of visual tokens out; with `num_labels`, also a classifier."""
+    """Turns a picture into a grid of visual tokens; with `num_labels` it also classifies."""
 
     def __init__(self, config: EfficientNetLiteConfig, *, rngs: nnx.Rngs | None):
         self.config = config
@@ -274,7 +277,7 @@ class EfficientNetLite(VisionEncoder):
             self.classifier = Linear(HEAD_CHANNELS, config.num_labels, rngs=rngs)
 
     def parts(self) -> list[nnx.Module]:
-        """Stem, blocks, head."""
+        """The stem, the blocks and the head."""
         return [self.stem, *self.blocks, self.head]
 
     @property
@@ -286,7 +289,7 @@ class EfficientNetLite(VisionEncoder):
         return HEAD_CHANNELS
 
     def features(self, x: Float[Array, "B H W C"], image_size: tuple[int, int]) -> Features:
-        """The grid, row by row."""
+        """The cells of the grid as tokens, in row order."""
         batch, rows, columns, width = x.shape
         return Features(tokens=x.reshape(batch, rows * columns, width), grid=(rows, columns))
 

@@ -1,6 +1,6 @@
 """Captioners and text-to-text models made of any encoder and any decoder.
 
-With halves that transformers has, they are its `VisionEncoderDecoderModel` and its
+If transformers has both halves, the model is its `VisionEncoderDecoderModel` or its
 `EncoderDecoderModel` (https://arxiv.org/abs/1907.12461).
 """
 
@@ -26,13 +26,13 @@ from captax.models.layout import Layout, join, linear, table
 from captax.models.modules import Linear
 from captax.models.observing import scope
 
-# What is looked at: pictures, or texts.
+# What an encoder reads: pictures, or texts.
 Inputs = Float[Array, "batch height width 3"] | TextBatch | Int[Array, "batch time"]
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoderConfig(ModelConfig):
-    """Configs of the halves. Those of them that are not transformers' make a captax checkpoint."""
+    """The configs of both halves, in captax's own form: transformers may not have both."""
 
     model_type: ClassVar[str] = "captax-encoder-decoder"
 
@@ -45,7 +45,10 @@ class EncoderDecoderConfig(ModelConfig):
         for half in ("encoder", "decoder"):
             described = config.get(half)
             if not isinstance(described, Mapping):
-                raise ConfigError(f"{cls.model_type}: the config describes no {half}")
+                raise ConfigError(
+                    f"{cls.model_type}: the config does not describe the {half}; put its config "
+                    f"under {half!r}"
+                )
             prefix = f"{half}."
             names = [n.removeprefix(prefix) for n in tensors if n.startswith(prefix)]
             halves.append(read_config(described, names))
@@ -58,15 +61,21 @@ class EncoderDecoderConfig(ModelConfig):
     def build(self, *, rngs: nnx.Rngs | None = None) -> "EncoderDecoder":
         encoder, decoder = self.encoder.build(rngs=rngs), self.decoder.build(rngs=rngs)
         if not isinstance(decoder, TextDecoder):
-            raise ConfigError(f"{self.decoder.model_type} is no text decoder")
+            raise ConfigError(
+                f"{self.decoder.model_type} cannot be the decoder; give the config of a text "
+                "decoder, such as gpt2"
+            )
         if not isinstance(encoder, VisionEncoder | TextEncoder):
-            raise ConfigError(f"{self.encoder.model_type} is no encoder")
+            raise ConfigError(
+                f"{self.encoder.model_type} cannot be the encoder; give the config of an encoder, "
+                "such as vit"
+            )
         return EncoderDecoder(encoder, decoder, config=self, rngs=rngs)
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformersEncoderDecoderConfig(EncoderDecoderConfig):
-    """What the two families of transformers have in common, but for their names."""
+    """What the two encoder-decoder families of transformers share: all but their names."""
 
     architecture: ClassVar[str]
 
@@ -110,7 +119,7 @@ class TransformersEncoderDecoderConfig(EncoderDecoderConfig):
 
 @dataclasses.dataclass(frozen=True)
 class VisionEncoderDecoderConfig(TransformersEncoderDecoderConfig):
-    """A captioner as transformers keeps it."""
+    """A captioner as transformers saves it."""
 
     model_type: ClassVar[str] = "vision-encoder-decoder"
     architecture: ClassVar[str] = "VisionEncoderDecoderModel"
@@ -118,17 +127,17 @@ class VisionEncoderDecoderConfig(TransformersEncoderDecoderConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoderDecoderConfig(TransformersEncoderDecoderConfig):
-    """A text-to-text model as transformers keeps it."""
+    """A text-to-text model as transformers saves it."""
 
     model_type: ClassVar[str] = "encoder-decoder"
     architecture: ClassVar[str] = "EncoderDecoderModel"
 
 
 class EncoderDecoder(nnx.Module):
-    """An encoder and the decoder that reads it.
+    """An encoder and the decoder that reads its output.
 
-    Where the decoder's cross-attention is of another width than the encoder's tokens, and nothing
-    in the decoder brings them to it, a projection stands between.
+    If the decoder's cross-attention expects another width than the encoder's tokens have, and the
+    decoder has no projection of its own, `project` maps the tokens to that width.
     """
 
     def __init__(
@@ -150,17 +159,17 @@ class EncoderDecoder(nnx.Module):
     def __call__(
         self, inputs: Inputs, tokens: Int[Array, "batch time"]
     ) -> Float[Array, "batch time vocab"]:
-        """Logits after every token of captions given whole, as in training."""
+        """Logits after every token of whole captions, as in training."""
         return self.read(self.encode(inputs), tokens)
 
     def encode(self, inputs: Inputs) -> Features:
-        """Look at the pictures, or read the texts, once."""
+        """Encode pictures or texts, once; `read` and `begin` take the result."""
         with scope("encoder"):
             features = self.encoder(inputs)
         return self.bridge(features)
 
     def bridge(self, features: Features) -> Features:
-        """What the decoder reads of what the encoder said."""
+        """The encoder's output at the width that the decoder reads."""
         if self.project is None:
             return features
         return dataclasses.replace(features, tokens=self.project(features.tokens))
@@ -172,7 +181,7 @@ class EncoderDecoder(nnx.Module):
         positions: Int[Array, "#batch time"] | None = None,
         segments: Int[Array, "batch time"] | None = None,
     ) -> Float[Array, "batch time vocab"]:
-        """Logits after every token, given what `encode` gave; see `TextDecoder`."""
+        """Logits after every token, from the output of `encode`; see `TextDecoder`."""
         with scope("decoder"):
             return self.decoder(features, tokens, positions, segments)
 
@@ -186,6 +195,6 @@ class EncoderDecoder(nnx.Module):
     def advance(
         self, tokens: Int[Array, " rows"], cache: Cache
     ) -> tuple[Float[Array, "rows vocab"], Cache]:
-        """Logits after one more token a row."""
+        """Logits after one more token in each row."""
         with scope("decoder"):
             return self.decoder.advance(tokens, cache)

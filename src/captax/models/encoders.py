@@ -1,4 +1,4 @@
-"""What encoders promise: those that look at pictures and those that read texts."""
+"""What encoders of pictures and encoders of texts promise."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -49,7 +49,7 @@ class ShapeError(CaptaxError):
 
 
 def as_text_batch(text: TextBatch | Int[Array, "batch time"]) -> TextBatch:
-    """A batch as it is, and tokens alone as a batch without padding."""
+    """The batch unchanged; tokens alone become a batch without padding."""
     return text if isinstance(text, TextBatch) else TextBatch(text, jnp.ones(text.shape, bool))
 
 
@@ -92,14 +92,14 @@ class VisionEncoder(nnx.Module):
     ) -> Features:
         """Run the parts from `depth` on what `first_parts` gave at the same depth.
 
-        `image_size` is that of the pictures, by default the encoder's own.
+        `image_size` is the size of the pictures, by default the encoder's own.
         """
         for part in self.parts()[depth:]:
             x = run_layer(part, x)
         return self.features(x, image_size or self.image_size)
 
     def __call__(self, pixels: Float[Array, "batch height width 3"]) -> Features:
-        """Look at pictures."""
+        """Encode pictures."""
         if pixels.ndim != 4 or pixels.shape[3] != 3:
             raise ShapeError(
                 f"pixels have shape {list(pixels.shape)}, but the encoder takes "
@@ -120,7 +120,7 @@ class VisionEncoder(nnx.Module):
 
 
 class PatchEncoder(VisionEncoder):
-    """A vision transformer: square patches and tokens that lead them, of one width throughout."""
+    """A vision transformer over the special tokens and square patches of a picture."""
 
     config: PatchConfig
 
@@ -155,7 +155,7 @@ class PatchEncoder(VisionEncoder):
 
 
 class TextEncoder(nnx.Module):
-    """Reads whole texts."""
+    """An encoder that reads whole texts."""
 
     config: Any
 
@@ -184,5 +184,5 @@ class TextEncoder(nnx.Module):
         return text
 
     def __call__(self, text: TextBatch | Int[Array, "batch time"]) -> Features:
-        """Read texts, which `checked` has looked at first; it may raise `LengthError`."""
+        """Encode texts, after `checked`, which may raise `LengthError`."""
         raise NotImplementedError

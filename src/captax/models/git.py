@@ -1,7 +1,7 @@
 """GIT, a captioner whose decoder reads picture and text as one sequence.
 
 Wang et al., *GIT: A Generative Image-to-text Transformer for Vision and Language*
-(https://arxiv.org/abs/2205.14100), computing what transformers' `GitForCausalLM` computes.
+(https://arxiv.org/abs/2205.14100). The model computes what transformers' `GitForCausalLM` computes.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from captax.models.shapes import BertLikeConfig
 
 @dataclasses.dataclass(frozen=True)
 class GitVisionConfig(VisionTowerConfig):
-    """Shape of the encoder: CLIP's, with smaller patches."""
+    """Shape of the encoder: CLIP's vision tower with smaller patches."""
 
     model_type: ClassVar[str] = "git_vision_model"
     architecture: ClassVar[str] = "GitVisionModel"
@@ -39,10 +39,10 @@ class GitVisionConfig(VisionTowerConfig):
 
 @dataclasses.dataclass(frozen=True)
 class GitConfig(BertLikeConfig):
-    """Shape of both halves, by the names and with the defaults of transformers."""
+    """Shape of both halves, with the names and defaults of transformers."""
 
     model_type: ClassVar[str] = "git"
-    # Set, it is how many frames of a video the model reads.
+    # If it is set, the model reads that many frames of a video.
     fixed: ClassVar[dict[str, Any]] = {"num_image_with_embedding": None}
 
     vision_config: GitVisionConfig = GitVisionConfig()
@@ -56,7 +56,7 @@ class GitConfig(BertLikeConfig):
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "GitConfig":
         vision = config.get("vision_config") or {}
         if not isinstance(vision, Mapping):
-            raise ConfigError("git: vision_config is no object")
+            raise ConfigError(f"git: vision_config={vision!r} must be a JSON object")
         return super().read({**config, "vision_config": GitVisionConfig.read(vision)}, tensors)
 
     def write(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class GitConfig(BertLikeConfig):
 
 
 class GitDecoder(BertLikeDecoder):
-    """Post-norm layers over picture tokens, which see one another, and text, which sees both.
+    """Post-norm layers over picture tokens, which see one another, and text tokens, which see both.
 
     Picture tokens do not see the text, so they go through the layers once, before any text.
     """
@@ -99,12 +99,12 @@ class GitDecoder(BertLikeDecoder):
 
     @property
     def context_width(self) -> None:
-        return None  # the projection takes what the encoder gives
+        return None  # the decoder projects the encoder's tokens
 
     def context(self, features: Features) -> tuple[KeysValues, ...]:
-        """What each layer's self-attention sees of a picture besides the text.
+        """The picture's keys and values, which each layer's self-attention reads with the text's.
 
-        What picture tokens are and see on the way is recorded under `picture.`.
+        The picture tokens' hidden states and attentions are recorded under `picture.`.
         """
         x = self.project_norm(self.project(features.tokens))
         contexts = []

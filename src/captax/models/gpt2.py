@@ -1,7 +1,7 @@
 """GPT-2, as a language model or, with cross-attention, as the decoder of a captioner.
 
-Radford et al., *Language Models are Unsupervised Multitask Learners* (2019), computing what
-transformers' `GPT2LMHeadModel` computes.
+Radford et al., *Language Models are Unsupervised Multitask Learners* (2019). The model computes
+what transformers' `GPT2LMHeadModel` computes.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ from captax.models.observing import record
 
 @dataclasses.dataclass(frozen=True)
 class GPT2Config(ModelConfig):
-    """Shape of the model, by the names and with the defaults of transformers."""
+    """Shape of the model, with the names and defaults of transformers."""
 
     model_type: ClassVar[str] = "gpt2"
     fixed: ClassVar[dict[str, Any]] = {
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
-        # Its hidden states may be of any width here: a projection brings them to `n_embd`.
+        # The encoder may have any width here: a projection maps its hidden states to `n_embd`.
         "cross_attention_hidden_size": None,
     }
 
@@ -56,7 +56,7 @@ class GPT2Config(ModelConfig):
         return dataclasses.replace(self, add_cross_attention=True)
 
     def layer(self) -> LayerConfig:
-        """Its layers."""
+        """The shape of its layers."""
         return LayerConfig(
             self.n_embd,
             self.n_head,
@@ -67,7 +67,7 @@ class GPT2Config(ModelConfig):
             dropout=self.resid_pdrop,
             attention_dropout=self.attn_pdrop,
             std=self.initializer_range,
-            # So that the residual stream does not grow with depth.
+            # Smaller, so that the residual stream does not grow with depth.
             out_std=self.initializer_range * (2 * self.n_layer) ** -0.5,
         )
 
@@ -85,7 +85,10 @@ class GPT2Config(ModelConfig):
 
 
 class GPT2(WordDecoder):
-    """Pre-norm layers over token and position embeddings; the embedding is the output layer too."""
+    """Pre-norm layers over token and position embeddings.
+
+    If `tie_word_embeddings`, the token embedding is also the output layer.
+    """
 
     def __init__(self, config: GPT2Config, *, rngs: nnx.Rngs | None):
         width, std = config.n_embd, config.initializer_range
@@ -132,13 +135,13 @@ RULES = table(
     conv1d("transformer.h.{}.mlp.c_proj", "layers.{}.mlp.down"),
     norm("transformer.ln_f", "norm"),
 )
-# Buffers that hold the causal mask in checkpoints of before 2023.
+# Buffers that hold the causal mask in checkpoints from before 2023.
 MASKS = re.compile(r"transformer\.h\.\d+\.(attn|crossattention)\.(bias|masked_bias)")
 
 
 def _canonical(name: str, tied: bool) -> str | None:
     if name == "lm_head.weight":
         return None if tied else name
-    # The first checkpoints, `gpt2` itself among them, hold the model without its head.
+    # The first checkpoints, such as `gpt2` itself, hold the model without its head.
     name = name if name.startswith("transformer.") else f"transformer.{name}"
     return None if MASKS.fullmatch(name) else name

@@ -62,10 +62,10 @@ class Layer(nnx.Module):
     ) -> tuple[Float[Array, "rows time width"], KeysValues | Past]:
         """The layer's output, and the keys and values its self-attention saw.
 
-        `context` is looked at besides the tokens: by cross-attention where the layer has it, else
-        by self-attention together with them. With a `past`, cached keys and values and their
-        length, those of `x` are written behind; `mask` is then over the places of all beams, place
-        by place.
+        `context` is attended to besides the tokens: by cross-attention if the layer has it, else by
+        self-attention together with them. With a `past`, which is cached keys and values and their
+        length, the keys and values of `x` are written after them; `mask` then covers the places of
+        all beams, place by place.
         """
         y = self._enter(x, self.self_norm)
         places = seen = self.self_attention.keys_and_values(y)
@@ -89,7 +89,7 @@ class Layer(nnx.Module):
 
 
 class EncoderLayer(Layer):
-    """A layer of an encoder: every place sees every other, but what a mask hides."""
+    """A layer of an encoder: every place sees every other one that no mask hides."""
 
     def __call__(  # type: ignore[override]
         self,

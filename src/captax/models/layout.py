@@ -1,7 +1,7 @@
 """How a family's tensors are named and shaped in a checkpoint: one table, read in both directions.
 
-A rule's names hold `{}` where a layer's number stands. `theirs` is the checkpoint's side (PyTorch's
-conventions), `ours` the path of the parameter in the model.
+In a rule's names, `{}` stands for a layer's number. `theirs` is the name in the checkpoint, which
+follows PyTorch's conventions, and `ours` is the path of the parameter in the model.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ Canonical = Callable[[str], str | None]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One tensor of theirs and the parameters of ours that it holds.
+    """One tensor of a checkpoint and the parameters of the model that it holds.
 
-    Their axes are put in our order by `axes`, after `lead` leading axes of size one that ours
-    lack; several parameters lie side by side along the first of our axes. `counter` names an
-    integer beside the tensor that means nothing to us, but is missed when it is not there: it is
-    written as 0, and what it was is not read.
+    The tensor loses `lead` leading axes of size one, then `axes` puts the others in the model's
+    order. Several parameters are joined along the first axis of that order. `counter` names an
+    integer that the checkpoint holds together with the tensor. captax does not read it, but writes
+    it as 0, because PyTorch reports it as missing otherwise.
     """
 
     theirs: str
@@ -30,21 +30,21 @@ class Rule:
     counter: str | None = None
 
     def to_ours(self, tensor: np.ndarray) -> list[np.ndarray]:
-        """Their tensor as our parameters."""
+        """The checkpoint's tensor as parameters of the model."""
         tensor = tensor.reshape(tensor.shape[self.lead :])
         if self.axes is not None:
             tensor = tensor.transpose(self.axes)
         return [tensor] if len(self.ours) == 1 else np.split(tensor, len(self.ours))
 
     def to_theirs(self, parameters: list[np.ndarray]) -> np.ndarray:
-        """Our parameters as their tensor."""
+        """Parameters of the model as the checkpoint's tensor."""
         tensor = parameters[0] if len(parameters) == 1 else np.concatenate(parameters)
         if self.axes is not None:
             tensor = tensor.transpose(np.argsort(self.axes))
         return tensor.reshape((1,) * self.lead + tensor.shape)
 
     def their_shape(self, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
-        """The shape of their tensor, given those of ours."""
+        """The shape of the checkpoint's tensor, given the shapes of the parameters."""
         shape = shapes[0]
         if len(shapes) > 1:
             shape = (sum(each[0] for each in shapes), *shape[1:])
@@ -55,7 +55,7 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One tensor of a checkpoint: its name there, and the names and rule of what it holds."""
+    """One tensor of a checkpoint: its name, the parameters that it holds, and its rule."""
 
     theirs: str
     ours: tuple[str, ...]
@@ -69,17 +69,18 @@ def _same(name: str) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The rules of a family; without any, names and shapes are the same on both sides.
+    """The rules of a family; without rules, names and shapes are the same on both sides.
 
-    `canonical` turns every spelling that checkpoints of the family have used into the one in the
-    rules, and gives None for tensors that carry nothing: buffers, and copies of tied weights.
+    `canonical` turns every name that checkpoints of the family have used for a tensor into the name
+    in the rules. It returns None for tensors that hold no parameter of their own: buffers, and
+    copies of tied weights.
     """
 
     rules: tuple[Rule, ...] = ()
     canonical: Canonical = _same
 
     def within(self, theirs: str, ours: str) -> "Layout":
-        """This layout as part of a larger model, under a prefix on either side."""
+        """This layout as part of a larger model, with a prefix for the names of each side."""
         return Layout(
             tuple(
                 dataclasses.replace(
@@ -94,7 +95,7 @@ class Layout:
         )
 
     def tensors(self, names: Iterable[str]) -> list[Tensor]:
-        """The tensors that hold the parameters of these names, in their order."""
+        """The tensors that hold the parameters with these names, in the order of the names."""
         by_name = {name: rule for rule in self.rules for name in rule.ours}
         found: dict[str, Tensor] = {}
         for name in names:
@@ -102,7 +103,7 @@ class Layout:
             rule = by_name.get(re.sub(r"(?<=\.)\d+(?=\.)", "{}", name))
             if rule is None:
                 if self.rules:
-                    raise KeyError(f"no rule for {name}")
+                    raise KeyError(f"the layout has no rule for {name}; add one")
                 rule = Rule(name, (name,))
             theirs = rule.theirs.format(*numbers)
             ours = tuple(each.format(*numbers) for each in rule.ours)
@@ -132,19 +133,19 @@ def _prefixed(prefix: str, canonical: Canonical, name: str) -> str | None:
 
 
 def linear(theirs: str, *ours: str, bias: bool = True) -> tuple[Rule, ...]:
-    """`torch.nn.Linear`, which keeps its weight `[out in]` too; fused ones hold several of ours."""
+    """`torch.nn.Linear`, whose weight is `[out in]` like ours; a fused one holds several layers."""
     weight = Rule(f"{theirs}.weight", tuple(f"{name}.kernel" for name in ours))
     return (weight, *_bias(theirs, ours, bias))
 
 
 def conv1d(theirs: str, *ours: str) -> tuple[Rule, ...]:
-    """GPT-2's linear layer, which keeps its weight `[in out]`."""
+    """GPT-2's linear layer, whose weight is `[in out]`."""
     weight = Rule(f"{theirs}.weight", tuple(f"{name}.kernel" for name in ours), axes=(1, 0))
     return (weight, *_bias(theirs, ours, True))
 
 
 def conv2d(theirs: str, ours: str, *, bias: bool = True) -> tuple[Rule, ...]:
-    """`torch.nn.Conv2d`, whose weight is `[out in height width]`; ours `[height width in out]`."""
+    """`torch.nn.Conv2d`, with weight `[out in height width]`; ours is `[height width in out]`."""
     weight = Rule(f"{theirs}.weight", (f"{ours}.kernel",), axes=(2, 3, 1, 0))
     return (weight, *_bias(theirs, (ours,), bias))
 
@@ -165,7 +166,7 @@ def batch_norm(theirs: str, ours: str) -> tuple[Rule, ...]:
 
 
 def table(*rules: Rule | tuple[Rule, ...]) -> tuple[Rule, ...]:
-    """All rules in one tuple."""
+    """Rules and tuples of rules as one tuple."""
     return tuple(rule for each in rules for rule in ((each,) if isinstance(each, Rule) else each))
 
 

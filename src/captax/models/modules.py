@@ -18,7 +18,7 @@ def parameter(
 ) -> nnx.Param:
     """A float32 parameter: normal with deviation `std`, or all `fill`.
 
-    Without `rngs` it has a shape and no values: a model built so, to be filled from a checkpoint,
+    Without `rngs` it has a shape and no values: a model that is built so, for a checkpoint to fill,
     costs neither memory nor a trace.
     """
     if rngs is None:
@@ -76,7 +76,7 @@ class FinalNorm(LayerNorm):
 
 @dataclasses.dataclass(frozen=True)
 class LayerConfig:
-    """What tells one family's transformer layers from another's.
+    """What differs between the transformer layers of different families.
 
     With `pre_norm` each block normalises its input (GPT-2, ViT), else the sum after it (BERT).
     With a `context_width` layers also have cross-attention, to places of that width. `out_std` is
@@ -122,16 +122,16 @@ class Mlp(nnx.Module):
 
 
 class _Calls:
-    """How often a dropout drew; no array, so that layers may be computed twice for gradients."""
+    """How often a dropout has drawn. Not an array: gradients may compute a layer twice."""
 
     count = 0
 
 
 class Dropout(nnx.Module):
-    """Zeroes a share of the values, once training has given it a `key`; until then, nothing.
+    """Sets a share of the values to zero, once training has given it a `key`.
 
-    The rate is rounded to 1/256, so that four values share one random word: drawing them is what
-    dropout costs.
+    Without a key it changes nothing. The rate is rounded to 1/256, so that four values share one
+    random word: drawing random words is what dropout costs.
     """
 
     def __init__(self, rate: float):

@@ -25,8 +25,8 @@ def observe(function: Callable[..., T], *args: Any, **kwargs: Any) -> tuple[T, O
     Names are those of transformers' outputs: `hidden_states` (before every layer and after the
     last) and `attentions`, `[batch heads time places]`. In a captioner the name of the half comes
     first: `encoder.hidden_states`, `decoder.attentions`, `decoder.cross_attentions` and so on.
-    To compile it, put the whole call inside `jax.jit`; what a function that is jitted already
-    computes is not seen.
+    To compile it, put the whole call inside `jax.jit`; values inside a function that is
+    already jitted are not seen.
     """
     seen: Observed = {}
     token = _observed.set(seen)
@@ -37,12 +37,12 @@ def observe(function: Callable[..., T], *args: Any, **kwargs: Any) -> tuple[T, O
 
 
 def observing() -> bool:
-    """Whether somebody asked for what is recorded."""
+    """Whether a call of `observe` asked for what is recorded."""
     return _observed.get() is not None
 
 
 def record(name: str, value: jax.Array) -> jax.Array:
-    """Hand `value` to whoever observes, and give it back."""
+    """Give `value` to the call of `observe` around this, if there is one, and return it."""
     seen = _observed.get()
     if seen is not None:
         seen.setdefault(_scope.get() + name, []).append(value)

@@ -1,4 +1,4 @@
-"""Pictures to tokens: patches, and where each of them lies."""
+"""Turns pictures into tokens: patches and their position embeddings."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ from captax.models.modules import Dropout, parameter
 
 
 class PatchEmbedding(nnx.Module):
-    """Pictures to tokens: cut in patches, project, lead by learned tokens, add positions."""
+    """Cuts pictures into patches, projects them, puts learned tokens first, adds positions."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class PatchEmbedding(nnx.Module):
     def __call__(
         self, pixels: Float[Array, "batch height width 3"]
     ) -> Float[Array, "batch patches channels"]:
-        """Tokens of pictures of any size: positions are interpolated where it is another."""
+        """Tokens of pictures of any size; for another grid the positions are interpolated."""
         batch, height, width, _ = pixels.shape
         side, kernel = self.patch, self.kernel[...]
         rows, columns = height // side, width // side
@@ -59,7 +59,8 @@ def interpolate_positions(
 ) -> Float[Array, "new_places width"]:
     """Position embeddings of another grid, by bicubic interpolation as PyTorch does it.
 
-    The first `lead` belong to no place and stay (https://arxiv.org/abs/2010.11929, section 3.2).
+    The first `lead` belong to no cell and do not change (https://arxiv.org/abs/2010.11929, section
+    3.2).
     """
     if grid == new:
         return positions

@@ -1,11 +1,11 @@
-"""Every family there is, and how a config becomes a model and back."""
+"""All families, and the way from a config to a model and back."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from flax import nnx
 
-# Importing a family is what makes its name known.
+# Importing a family's file adds it to `FAMILIES`.
 from captax.models import (  # noqa: F401
     bert,
     blip,
@@ -25,18 +25,21 @@ __all__ = ["FAMILIES", "ConfigError", "build", "describe", "model_config", "read
 
 
 def build(config: Mapping[str, Any], *, rngs: nnx.Rngs | None = None) -> nnx.Module:
-    """A new model as `config` describes it; without `rngs`, shapes alone, for a checkpoint."""
+    """A new model from `config`; without `rngs` it has only shapes, and a checkpoint fills it."""
     return read_config(config).build(rngs=rngs)
 
 
 def model_config(model: nnx.Module) -> ModelConfig:
-    """The config by which the model can be saved and built again."""
+    """The config with which the model can be saved and built again."""
     config = getattr(model, "config", None)
     if not isinstance(config, ModelConfig):
-        raise ConfigError(f"{type(model).__name__} is in no family that can be saved")
+        raise ConfigError(
+            f"{type(model).__name__} has no `config` of a family and cannot be saved; give a model "
+            "of one of captax's families"
+        )
     return config
 
 
 def describe(model: nnx.Module) -> dict[str, Any]:
-    """The config from which `build` makes this model's like."""
+    """The config from which `build` makes another model with the same shape."""
     return model_config(model).write()

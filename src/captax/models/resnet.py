@@ -1,8 +1,8 @@
 """The residual network, as the encoder of a captioner or as a classifier.
 
 He et al., *Deep Residual Learning for Image Recognition* (https://arxiv.org/abs/1512.03385), in the
-form that halves the picture in a bottleneck's middle convolution, computing what transformers'
-`ResNetModel` and `ResNetForImageClassification` compute.
+form that halves the picture in a bottleneck's middle convolution. The network computes what
+transformers' `ResNetModel` and `ResNetForImageClassification` compute.
 
 Legend: `B` batch, `H` `W` height and width, `C` channels.
 """
@@ -30,16 +30,16 @@ from captax.models.layout import Layout, batch_norm, conv2d, linear, table
 from captax.models.modules import Linear, parameter
 from captax.models.observing import record
 
-EPSILON = 1e-5  # of every batch norm
+EPSILON = 1e-5  # every batch norm has it
 REDUCTION = 4  # a bottleneck's inner convolutions have a quarter of its channels
 
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig(ModelConfig):
-    """Shape of the network, by the names and with the defaults of transformers.
+    """Shape of the network, with the names and defaults of transformers.
 
-    With `labels` it is a classifier. Nothing in it depends on `image_size`, which is that of the
-    pictures it is given by default.
+    With `labels` it is a classifier. The network itself takes pictures of any size; `image_size` is
+    the size that they have by default.
     """
 
     model_type: ClassVar[str] = "resnet"
@@ -65,9 +65,11 @@ class ResNetConfig(ModelConfig):
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "ResNetConfig":
         described = super().read(config, tensors)
         if described.layer_type not in ("basic", "bottleneck"):
-            raise ConfigError(f"resnet: layer_type={described.layer_type!r} is not supported")
+            raise ConfigError(
+                f"resnet: layer_type={described.layer_type!r} must be basic or bottleneck"
+            )
         if len(described.hidden_sizes) != len(described.depths):
-            raise ConfigError("resnet: hidden_sizes and depths must be of one length")
+            raise ConfigError("resnet: hidden_sizes and depths must have the same length")
         if described.layer_type == "bottleneck" and min(described.hidden_sizes, default=4) < 4:
             raise ConfigError("resnet: hidden_sizes of bottlenecks must be 4 or more")
         if tensors:
@@ -83,7 +85,7 @@ class ResNetConfig(ModelConfig):
         return config | (write_labels(self.labels) if self.labels else {})
 
     def layout(self) -> Layout:
-        # Classifiers hold the bare model under its family's name.
+        # A classifier's checkpoint puts the bare model under the name of its family.
         prefix = "resnet." if self.labels else ""
 
         def spell(name: str) -> str | None:
@@ -98,10 +100,10 @@ class ResNetConfig(ModelConfig):
 
 
 class BatchNorm(nnx.Module):
-    """Zero mean and unit variance of every channel over all places, then scale and bias.
+    """Zero mean and unit variance of every channel over all positions, then scale and bias.
 
-    Mean and variance are those that were kept when the network was trained, and training here
-    leaves them alone. `of_batch`, which may be set as `Dropout.key` may, has it normalise by those
+    Mean and variance are kept from the network's first training, and training here does not change
+    them. If `of_batch` is set, which may be done at any time, the norm uses the mean and variance
     of the batch instead, as PyTorch does in training mode.
     """
 
@@ -142,7 +144,7 @@ class Convolution(nnx.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C2"]:
         kernel, stride = self.kernel[...], self.stride
         if kernel.shape[0] == 1:
-            # A matrix product, which XLA:CPU does not see in a convolution.
+            # A 1 x 1 convolution is a matrix product, but XLA:CPU does not recognise it as one.
             for axis in (1, 2):
                 x = jax.lax.slice_in_dim(x, 0, None, stride, axis)
             return self.norm(project(x, kernel[0, 0].T))
@@ -159,7 +161,7 @@ class Convolution(nnx.Module):
 
 
 class Embedder(nnx.Module):
-    """The first convolution and the largest of each 3 x 3 places: a quarter of the picture."""
+    """The first convolution and a 3 x 3 max pooling, each of which halves height and width."""
 
     def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs | None):
         self.convolution = Convolution(3, config.embedding_size, 7, 2, rngs=rngs)
@@ -170,9 +172,9 @@ class Embedder(nnx.Module):
         return record("hidden_states", _halve(_halve(x, axis=1), axis=2))
 
 
-# Not a window of XLA's, whose gradient takes a CPU ten times as long.
+# Not XLA's reduction over windows, because its gradient takes a CPU ten times as long.
 def _halve(x: Float[Array, "B H W C"], axis: int) -> Float[Array, "B H2 W2 C"]:
-    """The largest of every three places around every second one, along one axis."""
+    """Max pooling along one axis, with a window of 3 and a stride of 2."""
     span = 2 * ((x.shape[axis] + 1) // 2) - 1
     edges = [(int(i == axis), int(i == axis), 0) for i in range(4)]
     padded = jax.lax.pad(x, jnp.array(-jnp.inf, x.dtype), edges)
@@ -183,7 +185,10 @@ def _halve(x: Float[Array, "B H W C"], axis: int) -> Float[Array, "B H2 W2 C"]:
 
 
 class ResidualBlock(nnx.Module):
-    """A few convolutions, added to what went in; `ends_stage`: its output is a hidden state."""
+    """Two or three convolutions, whose output is added to the input of the block.
+
+    If the block `ends_stage`, the sum is recorded as a hidden state.
+    """
 
     def __init__(
         self,
@@ -219,13 +224,13 @@ class ResidualBlock(nnx.Module):
         y = x if self.shortcut is None else self.shortcut(x)
         *inner, last = self.layers
         for layer in inner:
-            x = jax.nn.relu(layer(x))  # whatever the config's activation, as in the reference
+            x = jax.nn.relu(layer(x))  # whatever the config says, as in the reference
         x = ACTIVATIONS[self.activation](last(x) + y)
         return record("hidden_states", x) if self.ends_stage else x
 
 
 class ResNet(VisionEncoder):
-    """Picture in, a grid of visual tokens out; with labels, also a classifier."""
+    """Turns a picture into a grid of visual tokens; with labels it also classifies."""
 
     def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs | None):
         self.config = config
@@ -255,11 +260,11 @@ class ResNet(VisionEncoder):
         return self.config.hidden_sizes[-1]
 
     def parts(self) -> list[nnx.Module]:
-        """Embedder, blocks."""
+        """The embedder and the blocks."""
         return [self.embedder, *(block for stage in self.stages for block in stage)]
 
     def features(self, x: Float[Array, "B H W C"], image_size: tuple[int, int]) -> Features:
-        """The grid, row by row."""
+        """The cells of the grid as tokens, in row order."""
         batch, rows, columns, width = x.shape
         return Features(tokens=x.reshape(batch, rows * columns, width), grid=(rows, columns))
 
@@ -269,7 +274,7 @@ class ResNet(VisionEncoder):
 
 
 class LabelHead(Linear):
-    """A linear layer whose values begin as PyTorch's do: uniform within `width_in ** -0.5`."""
+    """A linear layer with PyTorch's initial values: uniform within `width_in ** -0.5` of 0."""
 
     def __init__(self, width_in: int, width_out: int, *, rngs: nnx.Rngs | None):
         super().__init__(width_in, width_out, rngs=None)
@@ -281,9 +286,9 @@ class LabelHead(Linear):
 
 
 def canonical(name: str) -> str:
-    """The name that transformers' bare model gives a tensor, or its classifier the head.
+    """The name of a tensor in transformers' bare model, or of a head's tensor in its classifier.
 
-    Of the names that transformers and torchvision (and timm's `resnet50` and siblings) use.
+    `name` is the name in a checkpoint of transformers, torchvision or timm (`resnet50` and others).
     """
     name = name.removeprefix("resnet.")
     for theirs, ours in TORCHVISION:
@@ -293,7 +298,7 @@ def canonical(name: str) -> str:
     return name
 
 
-# Torchvision counts from 1, but for the blocks of a stage (the second of the numbers).
+# Torchvision counts from 1, except for the blocks of a stage (the second number), from 0.
 TORCHVISION = (
     (r"conv1\.", "embedder.embedder.convolution."),
     (r"bn1\.", "embedder.embedder.normalization."),

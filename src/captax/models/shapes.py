@@ -1,4 +1,4 @@
-"""Config fields that families share, by transformers' names, and the layers they describe."""
+"""Config fields that families share, with transformers' names, and the layers they describe."""
 
 import dataclasses
 from typing import ClassVar
@@ -22,7 +22,7 @@ class StackConfig(ModelConfig):
     initializer_range: float = 0.02
 
     def layer(self) -> LayerConfig:
-        """What one of its layers is made of."""
+        """The shape of its layers."""
         return LayerConfig(
             self.hidden_size,
             self.num_attention_heads,
@@ -36,7 +36,7 @@ class StackConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TowerConfig(StackConfig):
-    """A stack whose only dropout is that of attention, as CLIP's towers are."""
+    """A stack that has dropout only in attention, as CLIP's towers do."""
 
     layer_norm_eps: float = 1e-5
     attention_dropout: float = 0.0
@@ -47,7 +47,7 @@ class TowerConfig(StackConfig):
 
 @dataclasses.dataclass(frozen=True)
 class DroppingConfig(StackConfig):
-    """A stack with BERT's two dropouts: of what each block adds, and of attention."""
+    """A stack with BERT's two dropouts: on the output of each block, and in attention."""
 
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
@@ -62,7 +62,7 @@ class DroppingConfig(StackConfig):
 
 @dataclasses.dataclass(frozen=True)
 class BertLikeConfig(DroppingConfig):
-    """A stack over words and positions whose layers normalise as BERT's do."""
+    """A stack over word and position embeddings, whose layers are post-norm as in BERT."""
 
     pre_norm: ClassVar[bool] = False
 

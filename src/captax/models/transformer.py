@@ -1,7 +1,7 @@
 """A transformer decoder that writes captions from a grid of visual tokens.
 
-Pre-norm (https://arxiv.org/abs/2002.04745): self-attention, cross-attention to the picture and an
-MLP in every layer; the token embedding is also the output layer.
+It is pre-norm (https://arxiv.org/abs/2002.04745). Every layer has self-attention, cross-attention
+to the picture and an MLP. The token embedding is also the output layer.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from captax.models.observing import record
 
 @dataclasses.dataclass(frozen=True)
 class TransformerDecoderConfig(ModelConfig):
-    """Shape of the decoder; `grid` and `features_width` are those of the encoder it reads."""
+    """Shape of the decoder; `grid` and `features_width` describe the encoder that it reads."""
 
     model_type: ClassVar[str] = "captax-transformer"
     strict: ClassVar[bool] = True
@@ -37,7 +37,7 @@ class TransformerDecoderConfig(ModelConfig):
     grid: tuple[int, int] = (9, 9)
 
     def layer(self) -> LayerConfig:
-        """Its layers, which read the picture at the decoder's own width."""
+        """The shape of its layers, which read the picture at the decoder's own width."""
         return LayerConfig(
             self.width,
             self.heads,
@@ -51,9 +51,9 @@ class TransformerDecoderConfig(ModelConfig):
 
 
 class Bridge(nnx.Module):
-    """Bring visual tokens to the decoder's width and tell it where each lies.
+    """Projects visual tokens to the decoder's width and adds an embedding of their positions.
 
-    A place has the sum of a learned row and a learned column embedding.
+    The embedding of a position is the sum of a learned row and a learned column embedding.
     """
 
     def __init__(self, config: TransformerDecoderConfig, *, rngs: nnx.Rngs | None):
@@ -87,7 +87,7 @@ class TransformerDecoder(WordDecoder):
 
     @property
     def context_width(self) -> None:
-        return None  # the bridge brings features to its width
+        return None  # the bridge projects the encoder's tokens
 
     def memory(self, features: Features) -> Float[Array, "batch patches width"]:
         return self.bridge(features)

@@ -1,8 +1,8 @@
 """The vision transformer, as the encoder of a captioner or as a classifier.
 
-Dosovitskiy et al., *An Image is Worth 16x16 Words* (https://arxiv.org/abs/2010.11929), computing
-what transformers' `ViTModel` and `ViTForImageClassification` compute; and DeiT
-(https://arxiv.org/abs/2012.12877), which is the same with a second token before the patches.
+Dosovitskiy et al., *An Image is Worth 16x16 Words* (https://arxiv.org/abs/2010.11929). The model
+computes what transformers' `ViTModel` and `ViTForImageClassification` compute. DeiT
+(https://arxiv.org/abs/2012.12877) is the same with a second token before the patches.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ from captax.models.shapes import DroppingConfig, PatchConfig
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig(DroppingConfig, PatchConfig):
-    """Shape of the model, by the names and with the defaults of transformers.
+    """Shape of the model, with the names and defaults of transformers.
 
-    With `labels` it is a classifier. `pooler`: it has the layer that transformers' bare models put
-    on the CLS token, which nothing here reads.
+    With `labels` it is a classifier. With `pooler` it has the layer that transformers' bare models
+    put on the CLS token; captax keeps its weights but never uses its output.
     """
 
     model_type: ClassVar[str] = "vit"
@@ -42,7 +42,7 @@ class ViTConfig(DroppingConfig, PatchConfig):
     labels: tuple[str, ...] = ()
 
     def as_encoder(self) -> "ViTConfig":
-        # Nothing reads the pooler, but transformers' encoders have one and miss it.
+        # captax does not use the pooler, but transformers reports it as missing from an encoder.
         return dataclasses.replace(self, labels=(), pooler=True)
 
     def as_classifier(self, labels: tuple[str, ...]) -> "ViTConfig":
@@ -69,13 +69,13 @@ class ViTConfig(DroppingConfig, PatchConfig):
         return config | (write_labels(self.labels) if self.labels else {})
 
     def layout(self) -> Layout:
-        # Classifiers hold the bare model under the name that transformers has for it.
+        # A classifier's checkpoint puts the bare model under the name of its family.
         prefix = f"{self.base_model_prefix}." if self.labels else ""
 
         def canonical(name: str) -> str | None:
             if "classifier." in name:
                 return name
-            # A mask token is what pretraining put in the place of hidden patches.
+            # Pretraining put the mask token in the place of hidden patches; it is not needed later.
             name = name.removeprefix("vit.").removeprefix("deit.")
             return None if name == "embeddings.mask_token" else prefix + name
 
@@ -88,7 +88,7 @@ class ViTConfig(DroppingConfig, PatchConfig):
 
 @dataclasses.dataclass(frozen=True)
 class DeiTConfig(ViTConfig):
-    """A ViT with a second token before the patches, taught by another network."""
+    """A ViT with a second token before the patches, trained on another network's predictions."""
 
     model_type: ClassVar[str] = "deit"
     class_name: ClassVar[str] = "DeiT"
@@ -97,7 +97,7 @@ class DeiTConfig(ViTConfig):
 
 
 class ViT(PatchEncoder):
-    """Picture in, CLS and a grid of visual tokens out; with labels, also a classifier."""
+    """Turns a picture into CLS and a grid of visual tokens; with labels it also classifies."""
 
     config: ViTConfig
 

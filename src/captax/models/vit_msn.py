@@ -1,7 +1,7 @@
 """ViT-MSN, a vision transformer that learned from pictures with hidden patches.
 
 Assran et al., *Masked Siamese Networks for Label-Efficient Learning*
-(https://arxiv.org/abs/2204.07141), computing what transformers' `ViTMSNModel` computes.
+(https://arxiv.org/abs/2204.07141). The model computes what transformers' `ViTMSNModel` computes.
 """
 
 import dataclasses

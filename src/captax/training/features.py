@@ -3,7 +3,7 @@
 Whatever an encoder does before its first trainable part is the same in every epoch, so it is
 computed for a fixed number of augmented views of each picture and memory-mapped. A cache lies in a
 folder named after everything its content depends on: weights, cut, preprocessing, augmentation and
-pictures. A change in any of them is another folder, so a stale cache is never used.
+pictures. A change in any of them leads to another folder, so a stale cache is never used.
 """
 
 import dataclasses
@@ -71,9 +71,9 @@ def cache_features(
 ) -> FeatureCache:
     """Open the cache of `encoder.first_parts(pixels, depth)` over `examples`.
 
-    What is missing is computed, and work done is kept: when interrupted, or asked for more views,
-    the next call goes on from there. Raises `ImageError` for the first picture that cannot be read,
-    `FeatureCacheError` when the disk has no room.
+    Outputs that are missing are computed, and all are kept: after an interruption, or for more
+    views, the next call goes on from there. Raises `ImageError` for the first picture that cannot
+    be read, `FeatureCacheError` when the disk has no room.
     """
     graph, state = nnx.split(encoder)
 

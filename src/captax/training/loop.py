@@ -85,9 +85,9 @@ def _refuse_other(out: Path, recipe: Recipe) -> None:
 
 @dataclasses.dataclass
 class _Progress:
-    """How far a run is: steps in all, the stage, steps in it; the best score and when it was.
+    """How far a run is: its steps, its stage, the stage's steps, the best score and its age.
 
-    `best` is the score, higher for better, and minus the loss, which decides between equals.
+    `best` is the score (higher is better) and minus the loss, which decides between equal scores.
     """
 
     step: int = 0
@@ -98,11 +98,11 @@ class _Progress:
 
 
 class _Run:
-    """What a run holds between its stages."""
+    """A run: what lasts from stage to stage, and the stages themselves."""
 
     checkpoints: RunCheckpoints
     log: Log
-    weights: Parameters  # as they are now, frozen ones too
+    weights: Parameters  # the current values, frozen ones too
 
     def __init__(self, recipe: Recipe, out: Path):
         self.recipe, self.out = recipe, out
@@ -132,7 +132,7 @@ class _Run:
         self.key = jax.random.key(recipe.seed)
 
     def _trained(self, index: int, stage: Stage) -> set[str]:
-        """Names of what a stage trains; with LoRA its matrices, unless the recipe says more."""
+        """Names of what a stage trains; with LoRA its matrices, unless the recipe names others."""
         everything = LORA_PATTERN if self.recipe.model.lora else ".*"
         patterns = stage.trainable or (everything,)
         names = {name for name in self.parameters if matches(patterns, name)}
@@ -150,7 +150,7 @@ class _Run:
         return names
 
     def model(self, tensors: Parameters) -> nnx.Module:
-        """The model with a run's parameters, as it is computed."""
+        """The model with these parameters, in the precision of the recipe."""
         return self.rebuild(narrowed(self.merge(tensors), self.recipe.optimizer))
 
     def resume(self, init_from: Path | None) -> None:
@@ -184,7 +184,7 @@ class _Run:
         optimizer, schedule = make_optimizer(stage, options, total)
         names = self.trained[index]
         state = begin_stage({n: self.parameters[n] for n in names}, optimizer, options)
-        # What earlier stages trained is kept with the state; all else is as it was built.
+        # What earlier stages trained is saved with the state; everything else is as it was built.
         changed = sorted(set().union(*self.trained[:index]) - names)
         if progress.stage_step:
             like = {"changed": {n: self.parameters[n] for n in changed}, "state": state}
@@ -224,7 +224,7 @@ class _Run:
                 self.weights = {**frozen, **state.parameters}
                 progress.step += 1
                 progress.stage_step += 1
-                # The step before is waited for while this one runs.
+                # Wait for the step before while this one runs.
                 clock = self._note(pending, clock, bar)
                 rate = float(schedule(progress.stage_step - 1))
                 pending = (progress.step, stage, rate, output, chosen, batch)
@@ -252,7 +252,7 @@ class _Run:
         self._end_stage(index, state)
 
     def _end_stage(self, index: int, state: TrainState) -> None:
-        """The next stage goes on from what was evaluated."""
+        """End the stage; the next one begins with the weights that were evaluated."""
         self.parameters |= self.placement.whole(state.evaluated)
         progress = self.progress
         progress.stage, progress.stage_step, progress.evaluations_since = index + 1, 0, 0
@@ -277,7 +277,7 @@ class _Run:
         return made, critic
 
     def _note(self, pending: tuple[Any, ...] | None, clock: float, bar: tqdm) -> float:
-        """Log a step once it is done; stop the run if its loss is no number."""
+        """Log a step once it is done; stop the run if its loss is not finite."""
         if pending is None:
             return clock
         number, stage, rate, output, chosen, batch = pending
@@ -311,7 +311,7 @@ class _Run:
         chosen: np.ndarray,
         batch: Any,
     ) -> None:
-        """Say what is not a number, and where. The weights are still those of before the step."""
+        """Raise an error that tells what is not finite. The weights are from before the step."""
         weight = first_not_finite(self.weights)
         given = {f"{i}": x for i, x in enumerate(jax.tree.leaves(batch)) if x.dtype.kind == "f"}
         if weight is not None:
@@ -358,7 +358,7 @@ class _Run:
             pictures.cache(folder, encoder, depth, views=views, label=label)
 
     def _batches(self, index: int, stage: Stage) -> Iterator[tuple[np.ndarray, Any]]:
-        """Batches from where the stage stands to its end; they depend on nothing but the recipe."""
+        """The batches that are left in the stage; they depend only on the recipe."""
         recipe, size = self.recipe, self.recipe.optimizer.batch_size
         rows = self.placement.rows(size)
         before = sum(earlier.epochs for earlier in recipe.stages[:index])

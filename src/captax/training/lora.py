@@ -1,7 +1,7 @@
 """Low-rank adaptation: kernels stay as they are, and a product of two thin matrices is learned.
 
 Hu et al., *LoRA* (https://arxiv.org/abs/2106.09685). Parameters are named tensors throughout, so
-that this is arithmetic on them: no model knows of it, and any matrix can be adapted.
+this is arithmetic on them: models do not change, and any matrix can be adapted.
 """
 
 import re
@@ -14,7 +14,7 @@ from jaxtyping import Array
 from captax.training.recipe import Lora, RecipeError
 
 DOWN, UP = ".lora_down", ".lora_up"
-# What a stage that trains the low-rank matrices alone has as `trainable`.
+# The `trainable` pattern of a stage that trains only the low-rank matrices.
 LORA_PATTERN = r".*\.lora_(down|up)$"
 
 

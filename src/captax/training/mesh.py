@@ -62,7 +62,7 @@ class Placement:
         )
 
     def weights(self, tree: Tree) -> Tree:
-        """Arrays that all processes hold alike, each split along its longest even axis, if any."""
+        """Arrays that all processes hold, split along the longest axis that `fsdp` divides."""
         if self.count == 1:
             return tree
         return jax.tree.map(lambda x: jax.device_put(x, self._sharding(x)), tree)

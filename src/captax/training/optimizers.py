@@ -9,7 +9,7 @@ import optax
 from captax.training.recipe import Optimizer, Stage
 
 Parameters = dict[str, Any]
-# A schedule rests at this share of its highest rate.
+# The cosine schedule ends at this share of its highest rate.
 REST = 0.01
 
 
@@ -44,7 +44,7 @@ def make_optimizer(
 
     decay = optax.add_decayed_weights(options.weight_decay, mask=kernels)
     adam = optax.scale_by_adam(b1=options.beta1, b2=options.beta2)
-    # Where the decay stands tells Adam, which scales it, from AdamW, which does not.
+    # Adam and AdamW differ in the place of the decay: Adam scales it and AdamW does not.
     rules: dict[str, Callable[[], list[optax.GradientTransformation]]] = {
         "adamw": lambda: [adam, decay],
         "adam": lambda: [decay, adam],

@@ -1,4 +1,4 @@
-"""Self-critical training: captions are sampled, scored, and made likelier as far as they do well.
+"""Self-critical training: captions are sampled and scored, and better ones are made likelier.
 
 Rennie et al. (https://arxiv.org/abs/1612.00563); the leave-one-out baseline is Kool et al.'s
 (https://openreview.net/forum?id=r1lgTGL5DE).
@@ -22,8 +22,8 @@ from captax.training.recipe import RecipeError, SelfCritical
 from captax.training.step import Losses, Parameters
 from captax.training.writing import Batch, CaptionTask
 
-# Stands for eos among the words that CIDEr-D counts: captions that break off in the middle
-# ("a dog on a") would else be rewarded for what they leave out.
+# It stands for eos among the words that CIDEr-D counts. Without it, captions that break off in the
+# middle ("a dog on a") would be rewarded for what they leave out.
 END = "</s>"
 # A word may end a caption if at least this share of its places in training captions is an end.
 MAY_END = 0.002
@@ -45,14 +45,15 @@ class Critic:
     def __init__(
         self, task: CaptionTask, options: SelfCritical, model: Callable[[Parameters], Any]
     ):
-        """`model` makes a model of parameters. Raises `RecipeError` without two training pictures.
+        """`model` makes a model from parameters.
 
-        CIDEr-D's document frequencies are those of the training captions.
+        CIDEr-D takes document frequencies from the training captions. Raises `RecipeError` when
+        there are fewer than two training pictures.
         """
         if len(task.train) < 2:
             raise RecipeError(
                 "self_critical needs 2 training pictures or more, because CIDEr-D of a single one "
-                "is always 0"
+                "is always 0; add pictures to data.train"
             )
         self.task, self.options = task, options
         references = {e.id: [_words(caption) for caption in e.captions] for e in task.train}
@@ -140,8 +141,8 @@ class Critic:
     ) -> Float[np.ndarray, "batch samples"]:
         """CIDEr-D (up to 10) plus the recipe's share of BLEU-4, of each caption.
 
-        One that was cut off, or whose last word hardly ever ends one ("a man in a"), is worth
-        nothing: n-grams alone do not keep a captioner from learning to break off.
+        A caption that was cut off, or whose last word hardly ever ends one ("a man in a"), gets 0,
+        because with n-grams alone a captioner would learn to break off.
         """
         batch, count, _ = tokens.shape
         eos = self.task.eos

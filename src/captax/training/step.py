@@ -1,6 +1,6 @@
 """One training step: loss, gradients, update, moving average; jitted as one program.
 
-Parameters are named tensors; a step knows nothing of what a task's batches and losses are.
+Parameters are named tensors; a step does not depend on a task's batches and losses.
 """
 
 import re
@@ -22,10 +22,10 @@ Parameters = dict[str, Any]
 
 @struct.dataclass
 class TrainState:
-    """What a step changes: trainable parameters, the optimiser's memory and their average.
+    """What a step changes: trainable parameters, the optimiser's state, the moving average.
 
-    Without a moving average `average` is empty. `Any` is an array here: only tree functions put
-    something else in its place for a while.
+    Without a moving average `average` is empty. The leaves are arrays; the type is `Any` because
+    tree functions put other things in their place for a while.
     """
 
     step: Any
@@ -35,12 +35,12 @@ class TrainState:
 
     @property
     def evaluated(self) -> Parameters:
-        """The weights that are judged and kept."""
+        """The weights that are evaluated and saved."""
         return self.average or self.parameters
 
 
 class Losses(NamedTuple):
-    """Sums over a batch, so that the parts of one add up: mean loss is `total / weight`.
+    """Sums over a batch, so that the parts of a batch add up: the mean loss is `total / weight`.
 
     `measures` are summed too, and reported divided by `weight`.
     """
@@ -55,7 +55,7 @@ Step = Callable[[TrainState, Parameters, Any, Array], tuple[TrainState, dict[str
 
 
 def matches(patterns: Sequence[str], name: str) -> bool:
-    """Whether a parameter's name begins as one of the regular expressions says."""
+    """Whether one of the regular expressions matches the beginning of a parameter's name."""
     return any(re.match(pattern, name) for pattern in patterns)
 
 
@@ -67,8 +67,8 @@ def token_losses(
 ) -> Losses:
     """Cross-entropy of tokens with label smoothing (https://arxiv.org/abs/1512.00567).
 
-    Sums are over the places `counted`, so padding counts nothing. Measures: `nll`, the loss
-    without smoothing, and `accuracy`, how many tokens were the likeliest, alone or among equals.
+    Sums are over the places that are `counted`, so padding does not count. The measures are `nll`,
+    the loss without smoothing, and `accuracy`, how many targets had the highest logit, ties too.
     """
     weights = counted.astype(jnp.float32)
     logits = logits.astype(jnp.float32)
@@ -79,7 +79,7 @@ def token_losses(
     if smoothing:
         uniform = ((normalizer - logits.mean(-1)) * weights).sum()
         total = (1 - smoothing) * nll + smoothing * uniform
-    # The normalizer takes the maximum anyway; where it is needs another pass.
+    # The normalizer computes the maximum anyway; an argmax would need another pass.
     best = right >= logits.max(-1)
     return Losses(total, weights.sum(), {"nll": nll, "accuracy": (best * weights).sum()})
 
@@ -87,7 +87,7 @@ def token_losses(
 def begin_stage(
     parameters: Parameters, optimizer: optax.GradientTransformation, options: Optimizer
 ) -> TrainState:
-    """The state before the first step; copies, because a step takes its state's memory over."""
+    """The state before the first step. It holds copies, because a step reuses the memory."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         parameters=jax.tree.map(jnp.copy, parameters),
@@ -117,10 +117,10 @@ def make_step(
 ) -> Step:
     """The jitted step `(state, frozen parameters, batch, key) -> (state, measures)`.
 
-    `merge` makes the model's parameters of those that are trained and frozen, `rebuild` a model of
-    them. The state is donated; it stays as it was when the loss or a gradient is not finite, and
-    the measure `finite` is then 0, and `culprit` the place of the first such gradient among the
-    sorted names.
+    `merge` makes the model's parameters from trained and frozen ones, and `rebuild` makes a model
+    from them. The state is donated. When the loss or a gradient is not finite, the state keeps its
+    values, the measure `finite` is 0, and `culprit` is the place of the first such gradient among
+    the sorted names.
     """
     parts = options.accumulation
 
@@ -142,7 +142,7 @@ def make_step(
     def accumulated(parameters: Parameters, frozen: Parameters, batch: Any, key: Array) -> Any:
         if parts == 1:
             return gradients(parameters, frozen, batch, key)
-        # Every part takes rows from all over the batch, as a mesh of devices holds them.
+        # Every part takes rows from the whole batch, so that each device of a mesh holds some.
         leaves, structure = jax.tree.flatten(batch)
         split = [x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for x in leaves]
 
@@ -167,7 +167,7 @@ def make_step(
         parameters = optax.apply_updates(state.parameters, updates)
         average = state.average
         if options.ema_decay is not None:
-            # A young average forgets faster, or it would remember the start for a thousand steps.
+            # A young average forgets faster; otherwise the start would count for a thousand steps.
             decay = jnp.minimum(options.ema_decay, (1 + state.step) / (10 + state.step))
             average = optax.incremental_update(parameters, average, 1 - decay)
         squares = jnp.stack([jnp.vdot(x, x) for x in jax.tree.leaves(gradient)])
