@@ -51,7 +51,7 @@ def test_its_captioner_is_assembled_and_captions(
         "facebook/vit-msn-base": checkpoint("vit-msn"),
         "gpt2": checkpoint("gpt2"),
         "vit-msn-gpt2": tmp_path / "vit-msn-gpt2",
-        "photo.jpg": next(examples.glob("*.jpg")),
+        "examples/cat.jpg": examples / "cat.jpg",
     }
     assert len(commands("captax")) == 2
     for arguments in commands("captax"):

@@ -12,7 +12,8 @@ from golden.case import Case, Inputs, Outputs
 def make_reference(case: Case, *, full: bool, seed: int = 0) -> Any:
     """The reference in evaluation mode, with weights under which every tensor matters.
 
-    As transformers makes them, biases are 0 and scales 1: to exchange two would go unseen.
+    As transformers makes them, biases are 0 and scales 1, and so are some positions: to exchange
+    two, or to forget one, would go unseen.
     """
     torch.manual_seed(seed)
     model = case.reference(full).eval()
@@ -22,11 +23,15 @@ def make_reference(case: Case, *, full: bool, seed: int = 0) -> Any:
         for name, value in model.state_dict().items():
             if name.endswith("running_var"):
                 value.uniform_(0.5, 2)
-            elif value.dtype.is_floating_point and value.ndim <= 1:
+            elif value.dtype.is_floating_point and (value.ndim <= 1 or _constant(value)):
                 value.add_(0.1 * torch.randn_like(value))
             elif value.dtype.is_floating_point and not full:
                 value.mul_(5)  # the initial ones of a narrow model are next to nothing
     return model
+
+
+def _constant(value: Any) -> bool:
+    return bool((value == value.flatten()[:1]).all())
 
 
 def ask(case: Case, model: Any, inputs: Inputs) -> Any:
