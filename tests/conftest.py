@@ -16,7 +16,11 @@ from typing import TYPE_CHECKING, Any
 import jaxtyping
 import numpy as np
 import pytest
+from hypothesis import settings
 
+# No test is judged by its time.
+settings.register_profile("captax", deadline=None)
+settings.load_profile("captax")
 jaxtyping.install_import_hook("captax", "beartype.beartype")
 # Most of what these tests would wait for is XLA optimising programs that run once. XLA aborts on a
 # flag that it does not know, so these are given only to the versions that are known to have them;

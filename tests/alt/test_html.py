@@ -176,7 +176,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
 @example("<svg><img src=a.png><script><img src=a.png></script>")
 def test_an_html_parser_sees_the_same_document_but_for_alt(text: str) -> None:
@@ -190,7 +190,7 @@ def test_an_html_parser_sees_the_same_document_but_for_alt(text: str) -> None:
 TEMPLATES = ["{{ x }}", "{{", "}}", "{%", "%}", "{#", "#}", "<?php", "?>", "<%", "%>", "${x}"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(PIECES + TEMPLATES), max_size=14).map("".join))
 def test_templates_survive(text: str) -> None:
     uses = find_html(text)

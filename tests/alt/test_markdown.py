@@ -117,7 +117,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
 def test_a_renderer_sees_the_same_document_but_for_alt(text: str) -> None:
     assume(not text.startswith("---"))  # front matter here, a line and a heading to CommonMark

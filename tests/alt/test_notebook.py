@@ -70,7 +70,7 @@ PIECES = [
 SOURCES = st.lists(st.sampled_from(PIECES), max_size=8)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(SOURCES | SOURCES.map("".join), max_size=3),
     st.booleans(),

@@ -66,7 +66,7 @@ def test_programs_make_the_same_edits(
 LINES = st.lists(st.sampled_from([b"@", b"a", b"", b" @b@", b"- ", b"\xff", b"\x0c", b"--- a"]))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(LINES, st.sampled_from([b"\n", b"\r\n"]), st.booleans())
 def test_any_lines_can_be_patched(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], ending: bytes, last: bool

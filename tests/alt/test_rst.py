@@ -81,7 +81,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
 def test_nothing_but_lines_of_alt_is_added(text: str) -> None:
     uses = find_rst(text)

@@ -44,7 +44,7 @@ def test_long_captions_end_at_a_word() -> None:
 WORDS = ["a", "photo", "of", "Image", "PICTURES", "picture", "é", "dog", ".", "-", "image-map", '"']
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(WORDS), max_size=60).map(" ".join) | st.text())
 def test_no_linter_objects(caption: str) -> None:
     alt = alt_text(caption)

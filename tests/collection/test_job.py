@@ -195,7 +195,7 @@ JOBS = st.builds(
     job=Job(("a.jpg", "b.jpg"), (0,), "sidecar", OnExists.append, 1, 1, None, None),
     deaths=[3, 1, 1],
 )
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, suppress_health_check=list(HealthCheck))
 def test_dying_anywhere_changes_nothing(engine: Any, job: Job, deaths: list[int]) -> None:
     with apart(job) as folder:
         undisturbed = engine(job.batch_size, job.captions)

@@ -69,7 +69,7 @@ def test_an_empty_hypothesis_scores_0(reference: str) -> None:
 captions = st.lists(st.sampled_from("abc"), max_size=12).map(" ".join)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(captions, captions, captions), min_size=1, max_size=5))
 def test_matches_are_those_found_by_looking(images: list[tuple[str, str, str]]) -> None:
     def ngrams(text: str, order: int) -> list[tuple[str, ...]]:

@@ -138,7 +138,7 @@ def test_both_kinds_are_what_their_definition_gives(seed: int) -> None:
         assert [image[name] for image in found] == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from(["a", "dog", "runs", "zebra"]), max_size=10))
 def test_no_caption_is_better_than_its_only_reference(words: list[str]) -> None:
     scorer = CiderD(tokens(x=["a dog runs fast"], y=["a cat"], z=["the sea"]))

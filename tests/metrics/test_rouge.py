@@ -18,7 +18,7 @@ def by_dynamic_programming(first: list[str], second: list[str]) -> int:
     return row[-1]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(captions, captions)
 def test_longest_common_subsequence(first: list[str], second: list[str]) -> None:
     assert longest_common_subsequence(first, second) == by_dynamic_programming(first, second)

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import flickr8k_captions
@@ -92,7 +92,6 @@ def test_swapping_the_texts_swaps_precision_and_recall(first: str, second: str) 
 
 
 @pytest.mark.parity
-@settings(deadline=None)
 @given(st.text(alphabet="abdegilnostuyz", max_size=14))
 def test_stems_equal_nltks(word: str) -> None:
     porter = pytest.importorskip("nltk.stem.porter")

@@ -66,7 +66,7 @@ caption = texts.map(" ".join)
 corpora = st.lists(st.tuples(caption, st.lists(caption, min_size=1, max_size=3)), min_size=1)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(corpora, st.randoms(use_true_random=False))
 def test_of_any_captions(images: list[tuple[str, list[str]]], rng: random.Random) -> None:
     ids = {str(number): image for number, image in enumerate(images)}

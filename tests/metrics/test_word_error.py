@@ -27,13 +27,13 @@ def by_dynamic_programming(first: list[str], second: list[str]) -> int:
     return row[-1]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(sequences, sequences)
 def test_edit_distance(first: list[str], second: list[str]) -> None:
     assert edit_distance(first, second) == by_dynamic_programming(first, second)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(sequences, sequences, sequences)
 def test_edit_distance_is_a_distance(a: list[str], b: list[str], c: list[str]) -> None:
     assert edit_distance(a, a) == 0

@@ -24,7 +24,6 @@ pytestmark = [
 KEY = "s3cret"
 BOUNDED = hypothesis.settings(
     max_examples=100,
-    deadline=None,
     derandomize=True,
     suppress_health_check=list(hypothesis.HealthCheck),
 )
