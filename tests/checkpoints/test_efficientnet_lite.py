@@ -101,7 +101,9 @@ def test_a_file_of_another_network_is_refused(
         return torch_file(content)
 
     path = as_file(reference_tensors(CONFIG))
-    with pytest.raises(CheckpointError, match=r"weights\.pth: not EfficientNet-Lite0: no tensor"):
+    with pytest.raises(
+        CheckpointError, match=r"weights\.pth: not EfficientNet-Lite0: it has no tensor"
+    ):
         load_efficientnet_lite(0, path)
     # Lite0 has every tensor that a network with more blocks has, but not their shapes.
     deeper = EfficientNetLiteConfig(0.25, 1.0, 40)

@@ -92,7 +92,9 @@ def test_a_revision_is_a_branch_or_a_commit(hub: FakeHub) -> None:
 def test_the_token_is_sent(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"config.json": b"{}", "model.safetensors": WEIGHTS}
     hub.repositories["org/secret"] = Repository({"main": files}, token="hf_mine")
-    with pytest.raises(HubError, match=r"no such repository at .*/org/secret; if private, give a"):
+    with pytest.raises(
+        HubError, match=r"no such repository at .*/org/secret; if it is private, give a"
+    ):
         fetch("org/secret")
     fetch("org/secret", token="hf_mine")
     assert {token for *_, token in hub.requests[1:]} == {"hf_mine"}
@@ -130,7 +132,7 @@ def test_without_a_network_the_cached_copy_is_used(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert fetch("org/x") == folder
     for name, revision in (("org/y", None), ("org/x", "v1")):
-        with pytest.raises(HubError, match=r"not looking on the hub, .* no copy of it is"):
+        with pytest.raises(HubError, match=r"the hub is switched off, and no copy of it is"):
             fetch(name, revision=revision)
     assert not hub.requests
     monkeypatch.delenv("HF_HUB_OFFLINE")
@@ -139,7 +141,7 @@ def test_without_a_network_the_cached_copy_is_used(
     with pytest.raises(HubError, match=r"cannot be reached, and no copy of it is cached") as caught:
         fetch("org/y")
     assert "\n" not in str(caught.value)
-    (folder / "model.safetensors").unlink()  # as a download that broke off leaves it
+    (folder / "model.safetensors").unlink()  # as a download that failed leaves it
     with pytest.raises(HubError, match="no copy of it is cached"):
         fetch("org/x")
 
@@ -149,7 +151,9 @@ def test_a_repository_without_weights_says_so(hub: FakeHub) -> None:
     with pytest.raises(HubError, match=r"org/none: has no weights .*pytorch_model.bin.*json\)$"):
         fetch("org/none")
     hub.repositories["org/tf"] = Repository({"main": {**SMALL, **UNREAD}})
-    with pytest.raises(HubError, match=r"only Flax and ONNX and TensorFlow, which is not supp"):
+    with pytest.raises(
+        HubError, match=r"it only has Flax and ONNX and TensorFlow weights, which are not supp"
+    ):
         fetch("org/tf")
     assert not hub.downloaded()
 
@@ -165,7 +169,9 @@ def test_a_directory_is_itself_and_other_paths_are_refused(
     with pytest.raises(HubError, match="file: is a file; give the directory"):
         fetch("file")
     for name in ("./x/y", "../x", "~/x", "a/b/c", "/no/where", "a\\b", tmp_path / "x", Path("a/b")):
-        with pytest.raises(HubError, match=r"no such directory$"):
+        with pytest.raises(
+            HubError, match=r"no such directory; give a directory or a name on the hub$"
+        ):
             fetch(name)
     for name in ("", "a b", "org/x--y", "none/", "x.git"):
         with pytest.raises(HubError, match="neither a directory nor a name on the hub"):
@@ -218,12 +224,12 @@ def test_what_cannot_be_pushed_is_said_in_one_line(
     refused(r"not let you write to it \(403\); give", folder, "org/x", token="hf_reader")
     refused("not a name for a repository; give org/name", folder, "a/b/c", token=hub.writer)
     (folder / "config.json").rename(folder / "other.json")
-    refused("not a checkpoint; one has config.json and model.safe", folder, "org/x")
+    refused("not a checkpoint; it needs config.json and model.safe", folder, "org/x")
     refused("not a checkpoint", tmp_path / "nowhere", "org/x")
     (folder / "other.json").rename(folder / "config.json")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     refused("while HF_HUB_OFFLINE is set", folder, "org/x", token=hub.writer)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     away(monkeypatch)
-    refused(r"upload broke off \(ConnectError", folder, "org/x", token=hub.writer)
+    refused(r"upload failed \(ConnectError", folder, "org/x", token=hub.writer)
     assert not hub.commits and issubclass(HubError, CheckpointError)

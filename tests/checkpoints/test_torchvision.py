@@ -137,12 +137,12 @@ def test_the_published_depths_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"conv1.weight": None}, "no ResNet by its tensors' names"),
+        ({"conv1.weight": None}, "not a ResNet: its tensors do not have a ResNet's names"),
         ({"layer2.0.conv2.weight": (3, 3, 3, 3)}, "does not fit"),
-        ({"fc.weight": ()}, "no ResNet"),
-        ({"conv1.weight": (0, 3, 7, 7)}, "no ResNet"),
-        ({"layer1.0.conv3.weight": (3, 2, 1, 1)}, "no ResNet"),
-        ({"layer4.0.conv1.weight": (3, 3, 3, 3)}, "no ResNet"),
+        ({"fc.weight": ()}, "not a ResNet"),
+        ({"conv1.weight": (0, 3, 7, 7)}, "not a ResNet"),
+        ({"layer1.0.conv3.weight": (3, 2, 1, 1)}, "not a ResNet"),
+        ({"layer4.0.conv1.weight": (3, 3, 3, 3)}, "not a ResNet"),
         ({"layer3.1.conv1.weight": (3, 3, 3, 3)}, "missing encoder.stages.2.layers.1"),
         ({"layer1.0.se.fc1.weight": (3, 3)}, "unexpected layer1.0.se.fc1.weight"),
     ],

@@ -144,11 +144,11 @@ def test_shards_are_one_set_of_weights(tmp_path: Path) -> None:
     refused(places | {"z": "m" * 300}, "names m+, which is missing")
     for shard in ("../x.safetensors", "/etc/passwd", "a/b", "..", "", ".x", "a\\b", "C:x", 3, None):
         (tmp_path.parent / "x.safetensors").write_bytes((tmp_path / names_of(places)).read_bytes())
-        refused({"b": shard}, "which is no file of the checkpoint|which is missing")
+        refused({"b": shard}, "which is not a file of the checkpoint|which is missing")
     for none in ({}, [], None, "x"):
-        refused(none, "has no weight_map")
+        refused(none, "has no weight_map of its tensors")
     path.write_text("[1]")
-    with pytest.raises(CheckpointError, match="has no weight_map"):
+    with pytest.raises(CheckpointError, match="has no weight_map of its tensors"):
         open_weights(tmp_path)
     path.write_text("{")
     with pytest.raises(CheckpointError, match="not JSON"):
@@ -205,9 +205,13 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
         ({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}, 4, "of w do not fit"),
         ({"w": {"dtype": "F32", "shape": [1]}}, 4, "of w do not fit"),
         ({"w": [1]}, 4, "of w do not fit"),
-        ({"w": entry(0, 1, [2], "F4")}, 1, "'w' has dtype 'F4', which is not supported"),
+        (
+            {"w": entry(0, 1, [2], "F4")},
+            1,
+            "'w' has dtype 'F4', which is not supported; convert it",
+        ),
         ({"a\nb": [1]}, 0, "of a b do not fit"),
-        (b'{"w": 1, "w": 2}', 0, "a name twice"),
+        (b'{"w": 1, "w": 2}', 0, "has a name twice"),
         (b'{"w": ' + b"[" * 100_000, 0, "not JSON"),
         (b'{"w": ' + b"9" * 10_000 + b"}", 0, "not JSON"),
         (b'{"\xff": 1}', 0, "not JSON"),

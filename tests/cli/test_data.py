@@ -91,11 +91,11 @@ def test_wrong_use(run: Run, dataset: Path, tmp_path: Path) -> None:
     assert result.code == 2
     assert result.err == "captax: nowhere: no such directory or file; give the path of a dataset\n"
     result = run("data", "check", dataset, "--split", "test")
-    assert result.code == 2 and "no test split; there is dev, train" in result.err
+    assert result.code == 2 and "no test split; choose dev or train" in result.err
     (tmp_path / "soup").mkdir()
     Image.new("RGB", (4, 3)).save(tmp_path / "soup/1.png")
     result = run("data", "check", tmp_path / "soup")
-    assert result.code == 2 and "no dataset that captax knows" in result.err
+    assert result.code == 2 and "not a dataset that captax knows" in result.err
 
 
 def test_help_imports_nothing_slow() -> None:

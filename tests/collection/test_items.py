@@ -82,7 +82,7 @@ def test_patterns_files_and_folders_mean_each_picture_once(pictures: Callable[..
         ("text.zip", "is not a complete zip file"),
         ("empty.zip", "holds no pictures"),
         ("{a,b}.tar", "does not exist"),
-        ("numbers.csv", "no column file_name, image, "),
+        ("numbers.csv", "no column is named file_name, image, "),
         ("text.parquet", "cannot be read as parquet"),
         ("nothing://x", "nothing://x: Protocol not known"),
     ],
@@ -148,7 +148,7 @@ def test_a_damaged_tar_gives_what_is_before_and_says_so(tmp_path: Path) -> None:
     assert middle[2:] == ["error: damaged at byte 2048; fetch it again"]
     *good, cut, end = contents(tmp_path / "short.tar").values()
     assert good == [PIXEL + b"%d.jpg" % n for n in range(3)]
-    assert "ends within a picture" in str(cut) and "no whole tar file" in str(end)
+    assert "ends within a picture" in str(cut) and "not a complete tar file" in str(end)
 
 
 def test_braces_name_shards(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_a_picture_is_compared_upright(tmp_path: Path) -> None:
 
 
 def test_refuses_what_is_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no dataset that captax knows"):
+    with pytest.raises(DataError, match="not a dataset that captax knows"):
         check(tmp_path)
     with pytest.raises(DataError, match="nowhere: no such directory"):
         check("nowhere")

@@ -60,8 +60,11 @@ def test_sidecar_pictures_cannot_be_elsewhere(layout: Layout) -> None:
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("", "line 1: there is no column file_name, image, .*; there is nothing"),
-        ("file_name,label\n", "there is no column text, caption, .*; there is file_name, label"),
+        ("", r"line 1: no column is named file_name, image, .*; rename one .* \(it has none\)"),
+        (
+            "file_name,label\n",
+            r"no column is named text, caption, .*; rename one .* \(file_name, label\)",
+        ),
         ("image,caption\na.jpg,A dog\na.jpg,A cat, asleep\n", "line 3: .* has 3 fields .* has 2"),
         ('image,caption\na.jpg,"one\ntwo"\na.jpg\n', "line 4: this row has 1 fields"),
         ('image,caption\na.jpg,A dog\na.jpg,"A cat\na.jpg,x\n', "line 3: .*check its quotes"),
@@ -84,10 +87,13 @@ def test_refuses_malformed_csv(layout: Layout, content: str, fault: str) -> None
     [
         ("{", "not JSON"),
         ("[]", "expected an object, got list"),
-        ('{"text": "A dog"}', "no column file_name, image, .*; there is text"),
-        ('{"file_name": "a.jpg"}', "no column text, caption, .*; there is file_name"),
-        ('{"file_name": "a.jpg", "text": 3}', "must be strings"),
-        ('{"file_name": "a.jpg", "text": []}', "must be strings"),
+        ('{"text": "A dog"}', r"no column is named file_name, image, .*; rename one .* \(text\)"),
+        (
+            '{"file_name": "a.jpg"}',
+            r"no column is named text, caption, .*; rename one .* \(file_name\)",
+        ),
+        ('{"file_name": "a.jpg", "text": 3}', "it needs one or more captions, as strings"),
+        ('{"file_name": "a.jpg", "text": []}', "it needs one or more captions, as strings"),
         ('{"file_name": "a.jpg", "text": ["A dog", ""]}', "a.jpg has an empty caption"),
     ],
 )
@@ -145,7 +151,7 @@ def test_folders_named_for_splits_are_the_splits(layout: Layout, captions: dict[
         ("validation/a.jpg", ("A bird",), "made-up")
     ]
     assert captax.data.open(root) == train + dev
-    with pytest.raises(DataError, match="no test split; there is dev, train"):
+    with pytest.raises(DataError, match="no test split; choose dev or train"):
         captax.data.open(root, split="test")
 
 

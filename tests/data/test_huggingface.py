@@ -57,7 +57,7 @@ def test_what_save_to_disk_wrote(rows: Callable[..., Any], library: Any, tmp_pat
     [dev] = captax.data.open(tmp_path / "walls", split="val")
     assert (dev.id, dev.source, colors([dev])) == ("validation/0", "walls", [(0, 0, 255)])
     assert len(captax.data.open(tmp_path / "walls")) == 3
-    with pytest.raises(DataError, match="no test split; there is dev, train"):
+    with pytest.raises(DataError, match="no test split; choose dev or train"):
         captax.data.open(tmp_path / "walls", split="test")
 
 
@@ -126,10 +126,10 @@ def test_pictures_are_read_when_asked_for(
 @pytest.mark.parametrize(
     ("column", "value", "fault"),
     [
-        ("label", "Red", "no column text, caption, .*; there is image, label"),
+        ("label", "Red", r"no column is named text, caption, .*; rename one .* \(image, label\)"),
         ("text", "", "row 0: 0 has an empty caption"),
-        ("text", None, "row 0: its captions must be strings"),
-        ("captions", [], "row 0: its captions must be strings, at least one"),
+        ("text", None, "row 0: it needs one or more captions, as strings"),
+        ("captions", [], "row 0: it needs one or more captions, as strings"),
     ],
 )
 def test_refuses_rows_without_captions(

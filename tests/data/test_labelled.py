@@ -32,7 +32,7 @@ def test_a_folder_for_each_class_in_folders_of_splits(layout: Layout) -> None:
     ]
     assert captax.data.open_labelled(root) == train + dev
     assert captax.data.class_names(root) == ("bread", "soup")
-    with pytest.raises(DataError, match="no test split; there is dev, train"):
+    with pytest.raises(DataError, match="no test split; choose dev or train"):
         captax.data.open_labelled(root, split="test")
 
 
@@ -119,7 +119,7 @@ def test_a_class_that_a_split_lacks(layout: Layout) -> None:
         ({**FOOD101, "meta/train.txt": "soup/1\nbread/4\n"}, "bread/4 is in the lists twice"),
         ({**FOOD101, "meta/train.txt": "soup/1\nbread\n"},
          r"train\.txt, entry 2: 'bread' does not have the form class/picture"),
-        ({**FOOD101, "meta/classes.txt": "soup\n"}, "bread is not in it and has pictures"),
+        ({**FOOD101, "meta/classes.txt": "soup\n"}, "bread has pictures but is not in the list"),
         ({**FOOD101, "meta/classes.txt": "soup\nbread\npie\n"}, "pie has no pictures"),
         ({**FOOD101, "meta/classes.txt": "soup\nbread\nsoup\n"}, "soup comes twice"),
         ({"images/a/1.jpg": "", "meta/train.json": "[1]"}, "expected an object of class"),

@@ -38,7 +38,9 @@ def test_columns_may_be_named(layout: Layout) -> None:
     assert captax.data.open_pairs(path) == [Pair("1", "Why?", "So.")]
     named = captax.data.open_pairs(path, source="hint", target="question")
     assert named == [Pair("1", "Because", "Why?")]
-    with pytest.raises(DataError, match=r"line 2: no column reply; there is question, answer"):
+    with pytest.raises(
+        DataError, match=r"line 2: no column is named reply; choose from question, answer"
+    ):
         captax.data.open_pairs(path, source="question", target="reply")
     with pytest.raises(DataError, match="give both source and target"):
         captax.data.open_pairs(path, source="question")
@@ -70,9 +72,9 @@ def test_splits(layout: Layout) -> None:
     root = layout({"train.jsonl": row * 2, "validation.jsonl": row, "one/pairs.jsonl": row * 60})
     assert [p.id for p in captax.data.open_pairs(root, split="train")] == ["train/1", "train/2"]
     assert [p.id for p in captax.data.open_pairs(root, split="dev")] == ["validation/1"]
-    with pytest.raises(DataError, match="no test split; there is dev, train"):
+    with pytest.raises(DataError, match="no test split; choose dev or train"):
         captax.data.open_pairs(root, split="test")
-    with pytest.raises(DataError, match="no dev split; there is train"):
+    with pytest.raises(DataError, match="no dev split; choose train"):
         captax.data.open_pairs(root / "train.jsonl", split="dev")
     train, dev = (captax.data.open_pairs(root / "one", split=split) for split in ("train", "dev"))
     assert dev and len(train) > len(dev) and len(train) + len(dev) == 60

@@ -21,9 +21,9 @@ def test_refuses_other_paths_and_splits(layout: Layout) -> None:
     root = layout({"a.jpg": "", "a.txt": "A dog"})
     with pytest.raises(DataError, match="nowhere: no such directory"):
         captax.data.open("nowhere")
-    with pytest.raises(DataError, match=r"a\.txt: a dataset's file is"):
+    with pytest.raises(DataError, match=r"a\.txt: not a dataset; give a"):
         captax.data.open(root / "a.txt")
-    with pytest.raises(DataError, match="no split 'training': choose train"):
+    with pytest.raises(DataError, match="no split 'training'; choose train"):
         captax.data.open(root, split="training")
 
 

@@ -188,7 +188,7 @@ def test_published_configs():
         ({"do_image_splitting": True}, "do_image_splitting=True"),
         ({"crop_pct": 0.875}, "crop_pct=0.875"),
         ({"crop_size": [224, 224]}, r"crop_size=\[224, 224\]"),
-        ({"resample": 9}, "resample=9 is no filter"),
+        ({"resample": 9}, "resample=9 is not a filter of Pillow"),
         ({"image_mean": 0.5}, "image_mean=0.5 must be three numbers"),
         ({"image_processor_type": "BeitImageProcessor", "image_std": None}, "image_std is missing"),
         ({"image_processor_type": None, "size": None}, "size is missing"),
@@ -205,8 +205,8 @@ def test_published_configs():
             {"image_processor_type": "ConvNextImageProcessor", "size": 9, "crop_pct": 5e-324},
             "crop_pct=5e-324 must be 0.01 to 1",
         ),
-        ({"resample": 2.0}, "resample=2.0 is no filter"),
-        ({"resample": [2]}, r"resample=\[2\] is no filter"),
+        ({"resample": 2.0}, "resample=2.0 is not a filter of Pillow"),
+        ({"resample": [2]}, r"resample=\[2\] is not a filter of Pillow"),
         ({"rescale_factor": {}}, r"rescale_factor=\{\} must be a number"),
         ({"rescale_factor": float("nan")}, "rescale_factor=nan must be a number"),
         ({"image_mean": [0.5, 0.5, 10**400]}, "image_mean=.* must be three numbers"),
@@ -257,12 +257,12 @@ def test_resnet_crops_a_part_and_stretches_what_is_large(size):
 
 
 def test_load_finds_the_file_that_has_it(tmp_path):
-    with pytest.raises(ImageError, match=r"preprocessor_config\.json: no such file, nor a proc"):
+    with pytest.raises(ImageError, match=r"preprocessor_config\.json: no such file, and no proc"):
         ImageProcessor.load(tmp_path)
     blip, git = ImageProcessor.from_config(BLIP), ImageProcessor.from_config(GIT)
     old, new = tmp_path / "preprocessor_config.json", tmp_path / "processor_config.json"
     new.write_text(json.dumps({"processor_class": "BlipProcessor"}))
-    with pytest.raises(ImageError, match=r"nor a processor_config\.json with an image_processor"):
+    with pytest.raises(ImageError, match=r"and no processor_config\.json with an image_processor"):
         ImageProcessor.load(tmp_path)
     old.write_text(json.dumps(GIT))
     assert ImageProcessor.load(tmp_path) == git

@@ -138,7 +138,9 @@ def test_token_names_the_range_it_refuses() -> None:
 
 
 def test_load_refuses_what_it_cannot_read(tmp_path: Path) -> None:
-    with pytest.raises(TextError, match=r"tokenizer\.json: no such file, nor vocab.json or merges"):
+    with pytest.raises(
+        TextError, match=r"tokenizer\.json: no such file, and no vocab.json or merges"
+    ):
         Tokenizer.load(tmp_path)
 
     train_word_tokenizer(CAPTIONS, min_count=1).save(tmp_path)

@@ -1,1 +1,1 @@
-"""Weights in and out."""
+"""Reads and writes checkpoints: configs, weights, and the Hugging Face hub."""

@@ -21,12 +21,12 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
 
-# Of their tensors, those of heads; of a CLIP, all that is not its vision tower.
+# The tensors of heads and, in a CLIP checkpoint, everything that is not its vision tower.
 HEADS = (
     r"(^|\.)(classifier|cls_classifier|distillation_classifier|lm_head|cls)\."
     r"|^(text_model|text_projection|visual_projection)\.|^logit_scale$"
 )
-# Of an older checkpoint in the same place, what would contradict the new one.
+# Files of an older checkpoint in the same directory that would contradict the new one.
 REPLACED = re.compile(
     r".*\.safetensors|.*\.index\.json|(vocab|added_tokens|special_tokens_map|tokenizer|"
     r"tokenizer_config|generation_config|preprocessor_config|processor_config)\.json|"
@@ -36,24 +36,24 @@ POOLER = r"(^|\.)(pooler|seq_relationship)\."
 
 
 def save_model(directory: Path, model: nnx.Module, *, dtype: str = "float32") -> None:
-    """Write config and weights, floating-point weights cast to `dtype`.
+    """Write config and weights, with floating-point weights cast to `dtype`.
 
-    Of a family that transformers has, they are a checkpoint that it loads.
+    If transformers has the model's family, it can load the checkpoint.
     """
     config = model_config(model)
     contents = {**config.write(), "dtype": dtype}
     (directory / CONFIG).write_text(json.dumps(contents, indent=2) + "\n")
     tensors = export(model, config.layout(), dtype=dtype)
-    # What transformers looks for, and calls PyTorch's.
+    # transformers looks for this entry, which says that names and shapes are PyTorch's.
     safetensors.numpy.save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
-    # The library makes files that only their owner may read.
+    # The library creates files that only their owner may read.
     (directory / WEIGHTS).chmod((directory / CONFIG).stat().st_mode)
 
 
 def load_model(directory: Path, *, dtype: str = "float32") -> nnx.Module:
-    """The model, its weights cast to `dtype`.
+    """Load the model, with its weights cast to `dtype`.
 
-    Raises `CheckpointError` that lists every tensor that does not fit.
+    Raises `CheckpointError`, which lists every tensor that does not fit.
     """
     config, model, tensors = _open(directory, lambda config: config)
     return fill(model, tensors, where=str(directory), layout=config.layout(), dtype=dtype)
@@ -62,10 +62,10 @@ def load_model(directory: Path, *, dtype: str = "float32") -> nnx.Module:
 def load_half(
     directory: Path, role: Literal["encoder", "decoder"], *, rngs: nnx.Rngs, dtype: str = "float32"
 ) -> Any:
-    """A checkpoint's model as half of another.
+    """Load a checkpoint's model as the encoder or the decoder of another model.
 
-    As an encoder it loses its head; as a decoder it gains cross-attention, if it has none, with
-    initial values. Raises `CheckpointError` when another tensor does not fit.
+    As an encoder it loses its head. As a decoder it gains cross-attention with initial values,
+    unless it has cross-attention. Raises `CheckpointError` when any other tensor does not fit.
     """
     unread, new = (HEADS, POOLER) if role == "encoder" else (POOLER, "cross")
 
@@ -78,7 +78,7 @@ def load_half(
 def load_for_labels(
     directory: Path, labels: Sequence[str], *, rngs: nnx.Rngs, dtype: str = "float32"
 ) -> Any:
-    """A checkpoint's model with a new head for `labels`, in the place of any that it has."""
+    """Load a checkpoint's model with a new head for `labels`, which replaces any other head."""
 
     def turn(config: ModelConfig) -> ModelConfig:
         return config.as_classifier(tuple(labels))
@@ -98,16 +98,16 @@ def _load_turned(
     rngs: nnx.Rngs,
     dtype: str,
 ) -> Any:
-    """The model that `turn` makes of a checkpoint's config, filled with what still fits.
+    """Build the model of the config that `turn` returns, and fill it from the checkpoint.
 
-    Tensors whose names match the regular expression `unread` are left out, and those that match
-    `new` may be missing: they begin as a new model's do.
+    Tensors whose names match the regular expression `unread` are ignored. Tensors that match `new`
+    may be missing; they then keep the initial values of a new model.
     """
     config, valueless, tensors = _open(directory, turn)
     kept = {name: tensor for name, tensor in tensors.items() if not re.search(unread, name)}
     layout = config.layout()
     where = f"{directory} {role}"
-    # Before values are drawn for sizes that are the file's word alone.
+    # Check the sizes against the weights before memory is taken for them: a config may be wrong.
     check_fit(valueless, kept, where=where, layout=layout, optional=new)
     model = config.build(rngs=rngs)
     return fill(model, kept, where=where, layout=layout, dtype=dtype, optional=new)
@@ -116,7 +116,7 @@ def _load_turned(
 def _open(
     directory: Path, turn: Callable[[ModelConfig], ModelConfig]
 ) -> tuple[ModelConfig, nnx.Module, dict[str, LazyTensor]]:
-    """What `turn` makes of a checkpoint's config, its model without values, and the tensors.
+    """The config that `turn` returns, its model without values, and the checkpoint's tensors.
 
     Errors name the file.
     """
@@ -130,17 +130,17 @@ def _open(
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a checkpoint directory."""
+    """Read a file of a checkpoint directory that holds a JSON object."""
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; is {path.parent} a checkpoint?") from None
+        raise CheckpointError(f"{path}: no such file; give the directory of a checkpoint") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from None
+        raise CheckpointError(f"{path}: not JSON ({error}); download it again") from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object")
+        raise CheckpointError(f"{path}: expected a JSON object; download it again")
     return content
 
 
@@ -152,18 +152,20 @@ def write_directory(
     mark: str = CONFIG,
     replaced: re.Pattern[str] = REPLACED,
 ) -> None:
-    """Have `write` fill a new directory beside `directory`, then put it in its place.
+    """Have `write` fill a new directory beside `directory`, then move it into place.
 
-    A reader sees the old content or the new, never half of either, and a failure leaves nothing.
-    Of the old, what no checkpoint of ours has (notes, PyTorch's weights, a repository) stays. A
-    directory of another `kind` has a file of the name `mark`, and files whose names match
-    `replaced` go. Raises `CheckpointError` when what is there is not of the kind.
+    A reader sees the old content or the new content, never half of either, and a failure leaves
+    nothing behind. Old files that captax does not write (notes, PyTorch's weights, a repository)
+    are kept, except those whose names match `replaced`. Raises `CheckpointError` when `directory`
+    has content and is not of the `kind`: every directory of the kind has a file named `mark`.
     """
     directory = directory.resolve()
     if directory.is_file() or (
         directory.is_dir() and any(directory.iterdir()) and not (directory / mark).is_file()
     ):
-        raise CheckpointError(f"{directory}: is there and not {kind}; give another directory")
+        raise CheckpointError(
+            f"{directory}: already exists and is not {kind}; give another directory"
+        )
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(directory.name + ".partial")
     old = directory.with_name(directory.name + ".old")
@@ -186,7 +188,7 @@ def write_directory(
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file, or all files of a folder, under another name too."""
+    """Hard-link a file, or every file of a folder, to a second name."""
     if source.is_dir() and not source.is_symlink():
         shutil.copytree(source, target, copy_function=os.link, symlinks=True)
     else:

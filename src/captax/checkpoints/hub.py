@@ -1,4 +1,4 @@
-"""Checkpoints from and to the Hugging Face hub."""
+"""Downloads checkpoints from the Hugging Face hub, and uploads them."""
 
 import fnmatch
 import os
@@ -10,7 +10,7 @@ from captax.checkpoints.state import CheckpointError
 from captax.checkpoints.weights import FOREIGN, NAMES
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
-# Everything a checkpoint has beside its weights: configs, vocabularies, merges, tokenizers.
+# Everything in a checkpoint besides its weights: configs, vocabularies, merges, tokenizers.
 SMALL = ("*.json", "*.txt", "*.model", "*.bpe")
 UNREAD = ("trainer_state.json", "requirements*.txt")
 WEIGHTS = {
@@ -22,7 +22,7 @@ WEIGHTS = {
 
 
 class HubError(CheckpointError):
-    """A checkpoint cannot be taken from, or put on, the Hugging Face hub."""
+    """A checkpoint cannot be downloaded from, or uploaded to, the Hugging Face hub."""
 
 
 def fetch(
@@ -32,18 +32,19 @@ def fetch(
     token: str | None = None,
     offline: bool = False,
 ) -> Path:
-    """The directory of a checkpoint: `name` itself, or what the hub has as `name`.
+    """The directory of a checkpoint: `name` itself, or the hub's checkpoint of that name.
 
     A hub name is `org/name`, or one word such as `gpt2`; `revision` is a branch, tag or commit.
-    What captax reads of it, and no code, is kept in the hub's own cache and taken from there when
-    the network is away or `offline` is set. The library's variables hold: HF_HOME, HF_ENDPOINT,
-    HF_TOKEN, HF_HUB_OFFLINE. Raises `HubError` when there is no such checkpoint or no access.
+    Only the files that captax reads are downloaded, and no code. They are kept in the hub's own
+    cache and read from there when the network is down or `offline` is set. The hub's environment
+    variables apply: HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE. Raises `HubError` when the
+    checkpoint does not exist or may not be read.
     """
     if os.fspath(name) and Path(name).is_dir():
         return Path(name)
     name = _checked(name)
     if offline or _is_offline():
-        return _cached(name, revision, "not looking on the hub, which is switched off")
+        return _cached(name, revision, "the hub is switched off")
     # Start-up time: huggingface_hub takes 0.4 s.
     from huggingface_hub import HfApi, constants, snapshot_download
 
@@ -76,18 +77,18 @@ def push(
     private: bool = False,
     message: str = "Upload captioner with captax",
 ) -> str:
-    """Put a checkpoint directory on the hub in one commit, its README.md as the model card.
+    """Upload a checkpoint directory to the hub in one commit; README.md becomes the model card.
 
-    The repository is made, `private` or not, if there is none. Returns its URL. Raises `HubError`
-    when `directory` is no checkpoint, or the hub does not let this token write there.
+    The repository is created, `private` or public, if it does not exist. Returns its URL. Raises
+    `HubError` when `directory` is not a checkpoint, or the token may not write there.
     """
     directory = Path(directory)
     if not (directory / "config.json").is_file() or not any(
         (directory / weights).is_file() for weights in NAMES
     ):
-        raise HubError(f"{directory}: not a checkpoint; one has config.json and {NAMES[0]}")
+        raise HubError(f"{directory}: not a checkpoint; it needs config.json and {NAMES[0]}")
     if _is_offline():
-        raise HubError(f"{name}: cannot be uploaded while HF_HUB_OFFLINE is set")
+        raise HubError(f"{name}: cannot be uploaded while HF_HUB_OFFLINE is set; unset it")
     # Start-up time: huggingface_hub takes 0.4 s.
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -110,7 +111,7 @@ def push(
 
 
 def _checked(name: str | os.PathLike[str]) -> str:
-    """A name that the hub could have."""
+    """Return `name` if the hub could have a checkpoint of that name."""
     # Start-up time: huggingface_hub takes 0.4 s.
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -120,7 +121,7 @@ def _checked(name: str | os.PathLike[str]) -> str:
         raise HubError(f"{text}: is a file; give the directory of a checkpoint")
     looks_like_path = text.startswith((".", "~")) or "\\" in text or text.count("/") > 1
     if not isinstance(name, str) or looks_like_path or Path(text).is_absolute():
-        raise HubError(f"{text}: no such directory")
+        raise HubError(f"{text}: no such directory; give a directory or a name on the hub")
     try:
         validate_repo_id(text)
     except HFValidationError:
@@ -131,12 +132,13 @@ def _checked(name: str | os.PathLike[str]) -> str:
 
 
 def _wanted(name: str, files: Iterable[str]) -> list[str]:
-    """Of a repository's files, those that captax reads: weights of one form, and what is small."""
+    """The files of a repository that captax reads: one form of weights, and all small files."""
     files = [file for file in files if "/" not in file]
     weights = next((first for first in NAMES if first in files), None)
     if weights is None:
         foreign = {kind for mask, kind in FOREIGN.items() if fnmatch.filter(files, mask)}
-        only = f"; only {' and '.join(sorted(foreign))}, which is not supported" if foreign else ""
+        kinds = " and ".join(sorted(foreign))
+        only = f"; it only has {kinds} weights, which are not supported" if foreign else ""
         raise HubError(f"{name}: has no weights that captax reads ({', '.join(NAMES)}){only}")
     masks = (*SMALL, WEIGHTS[weights])
     return [
@@ -165,12 +167,12 @@ def _cached(name: str, revision: str | None, why: str) -> Path:
         if any((Path(folder) / weights).is_file() for weights in NAMES):
             return Path(folder)
     which = f"{name} at {revision}" if revision else name
-    raise HubError(f"{which}: no such directory here, {why}, and no copy of it is cached")
+    raise HubError(f"{which}: no such directory, {why}, and no copy of it is cached")
 
 
 @contextmanager
 def _errors(name: str, revision: str | None, *, writing: bool = False) -> Iterator[None]:
-    """Say in one line what the hub, or the way to it, answered."""
+    """Turn an error of the hub, or of the connection to it, into a `HubError` of one line."""
     # Start-up time: huggingface_hub takes 0.4 s.
     from huggingface_hub import errors
 
@@ -184,9 +186,11 @@ def _errors(name: str, revision: str | None, *, writing: bool = False) -> Iterat
         reason = f"is gated; accept its terms at {where} and {login}"
     except errors.RepositoryNotFoundError:
         if writing:
-            reason = f"cannot be written to; {login} that may"
+            reason = f"cannot be written to; {login} that may write to it"
         else:
-            reason = f"no such directory, and no such repository at {where}; if private, {login}"
+            reason = (
+                f"no such directory, and no such repository at {where}; if it is private, {login}"
+            )
     except errors.RevisionNotFoundError:
         reason = f"has no revision {revision!r}; give a branch, tag or commit of {where}"
     except errors.HfHubHTTPError as error:
@@ -203,24 +207,24 @@ def _errors(name: str, revision: str | None, *, writing: bool = False) -> Iterat
     except (errors.HTTPError, OSError, RuntimeError) as error:
         cause = error.__cause__ or error
         done = "upload" if writing else "download"
-        reason = f"the {done} broke off ({type(cause).__name__}: {cause}); run it again to go on"
+        reason = f"the {done} failed ({type(cause).__name__}: {cause}); run it again to continue"
     else:
         return
     raise HubError(" ".join(f"{name}: {reason}".split()))
 
 
 def _is_away(error: Exception) -> bool:
-    """Whether the hub gave no answer, or none of its own."""
+    """Whether the hub did not answer, or something on the way to it answered in its place."""
     # Start-up time: huggingface_hub takes 0.4 s.
     from huggingface_hub import errors
 
     if isinstance(error, errors.HfHubHTTPError):
         return error.response.status_code >= 500
-    # What is not JSON came from something between: a proxy, the page one logs in at.
+    # An answer that is not JSON comes from a proxy or a login page, not from the hub.
     return isinstance(error, errors.HTTPError | OSError | ValueError)
 
 
-# The library reads these variables once, when it is imported; a notebook sets them later.
+# The library reads these variables once, when it is imported; a notebook may set them later.
 def _endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 

@@ -1,4 +1,4 @@
-"""A tensor on disk: its shape and dtype are known, its values are read when they are asked for."""
+"""A tensor on disk: its shape and dtype are known, and its values are read on demand."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ FLOAT8 = {
         "float8_e8m0fnu",
     )
 }
-# What numpy can index: a shape beyond it cannot be the shape of anything, with a 0 in it or not.
+# The limits of what NumPy can index. A larger shape is refused, even if it has a 0 in it.
 _MOST_VALUES = 2**56
 _MOST_AXES = 32
 
@@ -62,7 +62,7 @@ def strided(
 
 
 def is_shape(value: object) -> bool:
-    """Whether `value`, which a file gave, can be the shape of an array."""
+    """Whether `value`, read from a file, can be the shape of an array."""
     return (
         isinstance(value, tuple | list)
         and len(value) <= _MOST_AXES
@@ -72,7 +72,7 @@ def is_shape(value: object) -> bool:
 
 
 def _read(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> np.ndarray:
-    # Not mapped: pages that were touched would count as memory until the file is closed.
+    # The file is not mapped: touched pages would count as memory until it is closed.
     raw = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
     try:
         with path.open("rb", buffering=0) as file:

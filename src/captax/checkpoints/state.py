@@ -1,4 +1,4 @@
-"""Parameters as named tensors, and named tensors back into a model."""
+"""Takes the named tensors of a model, and fills a model from named tensors."""
 
 import hashlib
 import re
@@ -40,12 +40,13 @@ def fill(
     dtype: str = "float32",
     optional: str | None = None,
 ) -> Model:
-    """A model with its parameters taken from `tensors`; it may have been built without values.
+    """The model with parameters from `tensors`; it may have been built without values.
 
-    `tensors` are arrays, or `LazyTensor`s that are read one at a time, named and shaped as `layout`
-    says; values are cast to `dtype`. A tensor whose name there matches `optional` may be missing,
-    when the model keeps its own value, or unexpected. Raises `CheckpointError` that lists every
-    missing, unexpected and misshapen tensor at once; `where` says in it what was being read.
+    `tensors` are arrays, or `LazyTensor`s that are read one at a time; `layout` says their names
+    and shapes. Values are cast to `dtype`. A tensor whose name in `tensors` matches `optional` may
+    be missing, and the model then keeps its own value, or may be unexpected, and is then ignored.
+    Raises `CheckpointError`, which lists every missing, unexpected and misshapen tensor at once and
+    begins with `where`, the place that was read.
     """
     check_dtype(dtype)
     graph, state = nnx.split(model)
@@ -72,7 +73,7 @@ def check_fit(
     layout: Layout | None = None,
     optional: str | None = None,
 ) -> None:
-    """Raise what `fill` would; of a model built without values, before one with them is."""
+    """Raise the error that `fill` would raise; `model` may have been built without values."""
     leaves = {_name(path): (path, leaf) for path, leaf in nnx.to_flat_state(nnx.state(model))}
     _matched(leaves, tensors, where, layout or Layout(), optional)
 
@@ -84,7 +85,7 @@ def _matched(
     layout: Layout,
     optional: str | None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What a model's parameters are in a checkpoint, and what is there, both by their names."""
+    """The tensors that a model expects, and those that it was given, by name in a checkpoint."""
     expected = {tensor.theirs: tensor for tensor in layout.tensors(leaves)}
     counters = {tensor.counter for tensor in expected.values()}
     spelt = {}
@@ -111,9 +112,9 @@ def _matched(
 
 
 def check_dtype(name: str) -> None:
-    """Raise `CheckpointError` unless weights can be of the type of this name."""
+    """Raise `CheckpointError` unless `name` is a dtype that weights can have."""
     if name not in DTYPES:
-        raise CheckpointError(f"dtype {name!r}: weights can be {', '.join(DTYPES)}")
+        raise CheckpointError(f"dtype {name!r} is not supported; give {', '.join(DTYPES)}")
 
 
 def export(
@@ -138,7 +139,7 @@ def _name(path: tuple[object, ...]) -> str:
 def rebuilder(model: Model) -> Callable[[Mapping[str, jax.Array]], Model]:
     """A pure function from named parameters to a model like this one, for use under `jax.jit`."""
     graph, state = nnx.split(model)
-    # Shapes alone: the values that the model has now are not to be kept alive.
+    # Only shapes are kept, so that the memory of the model's present values can be freed.
     leaves = [
         (_name(path), path, leaf.replace(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)))
         for path, leaf in nnx.to_flat_state(state)

@@ -1,9 +1,10 @@
 """Read the tensors of a PyTorch checkpoint without PyTorch and without running anything in it.
 
-There are two containers. Since PyTorch 1.6 a zip archive: the pickle `<name>/data.pkl`, and each
-storage, uncompressed, as `<name>/data/<key>`. Before, one after another: four pickles (magic
-number, version, system, object), a pickled list of storage keys, then every storage as a 64-bit
-count and its values. Values are little-endian. Storages are read only when a tensor is asked for.
+There are two containers. Since PyTorch 1.6 the file is a zip archive: it has the pickle
+`<name>/data.pkl`, and each storage, uncompressed, as `<name>/data/<key>`. Before 1.6 the file has,
+one after another, four pickles (magic number, version, system, object), a pickled list of storage
+keys, then every storage as a 64-bit count and its values. Values are little-endian. A storage is
+read only when its tensor is asked for.
 """
 
 import io
@@ -20,7 +21,7 @@ from captax.checkpoints.lazy import LazyTensor, strided
 from captax.checkpoints.torch_pickle import TensorView, TorchFileError, load
 
 MAGIC = 0x1950A86A20F9469CFC6C
-# A tensor takes about 150 bytes of pickle. A hostile one can take 70 times its size in memory.
+# A tensor takes about 150 bytes of pickle. A hostile pickle can take 70 times its size in memory.
 PICKLE_LIMIT = 16 * 2**20
 
 
@@ -58,7 +59,7 @@ def open_torch_file(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:
 
 
 def _line(error: Exception) -> str:
-    """One line of what may quote the file."""
+    """The error as one line of at most 300 characters, since it may quote the file."""
     return " ".join(str(error).split())[:300]
 
 
@@ -108,7 +109,7 @@ def _open_zip(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
 
 
 def _open_legacy(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
-    """The same, of the format before PyTorch 1.6."""
+    """What `_open_zip` returns, for the format before PyTorch 1.6."""
     end = file.seek(0, os.SEEK_END)
     file.seek(0)
     pickles = io.BytesIO(file.read(min(end, PICKLE_LIMIT)))
@@ -156,7 +157,7 @@ def _tensors(content: Any) -> dict[str, TensorView]:
 
 
 def _view(path: Path, tensor: TensorView, start: int, size: int) -> LazyTensor:
-    """A tensor in its storage of `size` bytes, refused if it would reach outside or repeat it."""
+    """A tensor in its storage of `size` bytes; it must stay inside and not repeat the storage."""
     count = math.prod(tensor.shape)
     last = tensor.offset + sum(
         (n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True)
@@ -164,7 +165,7 @@ def _view(path: Path, tensor: TensorView, start: int, size: int) -> LazyTensor:
     if count and (
         tensor.offset < 0
         or min(tensor.strides, default=0) < 0
-        # A stride of 0 could make of one value more than fits in memory.
+        # A stride of 0 could repeat one value until it does not fit in memory.
         or max(last + 1, count) * tensor.dtype.itemsize > size
     ):
         raise ValueError("a tensor lies outside its storage")

@@ -1,8 +1,8 @@
 """What the pickle in a PyTorch checkpoint describes, found without unpickling it.
 
-Unpickling runs whatever the file names. Here the pickle's instructions are read one by one by a
-machine of ours: it knows data, and the handful of names that a dictionary of tensors needs, and
-refuses every other instruction and name.
+Unpickling runs whatever the file names. Here a small interpreter follows the pickle's instructions
+one by one. It knows data and the few names that a dictionary of tensors needs, and it refuses every
+other instruction and name.
 """
 
 import io
@@ -29,7 +29,7 @@ STORAGE_DTYPES = {
     "ComplexFloatStorage": np.dtype("<c8"),
     "ComplexDoubleStorage": np.dtype("<c16"),
 }
-# Dtypes that came after typed storages: their values lie in storages of bytes.
+# Dtypes that are newer than typed storages: their values lie in storages of bytes.
 UNTYPED_DTYPES = FLOAT8 | {name: np.dtype(name) for name in ("uint16", "uint32", "uint64")}
 
 
@@ -43,7 +43,7 @@ class _Name(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """The memory that tensors are views of, `values` of a dtype, or bytes where that is None."""
+    """The memory behind tensors: `values` elements of `dtype`, or bytes if `dtype` is None."""
 
     key: str
     dtype: np.dtype | None
@@ -51,7 +51,7 @@ class Storage(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """The size in bytes."""
         return self.values * (self.dtype.itemsize if self.dtype else 1)
 
 
@@ -82,7 +82,7 @@ _EMPTY: dict[str, Callable[[], Any]] = {
 def load(file: io.BytesIO) -> tuple[Any, dict[str, Storage]]:
     """The object that one pickle describes, and the storages that it refers to.
 
-    Dictionaries and lists are Python's; a name, a storage and a tensor are the records above.
+    Dictionaries and lists are Python's; names, storages and tensors are the classes above.
     """
     machine = _Machine()
     for instruction, argument, _ in pickletools.genops(file):
@@ -151,7 +151,7 @@ class _Machine:
             case "BUILD":  # Attributes of a dictionary: torch keeps the versions of modules there.
                 self.pop(1)
                 if not isinstance(self.stack[-1], dict):
-                    raise _refusal("sets attributes of what is not a dictionary")
+                    raise _refusal("sets attributes of something other than a dictionary")
             case "INST":
                 _known(*argument.split(" ", 1))
                 raise _refusal(f"makes an object of {argument}")
@@ -160,7 +160,7 @@ class _Machine:
 
     def pop(self, count: int) -> list[Any]:
         if len(self.stack) < count:
-            raise ValueError("the pickle takes more than it put")
+            raise ValueError("the pickle takes more from its stack than it put there")
         taken = self.stack[len(self.stack) - count :]
         del self.stack[len(self.stack) - count :]
         return taken
@@ -170,16 +170,16 @@ class _Machine:
 
     def set_items(self, items: list[Any]) -> None:
         keys = items[::2]
-        # No other keys: to hash a tuple of tuples of tuples can overflow the interpreter's stack.
+        # Other keys are refused: hashing deeply nested tuples can overflow Python's stack.
         if not isinstance(self.stack[-1], dict) or not all(
             key is None or isinstance(key, str | int | float | bytes) for key in keys
         ):
-            raise ValueError("a dictionary is keyed by more than text and numbers")
+            raise ValueError("a dictionary has keys other than text and numbers")
         self.stack[-1].update(zip(keys, items[1::2], strict=True))
 
     def extend(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], list):
-            raise ValueError("the pickle appends to what is not a list")
+            raise ValueError("the pickle appends to something other than a list")
         self.stack[-1].extend(items)
 
 
@@ -194,7 +194,7 @@ def _known(module: Any, name: Any) -> _Name:
 
 
 def _storage(reference: Any) -> Storage:
-    # ("storage", type, key, device, count), and before PyTorch 1.6 a view, None in whole files.
+    # ("storage", type, key, device, count), and before PyTorch 1.6 also a view, usually None.
     match reference:
         case ("storage", _Name(_, kind), str(key), _, int(count), *view) if count >= 0:
             if view in ([], [None]) and kind in STORAGE_DTYPES:
@@ -205,7 +205,7 @@ def _storage(reference: Any) -> Storage:
 
 
 def _call(function: Any, arguments: Any) -> Any:
-    """What a call gives; its function is one of the names that are known."""
+    """The result of a call to one of the known names."""
     match function, arguments:
         case _Name("collections", "OrderedDict"), ():
             return {}

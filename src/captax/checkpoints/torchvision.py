@@ -1,4 +1,4 @@
-"""ResNets as torchvision, and timm after it, keep them: a state dictionary, and no config."""
+"""ResNets as torchvision and timm save them: a state dictionary without a config."""
 
 import re
 from collections.abc import Mapping
@@ -14,26 +14,27 @@ CONVOLUTION = re.compile(
 
 
 def load_resnet(path: Path) -> ResNet:
-    """The ResNet in a weight file: `resnet18` to `resnet152` by torchvision's names.
+    """Load the ResNet in a weight file: `resnet18` to `resnet152` by torchvision's names.
 
-    With a last layer it is a classifier of labels without names. Nothing in the file is executed.
-    Raises `CheckpointError` when it holds something else.
+    If the file has the last layer, the model is a classifier whose labels have no names (`LABEL_0`
+    and so on). Nothing in the file is executed. Raises `CheckpointError` when the file holds
+    another model.
     """
     tensors = open_weights(path)
     config = resnet_config({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     if config is None:
         raise CheckpointError(
-            f"{path}: no ResNet by its tensors' names (conv1, layer1.0.conv1, fc, ...); a file "
-            "without a config.json can hold nothing else"
+            f"{path}: not a ResNet: its tensors do not have a ResNet's names (conv1, "
+            "layer1.0.conv1, fc, ...); give any other model as a directory with its config.json"
         )
     return fill(ResNet(config, rngs=None), tensors, where=str(path), layout=config.layout())
 
 
 def resnet_config(shapes: Mapping[str, tuple[int, ...]]) -> ResNetConfig | None:
-    """The config of the ResNet that has tensors of these names and shapes; None if none has.
+    """The config of the ResNet that has tensors of these names and shapes, or None.
 
-    What they cannot tell is taken to be as in torchvision: bottlenecks halve the picture in their
-    middle convolution, and the first stage does not.
+    What the shapes cannot tell is assumed to be as in torchvision: a bottleneck halves the picture
+    in its middle convolution, and the first stage does not halve it.
     """
     spelt = {canonical(name): shape for name, shape in shapes.items()}
     stages: dict[int, dict[int, dict[int, int]]] = {}  # channels of every convolution

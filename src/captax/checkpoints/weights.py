@@ -1,4 +1,4 @@
-"""The weights of a checkpoint directory, in any of the forms the field keeps them in."""
+"""The weights of a checkpoint directory, in any of the usual file formats."""
 
 import math
 import os
@@ -16,7 +16,7 @@ from captax.files import is_file, parse_json
 
 __all__ = ["NAMES", "LazyTensor", "open_weights"]
 
-# In the order they are looked for.
+# In the order in which they are looked for.
 NAMES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -30,7 +30,7 @@ FOREIGN = {
     "*.onnx": "ONNX",
     "model.ckpt*": "TensorFlow",
 }
-# Names and shapes of a hundred thousand tensors fit well within; more is an attack on memory.
+# Names and shapes of a hundred thousand tensors fit well; a larger header is an attack on memory.
 HEADER_LIMIT = 25 * 2**20
 SAFETENSORS_DTYPES = {
     "F64": np.dtype("<f8"),
@@ -52,9 +52,10 @@ SAFETENSORS_DTYPES = {
 def open_weights(path: Path) -> dict[str, LazyTensor]:
     """Tensors by name, to be read one by one, of a checkpoint directory or of one weight file.
 
-    Of a directory, the first there is of `NAMES` is opened; an index opens the shards it names. A
-    file is safetensors, or what `torch.save` wrote, by its content. Raises `CheckpointError` when
-    there are no weights, or a file is cut short or describes itself wrongly.
+    In a directory, the first file of `NAMES` that exists is opened; an index opens the shards that
+    it names. Whether a file is safetensors or was written by `torch.save` is told by its content.
+    Raises `CheckpointError` when there are no weights, or a file is cut short or describes itself
+    wrongly.
     """
     path = Path(path)
     if not path.is_dir():
@@ -78,12 +79,14 @@ def _open_index(path: Path) -> dict[str, LazyTensor]:
     index = _read_index(path)
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not places:
-        raise CheckpointError(f"{path}: has no weight_map, which says where tensors lie")
+        raise CheckpointError(f"{path}: has no weight_map of its tensors; download it again")
     shards = {}
     for name in dict.fromkeys(str(place) for place in places.values()):
-        # One plain name: an index must not make us read files outside the checkpoint.
+        # Only a plain file name: an index must not make us read files outside the checkpoint.
         if not re.fullmatch(r"\w[\w.-]*", name):
-            raise CheckpointError(f"{path}: names {name!r}, which is no file of the checkpoint")
+            raise CheckpointError(
+                f"{path}: names {name!r}, which is not a file of the checkpoint; download it again"
+            )
         if not is_file(path.parent / name):
             raise CheckpointError(f"{path}: names {name}, which is missing; download it")
         shards[name] = _open_file(path.parent / name)
@@ -110,9 +113,9 @@ def _open_file(path: Path) -> dict[str, LazyTensor]:
     return open_torch_file(path)
 
 
-# Read here, not by the library: it maps the file, and pages that were touched count as memory.
+# The safetensors library is not used: it maps the file, and touched pages count as memory.
 def _open_safetensors(path: Path, file: BinaryIO) -> dict[str, LazyTensor]:
-    """The tensors of a header: its length in 8 bytes, JSON, then the values without gaps."""
+    """The tensors of a file: the header's length (8 bytes), the header in JSON, then the values."""
     end = file.seek(0, os.SEEK_END)
     file.seek(0)
     (length,) = struct.unpack("<Q", file.read(8))
@@ -122,7 +125,7 @@ def _open_safetensors(path: Path, file: BinaryIO) -> dict[str, LazyTensor]:
         raise _wrong(path, "cut short within its header")
     header = _parse(path, file.read(length))
     if not isinstance(header, dict):
-        raise _wrong(path, "its header is not an object")
+        raise _wrong(path, "its header is not a JSON object")
     header.pop("__metadata__", None)
     places = {name: _entry(path, name, entry) for name, entry in header.items()}
     reached = 0
@@ -139,12 +142,13 @@ def _open_safetensors(path: Path, file: BinaryIO) -> dict[str, LazyTensor]:
 
 
 def _entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
-    """Dtype, shape, and the bytes between which a tensor lies."""
+    """A tensor's dtype, its shape, and the bytes at which its values begin and end."""
     match entry:
         case {"dtype": str(kind), "shape": list(shape), "data_offsets": [int(begin), int(stop)]}:
             if kind not in SAFETENSORS_DTYPES:
                 raise CheckpointError(
-                    f"{path}: {name!r} has dtype {kind!r}, which is not supported"
+                    f"{path}: {name!r} has dtype {kind!r}, which is not supported; "
+                    "convert it to float32"
                 )
             dtype = SAFETENSORS_DTYPES[kind]
             if is_shape(shape) and begin >= 0 and stop - begin == math.prod(shape) * dtype.itemsize:
@@ -159,14 +163,14 @@ def _read_index(path: Path) -> Any:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     if len(content) > HEADER_LIMIT:
-        raise _wrong(path, "far too large for an index")
+        raise _wrong(path, "it is far too large for an index")
     return _parse(path, content)
 
 
 def _parse(path: Path, content: bytes) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) != len(pairs):
-            raise ValueError("a name twice in one object")
+            raise ValueError("an object has a name twice")
         return dict(pairs)
 
     try:
@@ -176,5 +180,5 @@ def _parse(path: Path, content: bytes) -> Any:
 
 
 def _wrong(path: Path, reason: str) -> CheckpointError:
-    # One line, whatever names the file gives its tensors.
+    # The message stays one line, whatever names the file gives its tensors.
     return CheckpointError(f"{path}: {' '.join(reason.split())}; download it again")

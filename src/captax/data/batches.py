@@ -1,4 +1,4 @@
-"""From examples to what a training step takes.
+"""Makes the batches of a training step from examples.
 
 Shapes: `batch` images, `time` token positions of a packed row.
 """
@@ -29,12 +29,12 @@ class PackedCaptions:
     (`targets` cannot tell: the pad token may be eos).
 
     Attributes:
-        inputs: each caption's tokens but its last.
+        inputs: each caption's tokens without the last.
         targets: the token after each input.
         segments: 1, 2, ... by caption; 0 is padding.
-        positions: each caption's own, from 0.
-        truncated: how many captions were cut to the maximum, and so lost their eos.
-        dropped: how many captions found no room in their row.
+        positions: the place of each token in its caption, from 0.
+        truncated: how many captions were cut to the maximum and lost their eos.
+        dropped: how many captions did not fit in their row.
     """
 
     inputs: Int32[np.ndarray, "batch time"]
@@ -60,9 +60,9 @@ def pack_captions(
     Args:
         token_lists: for each picture, for each caption, `[start, w1, ..., eos]`.
         capacity: places in a row, `time`.
-        pad_id: fills the places left, in `inputs` and `targets`.
-        max_tokens: longer captions are cut to their first this many, start included: they then
-            end without eos, since nobody ended there. At most, and by default, what a row holds.
+        pad_id: fills the remaining places, in `inputs` and `targets`.
+        max_tokens: a longer caption is cut to this many tokens, start included. It then has no
+            eos, because it does not end there. The default, and the maximum, is what a row holds.
 
     Raises:
         DataError: `capacity` or `max_tokens` leaves no place, or a caption has fewer than 2 tokens.
@@ -108,7 +108,7 @@ def epoch_order(n: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " n"]:
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The items `size` at a time, in order; the last batch has what is left."""
+    """The items `size` at a time, in order; the last batch may be smaller."""
     batch: list[T] = []
     for item in items:
         batch.append(item)
@@ -189,11 +189,12 @@ def load_images(
     threads: int,
     ahead: int,
 ) -> Generator[Float32[np.ndarray, "height width 3"] | ImageError, None, None]:
-    """Pictures decoded in a pool of threads, in order; the error in place of one that fails.
+    """Pictures decoded in a pool of threads, in order; a picture that fails gives its error.
 
     Args:
         sources: pictures: files, bytes, or whatever else the processor takes.
-        processor: one picture in a list to its pixels, such as `captax.images.ImageProcessor`.
+        processor: a function from a list of one picture to its pixels, such as
+            `captax.images.ImageProcessor`.
         threads: how many decode at once.
         ahead: how many may be decoded, or decoding, before they are asked for.
 
@@ -223,7 +224,7 @@ def _load_images(
 def map_ahead(
     function: Callable[[T], Made], items: Iterable[T], threads: int, ahead: int
 ) -> Generator[Made, None, None]:
-    """`function` of each item, in order, computed in a pool of threads at most `ahead` of use."""
+    """`function` of each item, in order, computed by threads at most `ahead` items early."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="captax-images")
     pending: deque[Future[Made]] = deque()
     try:

@@ -1,4 +1,4 @@
-"""Looking a dataset over before anything is trained on it."""
+"""Checks a dataset before a model is trained on it."""
 
 import dataclasses
 import os
@@ -28,7 +28,7 @@ FREQUENT = 5  # the count from which recipes keep a word
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """How values lie: the least, the middle one, what 95 of 100 are at most, the greatest."""
+    """The minimum, median, 95th percentile and maximum of some values."""
 
     min: int
     median: int
@@ -38,7 +38,7 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Different words, in lower case: all, those seen 5 times or more, those seen once."""
+    """How many different words, in lower case: all, seen 5 times or more, seen once."""
 
     size: int
     frequent: int
@@ -53,21 +53,21 @@ class Report:
         layout: what the dataset was recognised as.
         pictures: how many each split has.
         captions: how many each split has; empty for labelled pictures.
-        classes: of labelled pictures, how many each split has of each class.
-        faults: what readers refuse when the dataset is opened: repeated ids and the like.
+        classes: how many labelled pictures each split has of each class.
+        faults: what is refused when the dataset is opened, such as repeated ids.
         unreadable: pictures that cannot be decoded, with the reason.
-        leaks: pictures that are in more than one split, pixel for pixel: the names of each.
-        repeated: pictures that are in one split more than once.
+        leaks: pictures that are in more than one split, pixel for pixel, as groups of names.
+        repeated: pictures that are in one split more than once, as groups of names.
         uncaptioned: pictures without a caption.
         empty: pictures with an empty caption.
         repeated_captions: pictures that have the same caption twice.
-        shared_captions: how many captions are of more than one picture.
-        words: words a caption.
-        vocabulary: of all captions.
-        sizes: the commonest (width, height) of pictures and how many have it, then the next.
+        shared_captions: how many captions belong to more than one picture.
+        words: how many words a caption has.
+        vocabulary: the words of all captions.
+        sizes: the most common sizes (width, height, number of pictures), in falling order.
         size_count: how many different sizes there are.
-        widths: of readable pictures, in pixels.
-        heights: likewise.
+        widths: the widths of readable pictures, in pixels.
+        heights: the heights of readable pictures, in pixels.
     """
 
     layout: str
@@ -96,13 +96,13 @@ class Report:
         return not (refused or self.unreadable or self.leaks)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, and `sound`."""
+        """All fields, and `sound`."""
         return {"sound": self.sound, **dataclasses.asdict(self)}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Looked:
-    """An example, and what its picture is."""
+    """An example, and the size and a digest of its picture or the error in reading it."""
 
     split: str
     example: Example | LabelledExample
@@ -112,7 +112,7 @@ class _Looked:
 
 
 class Check:
-    """A dataset looked over: the `report`, and a contact sheet of it."""
+    """The result of `check`: a `report` of the dataset, and a contact sheet of it."""
 
     def __init__(
         self, layout: str, pictures: dict[str, int], faults: list[str], looked: list[_Looked]
@@ -122,7 +122,7 @@ class Check:
         self.report = self._report(layout, pictures, faults)
 
     def sheet_rows(self, count: int, *, seed: int = 0) -> Iterator[SheetRow]:
-        """Cards for `write_sheet`: first what is wrong, then pictures drawn by `seed`.
+        """Cards for `write_sheet`: first the faulty examples, then others drawn by `seed`.
 
         There are `count` in all, or as many as the dataset has.
         """
@@ -153,7 +153,7 @@ class Check:
         title = self._name(looked)
         try:
             return SheetRow(example.image, title, says, None, error=error)
-        except ImageError:  # stored in a file that is gone since
+        except ImageError:  # the file that it is stored in was removed
             return SheetRow(None, title, says, None, error=error)
 
     def _name(self, looked: _Looked) -> str:
@@ -202,7 +202,7 @@ class Check:
         )
 
     def _same_pictures(self) -> tuple[list[list[str]], list[list[str]]]:
-        """Names of the same pixels: those in several splits, and those in one."""
+        """Groups of names with the same pixels: those across splits, and those within one."""
         same: dict[bytes, list[_Looked]] = defaultdict(list)
         for each in self._looked:
             if each.size is not None:
@@ -217,15 +217,16 @@ class Check:
 def check(path: str | Path, *, split: str | None = None, progress: bool = False) -> Check:
     """Open every split of a dataset of captions or labels, and decode every picture.
 
-    Faults of single examples do not end it; they are in the report.
+    Faults of single examples do not stop the check; they are listed in the report.
 
     Args:
         path: as `captax.data.open` or `open_labelled` takes it.
-        split: look at this one alone; leaks are then not seen.
+        split: check only this split; leaks between splits are then not found.
         progress: show a bar on stderr.
 
     Raises:
-        DataError: the path is no dataset, a file of it cannot be read at all, no such split.
+        DataError: the path is not a dataset, a file cannot be read at all, or the split does not
+            exist.
     """
     with collecting_faults() as faults:
         layout, splits = _splits(path, None if split is None else split_name(split))
@@ -242,7 +243,7 @@ def check(path: str | Path, *, split: str | None = None, progress: bool = False)
 def _splits(
     path: str | Path, split: str | None
 ) -> tuple[str, Mapping[str, Sequence[Example | LabelledExample]]]:
-    """The layout's name, and the examples of each split that is there."""
+    """The layout's name, and the examples of each split that the dataset has."""
     try:
         layout = recognise(path)
     except UnknownLayout:
@@ -279,7 +280,7 @@ _SPLIT_WORDS = pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True
 
 
 def _plain(caption: str) -> str:
-    """As the word vocabulary reads it: case, curly apostrophes and spaces do not matter."""
+    """The caption as the word vocabulary reads it, without case, curly apostrophes and spaces."""
     lower = " ".join(caption.lower().replace("\u2019", "'").split())
     return unicodedata.normalize("NFC", lower)
 

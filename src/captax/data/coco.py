@@ -1,4 +1,4 @@
-"""COCO's caption annotations, and Karpathy's files of the splits that papers report on."""
+"""COCO's caption annotations, and Karpathy's files, whose splits papers report on."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ ANNOTATIONS = ("annotations/captions*.json", "captions*.json", "annotations/*.js
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """The pictures of an annotation file that are in one split; None for all of an unsplit file."""
+    """The pictures of an annotation file in one split; it is None if the file lists no splits."""
 
     split: str | None
     names: Mapping[str, str]
@@ -33,13 +33,13 @@ class Part:
 
 
 def find_karpathy(root: Path) -> Path | None:
-    """Karpathy's file, or None where there is none."""
+    """Karpathy's file, or None if it does not exist."""
     places = (root / directory / name for directory in (".", "annotations") for name in KARPATHY)
     return next((path for path in places if path.is_file()), None)
 
 
 def find_annotations(root: Path) -> list[Path]:
-    """The caption files of a COCO directory; none where `root` is not one."""
+    """The caption files of a COCO directory; the list is empty if `root` is not one."""
     return next((found for pattern in ANNOTATIONS if (found := sorted(root.glob(pattern)))), [])
 
 
@@ -57,8 +57,8 @@ def read_annotations(
         images: the directory of the pictures; looked for beside the file when not given.
 
     Raises:
-        DataError: a file that is of neither kind, an image without captions or the reverse, a
-            picture that does not exist, a split that no file has.
+        DataError: a file has neither format, an image has no captions, captions have no image, a
+            picture does not exist, or no file has the split.
     """
     found: list[Example] = []
     there: set[str] = set()
@@ -85,7 +85,7 @@ def _parts(path: Path, named: str | None) -> list[Part]:
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error}); fetch it again") from error
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise DataError(f"{path}: no list 'images'; is it COCO's or Karpathy's caption file?")
+        raise DataError(f"{path}: no list 'images'; give COCO's or Karpathy's caption file")
     karpathy = "annotations" not in content and any(
         isinstance(image, dict) and "sentences" in image for image in content["images"]
     )
@@ -94,7 +94,9 @@ def _parts(path: Path, named: str | None) -> list[Part]:
 
 def _coco(path: Path, content: dict[str, Any], named: str | None) -> Part:
     if not isinstance(content.get("annotations"), list):
-        raise DataError(f"{path}: no list 'annotations'; a COCO caption file holds captions there")
+        raise DataError(
+            f"{path}: no list 'annotations'; give a COCO caption file, which holds captions there"
+        )
     try:
         names = {str(image["id"]): str(image["file_name"]) for image in content["images"]}
         rows = [
@@ -181,11 +183,11 @@ def _image_directory(root: Path, path: Path, first: str) -> Path:
     for candidate in candidates:
         if is_file(root / candidate / first):
             return root / candidate
-    # The first may be the one that is missing.
+    # The first picture may be the one that is missing.
     for candidate in candidates[:4]:
         if (root / candidate).is_dir():
             return root / candidate
     raise DataError(
-        f"{path}: no directory of its pictures beside it; looked for {first} in "
+        f"{path}: no directory of its pictures was found; give it, or put {first} in one of "
         f"{', '.join(candidates)} of {root}"
     )

@@ -1,4 +1,4 @@
-"""What every dataset source yields, and the checks that all of them share."""
+"""The examples that every dataset source yields, and the checks that all sources share."""
 
 import contextlib
 import dataclasses
@@ -52,9 +52,9 @@ class Stored(Protocol):
 
 
 class StoredExample(Example):
-    """An example whose picture lies within a larger file: `image` reads its bytes when asked.
+    """An example whose picture lies within a larger file: `image` reads its bytes on demand.
 
-    A million of them take the memory of their ids and captions, and none of their pictures'.
+    A million of them take memory for their ids and captions, and none for their pictures.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class ListedCaption:
 
 @contextlib.contextmanager
 def collecting_faults() -> Iterator[list[str]]:
-    """Within the block, faults of single examples are noted in the list given, not raised.
+    """Within the block, faults of single examples are added to the list it yields, not raised.
 
-    Examples may then have empty captions, or none, and pictures that do not exist, none of which
-    are noted: they can be seen. What cannot be read at all still raises.
+    Examples may then have no captions, empty captions, or pictures that do not exist. These faults
+    are not added, because the examples show them. A file that cannot be read at all still raises.
     """
     faults: list[str] = []
     token = _faults.set(faults)
@@ -109,7 +109,7 @@ def collecting_faults() -> Iterator[list[str]]:
 
 
 def refuses() -> bool:
-    """Whether faults are raised: always but within `collecting_faults`."""
+    """Whether faults are raised: always, except within `collecting_faults`."""
     return _faults.get() is None
 
 
@@ -160,7 +160,7 @@ def make_examples(
 
 
 def refuse(names: Iterable[str], where: object, fault: str) -> None:
-    """Raise `where: name fault` for the first name, counting the others; nothing if there is none.
+    """Raise `where: name fault` for the first name and count the others; no names raise nothing.
 
     Raises:
         DataError: there is a name, and faults are not collected.
@@ -176,7 +176,7 @@ def note(fault: str) -> None:
     """Raise a fault of single examples, or collect it where faults are collected.
 
     Raises:
-        DataError: they are not.
+        DataError: faults are not collected.
     """
     noted = _faults.get()
     if noted is None:
@@ -188,7 +188,7 @@ def refuse_repeats(ids: Iterable[str], where: object, fault: str) -> None:
     """Refuse the ids that come more than once, as `refuse` does.
 
     Raises:
-        DataError: there is one.
+        DataError: an id comes more than once, and faults are not collected.
     """
     refuse([id for id, count in Counter(ids).items() if count > 1], where, fault)
 
@@ -197,7 +197,7 @@ def read_text(path: Path) -> str:
     """The file's text, UTF-8 with or without a byte order mark.
 
     Raises:
-        DataError: it cannot be read, or is not UTF-8.
+        DataError: the file cannot be read, or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig")

@@ -35,7 +35,7 @@ SPLIT_LISTS = {
 
 
 def find_captions(root: Path) -> Path | None:
-    """The caption file of either layout, or None where `root` is not Flickr8k."""
+    """The caption file of either layout, or None if `root` is not Flickr8k."""
     official = (root / directory / CAPTIONS for directory in TEXT_DIRECTORIES)
     kaggle = (root / directory / "captions.txt" for directory in TEXT_DIRECTORIES)
     if found := next((path for path in official if path.is_file()), None):
@@ -58,12 +58,12 @@ def read_flickr8k(
         images: the directory of the pictures; looked for in `root` when not given.
 
     Raises:
-        DataError: a malformed line, a listed picture without captions or without its file, a split
-            without its list.
+        DataError: a line is malformed, a listed picture has no captions or no file, or the split
+            has no list.
     """
     path = find_captions(root)
     if path is None:
-        raise DataError(f"{root}: neither {CAPTIONS} nor Kaggle's captions.txt is in it")
+        raise DataError(f"{root}: neither {CAPTIONS} nor Kaggle's captions.txt is in it; add one")
     rows = _token_rows(path) if path.name == CAPTIONS else read_csv(path)
     captions = gather(rows)
     if images is None:

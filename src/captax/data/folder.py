@@ -29,7 +29,7 @@ PICTURE_COLUMNS = ("file_name", "image", "filename", "file", "image_path", "imag
 
 
 def find_table(root: Path) -> Path | None:
-    """The folder's caption table, or None where it has none."""
+    """The folder's caption table, or None if it has no table."""
     return next((root / name for name in TABLES if (root / name).is_file()), None)
 
 
@@ -51,16 +51,16 @@ def read_table(
 ) -> list[Example]:
     """Pictures captioned by a `.jsonl`, `.csv` or `.tsv` file; ids are their names in it.
 
-    A picture on several rows has several captions. Splits are the folders of the pictures where
-    these bear splits' names, and made by hashing otherwise.
+    A picture on several rows has several captions. If the folders of the pictures are named for
+    splits, these are the splits; otherwise splits are made by hashing.
 
     Args:
         path: the table.
         split: `train`, `dev` or `test`; all for `None`.
-        images: the directory that the names are paths in; the table's own when not given.
+        images: the directory that the names are relative to; by default the table's own.
 
     Raises:
-        DataError: a malformed row, or a picture that does not exist.
+        DataError: a row is malformed, or a picture does not exist.
     """
     source = path.parent.resolve().name
     return choose_split(_examples(path, images, "", source), split, where=path)
@@ -70,7 +70,7 @@ def read_split_tables(tables: list[Path], *, split: str | None = None) -> list[E
     """Pictures captioned by a table in each split's folder; ids begin with the folder's name.
 
     Raises:
-        DataError: as `read_table` does; or a split that has no folder.
+        DataError: as `read_table` does, or the split has no folder.
     """
     root = tables[0].parents[1]
     found = [
@@ -92,11 +92,11 @@ def _examples(path: Path, images: Path | None, prefix: str, source: str) -> list
 def read_sidecars(root: Path, *, split: str | None = None) -> list[Example]:
     """Pictures with a `.txt` beside each, one caption a line; ids are their paths in the folder.
 
-    Subfolders count, and those of the root are the splits where all bear splits' names. Otherwise
-    splits are made by hashing.
+    Subfolders are included. If all folders of the root are named for splits, these are the splits;
+    otherwise splits are made by hashing.
 
     Raises:
-        DataError: pictures without a `.txt`, or a `.txt` without a caption.
+        DataError: a picture has no `.txt`, or a `.txt` has no caption.
     """
     pictures = find_images([root])
     if refuses():
@@ -122,7 +122,7 @@ def read_sidecars(root: Path, *, split: str | None = None) -> list[Example]:
 
 
 def _sidecar(path: Path) -> str:
-    """The text beside a picture; while faults are collected, empty where it cannot be read."""
+    """The text beside a picture; while faults are collected, empty if it cannot be read."""
     try:
         return read_text(path)
     except DataError as error:
@@ -139,7 +139,7 @@ def read_csv(path: Path) -> Iterator[ListedCaption]:
     Captions are in a column `caption` or `text`, or in several (`caption_0`, `caption_1`, ...).
 
     Raises:
-        DataError: no such columns, or a row without them; the message names the line.
+        DataError: the columns are missing, or a row lacks a field; the message names the line.
     """
     header, rows = read_delimited(path)
     picture = header.index(find_column(f"{path}, line 1", header, PICTURE_COLUMNS))
@@ -156,7 +156,7 @@ def read_jsonl(path: Path) -> Iterator[ListedCaption]:
     The caption is a string, or a list of them.
 
     Raises:
-        DataError: a line that is not such an object; the message names it.
+        DataError: a line is not such an object; the message names the line.
     """
     for where, record in read_records(path):
         picture = record[find_column(where, list(record), PICTURE_COLUMNS)]

@@ -1,6 +1,6 @@
 """Datasets in Hugging Face's formats, on disk or on the hub, through their `datasets` library.
 
-The library keeps rows in memory-mapped Arrow files: a picture's bytes are read when asked for.
+The library keeps rows in memory-mapped Arrow files; a picture's bytes are read on demand.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ ID_COLUMNS = ("image_id", "cocoid", "id", "filename", "file_name", "imgid", "__k
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RowPicture:
-    """The picture in one row of a `datasets.Dataset` that has its column alone, undecoded."""
+    """An undecoded picture: one row of a `datasets.Dataset` that has only the picture column."""
 
     rows: Any = dataclasses.field(repr=False)
     column: str
@@ -35,7 +35,7 @@ class RowPicture:
     where: str
 
     def read(self) -> bytes:
-        """The picture's file.
+        """The bytes of the picture's file.
 
         Raises:
             ImageError: the row holds neither bytes nor the path of a file that can be read.
@@ -56,7 +56,7 @@ class RowPicture:
 def hub_name(path: str | Path) -> str | None:
     """`owner/name` (or `owner/name/configuration`) of `hf://owner/name`; None for other paths.
 
-    As a `Path`, in which two slashes are one, and behind any folder it is understood too.
+    A `Path`, which joins the two slashes into one, and a name behind a folder are understood too.
     """
     _, scheme, name = str(path).rpartition("hf:/")
     return name.strip("/") if scheme and name.strip("/") else None
@@ -68,17 +68,17 @@ def is_saved(root: Path) -> bool:
 
 
 def has_parquet(root: Path) -> bool:
-    """Whether Parquet files are in the directory, or in folders of it."""
+    """Whether Parquet files are in the directory, or in its folders."""
     return any(True for pattern in ("*.parquet", "*/*.parquet") for _ in root.glob(pattern))
 
 
 def read_hub(name: str, *, split: str | None = None) -> list[Example]:
-    """A dataset of the hub: `owner/name`, or `owner/name/configuration` where it has several.
+    """A dataset of the hub: `owner/name`, or `owner/name/configuration` if it has several.
 
     It is downloaded to the library's cache, once. Columns and splits are found as by `read_rows`.
 
     Raises:
-        DataError: there is no such dataset, it cannot be reached, or as `read_rows`.
+        DataError: the dataset does not exist or cannot be reached, or as `read_rows`.
     """
     owner_and_name, configuration = name.split("/")[:2], "/".join(name.split("/")[2:])
     library = _library(f"hf://{name}")
@@ -99,8 +99,8 @@ def read_rows(root: Path, *, split: str | None = None) -> list[Example]:
     the numbers of rows. Splits are the dataset's; one that has a single split is split by hashing.
 
     Raises:
-        DataError: the `datasets` library is missing or cannot read it, there are no such columns, a
-            row has no caption, a split that is not there.
+        DataError: the `datasets` library is missing or cannot read the directory, the columns are
+            missing, a row has no caption, or the split does not exist.
     """
     library = _library(root)
 

@@ -46,9 +46,9 @@ class LabelledExample:
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """A labelled dataset as it lies on disk: its layout in words, its classes, its splits.
+    """A labelled dataset on disk: the name of its layout, its classes, and its splits.
 
-    `splits` has one key, "", where the dataset lists none.
+    `splits` has the single key "" if the dataset lists no splits.
     """
 
     layout: str
@@ -57,11 +57,11 @@ class Labelled:
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """The splits: those that the dataset lists, or train and dev where dev is made of it."""
+        """The splits that the dataset lists, or train and dev if dev is made by hashing."""
         return tuple(self.splits) if self._measures else ("train", "dev")
 
     def part(self, split: str | None, where: object) -> list[LabelledExample]:
-        """The examples of a split; of all for None.
+        """The examples of a split, or of all splits if `split` is None.
 
         Raises:
             SplitError: there is no such split.
@@ -84,7 +84,7 @@ class Labelled:
 
     @property
     def _measures(self) -> bool:
-        """Whether a split to measure on is listed."""
+        """Whether the dataset lists a split to measure on: dev or test."""
         return bool({"dev", "test"} & self.splits.keys())
 
 
@@ -95,17 +95,18 @@ def open_labelled(
 
     A directory may be Food-101 (`images/<class>/<id>.jpg` and `meta/train.txt`, `meta/test.txt`),
     or have a folder of pictures for each class, within folders of splits (`train/<class>/`) or not.
-    Dev is the test split where there is no dev, as with Food-101; without either, it is made by
+    Without a dev split, dev is the test split, as with Food-101; without either, it is made by
     hashing ids. Classes come in the order of `class_names`.
 
     Args:
         path: the directory.
         split: `train`, `dev` (or `val`) or `test`; everything for `None`.
-        classes: keep these alone: names, or the first so many.
+        classes: the classes to keep: their names, or a number to keep the first ones.
 
     Raises:
-        DataError: the directory is of neither kind, a listed picture does not exist, fewer than two
-            classes, a class that is unknown or that train lacks, no such split or nothing in it.
+        DataError: the directory has neither layout, a listed picture does not exist, there are
+            fewer than two classes, a class is unknown or has no training pictures, or the split
+            does not exist or is empty.
     """
     split = None if split is None else split_name(split)
     dataset = read_labelled(Path(path), classes)
@@ -116,7 +117,7 @@ def open_labelled(
         listed = f"{', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''}"
         message = f"{path}: its {split} split has no pictures of {listed}"
         if split == "train":
-            raise DataError(f"{message}; add some, or leave these classes out by classes=")
+            raise DataError(f"{message}; add some, or name only the other classes in classes=")
         warnings.warn(message, stacklevel=2)
     return found
 
@@ -124,8 +125,8 @@ def open_labelled(
 def class_names(path: str | Path, *, classes: int | Sequence[str] | None = None) -> tuple[str, ...]:
     """The classes of a labelled dataset: as Food-101 lists them, else in alphabetical order.
 
-    They are the same whichever split is opened. `classes` keeps those of these names, or the
-    first so many, in the same order.
+    They are the same whichever split is opened. `classes` keeps the classes
+    with these names, or the first ones if it is a number, in the same order.
 
     Raises:
         DataError: as `open_labelled` does.
@@ -139,21 +140,22 @@ def is_labelled(root: Path) -> bool:
 
 
 def read_labelled(root: Path, classes: int | Sequence[str] | None = None) -> Labelled:
-    """The whole of a labelled dataset; nothing is opened but lists.
+    """Read a whole labelled dataset; only its lists are opened, no pictures.
 
     Raises:
-        DataError: as `open_labelled` does, but for what only one split lacks.
+        DataError: as `open_labelled` does, except for faults that concern one split.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: no such directory; give that of a dataset with labels")
+        raise DataError(f"{root}: no such directory; give the directory of a dataset with labels")
     if _is_food101(root):
         dataset = _food101(root)
     elif folders := _class_folders(root):
         dataset = _folders(root, folders)
     else:
         raise DataError(
-            f"{root}: no labelled pictures; looked for a folder of pictures for each class, in "
-            f"train/ and the like or not, and for Food-101's images/ and meta/"
+            f"{root}: no labelled pictures; looked for a folder of pictures for each class "
+            f"(at the top, or in folders named train, dev and test), and for Food-101's "
+            f"images/ and meta/"
         )
     kept = _choose(root, dataset.classes, classes)
     if len(kept) < 2:
@@ -174,7 +176,7 @@ def _choose(
     if classes is None:
         return names
     if isinstance(classes, str):
-        raise DataError(f"classes is one string: give a list of names, such as [{classes!r}]")
+        raise DataError(f"classes is one string; give a list of names, such as [{classes!r}]")
     if isinstance(classes, int):
         if not 2 <= classes <= len(names):
             raise DataError(
@@ -195,7 +197,7 @@ def _is_food101(root: Path) -> bool:
 
 
 def _lists(meta: Path) -> dict[str, Path | None]:
-    """The list of each split, `train.txt` or where that is missing `train.json`."""
+    """The list of each split: `train.txt`, or `train.json` if that is missing."""
     found: dict[str, Path | None] = {}
     for split, name in FOOD101_LISTS.items():
         paths = (meta / name, (meta / name).with_suffix(".json"))
@@ -227,13 +229,13 @@ def _food101(root: Path) -> Labelled:
         return Labelled("Food-101", tuple(sorted(there)), splits)
     classes = tuple(line.strip() for line in read_text(names).split("\n") if line.strip())
     refuse_repeats(classes, names, "comes twice; remove one")
-    refuse(sorted(there - set(classes)), names, "is not in it and has pictures; add it")
+    refuse(sorted(there - set(classes)), names, "has pictures but is not in the list; add it")
     refuse((name for name in classes if name not in there), names, "has no pictures; remove it")
     return Labelled("Food-101", tuple(name for name in classes if name in there), splits)
 
 
 def _listed(path: Path) -> list[str]:
-    """`class/id` of every picture of a list."""
+    """The `class/id` of every picture in a list."""
     if path.suffix == ".json":
         try:
             content = parse_json(read_text(path))
@@ -249,14 +251,14 @@ def _listed(path: Path) -> list[str]:
 
 
 def _class_folders(root: Path) -> dict[str, list[Path]]:
-    """The folders of classes by split, "" where there are no folders of splits."""
+    """The folders of classes by split; the split is "" if splits have no folders."""
     folders = _subfolders(root)
     splits = {folder: _subfolders(folder) for folder in folders if folder.name in SPLIT_NAMES}
     if splits and all(splits.values()):
         refuse(
             (folder.name for folder in folders if folder not in splits and _has_pictures(folder)),
             root,
-            "is beside the folders of splits; move it into one, or away",
+            "is beside the folders of splits; move it into one of them, or out of the dataset",
         )
         found: dict[str, list[Path]] = {}
         for folder, classes in splits.items():

@@ -1,4 +1,4 @@
-"""Several sources as one."""
+"""Joins several sources into one."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from captax.data.example import Example, refuse_repeats
 
 
 def mix(*sources: Sequence[Example]) -> list[Example]:
-    """The sources' examples one after the other, each id behind its source's name.
+    """The sources' examples one after the other; each id begins with its source's name.
 
     `1000268201_693b08cb0e` of a folder named `flickr8k` becomes `flickr8k/1000268201_693b08cb0e`.
     Examples without a source, such as those already mixed, keep their ids.

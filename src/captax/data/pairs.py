@@ -52,23 +52,24 @@ def open_pairs(
     source: str | None = None,
     target: str | None = None,
 ) -> list[Pair]:
-    """Pairs of texts from tables, or from two text files that go line by line.
+    """Pairs of texts from tables, or from two text files whose lines correspond.
 
     A directory has `train.source` and `train.target` (and `val.`, `test.`), or tables: `.jsonl`,
-    `.csv`, `.tsv`, or `.json` with a list of objects. A table may be named itself. A file named for
+    `.csv`, `.tsv`, or `.json` with a list of objects. `path` may also be a table. A file named for
     a split is that split; others are split by hashing. Columns are found by their usual names, as
-    source and target, article and highlights, document and summary, or two codes of languages, of
-    which the first is the source.
+    source and target, article and highlights, document and summary, or two language codes, the
+    first of which is the source.
 
     Args:
         path: the directory or file.
         split: `train`, `dev` (or `val`) or `test`; everything for `None`.
-        source: the column of the texts to read, where it has another name.
+        source: the column of the texts to read, if it has an unusual name.
         target: the column of the texts to write.
 
     Raises:
-        DataError: no such path, no pairs in it, columns that cannot be told, an empty or malformed
-            row (the message names its line), files of different lengths, no such split.
+        DataError: the path does not exist or has no pairs, the columns cannot be told, a row is
+            empty or malformed (the message names its line), two files differ in length, or the
+            split does not exist.
     """
     path = Path(path)
     split = None if split is None else split_name(split)
@@ -116,7 +117,7 @@ def _files(path: Path) -> list[Path]:
 
 def _lines(path: Path, prefix: str) -> Iterator[Pair]:
     other = path.with_suffix(".target")
-    # Only a line feed ends a line: texts may contain what else Unicode calls an end.
+    # Only a line feed ends a line: texts may contain other line ends of Unicode.
     sources, targets = (read_text(file).rstrip("\n").split("\n") for file in (path, other))
     if len(sources) != len(targets):
         raise DataError(
@@ -136,7 +137,9 @@ def _table(path: Path, prefix: str, source: str | None, target: str | None) -> I
             columns = (source, target)
             for name in columns:
                 if name not in record:
-                    raise DataError(f"{where}: no column {name}; there is {', '.join(record)}")
+                    raise DataError(
+                        f"{where}: no column is named {name}; choose from {', '.join(record)}"
+                    )
         id = row.get("id")
         id = f"{prefix}{number if id is None else id}"
         yield _pair(id, record[columns[0]], record[columns[1]], where)

@@ -1,7 +1,7 @@
 """WebDataset: pictures and captions in tar files, read where they lie.
 
-A shard is scanned once, header by header, and only captions are kept. Of a picture remain its shard
-and where in it the bytes are, so that any picture can be read at any time, in any order and thread.
+A shard is scanned once, header by header. Captions are kept; for a picture, only its shard and the
+place of its bytes are kept, so that it can be read at any time, in any order and thread.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class TarPicture:
     size: int
 
     def read(self) -> bytes:
-        """The picture's file.
+        """The bytes of the picture's file.
 
         Raises:
             ImageError: the shard is gone, or shorter than it was.
@@ -58,7 +58,7 @@ def find_shards(path: str | Path) -> list[Path]:
     """The shards that `path` means: a tar, a folder of them (or of such folders), or braces.
 
     `train-{000..003}.tar` and `{train,val}.tar` mean what they mean to a shell, or to WebDataset.
-    None where `path` is none of these.
+    The list is empty if `path` is something else.
 
     Raises:
         DataError: a shard that the braces name does not exist, or a shard that is compressed.
@@ -74,7 +74,9 @@ def find_shards(path: str | Path) -> list[Path]:
     if path.is_file() or "{" not in str(path):
         return [path]
     shards = [Path(name) for name in expand_braces(str(path))]
-    refuse((str(shard) for shard in shards if not shard.is_file()), path, "does not exist")
+    refuse(
+        (str(shard) for shard in shards if not shard.is_file()), path, "does not exist; fetch it"
+    )
     return shards
 
 
@@ -96,8 +98,8 @@ def _choices(content: str) -> list[str]:
 def read_shards(shards: list[Path], root: Path, *, split: str | None = None) -> list[Example]:
     """Samples of WebDataset shards: `key.jpg` (or another picture) with `key.txt` or `key.json`.
 
-    A `.txt` has one caption a line; a `.json` has them under `caption`, `text` or the like, and is
-    asked only where there is no `.txt`. Other files of a sample are left alone. Ids are
+    A `.txt` has one caption a line. A `.json` has captions under `caption`, `text` or a similar
+    key, and is used only if there is no `.txt`. Other files of a sample are ignored. Ids are
     `shard/key`. A shard whose name or folder within `root` names a split is that split; others are
     split by hashing.
 
@@ -107,8 +109,8 @@ def read_shards(shards: list[Path], root: Path, *, split: str | None = None) -> 
         split: `train`, `dev` or `test`; all for `None`.
 
     Raises:
-        DataError: a shard that is no tar file or is damaged, a sample without a picture or a
-            caption or with two pictures, a split that no shard has.
+        DataError: a shard is not a tar file or is damaged, a sample has no caption, no picture or
+            two pictures, or no shard has the split.
     """
     names = {shard: shard.relative_to(root).with_suffix("").as_posix() for shard in shards}
     named = {shard: split_in(name) for shard, name in names.items()}
@@ -156,7 +158,7 @@ def _examples(shard: Path, name: str, source: str) -> Iterator[Example]:
 
 
 def _members(shard: Path) -> Iterator[tuple[str, str, str, TarPicture | bytes]]:
-    """The pictures, texts and JSONs of a shard: key, extension, where, and what it is."""
+    """The pictures, texts and JSONs of a shard: key, extension, place and content of each."""
     try:
         with shard.open("rb") as file:
             for member in tar_files(file, shard):
@@ -175,24 +177,24 @@ def _members(shard: Path) -> Iterator[tuple[str, str, str, TarPicture | bytes]]:
 
 
 def tar_files(file: Any, name: object) -> Iterator[tarfile.TarInfo]:
-    """The files in an uncompressed tar, hidden ones left out (such as macOS's `._a.jpg`).
+    """The files in an uncompressed tar, without hidden ones (such as macOS's `._a.jpg`).
 
-    `file` is open to be read and sought in; between one and the next, it may be read anywhere.
+    `file` is seekable; the caller may read anywhere in it between two of its members.
 
     Raises:
-        DataError: it is no tar file, or is damaged; the message calls it `name`.
+        DataError: the file is not a tar file, or is damaged; the message calls it `name`.
     """
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 if member.isreg() and not PurePosixPath(member.name).name.startswith("."):
                     yield member
-            # tarfile takes a damaged header within the file for its end.
+            # tarfile mistakes a damaged header for the end of the file.
             file.seek(archive.offset)
             if file.read(_BLOCK).strip(b"\0"):
                 raise DataError(f"{name}: damaged at byte {archive.offset}; fetch it again")
     except tarfile.TarError as error:
-        raise DataError(f"{name}: no whole tar file ({error}); fetch it again") from error
+        raise DataError(f"{name}: not a complete tar file ({error}); fetch it again") from error
 
 
 def _text(where: str, content: bytes | TarPicture) -> str:
@@ -206,7 +208,7 @@ def _text(where: str, content: bytes | TarPicture) -> str:
 
 
 def _described(where: str, content: bytes | TarPicture) -> tuple[str, ...]:
-    """The captions in a sample's JSON; none where it is about something else."""
+    """The captions in a sample's JSON; empty if the JSON has no captions."""
     try:
         record = parse_json(_text(where, content))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Opening a dataset without saying what it is."""
+"""Opens a dataset and finds out its layout."""
 
 import dataclasses
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class DatasetLayout:
 
 
 class UnknownLayout(DataError):
-    """A directory exists and is no dataset of captions."""
+    """A directory exists but does not have a known layout of captions."""
 
 
 def open(
@@ -42,18 +42,18 @@ def open(
     Flickr8k (`Flickr8k.token.txt`, or Kaggle's `captions.txt`), COCO (`annotations/*.json`), a
     folder of pictures with a table (`metadata.jsonl`, `captions.csv`) or one in each split's
     folder, what Hugging Face's `datasets` saved to disk or as Parquet, pictures with a `.txt`
-    beside each, WebDataset shards. A `.json`, `.jsonl`, `.csv`, `.tsv` or `.tar` file may be named
-    itself, shards also as `train-{000..003}.tar`, and a dataset of the hub as `hf://owner/name`.
+    beside each, WebDataset shards. A `.json`, `.jsonl`, `.csv`, `.tsv` or `.tar` file may be given
+    instead, shards also as `train-{000..003}.tar`, and a dataset of the hub as `hf://owner/name`.
 
     Args:
         path: the directory or file.
         split: `train`, `dev` (or `val`) or `test`; everything for `None`. A dataset that lists no
             splits has train and dev, made by hashing ids.
-        images: the directory of the pictures, where it is not in or beside the dataset as usual.
+        images: the directory of the pictures, if they are not in or beside the dataset.
 
     Raises:
         DataError: the path does not exist, has no known layout (the message says what was looked
-            for), no such split, or something malformed in it.
+            for), does not have the split, or holds something malformed.
     """
     split = None if split is None else split_name(split)
     found = recognise(path, images=images).read(split=split)
@@ -66,7 +66,7 @@ def recognise(path: str | Path, *, images: str | Path | None = None) -> DatasetL
     """The layout of the dataset, by the rules of `open`.
 
     Raises:
-        DataError: the path does not exist, or is a file that is no dataset.
+        DataError: the path does not exist, or is a file that is not a dataset.
         UnknownLayout: the directory has no known layout.
     """
     if name := hub_name(path):
@@ -84,7 +84,7 @@ def recognise(path: str | Path, *, images: str | Path | None = None) -> DatasetL
         if path.suffix in (".jsonl", ".csv", ".tsv"):
             return DatasetLayout("table of pictures", partial(read_table, path, images=images))
         raise DataError(
-            f"{path}: a dataset's file is .json, .jsonl, .csv, .tsv or .tar; or give its directory"
+            f"{path}: not a dataset; give a .json, .jsonl, .csv, .tsv or .tar file, or a directory"
         )
     if karpathy := find_karpathy(path):
         return DatasetLayout(
@@ -109,7 +109,7 @@ def recognise(path: str | Path, *, images: str | Path | None = None) -> DatasetL
     if shards := find_shards(path):
         return _alone(path, images, "WebDataset shards", partial(read_shards, shards, path))
     raise UnknownLayout(
-        f"{path}: no dataset that captax knows; looked for Flickr8k.token.txt, Kaggle's "
+        f"{path}: not a dataset that captax knows; looked for Flickr8k.token.txt, Kaggle's "
         f"captions.txt, dataset_coco.json, annotations/*.json, metadata.jsonl, captions.csv, "
         f"*.parquet, what save_to_disk writes, pictures with a .txt beside each, and *.tar"
     )
@@ -121,9 +121,9 @@ def _alone(
     name: str,
     read: Callable[..., list[Example]],
 ) -> DatasetLayout:
-    """A layout whose pictures are where its captions are."""
+    """A layout that stores pictures and captions together."""
     if images is not None:
-        raise DataError(f"{path}: its pictures are with its captions; leave out {images}")
+        raise DataError(f"{path}: its pictures are stored with its captions; leave out {images}")
     return DatasetLayout(name, read)
 
 

@@ -1,4 +1,4 @@
-"""Splits: the names they go by, and one made by hashing where a source has none."""
+"""The names of splits, and a split by hashing for sources that list no splits."""
 
 import hashlib
 import re
@@ -22,29 +22,29 @@ DEV_FRACTION = 0.1
 
 @runtime_checkable
 class Identified(Protocol):
-    """What can be split: it has an id."""
+    """Anything that can be split, because it has an id."""
 
     @property
     def id(self) -> str:
-        """Names it within its source."""
+        """The name within its source."""
 
 
 T = TypeVar("T", bound=Identified)
 
 
 def split_name(name: str) -> str:
-    """`train`, `dev` or `test`, under any of the names they go by.
+    """`train`, `dev` or `test` for any usual name of these splits, such as `val` for `dev`.
 
     Raises:
-        DataError: it is none of them.
+        DataError: no split has this name.
     """
     if name not in SPLIT_NAMES:
-        raise DataError(f"there is no split {name!r}: choose train, dev (or val) or test")
+        raise DataError(f"there is no split {name!r}; choose train, dev (or val) or test")
     return SPLIT_NAMES[name]
 
 
 def split_in(name: str) -> str | None:
-    """The split that a file's name speaks of, as `captions_val2017` does; None if it does not."""
+    """The split that a file's name contains, as `captions_val2017` does; otherwise None."""
     words = re.findall("[a-z]+", name.lower())
     return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
@@ -60,13 +60,13 @@ def split_by_hash(
     Args:
         examples: what to split.
         dev_fraction: how much of it is dev, between 0 and 1.
-        salt: another salt is another split.
+        salt: another salt gives another split.
 
     Raises:
         DataError: `dev_fraction` is not between 0 and 1.
     """
     if not 0 <= dev_fraction <= 1:
-        raise DataError(f"dev_fraction is {dev_fraction}: give a number between 0 and 1")
+        raise DataError(f"dev_fraction is {dev_fraction}; give a number between 0 and 1")
     train: list[T] = []
     dev: list[T] = []
     for example in examples:
@@ -83,12 +83,11 @@ def _share(id: str, salt: str) -> float:
 def choose_split(examples: Sequence[T], split: str | None, *, where: object) -> list[T]:
     """The named part of a source that does not list its splits; all of it for `None`.
 
-    Where every id begins with a folder named for a split (`train/`, `val/`), and not always the
-    same, these are the splits. Else train and dev are those of `split_by_hash`.
+    If every id begins with a folder named for a split (`train/`, `val/`), and there are at least
+    two such splits, these are the splits. Otherwise `split_by_hash` makes train and dev.
 
     Raises:
-        SplitError: there is no such folder, or the test part of a source that says nothing of
-            splits is asked for.
+        SplitError: the folder does not exist, or test is asked for and the source lists no splits.
     """
     if split is None:
         return list(examples)
@@ -99,17 +98,17 @@ def choose_split(examples: Sequence[T], split: str | None, *, where: object) -> 
         return [example for example, in_ in zip(examples, folders, strict=True) if in_ == split]
     refuse_test(split, where)
     train, dev = split_by_hash(examples)
-    if not dev and len(train) > 1:  # of a few, chance may have held out none
+    if not dev and len(train) > 1:  # chance may hold out none of a few
         dev = [min(train, key=lambda example: _share(example.id, ""))]
         train = [example for example in train if example is not dev[0]]
     return train if split == "train" else dev
 
 
 def refuse_test(split: str | None, where: object) -> None:
-    """Raise where the test part of a source that says nothing of splits is asked for.
+    """Refuse the test split of a source that lists no splits.
 
     Raises:
-        SplitError: it is: nobody has said which examples are the test.
+        SplitError: `split` is test, and the source does not say which examples belong to it.
     """
     if split == "test":
         raise SplitError(
@@ -119,10 +118,10 @@ def refuse_test(split: str | None, where: object) -> None:
 
 
 def refuse_absent(split: str | None, there: set[str], where: object) -> None:
-    """Raise where a split is asked for that is not among those that are there.
+    """Refuse a split that is not among the splits of a source, `there`.
 
     Raises:
-        SplitError: it is not.
+        SplitError: the source does not have the split.
     """
     if split is not None and split not in there:
-        raise SplitError(f"{where}: no {split} split; there is {', '.join(sorted(there))}")
+        raise SplitError(f"{where}: no {split} split; choose {' or '.join(sorted(there))}")

@@ -1,4 +1,4 @@
-"""Tables as people keep them: CSV, TSV, and JSON by lines or whole."""
+"""Reads tables: CSV, TSV, lines of JSON, and lists in JSON."""
 
 import contextlib
 import csv
@@ -17,10 +17,10 @@ NUMBERED_CAPTION = re.compile(r"caption_?\d+")  # Flickr8k on the hub: caption_0
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a table by column, each with where it stands (file and line).
+    """The rows of a table, each with its place (file and line) and its fields by column.
 
-    CSV and TSV have a header. TSV is never quoted; a CSV row may be, over several lines. JSON is
-    an object a line, or in `.json` a list of objects.
+    CSV and TSV have a header. Fields of a CSV may be quoted and then span several lines; fields of
+    a TSV are never quoted. A `.jsonl` has one object a line, and a `.json` a list of objects.
 
     Raises:
         DataError: a malformed row; the message names its line.
@@ -36,7 +36,7 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_delimited(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
-    """The header of a CSV or TSV, and its other rows as they are, with where they stand.
+    """The header of a CSV or TSV, and its other rows as lists of fields, each with its place.
 
     Raises:
         DataError: as `read_records` does, when the row is reached.
@@ -63,7 +63,7 @@ def _rows(path: Path, reader: Any, width: int) -> Iterator[tuple[str, list[str]]
     )
     try:
         for row in reader:
-            # A row that is quoted over several lines is named by its first.
+            # A row that spans several lines is named by its first line.
             where, line = f"{path}, line {line}", reader.line_num + 1
             if not row:
                 continue
@@ -124,14 +124,14 @@ def find_column(where: str, columns: Sequence[str], names: Sequence[str]) -> str
     """The first of `names` that is among `columns`.
 
     Raises:
-        DataError: none is.
+        DataError: none of them is.
     """
     for name in names:
         if name in columns:
             return name
     raise DataError(
-        f"{where}: there is no column {alternatives(names)}; there is "
-        f"{', '.join(columns) or 'nothing'}"
+        f"{where}: no column is named {alternatives(names)}; rename one of the columns "
+        f"({', '.join(columns) or 'it has none'})"
     )
 
 
@@ -139,7 +139,7 @@ def caption_columns(where: str, columns: Sequence[str]) -> list[str]:
     """The columns that hold captions: one by its usual name, or several that are numbered.
 
     Raises:
-        DataError: there is none.
+        DataError: no column holds captions.
     """
     numbered = [name for name in columns if NUMBERED_CAPTION.fullmatch(name)]
     if numbered and not set(columns) & set(CAPTION_COLUMNS):
@@ -148,21 +148,21 @@ def caption_columns(where: str, columns: Sequence[str]) -> list[str]:
 
 
 def captions_in(where: str, value: object) -> list[str]:
-    """The captions in a field: a string, a list, or such lists of COCO's `{"raw": ...}`.
+    """The captions in a field: a string, a list of strings, or a list of COCO's `{"raw": ...}`.
 
-    A string that is a JSON list of strings, as tables without lists hold them, is one.
+    A string that holds a JSON list of strings counts as a list; some tables have no other lists.
 
     Raises:
-        DataError: it is none of these, or an empty list.
+        DataError: the field has another type, or is an empty list.
     """
     if isinstance(value, str) and value.lstrip().startswith('["'):
-        with contextlib.suppress(ValueError):  # a caption may begin so
+        with contextlib.suppress(ValueError):  # a caption may begin like a list
             value = parse_json(value)
     values = value if isinstance(value, list) else [value]
     texts = [each.get("raw") if isinstance(each, Mapping) else each for each in values]
     captions = [text for text in texts if isinstance(text, str)]
     if not captions or len(captions) < len(texts):
-        raise DataError(f"{where}: its captions must be strings, at least one; got {value!r}")
+        raise DataError(f"{where}: it needs one or more captions, as strings; got {value!r}")
     return captions
 
 

@@ -1,4 +1,4 @@
-"""Random crops, flips and colour changes of training pictures, the same again for the same seed."""
+"""Random crops, flips and colour changes of training pictures, reproducible from a seed."""
 
 import dataclasses
 import hashlib
@@ -21,11 +21,11 @@ _SIDES = re.compile(
 class Augment:
     """A random change of an RGB picture; resizing is left to the processor.
 
-    `crop_scale` is the range of the share of the picture's area that is kept, and `crop_ratio` that
+    `crop_scale` is the range of the crop's share of the picture's area, and `crop_ratio` the range
     of the crop's width / height (the random resized crop of Szegedy et al. 2015,
-    https://arxiv.org/abs/1409.4842); None keeps the whole picture. `flip` mirrors one picture in
-    two. `jitter` multiplies brightness, contrast and saturation each by a factor drawn from
-    1 - jitter .. 1 + jitter; 0 leaves colours alone.
+    https://arxiv.org/abs/1409.4842); a `crop_scale` of None keeps the whole picture. `flip` mirrors
+    half of the pictures, drawn at random. `jitter` multiplies brightness, contrast and saturation
+    each by a factor drawn from 1 - jitter .. 1 + jitter; 0 does not change colours.
     """
 
     crop_scale: tuple[float, float] | None = None
@@ -46,11 +46,11 @@ class Augment:
     ) -> Image.Image:
         """`image` (RGB) cropped, mirrored and recoloured as `rng` draws; the input is not modified.
 
-        `allow_flip=False` keeps the sides where they are, for captions that name them.
+        `allow_flip=False` never mirrors, for captions that name left or right.
         """
         if self.crop_scale is not None:
             image = image.crop(self._crop_box(image.size, rng))
-        # Drawn even where it is not allowed, so that the draws after it stay the same.
+        # A number is drawn even if flips are not allowed, so that later draws stay the same.
         if self.flip and rng.random() < 0.5 and allow_flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.jitter:
@@ -72,7 +72,7 @@ class Augment:
         return self._centre_box(width, height)
 
     def _centre_box(self, width: int, height: int) -> Box:
-        """The largest centred crop of an allowed ratio: what is left for very narrow pictures."""
+        """The largest centred crop of an allowed ratio, used for very narrow pictures."""
         ratio = min(max(width / height, self.crop_ratio[0]), self.crop_ratio[1])
         crop_width = max(1, min(width, round(height * ratio)))
         crop_height = max(1, min(height, round(width / ratio)))
@@ -88,7 +88,7 @@ def rng_for(seed: int, epoch: int, example_id: str) -> np.random.Generator:
 def mentions_sides(captions: Sequence[str]) -> bool:
     """Whether some caption says left or right, so that a mirrored picture would make it false.
 
-    "Left" the verb counts too: an example not mirrored costs less than a false caption.
+    The verb "left" counts too: not mirroring a picture costs less than a false caption.
     """
     return any(_SIDES.search(caption) for caption in captions)
 

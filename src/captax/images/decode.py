@@ -1,7 +1,8 @@
-"""Pictures in: any common file, bytes, Pillow picture or array becomes an upright RGB picture.
+"""Decodes any common file, bytes, Pillow picture or array to an upright RGB picture.
 
-Pillow's own `Image.open` bounds pixels by a process-wide setting and warns; both belong to the
-caller's process, so the plugin is chosen here by the file's signature and bounds are ours.
+Pillow's own `Image.open` limits pixels by a process-wide setting and issues warnings, and both
+belong to the caller. So the plugin is chosen here, by the file's signature, and the limit is a
+parameter.
 """
 
 import contextlib
@@ -49,7 +50,7 @@ class ImageError(CaptaxError):
 
 
 class TooManyPixels(ImageError):
-    """A picture is larger than it may be."""
+    """A picture has more pixels than are allowed."""
 
 
 class _Jpeg(JpegImageFile):
@@ -76,15 +77,15 @@ def decode(
 
     `source` is a path, the bytes of a file, a Pillow picture, or an array: uint8 [height width],
     [height width 1|3|4], or the same in floats within 0..1. 16-bit pictures are scaled to 8 bits;
-    of an animation the first frame is taken. A Pillow picture given is not modified. Of a
-    `Prepared` picture its pixels are given.
+    an animation gives its first frame. A Pillow picture is not modified. A `Prepared` picture gives
+    its pixels.
 
     `at_least` is the (height, width) that the picture will be resized to: a JPEG is then decoded
-    at 1/2, 1/4 or 1/8 of its size as long as twice `at_least` is left, which is much faster and
-    after the resize hardly visible.
+    at 1/2, 1/4 or 1/8 of its size as long as twice `at_least` remains. That is much faster and
+    hardly visible after the resize.
 
-    Raises `ImageError` for what is missing, damaged, no picture, or larger than `max_pixels`
-    (checked before any pixel is decoded).
+    Raises `ImageError` if `source` is missing, damaged, not a picture, or larger than `max_pixels`
+    (which is checked before any pixel is decoded).
     """
     if isinstance(source, Image.Image):
         name = getattr(source, "filename", "") or f"{source.mode} picture"
@@ -106,7 +107,7 @@ def decode(
         )
     if not isinstance(source, str | os.PathLike):
         raise ImageError(
-            f"{type(source).__name__} is no picture: give a path, bytes, a Pillow picture or a "
+            f"{type(source).__name__} is not a picture; give a path, bytes, a Pillow picture or a "
             "NumPy array [height width 3]"
         )
     try:
@@ -117,7 +118,7 @@ def decode(
             raise ImageError(f"{source}: captax reads files, not URLs; download it first") from None
         raise ImageError(f"{source}: no such file") from None
     except IsADirectoryError:
-        raise ImageError(f"{source}: is a directory, not a picture") from None
+        raise ImageError(f"{source}: is a directory, not a picture; give a file") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{source}: cannot be read: {reason}") from None
@@ -132,8 +133,8 @@ def _from_file(
     header = file.read(512)
     file.seek(0)
     opener = _opener(header, name)
-    # What can warn is opened and decoded with Pillow's warnings off; that state is the process's,
-    # so one thread at a time. The everyday formats take the other way and run in parallel.
+    # Formats that can warn are decoded with Pillow's warnings off. That state belongs to the
+    # process, so only one thread does it at a time. The common formats run in parallel.
     noisy = opener in (_Tiff, GifImageFile) or b"acTL" in header
     with _quiet() if noisy else contextlib.nullcontext():
         try:
@@ -150,7 +151,8 @@ def _from_file(
             raise
         except Image.DecompressionBombError:
             raise TooManyPixels(
-                f"{name}: has more pixels than Pillow reads from a {opener.format} picture"
+                f"{name}: has more pixels than Pillow reads from a {opener.format} picture; "
+                "save it smaller"
             ) from None
         except Exception as error:  # decoders fed damaged bytes raise nearly anything
             raise ImageError(
@@ -221,8 +223,8 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
-    """8-bit RGB without metadata: what the model sees is the pixels alone."""
-    image.load()  # some metadata comes after the pixels
+    """8-bit RGB without metadata, because a model sees only the pixels."""
+    image.load()  # some metadata follows the pixels
     transparent = image.info.get("transparency")
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image)
@@ -233,7 +235,7 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return _on_white(rgba, rgba.getchannel("A"))
-    rgb = image.convert("RGB")  # a copy where it is RGB already
+    rgb = image.convert("RGB")  # this copies a picture that is RGB already
     rgb.info = {}
     return rgb
 
@@ -245,20 +247,20 @@ def _on_white(image: Image.Image, mask: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(values: np.ndarray, name: str) -> np.ndarray:
-    """Integers are of 16 bits; floats of the smallest usual range that holds them."""
+    """Integers have 16 bits; floats have the smallest usual range that holds them."""
     low, high = float(values.min()), float(values.max())
     ranges = (1, 255, 65535) if values.dtype.kind == "f" else (65535,)
     white = next((white for white in ranges if low >= 0 and high <= white), None)
     if white is None:  # NaN comes here too
         raise ImageError(
-            f"{name}: values {low:g}..{high:g} have no known brightness; "
-            f"scale them to 0..{ranges[-1]} or save as 8 bit"
+            f"{name}: values {low:g}..{high:g} are in no known range; "
+            f"scale them to 0..{ranges[-1]} or save the picture with 8 bits"
         )
     return np.rint(values * (255 / white)).astype(np.uint8)
 
 
 def _exif_orientation(image: Image.Image) -> int:
-    """The orientation that the EXIF block of `image` says; 1, upright, if it says none."""
+    """The orientation in the EXIF block of `image`; 1 (upright) if the block has no orientation."""
     exif = image.info.get("exif", b"")
     if not isinstance(exif, bytes):
         return 1

@@ -1,4 +1,4 @@
-"""From pictures to what a vision encoder takes: resize, crop, normalise, batch."""
+"""Prepares pictures for a vision encoder: resizes, crops, normalises and batches them."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ _OPENAI = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
-# What each of transformers' classes takes a key to be that its config leaves out.
+# The defaults of transformers' classes for keys that a config leaves out.
 _CLASSES: dict[str, dict[str, Any]] = {
     "ViT": {"size": 224, "resample": 2, "do_center_crop": False},
     "DeiT": {"size": 256, "resample": 3, "do_center_crop": True, "crop_size": 224},
@@ -55,7 +55,7 @@ _CLASSES: dict[str, dict[str, Any]] = {
     },
 }
 _NAMED = re.compile(r"(\w+?)(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?")
-_WHOLE = 384  # ConvNeXT's class crops what is to be smaller than this, and stretches the rest
+_WHOLE = 384  # ConvNeXT's class crops if the size is below this, and stretches otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +63,11 @@ class ImageProcessor:
     """Pictures to `Float32 [batch height width 3]`: `(resized * rescale - mean) / std`.
 
     `size` is the (height, width) that the encoder takes. `resize="stretch"` resizes to
-    `resize_to` (height, width), by default `size`, whatever the aspect; `"shortest_edge"` resizes
-    so that the shorter side is `resize_to` pixels, by default the larger of `size`. Where that
-    leaves more than `size`, the centre is cut out; where it leaves less, black is put around.
-    `resample` is Pillow's filter of that name, with its antialiasing: what checkpoints were
-    trained with.
+    `resize_to` (height, width), by default `size`, and does not keep the aspect ratio;
+    `"shortest_edge"` resizes so that the shorter side is `resize_to` pixels, by default the larger
+    of `size`. If the result is larger than `size`, its centre is cut out; if it is smaller, it is
+    padded with black.
+    `resample` names Pillow's filter, with its antialiasing, as checkpoints were trained with it.
     """
 
     size: tuple[int, int]
@@ -102,7 +102,7 @@ class ImageProcessor:
 
     @property
     def decode_size(self) -> tuple[int, int]:
-        """The (height, width) to give `decode` as `at_least`: all that this resize can use."""
+        """The (height, width) to give `decode` as `at_least`: the most that this resize uses."""
         to = self.resize_to
         assert to is not None
         return to if isinstance(to, tuple) else (to, to)
@@ -117,31 +117,31 @@ class ImageProcessor:
         if isinstance(images, str | bytes | PathLike | Image.Image | Prepared) or (
             isinstance(images, np.ndarray) and images.ndim < 4
         ):
-            raise ImageError("one picture was given where a sequence is taken: pass [picture]")
+            raise ImageError("expected a sequence of pictures, got one picture; pass [picture]")
         pixels = np.empty((len(images), *self.size, 3), np.uint8)
         for index, image in enumerate(images):
             try:
                 ready = image if isinstance(image, Prepared) else self.decode(image)
                 pixels[index] = self.prepare(ready).pixels
             except ImageError as error:
-                # A file is named by its path, other pictures by their place.
+                # The error of a file names its path; other pictures are named by their index.
                 place = "" if isinstance(image, str | PathLike) else f"image {index}: "
                 raise ImageError(f"{place}{error}") from None
         return self.normalize(pixels)
 
     def decode(self, image: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-        """`image` upright, in RGB, as large as resizing can make use of.
+        """`image` upright, in RGB, and at least as large as the resize needs.
 
-        Raises `ImageError` for one that cannot be read, as `captax.images.decode`.
+        Raises `ImageError` if it cannot be read, as `captax.images.decode` does.
         """
         return decode(image, max_pixels=max_pixels, at_least=self.decode_size)
 
     def prepare(self, image: Image.Image | Prepared, *, whole: bool = False) -> Prepared:
-        """RGB `image` resized and cut or padded to `size`; one that is prepared, as it is.
+        """RGB `image` resized and cut or padded to `size`; a prepared picture is not changed.
 
-        With `whole` all of it is stretched to `size` and nothing is cut: it is a `view` already.
-        Raises `ImageError` where keeping the aspect of a very narrow picture asks for a huge one,
-        and for a picture that was prepared for another size.
+        With `whole`, `image` is a `view` already: all of it is stretched to `size`, and nothing is
+        cut. Raises `ImageError` if a very narrow picture would become huge because its aspect ratio
+        is kept, or if a picture was prepared for another size.
         """
         if isinstance(image, Prepared):
             if image.pixels.shape != (*self.size, 3):
@@ -156,15 +156,15 @@ class ImageProcessor:
         if height * width > MAX_PIXELS:
             raise ImageError(
                 f"{image.width}x{image.height} picture: too narrow to be resized to a shortest "
-                f"edge of {self.resize_to}"
+                f"edge of {self.resize_to}; crop it first"
             )
         resized = image.resize((width, height), Image.Resampling[self.resample.upper()])
         return Prepared(np.asarray(resized.crop(fit.box)), fit.seen)
 
     def view(self, image: Image.Image | Prepared) -> Image.Image:
-        """The part of RGB `image` that `prepare` leaves, as it is: not resized, not stretched.
+        """The part of RGB `image` that `prepare` keeps, neither resized nor stretched.
 
-        Black where `prepare` pads.
+        It is black where `prepare` pads.
         """
         return image.image if isinstance(image, Prepared) else image.crop(self.fit(image).view)
 
@@ -181,7 +181,7 @@ class ImageProcessor:
         """`(pixels * rescale - mean) / std` of 8-bit pixels."""
         mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
         normalized = np.empty(pixels.shape, np.float32)
-        # Factors for a whole line of pixels at once: three times the speed of NumPy's loop over 3.
+        # Factors for a whole line of pixels at once are three times as fast as NumPy's loop over 3.
         width = pixels.shape[2]
         lines = normalized.reshape(-1, 3 * width)
         scale, offset = np.tile(self.rescale / std, width), np.tile(-mean / std, width)
@@ -228,7 +228,7 @@ class ImageProcessor:
         looks first, or in `preprocessor_config.json`.
 
         Raises:
-            ImageError: neither file has it, or what it asks for is not what this processor does.
+            ImageError: neither file has it, or it asks for what this processor does not do.
         """
         directory = Path(directory)
         path = directory / PROCESSOR
@@ -237,8 +237,8 @@ class ImageProcessor:
             path = directory / PREPROCESSOR
             if not path.is_file():
                 raise ImageError(
-                    f"{path}: no such file, nor a {PROCESSOR} with an image_processor beside it; "
-                    "a checkpoint says there how its pictures are prepared"
+                    f"{path}: no such file, and no {PROCESSOR} with an image_processor beside it; "
+                    "add the checkpoint's file, which says how its pictures are prepared"
                 )
             nested = _object(path)
         if not isinstance(nested, Mapping):
@@ -252,9 +252,9 @@ class ImageProcessor:
     def from_config(cls, config: Mapping[str, Any]) -> "ImageProcessor":
         """The processor that a Hugging Face preprocessor_config.json describes, old or new style.
 
-        What it leaves out is what its class takes it to be: ViT, DeiT, CLIP, BLIP and ConvNeXT's,
-        the last being ResNet's too. Raises `ImageError` naming the key that asks for what this
-        processor does not do, or that another class leaves out.
+        A key that it leaves out has the default of its class, if that is ViT's, DeiT's, CLIP's,
+        BLIP's or ConvNeXT's (which ResNets use too). Raises `ImageError`, which names the key that
+        asks for something this processor does not do, or the key that is missing.
         """
         config = {key: value for key, value in config.items() if value is not None}
         if not config.get("do_resize", True):
@@ -265,7 +265,7 @@ class ImageProcessor:
         if (defaults := _CLASSES.get(kind)) is not None:
             config = {"image_mean": _HALF, "image_std": _HALF, **defaults, **config}
             edge = isinstance(defaults["size"], Mapping)
-            if edge and isinstance(config["size"], int):  # what a number means hangs on the class
+            if edge and isinstance(config["size"], int):  # the class decides what a number means
                 config["size"] = {"shortest_edge": config["size"]}
         if kind == "ConvNext":
             config = _without_crop_pct(config)
@@ -289,10 +289,12 @@ class ImageProcessor:
         else:
             resize_to = _height_width(config, "size")
         resample = _need(config, "resample")
-        # Pillow's own names for its filters are numbers too; True and 2.0 are not.
+        # Pillow's own constants for its filters are integers too; True and 2.0 are refused.
         whole = isinstance(resample, int) and not isinstance(resample, bool)
         if not whole or resample not in range(len(_RESAMPLE)):
-            raise ImageError(f"preprocessor config: resample={resample!r} is no filter of Pillow")
+            raise ImageError(
+                f"preprocessor config: resample={resample!r} is not a filter of Pillow; give 0 to 5"
+            )
         rescale = config.get("rescale_factor", 1 / 255)
         if not _is_number(rescale):
             raise ImageError(f"preprocessor config: rescale_factor={rescale!r} must be a number")
@@ -309,7 +311,7 @@ class ImageProcessor:
 
 
 def _without_crop_pct(config: dict[str, Any]) -> dict[str, Any]:
-    """ConvNeXT's resize in the words of the other classes."""
+    """ConvNeXT's resize, expressed in the keys of the other classes."""
     match config["size"], config["crop_pct"]:
         case {"shortest_edge": int() as edge, **rest}, int() | float() as part if not rest:
             pass
@@ -338,7 +340,9 @@ def _object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: not JSON ({error}); fetch it again") from None
     if not isinstance(content, dict):
-        raise ImageError(f"{path}: expected a JSON object, got {type(content).__name__}")
+        raise ImageError(
+            f"{path}: expected a JSON object, got {type(content).__name__}; fetch it again"
+        )
     return content
 
 

@@ -20,15 +20,15 @@ class SheetRow:
 
     Attributes:
         image: the picture; `None` for a card without one.
-        title: which picture it is, in small print.
-        caption: what is said of it.
+        title: the name of the picture, in small print.
+        caption: the text that describes the picture.
         score: how good the caption is, if that is known.
         alternatives: other captions, each with its score if that is known.
-        error: what is wrong, such as why there is no caption.
-        score_name: what scores are called.
-        others: what the alternatives are called.
-        unfolded: whether the alternatives show at once.
-        note: what else is to be said.
+        error: what went wrong, such as the reason why a caption is missing.
+        score_name: the word for the scores.
+        others: the heading of the alternatives.
+        unfolded: whether the alternatives are shown without a click.
+        note: another remark, in bold.
     """
 
     image: ImageSource | None
@@ -44,13 +44,13 @@ class SheetRow:
 
 
 def write_sheet(path: str | os.PathLike[str], rows: Iterable[SheetRow], *, title: str) -> None:
-    """Write `rows` as one HTML page to `path`, pictures within it as small JPEGs.
+    """Write `rows` to `path` as one HTML page that has the pictures in it as small JPEGs.
 
-    `rows` are read one at a time. A picture that cannot be read makes a card that says so. The file
-    appears when it is complete; raises `OutputError` if it cannot be written.
+    `rows` are read one at a time. A picture that cannot be read becomes a card that says so.
+    The file appears when it is complete. Raises `OutputError` if it cannot be written.
     """
     pictures = failed = 0
-    # Names of files may hold bytes that are no UTF-8; those show as "?".
+    # File names may have bytes that are not UTF-8; the page shows them as "?".
     with (
         replacing(Path(path)) as partial,
         partial.open("w", encoding="utf-8", errors="replace", newline="\n") as file,

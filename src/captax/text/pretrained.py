@@ -1,8 +1,8 @@
 """Tokenizers as Hugging Face checkpoints hold them, built as transformers 5 builds them.
 
-A checkpoint of the GPT-2, BERT or CLIP kind gives its vocabulary, in `tokenizer.json` or in the
-older `vocab.json` + `merges.txt` or `vocab.txt`, and its class gives the rest. Any other kind is
-what its `tokenizer.json` says.
+A GPT-2, BERT or CLIP checkpoint holds its vocabulary in `tokenizer.json`, or in the older
+`vocab.json` + `merges.txt` or `vocab.txt`, and its class determines the rest. Any other tokenizer
+is built from its `tokenizer.json` alone.
 """
 
 import dataclasses
@@ -37,9 +37,9 @@ _OF_MODEL = {
     "clip": CLIP,
     "clip_text_model": CLIP,
 }
-# Names that say nothing of the kind.
+# Class names that do not tell the kind.
 _ANY = {"PreTrainedTokenizer", "TokenizersBackend", "PythonBackend", None}
-# What a class takes its special tokens to be, where its checkpoint does not say.
+# The special tokens of a class, for checkpoints that do not name them.
 _DEFAULTS = {
     GPT2: dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>"),
     BERT: {
@@ -56,7 +56,7 @@ _DEFAULTS = {
         "pad_token": "<|endoftext|>",
     },
 }
-# Where neither the files nor a class says, the tokens themselves tell, the first that are there.
+# Used if neither files nor class name the roles: the first entry whose tokens all exist.
 _CONVENTIONS: tuple[dict[str, str], ...] = (
     {"bos_token": "<start>", "eos_token": "<eos>", "pad_token": "<pad>"},
     {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"},
@@ -76,7 +76,7 @@ class TextError(CaptaxError):
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A pipeline, where it was read, and what `tokenizer_config.json` is to say of it."""
+    """A pipeline, the file it was read from, and its entries for `tokenizer_config.json`."""
 
     backend: tokenizers.Tokenizer
     path: Path
@@ -84,7 +84,7 @@ class Pretrained:
 
 
 def token_of(settings: Mapping[str, Any], *roles: str) -> str | None:
-    """The token that plays the first of these roles that is named at all."""
+    """The token of the first of these roles that the settings name, or None."""
     for role in roles:
         value = settings.get(role)
         # A token is a string, or an object that also says how it is stripped.
@@ -104,7 +104,7 @@ def read_pretrained(directory: Path) -> Pretrained:
     kind = _kind(directory, settings)
     if (path := directory / TOKENIZER).is_file():
         backend = _parse(path, lambda: tokenizers.Tokenizer.from_file(str(path)))
-        # A name that does not fit its file names nothing.
+        # A class that does not fit the model in the file is ignored.
         if isinstance(backend.model, models.WordPiece if kind == BERT else models.BPE):
             settings = _DEFAULTS.get(kind or "", {}) | settings
         else:
@@ -123,9 +123,9 @@ def read_pretrained(directory: Path) -> Pretrained:
 
 
 def _settings(directory: Path) -> dict[str, Any]:
-    """`tokenizer_config.json` under `special_tokens_map.json`, less what means nothing elsewhere.
+    """The entries of `tokenizer_config.json`, without those that hold on one machine only.
 
-    The older map counts only where the config does not list the added tokens itself.
+    The older `special_tokens_map.json` overrides them, unless the config lists the added tokens.
     """
     settings = _object(directory / CONFIG)
     if "added_tokens_decoder" not in settings:
@@ -137,14 +137,14 @@ def _settings(directory: Path) -> dict[str, Any]:
 
 
 def _kind(directory: Path, settings: Mapping[str, Any]) -> str | None:
-    """The class, as `tokenizer_config.json` or `config.json` names it; None where neither does."""
+    """The class that `tokenizer_config.json` or `config.json` names, if it is a known one."""
     config = _object(directory / "config.json")
     name = settings.get("tokenizer_class") or config.get("tokenizer_class")
     name = name.removesuffix("Fast") if isinstance(name, str) else None
     if name not in _ANY:
         if name not in _DEFAULTS and not (directory / TOKENIZER).is_file():
             raise TextError(
-                f"{directory}: {name} can be read from a tokenizer.json only; "
+                f"{directory}: {name} can only be read from a tokenizer.json; "
                 "save it there with transformers' AutoTokenizer"
             )
         return name if name in _DEFAULTS else None
@@ -168,12 +168,12 @@ def _vocabulary_file(directory: Path, kind: str | None) -> tuple[str, Path]:
     missing = [path.name for path in needed if not path.is_file()]
     if len(missing) == len(needed):
         raise TextError(
-            f"{directory / TOKENIZER}: no such file, nor {' or '.join(missing)} beside it; "
-            "a checkpoint directory holds its tokenizer there"
+            f"{directory / TOKENIZER}: no such file, and no {' or '.join(missing)} beside it; "
+            "add the checkpoint's tokenizer files"
         )
     if missing:
         there = merges if missing == [letters.name] else letters
-        raise TextError(f"{there}: is no use without {missing[0]}; fetch that too")
+        raise TextError(f"{there}: cannot be used without {missing[0]}; fetch that file too")
     if needed == [words]:
         return BERT, words
     if kind is None:
@@ -192,7 +192,7 @@ def _model(kind: str, path: Path, settings: Mapping[str, Any]) -> models.Model:
     def read() -> models.Model:
         return models.BPE(*models.BPE.read_file(str(path), str(merges)), **extra)
 
-    _object(path)  # for its own error: the library does not say which of the two is broken
+    _object(path)  # raises an error of its own: the library does not say which file is broken
     return _parse(merges, read)
 
 
@@ -226,15 +226,17 @@ def _build(
         backend.decoder = decoders.ByteLevel()
     ends = [(token, backend.token_to_id(token)) for token in (first, last) if token is not None]
     if len(ends) < 2:
-        raise TextError(f"{path}: {CONFIG} names no token to begin or to end a text with")
+        raise TextError(
+            f"{path}: {CONFIG} does not name the tokens that begin and end a text; name them there"
+        )
     for token, index in ends:
         if index is None:
             raise TextError(
-                f"{path}: there is no {token!r} to begin or to end a text with; name its special "
-                f"tokens in {CONFIG} beside it"
+                f"{path}: the vocabulary lacks {token!r}, which is to begin or end a text; name "
+                f"its special tokens in {CONFIG} beside it"
             )
     pair = f"{first} $A {last} $B:1 {last}:1"
-    # A token with a space in it, or none, is no piece of a template.
+    # The library refuses a template whose token is empty or has a space in it.
     backend.post_processor = _parse(
         path,
         lambda: processors.TemplateProcessing(
@@ -246,13 +248,13 @@ def _build(
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: dict[str, Any]) -> None:
-    """Add the tokens that other files than the vocabulary name, and mark the special ones."""
+    """Add the tokens that files other than the vocabulary name, and mark the special ones."""
     extra = settings.get("extra_special_tokens", settings.get("additional_special_tokens")) or ()
     roles = [role for role in settings if role.endswith("_token") and token_of(settings, role)]
     special = {content: settings[role] for role in roles if (content := token_of(settings, role))}
     extras = extra.values() if isinstance(extra, Mapping) else extra
     if not isinstance(extra, Mapping | list | tuple):
-        raise TextError(f"{directory / CONFIG}: extra_special_tokens={extra!r} is no list")
+        raise TextError(f"{directory / CONFIG}: extra_special_tokens={extra!r} must be a list")
     extras = {content: value for value in extras if (content := token_of({"": value}, ""))}
     path, listed = directory / CONFIG, settings.get("added_tokens_decoder")
     added: list[tuple[int, AddedToken]] = []
@@ -266,16 +268,18 @@ def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: dict[s
                 flags = {"normalized": not is_special, "special": is_special}
                 added.append((int(index), AddedToken(content, **flags)))
     except (AttributeError, TypeError, ValueError) as error:
-        raise TextError(f"{path}: no list of added tokens ({error}); fetch it again") from None
+        raise TextError(
+            f"{path}: its list of added tokens is malformed ({error}); fetch it again"
+        ) from None
     for index, token in sorted(added, key=lambda pair: pair[0]):
         backend.add_tokens([token])
         if (got := backend.token_to_id(token.content)) != index:
             raise TextError(
-                f"{path}: {token.content!r} is to be token {index}, but the vocabulary makes it "
-                f"{got}; fetch both again"
+                f"{path}: {token.content!r} should be token {index}, but the vocabulary makes it "
+                f"{got}; fetch both files again"
             )
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
-    # A role that the vocabulary lacks is not invented: it has no row in the embedding.
+    # A token that the vocabulary lacks is not added: it has no row in the embedding.
     special = {c: value for c, value in special.items() if backend.token_to_id(c) is not None}
     for content, value in (special | extras).items():
         if content not in known:
@@ -287,7 +291,7 @@ def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: dict[s
 
 
 def _name_roles(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
-    """Fill in, by convention, the roles that a plain `tokenizer.json` leaves unsaid."""
+    """Fill in, by convention, the roles that a plain `tokenizer.json` does not name."""
     start = token_of(settings, "bos_token", "cls_token")
     if start is not None and token_of(settings, "eos_token", "sep_token") is not None:
         return
@@ -298,7 +302,7 @@ def _name_roles(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; none where there is no file."""
+    """The JSON object in a file; an empty one if the file does not exist."""
     if not path.is_file():
         return {}
     try:
@@ -306,7 +310,9 @@ def _object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise TextError(f"{path}: not JSON ({error}); fetch it again") from error
     if not isinstance(content, dict):
-        raise TextError(f"{path}: expected a JSON object, got {type(content).__name__}")
+        raise TextError(
+            f"{path}: expected a JSON object, got {type(content).__name__}; fetch it again"
+        )
     return content
 
 

@@ -1,4 +1,4 @@
-"""One tokenizer for every captioner: a `tokenizers` pipeline and its special tokens' roles."""
+"""The tokenizer of every captioner: a `tokenizers` pipeline and the roles of its special tokens."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import tokenizers
 from captax.files import write_text
 from captax.text.pretrained import CLIP, CONFIG, TOKENIZER, TextError, read_pretrained, token_of
 
-# What transformers' `clean_up_tokenization_spaces` replaces, in its order.
+# The replacements of transformers' `clean_up_tokenization_spaces`, in its order.
 _CLEAN = (
     *((f" {mark}", mark) for mark in (".", "?", "!", ",")),
     (" ' ", "'"),
@@ -19,15 +19,15 @@ _CLEAN = (
 
 
 class Tokenizer:
-    """Text to token ids and back; the same surface over word-level, BPE and WordPiece.
+    """Turns text into token ids and back; one interface for word-level, BPE and WordPiece.
 
     A caption is always `[start, ..., eos]`, whatever the pipeline's own template does (GPT-2's adds
-    neither). Text is only ever text: a caption that contains the characters `<eos>` does not end
-    there.
+    neither). Special tokens written in a text are read as plain text: a caption that contains the
+    characters `<eos>` does not end there.
 
     Args:
-        backend: the pipeline, which belongs to this object from here on: its stored padding and
-            truncation are switched off, since batching is the data room's work.
+        backend: the pipeline. The tokenizer takes it over and switches off its stored padding and
+            truncation, since `captax.data` makes the batches.
         start: the token every caption begins with.
         eos: the token every caption ends with; may equal `start`, as GPT-2's do.
         pad: the token that fills a batch; `None` (GPT-2 has none) means `eos`.
@@ -60,17 +60,17 @@ class Tokenizer:
         self._roles = {"start": start, "eos": eos, "pad": pad or eos}
         self._ids = {role: self._special(role, token) for role, token in self._roles.items()}
         self._names_pad = pad is not None
-        # None where every text has tokens, as in byte-level BPE.
+        # None if every text can be written in tokens, as with byte-level BPE.
         unk = getattr(backend.model, "unk_token", None)
         self.unk_id: int | None = None if unk is None else backend.token_to_id(unk)
         bpe = isinstance(backend.model, tokenizers.models.BPE)
-        # transformers cleans no BPE, whose spaces are the text's own.
+        # transformers does not clean BPE, whose spaces belong to the text.
         cleans = not bpe and bool(self._settings.get("clean_up_tokenization_spaces"))
         suffix = getattr(backend.model, "end_of_word_suffix", None)
         is_clip = self._settings.get("tokenizer_class") == CLIP
         ends = ((suffix, " "),) if is_clip and suffix else ()
         self._strips = bool(ends)
-        # What of a decoded text is written otherwise, in this order.
+        # The replacements that `decode` makes in a text, in this order.
         self.replacements: tuple[tuple[str, str], ...] = (*ends, *(_CLEAN if cleans else ()))
 
     def _special(self, role: str, token: str | None) -> int | None:
@@ -94,17 +94,17 @@ class Tokenizer:
 
     @property
     def start_id(self) -> int:
-        """The token a caption begins with. Raises `TextError` where there is none."""
+        """The token a caption begins with. Raises `TextError` if it is not set."""
         return self._id("start")
 
     @property
     def eos_id(self) -> int:
-        """The token a caption ends with. Raises `TextError` where there is none."""
+        """The token a caption ends with. Raises `TextError` if it is not set."""
         return self._id("eos")
 
     @property
     def pad_id(self) -> int:
-        """The token that fills a batch. Raises `TextError` where there is none."""
+        """The token that fills a batch. Raises `TextError` if it is not set."""
         return self._id("pad")
 
     @property
@@ -113,12 +113,12 @@ class Tokenizer:
         return self._backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each caption, `[start, ..., eos]`, of whatever length it has."""
+        """Token ids of each caption, `[start, ..., eos]`, without a limit on its length."""
         start, eos = self.start_id, self.eos_id
         return [[start, *ids, eos] for ids in self.encode_plain(texts)]
 
     def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text and nothing else, as a prompt is begun with."""
+        """Token ids of each text without special tokens, as a prompt needs them."""
         _refuse_one(texts)
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
@@ -129,7 +129,7 @@ class Tokenizer:
         """Token ids of each text as a text encoder takes it, in the pipeline's own template.
 
         That is `[CLS] ... [SEP]` for BERT, `<|startoftext|> ... <|endoftext|>` for CLIP, and the
-        text alone for GPT-2. Longer texts lose their ends, not the template.
+        text alone for GPT-2. A text that is too long loses its end, but not the template.
 
         Raises:
             TextError: `max_length` leaves no room for text.
@@ -139,7 +139,9 @@ class Tokenizer:
         if max_length is not None:
             room = max_length - self._backend.num_special_tokens_to_add(False)
             if room < 1:
-                raise TextError(f"max_length {max_length} leaves no room for text; give more")
+                raise TextError(
+                    f"max_length {max_length} leaves no room for text; give a larger one"
+                )
             for encoding in encodings:
                 encoding.truncate(room)
         return [self._backend.post_process(encoding).ids for encoding in encodings]
@@ -169,20 +171,20 @@ class Tokenizer:
         return token
 
     def with_words(self, words: Sequence[str]) -> "Tokenizer":
-        """This tokenizer and words that it has not had, behind the others, in the order given.
+        """This tokenizer with new words, which follow the others in the order given.
 
         Raises:
-            TextError: it is none of words, or has one of them.
+            TextError: it is not a word-level tokenizer, or already has one of the words.
         """
         pipeline = json.loads(self._backend.to_str())
         if pipeline["model"]["type"] != "WordLevel":
             raise TextError(
-                "only a vocabulary of words takes new words; this tokenizer spells any word already"
+                "new words need a word-level tokenizer; this one can write any word without them"
             )
         vocabulary = pipeline["model"]["vocab"]
         for word in words:
             if word in vocabulary:
-                raise TextError(f"the tokenizer has {word!r} already")
+                raise TextError(f"the tokenizer already has {word!r}; leave it out")
             vocabulary[word] = len(vocabulary)
         backend = tokenizers.Tokenizer.from_str(json.dumps(pipeline))
         pad = self._roles["pad"] if self._names_pad else None
@@ -220,7 +222,7 @@ class Tokenizer:
 
         Its vocabulary is in `tokenizer.json`, in `vocab.json` and `merges.txt` (GPT-2, CLIP) or in
         `vocab.txt` (BERT). The roles are read as transformers reads them; where no file names them,
-        the class, or the names that GPT-2, BERT, RoBERTa, CLIP and captax use, tell.
+        they follow from the class, or from the names that GPT-2, BERT, RoBERTa, CLIP or captax use.
 
         Raises:
             TextError: a file is missing or cannot be read, or a special token is not in it.
@@ -237,6 +239,6 @@ class Tokenizer:
 
 
 def _refuse_one(texts: Sequence[str]) -> None:
-    # A text is a sequence of texts too, of one letter each.
+    # A string is a sequence of strings too, with one letter each.
     if isinstance(texts, str):
-        raise TextError("one text was given where a sequence is taken: pass [text]")
+        raise TextError("expected a sequence of texts, got one text; pass [text]")

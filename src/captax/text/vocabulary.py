@@ -10,8 +10,8 @@ from captax.text.tokenizer import Tokenizer
 
 PAD, START, EOS, UNK = SPECIAL_TOKENS = ("<pad>", "<start>", "<eos>", "<unk>")
 
-# A run of letters and digits, joined inside by apostrophes and hyphens: man's, tri-colored.
-# Marks belong to the letter before them, for the letters that NFC cannot compose.
+# Letters and digits, which apostrophes and hyphens may join: man's, tri-colored. Combining marks
+# count as letters, because NFC cannot compose every letter with its marks.
 _LETTERS = r"[\p{L}\p{M}\p{N}]+"
 WORD = rf"{_LETTERS}(?:['-]{_LETTERS})*"
 
@@ -32,10 +32,10 @@ def train_word_tokenizer(captions: Iterable[str], *, min_count: int = 5) -> Toke
     """
     if min_count < 1:
         raise TextError(
-            f"min_count is {min_count}: a word must be seen at least once; give 1 or more"
+            f"min_count is {min_count}; give 1 or more, since every word is seen at least once"
         )
     if isinstance(captions, str):
-        raise TextError("captions is one string: give a list of captions")
+        raise TextError("captions is one string; give a list of captions")
     backend = tokenizers.Tokenizer(models.WordLevel(unk_token=UNK))
     # NFC comes last because lower-casing can leave a letter and its accent apart. Apostrophes are
     # typed both straight and curly.
@@ -53,7 +53,7 @@ def train_word_tokenizer(captions: Iterable[str], *, min_count: int = 5) -> Toke
     backend.train_from_iterator(captions, trainer)
     if backend.get_vocab_size() == len(SPECIAL_TOKENS):
         raise TextError(
-            f"no word occurs {min_count} times: give more captions or a lower min_count"
+            f"no word occurs {min_count} times; give more captions or a lower min_count"
         )
     backend.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {EOS}",
@@ -66,7 +66,7 @@ def add_words(tokenizer: Tokenizer, captions: Iterable[str], *, min_count: int =
     """The tokenizer with the captions' words that it lacks, in the order of `train_word_tokenizer`.
 
     Raises:
-        TextError: the tokenizer is none of words.
+        TextError: the tokenizer is not a word-level one.
     """
     found = train_word_tokenizer(captions, min_count=min_count)
     words = [found.token(index) for index in range(len(SPECIAL_TOKENS), found.vocab_size)]
