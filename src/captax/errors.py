@@ -27,3 +27,8 @@ class OptionError(CaptaxError):
 
 class CheckpointError(CaptaxError):
     """A checkpoint cannot be read, or does not fit the model it is meant for."""
+
+
+def plain(message: str) -> str:
+    """A message of pydantic without the words that it puts around a validator's own."""
+    return re.sub(r"Value error, |, unable to [\w ]+", "", message)

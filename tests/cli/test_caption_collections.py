@@ -71,7 +71,7 @@ def test_other_settings_are_refused_and_say_what_to_do(
     run(*command)
     refused = run(*command, "--prefix", "ohwx, ")
     assert refused.code == 2 and refused.err.count("\n") == 1
-    assert "prefix was '' and is 'ohwx, '; --resume never starts over" in refused.err
+    assert "prefix was '' and is 'ohwx, '); to keep its captions" in refused.err
     assert run(*command, "--prefix", "ohwx, ", "--resume", "never").code == 1
     assert "ohwx, " in (tmp_path / "x.csv").read_text()
     monkeypatch.chdir(folder)

@@ -292,3 +292,23 @@ def test_train_tells_mistakes_in_one_line(
 ) -> None:
     result = run("train", *arguments, "--out", tmp_path / "run")
     assert result.code == 2 and message in result.err and result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--format", "json", "'json' is not one of 'text', 'jsonl',"),
+        ("--num-beams", "three", "Input should be a valid integer; see"),
+        (
+            "--max-new-tokens",
+            "500",
+            "positions and 500 are needed; use a lower --max-new-tokens or",
+        ),
+    ],
+)
+def test_messages_of_other_libraries_are_made_plain(
+    run: Run, model: Path, examples: Path, option: str, value: str, message: str
+) -> None:
+    result = run("caption", examples / "cat.jpg", "--model", model, option, value)
+    assert result.code == 2 and message in result.err
+    assert "Value error" not in result.err and result.err.count("\n") == 1

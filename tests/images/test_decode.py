@@ -330,7 +330,7 @@ def test_malformed_animation_chunks_do_not_warn():
 def test_what_is_no_picture(tmp_path):
     cases = {
         "empty.jpg": (b"", r"empty\.jpg: is empty"),
-        "text.jpg": (b"this is not a picture", r"text\.jpg: not a picture.*b'this is not '"),
+        "text.jpg": (b"this is not a picture", r"text\.jpg: not a picture.*'this is not '"),
         "page.png": (b"<!doctype html>\n<p>404", r"page\.png: not a picture"),
         "phone.heic": (
             b"\0\0\0\x18ftypheic\0\0\0\0",

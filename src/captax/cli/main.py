@@ -28,7 +28,7 @@ from captax.cli import (
     train,
 )
 from captax.cli.options import spelt
-from captax.errors import CaptaxError, OptionError
+from captax.errors import CaptaxError, OptionError, plain
 
 WRONG_USE = 2
 # Typer raises the usage errors of its own copy of click, or of click itself.
@@ -106,7 +106,8 @@ def main() -> None:
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "captax"
-        message = f"{error.format_message().rstrip('.')}; see `{command} --help`"
+        told = plain(error.format_message())  # typer parses by pydantic
+        message = f"{told.rstrip('.')}; see `{command} --help`"
     except OptionError as error:
         message = spelt(str(error))
     except CaptaxError as error:

@@ -134,15 +134,15 @@ class Journal:
             return
         self._cut()
         changed = [
-            f"{name} was {before.get(name)!r} and is {self.settings.get(name)!r}"
+            f"{name} was {_shown(before.get(name))} and is {_shown(self.settings.get(name))}"
             for name in sorted({*before, *self.settings})
             if before.get(name) != self.settings.get(name)
         ]
         if changed and self._resume is not Resume.always and self.begun:
             raise CollectionError(
-                f"{self.folder}: an earlier run had other settings: {'; '.join(changed)}; "
-                "--resume never starts over, --resume always goes on with the new ones "
-                "(--on-exists overwrite replaces captions that are there)"
+                f"{self.folder}: this job was begun with other settings ({'; '.join(changed)}); "
+                "to keep its captions and go on with the new settings, add --resume always; to "
+                "start over, add --resume never (--on-exists overwrite then replaces its captions)"
             )
         failed = set()
         if self._retry_errors:  # some after they were captioned, in the writing
@@ -195,3 +195,8 @@ class Journal:
 
 def _line(batch: Iterable[Record]) -> bytes:
     return json.dumps({"batch": [record.write() for record in batch]}).encode() + b"\n"
+
+
+def _shown(value: Any) -> str:
+    """A setting in a message; None is what was not given."""
+    return "not given" if value is None else repr(value)

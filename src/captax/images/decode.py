@@ -184,8 +184,9 @@ def _opener(header: bytes, name: str) -> type[ImageFile.ImageFile]:
         raise ImageError(
             f"{name}: captax does not read HEIC pictures and videos; convert it to JPEG first"
         )
+    start = header[:12].decode("latin-1")
     raise ImageError(
-        f"{name}: not a picture that can be read ({_READABLE}); it starts with {header[:12]!r}"
+        f"{name}: not a picture that can be read ({_READABLE}); it starts with {start!a}"
     )
 
 

@@ -121,8 +121,8 @@ class TextDecoder(nnx.Module):
         """
         if capacity > self.max_positions:
             raise LengthError(
-                f"the decoder has {self.max_positions} positions and {capacity} are needed; give a "
-                "lower max_new_tokens or a shorter prompt"
+                f"the decoder has {self.max_positions} positions and {capacity} are needed; use a "
+                "lower `max_new_tokens` or a shorter prompt"
             )
         contexts, context_mask = self._look(features)
         attention = self.layers[0].self_attention

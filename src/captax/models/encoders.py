@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, OptionError
 from captax.models.layers import EncoderLayer, run_layer
 from captax.models.modules import FinalNorm, LayerNorm
 from captax.models.patches import PatchEmbedding
@@ -40,7 +40,7 @@ class TextBatch:
     mask: Bool[Any, "batch time"]
 
 
-class LengthError(CaptaxError):
+class LengthError(OptionError):
     """A text is longer than a model can read, or a caption would become so."""
 
 

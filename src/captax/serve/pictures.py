@@ -12,6 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from captax.errors import plain
 from captax.images import ImageError, ImageProcessor, Prepared
 from captax.images.decode import TooManyPixels
 from captax.serve.refusals import Refused
@@ -135,8 +136,7 @@ def _validated(schema: type[Asked], given: bytes | Mapping[str, Any]) -> Asked:
         parts = []
         for each in found[:MOST_ERRORS]:
             where = ".".join(map(str, each["loc"])) or "body"
-            # pydantic sets its own words before a validator's.
-            message = _MESSAGES.get(each["type"], each["msg"].removeprefix("Value error, "))
+            message = _MESSAGES.get(each["type"], plain(each["msg"]))
             parts.append(f"{where}: {message}")
         if len(found) > MOST_ERRORS:
             parts.append(f"there are {len(found) - MOST_ERRORS} more errors")

@@ -12,7 +12,7 @@ import pydantic
 import yaml
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, plain
 
 
 class RecipeError(CaptaxError):
@@ -426,7 +426,7 @@ def _explain(problem: Any) -> str:
         told = isinstance(problem["input"], dict)  # what was given is a whole section
         given = "" if told else f" (got {problem['input']!r})"
         place = f"{where}: " if where else ""
-        return f"{place}{problem['msg'].removeprefix('Value error, ')}{given}"
+        return f"{place}{plain(problem['msg'])}{given}"
     *parents, unknown = problem["loc"]
     known = list(_section(parents).model_fields)
     near = difflib.get_close_matches(str(unknown), known, 1)
