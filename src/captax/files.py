@@ -1,4 +1,4 @@
-"""Write files whole or not at all; read names and JSON that others wrote."""
+"""Write files whole or not at all, and parse JSON from outside."""
 
 import contextlib
 import hashlib
@@ -24,7 +24,11 @@ class OutputError(CaptaxError):
 
 def unwritable(path: Path, error: OSError) -> OutputError:
     """The error to raise if the disk or a permission does not allow `path` to be written."""
-    return OutputError(f"{path}: cannot be written ({error.strerror or error})", error.errno)
+    return OutputError(
+        f"{path}: cannot be written ({error.strerror or error}); free space, fix the permissions, "
+        "or give another path",
+        error.errno,
+    )
 
 
 @contextlib.contextmanager

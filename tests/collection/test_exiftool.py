@@ -428,6 +428,7 @@ def test_a_missing_or_old_program_is_said_with_what_to_do(tmp_path: Path):
     old.write_text(f"#!{sys.executable}\n{OLD}")
     old.chmod(0o755)
     with pytest.raises(
-        DescriptionError, match=r"exiftool 11\.88 is older than 12\.38; install it anew: apt-get"
+        DescriptionError,
+        match=r"exiftool 11\.88 is older than 12\.38; install a newer one: apt-get",
     ):
         ExifTool(str(old)).__enter__()

@@ -186,8 +186,12 @@ def test_what_a_zip_cannot_give_is_an_error_of_that_picture(
     assert good == PIXEL + b"good.jpg"
     assert locked == "error: is locked by a password; unpack the archive first"
     assert odd == "error: is compressed in a way that captax cannot read; pack it again"
-    assert bomb == "error: unpacks to more bytes than a picture has (1,073,741,825)"
+    assert bomb == (
+        "error: unpacks to more bytes than a picture has (1,073,741,825); "
+        "remove it from the archive"
+    )
     assert str(torn).startswith("error: is damaged within its zip file: ")
+    assert str(torn).endswith("; pack the archive again")
 
 
 def test_an_archive_within_an_archive_is_left_alone(tmp_path: Path) -> None:

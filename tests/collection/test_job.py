@@ -289,8 +289,9 @@ def test_a_full_disk_is_said_with_what_was_done(
             output = Beside(Full(room, errno))
             caption_collection(find_items([str(folder)]), each, output, journal=journal)
         if said is not None:
-            assert f"({os.strerror(errno)}); 2 pictures done; run the same command again" in str(
-                said.value
+            assert str(said.value).endswith(
+                f"cannot be written ({os.strerror(errno)}); free space, fix the permissions, or "
+                "give another path; 2 pictures done; run the same command again to go on"
             )
             assert said.value.errno == errno
     assert len(list(folder.glob("*.txt"))) == 5

@@ -100,7 +100,7 @@ def test_other_settings_are_refused_unless_told(tmp_path: Path) -> None:
     other = {"seed": 1, "words": ("a", "b"), "new": None}
     with pytest.raises(CollectionError) as refused:
         read(tmp_path, settings=other)
-    assert "seed was 0 and is 1;" in str(refused.value) and "words" not in str(refused.value)
+    assert "(seed was 0 and is 1);" in str(refused.value) and "words" not in str(refused.value)
     assert read(tmp_path) == [FIRST, SECOND]
     assert read(tmp_path, settings=other, resume=Resume.always) == [FIRST, SECOND]
     with pytest.raises(CollectionError, match="seed was 1 and is 0"):

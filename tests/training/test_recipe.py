@@ -76,11 +76,17 @@ def test_any_field_can_be_set(write: Callable[[str], str]) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("stages.2.lr=1", "--set stages.2.lr=1: there is no stages.2.lr"),
-        ("stages.first.lr=1", "there is no stages.first.lr"),
-        ("name.first=1", "there is no name.first"),
+        (
+            "stages.2.lr=1",
+            "--set stages.2.lr=1: there is no stages.2.lr to set; stages has 2 entries; use",
+        ),
+        (
+            "stages.first.lr=1",
+            "there is no stages.first.lr to set; stages has 2 entries; use stages.0 or stages.1",
+        ),
+        ("name.first=1", "there is no name.first to set; name has no parts; set name itself"),
         ("seed", "give it the form key.path=value"),
-        ("seed=[1", "'[1' is not a YAML value"),
+        ("seed=[1", "'[1' is not a YAML value; put quotes around it"),
         ("sed=1", "sed: unknown key; did you mean seed?"),
         ("optimizer.bath_size=1", "optimizer.bath_size: unknown key; did you mean batch_size?"),
         (

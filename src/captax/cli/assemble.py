@@ -10,7 +10,10 @@ from captax.cli.options import Offline
 
 def assemble(
     encoder: Annotated[
-        str, typer.Argument(help="Checkpoint directory or hub name of a ViT, ResNet, CLIP or BERT.")
+        str,
+        typer.Argument(
+            help="Checkpoint directory or hub name of a ViT, DeiT, ViT-MSN, ResNet, CLIP or BERT."
+        ),
     ],
     decoder: Annotated[
         str, typer.Argument(help="Checkpoint directory or hub name of a GPT-2 or BERT.")

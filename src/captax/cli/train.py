@@ -28,7 +28,7 @@ def train(
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="Go on with the run in this folder, by its own recipe. Default: the run in --out."
+            help="Continue the run in this folder with its own recipe. Default: the run in --out."
         ),
     ] = None,
     init_from: Annotated[
@@ -62,7 +62,7 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train a model. After a stop, the same command goes on where the run was.
+    """Train a model. If the run was stopped, run the same command again to continue.
 
     The run's folder holds log.jsonl, curves.png, samples/, checkpoints/ and best/, the model.
     """
@@ -71,13 +71,13 @@ def train(
 
     if resume is not None:
         if recipe or set or out or init_from:
-            raise RecipeError("--resume goes on by the run's own recipe; give nothing else with it")
+            raise RecipeError("--resume uses the run's own recipe; give nothing else with it")
         recipe, out = str(resume / "recipe.yaml"), resume
     if recipe is None:
         raise RecipeError("there is no recipe; give a recipe's name or file, or --resume FOLDER")
     plan = load_recipe(recipe, set or [])
 
-    # Start-up time: these import JAX, and mistakes in a recipe are told without it.
+    # Start-up time: these import JAX, which is not needed to report mistakes in a recipe.
     from captax.compilation import persist_compiled_programs
     from captax.training.loop import train as run
 
@@ -89,6 +89,6 @@ def train(
     try:
         best = run(plan, out or Path("runs") / plan.name, init_from=init_from)
     except KeyboardInterrupt:
-        print("captax: stopped; the same command goes on from here", file=sys.stderr)
+        print("captax: stopped; run the same command again to continue", file=sys.stderr)
         raise
     print(f"best model: {best}")

@@ -1,4 +1,4 @@
-"""Pictures in zip and tar files, read where they lie."""
+"""Pictures in zip and tar files, read without unpacking them."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from captax.data.example import DataError
 from captax.data.shards import TarPicture, tar_files
 from captax.images import ImageError, is_image_path
 
-# A picture that its zip file says is larger is not unpacked.
+# Pictures that would unpack to more bytes are refused.
 MAX_UNPACKED = 2**30
 
 
@@ -27,7 +27,7 @@ class ZipPicture:
         """The picture's file.
 
         Raises:
-            ImageError: the archive is gone, damaged or locked by a password.
+            ImageError: the archive does not exist any more, is damaged or has a password.
         """
         size = 0
         try:
@@ -41,27 +41,32 @@ class ZipPicture:
             raise ImageError(
                 "is compressed in a way that captax cannot read; pack it again"
             ) from None
-        except RuntimeError:  # what zipfile raises for want of a password
+        except RuntimeError:  # zipfile raises this if it needs a password
             raise ImageError("is locked by a password; unpack the archive first") from None
-        except Exception as error:  # what decompressors make of damage is nearly anything
-            raise ImageError(f"is damaged within its zip file: {error}") from None
-        raise ImageError(f"unpacks to more bytes than a picture has ({size:,})")
+        except Exception as error:  # decompressors raise nearly anything for damaged data
+            raise ImageError(
+                f"is damaged within its zip file: {error}; pack the archive again"
+            ) from None
+        raise ImageError(
+            f"unpacks to more bytes than a picture has ({size:,}); remove it from the archive"
+        )
 
 
 @functools.lru_cache(maxsize=4)
 def _zip(archive: str) -> zipfile.ZipFile:
     """An open zip file, which threads may read at the same time."""
-    # A file that zipfile opens itself, by its path, is closed when it is dropped here.
+    # zipfile closes the files that it opens itself, once the cache has dropped them.
     return zipfile.ZipFile(opened(archive) if "://" in archive else archive)
 
 
 def archive_items(archive: str) -> Iterator[Item]:
-    """The pictures in a zip or tar file, given by path or URL, in the order in which they lie.
+    """The pictures in a zip or tar file, given by path or URL, in the order of the archive.
 
-    Where a tar is damaged, an item tells of it, after those before the damage.
+    If a tar file is damaged, the pictures before the damage come first, then an item that reports
+    the damage.
 
     Raises:
-        CollectionError: it is no such file.
+        CollectionError: the file cannot be read, or is not a complete zip file.
     """
     root = place_of(PurePosixPath(archive.rpartition("://")[2]).with_suffix(""))
     find = _in_zip if archive.lower().endswith(".zip") else _in_tar

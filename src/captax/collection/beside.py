@@ -1,4 +1,4 @@
-"""Captions beside their pictures: in a file of each one's own, or in the picture's."""
+"""Captions beside their pictures: in a file for each picture, or in the picture's own file."""
 
 import errno
 import os
@@ -16,26 +16,26 @@ from captax.collection.record import OWNER, Record
 from captax.errors import CaptaxError
 from captax.files import OutputError, write_text
 
-# Errors that every picture after this one would meet, too.
+# Errors that would also stop every later picture.
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 
 
 @runtime_checkable
 class Kind(Protocol):
-    """Where a caption is written beside its picture, which pictures' paths stand for."""
+    """Where a caption is written beside its picture. `picture` is the path of the picture."""
 
     def file(self, picture: Path) -> Path:
-        """The file that it is written into."""
+        """The file that the caption is written to."""
 
     def read(self, picture: Path) -> str:
-        """What that says, "" where there is none. Raises `CaptaxError` if it cannot be read."""
+        """The text of that file, or "". Raises `CaptaxError` if it cannot be read."""
 
     def write(self, picture: Path, texts: list[str]) -> None:
-        """Have it say these captions. Raises `CaptaxError`, an `OutputError` of the disk's."""
+        """Write these captions. Raises `CaptaxError`; `OutputError` if the disk refuses."""
 
 
 class TextSidecars:
-    """A text file of the picture's name, one caption a line."""
+    """A text file with the picture's name, one caption a line."""
 
     def __init__(self, suffix: str = ".txt"):
         self.suffix = suffix
@@ -52,14 +52,17 @@ class TextSidecars:
         except UnicodeDecodeError:
             raise CollectionError(f"{file}: is not UTF-8 text; move it away") from None
         except OSError as error:
-            raise CollectionError(f"{file}: cannot be read ({error.strerror or error})") from None
+            raise CollectionError(
+                f"{file}: cannot be read ({error.strerror or error}); fix its permissions or move "
+                "it away"
+            ) from None
 
     def write(self, picture: Path, texts: list[str]) -> None:
         write_text(self.file(picture), "\n".join(texts) + "\n", owner=OWNER)
 
 
 class XmpSidecars:
-    """An `.xmp` beside the picture, whose description is the best caption."""
+    """An `.xmp` file beside the picture; its description is the best caption."""
 
     def __init__(self, *, adobe: bool = False):
         self.adobe = adobe
@@ -92,9 +95,9 @@ class Embedded:
 
 
 class Beside:
-    """Writes captions beside pictures, each once, by a policy for those that have one.
+    """Writes captions beside pictures; `policy` says what to do if a picture already has one.
 
-    In `folder`, where one is given, the pictures' folders are mirrored.
+    If `folder` is given, captions are written there, in the same subfolders as the pictures.
     """
 
     holds_errors = False
@@ -113,10 +116,10 @@ class Beside:
         self._taken: dict[str, str] = {}
 
     def plan(self, item: Item) -> tuple[str, str] | None:
-        """The picture that an item's caption is written beside, and what is there now.
+        """The picture that an item's caption is written beside, and the text that is there now.
 
-        `None` for one to be left as it is. Raises `CaptaxError` for one whose caption cannot be
-        written, or not without replacing that of another picture.
+        None if the item is to be skipped. Raises `CaptaxError` if its caption cannot be written, or
+        if it would replace the caption of another picture.
         """
         picture = item.path if self.folder is None else self.folder / item.place
         if picture is None:
@@ -134,20 +137,22 @@ class Beside:
             return None
         there = next((each for each in file.parents if each.exists()), file)
         if not os.access(there, os.W_OK):
-            raise CollectionError(f"{there}: you have no permission to write there")
+            raise CollectionError(
+                f"{there}: you have no permission to write there; fix that, or give --out FOLDER"
+            )
         self._taken[str(file)] = item.name
         return str(picture), before
 
     def done(self, record: Record) -> None:
-        """Take note of what an earlier process of the job wrote, or was about to."""
+        """Remember what an earlier process of the job wrote, or was going to write."""
         if record.target is not None:
             self._taken[str(self.kind.file(Path(record.target)))] = record.name
 
     def write(self, record: Record) -> str:
-        """Write a record's captions beside its picture; why that failed, where it did for it alone.
+        """Write a record's captions beside its picture. Return why that failed, or "".
 
-        What does not say what it said when the caption was made is left alone: it was written by
-        this job before it was killed, or by somebody else.
+        If the text there has changed since the caption was made, it is not written again: this job
+        wrote it before it was killed, or somebody else did.
 
         Raises:
             OutputError: nothing more can be written, such as on a full disk.

@@ -1,4 +1,4 @@
-"""Captions set into a template, and joined with what is there already."""
+"""Put captions into a template, and join them with existing text."""
 
 import dataclasses
 import string
@@ -13,11 +13,11 @@ FIELDS = ("caption", "name", "folder")
 
 @dataclasses.dataclass(frozen=True)
 class CaptionTemplate:
-    """A template that captions are set into.
+    """A template for captions.
 
-    `{caption}` is the caption, `{name}` the picture's name without its suffix, `{folder}` its
-    folder's; `{{` and `}}` are braces. `prefix` and `suffix`, such as a trainer's trigger words,
-    come before and after, as they are.
+    `{caption}` is the caption, `{name}` the picture's name without its suffix, and `{folder}` the
+    name of its folder; `{{` and `}}` are braces. `prefix` and `suffix`, such as a trainer's trigger
+    words, are put before and after the result, and braces in them have no meaning.
     """
 
     template: str = "{caption}"
@@ -40,7 +40,7 @@ class CaptionTemplate:
             ) from None
         if "caption" not in fields:
             raise CollectionError(
-                f"--template {self.template!r} does not contain {{caption}}; add that"
+                f"--template {self.template!r} does not contain {{caption}}; add it"
             )
 
     def __call__(self, caption: str, name: str) -> str:
@@ -51,7 +51,7 @@ class CaptionTemplate:
 
 
 def merged(policy: OnExists, before: str, texts: list[str], separator: str) -> list[str]:
-    """What a place that said `before` is to say, once captions are written there by `policy`."""
+    """The captions to write, by `policy`, where the text `before` already exists."""
     kept = before.rstrip()
     if not kept or policy not in (OnExists.append, OnExists.prepend):
         return texts

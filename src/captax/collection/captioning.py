@@ -1,4 +1,4 @@
-"""From pictures to records, batch by batch: what one process does of a job."""
+"""From pictures to records, batch by batch: the part of a job that one process does."""
 
 import dataclasses
 import re
@@ -21,10 +21,10 @@ class CaptionOptions:
 
     Attributes:
         prompt: what captions begin with.
-        seed: what random draws depend on, with a picture's place in the collection.
+        seed: random draws depend on it and on a picture's place in the collection.
         batch_size: pictures at a time.
-        dedupe: pictures whose fingerprints differ in at most so many bits are captioned once.
-        decoding: fields of `GenerationConfig`, and words, as `Captioner.stream` takes them.
+        dedupe: pictures whose fingerprints differ in at most this many bits are captioned once.
+        decoding: other options of `Captioner.stream`.
     """
 
     prompt: str = ""
@@ -36,7 +36,7 @@ class CaptionOptions:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wanted:
-    """A picture to caption, its place among all, and where its caption goes, as in `Record`."""
+    """A picture to caption, its place among all, and `target` and `before` as in `Record`."""
 
     item: Item
     place: int
@@ -49,27 +49,30 @@ class Wanted:
 
 
 class Copies:
-    """Which pictures look like one before them, and what that was captioned."""
+    """Finds copies, which look like an earlier picture, and keeps the captions of originals."""
 
     def __init__(self, distance: int):
         self._seen = Fingerprints(distance)
         self._captions: dict[str, tuple[tuple[str, float], ...]] = {}
 
     def original(self, fingerprint: int, name: str) -> str | None:
-        """The picture that this one is a copy of; `None`, and it is taken in, where it is none."""
+        """The earlier picture that this one is a copy of.
+
+        If it is not a copy, it is remembered and None is returned.
+        """
         original = self._seen.like(fingerprint)
         if original is None:
             self._seen.add(fingerprint, name)
         return original
 
     def done(self, record: Record) -> None:
-        """Take note of what an earlier process of the job made of a picture."""
+        """Remember a record that an earlier process of the job made."""
         if record.fingerprint is not None and not record.copy_of:
             self._seen.add(record.fingerprint, record.name)
             self._captions[record.name] = record.captions
 
     def said(self, record: Record) -> None:
-        """Take note of an original's captions."""
+        """Remember the captions of an original."""
         self._captions[record.name] = record.captions
 
     def captions(self, original: str) -> tuple[tuple[str, float], ...]:
@@ -85,10 +88,10 @@ def caption_batches(
 ) -> Iterator[list[Record]]:
     """Records of the pictures, in order, in batches of `options.batch_size`.
 
-    A batch is what the model is given at once, but for errors and copies in it.
+    The model captions the pictures of a batch at once, except for errors and copies.
     """
     processor = captioner.processor
-    # Records of pictures that the captioner is at, to which it will add captions.
+    # Records of the pictures that the captioner works on; their captions are added later.
     begun: deque[Record] = deque()
 
     def load(each: Wanted) -> tuple[Record, Placed | None]:
@@ -103,7 +106,7 @@ def caption_batches(
         return record, Placed(each.place, pixels)
 
     def ready() -> Iterator[Placed | Record]:
-        """Pictures for the captioner; the records of those that need none stand between them."""
+        """Pictures for the captioner, and between them the records of pictures without captions."""
         for record, picture in map_ahead(load, wanted, **pace(options.batch_size)):
             original = None
             if copies is not None and record.fingerprint is not None:

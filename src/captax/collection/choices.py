@@ -1,10 +1,10 @@
-"""What a job may be asked for by name. Imports nothing: a command shows these in its help."""
+"""Choices of a job's options. Imports no other module, because the command's help needs these."""
 
 from enum import StrEnum
 
 
 class CaptionFormat(StrEnum):
-    """Where captions go, and how."""
+    """Where captions are written, and in which format."""
 
     text = "text"
     jsonl = "jsonl"
@@ -18,7 +18,7 @@ class CaptionFormat(StrEnum):
 
 
 class OnExists(StrEnum):
-    """What to do about a picture that has a caption already."""
+    """What to do if a picture already has a caption."""
 
     skip = "skip"
     overwrite = "overwrite"
@@ -27,7 +27,7 @@ class OnExists(StrEnum):
 
 
 class Resume(StrEnum):
-    """What to do about work that was done before."""
+    """What to do if an earlier run has done a part of the job."""
 
     if_possible = "if-possible"
     always = "always"

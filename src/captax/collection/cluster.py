@@ -1,10 +1,9 @@
 """The same job on many machines: shards of it, each captioned by one of Ray Data's workers.
 
-Which pictures make a shard depends on the pictures alone. A worker that is done with one writes
-what it found to a file in the job's folder, which appears whole or not at all and is the only thing
-that counts: a worker that dies has lost the shard it was at, which Ray gives to another; if all
-die, the same command finds the files that are there. The process that was started by hand takes
-shards into the journal in their order and writes all output, as it does with batches of its own.
+The shards depend only on the pictures. A worker writes the records of a shard to a file in the
+job's folder, whole or not at all. If a worker dies, Ray gives its shard to another worker. If all
+die, run the same command again: it uses the files that exist. The process that the user started
+adds the shards to the journal in order and writes all output, as it does with its own batches.
 """
 
 import contextlib
@@ -30,22 +29,22 @@ from captax.files import replacing
 from captax.pipelines.loading import load
 
 SHARDS = "shards"
-# What workers take over from the process that starts them.
+# Environment variables that workers get from the process that starts them.
 ENVIRONMENT = ("CAPTAX_CACHE", "HF_HOME", "HF_TOKEN", "JAX_PLATFORMS", "XLA_FLAGS")
-# How often a shard is tried; one that kills its worker every time would be tried forever.
+# How often a shard is tried, so that a shard that always kills its worker is not tried forever.
 TRIES = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Workers on a Ray cluster, which is that of `RAY_ADDRESS`, or this machine.
+    """Workers on a Ray cluster: the one at `RAY_ADDRESS`, or this machine alone.
 
     Attributes:
-        model: arguments of `captax.load`; a directory must be one that every machine sees, and so
-            must pictures and the job's folder.
-        workers: how many at most; by default one for each GPU or TPU, or for each machine where
-            there are none. Ray starts and ends them as machines come and go.
-        shard_size: pictures a shard; whole batches.
+        model: arguments of `captax.load`. Every machine must be able to open the checkpoint
+            directory, the pictures and the job's folder.
+        workers: the maximum number; by default one for each GPU or TPU, or, if there are none, one
+            for each machine. Ray starts and ends workers as machines come and go.
+        shard_size: the number of pictures in a shard, rounded to whole batches.
     """
 
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -62,9 +61,9 @@ class Cluster:
     ) -> Iterator[list[Record]]:
         """Records of the pictures, in order, a shard at a time, captioned as one process would.
 
-        `folder` keeps shards that are done; they are of this job if `settings` are the same.
-        Raises `CollectionError` where Ray is missing, or where copies are looked for, which no
-        worker could know of another's.
+        `folder` keeps finished shards; a job with the same `settings` uses them again. Raises
+        `CollectionError` if Ray is not installed, or if `copies` is given, because a worker does
+        not know the pictures of the others.
         """
         if copies is not None:
             raise CollectionError("--dedupe only works within one process; use --engine local")
@@ -83,7 +82,7 @@ class Cluster:
                             f"{shard.file}: no worker has written this shard; run the command again"
                         )
                 yield shard.read()
-                # What comes for the next has been taken down.
+                # The caller asks for the next shard once this one is in the journal.
                 shard.remove()
             for _ in done:
                 pass
@@ -91,7 +90,7 @@ class Cluster:
             place.rmdir()
 
     def _run(self, ray: Any, shards: list["_Shard"], options: CaptionOptions) -> Iterator[Any]:
-        """Have the shards captioned that are not done; something for each that is done now."""
+        """Caption the shards that are not done; yield once for each that becomes done."""
         todo = [
             {"file": str(shard.file), "wanted": pickle.dumps(shard.wanted)}
             for shard in shards
@@ -122,7 +121,7 @@ class Cluster:
 
 
 class _Shard:
-    """Pictures that one worker captions, and the file that then holds their records."""
+    """Pictures that one worker captions, and the file for their records."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], wanted: list[Wanted]):
         self.wanted = wanted
@@ -132,22 +131,22 @@ class _Shard:
         self.file = folder / f"{key.hexdigest()}.json"
 
     def read(self) -> list[Record]:
-        """What its worker found."""
+        """The records that its worker made."""
         return [Record.read(each) for each in json.loads(self.file.read_bytes())]
 
     def remove(self) -> None:
-        """Remove what was written for it."""
+        """Remove its files."""
         for path in (self.file, tries_of(self.file)):
             path.unlink(missing_ok=True)
 
 
 def tries_of(file: Path) -> Path:
-    """The file that grows by a byte whenever a worker begins a shard."""
+    """The file that grows by one byte each time a worker begins the shard."""
     return file.with_suffix(".tries")
 
 
 class ShardWorker:
-    """A process with a model, which captions shards; relative paths are from `folder`."""
+    """A process with a model that captions shards; paths are relative to `folder`."""
 
     def __init__(self, model: Mapping[str, Any], options: CaptionOptions, folder: str):
         try:
@@ -164,7 +163,7 @@ class ShardWorker:
     def __call__(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         for name, pickled in zip(batch["file"], batch["wanted"], strict=True):
             file = Path(name)
-            wanted = pickle.loads(pickled)  # by the process that started this one
+            wanted = pickle.loads(pickled)  # pickled by the process that started this one
             _count_try(file, wanted)
             records: list[Record] = []
             for found in caption_batches(self.captioner, wanted, self.options):
@@ -189,12 +188,12 @@ def _count_try(file: Path, wanted: list[Wanted]) -> None:
 
 @contextlib.contextmanager
 def _connected(ray: Any) -> Iterator[None]:
-    """Connected to the cluster, if this process is not yet."""
+    """Connect to the cluster, unless this process already is connected."""
     if ray.is_initialized():
         yield
         return
     with warnings.catch_warnings():
-        # JAX warns of every fork; what is forked here becomes another program at once.
+        # JAX warns about every fork, but this one only starts another program.
         warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
         ray.init(log_to_driver=False, logging_level="error")
     try:
@@ -204,7 +203,7 @@ def _connected(ray: Any) -> Iterator[None]:
 
 
 def _resources(ray: Any, workers: int | None, shards: int) -> tuple[dict[str, Any], int]:
-    """What a worker takes of its machine, and how many workers there are at most."""
+    """The resources of one worker, and the maximum number of workers."""
     there = ray.cluster_resources()
     for device, needs in (("GPU", {"num_gpus": 1}), ("TPU", {"resources": {"TPU": 1}})):
         if there.get(device):
@@ -217,7 +216,7 @@ def _resources(ray: Any, workers: int | None, shards: int) -> tuple[dict[str, An
 
 
 def _library() -> Any:
-    """Ray, with Ray Data. Raises `CollectionError` where it is not installed."""
+    """Ray, with Ray Data. Raises `CollectionError` if it is not installed."""
     try:
         import ray.data  # an extra
     except ModuleNotFoundError:

@@ -4,17 +4,17 @@ import numpy as np
 from PIL import Image
 
 BITS = 64
-_SIDE = 32  # what is left of a picture
-_KEPT = 8  # of its frequencies, in each direction
-_PLAIN = 4  # of 255 greys, what compression may make of one
+_SIDE = 32  # pictures are reduced to this size
+_KEPT = 8  # frequencies that are kept in each direction
+_PLAIN = 4  # the most greys, of 255, between which a plain picture varies
 
 _cosines = np.cos(np.pi * np.outer(np.arange(_KEPT), 2 * np.arange(_SIDE) + 1) / (2 * _SIDE))
 
 
 def fingerprint(image: Image.Image) -> int | None:
-    """A perceptual hash of 64 bits, of which copies share nearly all and other pictures half.
+    """A perceptual hash of 64 bits. Copies share nearly all bits, other pictures about half.
 
-    A plain picture, whatever its colour, has none: nothing tells it from another.
+    The result is None for a plain picture, because all plain pictures would look the same.
 
     Each bit says whether one of the lowest 8 x 8 frequencies (DCT-II) of the picture, grey and
     32 x 32, is above their median: the pHash of Zauner, "Implementation and Benchmarking of
@@ -31,9 +31,9 @@ def fingerprint(image: Image.Image) -> int | None:
 
 
 class Fingerprints:
-    """Fingerprints so far, each with a value; the nearest is found by looking at all.
+    """The fingerprints so far, each with the name of its picture. A search compares with all.
 
-    A million take 8 MB and a lookup among them about a millisecond.
+    A million fingerprints take 8 MB, and a search among them takes about a millisecond.
     """
 
     def __init__(self, distance: int):
@@ -42,7 +42,7 @@ class Fingerprints:
         self._names: list[str] = []
 
     def add(self, fingerprint: int, name: str) -> None:
-        """Take in a picture."""
+        """Add a picture."""
         count = len(self._names)
         if count == len(self._fingerprints):
             self._fingerprints = np.resize(self._fingerprints, 2 * count)
@@ -50,7 +50,7 @@ class Fingerprints:
         self._names.append(name)
 
     def like(self, fingerprint: int) -> str | None:
-        """The first picture that differs in no more than `distance` bits."""
+        """The first picture whose fingerprint differs in at most `distance` bits, or None."""
         known = self._fingerprints[: len(self._names)]
         near = np.bitwise_count(known ^ np.uint64(fingerprint)) <= self.distance
         return self._names[int(near.argmax())] if near.any() else None

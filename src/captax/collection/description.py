@@ -1,8 +1,8 @@
 """A picture's description in an `.xmp` file beside it, as photo archives and programs read it.
 
-The other place for it, the picture's own file, is `captax.collection.exiftool`. Both have `read`
-and `write`. Sidecars follow Adobe's XMP specification, part 1 (ISO 16684-1): the description is
-`dc:description`, a text per language of which `x-default` is what everybody reads.
+`captax.collection.exiftool` writes it into the picture's own file instead. Both have `read` and
+`write`. Sidecars follow Adobe's XMP specification, part 1 (ISO 16684-1): the description is
+`dc:description`, with one text for each language; all programs read the text of `x-default`.
 """
 
 import dataclasses
@@ -42,12 +42,12 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class DescriptionError(CaptaxError):
-    """A description cannot be read or written where it was asked for."""
+    """A description cannot be read or written."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sidecars:
-    """Descriptions in `.xmp` files beside the pictures; whatever else those hold stays.
+    """Descriptions in `.xmp` files beside the pictures; everything else in these files stays.
 
     `adobe` names them as Adobe's programs do (see `sidecar_path`).
     """
@@ -55,7 +55,7 @@ class Sidecars:
     adobe: bool = False
 
     def read(self, picture: Path) -> str:
-        """The description in the picture's sidecar, "" where there is none.
+        """The description in the picture's sidecar, "" if there is none.
 
         Raises `DescriptionError` for a sidecar that is damaged or unreadable.
         """
@@ -67,10 +67,10 @@ class Sidecars:
             raise DescriptionError(f"{path}: {error}") from None
 
     def write(self, picture: Path, description: str) -> None:
-        """Set the description in the picture's sidecar, making the file where there is none.
+        """Set the description in the picture's sidecar; the file is made if there is none.
 
         An existing file keeps its mode. Raises `DescriptionError` for a sidecar that is damaged and
-        for text that XML cannot hold, `OutputError` where the disk refuses.
+        for text that XML does not allow, and `OutputError` if the disk refuses.
         """
         path = sidecar_path(picture, adobe=self.adobe)
         existing = _bytes(path)
@@ -87,9 +87,9 @@ class Sidecars:
 def sidecar_path(picture: str | os.PathLike[str], *, adobe: bool = False) -> Path:
     """Where the sidecar of `picture` is: `photo.jpg.xmp`, or with `adobe` `photo.xmp`.
 
-    The long form is the default, and what darktable and digiKam write: in the short one, which
-    Lightroom and Photoshop write, `photo.jpg` and `photo.png` would share a file, and each
-    would overwrite the other's description.
+    The long form is the default, as in darktable and digiKam. In the short form of Lightroom and
+    Photoshop, `photo.jpg` and `photo.png` share a file, and each overwrites the other's
+    description.
     """
     path = Path(picture)
     return path.with_suffix(".xmp") if adobe else path.with_name(f"{path.name}.xmp")
@@ -141,7 +141,7 @@ def described(existing: bytes | None) -> str:
 
 
 def checked(description: str) -> str:
-    """`description`, if it is text that every place can hold; else raises `DescriptionError`."""
+    """`description`, if XML allows it and it is not empty; else raises `DescriptionError`."""
     if not description.strip():
         raise DescriptionError("the description is empty, so there is nothing to write")
     if found := _NOT_XML.search(description):
@@ -158,7 +158,9 @@ def _bytes(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise DescriptionError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise DescriptionError(
+            f"{path}: cannot be read ({error.strerror or error}); fix its permissions"
+        ) from None
 
 
 def _parsed(document: bytes) -> etree._ElementTree:
@@ -171,7 +173,7 @@ def _parsed(document: bytes) -> etree._ElementTree:
         raise DescriptionError(
             f"is not well-formed XML ({error.msg}); repair it, or move it away to get a new one"
         ) from None
-    # XMP has no use for one, and entities, which can blow up or fetch files, are declared there.
+    # XMP has no doctype, and a doctype can declare entities that fill the memory or fetch files.
     if tree.docinfo.internalDTD is not None:
         raise DescriptionError(
             "has a doctype, which XMP never has; move it away, or remove the doctype"
@@ -192,7 +194,7 @@ def _rdf(tree: etree._ElementTree) -> etree._Element:
 
 
 def _added(tree: etree._ElementTree, nodes: list[etree._Element]) -> etree._Element:
-    """A new `dc:description`: where other Dublin Core is, if anywhere, laid out like the rest."""
+    """Add a `dc:description`, beside other Dublin Core elements if there are any."""
     if not nodes:
         nodes = [etree.SubElement(_rdf(tree), f"{_RDF}Description", {f"{_RDF}about": ""})]
     node = next((node for node in nodes if _DC[1:-1] in node.nsmap.values()), nodes[0])

@@ -25,11 +25,11 @@ _INSTALL = (
     "or https://exiftool.org; or use --format xmp"
 )
 
-# Standard places for IPTC; exiftool would make a place of its own in others, which few read.
+# Formats with a standard place for IPTC; in others exiftool uses a place that few programs read.
 _IPTC_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".jp2"}
 _IPTC_BYTES = 2000  # the standard's limit on a caption
 
-# The digest says whether IPTC and XMP were last written together: renewed where that was true.
+# The digest says whether IPTC and XMP agree. It is renewed only if it was right before.
 _IPTC_MARKS = [
     "-IPTC:CodedCharacterSet=UTF8",
     "-Photoshop:IPTCDigest-=old",
@@ -51,9 +51,9 @@ _CAMERA_TEXTS = frozenset(
     )
 )
 
-# Passes on whole commands and, when nobody is left to give any, has exiftool end. By itself that
-# takes the end of its input for a pause and would outlive a captax that was killed; and it would
-# carry out half a command, on a folder perhaps whose name a picture's begins with.
+# Passes on whole commands, and ends exiftool when its input ends. Without this, exiftool would wait
+# for more input and outlive a captax that was killed. It would also carry out half a command, whose
+# path may be that of a folder.
 _FEEDER = r"""
 import sys
 command = []
@@ -70,9 +70,10 @@ sys.stdout.buffer.write(b"-stay_open\nFalse\n")
 class ExifTool:
     """Descriptions in the pictures' own files, through one exiftool process.
 
-    A context manager: the process starts on entering and ends on leaving; it also ends, its
-    picture written whole, when this program is killed. A process that dies, or takes more than
-    `seconds` for a picture, costs that picture an error and is started again. Threads take turns.
+    A context manager: the process starts on entering and ends on leaving. If this program is
+    killed, the process finishes its picture and ends. If the process dies, or takes more than
+    `seconds` for a picture, this picture gets an error and the process is started again. Threads
+    take turns.
 
     Entering raises `DescriptionError` when the program is missing or too old.
     """
@@ -94,7 +95,7 @@ class ExifTool:
         if float(version) < _OLDEST:
             self._stop()
             raise DescriptionError(
-                f"exiftool {version} is older than {_OLDEST}; install it anew: {_INSTALL}"
+                f"exiftool {version} is older than {_OLDEST}; install a newer one: {_INSTALL}"
             )
         return self
 
@@ -107,7 +108,7 @@ class ExifTool:
         self._stop()
 
     def read(self, picture: str | os.PathLike[str]) -> str:
-        """The description in the picture's file, "" where there is none.
+        """The description in the picture's file, "" if there is none.
 
         What cameras write by themselves ("OLYMPUS DIGITAL CAMERA") counts as none. Raises
         `DescriptionError` for a file that is missing, empty or unreadable.
@@ -123,14 +124,14 @@ class ExifTool:
     def write(self, picture: str | os.PathLike[str], description: str) -> None:
         """Set the description in the picture's file, which is replaced by a new one, whole.
 
-        The file keeps its mode, and links stay links; its modification time is now, by which other
-        programs see that it changed. IPTC takes no more than 2,000 bytes, so the text is cut there
-        alone. Raises `DescriptionError` when the file cannot hold a description, is damaged or
-        cannot be replaced (the file is as it was then), and for text that `checked` refuses.
+        The file keeps its mode, and links stay links. Its modification time is set to now, so that
+        other programs see the change. IPTC allows 2,000 bytes, so only the text in IPTC is cut.
+        Raises `DescriptionError` for text that `checked` refuses, and if the file cannot hold a
+        description, is damaged or cannot be replaced; then it is not changed.
         """
         path = _file(picture)
         text = _escaped(description)
-        # XMP's by its language: without one, exiftool would remove the other languages.
+        # XMP with a language: without it, exiftool would remove the other languages.
         changes = ["-E", f"-EXIF:ImageDescription={text}", f"-XMP-dc:Description-x-default={text}"]
         if path.suffix.lower() in _IPTC_SUFFIXES:
             self._make_iptc_utf8(path)
@@ -139,23 +140,23 @@ class ExifTool:
         self._change(path, changes)
 
     def _make_iptc_utf8(self, path: Path) -> None:
-        """Bring the file's other IPTC texts to UTF-8, as which all of them are to be marked.
+        """Convert the file's other IPTC texts to UTF-8, because one mark counts for all of them.
 
-        Without a mark they are UTF-8 if they can be, else Windows Latin 1, the usual one.
+        Texts without a mark are read as UTF-8 if they are valid UTF-8, else as Windows Latin 1.
         """
-        # -a, or MWG's own tags would stand before IPTC's of the same name.
+        # Without -a, tags of MWG would hide IPTC tags of the same name.
         raw = self._answer(path, ["-a", "-b", "-charset", "iptc=UTF8", "-IPTC:all"])
         try:
             raw.decode("utf-8")
         except UnicodeDecodeError:
-            # A change of its own: what is copied would be escaped where -E is.
+            # A separate change, because -E would escape the copied texts.
             copied = ["-charset", "iptc=Latin", "-tagsFromFile", "@", "-IPTC:all"]
             self._change(path, [*copied, *_IPTC_MARKS])
 
     def _change(self, path: Path, changes: list[str]) -> None:
         rest = Path(f"{path}_exiftool_tmp")
         try:
-            # Left by an exiftool that was killed; the next one would refuse to overwrite it.
+            # Left by a killed exiftool; the next one would refuse to overwrite it.
             rest.unlink(missing_ok=True)
         except OSError as error:
             raise _failed(path, f"{rest.name}: {error.strerror}") from None
@@ -168,7 +169,7 @@ class ExifTool:
         if b"1 image files updated" in answer:
             return
         why = _first(complaints) or "files of this kind cannot hold a description"
-        if why == "Error writing output file":  # it says no more of a full disk, nor of half a PNG
+        if why == "Error writing output file":  # for a full disk and for half a PNG
             full = shutil.disk_usage(path.parent).free < path.stat().st_size
             why = "No space left on device" if full else "damaged, or its disk cannot be written"
         raise _failed(path, why)
@@ -186,13 +187,13 @@ class ExifTool:
         return answer
 
     def _ask(self, arguments: list[str], path: Path | None = None) -> tuple[bytes, bytes]:
-        """What exiftool prints and what it complains of. Raises `_Ended` when it dies of it."""
+        """What exiftool prints, and its complaints. Raises `_Ended` if it dies or is too slow."""
         with self._turn:
             if self._process is None:
                 self._start()
             process, feeder = self._process, self._feeder
             assert process and process.stdout and process.stderr and feeder and feeder.stdin
-            number = str(secrets.randbelow(10**15))  # which no description holds
+            number = str(secrets.randbelow(10**15))  # not in any description
             lines = [argument.encode() for argument in arguments]
             lines += [] if path is None else [_line(path)]
             lines += [b"-echo4", number.encode(), b"-execute" + number.encode()]
@@ -210,7 +211,7 @@ class ExifTool:
                 self._stop()
                 why = f"took more than {self._seconds:g} s" if took_long else "ended unexpectedly"
                 raise _Ended(f"exiftool {why}") from None
-            except BaseException:  # Ctrl-C: what is still to come answers nobody's question
+            except BaseException:  # Ctrl-C: the rest of this answer must not be read as the next
                 self._stop()
                 raise
             finally:
@@ -221,7 +222,7 @@ class ExifTool:
         exiftool = [self._program, "-config", "", "-stay_open", "True", "-@", "-"]
         exiftool += ["-common_args", "-use", "MWG", "-charset", "exif=UTF8"]
         pipe = subprocess.PIPE
-        # In sessions of their own, so that Ctrl-C is captax's to answer.
+        # In sessions of their own, so that Ctrl-C reaches only captax.
         self._feeder = feeder = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _FEEDER],
             stdin=pipe,
@@ -266,8 +267,8 @@ class _Ended(Exception):
 
 def _file(picture: str | os.PathLike[str]) -> Path:
     if not Path(picture).is_file():  # a folder would mean everything in it
-        raise DescriptionError(f"{picture}: no such file")
-    return Path(picture).resolve()  # absolute, so that no name is taken for an option
+        raise DescriptionError(f"{picture}: no such file; correct the path")
+    return Path(picture).resolve()  # absolute, so that no name looks like an option
 
 
 def _line(path: Path) -> bytes:
@@ -276,14 +277,14 @@ def _line(path: Path) -> bytes:
     if b"\n" not in name and b"\r" not in name:
         return name
     if b"$" in name or b"@" in name:  # exiftool would put backslashes before them
-        raise _failed(path, "exiftool takes no name with both a line break and $ or @")
+        raise _failed(path, "exiftool takes no name with both a line break and $ or @; rename it")
     for character, escaped in ((b"\\", rb"\\"), (b"\n", rb"\n"), (b"\r", rb"\r")):
         name = name.replace(character, escaped)
     return b"#[CSTR]" + name
 
 
 def _escaped(description: str) -> str:
-    """`description` on one line, as `-E` has exiftool take it."""
+    """`description` on one line, escaped for exiftool's `-E`."""
     text = checked(description).strip().replace("&", "&amp;")
     return text.replace("\n", "&#10;").replace("\r", "&#13;")
 
@@ -299,7 +300,7 @@ def _until(stream: IO[bytes], end: bytes) -> bytes:
 
 
 def _first(complaints: bytes) -> str | None:
-    """The first error among what exiftool complains of, without the file's name."""
+    """The first error in exiftool's output, without the name of the file."""
     for line in complaints.decode("utf-8", errors="replace").splitlines():
         if line.startswith("Error"):
             return line.removeprefix("Error: ").split(" - /")[0]

@@ -1,4 +1,4 @@
-"""A picture to caption, and what is known of kinds of files."""
+"""A picture to caption, and the suffixes of lists and archives."""
 
 import dataclasses
 from pathlib import Path, PurePath, PurePosixPath
@@ -7,7 +7,7 @@ from captax.data.example import Stored
 from captax.errors import CaptaxError
 from captax.images import ImageError
 
-# By-products that programs for training keep beside pictures.
+# Masks that training programs write beside pictures; they are not captioned.
 MASKS = ("-masklabel.png", "-condlabel.png")
 LISTS = (".parquet", ".jsonl", ".csv", ".tsv", ".txt")
 ARCHIVES = (".zip", ".tar")
@@ -22,10 +22,11 @@ class Item:
     """A picture to caption.
 
     Attributes:
-        name: what outputs call it: its path as given or from where a list is, its archive's path
-            and that within, or its URL.
-        image: its file, the bytes of it, what reads them when asked, or why there is none.
-        place: where it stands among the others, for outputs that mirror their folders.
+        name: its name in outputs: its path (for a list, as seen from the list's folder), the path
+            of its archive and its path within, or its URL.
+        image: its file, its bytes, an object that reads them when needed, or the reason why there
+            is no picture.
+        place: its relative path, for outputs that mirror the folders of the pictures.
     """
 
     name: str
@@ -34,19 +35,20 @@ class Item:
 
     @property
     def path(self) -> Path | None:
-        """The picture's own file, if it has one on a disk here."""
+        """The picture's own file, if it is a file on this machine."""
         return self.image if isinstance(self.image, Path) else None
 
     def source(self) -> Path | bytes:
-        """What can be decoded. Raises `ImageError` where there is nothing."""
+        """The file or bytes to decode. Raises `ImageError` if there are none."""
         if isinstance(self.image, ImageError):
             raise self.image
         return self.image if isinstance(self.image, Path | bytes) else self.image.read()
 
 
 def place_of(path: PurePath) -> PurePosixPath:
-    """Where a picture of that path stands among others: within any folder that it is put in.
+    """The relative path of a picture, for outputs that mirror the folders of the pictures.
 
-    What leads out of one is left out: the root (which may be of two slashes) and "..".
+    The root (which may have two slashes) and ".." are left out, so that the path stays within the
+    output's folder.
     """
     return PurePosixPath(*(part for part in path.parts if part not in (path.anchor, "..")))

@@ -1,4 +1,4 @@
-"""What there is to caption: each picture that files, folders, archives, lists and URLs mean."""
+"""Find the pictures to caption in files, folders, archives, lists and URLs."""
 
 import glob
 import itertools
@@ -15,21 +15,21 @@ from captax.images import ImageError, UnusableImage, is_image_path, walk_images
 
 
 def find_items(sources: Sequence[str]) -> Iterator[Item]:
-    """The pictures that `sources` mean, one at a time, in an order that depends on them alone.
+    """The pictures of `sources`, one at a time, in the same order every time.
 
     A folder is searched with its subfolders (sorted; hidden files and trainers' masks are left
     out). `.zip` and `.tar` files, `.tar` names with braces, and lists (`.parquet`, `.jsonl`,
-    `.csv`, `.tsv`, `.txt`: a picture's path, URL or bytes a row) are opened. What has `://` in it
-    is looked up by fsspec, folders and patterns too. Anything else is a picture, or a pattern (`*`,
-    `?`, `[..]`, `**`). What of all this cannot be read comes as an item that says so.
+    `.csv`, `.tsv`, `.txt`: a picture's path, URL or bytes in each row) are opened. fsspec opens
+    sources with `://`, which may be folders and patterns too. Any other source is a picture or a
+    pattern (`*`, `?`, `[..]`, `**`). If part of a source cannot be read, an item says why.
 
     Raises:
-        CollectionError: a source that means no picture at all; before the first item.
+        CollectionError: a source has no picture at all; raised before the first item.
     """
     found = [_pictures(source, alone=len(sources) == 1) for source in sources]
     if len(sources) == 1 and not glob.has_magic(sources[0]):
         return found[0]
-    # Several may mean the same picture, and "**" means a folder and what is in it.
+    # Several sources may have the same picture, and "**" matches a folder and its contents.
     return _each_once(itertools.chain.from_iterable(found))
 
 
@@ -43,7 +43,7 @@ def _each_once(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def _pictures(source: str, *, alone: bool) -> Iterator[Item]:
-    """The pictures of one source, of which there is at least one."""
+    """The pictures of one source; there is at least one."""
     if not source:
         raise CollectionError("an empty path was given; give a file, a folder or a pattern")
     try:
@@ -57,7 +57,7 @@ def _pictures(source: str, *, alone: bool) -> Iterator[Item]:
 
 
 def _nothing(path: Path) -> str:
-    """Why a source means no picture."""
+    """Why a source has no picture, and what to do."""
     if path.is_dir():
         names = (f"*{suffix}" for suffix in (*ARCHIVES, *LISTS))
         other = next((name for name in names if next(path.glob(name), None)), None)
@@ -66,9 +66,9 @@ def _nothing(path: Path) -> str:
         )
         return f"there are no pictures in this folder (looked for .jpg, .png, …){hint}"
     if path.exists():
-        return "holds no pictures"
+        return "holds no pictures; give a picture, a folder, an archive or a list"
     if glob.has_magic(str(path)):
-        return "this pattern matches no picture"
+        return "this pattern matches no picture; correct it"
     return "no such file or folder"
 
 
@@ -89,7 +89,7 @@ def _local(path: Path, *, alone: bool) -> Iterator[Item]:
 
 
 def _folder(folder: Path, root: Path | None) -> Iterator[Item]:
-    """Pictures in a folder, whose places are below `root`, or as their paths say."""
+    """Pictures in a folder; their places are relative to `root`, if it is given."""
     for found in walk_images(folder):
         if isinstance(found, UnusableImage):
             yield Item(str(found.path), ImageError(found.reason), place_of(found.path))
@@ -99,21 +99,21 @@ def _folder(folder: Path, root: Path | None) -> Iterator[Item]:
 
 
 def _file(path: Path) -> Iterator[Item]:
-    """A picture, or those that an archive or a list holds."""
+    """A picture, or the pictures in an archive or a list."""
     suffix = path.suffix.lower()
     if suffix in ARCHIVES:
         return archive_items(str(path))
     if suffix in LISTS:
         return list_items(path)
-    find_shards(path)  # refuses those that are compressed
+    find_shards(path)  # refuses compressed shards
     return iter([Item(str(path), path, place_of(path))])
 
 
 def _remote(url: str) -> Iterator[Item]:
-    """The pictures that a URL means: a file, an archive, a folder or, but by HTTP, a pattern.
+    """The pictures of a URL: a file or an archive; without HTTP, also a folder or a pattern.
 
     Raises:
-        CollectionError: its file system is unknown here or does not answer.
+        CollectionError: the file system of the URL is not known or does not answer.
     """
     files, path = file_system(url)
     by_http = url.startswith(("http://", "https://"))  # where "?" begins a query

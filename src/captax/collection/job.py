@@ -1,4 +1,4 @@
-"""A collection captioned to the end: what to do, what is done, what became of it."""
+"""Caption a whole collection: what is left to do, what is done, and a summary of the results."""
 
 import dataclasses
 import itertools
@@ -19,7 +19,7 @@ from captax.errors import CaptaxError
 from captax.files import OutputError
 from captax.images import ImageError
 
-# From pictures wanted to records of them, in order, batch by batch.
+# Makes records of the wanted pictures, in order, batch by batch.
 Engine = Callable[[Iterator[Wanted], Copies | None], Iterator[list[Record]]]
 
 
@@ -28,21 +28,21 @@ class Shape:
     """How captions are written.
 
     Attributes:
-        template: what each caption is set into.
-        min_score: captions that score less are not written, but listed for review.
+        template: the template of each caption.
+        min_score: captions with a lower score are not written, but listed for review.
     """
 
     template: CaptionTemplate = dataclasses.field(default_factory=CaptionTemplate)
     min_score: float | None = None
 
     def doubtful(self, record: Record) -> bool:
-        """Whether a record's caption is to be reviewed."""
+        """Whether a record's caption needs a review."""
         return (
             self.min_score is not None and bool(record.captions) and record.score < self.min_score
         )
 
     def as_written(self, record: Record) -> Record:
-        """The record with its captions as they are written."""
+        """The record with its captions in the template."""
         said = tuple((self.template(text, record.name), score) for text, score in record.captions)
         return dataclasses.replace(record, captions=said)
 
@@ -56,38 +56,38 @@ class Output(Protocol):
 
     @property
     def holds_errors(self) -> bool:
-        """Whether a picture without a caption has its place in it."""
+        """Whether this output also lists pictures that failed."""
 
     def plan(self, item: Item) -> tuple[str | None, str] | None:
-        """The picture to write beside and what is there; `None` for an item to be left as it is.
+        """The picture to write beside, and the text that is there; None to skip the item.
 
-        Raises `CaptaxError` for one whose caption cannot be written.
+        Raises `CaptaxError` if the item's caption cannot be written.
         """
 
     def done(self, record: Record) -> None:
-        """Take note of what an earlier process of the job wrote, or was about to."""
+        """Remember what an earlier process of the job wrote, or was going to write."""
 
     def write(self, record: Record) -> str:
-        """Write a record. Why that failed, where it did for this picture alone."""
+        """Write a record. Return the reason if this picture alone could not be written, else ""."""
 
     def finish(self, records: Callable[[], Iterator[Record]]) -> list[Path]:
-        """Write what is written at the end. The files that are there now."""
+        """Write what can only be written at the end. Return the files."""
 
 
 @dataclasses.dataclass
 class Summary:
-    """What became of the pictures.
+    """The results of a job, as numbers of pictures.
 
     Attributes:
-        captioned: were captioned by the model.
-        copies: have the caption of a picture that looks the same.
-        skipped: had a caption already, and were left as they are.
-        before: were given one by an earlier process of the job.
-        errors: how many have none, by reason.
-        doubtful: of those with a caption, how many have one that is only listed, for review.
-        seconds: time taken.
-        files: what was written at the end.
-        stopped: whether pictures are left, because the job was asked to stop.
+        captioned: pictures that the model captioned.
+        copies: pictures that got the caption of a picture that looks the same.
+        skipped: pictures that already had a caption and were not changed.
+        before: pictures that an earlier process of the job captioned.
+        errors: pictures that have no caption, by reason.
+        doubtful: pictures whose caption was not written, but listed for review.
+        seconds: how long the job took.
+        files: the files that were written at the end.
+        stopped: whether the job was asked to stop before its end.
     """
 
     captioned: int = 0
@@ -106,7 +106,7 @@ class Summary:
         return self.captioned + self.copies + self.skipped + self.before + self.errors.total()
 
     def lines(self) -> list[str]:
-        """The summary in words: what became of how many, how fast, and why some have no caption."""
+        """The summary in words: the numbers, the speed, and why pictures have no caption."""
         failed = self.errors.total()
         counts = [
             (self.captioned, "captioned"),
@@ -139,24 +139,23 @@ def caption_collection(
     asked: Callable[[], bool] = lambda: False,
     watch: Callable[[list[Record], Summary], None] = lambda records, summary: None,
 ) -> Summary:
-    """Caption every item once, whatever happens in between.
+    """Caption every item once, even if the job is killed and resumed.
 
-    A batch is taken down in the journal first, then written beside its pictures, if it is: a job
-    that was killed in between writes its last batch again, and no other. Files of all captions are
-    made from the journal in the end.
+    A batch is first added to the journal, then written beside its pictures if the output does so.
+    After a kill between the two, the resumed job writes this last batch again. A file of all
+    captions is made from the journal at the end.
 
     Args:
-        items: the pictures; each name counts once.
-        engine: what captions them.
-        output: where captions go.
-        journal: what was done before, and where it is taken down what is done now; without one,
-            captions go to `output.write` alone.
+        items: the pictures; of several with the same name, only the first is captioned.
+        engine: captions them.
+        output: where captions are written.
+        journal: what is done. Without it, captions go to `output.write` only.
         shape: how captions are written.
-        dedupe: bits by which the fingerprints of copies may differ.
-        listed: where errors and captions for review are listed, with `.errors.jsonl` and
-            `.review.jsonl` for a suffix.
+        dedupe: the number of bits in which the fingerprints of copies may differ.
+        listed: the path of the lists of errors and of captions for review, to which
+            `.errors.jsonl` and `.review.jsonl` are appended.
         asked: whether to stop after this batch.
-        watch: is shown every batch when it is done.
+        watch: called with every batch when it is done.
 
     Raises:
         OutputError: nothing more can be written; what is done is in the journal.
@@ -193,7 +192,7 @@ class _Job:
         self.begun: set[str] = set()
 
     def take_up(self) -> None:
-        """Learn what an earlier process did, and do what it was killed at."""
+        """Read what an earlier process did, and write its last batch again."""
         if self.journal is None:
             return
         settled: dict[str, Record] = {}
@@ -214,12 +213,12 @@ class _Job:
         summary.before = len(self.begun) - summary.errors.total()
 
     def wanted(self, items: Iterable[Item]) -> Iterator[Wanted]:
-        """What is yet to be captioned."""
+        """The pictures that are not captioned yet."""
         for place, item in enumerate(items):
             if item.name in self.begun:
                 continue
             self.begun.add(item.name)
-            if isinstance(item.image, ImageError):  # which tells more than an output would
+            if isinstance(item.image, ImageError):  # tells more than the output's error
                 yield Wanted(item, place)
                 continue
             try:
@@ -234,7 +233,7 @@ class _Job:
                 yield Wanted(item, place, *plan)
 
     def settle(self, batch: list[Record]) -> list[Record]:
-        """Take down, write and count a batch; its records, as they ended."""
+        """Add a batch to the journal, write it and count it. Return its final records."""
         if self.journal is not None:
             self.journal.append(batch)
         failed = {record.name: record for record in self._write(batch)}
@@ -250,7 +249,7 @@ class _Job:
         return ended
 
     def _write(self, batch: list[Record]) -> list[Record]:
-        """Write records where each has a place of its own; new ones of those that cannot be."""
+        """Write records that go to places of their own. Return new records of those that failed."""
         failed = []
         for record in batch:
             if not self.shape.doubtful(record):
@@ -262,7 +261,7 @@ class _Job:
         return failed
 
     def finish(self, listed: Path | None) -> None:
-        """Write what is made of all captions, and the lists of those without a place in it."""
+        """Write the file of all captions, and the lists of errors and of captions for review."""
         journal, shape = self.journal, self.shape
         if journal is None:
             return
@@ -299,13 +298,13 @@ def _pictures(count: int) -> str:
 
 
 def reason_of(error: str) -> str:
-    """What kind of error it is, without what is particular to a picture."""
+    """The kind of an error, without the details of one picture."""
     of_a_file = re.sub(r"\A\S*/.*?: ", "", error, count=1, flags=re.DOTALL)
     return re.split(r": | \(|; ", of_a_file, maxsplit=1)[0]
 
 
 def _list(path: Path, records: Iterable[Record]) -> list[Path]:
-    """Write records to a file, which is only there if there are any."""
+    """Write records to a file; without records, there is no file."""
     rest = iter(records)
     first = next(rest, None)
     if first is None:

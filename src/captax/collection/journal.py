@@ -1,8 +1,8 @@
-"""What a job has done so far, so that one that is killed goes on from there.
+"""What a job has done so far, so that a job that was killed can be resumed.
 
 A journal is a file of JSON lines in a folder of its own: the job's settings, then a line for each
-batch of pictures. A line that was not written to its end is not there, so a batch is done whole or
-not at all, and a job that goes on forms the batches that it would have formed, and so the captions.
+batch of pictures. An incomplete last line is ignored, so a batch is either done or not done. A
+resumed job forms the same batches as an uninterrupted one, so its captions are the same.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ from captax.collection.item import CollectionError
 from captax.collection.record import Record
 from captax.files import replacing, unwritable
 
-# What reading a line that was not written here may raise.
+# What parsing a damaged line may raise.
 _DAMAGE = (ValueError, KeyError, TypeError, RecursionError)
 JOURNAL, LOCK = "journal.jsonl", "lock"
 VERSION = 1
 
 
 class Journal:
-    """The records of a job, kept in `folder`; use as a context manager, which holds its lock."""
+    """The records of a job, kept in `folder`; a context manager that locks the folder."""
 
     def __init__(
         self,
@@ -45,11 +45,11 @@ class Journal:
         self._lock = FileLock(folder / LOCK)
 
     def __enter__(self) -> "Journal":
-        """Lock and open it, and take up what was done before.
+        """Lock the folder, read what was done before and open the journal.
 
         Raises:
-            CollectionError: another process is at this job, or what was done before was done with
-                other settings, or is not there and must be.
+            CollectionError: another process works on this job, an earlier run had other settings,
+                or there is nothing to resume although `resume` is `always`.
             OutputError: the folder cannot be written to.
         """
         try:
@@ -64,7 +64,7 @@ class Journal:
         except OSError as error:
             raise unwritable(self.folder, error) from None
         try:
-            for partial in self.folder.glob(".*.partial"):  # of a process that was killed
+            for partial in self.folder.glob(".*.partial"):  # left by a killed process
                 partial.unlink()
             self._take_up()
             self._file = self.path.open("ab", buffering=0)
@@ -81,23 +81,23 @@ class Journal:
         self._leave()
 
     def _leave(self) -> None:
-        """Unlock the folder, and remove it if nothing was done: no trace then."""
+        """Unlock the folder. If nothing was done, remove it, so that no trace is left."""
         with contextlib.suppress(OSError, CollectionError):
             if not self.begun:
                 self.path.unlink(missing_ok=True)
                 (self.folder / LOCK).unlink(missing_ok=True)
         self._lock.release()
-        with contextlib.suppress(OSError):  # that they are not empty
+        with contextlib.suppress(OSError):  # a folder that is not empty stays
             for folder in (self.folder, *self._made):
                 folder.rmdir()
 
     @property
     def begun(self) -> bool:
-        """Whether a batch is done."""
+        """Whether at least one batch is done."""
         return next(self.batches(), None) is not None
 
     def batches(self) -> Iterator[list[Record]]:
-        """What was done, batch by batch; read from the disk."""
+        """Read from the disk what was done, batch by batch."""
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             next(file, None)
             for number, line in enumerate(file, 2):
@@ -109,10 +109,10 @@ class Journal:
                     yield batch
 
     def append(self, records: Sequence[Record]) -> None:
-        """Take down a batch; once this returns, it outlives the process and the machine.
+        """Add a batch. Once this returns, the batch survives a crash of process and machine.
 
         Raises:
-            OutputError: the disk is full, or fails; the batch is not taken down then.
+            OutputError: the disk is full or fails; then the batch is not in the journal.
         """
         line = _line(records)
         try:
@@ -145,13 +145,13 @@ class Journal:
                 "start over, add --resume never (--on-exists overwrite then replaces its captions)"
             )
         failed = set()
-        if self._retry_errors:  # some after they were captioned, in the writing
+        if self._retry_errors:  # some were captioned, and could not be written
             failed = {each.name for batch in self.batches() for each in batch if each.error}
         if changed or failed:
             self._write(self.batches(), without=failed)
 
     def _header(self) -> dict[str, Any] | None:
-        """The settings that the journal was begun with."""
+        """The settings of the job that began the journal."""
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             line = file.readline()
             if line.endswith(b"\n"):
@@ -161,12 +161,12 @@ class Journal:
                         return dict(header["settings"])
                 raise CollectionError(
                     f"{self.path}: is not a journal that this version of captax can read; "
-                    "--resume never starts over"
+                    "add --resume never to start over"
                 )
         return None
 
     def _cut(self) -> None:
-        """Cut off a last line that was not written to its end."""
+        """Cut off an incomplete last line."""
         with self.path.open("rb+") as file:
             end = file.seek(0, os.SEEK_END)
             tail = b""
@@ -178,7 +178,7 @@ class Journal:
             file.truncate(end)
 
     def _write(self, batches: Iterable[list[Record]], without: Set[str] = frozenset()) -> None:
-        """Write the journal anew: these settings, those batches, but for pictures left out."""
+        """Write the journal anew: the settings, and `batches` without the pictures in `without`."""
         header = {"captax": VERSION, "settings": self.settings}
         with replacing(self.path) as partial, partial.open("wb") as file:
             file.write(json.dumps(header).encode() + b"\n")

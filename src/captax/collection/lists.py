@@ -20,12 +20,13 @@ COLUMNS = (*PICTURE_COLUMNS, "url", "URL", "jpg", "png")
 def list_items(table: Path) -> Iterator[Item]:
     """The pictures that a `.parquet`, `.jsonl`, `.csv`, `.tsv` or `.txt` lists, in its order.
 
-    The first column of a usual name (`COLUMNS`) is taken; a `.txt` has one picture a line. It holds
-    paths, from the list's folder or the working directory; URLs; or, in parquet, bytes, alone or as
-    `{bytes, path}`. Where the table is damaged, an item tells of it, after those before the damage.
+    The first column that has one of the names in `COLUMNS` is used; a `.txt` has one picture a
+    line. A value is a path, relative to the list's folder or the working directory, or a URL. In
+    parquet it may also be bytes, or `{bytes, path}`. If the table is damaged, the pictures before
+    the damage come first, then an item that reports the damage.
 
     Raises:
-        CaptaxError: the table cannot be read from the start, or has no such column.
+        CaptaxError: the beginning of the table cannot be read, or there is no such column.
     """
     row = -1
     rows = _parquet(table) if table.suffix.lower() == ".parquet" else _rows(table)
@@ -33,7 +34,7 @@ def list_items(table: Path) -> Iterator[Item]:
     try:
         for row, (where, value) in enumerate(rows):
             item = _item(table, row, where.removeprefix(f"{table}, "), value)
-            if isinstance(item.image, bytes) and item.name in names:  # and yet another picture
+            if isinstance(item.image, bytes) and item.name in names:  # two pictures of one name
                 item = dataclasses.replace(item, name=f"{item.name}#{row}")
             names.add(item.name)
             yield item
@@ -41,21 +42,26 @@ def list_items(table: Path) -> Iterator[Item]:
         if row < 0:
             raise
         reason = str(error).removeprefix(f"{table}: ").removeprefix(f"{table}, ")
-        damage = ImageError(f"this list is damaged and was read no further: {reason}")
+        damage = ImageError(
+            f"this list is damaged and was read no further: {reason}; write it again"
+        )
         yield Item(str(table), damage, PurePosixPath(table.stem))
 
 
 def _item(table: Path, row: int, where: str, value: Any) -> Item:
     name, image = _picture(table, row, value)
     if image is None:
-        unnamed = ImageError(f"names no picture: {value!r:.80} ({where})")
+        unnamed = ImageError(
+            f"names no picture: {value!r:.80} ({where}); fill in the path in this row or delete "
+            "the row"
+        )
         return Item(f"{table}/{row}", unnamed, PurePosixPath(table.stem, str(row)))
     path = PurePosixPath(name.split("://")[-1].split("?")[0] if "://" in name else name)
     return Item(name, image, place_of(path))
 
 
 def _picture(table: Path, row: int, value: Any) -> tuple[str, Path | bytes | RemotePicture | None]:
-    """What a row's picture is called, and the picture."""
+    """The name of a row's picture, and the picture."""
     if isinstance(value, dict):
         name, content = value.get("path"), value.get("bytes")
         if isinstance(content, bytes):
@@ -69,7 +75,7 @@ def _picture(table: Path, row: int, value: Any) -> tuple[str, Path | bytes | Rem
     if "://" in value:
         return value, RemotePicture(value)
     beside = table.parent / value
-    # Unlike Path's, this takes what can be no path at all, such as a picture in base64.
+    # Unlike Path.exists, this accepts text that cannot be a path, such as a picture in base64.
     here = os.path.exists(value) and not os.path.exists(beside)  # noqa: PTH110
     path = Path(value) if here else beside
     return str(path), path
@@ -100,4 +106,6 @@ def _parquet(table: Path) -> Iterator[tuple[str, Any]]:
                 row += 1
     except (OSError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())
-        raise CollectionError(f"{table}: cannot be read as parquet: {reason}") from None
+        raise CollectionError(
+            f"{table}: cannot be read as parquet: {reason}; write it again"
+        ) from None

@@ -1,4 +1,4 @@
-"""Captions of many pictures in one file, in each format that people use."""
+"""Captions of many pictures in one file, in every common format."""
 
 import contextlib
 import csv
@@ -18,13 +18,13 @@ from captax.files import OutputError, replacing, write_text
 
 Records = Callable[[], Iterable[Record]]
 
-# How COCO names its pictures: the number is their id.
+# The names of COCO's pictures; the number is the id.
 _COCO_NAME = re.compile(r"(?:COCO_\w+?_)?(\d+)")
 _ROWS = 4096  # written to parquet at a time
 
 
 def as_json(record: Record) -> dict[str, Any]:
-    """A record as captax writes it in JSON lines."""
+    """A record as a JSON object."""
     if record.error:
         return {"path": record.name, "error": record.error}
     values: dict[str, Any] = {"path": record.name, "caption": record.text, "score": record.score}
@@ -38,7 +38,7 @@ def as_json(record: Record) -> dict[str, Any]:
 
 
 def as_text(record: Record) -> str:
-    """A record as captax prints it: its name and its captions, a line each."""
+    """A record as text: a line with the name for each caption."""
     return "".join(f"{record.name}: {text}\n" for text, _ in record.captions)
 
 
@@ -60,7 +60,7 @@ def write_csv(path: Path, records: Records) -> None:
     others = [f"{name}_{n}" for n in range(2, most + 1) for name in ("caption", "score")]
     with _lines(path, newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        # Python 3.11 leaves a carriage return unquoted, which readers take for a line's end.
+        # Python 3.11 does not quote a carriage return, and readers take it for the end of a line.
         quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(["path", "caption", "score", "error", *others])
         for record in records():
@@ -73,8 +73,8 @@ def write_csv(path: Path, records: Records) -> None:
 def write_coco(path: Path, records: Records) -> None:
     """COCO's results: a list of `image_id` and `caption`.
 
-    Ids are COCO's numbers where the names of all pictures have them; else the names of the files;
-    where pictures would share one, their paths.
+    If the names of all pictures have COCO's numbers, these are the ids; otherwise the names of the
+    files, or, if these are not all different, their paths.
     """
 
     def number(name: str) -> int | str:
@@ -101,7 +101,7 @@ def write_coco(path: Path, records: Records) -> None:
 
 
 def write_metadata(path: Path, records: Records) -> None:
-    """A `metadata.jsonl` as image folders of datasets have: `file_name`, from there, and `text`."""
+    """The `metadata.jsonl` of an image folder: `file_name`, relative to the folder, and `text`."""
     with _lines(path) as file:
         for record in records():
             if record.captions:
@@ -110,16 +110,17 @@ def write_metadata(path: Path, records: Records) -> None:
 
 
 def below(folder: Path, path: Path) -> str:
-    """A picture's path from a folder that it is in.
+    """The path of a picture relative to a folder that contains it.
 
     Raises:
-        CollectionError: it is not.
+        CollectionError: the folder does not contain it.
     """
-    # Links are kept: a picture is in the folder that it is linked into.
+    # Links are not resolved: a picture is in the folder that its link is in.
     inside = os.path.relpath(os.path.abspath(path), os.path.abspath(folder))  # noqa: PTH100
     if inside.startswith(".."):
         raise CollectionError(
-            f"{path}: is not in {folder}, and metadata.jsonl names only pictures in its folder"
+            f"{path}: is not in {folder}, and metadata.jsonl names only pictures in its folder; "
+            "give --out another name, such as captions.jsonl"
         )
     return Path(inside).as_posix()
 
@@ -156,12 +157,12 @@ WRITERS: dict[CaptionFormat, Callable[[Path, Records], None]] = {
     CaptionFormat.coco: write_coco,
     CaptionFormat.metadata: write_metadata,
 }
-# Formats in which a picture without a caption has its place.
+# Formats that also list pictures without a caption.
 HOLD_ERRORS = (CaptionFormat.jsonl, CaptionFormat.csv, CaptionFormat.parquet)
 
 
 def format_of(path: Path) -> CaptionFormat:
-    """The format that a file's name asks for."""
+    """The format of a file, by its name."""
     if path.name == "metadata.jsonl":
         return CaptionFormat.metadata
     if path.suffix.lower() == ".tsv":
@@ -176,9 +177,9 @@ def format_of(path: Path) -> CaptionFormat:
 
 
 class OneFile:
-    """All captions in a file, which appears when the job is done.
+    """All captions in one file, which is written when the job is done.
 
-    In `mark` stands what was written, so that what somebody else wrote, or changed, is known by it.
+    The file `mark` holds a digest of it, so that a change by somebody else is noticed.
     """
 
     def __init__(self, path: Path, format: CaptionFormat, mark: Path | None = None):
@@ -191,29 +192,30 @@ class OneFile:
         if self.format is CaptionFormat.metadata:
             if item.path is None:
                 raise CollectionError(
-                    "is not a file on this disk, so metadata.jsonl cannot name it"
+                    "is not a file on this disk, so metadata.jsonl cannot name it; give --out "
+                    "another name, such as captions.jsonl"
                 )
             below(self.path.parent, item.path)
         return None, ""
 
     def done(self, record: Record) -> None:
-        """The journal has it."""
+        """Nothing to do: the journal has the record."""
 
     def write(self, record: Record) -> str:
-        """What is written is written at the end."""
+        """Nothing to do: the file is written at the end."""
         return ""
 
     def finish(self, records: Records) -> list[Path]:
         """Write the file."""
         if self.mark is not None:
-            write_text(self.mark, "")  # until it is written, and known
+            write_text(self.mark, "")  # until the digest is known
         WRITERS[self.format](self.path, records)
         if self.mark is not None:
             write_text(self.mark, _digest(self.path))
         return [self.path]
 
     def check(self) -> None:
-        """Raise `CollectionError` if the file holds what this job did not write."""
+        """Raise `CollectionError` if somebody else wrote or changed the file."""
         if not self.path.exists():
             return
         try:
@@ -226,7 +228,7 @@ class OneFile:
 
 
 class Screen:
-    """Captions as lines, of text or of JSON, as they come."""
+    """Prints captions as lines of text or JSON as soon as they are made."""
 
     holds_errors = False
 
@@ -237,13 +239,13 @@ class Screen:
         return None, ""
 
     def done(self, record: Record) -> None:
-        """Nothing came before."""
+        """Nothing to do: printed captions are not kept."""
 
     def write(self, record: Record) -> str:
         line = as_text(record) if self.format is CaptionFormat.text else as_line(as_json(record))
         try:
             print(utf8(line), end="", flush=True)
-        except BrokenPipeError:  # whoever reads has seen enough
+        except BrokenPipeError:  # the reader, such as `head`, has ended
             raise
         except OSError as error:
             raise OutputError(f"standard output: {error.strerror or error}", error.errno) from None
@@ -259,12 +261,14 @@ def _digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise CollectionError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise CollectionError(
+            f"{path}: cannot be read ({error.strerror or error}); fix its permissions"
+        ) from None
 
 
 @contextlib.contextmanager
 def _lines(path: Path, newline: str = "\n") -> Iterator[TextIO]:
-    """A text file that appears when it is whole; bytes of names that are not UTF-8 are escaped."""
+    """A text file that appears when complete; bytes of names that are not UTF-8 are escaped."""
     with (
         replacing(path, owner=OWNER) as partial,
         partial.open("w", encoding="utf-8", errors="backslashreplace", newline=newline) as file,

@@ -1,4 +1,4 @@
-"""What a job is (pictures, where their captions go, and how), and how it is run."""
+"""A job: its pictures, where and how their captions are written, and how it is run."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ from captax.files import unwritable
 from captax.images import ImageError, SheetRow, is_image_path, write_sheet
 from captax.pipelines.captioner import Captioner
 
-# The folder of a job's journal; after the output's name, where the output is a file.
+# The name of the journal's folder, or the end of its name if the output is a file.
 JOB = ".captax"
 
 
@@ -36,16 +36,16 @@ class Plan:
 
     Attributes:
         sources: what to caption, as `find_items` takes it.
-        out: the file for captions, or the folder for sidecars; none for the screen, or for sidecars
-            beside their pictures.
-        format: how captions are written; by default what the name of `out` asks for.
-        ext: suffix of sidecars, in the place of the picture's; by default `.txt`, or `.xmp` behind
-            the picture's.
-        on_exists: what to do about pictures that have a sidecar.
-        separator: between what a sidecar said and what is added.
-        options: what is asked of the model.
+        out: the file for captions, or the folder for sidecars. Without it, captions are printed, or
+            sidecars are written beside their pictures.
+        format: the format of the captions; by default it depends on the name of `out`.
+        ext: the suffix of sidecars, which replaces the picture's. By default it is `.txt`, or for
+            XMP `.xmp`, which is added after the picture's suffix.
+        on_exists: what to do if a picture already has a caption.
+        separator: text between the old caption and the new one.
+        options: options of captioning.
         shape: how captions are written.
-        sheet: also a page of pictures and captions.
+        sheet: the path of a page with pictures and captions, if one is wanted.
     """
 
     sources: tuple[str, ...]
@@ -123,23 +123,23 @@ class Plan:
 
     @property
     def wanted(self) -> CaptionFormat:
-        """The format of what is written."""
+        """The format that captions are written in."""
         if self.format is not None:
             return self.format
         return CaptionFormat.text if self.out is None else format_of(self.out)
 
     @property
     def printed(self) -> bool:
-        """Whether captions go to the screen, and nothing is kept of them."""
+        """Whether captions are only printed, and not kept."""
         return self.out is None and not self.beside
 
     @property
     def beside(self) -> bool:
-        """Whether each picture's caption is written by itself."""
+        """Whether each caption is written beside its own picture."""
         return self.wanted in (CaptionFormat.sidecar, CaptionFormat.xmp, CaptionFormat.embed)
 
     def _output(self, stack: contextlib.ExitStack) -> Output:
-        """Where captions go, until `stack` is closed."""
+        """The output, which is open until `stack` is closed."""
         if not self.beside:
             if self.out is None or self.folder is None:
                 return Screen(self.wanted)
@@ -158,14 +158,14 @@ class Plan:
 
     @property
     def folder(self) -> Path | None:
-        """Where the journal is; nowhere, if captions go to the screen."""
+        """The folder of the journal; None if captions are only printed."""
         if not self.beside:
             return self.out and self.out.with_name(f".{self.out.name}{JOB}")
         return self._root / JOB / f"{self.wanted}{self.ext or ''}"
 
     @property
     def listed(self) -> Path | None:
-        """What the names of the lists of errors and of doubtful captions begin with."""
+        """The path that the lists of errors and of captions for review begin with."""
         if not self.beside:
             return self.out
         return self._root / f"captax-{self.wanted}"
@@ -184,7 +184,7 @@ class Plan:
         return Path(os.path.commonpath(absolute))
 
     def settings(self, captioner: Captioner, model: str | None) -> dict[str, Any]:
-        """All that captions depend on, which must not change while a job goes on."""
+        """Everything that captions depend on. It must stay the same when a job is resumed."""
         options = dataclasses.asdict(self.options)
         decoding = options.pop("decoding")
         del options["batch_size"]
@@ -216,11 +216,11 @@ class Plan:
         asked: Callable[[], bool] = lambda: False,
         watch: Callable[[list[Record], Summary], None] = lambda records, summary: None,
     ) -> Summary:
-        """Do it, or what is left of it; see `caption_collection`.
+        """Do the job, or the part of it that is left; see `caption_collection`.
 
-        `model` is what the captioner was loaded from; a `cluster`'s workers caption in its place.
-        Raises `CollectionError` if work was done before with other settings, unless `resume` says
-        what to do about it.
+        `model` is the name that the captioner was loaded from. If a `cluster` is given, its workers
+        caption instead of `captioner`. Raises `CollectionError` if an earlier run had other
+        settings, unless `resume` says what to do then.
         """
         items = find_items(self.sources)
         shown: list[Record] = []
@@ -261,7 +261,7 @@ class Plan:
 
     def _cards(self, records: Iterable[Record]) -> Iterator[SheetRow]:
         items = {item.name: item for item in find_items(self.sources)}
-        last = {record.name: record for record in records}  # what could not be written comes twice
+        last = {record.name: record for record in records}  # failed writes have a second record
         for record in map(self.shape.as_written, last.values()):
             if record.error or record.name not in items:
                 yield SheetRow(None, record.name, "", None, error=record.error or None)
@@ -278,10 +278,10 @@ class Plan:
 
 
 def _folder(source: str) -> Path:
-    """The folder that a source's pictures are in."""
+    """The folder that contains the pictures of a source."""
     path = Path(source)
     if path.is_dir():
         return path
-    # A pattern's begins no deeper than what it says plainly.
+    # For a pattern, the deepest folder that has no special characters.
     folders = [path.parent, *path.parent.parents]
     return next(folder for folder in folders if folder.is_dir() or not glob.has_magic(str(folder)))

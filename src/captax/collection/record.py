@@ -1,10 +1,10 @@
-"""What became of a picture."""
+"""The result for one picture."""
 
 import dataclasses
 import json
 from typing import Any
 
-# Whose partial files a job that goes on may write over.
+# The owner of partial files, so that a resumed job overwrites them.
 OWNER = "captax"
 
 
@@ -13,13 +13,13 @@ class Record:
     """A picture's captions, or why it has none.
 
     Attributes:
-        name: the item's.
-        captions: texts as they are written, each with its score, the best first.
+        name: the name of the item.
+        captions: the texts with their scores, the best first.
         error: why the picture has no caption.
-        copy_of: the picture before it that looks the same, whose captions these are.
-        fingerprint: what it looks like, where copies are looked for.
-        target: the picture that its caption is written beside, if it is.
-        before: what was there before.
+        copy_of: the earlier picture that looks the same, from which the captions were taken.
+        fingerprint: its perceptual hash, if the job looks for copies.
+        target: the picture that the caption is written beside, if the output does so.
+        before: the text that was there when the caption was made.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Record:
         return self.captions[0][1]
 
     def write(self) -> dict[str, Any]:
-        """What JSON holds of it; `read` makes of that the same record."""
+        """The record as a JSON object, which `read` turns back into the same record."""
         values = dataclasses.asdict(self)
         return {key: value for key, value in values.items() if value not in ((), "", None)}
 

@@ -1,4 +1,4 @@
-"""Pictures behind URLs, by whichever of fsspec's file systems knows them."""
+"""Pictures behind URLs, through the file systems of fsspec."""
 
 import dataclasses
 from pathlib import Path
@@ -17,25 +17,25 @@ class RemotePicture:
     url: str
 
     def read(self) -> bytes:
-        """The picture's file. Raises `ImageError` when it cannot be had."""
+        """The picture's file. Raises `ImageError` if it cannot be fetched."""
         return _fetch(self.url)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RemoteSpan:
-    """A picture within a larger file behind a URL, `size` bytes from `offset` on."""
+    """A picture within a larger file behind a URL: `size` bytes from `offset`."""
 
     url: str
     offset: int
     size: int
 
     def read(self) -> bytes:
-        """The picture's file. Raises `ImageError` when it cannot be had."""
+        """The picture's file. Raises `ImageError` if it cannot be fetched."""
         return _fetch(self.url, self.offset, self.offset + self.size)
 
 
 def opened(place: str) -> Any:
-    """A file, given by path or URL, to be read and sought in."""
+    """Open a file, given by path or URL, for reading and seeking."""
     if "://" not in place:
         return Path(place).open("rb")
     files, path = file_system(place)
@@ -43,10 +43,10 @@ def opened(place: str) -> Any:
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """The file system that a URL is of, and what that calls it.
+    """The file system of a URL, and the path of the URL in it.
 
     Raises:
-        CollectionError: there is none, or what it needs is not installed.
+        CollectionError: there is no such file system, or a package that it needs is not installed.
     """
     try:
         return url_to_fs(url)
@@ -55,7 +55,7 @@ def file_system(url: str) -> tuple[Any, str]:
             f"{url}: {one_line(error)}; for http, pip install 'captax[remote]'"
         ) from None
     except ValueError as error:
-        raise CollectionError(f"{url}: {one_line(error)}") from None
+        raise CollectionError(f"{url}: {one_line(error)}; correct the URL") from None
 
 
 def _fetch(url: str, start: int | None = None, end: int | None = None) -> bytes:
@@ -69,5 +69,5 @@ def _fetch(url: str, start: int | None = None, end: int | None = None) -> bytes:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, on one line; its type, where it says nothing."""
+    """The message of an error on one line, or its type if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__

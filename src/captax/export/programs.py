@@ -1,8 +1,8 @@
 """A captioner as three programs of flat, named arrays: encoder, prefill and step.
 
 Legend: `batch` captions, `time` tokens of a prompt, `capacity` places for tokens in a cache. The
-cache of captax is a pytree; here its arrays are inputs and outputs: what `present_key.0` and so on
-are after a token, `past_key.0` is before the next.
+cache of captax is a pytree; here its arrays are inputs and outputs. The output `present_key.0` of
+one step is the input `past_key.0` of the next.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from captax.models.encoders import Features
 from captax.models.tracing import portable
 from captax.pipelines.captioner import Captioner
 
-WEIGHTS = "weights.safetensors"  # the file that holds those of all programs
+WEIGHTS = "weights.safetensors"  # the file of all programs' weights
 Shape = jax.ShapeDtypeStruct
 Weights = Mapping[str, Any]
 
@@ -32,10 +32,10 @@ class ExportError(CaptaxError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-    """A pure function of weights and named arrays, and what it takes and gives.
+    """A pure function of weights and named arrays, and the shapes of its inputs and outputs.
 
-    `traced` is its closed jaxpr, of all the captioner's weights, which are `slots`, and then of the
-    inputs in their order. `weights` are those of them that it reads. Sizes may be symbolic.
+    `traced` is its closed jaxpr. Its arguments are all weights of the captioner (`slots`), then the
+    inputs in order. `weights` are the weights that it reads. Sizes may be symbolic.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Program:
     outputs: dict[str, Shape]
 
     def __call__(self, weights: Weights, *inputs: jax.Array) -> list[jax.Array]:
-        """Its outputs, under a JAX transformation of arrays of just those shapes."""
+        """Its outputs. Call it inside a JAX transformation, with arrays of the shapes above."""
         unread = {n: jnp.zeros(s.shape, s.dtype) for n, s in self.slots.items() if n not in weights}
         given = {**unread, **weights}
         return jax.extend.core.jaxpr_as_fun(self.traced)(*map(given.get, self.slots), *inputs)
@@ -55,21 +55,22 @@ class Program:
 def make_programs(
     captioner: Captioner, capacity: int, batch_size: int | None = None
 ) -> list[Program]:
-    """Encoder, prefill and step of a captioner, with room for `capacity` tokens a caption.
+    """Make encoder, prefill and step of a captioner, with room for `capacity` tokens a caption.
 
-    Without a `batch_size` they take batches, and prefill prompts, of any size; with one, batches
-    of that alone, and prefill one token a caption, so that every size is known.
+    Without a `batch_size`, batches may have any size, and the prompts of prefill any length. With a
+    `batch_size`, every batch has this size, and prefill takes one token a caption, so that every
+    size is known.
     """
     model, (height, width) = captioner.model, captioner.processor.size
     rebuild = rebuilder(model)
     names = parameters(model)
-    # Sorted, as JAX takes a dictionary's arrays.
+    # Sorted, because JAX sorts the keys of a dictionary.
     shapes = {name: Shape(names[name].shape, jnp.float32) for name in sorted(names)}
     batch: Any = batch_size
     prompted: Any = batch_size
     time: Any = 1
     if batch_size is None:
-        # JAX wants every size that a limit speaks of among a program's inputs.
+        # JAX requires that every size in a constraint occurs in the inputs of the program.
         (batch,) = jax_export.symbolic_shape("batch")
         limits = [f"time <= {capacity}"]
         prompted, time = jax_export.symbolic_shape("batch, time", constraints=limits)
@@ -123,10 +124,7 @@ def _program(
     inputs: dict[str, Shape],
     outputs: list[str],
 ) -> tuple[Program, jax.tree_util.PyTreeDef]:
-    """The program of a function, with those of the weights that it reads.
-
-    With it comes the structure of what the function gives; the outputs are its leaves.
-    """
+    """The program of a function, and the pytree structure whose leaves are its outputs."""
     with portable():
         trace = jax.jit(function).trace(weights, *inputs.values())
     traced = trace.jaxpr

@@ -43,9 +43,8 @@ class DocumentFrequencies:
         """Count the document frequencies of `references`."""
         frequencies = []
         for counts, keys in zip(references.counts, references.table.keys, strict=True):
-            first = (
-                np.diff(counts.key, prepend=-1) > 0
-            )  # the first caption of the image that has it
+            # Whether the caption is the first of its image that has the n-gram.
+            first = np.diff(counts.key, prepend=-1) > 0
             frequencies.append(np.bincount(counts.ngram[first], minlength=len(keys)))
         return cls(len(references.first) - 1, references.table, frequencies)
 
@@ -76,18 +75,25 @@ class DocumentFrequencies:
             CaptaxError: the file cannot be read, or does not hold document frequencies.
         """
         fault = f"{path}: holds no document frequencies as `captax score` writes them"
+        again = "write the file again with `captax score --write-document-frequencies`"
         try:
             document = parse_json(Path(path).read_text(encoding="utf-8"))
             images, frequencies = document["images"], document["frequencies"]
         except OSError as error:
-            raise CaptaxError(f"{path}: cannot be read ({error.strerror})") from None
+            raise CaptaxError(
+                f"{path}: cannot be read ({error.strerror}); give a file that you may read"
+            ) from None
         except (ValueError, TypeError, KeyError) as error:
-            raise CaptaxError(f"{fault} ({error})") from None
+            raise CaptaxError(f"{fault} ({error}); {again}") from None
         if not isinstance(images, int) or not isinstance(frequencies, dict):
-            raise CaptaxError(f"{fault} (images must be a number, and frequencies an object)")
+            raise CaptaxError(
+                f"{fault} (images must be a number, and frequencies an object); {again}"
+            )
         for text, count in frequencies.items():
             if not isinstance(count, int) or not 1 <= count <= images:
-                raise CaptaxError(f"{fault} ({text!r}: {count!r} must be a count of 1 to {images})")
+                raise CaptaxError(
+                    f"{fault} ({text!r}: {count!r} must be a count of 1 to {images}); {again}"
+                )
         # Every n-gram becomes a caption. Its beginning is as frequent, so it is in the file too.
         texts = [text.split() for text in frequencies]
         table = CaptionNgrams([texts]).table
@@ -97,7 +103,8 @@ class DocumentFrequencies:
                 values.append(np.array([frequencies[t] for t in table.texts(order)], np.int64))
             except KeyError as missing:
                 raise CaptaxError(
-                    f"{fault} ({missing} is missing, but a longer n-gram that contains it is not)"
+                    f"{fault} ({missing} is missing, but a longer n-gram that contains it is not); "
+                    f"{again}"
                 ) from None
         return cls(images, table, values)
 

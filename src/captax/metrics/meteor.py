@@ -66,7 +66,8 @@ def meteor(
         except (BrokenPipeError, ValueError) as error:
             errors.seek(0)
             raise MeteorUnavailableError(
-                f"METEOR's program {package / _JAR} failed with: {complaint(errors.read())}"
+                f"METEOR's program {package / _JAR} failed with: {complaint(errors.read())}; run "
+                "again, or leave meteor out of --metrics"
             ) from error
     return corpus, np.array(images)
 

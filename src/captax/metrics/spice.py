@@ -105,7 +105,8 @@ def spice(
             images = np.array([scores[number] for number in range(len(captions))])
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise SpiceUnavailableError(
-                f"SPICE's program {package / _JAR} failed with: {complaint(program.stderr)}"
+                f"SPICE's program {package / _JAR} failed with: {complaint(program.stderr)}; run "
+                "again, or leave spice out of --metrics"
             ) from error
     return float(images.mean()), images
 

@@ -1,7 +1,7 @@
-"""Keys and values, and the cache in which decoding keeps them for the tokens before.
+"""Keys and values, and the cache in which decoding keeps those of earlier tokens.
 
-Legend: `batch` images, `rows` = batch x beams, `places` what is attended to, `heads`, `head` =
-width of one head.
+Legend: `batch` images, `rows` = batch x beams, `places` attended to, `heads`, `head` = width of one
+head.
 """
 
 import dataclasses
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-# Keys and values of what is attended to. One signature may hold keys and values of captions and of
-# pictures, so sizes that differ have no name.
+# Keys and values to attend to. One signature may hold those of captions and those of pictures, so
+# sizes that differ between the two have no name.
 KeysValues = tuple[Float[Array, "_ heads _ head"], Float[Array, "_ heads _ head"]]
-# Keys and values of the tokens before, with room for more: place by place, each beam by beam.
+# Keys and values of earlier tokens, with room for more. Each token's place has an entry per beam.
 Past = KeysValues
 # A number or, in programs for any size, one of JAX's symbolic dimensions.
 Size = int | Any
@@ -23,15 +23,15 @@ Size = int | Any
 
 @struct.dataclass
 class Cache:
-    """What decoding needs to know about the tokens before and about the picture, layer by layer.
+    """What decoding needs to know about earlier tokens and about the picture, layer by layer.
 
-    `past` holds self-attention's keys and values [batch heads places head]. There is room for
-    `capacity` tokens, `length` are filled, and each holds one place for every beam of the picture.
-    `context` holds the picture's [batch heads patches head], once, however many beams share it.
-    `mask` is true where the context may be seen.
+    `past` holds the keys and values of self-attention [batch heads places head]. There is room for
+    `capacity` tokens, and `length` of them are filled. Each token has one place for every beam of
+    the picture. `context` holds the keys and values of the picture [batch heads patches head], once
+    for all its beams. `mask` is true where the context may be seen.
 
-    Beams that branch do not copy their pasts: what each wrote stays in its place, and `ancestry`
-    tells for every beam and place which beam wrote what it continues.
+    When beams branch, their keys and values are not copied. For each beam and place, `ancestry`
+    says which beam wrote the keys and values that this beam uses.
     """
 
     past: tuple[Past, ...]
@@ -46,9 +46,9 @@ class Cache:
         return dataclasses.replace(self, ancestry=flat[rows].reshape(self.ancestry.shape))
 
     def repeat(self, times: int) -> "Cache":
-        """The cache with `times` copies of every row, side by side, which share their picture.
+        """The cache with every row repeated `times`. Pictures stay shared.
 
-        A cache can be repeated only once.
+        The copies of a row are next to each other. A cache can be repeated only once.
         """
         past = jax.tree.map(lambda array: jnp.repeat(array, times, axis=2), self.past)
         batch, _, capacity = self.ancestry.shape
@@ -56,14 +56,14 @@ class Cache:
         return dataclasses.replace(self, past=past, ancestry=ancestry)
 
     def visible(self, time: Size) -> Bool[Array, "#batch queries places"]:
-        """Which places of the past the next `time` tokens see: those before them, and their own."""
+        """Which places of the past the next `time` tokens see: earlier ones and their own."""
         batch, beams, capacity = self.ancestry.shape
         positions = self.length + jnp.arange(time)
         before = jnp.arange(capacity) <= positions[:, None]  # [time capacity]
         if beams == 1:
             return before[None]
         beam = jnp.arange(beams)
-        # Each beam sees its own new tokens, whatever stood in their places before.
+        # Each beam sees its own new tokens; old entries of `ancestry` do not count there.
         filled = (jnp.arange(capacity) < self.length)[:, None]
         own = (self.ancestry[..., None] == beam) & filled
         new = (beam == beam[:, None, None]) & ~filled

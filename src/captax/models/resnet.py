@@ -30,7 +30,7 @@ from captax.models.layout import Layout, batch_norm, conv2d, linear, table
 from captax.models.modules import Linear, parameter
 from captax.models.observing import record
 
-EPSILON = 1e-5  # every batch norm has it
+EPSILON = 1e-5  # of every batch norm
 REDUCTION = 4  # a bottleneck's inner convolutions have a quarter of its channels
 
 
@@ -274,7 +274,7 @@ class ResNet(VisionEncoder):
 
 
 class LabelHead(Linear):
-    """A linear layer with PyTorch's initial values: uniform within `width_in ** -0.5` of 0."""
+    """A linear layer, initialised as in PyTorch: uniform in +-`width_in ** -0.5`."""
 
     def __init__(self, width_in: int, width_out: int, *, rngs: nnx.Rngs | None):
         super().__init__(width_in, width_out, rngs=None)

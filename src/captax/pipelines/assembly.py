@@ -42,11 +42,11 @@ def from_pretrained_halves(
 ) -> Captioner | TextGenerator:
     """Join an encoder and a decoder into a captioner or a text generator, to be fine-tuned.
 
-    The encoder is a ViT, ResNet, CLIP or BERT, and the decoder a GPT-2 or BERT. Cross-attention
-    that the decoder lacks is added with new weights, initialised as transformers does, and so is
-    the projection between halves of different widths. Captions begin with the decoder's bos (or
-    CLS) token, end with its eos (or SEP) token, and are padded with its pad token, or with eos if
-    it has none.
+    The encoder is a ViT, DeiT, ViT-MSN, ResNet, CLIP or BERT, and the decoder a GPT-2 or BERT. If
+    the decoder has no cross-attention, it is added with new weights, initialised as in
+    transformers. If the widths of the halves differ, a new projection is added between them.
+    Captions begin with the decoder's bos (or CLS) token, end with its eos (or SEP) token, and are
+    padded with its pad token, or with eos if it has none.
 
     Args:
         encoder: a checkpoint directory or a name on the hub.

@@ -105,9 +105,9 @@ class Captioner(Generator):
     ) -> Iterator[Caption | Other]:
         """Caption pictures that `processor` has prepared, as `stream` does.
 
-        Anything among `pictures` that is no array of pixels is passed on in its turn. Prompts and
-        random draws go by the place of a picture among `pictures`, or by the place that it carries
-        as `Placed`, if it is one of many that are captioned bit by bit.
+        Anything else among `pictures` is passed on in its turn. A picture's prompt and random draws
+        depend on its place among `pictures`. If it is a `Placed`, they depend on the place that it
+        carries instead; this is for collections that are captioned in parts.
         """
         config = self._config(options)
         one = isinstance(prompt, str)
@@ -277,7 +277,8 @@ class Captioner(Generator):
         """The number of tokens that complete captions are padded to."""
         if longest - 1 > self._max_positions:
             raise GenerationError(
-                f"a caption has {longest - 1} tokens and the decoder reads {self._max_positions}"
+                f"a caption has {longest - 1} tokens and the decoder reads {self._max_positions}; "
+                "shorten the caption"
             )
         return min(-(-longest // SCORED_STEP) * SCORED_STEP, self._max_positions + 1)
 

@@ -1,8 +1,8 @@
 """Pictures fetched by URL, from public hosts only.
 
-A name is resolved once, all its addresses are checked, and the connection goes to a checked
-address, so a name that resolves to another address later gains nothing. Redirects follow the same
-rules. An answer is read up to a limit of bytes and seconds.
+A host name is resolved once, all its addresses are checked, and the connection goes to a checked
+address. So it does not matter if the name resolves to another address later. Redirects follow the
+same rules. An answer is read up to a limit of bytes and seconds.
 """
 
 import contextlib
@@ -20,17 +20,18 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 REDIRECTS = 3
 SECONDS = 10.0
 _MOVED = (301, 302, 303, 307, 308)
-# Prefixes under which an IPv6 address stands for an IPv4 address: in its last 32 bits, or somehow.
+_INSTEAD = "send the picture itself"
+# IPv6 prefixes for IPv4 addresses: in the last 32 bits, or in a place that we cannot know.
 _TRANSLATED = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::/96")))
 _TRANSLATED_LOCALLY = ipaddress.IPv6Network("64:ff9b:1::/48")
 
 
 class UrlError(Exception):
-    """A URL is not allowed, or could not be fetched."""
+    """A URL is not allowed, or could not be fetched; the client reads why and what to do."""
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is on the public internet, and so is any address inside it."""
+    """Whether an address, and any IPv4 address inside it, is on the public internet."""
     inner = None
     if isinstance(address, ipaddress.IPv6Address):
         if address in _TRANSLATED_LOCALLY:
@@ -65,7 +66,7 @@ def fetch(
         if moved is None:
             return body
         url = urljoin(url, moved)
-    raise UrlError(f"the URL has more than {REDIRECTS} redirects")
+    raise UrlError(f"the URL has more than {REDIRECTS} redirects; give the final URL")
 
 
 def _parts(url: str) -> SplitResult:
@@ -73,11 +74,11 @@ def _parts(url: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise UrlError(f"is not a URL: {error}") from None
+        raise UrlError(f"is not a URL: {error}; correct it, or {_INSTEAD}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UrlError("only http and https URLs with a host are fetched")
+        raise UrlError(f"only http and https URLs with a host are fetched; {_INSTEAD}")
     if parts.username is not None or parts.password is not None:
-        raise UrlError("URLs with a user name or password are not fetched")
+        raise UrlError(f"URLs with a user name or password are not fetched; {_INSTEAD}")
     if not url.isascii() or any(character <= " " for character in url):
         raise UrlError("is not a URL; encode spaces and letters beyond ASCII")
     return parts
@@ -95,20 +96,22 @@ def _checked(
     try:
         addresses = resolve(str(parts.hostname), _port(parts))
     except (OSError, ValueError):
-        raise UrlError(f"host {parts.hostname} cannot be found") from None
-    # One private address among them is an attack, or somebody's own network.
+        raise UrlError(
+            f"host {parts.hostname} cannot be found; correct the URL, or {_INSTEAD}"
+        ) from None
+    # If one of them is private, this is an attack or a private network.
     if not addresses or not all(map(allowed, addresses)):
-        raise UrlError(f"host {parts.hostname} is not on the public internet")
+        raise UrlError(f"host {parts.hostname} is not on the public internet; {_INSTEAD}")
     return addresses[0]
 
 
 def _get(
     parts: SplitResult, address: Address, max_bytes: int, deadline: float
 ) -> tuple[str | None, bytes]:
-    """Where to look instead, or the body."""
+    """The address of a redirect, or the body."""
     left = deadline - time.monotonic()
     connection = http.client.HTTPConnection(str(parts.hostname), _port(parts))
-    # A host that sends a byte from time to time outlives any timeout of a single read.
+    # A timeout of single reads does not stop a host that sends a byte from time to time.
     alarm: threading.Timer | None = None
     try:
         if left <= 0:
@@ -137,19 +140,29 @@ def _get(
         if answer.status in _MOVED and answer.headers["Location"]:
             return answer.headers["Location"], b""
         if answer.status != 200:
-            raise UrlError(f"the host answered with status {answer.status}")
+            raise UrlError(
+                f"the host answered with status {answer.status}; check the URL, or {_INSTEAD}"
+            )
         if (answer.length or 0) > max_bytes:
-            raise UrlError(f"the picture has {answer.length:,} bytes; {max_bytes:,} are allowed")
+            raise UrlError(
+                f"the picture has {answer.length:,} bytes; {max_bytes:,} are allowed; make it "
+                "smaller"
+            )
         body = answer.read(max_bytes + 1)
         if len(body) > max_bytes:
-            raise UrlError(f"the picture has more than the {max_bytes:,} bytes that are allowed")
+            raise UrlError(
+                f"the picture has more than the {max_bytes:,} bytes that are allowed; make it "
+                "smaller"
+            )
         if time.monotonic() > deadline:  # the body is not complete
             raise TimeoutError
         return None, body
     except (OSError, http.client.HTTPException, ValueError) as error:
         if time.monotonic() > deadline:
-            raise UrlError("the host took too long to answer") from None
-        raise UrlError(f"the picture could not be fetched ({type(error).__name__})") from None
+            raise UrlError(f"the host took too long to answer; try again, or {_INSTEAD}") from None
+        raise UrlError(
+            f"the picture could not be fetched ({type(error).__name__}); try again, or {_INSTEAD}"
+        ) from None
     finally:
         if alarm is not None:
             alarm.cancel()

@@ -1,8 +1,8 @@
-"""What the training loop asks of a learning task, whatever is learned.
+"""The interface between the training loop and a learning task.
 
 A task holds what the user gets in the end (a `Captioner`, `TextGenerator` or `Classifier`) and the
-examples to learn from. It is asked for batches by the places of examples, so that a run's batches
-depend on the recipe and the step alone.
+examples to learn from. The loop asks for a batch by the indices of its examples, so the batches of
+a run depend only on the recipe and the step.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ Scores = dict[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class DevResult:
-    """Scores on the dev examples by name, the outputs, and cards of some to look at."""
+    """Scores on the dev examples by name, all outputs (`said`), and cards of some to look at."""
 
     scores: Scores
     said: list[str]
@@ -34,13 +34,14 @@ class DevResult:
 
 
 class LearningTask:
-    """What the loop asks of a task."""
+    """A learning task, as the training loop uses it."""
 
     subject: Any
     train: Sequence[Any]
     dev: Sequence[Any]
     size: int  # how many examples there are to learn from
-    metric: str  # which score is best when it is highest, unless the recipe names another
+    # The score that selects the best model (higher is better), unless the recipe names another.
+    metric: str
     pictures: EncoderInputs | None = None
     dev_pictures: EncoderInputs | None = None
 
@@ -54,11 +55,11 @@ class LearningTask:
 
     @property
     def depth(self) -> int:
-        """How many of the encoder's parts batches have been through already."""
+        """How many of the encoder's parts the inputs have already passed (the feature cache)."""
         return self.pictures.depth if self.pictures else 0
 
     def batch(self, chosen: Int[np.ndarray, " batch"], epoch: int) -> Any:
-        """These examples as they are in an epoch."""
+        """The batch of these examples in this epoch."""
         raise NotImplementedError
 
     def name(self, place: int) -> str:
@@ -71,23 +72,23 @@ class LearningTask:
         return sum(_origin(example) in learned for example in self.dev)
 
     def loss(self, model: Any, batch: Any) -> Losses:
-        """Pure; called inside the step."""
+        """The losses of a batch. A pure function, called inside the step."""
         raise NotImplementedError
 
     def evaluate(self, model: Callable[[Parameters], nnx.Module]) -> Callable[..., DevResult]:
-        """A function from parameters to their result on the dev examples."""
+        """Make the function that evaluates parameters on the dev examples."""
         raise NotImplementedError
 
     def score_names(self) -> list[str]:
-        """What `evaluate` measures."""
+        """The names of the scores that `evaluate` computes."""
         raise NotImplementedError
 
     def save(self, model: nnx.Module, directory: Path, card: str) -> None:
-        """Keep the model with all it needs."""
+        """Save the model with everything that it needs, such as its tokenizer."""
         self.with_model(model).save(directory, dtype=self.recipe.dtype, card=card)
 
     def with_model(self, model: nnx.Module) -> Any:
-        """The subject with another model's weights."""
+        """The subject with another model."""
         raise NotImplementedError
 
 
@@ -97,7 +98,7 @@ def opened(
     read: Callable[..., Sequence[Any]],
     limit: int | None = None,
 ) -> list[Any]:
-    """The examples of all sources, each cut to the rows it names; at most `limit` in all."""
+    """The examples of all sources, each cut to its `rows`; at most `limit` in all."""
     parts = [
         source.take(read(recipe.data.root / source.path, split=source.split)) for source in sources
     ]
@@ -111,6 +112,6 @@ def opened(
 
 
 def _origin(example: Any) -> Any:
-    """What tells an example from others: its picture's file, or all of it."""
+    """What identifies an example: the file of its picture, or the whole example."""
     image = getattr(example, "image", None) if not isinstance(example, StoredExample) else None
     return image if isinstance(image, Path) else example

@@ -16,7 +16,7 @@ from captax.errors import CaptaxError, plain
 
 
 class RecipeError(CaptaxError):
-    """A recipe that does not exist or cannot be right."""
+    """A recipe does not exist, or its values are not allowed."""
 
 
 class _Section(pydantic.BaseModel):
@@ -28,7 +28,7 @@ _MOST_VALUES = 100_000  # a recipe has a hundred, or the names of all its classe
 
 
 def _changed(section: pydantic.BaseModel) -> set[str]:
-    """Names of what is not as it is by default; a recipe that a run wrote says everything."""
+    """Names of the fields that differ from their defaults; a run's own recipe sets all fields."""
     fields = type(section).model_fields
     return {name for name, field in fields.items() if getattr(section, name) != field.default}
 
@@ -50,7 +50,7 @@ class Source(_Section):
     rows: str | None = Field(None, pattern=r"^-?\d*:-?\d*$")
 
     def take(self, examples: Sequence[Any]) -> Sequence[Any]:
-        """The rows of it."""
+        """The examples in `rows`."""
         if self.rows is None:
             return examples
         start, stop = (int(end) if end else None for end in self.rows.split(":"))
@@ -61,8 +61,8 @@ class Data(_Section):
     """The training and dev data; the `path` of a source is relative to `root`.
 
     `captions` says which captions of a picture an epoch trains on: `all`, one at random (`one`), or
-    the `longest`. For a classifier, `classes` names the classes, or says how many of the first are
-    kept.
+    the `longest`. For a classifier, `classes` is a list of classes, or a number to keep only the
+    first ones.
     """
 
     root: Annotated[Path, pydantic.AfterValidator(Path.absolute)]
@@ -93,8 +93,9 @@ class Data(_Section):
 class Encoder(_Section):
     """A pretrained encoder, by its checkpoint: a directory, or a name on the hub.
 
-    `efficientnet-lite0` to `4` are read from PyTorch's files: `weights`, or those of the installed
-    package. `image_size` gives pictures at another size, which makes another grid of visual tokens.
+    `efficientnet-lite0` to `4` are read from PyTorch's files: `weights`, or the files of the
+    installed package. `image_size` resizes pictures to another size, which changes the grid of
+    visual tokens.
     """
 
     checkpoint: str = "efficientnet-lite2"
@@ -139,11 +140,11 @@ class Lora(_Section):
 
 
 class Model(_Section):
-    """What is trained: a whole checkpoint, or an encoder and a decoder made one.
+    """What is trained: a whole checkpoint, or an encoder and a decoder that are joined.
 
-    `checkpoint` is a directory, a name on the hub or `default`, the built-in captioner. Where the
-    decoder is new, `tokenizer` is `words`, a vocabulary of the captions' words, or a checkpoint's.
-    `add_words` gives a checkpoint with such a vocabulary the words that it lacks.
+    `checkpoint` is a directory, a name on the hub or `default`, the built-in captioner. For a new
+    decoder, `tokenizer` is `words` (a vocabulary of the captions' words) or the checkpoint whose
+    tokenizer is used. `add_words` adds missing words to a checkpoint that has a word vocabulary.
     """
 
     checkpoint: str | None = None
@@ -175,9 +176,10 @@ class AugmentOptions(_Section):
 class SelfCritical(_Section):
     """Training towards the score of sampled captions (https://arxiv.org/abs/1612.00563).
 
-    `samples` captions a picture are drawn at `temperature`, and each is made likelier as far as
-    its CIDEr-D, plus `bleu` times its BLEU-4, is above the `baseline`: the mean of the picture's
-    other samples (https://openreview.net/forum?id=r1lgTGL5DE), or the greedy caption's.
+    `samples` captions of each picture are drawn at `temperature`. The reward of a caption is its
+    CIDEr-D plus `bleu` times its BLEU-4. Captions become more likely if their reward is above the
+    `baseline`: the mean reward of the picture's other samples
+    (https://openreview.net/forum?id=r1lgTGL5DE), or the reward of the greedy caption.
     """
 
     samples: int = Field(5, ge=2)
@@ -187,13 +189,14 @@ class SelfCritical(_Section):
 
 
 class Stage(_Section):
-    """Some epochs of training the parameters that match `trainable`, from warm-up to rest.
+    """Some epochs of training, with a learning rate schedule of their own.
 
-    `trainable` and the keys of `lr_scale` are regular expressions searched from the start of a
-    parameter's name, such as `decoder.layers.0.mlp.up.kernel`; by default everything is trained, or
-    with LoRA its matrices. `views` augmented views of each
-    picture are computed once, as far as the encoder is frozen, and kept on disk; without, pictures
-    are decoded and augmented anew in every epoch. `max_steps` ends a stage before its epochs do.
+    `trainable` and the keys of `lr_scale` are regular expressions that are matched from the start
+    of a parameter's name, such as `decoder.layers.0.mlp.up.kernel`. By default all parameters are
+    trained, or with LoRA only its matrices. With `views`, the output of the encoder's frozen parts
+    is computed once for that many augmented views of each picture and kept on disk; otherwise
+    pictures are decoded and augmented anew in every epoch. `max_steps` ends a stage before its
+    epochs are over.
     """
 
     name: str
@@ -215,10 +218,10 @@ class Stage(_Section):
 class Optimizer(_Section):
     """An optimiser of optax by its name; weight decay leaves biases, norms and embeddings alone.
 
-    A step learns from `batch_size` examples, `accumulation` parts of them one after the other.
-    With `ema_decay`, a moving average of the weights is what is evaluated and kept. `precision` is
-    that of products; weights and everything else stay float32. `remat` keeps only what goes from
-    layer to layer for the gradients and computes the rest twice.
+    A step learns from `batch_size` examples, which are computed in `accumulation` parts, one after
+    the other. With `ema_decay`, a moving average of the weights is evaluated and kept. `precision`
+    is the precision of matrix products; everything else stays float32. `remat` keeps only the
+    inputs of layers for the gradients and computes the layers twice.
     """
 
     name: Literal["adamw", "adam", "sgd", "lion", "adafactor", "lamb"] = "adamw"
@@ -248,8 +251,8 @@ class Optimizer(_Section):
 class EvaluationOptions(_Section):
     """How the model is evaluated: every `epochs`, or every `steps`, and at the end of each stage.
 
-    The model with the best `metric` is kept; after `patience` evaluations without a better one a
-    stage ends. `limit` evaluates on the first dev examples alone.
+    The model with the best `metric` is kept. A stage ends after `patience` evaluations without a
+    better one. With `limit`, only the first `limit` dev examples are used.
     """
 
     num_beams: PositiveInt = 3
@@ -265,7 +268,7 @@ class EvaluationOptions(_Section):
 
 
 class Mesh(_Section):
-    """How devices share the work: `fsdp` of them each hold a part of the weights, `data` copies."""
+    """How devices share the work: weights are cut into `fsdp` parts, with `data` copies of each."""
 
     data: PositiveInt | None = Field(None, description="by default as many as the devices allow")
     fsdp: PositiveInt = 1
@@ -343,7 +346,9 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path}: cannot be read ({error})") from None
+            raise RecipeError(
+                f"{path}: cannot be read ({error}); give a UTF-8 file that you may read"
+            ) from None
     elif name in recipe_names():
         text = (resources.files("captax") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     else:
@@ -352,7 +357,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         fields = _parse(text)
     except ValueError as error:
-        raise RecipeError(f"{name}: this is not YAML: {error}") from None
+        raise RecipeError(f"{name}: this is not YAML: {error}; correct the file") from None
     if not isinstance(fields, dict):
         raise RecipeError(f"{name}: a recipe has keys and values at the top, such as `name: ...`")
     for override in overrides:
@@ -368,23 +373,23 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _parse(text: str) -> Any:
-    """What YAML says. Raises `ValueError` for what is none, or no recipe could need.
+    """Parse YAML. Raises `ValueError` for text that is not YAML or stands for too many values.
 
-    Twenty lines can name one another so often that they stand for more than fits in memory, or for
-    no end of values.
+    With anchors and aliases, twenty lines can stand for more values than fit in memory, or for
+    infinitely many.
     """
     try:
         content = yaml.safe_load(text)
-    except Exception as error:  # PyYAML lets through what Python says of `2020-99-99` or `!!int ""`
+    except Exception as error:  # for `2020-99-99` or `!!int ""`, PyYAML passes on Python's own
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
-    # No more are counted, for there may be no end of them.
+    # The count stops there, because there may be infinitely many.
     if sum(1 for _ in itertools.islice(_values(content), _MOST_VALUES + 1)) > _MOST_VALUES:
         raise ValueError(f"it stands for more than {_MOST_VALUES:,} values")
     return content
 
 
 def _values(content: Any) -> Iterator[Any]:
-    """`content` and all values in it, one after the other; those named twice come twice."""
+    """`content` and all values in it, one after the other. A value with two aliases comes twice."""
     waiting = [iter([content])]
     while waiting:
         for value in waiting[-1]:
@@ -403,15 +408,29 @@ def _set(fields: dict[str, Any], override: str) -> None:
     try:
         given = _parse(value)
     except ValueError:
-        raise RecipeError(f"--set {override}: {value!r} is not a YAML value") from None
+        raise RecipeError(
+            f"--set {override}: {value!r} is not a YAML value; put quotes around it"
+        ) from None
     *parents, last = key.split(".")
     at: Any = fields
+    done: list[str] = []
     try:
         for parent in parents:
             at = at[int(parent)] if isinstance(at, list) else at.setdefault(parent, {})
+            done.append(parent)
         at[int(last) if isinstance(at, list) else last] = given
     except (TypeError, ValueError, IndexError, AttributeError):
-        raise RecipeError(f"--set {override}: there is no {key} to set") from None
+        why = _why_not(".".join(done), at)
+        raise RecipeError(f"--set {override}: there is no {key} to set; {why}") from None
+
+
+def _why_not(path: str, at: Any) -> str:
+    """Why nothing can be set inside `at`, the value at `path`, and what to do instead."""
+    if not isinstance(at, list):
+        return f"{path} has no parts; set {path} itself"
+    members = [f"{path}.{i}" for i in range(len(at))] or [f"{path} itself"]
+    named = f"{members[0]} to {members[-1]}" if len(members) > 2 else " or ".join(members)
+    return f"{path} has {len(at)} {'entry' if len(at) == 1 else 'entries'}; use {named}"
 
 
 def _within(inner: Sequence[Any], outer: Sequence[Any]) -> bool:
@@ -423,7 +442,7 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{where} is missing; write it in the recipe or give --set {where}=VALUE"
     if problem["type"] != "extra_forbidden":
-        told = isinstance(problem["input"], dict)  # what was given is a whole section
+        told = isinstance(problem["input"], dict)  # the value is a whole section
         given = "" if told else f" (got {problem['input']!r})"
         place = f"{where}: " if where else ""
         return f"{place}{plain(problem['msg'])}{given}"
