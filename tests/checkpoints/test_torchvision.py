@@ -79,6 +79,7 @@ def renamed(tensors: dict[str, np.ndarray], table: dict[str, str]) -> dict[str, 
     return out
 
 
+@pytest.mark.slow
 def test_a_network_computes_what_it_does_by_transformers_names(tmp_path: Path) -> None:
     case = CASES["resnet"]
     tensors = safetensors.numpy.load_file(case.stored / "model.safetensors")

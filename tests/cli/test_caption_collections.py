@@ -85,6 +85,7 @@ def test_other_settings_are_refused_and_say_what_to_do(
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     run: Run, model: Path, folder: Path
 ) -> None:

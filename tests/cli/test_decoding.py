@@ -32,9 +32,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             "--bad-words a --bad-words red --no-repeat-ngram-size 2 --early-stopping never",
             {"bad_words": ["a", "red"], "no_repeat_ngram_size": 2, "early_stopping": "never"},
         ),
-        (
+        pytest.param(
             "--do-sample --seed 5 --temperature 1.5 --top-k 4 --best-of 3",
             {"do_sample": True, "seed": 5, "temperature": 1.5, "top_k": 4, "best_of": 3},
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -56,6 +56,7 @@ def test_what_is_said_is_explained_by_default(
     assert lines[-1].startswith("fed back: ")
 
 
+@pytest.mark.slow
 def test_files_are_written_as_their_names_say(
     run: Callable[..., Any], model: Path, picture: Path, tmp_path: Path
 ) -> None:

@@ -166,7 +166,7 @@ def test_constraints_hold_in_whole_captions(chain: Any, strategy: Strategy) -> N
 
 
 @kinds
-@pytest.mark.parametrize("steps", [5, 9])
+@pytest.mark.parametrize("steps", [5, pytest.param(9, marks=pytest.mark.slow)])
 def test_every_caption_holds_the_required_phrases(
     chain: Any, strategy: Strategy, steps: int
 ) -> None:

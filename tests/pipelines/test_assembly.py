@@ -173,6 +173,7 @@ def test_no_values_are_drawn_for_sizes_that_the_checkpoint_does_not_have(
         from_pretrained_halves(checkpoint("vit"), path)
 
 
+@pytest.mark.slow
 def test_halves_can_be_cast(checkpoint: Checkpoint, examples: Path) -> None:
     captioner = from_pretrained_halves(checkpoint("vit"), checkpoint("gpt2"), dtype="bfloat16")
     kinds = {value.dtype.name for value in jax.tree.leaves(parameters(captioner.model))}

@@ -229,6 +229,7 @@ def test_a_caption_scores_as_decoding_says(
         assert caption.score == pytest.approx(total, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_any_text_can_be_scored(tiny_captioner: Captioner, pictures: list[np.ndarray]) -> None:
     """By the log-probabilities of its tokens and eos, read all at once."""
     texts = ["a red square", "three green stripes on a black wall", "a", ""]

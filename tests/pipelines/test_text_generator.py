@@ -42,6 +42,7 @@ def test_a_language_model_goes_on_from_its_prompt(continuer: TextGenerator) -> N
         assert generated.text.startswith(continuer.decode([prompt])[0])
 
 
+@pytest.mark.slow
 def test_one_text_may_be_given_alone_or_be_empty(continuer: TextGenerator) -> None:
     alone = continuer.generate("three", num_beams=2, max_new_tokens=3)
     assert alone == continuer.generate(["three"], num_beams=2, max_new_tokens=3)
