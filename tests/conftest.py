@@ -35,7 +35,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def processor() -> str:
-    """Of which kind it is: what XLA compiles for one, another may not run."""
+    """The kind of this processor: a program that XLA compiled for one may not run on another."""
     told = Path("/proc/cpuinfo")
     lines = told.read_text().splitlines() if told.is_file() else [platform.processor()]
     kinds = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})

@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--sample",
         metavar="COMMIT",
         type=lambda text: int(text, 16),
-        help="of the tests marked nightly, run one of each kind: the one whose turn it is",
+        help="run one test of each nightly kind: the one whose turn this commit makes it",
     )
 
 
