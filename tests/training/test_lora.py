@@ -9,8 +9,7 @@ import pytest
 
 from captax.checkpoints.state import parameters, rebuilder
 from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, merge_lora
-from captax.training.recipe import Lora, RecipeError
-from captax.training.step import matches
+from captax.training.recipe import Lora, RecipeError, matches
 
 LORA = Lora(rank=2, alpha=6.0, targets=(r"decoder\..*(query|value)\.kernel",))
 

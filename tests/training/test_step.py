@@ -14,14 +14,13 @@ from captax.checkpoints.state import parameters, rebuilder
 from captax.models.layers import Layer, run_layer
 from captax.models.modules import Dropout, LayerConfig, parameter
 from captax.training.optimizers import make_optimizer
-from captax.training.recipe import Optimizer, Stage
+from captax.training.recipe import Optimizer, Stage, matches
 from captax.training.step import (
     Losses,
     Parameters,
     TrainState,
     begin_stage,
     make_step,
-    matches,
     token_losses,
 )
 

@@ -67,6 +67,7 @@ def train(
     The run's folder holds log.jsonl, curves.png, samples/, checkpoints/ and best/, the model.
     """
     # Start-up time.
+    from captax.errors import quoted
     from captax.training.recipe import RecipeError, load_recipe
 
     if resume is not None:
@@ -76,6 +77,12 @@ def train(
     if recipe is None:
         raise RecipeError("there is no recipe; give a recipe's name or file, or --resume FOLDER")
     plan = load_recipe(recipe, set or [])
+    name = plan.name
+    if out is None and (Path(name).name != name or name in ("", "..") or not name.isprintable()):
+        raise RecipeError(
+            f"recipe {recipe}: its name {quoted(name)} cannot name the run's folder; give "
+            "--out FOLDER"
+        )
 
     # Start-up time: these import JAX, which is not needed to report mistakes in a recipe.
     from captax.compilation import persist_compiled_programs
@@ -87,7 +94,7 @@ def train(
         jax.distributed.initialize(coordinator, processes, process)
     persist_compiled_programs()
     try:
-        best = run(plan, out or Path("runs") / plan.name, init_from=init_from)
+        best = run(plan, out or Path("runs") / name, init_from=init_from)
     except KeyboardInterrupt:
         print("captax: stopped; run the same command again to continue", file=sys.stderr)
         raise

@@ -9,6 +9,7 @@ from captax.data.batches import (
     epoch_order,
     filled,
     load_images,
+    map_ahead,
     pack_captions,
     prefetch,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "epoch_order",
     "filled",
     "load_images",
+    "map_ahead",
     "mix",
     "open",
     "open_labelled",

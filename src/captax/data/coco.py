@@ -13,10 +13,12 @@ from captax.data.example import (
     make_examples,
     read_text,
     refuse,
+    refuse_long,
     refuse_repeats,
     refuses,
 )
 from captax.data.splits import choose_split, refuse_absent, split_in, split_name
+from captax.errors import quoted
 from captax.files import is_file, parse_json
 
 KARPATHY = ("dataset_coco.json", "dataset_flickr8k.json", "dataset_flickr30k.json")
@@ -98,10 +100,14 @@ def _coco(path: Path, content: dict[str, Any], named: str | None) -> Part:
             f"{path}: no list 'annotations'; give a COCO caption file, which holds captions there"
         )
     try:
-        names = {str(image["id"]): str(image["file_name"]) for image in content["images"]}
+        ids = [_id(image["id"]) for image in content["images"]]
+        names = {
+            id: _string(image["file_name"])
+            for id, image in zip(ids, content["images"], strict=True)
+        }
         rows = [
             ListedCaption(
-                str(note["image_id"]), _string(note["caption"]), f"{path}, annotations[{index}]"
+                _id(note["image_id"]), _string(note["caption"]), f"{path}, annotations[{index}]"
             )
             for index, note in enumerate(content["annotations"])
         ]
@@ -111,7 +117,7 @@ def _coco(path: Path, content: dict[str, Any], named: str | None) -> Part:
             f"image_id and caption"
         ) from error
     captions = gather(rows)
-    _refuse_repeats(path, (str(image["id"]) for image in content["images"]))
+    _refuse_repeats(path, ids)
     refuse(
         [f"image {id}" for id in captions if id not in names],
         path,
@@ -127,13 +133,15 @@ def _karpathy(path: Path, content: dict[str, Any]) -> list[Part]:
     ids: list[str] = []
     try:
         for image in content["images"]:
-            name = str(image["filename"])
-            id = str(image["cocoid"]) if "cocoid" in image else Path(name).stem
+            name = _string(image["filename"])
+            id = _id(image["cocoid"]) if "cocoid" in image else Path(name).stem
             ids.append(id)
             texts = [_string(sentence["raw"]).strip() for sentence in image["sentences"]]
+            for text in texts:
+                refuse_long(text, f"{path}, image {id}")
             captions[id] = [text for text in texts if text or not refuses()]
-            split = names.setdefault(split_name(image["split"]), {})
-            split[id] = (Path(image.get("filepath", "")) / name).as_posix()
+            split = names.setdefault(split_name(_string(image["split"])), {})
+            split[id] = (Path(_string(image.get("filepath", ""))) / name).as_posix()
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{path}: an image lacks {error}; each has filename, split and sentences"
@@ -147,8 +155,15 @@ def _karpathy(path: Path, content: dict[str, Any]) -> list[Part]:
 
 def _string(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"a string where it has {value!r}")
+        raise TypeError(f"a string where it has {quoted(value)}")
     return value
+
+
+def _id(value: object) -> str:
+    """The id of an image, which files write as a number or a string."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError(f"a number or a string as id where it has {quoted(value)}")
+    return str(value)
 
 
 def _refuse_repeats(where: object, ids: Iterable[str]) -> None:

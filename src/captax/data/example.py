@@ -14,6 +14,9 @@ from captax.files import is_file
 _faults: ContextVar[list[str] | None] = ContextVar("faults", default=None)
 
 
+LONGEST_CAPTION = 100_000  # characters; a page of a book has 2,000
+
+
 class DataError(CaptaxError):
     """A dataset that cannot be recognised, read or trusted."""
 
@@ -126,10 +129,21 @@ def gather(rows: Iterable[ListedCaption]) -> dict[str, list[str]]:
                 f"{row.where}: a caption without a picture's name; add it or drop the row"
             )
         caption = row.caption.strip()
+        refuse_long(caption, row.where)
         if not caption and refuses():
             raise DataError(f"{row.where}: {row.picture} has an empty caption; write it or drop it")
         captions.setdefault(row.picture, []).append(caption)
     return captions
+
+
+def refuse_long(text: str, where: object, most: int = LONGEST_CAPTION) -> None:
+    """Refuse a text that is no caption: metrics and tokenizers take memory for every word.
+
+    Raises:
+        DataError: it is longer than `most` characters, and faults are not collected.
+    """
+    if len(text) > most:
+        note(f"{where}: a text of {len(text):,} characters; give at most {most:,}")
 
 
 def make_examples(

@@ -12,6 +12,7 @@ from captax.data.example import (
     note,
     read_text,
     refuse,
+    refuse_long,
     refuses,
 )
 from captax.data.splits import SPLIT_NAMES, choose_split
@@ -22,6 +23,7 @@ from captax.data.tables import (
     read_delimited,
     read_records,
 )
+from captax.errors import quoted
 from captax.images.find import find_images, is_image_path
 
 TABLES = ("metadata.jsonl", "captions.jsonl", "captions.csv", "metadata.csv", "captions.tsv")
@@ -116,6 +118,8 @@ def read_sidecars(root: Path, *, split: str | None = None) -> list[Example]:
         lines = tuple(line.strip() for line in text.split("\n") if line.strip())
         if not lines and refuses():
             raise DataError(f"{sidecar}: has no caption; write one a line")
+        for line in lines:
+            refuse_long(line, sidecar)
         id = path.relative_to(root).as_posix()
         found.append(Example(id, path, lines, root.resolve().name))
     return choose_split(found, split, where=root)
@@ -161,7 +165,7 @@ def read_jsonl(path: Path) -> Iterator[ListedCaption]:
     for where, record in read_records(path):
         picture = record[find_column(where, list(record), PICTURE_COLUMNS)]
         if not isinstance(picture, str):
-            raise DataError(f"{where}: the picture must be a file's name; got {picture!r}")
+            raise DataError(f"{where}: the picture must be a file's name; got {quoted(picture)}")
         for column in caption_columns(where, list(record)):
             for text in captions_in(where, record[column]):
                 yield ListedCaption(picture, text, where)

@@ -4,7 +4,14 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from captax.data.example import DataError, SplitError, read_text, refuse_repeats
+from captax.data.example import (
+    LONGEST_CAPTION,
+    DataError,
+    SplitError,
+    read_text,
+    refuse_long,
+    refuse_repeats,
+)
 from captax.data.splits import (
     SPLIT_NAMES,
     choose_split,
@@ -13,7 +20,9 @@ from captax.data.splits import (
     split_name,
 )
 from captax.data.tables import TABLE_SUFFIXES, read_records
+from captax.errors import quoted
 
+LONGEST_SOURCE = 10_000_000  # characters; the longest novels have five million
 COLUMNS = (
     ("source", "target"),
     ("article", "highlights"),
@@ -158,9 +167,13 @@ def _columns(where: str, names: Sequence[str]) -> tuple[str, str]:
 
 
 def _pair(id: str, source: object, target: object, where: str) -> Pair:
-    for name, text in (("source", source), ("target", target)):
+    for name, text, most in (
+        ("source", source, LONGEST_SOURCE),
+        ("target", target, LONGEST_CAPTION),
+    ):
         if not isinstance(text, str):
-            raise DataError(f"{where}: its {name} must be a string; got {text!r}")
+            raise DataError(f"{where}: its {name} must be a string; got {quoted(text)}")
         if not text.strip():
             raise DataError(f"{where}: its {name} is empty; write it or drop the row")
+        refuse_long(text, f"{where}: its {name}", most)
     return Pair(id, str(source).strip(), str(target).strip())

@@ -5,6 +5,7 @@ place of its bytes are kept, so that it can be read at any time, in any order an
 """
 
 import dataclasses
+import io
 import itertools
 import re
 import tarfile
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from captax.data.example import DataError, Example, StoredExample, refuse, refuses
+from captax.data.example import DataError, Example, StoredExample, refuse, refuse_long, refuses
 from captax.data.splits import choose_split, refuse_absent, split_in
 from captax.data.tables import caption_columns, captions_in
 from captax.files import parse_json
@@ -154,6 +155,8 @@ def _examples(shard: Path, name: str, source: str) -> Iterator[Example]:
     for key, sample in samples.items():
         if sample.picture is not None:
             captions = sample.captions or sample.described
+            for caption in captions:
+                refuse_long(caption, f"{shard}, {key}")
             yield StoredExample(f"{name}/{key}", sample.picture, captions, source)
 
 
@@ -161,7 +164,14 @@ def _members(shard: Path) -> Iterator[tuple[str, str, str, TarPicture | bytes]]:
     """The pictures, texts and JSONs of a shard: key, extension, place and content of each."""
     try:
         with shard.open("rb") as file:
+            length = file.seek(0, io.SEEK_END)
+            file.seek(0)
             for member in tar_files(file, shard):
+                if member.size > length - member.offset_data:
+                    raise DataError(
+                        f"{shard}: {member.name} is to have {member.size:,} bytes, more than the "
+                        "shard; fetch it again"
+                    )
                 folder, slash, name = member.name.removeprefix("./").rpartition("/")
                 key, _, extension = name.partition(".")
                 extension = extension.lower()
@@ -193,7 +203,7 @@ def tar_files(file: Any, name: object) -> Iterator[tarfile.TarInfo]:
             file.seek(archive.offset)
             if file.read(_BLOCK).strip(b"\0"):
                 raise DataError(f"{name}: damaged at byte {archive.offset}; fetch it again")
-    except tarfile.TarError as error:
+    except (tarfile.TarError, MemoryError, ValueError, OverflowError) as error:  # sizes of headers
         raise DataError(f"{name}: not a complete tar file ({error}); fetch it again") from error
 
 

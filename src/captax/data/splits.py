@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
 from captax.data.example import DataError, SplitError
+from captax.errors import quoted
 
 # "restval" is Karpathy's name for the part of COCO's val2014 that everyone trains on.
 SPLIT_NAMES = {
@@ -39,7 +40,7 @@ def split_name(name: str) -> str:
         DataError: no split has this name.
     """
     if name not in SPLIT_NAMES:
-        raise DataError(f"there is no split {name!r}; choose train, dev (or val) or test")
+        raise DataError(f"there is no split {quoted(name)}; choose train, dev (or val) or test")
     return SPLIT_NAMES[name]
 
 

@@ -26,6 +26,8 @@ from captax.text import Tokenizer, add_words, train_word_tokenizer
 from captax.training.recipe import Recipe, RecipeError
 
 LITE = re.compile(r"efficientnet-lite([0-4])")
+# COCO has 27,000 words. Each gets a row of weights, and a place among the logits of every token.
+MOST_WORDS = 300_000
 # EfficientNet-Lite was trained on (x - 127) / 128.
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 KINDS: dict[str, Any] = {"caption": Captioner, "rewrite": TextGenerator, "classify": Classifier}
@@ -66,6 +68,7 @@ def _with_words(captioner: Captioner, captions: Sequence[str], recipe: Recipe) -
     Their embeddings begin at the mean of the others', and a little apart.
     """
     tokenizer = add_words(captioner.tokenizer, captions, min_count=recipe.data.min_count)
+    _refuse_too_many_words(tokenizer, recipe)
     config: Any = captioner.model.config
     decoder = dataclasses.replace(config.decoder, vocab_size=tokenizer.vocab_size)
     wider = dataclasses.replace(config, decoder=decoder).build(rngs=nnx.Rngs(recipe.seed))
@@ -77,11 +80,21 @@ def _with_words(captioner: Captioner, captions: Sequence[str], recipe: Recipe) -
     return Captioner(rebuilder(wider)(old), captioner.processor, tokenizer, captioner.generation)
 
 
+def _refuse_too_many_words(tokenizer: Tokenizer, recipe: Recipe) -> None:
+    if tokenizer.vocab_size > MOST_WORDS:
+        raise RecipeError(
+            f"data.train: {tokenizer.vocab_size:,} different words occur data.min_count "
+            f"({recipe.data.min_count}) times or more, and a decoder of words has at most "
+            f"{MOST_WORDS:,}; raise data.min_count, or give a checkpoint's tokenizer"
+        )
+
+
 def _with_new_decoder(recipe: Recipe, captions: Sequence[str]) -> Any:
     rngs = nnx.Rngs(recipe.seed)
     chosen = recipe.model.tokenizer
     if chosen == "words":
         tokenizer = train_word_tokenizer(captions, min_count=recipe.data.min_count)
+        _refuse_too_many_words(tokenizer, recipe)
     else:
         tokenizer = Tokenizer.load(hub.fetch(chosen))
     encoder, processor = _encoder(recipe)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from captax.checkpoints.state import weights_digest
 from captax.data import batched, filled, load_images
 from captax.errors import CaptaxError
-from captax.files import write_text
+from captax.files import parse_json, unwritable, write_text
 from captax.images import Augment, ImageError, ImageProcessor, mentions_sides, rng_for
 from captax.models.arithmetic import map_pictures
 from captax.models.encoders import VisionEncoder
@@ -89,10 +89,13 @@ def cache_features(
     weights = weights_digest(*encoder.parts()[:depth])
     key = _digest(VERSION, weights, processor, augment, seed, *map(_identity, examples))
     folder = directory / key
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from None
     data, progress = folder / "features.f16", folder / "progress.json"
-    done = json.loads(progress.read_text())["rows"] if progress.exists() else 0
     total = views * len(examples)
+    done = _rows_done(data, progress, math.prod(shape[2:]) * 2)
     if done < total:
         _make_room(data, total * math.prod(shape[2:]) * 2)
         rows = np.memmap(data, np.float16, "r+", shape=(total, *shape[2:]))
@@ -108,6 +111,16 @@ def cache_features(
                 write_text(progress, json.dumps({"rows": done}))
         bar.close()
     return FeatureCache(np.memmap(data, np.float16, "r", shape=shape))
+
+
+def _rows_done(data: Path, progress: Path, row: int) -> int:
+    """How many rows of `row` bytes are in the cache; none if it was damaged, for it can be made."""
+    try:
+        done = parse_json(progress.read_text(encoding="utf-8"))["rows"]
+        held = data.stat().st_size // row
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return done if isinstance(done, int) and 0 <= done <= held else 0
 
 
 def augmented_pixels(
@@ -130,7 +143,10 @@ def _make_room(data: Path, size: int) -> None:
     A memory map that finds the disk full kills the process. The file is never emptied: another
     process may be filling it, with the same values.
     """
-    data.touch()
+    try:
+        data.touch()
+    except OSError as error:
+        raise unwritable(data, error) from None
     held, free = data.stat().st_blocks * 512, shutil.disk_usage(data.parent).free
     if size - held > free:
         raise FeatureCacheError(
@@ -138,7 +154,10 @@ def _make_room(data: Path, size: int) -> None:
             f"{free / 1e9:.1f} GB are free; ask for fewer views, or give --out on another disk"
         )
     if data.stat().st_size < size:
-        os.truncate(data, size)
+        try:
+            os.truncate(data, size)
+        except OSError as error:
+            raise unwritable(data, error) from None
 
 
 def _views(

@@ -1,24 +1,29 @@
 """Train as a recipe says: stage after stage, resumable at any moment."""
 
+import contextlib
 import dataclasses
 import functools
 import math
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pydantic
+from filelock import FileLock, Timeout
 from flax import nnx
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from captax import data, metrics
 from captax.checkpoints.state import parameters, rebuilder
-from captax.files import write_text
-from captax.images import write_sheet
+from captax.files import OutputError, unwritable, write_text
+from captax.images import ImageError, write_sheet
 from captax.models.encoders import VisionEncoder
 from captax.pipelines.loading import load_model
 from captax.stopping import stopping
@@ -29,7 +34,7 @@ from captax.training.learning_task import DevResult
 from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, merge_lora
 from captax.training.mesh import Placement
 from captax.training.optimizers import make_optimizer
-from captax.training.recipe import Recipe, RecipeError, Stage
+from captax.training.recipe import Recipe, RecipeError, Stage, matches
 from captax.training.self_critical import Critic
 from captax.training.step import (
     Parameters,
@@ -37,7 +42,6 @@ from captax.training.step import (
     TrainState,
     begin_stage,
     make_step,
-    matches,
     narrowed,
 )
 from captax.training.tasks import make_task
@@ -46,23 +50,42 @@ from captax.training.watch import DivergedError, Log, collapse, first_not_finite
 # The scores that are best when they are lowest.
 LOWER_IS_BETTER = metrics.LOWER_IS_BETTER | {"loss", "perplexity"}
 
+LOCK = "lock"
+MOST_STEPS = 2**30  # a step's number and the seed are added as 32-bit integers
+SHOWN = 10  # how many broken pictures a message names
+
 
 def train(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> Path:
     """Run the recipe in folder `out`, going on where an earlier run of it stopped.
 
     A new run begins with the weights of `init_from`, another run's folder or a checkpoint directory
     of the same model. Returns the directory of the best model, `out/best`. Raises `RecipeError`
-    when `out` holds a run of another recipe, or the recipe cannot be carried out; `DivergedError`
-    when the loss or a gradient is not finite.
+    when `out` holds a run of another recipe, another process trains there, or the recipe cannot be
+    carried out; `DivergedError` when the loss or a gradient is not finite; `ImageError` when a
+    picture cannot be read; `OutputError` when the disk is full.
     """
-    _refuse_other(out, recipe)
+    with _alone_in(out):
+        _refuse_other(out, recipe)
+        try:
+            _train(recipe, out, init_from)
+        except MemoryError as error:
+            raise _too_large(error) from None
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise _too_large(error) from None
+    return out / "best"
+
+
+def _train(recipe: Recipe, out: Path, init_from: Path | None) -> None:
     run = _Run(recipe, out)
-    if jax.process_index() == 0:
-        out.mkdir(parents=True, exist_ok=True)
+    first = jax.process_index() == 0
+    if first and not (out / "recipe.yaml").exists():
+        run.refuse_broken_pictures()
         write_text(out / "recipe.yaml", recipe.to_yaml())
     with RunCheckpoints(out / "checkpoints", keep=recipe.keep) as run.checkpoints:
         run.resume(init_from)
-        if (shared := run.task.shared()) and jax.process_index() == 0:
+        if (shared := run.task.shared()) and first:
             count = f"{shared} dev example{' is' if shared == 1 else 's are'}"
             tqdm.write(f"warning: {count} also in the training data; dev scores will be too high")
         try:
@@ -70,14 +93,61 @@ def train(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> Path:
                 if index >= run.progress.stage:
                     run.run_stage(index, stage)
         finally:
-            if jax.process_index() == 0:
+            if first:
                 run.log.close()
-    return out / "best"
+
+
+@contextlib.contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold the run's folder, which the system lets go of if the process is killed.
+
+    If the run is refused before it wrote anything, a folder that was made for it is removed.
+    """
+    if jax.process_index() > 0:
+        yield
+        return
+    made = not out.exists()
+    lock = FileLock(out / LOCK)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RecipeError(
+            f"{out}: another process trains in this folder; wait for it, or give another --out"
+        ) from None
+    except OSError as error:
+        raise unwritable(out, error) from None
+    try:
+        # A killed process leaves what it was writing.
+        for partial in (*out.glob(".*.partial"), *out.glob("samples/.*.partial")):
+            with contextlib.suppress(OSError):
+                partial.unlink()
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if {path.name for path in out.iterdir()} <= {LOCK}:
+                (out / LOCK).unlink(missing_ok=True)
+                if made:
+                    out.rmdir()
+        lock.release()
+
+
+def _too_large(error: Exception) -> RecipeError:
+    told = " ".join(str(error).split())[:200]
+    return RecipeError(
+        "there is not enough memory for this recipe; lower optimizer.batch_size, "
+        "evaluation.batch_size or num_beams, raise optimizer.accumulation, or take a smaller model"
+        + (f" ({told})" if told else "")
+    )
 
 
 def _refuse_other(out: Path, recipe: Recipe) -> None:
     path = out / "recipe.yaml"
-    if path.exists() and path.read_text(encoding="utf-8") != recipe.to_yaml():
+    try:
+        other = path.exists() and path.read_bytes() != recipe.to_yaml().encode()
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if other:
         raise RecipeError(
             f"{path}: this folder holds a run of another recipe; give another folder as --out"
         )
@@ -90,11 +160,11 @@ class _Progress:
     `best` is the score (higher is better) and minus the loss, which decides between equal scores.
     """
 
-    step: int = 0
-    stage: int = 0
-    stage_step: int = 0
+    step: pydantic.NonNegativeInt = 0
+    stage: pydantic.NonNegativeInt = 0
+    stage_step: pydantic.NonNegativeInt = 0
     best: list[float] | None = None
-    evaluations_since: int = 0
+    evaluations_since: pydantic.NonNegativeInt = 0
 
 
 class _Run:
@@ -115,6 +185,7 @@ class _Run:
                 f"data.train has {self.task.size} examples, fewer than optimizer.batch_size "
                 f"({options.batch_size}); give more data or a smaller batch_size"
             )
+        self._refuse_endless()
         self.rebuild = rebuilder(self.task.model)
         self.parameters: Parameters = parameters(self.task.model)
         lora = recipe.model.lora
@@ -156,8 +227,8 @@ class _Run:
     def resume(self, init_from: Path | None) -> None:
         """Go on from the newest checkpoint, if there is one; else begin."""
         found = self.checkpoints.progress()
-        if found:
-            self.progress = _Progress(**found)
+        if found is not None:
+            self.progress = self._progress(found)
         elif init_from is not None:
             best = init_from / "best"
             model = load_model(best if best.is_dir() else init_from)
@@ -175,6 +246,45 @@ class _Run:
                 self.out / "log.jsonl",
                 last_step=self.progress.step,
                 tensorboard=self.recipe.tensorboard,
+            )
+
+    def _progress(self, found: Any) -> _Progress:
+        """The progress in a checkpoint. Raises `RecipeError` unless this recipe can be there."""
+        stages = self.recipe.stages
+        try:
+            progress = pydantic.TypeAdapter(_Progress).validate_python(found)
+            # A finished stage is saved as such, and the next one begins without a checkpoint.
+            possible = (
+                progress.step == self.checkpoints.newest
+                and progress.stage < len(stages)
+                and progress.stage_step <= min(progress.step, self._steps(stages[progress.stage]))
+                and (progress.best is None or len(progress.best) == 2)
+            )
+        except pydantic.ValidationError:
+            possible = False
+        if not possible:
+            folder = self.out / "checkpoints" / str(self.checkpoints.newest)
+            raise RecipeError(
+                f"{folder}: its progress is not one of this recipe's; remove this folder to "
+                "continue from an earlier checkpoint"
+            )
+        return progress
+
+    def refuse_broken_pictures(self) -> None:
+        """Decode every picture once, so that a broken one is told of now and not after hours."""
+        kinds = ((self.task.pictures, "training"), (self.task.dev_pictures, "dev"))
+        found = [
+            fault
+            for pictures, kind in kinds
+            if pictures is not None
+            for fault in pictures.faults(label=f"checking {kind} pictures")
+        ]
+        if found:
+            told = "; ".join(found[:SHOWN]) + ("; ..." if len(found) > SHOWN else "")
+            count = "1 picture" if len(found) == 1 else f"{len(found)} pictures"
+            raise ImageError(
+                f"{count} cannot be read: {told}. Repair or remove them; `captax data check` "
+                "lists all that is wrong with a dataset"
             )
 
     def run_stage(self, index: int, stage: Stage) -> None:
@@ -197,6 +307,8 @@ class _Run:
         frozen = {n: v for n, v in self.parameters.items() if n not in names}
         if self.recipe.model.lora is None:
             frozen = narrowed(frozen, options)
+        if jax.process_index() == 0:
+            self._refuse_full_disk(state)
         self._prepare_pictures(index, stage)
         place = self.placement
         state, frozen = place.weights(state), place.weights(frozen)
@@ -212,7 +324,7 @@ class _Run:
         )
         pending: tuple[Any, ...] | None = None
         clock = time.perf_counter()
-        with stopping("step") as asked:
+        with self._saving_before_an_error(changed, lambda: state), stopping("step") as asked:
             for chosen, local in data.prefetch(self._batches(index, stage), 2):
                 batch = place.batch(local)
                 if critic is not None:
@@ -251,6 +363,33 @@ class _Run:
         bar.close()
         self._end_stage(index, state)
 
+    @contextlib.contextmanager
+    def _saving_before_an_error(
+        self, changed: list[str], state: Callable[[], TrainState]
+    ) -> Iterator[None]:
+        """When a picture cannot be read any more, save the steps that were made, and stop."""
+        try:
+            yield
+        except ImageError as error:
+            if self.progress.step == (self.checkpoints.newest or 0):
+                raise
+            self._save(changed, state())
+            raise ImageError(
+                f"{error}; saved at step {self.progress.step}. Restore the picture and run the "
+                "same command again to continue"
+            ) from None
+
+    def _refuse_full_disk(self, state: TrainState) -> None:
+        """Refuse to begin when not even one checkpoint and one model fit on the disk."""
+        weights = sum(value.nbytes for value in self.parameters.values())
+        size = weights + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.out).free
+        if size > free:
+            raise RecipeError(
+                f"{self.out}: a checkpoint and a model take up to {size / 1e6:,.1f} MB and "
+                f"{free / 1e6:,.1f} MB are free; free space, or give --out on another disk"
+            )
+
     def _end_stage(self, index: int, state: TrainState) -> None:
         """End the stage; the next one begins with the weights that were evaluated."""
         self.parameters |= self.placement.whole(state.evaluated)
@@ -263,6 +402,15 @@ class _Run:
 
     def _steps(self, stage: Stage) -> int:
         return min(stage.epochs * self.steps_per_epoch, stage.max_steps or sys.maxsize)
+
+    def _refuse_endless(self) -> None:
+        """Refuse more steps than the counters of a run hold."""
+        total = sum(map(self._steps, self.recipe.stages))
+        if total > MOST_STEPS:
+            raise RecipeError(
+                f"stages: they have {total:,} steps in all, more than the {MOST_STEPS:,} that can "
+                "be counted; lower their epochs or give max_steps"
+            )
 
     def _step(self, stage: Stage, optimizer: Any) -> tuple[Step, Critic | None]:
         options = self.recipe.optimizer
@@ -389,15 +537,28 @@ class _Run:
         if warning := collapse(found.said, labels=self.recipe.task == "classify"):
             tqdm.write(f"warning: {warning}")
         if found.rows:
-            folder = self.out / "samples"
-            folder.mkdir(exist_ok=True)
             title = f"{self.recipe.name}, step {progress.step}"
-            write_sheet(folder / f"step-{progress.step:06}.html", found.rows, title=title)
+            path = self.out / "samples" / f"step-{progress.step:06}.html"
+            _attempt(lambda: write_sheet(path, found.rows, title=title))
         if kept is not None:
             model = self.rebuild({n: jnp.asarray(v, jnp.float32) for n, v in kept.items()})
             card = model_card(self.recipe, scores, metric=self.metric)
-            self.task.save(model, self.out / "best", card)
-        plot_curves(self.out / "curves.png", self.log.records, title=self.recipe.name)
+            try:
+                self.task.save(model, self.out / "best", card)
+            except (OSError, SafetensorError) as error:
+                # The library that writes weights has an error of its own.
+                reason = error if isinstance(error, OSError) else OSError(str(error))
+                raise unwritable(self.out / "best", reason) from None
+        curves = self.out / "curves.png"
+        _attempt(lambda: plot_curves(curves, self.log.records, title=self.recipe.name))
+
+
+def _attempt(write: Callable[[], None]) -> None:
+    """Write a page or a plot; a run goes on without it when that is impossible."""
+    try:
+        write()
+    except OutputError as error:
+        tqdm.write(f"warning: {error}")
 
 
 def frozen_depth(encoder: VisionEncoder, prefix: str, trained: set[str]) -> int:

@@ -4,14 +4,13 @@ Hu et al., *LoRA* (https://arxiv.org/abs/2106.09685). Parameters are named tenso
 this is arithmetic on them: models do not change, and any matrix can be adapted.
 """
 
-import re
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from captax.training.recipe import Lora, RecipeError
+from captax.training.recipe import Lora, RecipeError, matches
 
 DOWN, UP = ".lora_down", ".lora_up"
 # The `trainable` pattern of a stage that trains only the low-rank matrices.
@@ -25,7 +24,7 @@ def add_lora(parameters: Mapping[str, Array], lora: Lora, key: Array) -> dict[st
     """
     added = dict(parameters)
     for name, kernel in parameters.items():
-        if kernel.ndim == 2 and any(re.fullmatch(target, name) for target in lora.targets):
+        if kernel.ndim == 2 and matches(lora.targets, name, whole=True):
             out, width = kernel.shape
             key, draw = jax.random.split(key)
             added[name + DOWN] = jax.random.normal(draw, (lora.rank, width)) * width**-0.5

@@ -1,12 +1,11 @@
 """Optimisers and schedules of optax, as recipes name them."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import optax
 
-from captax.training.recipe import Optimizer, Stage
+from captax.training.recipe import Optimizer, Stage, matches
 
 Parameters = dict[str, Any]
 # The cosine schedule ends at this share of its highest rate.
@@ -69,4 +68,4 @@ def make_optimizer(
 
 
 def _group_scale(scales: Mapping[str, float], name: str) -> float:
-    return next((scale for pattern, scale in scales.items() if re.match(pattern, name)), 1.0)
+    return next((scale for pattern, scale in scales.items() if matches((pattern,), name)), 1.0)

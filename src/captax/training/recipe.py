@@ -2,17 +2,19 @@
 
 import difflib
 import itertools
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import pydantic
+import regex
 import yaml
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from captax.errors import CaptaxError, plain
+from captax.errors import CaptaxError, plain, quoted
 
 
 class RecipeError(CaptaxError):
@@ -20,11 +22,19 @@ class RecipeError(CaptaxError):
 
 
 class _Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+# What counts epochs, steps and examples, and what sizes arrays. The bounds are far beyond any use;
+# without them one number asks for all memory, or overflows a 32-bit integer hours later.
+PositiveInt = Annotated[int, Field(gt=0, le=2**30)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=2**30)]
+Size = Annotated[int, Field(gt=0, le=2**16)]
 _MOST_VALUES = 100_000  # a recipe has a hundred, or the names of all its classes
+_LONGEST = 1_000_000  # characters of a recipe
+_LONGEST_PATTERN, _MOST_REPEATS = 10_000, 10_000  # the latter is what {n} and {n}{m} ask for
+_PATIENCE = 1.0  # seconds that a pattern may take for a name
 
 
 def _changed(section: pydantic.BaseModel) -> set[str]:
@@ -35,11 +45,37 @@ def _changed(section: pydantic.BaseModel) -> set[str]:
 
 def _compiled(patterns: Any) -> Any:
     for pattern in patterns or ():
+        if not isinstance(pattern, str):
+            continue  # pydantic says so
+        counts = [int(count) for count in re.findall(r"\{(?:\d*,)?(\d{1,9})", pattern)]
+        if len(pattern) > _LONGEST_PATTERN or math.prod(counts) > _MOST_REPEATS:
+            raise ValueError(
+                f"{quoted(pattern)} is not a regular expression for names: it is too long or "
+                "repeats too often"
+            )
         try:
-            re.compile(pattern)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+            regex.compile(pattern)
+        except (regex.error, OverflowError, RecursionError, MemoryError) as error:
+            raise ValueError(f"{quoted(pattern)} is not a regular expression: {error}") from None
     return patterns
+
+
+def matches(patterns: Iterable[str], name: str, *, whole: bool = False) -> bool:
+    """Whether one of the patterns matches the beginning of a parameter's name, or the `whole` name.
+
+    Raises `RecipeError` when a pattern takes too long, as `(a+)+x` does.
+    """
+    for pattern in patterns:
+        compiled = regex.compile(pattern)
+        try:
+            if (compiled.fullmatch if whole else compiled.match)(name, timeout=_PATIENCE):
+                return True
+        except TimeoutError:
+            raise RecipeError(
+                f"the pattern {quoted(pattern)} takes too long to match {name}; write it without a "
+                "repeated group that is repeated again"
+            ) from None
+    return False
 
 
 class Source(_Section):
@@ -47,7 +83,7 @@ class Source(_Section):
 
     path: str
     split: Literal["train", "dev", "test"] | None = None
-    rows: str | None = Field(None, pattern=r"^-?\d*:-?\d*$")
+    rows: str | None = Field(None, pattern=r"^-?[0-9]{0,15}:-?[0-9]{0,15}$")
 
     def take(self, examples: Sequence[Any]) -> Sequence[Any]:
         """The examples in `rows`."""
@@ -71,9 +107,12 @@ class Data(_Section):
     captions: Literal["all", "one", "longest"] = "all"
     min_count: PositiveInt = 5
     max_tokens: int = Field(
-        24, ge=2, description="the most tokens that a caption may have, start and eos included"
+        24,
+        ge=2,
+        le=2**16,
+        description="the most tokens that a caption may have, start and eos included",
     )
-    row_tokens: PositiveInt | None = Field(
+    row_tokens: Size | None = Field(
         None,
         description="places for all captions of a picture; by default max_tokens - 1",
     )
@@ -100,18 +139,18 @@ class Encoder(_Section):
 
     checkpoint: str = "efficientnet-lite2"
     weights: Path | None = None
-    image_size: PositiveInt | None = None
+    image_size: Annotated[int, Field(gt=0, le=4096)] | None = None
 
 
 class Decoder(_Section):
     """A pretrained decoder by its checkpoint, or a new one."""
 
     checkpoint: str | None = None
-    width: PositiveInt = 384
-    layers: PositiveInt = 3
-    heads: PositiveInt = 6
-    mlp_width: PositiveInt = 1536
-    max_positions: PositiveInt = 64
+    width: Size = 384
+    layers: Annotated[int, Field(gt=0, le=1000)] = 3
+    heads: Size = 6
+    mlp_width: Size = 1536
+    max_positions: Size = 64
     dropout: Fraction = 0.1
 
     @pydantic.model_validator(mode="after")
@@ -132,7 +171,7 @@ class Lora(_Section):
     matrices of that rank.
     """
 
-    rank: PositiveInt = 8
+    rank: Size = 8
     alpha: PositiveFloat = 16.0
     targets: tuple[str, ...] = (r".*(query|value)\.kernel",)
 
@@ -182,7 +221,7 @@ class SelfCritical(_Section):
     (https://openreview.net/forum?id=r1lgTGL5DE), or the reward of the greedy caption.
     """
 
-    samples: int = Field(5, ge=2)
+    samples: int = Field(5, ge=2, le=1000)
     temperature: PositiveFloat = 1.0
     bleu: NonNegativeFloat = 0.0
     baseline: Literal["others", "greedy"] = "others"
@@ -255,8 +294,8 @@ class EvaluationOptions(_Section):
     better one. With `limit`, only the first `limit` dev examples are used.
     """
 
-    num_beams: PositiveInt = 3
-    max_new_tokens: PositiveInt = 20
+    num_beams: Annotated[int, Field(gt=0, le=1000)] = 3
+    max_new_tokens: Size = 20
     no_repeat_ngram_size: NonNegativeInt = 0
     batch_size: PositiveInt = 50
     samples: NonNegativeInt = 5
@@ -280,7 +319,7 @@ class Recipe(_Section):
     name: str
     description: str = ""
     task: Literal["caption", "classify", "rewrite"] = "caption"
-    seed: int = 0
+    seed: NonNegativeInt = 0
     data: Data
     model: Model = Model()
     augment: AugmentOptions = AugmentOptions()
@@ -372,14 +411,33 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"recipe {name}: {problems}") from None
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, with a bound on the keys that `<<` copies into mappings."""
+
+    merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        for key, value in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                for each in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    if isinstance(each, yaml.MappingNode):
+                        self.flatten_mapping(each)
+                        self.merged += len(each.value)
+                        if self.merged > _MOST_VALUES:
+                            raise ValueError(f"it stands for more than {_MOST_VALUES:,} values")
+        super().flatten_mapping(node)
+
+
 def _parse(text: str) -> Any:
     """Parse YAML. Raises `ValueError` for text that is not YAML or stands for too many values.
 
     With anchors and aliases, twenty lines can stand for more values than fit in memory, or for
     infinitely many.
     """
+    if len(text) > _LONGEST:
+        raise ValueError(f"it has more than {_LONGEST:,} characters")
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _Loader)
     except Exception as error:  # for `2020-99-99` or `!!int ""`, PyYAML passes on Python's own
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
     # The count stops there, because there may be infinitely many.
@@ -409,7 +467,7 @@ def _set(fields: dict[str, Any], override: str) -> None:
         given = _parse(value)
     except ValueError:
         raise RecipeError(
-            f"--set {override}: {value!r} is not a YAML value; put quotes around it"
+            f"--set {override[:200]}: {quoted(value)} is not a YAML value; put quotes around it"
         ) from None
     *parents, last = key.split(".")
     at: Any = fields
@@ -443,7 +501,7 @@ def _explain(problem: Any) -> str:
         return f"{where} is missing; write it in the recipe or give --set {where}=VALUE"
     if problem["type"] != "extra_forbidden":
         told = isinstance(problem["input"], dict)  # the value is a whole section
-        given = "" if told else f" (got {problem['input']!r})"
+        given = "" if told else f" (got {quoted(problem['input'])})"
         place = f"{where}: " if where else ""
         return f"{place}{plain(problem['msg'])}{given}"
     *parents, unknown = problem["loc"]

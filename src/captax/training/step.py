@@ -3,8 +3,7 @@
 Parameters are named tensors; a step does not depend on a task's batches and losses.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -52,11 +51,6 @@ class Losses(NamedTuple):
 
 Loss = Callable[[nnx.Module, Any], Losses]
 Step = Callable[[TrainState, Parameters, Any, Array], tuple[TrainState, dict[str, Array]]]
-
-
-def matches(patterns: Sequence[str], name: str) -> bool:
-    """Whether one of the regular expressions matches the beginning of a parameter's name."""
-    return any(re.match(pattern, name) for pattern in patterns)
 
 
 def token_losses(

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from captax.errors import CaptaxError
-from captax.files import write_text
+from captax.files import parse_json, unwritable, write_text
 
 # The largest share of the dev captions, where there are ten or more, that may be the same.
 ALIKE = 0.5
@@ -33,8 +33,11 @@ class Log:
     def write(self, **record: Any) -> None:
         """Add a record, which has at least a `step`."""
         self.records.append(record)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:  # the part of a line that was written is dropped at the next start
+            raise unwritable(self.path, error) from None
         if self._board is not None:
             flat = {**record, **record.get("scores", {})}
             for name, value in flat.items():
@@ -48,15 +51,30 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Records of a log; a last line cut off by a kill is left out."""
-    if not path.exists():
+    """Records of a log; a last line cut off by a kill is left out.
+
+    Raises `CaptaxError` when another line is not a record.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise CaptaxError(f"{path}: cannot be read ({error.strerror or error})") from None
+    while lines and not lines[-1].strip(b"\0 \r"):  # as after a power cut
+        lines.pop()
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
+            record = parse_json(line.decode())
         except ValueError:
-            break
+            record = None
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+        elif number < len(lines):
+            raise CaptaxError(
+                f"{path}, line {number}: not a record of a run; remove the line and try again"
+            )
     return records
 
 
