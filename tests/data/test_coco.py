@@ -195,3 +195,24 @@ def test_the_small_one(shared_data: Path) -> None:
     assert sum(len(example.captions) for example in examples) == 7369
     assert examples[0].id == "2431"
     assert examples[0].captions[0] == "A plate on a wooden table full of bread."
+
+
+@pytest.mark.parametrize(
+    ("image", "caption", "told"),
+    [
+        ({"id": {}, "file_name": "a.jpg"}, "a", "a number or a string as id"),
+        ({"id": True, "file_name": "a.jpg"}, "a", "a number or a string as id"),
+        ({"id": 1, "file_name": 7}, "a", "a string where it has 7"),
+        ({"id": 1, "file_name": "a.jpg"}, "a" * 10_000_000, "a text of 10,000,000 characters"),
+        ({"id": 1, "file_name": "a.jpg"}, ["a" * 10_000_000], "a string where it has"),
+    ],
+)
+def test_odd_values_are_refused_in_a_short_line(
+    image: dict, caption: object, told: str, tmp_path: Path
+) -> None:
+    note = {"image_id": image["id"], "caption": caption}
+    content = {"images": [image], "annotations": [note]}
+    (tmp_path / "captions.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=told) as refused:
+        captax.data.open(tmp_path / "captions.json")
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 1000

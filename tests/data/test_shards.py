@@ -169,3 +169,11 @@ def test_braces() -> None:
 def test_a_picture_in_a_shard_is_small(tmp_path: Path) -> None:
     """A million of them are to fit beside a model: no dictionary of attributes each."""
     assert not hasattr(TarPicture(tmp_path, 0, 0), "__dict__")
+
+
+def test_refuses_a_caption_of_more_bytes_than_the_shard(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("a.txt")
+    header.size = 2**40
+    (tmp_path / "0.tar").write_bytes(header.tobuf(format=tarfile.GNU_FORMAT) + b"x" * 2000)
+    with pytest.raises(DataError, match=r"a\.txt is to have 1,099,511,627,776 bytes"):
+        captax.data.open(tmp_path)

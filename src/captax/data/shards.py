@@ -167,16 +167,16 @@ def _members(shard: Path) -> Iterator[tuple[str, str, str, TarPicture | bytes]]:
             length = file.seek(0, io.SEEK_END)
             file.seek(0)
             for member in tar_files(file, shard):
-                if member.size > length - member.offset_data:
-                    raise DataError(
-                        f"{shard}: {member.name} is to have {member.size:,} bytes, more than the "
-                        "shard; fetch it again"
-                    )
                 folder, slash, name = member.name.removeprefix("./").rpartition("/")
                 key, _, extension = name.partition(".")
                 extension = extension.lower()
                 key, where = f"{folder}{slash}{key}", f"{shard}, {member.name}"
                 if extension in ("txt", "json"):
+                    if member.size > length - member.offset_data:
+                        raise DataError(
+                            f"{shard}: {member.name} is to have {member.size:,} bytes, more than "
+                            "the shard; fetch it again"
+                        )
                     file.seek(member.offset_data)
                     yield key, extension, where, file.read(member.size)
                 elif is_image_path(f"a.{extension}"):
