@@ -202,7 +202,7 @@ def test_a_write_that_fails_leaves_the_file(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("captax.alt.site.shutil.copymode", full)
+    monkeypatch.setattr("captax.alt.site.copy_mode", full)
     with pytest.raises(OutputError, match="No space left"):
         found.document.write([edit])
     assert (tmp_path / "page.html").read_text() == "<img src=p.png>"

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from captax.checkpoints.state import weights_digest
 from captax.data import batched, filled, load_images
 from captax.errors import CaptaxError
-from captax.files import write_text
+from captax.files import make_folder, own_file, write_text
 from captax.images import Augment, ImageError, ImageProcessor, mentions_sides, rng_for
 from captax.models.arithmetic import map_pictures
 from captax.models.encoders import VisionEncoder
@@ -89,13 +89,17 @@ def cache_features(
     weights = weights_digest(*encoder.parts()[:depth])
     key = _digest(VERSION, weights, processor, augment, seed, *map(_identity, examples))
     folder = directory / key
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, inside=directory)
     data, progress = folder / "features.f16", folder / "progress.json"
-    done = json.loads(progress.read_text())["rows"] if progress.exists() else 0
+    done = 0
+    if progress.exists():
+        with own_file(progress, "rb", inside=directory) as file:
+            done = json.load(file)["rows"]
     total = views * len(examples)
     if done < total:
-        _make_room(data, total * math.prod(shape[2:]) * 2)
-        rows = np.memmap(data, np.float16, "r+", shape=(total, *shape[2:]))
+        _make_room(data, directory, total * math.prod(shape[2:]) * 2)
+        with own_file(data, "r+b", inside=directory) as file:
+            rows = np.memmap(file, np.float16, "r+", shape=(total, *shape[2:]))
         bar = tqdm(total=total, initial=done, desc=label, unit="picture", smoothing=0.05)
         pictures = _views(examples, processor, augment, seed, range(done, total))
         for batch in batched(pictures, BATCH):
@@ -105,9 +109,10 @@ def cache_features(
             bar.update(size)
             if done == total or done // BATCH % 40 == 0:
                 rows.flush()
-                write_text(progress, json.dumps({"rows": done}))
+                write_text(progress, json.dumps({"rows": done}), inside=directory, own=True)
         bar.close()
-    return FeatureCache(np.memmap(data, np.float16, "r", shape=shape))
+    with own_file(data, "rb", inside=directory) as file:
+        return FeatureCache(np.memmap(file, np.float16, "r", shape=shape))
 
 
 def augmented_pixels(
@@ -124,21 +129,22 @@ def augmented_pixels(
     return processor([processor.prepare(image)])
 
 
-def _make_room(data: Path, size: int) -> None:
+def _make_room(data: Path, directory: Path, size: int) -> None:
     """Make the file at least this long, or say that the disk has no room for it.
 
     A memory map that finds the disk full kills the process. The file is never emptied: another
     process may be filling it, with the same values.
     """
-    data.touch()
-    held, free = data.stat().st_blocks * 512, shutil.disk_usage(data.parent).free
-    if size - held > free:
-        raise FeatureCacheError(
-            f"{data.parent}: the feature cache needs {(size - held) / 1e9:.1f} GB and only "
-            f"{free / 1e9:.1f} GB are free; ask for fewer views, or give --out on another disk"
-        )
-    if data.stat().st_size < size:
-        os.truncate(data, size)
+    with own_file(data, "ab", inside=directory) as file:
+        status = os.fstat(file.fileno())
+        held, free = status.st_blocks * 512, shutil.disk_usage(data.parent).free
+        if size - held > free:
+            raise FeatureCacheError(
+                f"{data.parent}: the feature cache needs {(size - held) / 1e9:.1f} GB and only "
+                f"{free / 1e9:.1f} GB are free; ask for fewer views, or give --out on another disk"
+            )
+        if status.st_size < size:
+            file.truncate(size)
 
 
 def _views(

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from captax import data, metrics
 from captax.checkpoints.state import parameters, rebuilder
-from captax.files import write_text
+from captax.files import check_inside, check_no_links, make_folder, own_file, write_text
 from captax.images import write_sheet
 from captax.models.encoders import VisionEncoder
 from captax.pipelines.loading import load_model
@@ -47,19 +47,27 @@ from captax.training.watch import DivergedError, Log, collapse, first_not_finite
 LOWER_IS_BETTER = metrics.LOWER_IS_BETTER | {"loss", "perplexity"}
 
 
-def train(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> Path:
+def train(
+    recipe: Recipe, out: Path, *, init_from: Path | None = None, follow_links: bool = False
+) -> Path:
     """Run the recipe in folder `out`, going on where an earlier run of it stopped.
 
     A new run begins with the weights of `init_from`, another run's folder or a checkpoint directory
-    of the same model. Returns the directory of the best model, `out/best`. Raises `RecipeError`
+    of the same model. Returns the directory of the best model, `out/best`. Nothing is written where
+    a link leads out of `out`, except with `follow_links`. Raises `RecipeError`
     when `out` holds a run of another recipe, or the recipe cannot be carried out; `DivergedError`
     when the loss or a gradient is not finite.
     """
     _refuse_other(out, recipe)
-    run = _Run(recipe, out)
+    run = _Run(recipe, out, None if follow_links else out)
     if jax.process_index() == 0:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "recipe.yaml", recipe.to_yaml())
+        write_text(out / "recipe.yaml", recipe.to_yaml(), own=True)
+    if not follow_links:
+        for name in ("best", "samples"):
+            check_inside(out / name, out)
+        for name in ("checkpoints", "tensorboard"):
+            check_inside(out / name, out)
+            check_no_links(out / name)
     with RunCheckpoints(out / "checkpoints", keep=recipe.keep) as run.checkpoints:
         run.resume(init_from)
         if (shared := run.task.shared()) and jax.process_index() == 0:
@@ -77,7 +85,11 @@ def train(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> Path:
 
 def _refuse_other(out: Path, recipe: Recipe) -> None:
     path = out / "recipe.yaml"
-    if path.exists() and path.read_text(encoding="utf-8") != recipe.to_yaml():
+    if not path.exists():
+        return
+    with own_file(path, "rb") as file:
+        other = file.read() != recipe.to_yaml().encode()
+    if other:
         raise RecipeError(
             f"{path}: this folder holds a run of another recipe; give another folder as --out"
         )
@@ -104,8 +116,8 @@ class _Run:
     log: Log
     weights: Parameters  # the current values, frozen ones too
 
-    def __init__(self, recipe: Recipe, out: Path):
-        self.recipe, self.out = recipe, out
+    def __init__(self, recipe: Recipe, out: Path, inside: Path | None):
+        self.recipe, self.out, self.inside = recipe, out, inside
         options = recipe.optimizer
         self.placement = Placement(recipe.mesh, options.batch_size // options.accumulation)
         self.task = make_task(recipe)
@@ -351,6 +363,8 @@ class _Run:
         encoder = model.encoder if whole else model
         depth = frozen_depth(encoder, "encoder." if whole else "", self.trained[index])
         folder = self.out.parent / "features"
+        if self.inside is not None:
+            check_inside(folder, folder.parent)
         kinds = ((task.pictures, "training", stage.views), (task.dev_pictures, "dev", 1))
         for pictures, kind, views in kinds:
             label = f"{stage.name}: features of {kind} pictures"
@@ -390,12 +404,15 @@ class _Run:
             tqdm.write(f"warning: {warning}")
         if found.rows:
             folder = self.out / "samples"
-            folder.mkdir(exist_ok=True)
+            make_folder(folder, inside=self.inside)
             title = f"{self.recipe.name}, step {progress.step}"
-            write_sheet(folder / f"step-{progress.step:06}.html", found.rows, title=title)
+            page = folder / f"step-{progress.step:06}.html"
+            write_sheet(page, found.rows, title=title, inside=self.inside, own=True)
         if kept is not None:
             model = self.rebuild({n: jnp.asarray(v, jnp.float32) for n, v in kept.items()})
             card = model_card(self.recipe, scores, metric=self.metric)
+            if self.inside is not None:
+                check_inside(self.out / "best", self.inside)
             self.task.save(model, self.out / "best", card)
         plot_curves(self.out / "curves.png", self.log.records, title=self.recipe.name)
 

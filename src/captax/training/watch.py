@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from captax.errors import CaptaxError
-from captax.files import write_text
+from captax.files import own_file, write_text
 
 # The largest share of the dev captions, where there are ten or more, that may be the same.
 ALIKE = 0.5
@@ -27,14 +27,16 @@ class Log:
         """Begin after `last_step`; later records are dropped, because they will be made again."""
         self.path = path
         self.records = [r for r in read_log(path) if r["step"] <= last_step]
-        write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
+        write_text(path, "".join(json.dumps(record) + "\n" for record in self.records), own=True)
         self._board = _board(path.parent / "tensorboard", last_step) if tensorboard else None
 
     def write(self, **record: Any) -> None:
         """Add a record, which has at least a `step`."""
         self.records.append(record)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        line = json.dumps(record).encode() + b"\n"
+        with own_file(self.path, "ab") as file:
+            while line:
+                line = line[file.write(line) :]
         if self._board is not None:
             flat = {**record, **record.get("scores", {})}
             for name, value in flat.items():
@@ -52,7 +54,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    with own_file(path, "rb") as file:
+        lines = file.read().splitlines()
+    for line in lines:
         try:
             records.append(json.loads(line))
         except ValueError:
