@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 from captax.errors import CaptaxError
+
+_fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
 _LONG = 180  # bytes of a name; it may have 255, and a partial file's name is longer
 # Flags and calls that not every system has. Without `dir_fd`, a folder that somebody exchanges for
@@ -199,11 +202,11 @@ def hidden_name(name: str, end: str) -> str:
 
 def lock(descriptor: int) -> bool:
     """Lock an open file until it is closed. False if somebody has it, or files have no locks."""
+    if _fcntl is None:
+        return False
     try:
-        import fcntl  # not on every system
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
+        _fcntl.flock(descriptor, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+    except OSError:
         return False
     return True
 
