@@ -163,7 +163,7 @@ def check_inside(path: Path, folder: Path) -> None:
     real = os.path.realpath(path)
     if not Path(real).is_relative_to(os.path.realpath(folder)):
         raise OutputError(
-            f"{path}: a link leads out of {folder}, to {real}, so nothing is written there; "
+            f"{path}: a link leads out of its folder ({folder}) to {real}, so nothing is written; "
             "remove the link, or add --follow-links"
         )
 
