@@ -1,6 +1,7 @@
 """Keep compiled programs on disk, so that only the first run of a program waits for XLA."""
 
 import os
+import stat
 from pathlib import Path
 
 import jax
@@ -25,13 +26,16 @@ def persist_compiled_programs() -> None:
     """Store every program that this process compiles; all commands call this, and users may.
 
     If JAX already has a cache, it is not changed. If the folder cannot be written, as when there is
-    no home directory, nothing is stored.
+    no home directory, is a link, or can be written by everybody, it is not used: a compiled program
+    of somebody else's would be run.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = cache_directory() / "xla"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
+            return
+        if folder.is_symlink() or folder.stat().st_mode & stat.S_IWOTH:
             return
         if not os.access(folder, os.W_OK | os.X_OK):
             return

@@ -1,17 +1,31 @@
 """Write files whole or not at all, and parse JSON from outside."""
 
 import contextlib
+import errno
 import hashlib
+import importlib
+import io
 import json
 import os
 import re
+import secrets
+import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO, cast
 
 from captax.errors import CaptaxError
 
+_fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
+
 _LONG = 180  # bytes of a name; it may have 255, and a partial file's name is longer
+# Flags and calls that not every system has. Without `dir_fd`, a folder that somebody exchanges for
+# a link while a file is being written is not noticed; links that were there before always are.
+_AT = {os.open, os.rename, os.mkdir, os.stat, os.unlink} <= os.supports_dir_fd
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+_FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_PATH", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class OutputError(CaptaxError):
@@ -32,36 +46,137 @@ def unwritable(path: Path, error: OSError) -> OutputError:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, owner: str = "") -> Iterator[Path]:
-    """Give a partial file beside `path` to write to; rename it to `path` if the block succeeds.
+def replacing(path: Path, *, inside: Path | None = None, own: bool = False) -> Iterator[BinaryIO]:
+    """Give a new file to write to, which takes the place of `path` if the block succeeds.
 
-    A reader sees the old file or the new one. Missing folders are made. If `path` is a link, the
-    link stays and its target is replaced. A device or a pipe, such as /dev/null, is written
-    directly and never replaced. Raises `OutputError` if the disk or a permission does not allow it;
-    then nothing is left behind. A killed process leaves its partial file, which the next process
-    with the same `owner` overwrites; by default the owner is the process.
+    A reader sees the old file or the new one, and other names of the old file (hard links) keep its
+    content. Missing folders are made. Raises `OutputError` if the disk or a permission does not
+    allow it; then nothing is left behind.
+
+    Where the user gave `path` himself, links are followed: a link stays and its target is replaced,
+    and a device or a pipe, such as /dev/null, is written to. A path that captax derived from a
+    folder that the user gave is written `inside` that folder: links that lead out of it are
+    refused, and a device or a pipe is replaced. A file of captax's `own` takes the place of a link.
+
+    Until it is complete, the file is called `.NAME.captax.partial`. It is always made and never
+    opened, so a link of that name leads nowhere. What a killed process left there is removed.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        try:
-            yield path
-        except OSError as error:
-            raise unwritable(path, error) from None
-        return
-    if path.is_symlink():
-        path = path.resolve()
-    name = path.name
-    if len(os.fsencode(name)) > _LONG:
-        name = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
-    partial = path.with_name(f".{name}.{owner or os.getpid()}.partial")
+    done = False
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
+        if inside is None and not own and is_special(path):
+            with path.open("wb") as file:
+                yield file
+            return
+        target = path if own else Path(os.path.realpath(path)) if path.is_symlink() else path
+        if inside is not None:
+            check_inside(target.parent, inside)
+        with _opened(target.parent, inside) as folder:
+            descriptor, partial = _new(target.name, folder)
+            made = os.fstat(descriptor)
+            try:
+                with open(target.with_name(partial), "wb", opener=lambda *_: descriptor) as file:
+                    yield file
+                if not os.path.samestat(made, folder.status(partial)):
+                    raise OutputError(f"{path}: another process wrote it at the same time")
+                folder.rename(partial, target.name)
+                done = True
+            finally:
+                if not done:
+                    with contextlib.suppress(OSError):
+                        if os.path.samestat(made, folder.status(partial)):
+                            folder.unlink(partial)
     except OSError as error:
         raise unwritable(path, error) from None
+
+
+def write_text(path: Path, text: str, *, inside: Path | None = None, own: bool = False) -> None:
+    """Write `text` as UTF-8, whole or not at all; the options are those of `replacing`."""
+    with replacing(path, inside=inside, own=own) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def text_file(file: BinaryIO, *, errors: str = "strict", newline: str = "\n") -> Iterator[TextIO]:
+    """A UTF-8 text file over `file`, which stays open."""
+    text = io.TextIOWrapper(file, encoding="utf-8", errors=errors, newline=newline)
+    try:
+        yield text
     finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        if not file.closed:
+            text.detach()  # this also writes what it holds
+
+
+def own_file(path: Path, mode: str, *, inside: Path | None = None) -> BinaryIO:
+    """Open a file that captax keeps and changes in place: `mode` is "rb", "ab" or "r+b".
+
+    The file is a regular one with no other name, so nothing else is ever changed by writing to it:
+    if a backup shares it (a hard link), it gets a copy of its own first. `inside` is what it is for
+    `replacing`. Raises `OutputError` for a link, a folder, a device or a pipe, and what `open`
+    raises for anything else.
+    """
+    flags = {"rb": os.O_RDONLY, "r+b": os.O_RDWR, "ab": os.O_WRONLY | os.O_APPEND | os.O_CREAT}[
+        mode
+    ]
+    if inside is not None:
+        check_inside(path.parent, inside)
+    with _opened(path.parent, inside, make=mode == "ab") as folder:
+        try:
+            descriptor = folder.open(path.name, flags | _NO_LINK | _NO_WAIT)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
+                raise _not_own(path) from None
+            raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or (not _NO_LINK and path.is_symlink()):
+        os.close(descriptor)
+        raise _not_own(path)
+    file = cast(BinaryIO, os.fdopen(descriptor, mode, buffering=-1 if mode == "rb" else 0))
+    if mode == "rb" or status.st_nlink == 1:
+        return file
+    file.close()
+    with (
+        own_file(path, "rb", inside=inside) as shared,
+        replacing(path, inside=inside, own=True) as alone,
+    ):
+        shutil.copyfileobj(shared, alone)
+    return own_file(path, mode, inside=inside)
+
+
+def copy_mode(path: Path, file: BinaryIO) -> None:
+    """Give `file` the permissions of `path`."""
+    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+
+
+def make_folder(path: Path, *, inside: Path | None = None) -> None:
+    """Make a folder and those above it; `inside` is what it is for `replacing`."""
+    if inside is not None:
+        check_inside(path, inside)
+    try:
+        with _opened(path, inside):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Raise `OutputError` if a link on the way to `path` leads out of `folder`."""
+    real = os.path.realpath(path)
+    if not Path(real).is_relative_to(os.path.realpath(folder)):
+        raise OutputError(
+            f"{path}: a link leads out of its folder ({folder}) to {real}, so nothing is written; "
+            "remove the link, or add --follow-links"
+        )
+
+
+def check_no_links(folder: Path) -> None:
+    """Raise `OutputError` if anything below `folder` is a link, for libraries that follow them."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if os.path.islink(path := os.path.join(parent, name)):  # noqa: PTH114, PTH118 (fast)
+                raise OutputError(
+                    f"{path}: is a link in a folder of captax's own; remove it, or add "
+                    "--follow-links"
+                )
 
 
 def is_file(path: Path) -> bool:
@@ -69,10 +184,124 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 (`Path.is_file` raises OSError for such names)
 
 
-def write_text(path: Path, text: str, *, owner: str = "") -> None:
-    """Write `text` as UTF-8, whole or not at all."""
-    with replacing(path, owner=owner) as partial:
-        partial.write_text(text, encoding="utf-8")
+def is_special(path: Path) -> bool:
+    """Whether `path` is a device, a pipe or a socket."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def hidden_name(name: str, end: str) -> str:
+    """A hidden name for what belongs to `name`, which is hashed if it is long."""
+    if len(os.fsencode(name)) > _LONG:
+        name = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
+    return f".{name}.{end}"
+
+
+def lock(descriptor: int) -> bool:
+    """Lock an open file until it is closed. False if somebody has it, or files have no locks."""
+    if _fcntl is None:
+        return False
+    try:
+        _fcntl.flock(descriptor, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+class _Folder:
+    """An open folder: what is done in it is done there, whatever takes its place meanwhile."""
+
+    def __init__(self, path: Path, descriptor: int | None):
+        self._path = path
+        self._descriptor = descriptor
+
+    def _name(self, name: str) -> str | Path:
+        return name if self._descriptor is not None else self._path / name
+
+    def open(self, name: str, flags: int) -> int:
+        return os.open(self._name(name), flags, 0o666, dir_fd=self._descriptor)
+
+    def status(self, name: str) -> os.stat_result:
+        return os.stat(self._name(name), dir_fd=self._descriptor, follow_symlinks=False)
+
+    def unlink(self, name: str) -> None:
+        os.unlink(self._name(name), dir_fd=self._descriptor)
+
+    def rename(self, name: str, to: str) -> None:
+        at = self._descriptor
+        if at is None:
+            Path(self._name(name)).replace(self._name(to))
+        else:
+            os.rename(name, to, src_dir_fd=at, dst_dir_fd=at)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, inside: Path | None, *, make: bool = True) -> Iterator[_Folder]:
+    """Open a folder, made if it is not there. Below `inside`, no link is followed any more."""
+    if not _AT:
+        if make:
+            path.mkdir(parents=True, exist_ok=True)
+        yield _Folder(path, None)
+        return
+    root, parts = path, tuple[str, ...]()
+    if inside is not None:
+        root = Path(os.path.realpath(inside))
+        parts = Path(os.path.realpath(path)).relative_to(root).parts
+    if make:
+        root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(root, os.O_RDONLY | _FOLDER)
+    try:
+        for part in parts:
+            above = descriptor
+            try:
+                descriptor = os.open(part, os.O_RDONLY | _FOLDER | _NO_LINK, dir_fd=above)
+            except FileNotFoundError:
+                if not make:
+                    raise
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=above)
+                descriptor = os.open(part, os.O_RDONLY | _FOLDER | _NO_LINK, dir_fd=above)
+            os.close(above)
+        yield _Folder(path, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _new(name: str, folder: _Folder) -> tuple[int, str]:
+    """Make the partial file of `name`, and give its descriptor and its name."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK
+    partial = hidden_name(name, "captax.partial")
+    try:
+        descriptor = folder.open(partial, flags)
+    except FileExistsError:
+        if not _left(partial, folder):  # another process is writing it, or it is not ours
+            partial = hidden_name(name, f"captax-{secrets.token_hex(8)}.partial")
+        descriptor = folder.open(partial, flags)
+    lock(descriptor)
+    return descriptor, partial
+
+
+def _left(partial: str, folder: _Folder) -> bool:
+    """Remove a partial file that a killed process left; False if it was not that."""
+    with contextlib.suppress(OSError):
+        descriptor = folder.open(partial, os.O_RDONLY | _NO_LINK | _NO_WAIT)
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode) and lock(descriptor):
+                folder.unlink(partial)
+                return True
+        finally:
+            os.close(descriptor)
+    return False
+
+
+def _not_own(path: Path) -> OutputError:
+    return OutputError(
+        f"{path}: is a link, a folder, a device or a pipe, where captax keeps a file of its own; "
+        "remove it"
+    )
 
 
 def parse_json(text: str, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captax.alt import DocumentError, Proposal, propose, survey
+from captax.alt import DocumentError, Proposal, make_patch, propose, survey
 from captax.alt.rules import RULES, flatness
 from captax.alt.site import read_document
 from captax.files import OutputError
@@ -202,7 +202,7 @@ def test_a_write_that_fails_leaves_the_file(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("captax.alt.site.shutil.copymode", full)
+    monkeypatch.setattr("captax.alt.site.copy_mode", full)
     with pytest.raises(OutputError, match="No space left"):
         found.document.write([edit])
     assert (tmp_path / "page.html").read_text() == "<img src=p.png>"
@@ -221,3 +221,19 @@ def test_wrong_sites_are_said(tmp_path: Path, name: str, message: str) -> None:
     picture(tmp_path / "a.png")
     with pytest.raises(DocumentError, match=message):
         survey([tmp_path / name])
+
+
+def test_a_document_that_a_link_leads_to_is_not_written(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    victim = tmp_path_factory.mktemp("outside") / "victim.html"
+    victim.write_text("<img src=p.png>")
+    picture(tmp_path / "p.png")
+    (tmp_path / "page.html").symlink_to(victim)
+    for follow_links in (False, True):
+        surveyed = survey([tmp_path], follow_links=follow_links)
+        found = caption(surveyed.found)
+        written, failures = make_patch(found).write()
+        assert (written, len(failures)) == ((1, 0) if follow_links else (0, 1))
+        assert ("alt=" in victim.read_text()) is follow_links
+    assert "link leads out of" in str(failures) or not failures

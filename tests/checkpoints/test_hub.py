@@ -233,3 +233,13 @@ def test_what_cannot_be_pushed_is_said_in_one_line(
     away(monkeypatch)
     refused(r"upload failed \(ConnectError", folder, "org/x", token=hub.writer)
     assert not hub.commits and issubclass(HubError, CheckpointError)
+
+
+def test_files_outside_of_the_directory_are_not_published(
+    hub: FakeHub, folder: Path, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("dear")
+    (folder / "notes.txt").symlink_to(secret)
+    with pytest.raises(HubError, match=r"notes\.txt: is a link to .*secret, outside"):
+        push(folder, "org/leak", token=hub.writer)

@@ -214,3 +214,28 @@ def test_a_captioner_is_given_what_is_left_alone(
     assert len(seen) == 6
     run(*command, "--retry-errors")
     assert len(seen) == 7
+
+
+def test_a_picture_that_leads_out_is_written_only_if_asked(
+    run: Run, model: Path, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    victim = tmp_path / "out" / "0.txt"
+    victim.write_text("dear")
+    (folder / "0.txt").symlink_to(victim)
+    command = (
+        "caption",
+        folder,
+        "--model",
+        model,
+        "--format",
+        "sidecar",
+        "--on-exists",
+        "overwrite",
+    )
+    refused = run(*command)
+    assert refused.code == 1 and victim.read_text() == "dear"
+    assert "1 x a link leads out of its folder" in refused.err
+    assert len(list(folder.glob("*.txt"))) == 5
+    assert run(*command, "--follow-links", "--resume", "never").code == 1  # bad.png
+    assert victim.read_text() != "dear" and (folder / "0.txt").is_symlink()

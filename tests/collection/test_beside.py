@@ -142,3 +142,49 @@ def test_templates_are_filled() -> None:
 def test_templates_that_mean_nothing_are_refused(template: str) -> None:
     with pytest.raises(CaptaxError, match=r"\A--template "):
         CaptionTemplate(template)
+
+
+@pytest.mark.parametrize("kind", [TextSidecars(), XmpSidecars()])
+def test_a_link_that_leads_out_of_the_folder_costs_its_picture(
+    engine: Any, pictures: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory, kind: Any
+) -> None:
+    folder = pictures("a.jpg", "b.jpg", "sub/c.jpg")
+    outside = tmp_path_factory.mktemp("outside")
+    kind.write(outside / "victim.jpg", ["old"])
+    victim = kind.file(outside / "victim.jpg")
+    before = victim.read_bytes()
+    kind.file(folder / "a.jpg").symlink_to(victim)
+    kind.file(folder / "sub" / "c.jpg").symlink_to(kind.file(folder / "c.jpg"))
+    for roots, good in ((), 1), ((folder,), 2):
+        output = Beside(kind, policy=OnExists.overwrite, roots=roots)
+        summary = run(folder, output, engine(batch_size=1))
+        assert summary.captioned == good and summary.errors.total() == 3 - good
+        assert victim.read_bytes() == before
+    output = Beside(kind, policy=OnExists.overwrite, follow_links=True)
+    assert run(folder, output, engine(batch_size=1)).captioned == 3
+    assert victim.read_bytes() != before and kind.file(folder / "a.jpg").is_symlink()
+
+
+def test_a_link_within_the_folder_of_sidecars_costs_its_pictures(
+    engine: Any, pictures: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder, out = pictures("a.jpg", "sub/b.jpg"), tmp_path_factory.mktemp("out")
+    outside = tmp_path_factory.mktemp("outside")
+    (out / "sub").symlink_to(outside)
+    summary = run(folder, Beside(TextSidecars(), out), engine(batch_size=1))
+    assert (summary.captioned, summary.errors.total()) == (1, 1)
+    assert not list(outside.iterdir())
+
+
+def test_pipes_and_hard_links_beside_pictures_lead_nowhere(
+    engine: Any, pictures: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = pictures("a.jpg", "b.jpg", "c.jpg")
+    victim = tmp_path_factory.mktemp("outside") / "victim"
+    victim.write_text("dear")
+    os.mkfifo(folder / "a.txt")
+    (folder / "b.txt").hardlink_to(victim)
+    (folder / ".c.txt.captax.partial").symlink_to(victim)
+    summary = run(folder, Beside(TextSidecars(), policy=OnExists.overwrite), engine(batch_size=1))
+    assert summary.captioned == 2 and summary.errors == {"is not a regular file": 1}
+    assert victim.read_text() == "dear" and (folder / "c.txt").read_text() == "0 c\n"

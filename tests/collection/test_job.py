@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -71,23 +71,24 @@ def dying(death: Death) -> Iterator[None]:
     write_text, replacing, append = captax.files.write_text, captax.files.replacing, Journal.append
 
     @contextlib.contextmanager
-    def torn(path: Path, *, owner: str = "") -> Iterator[Path]:
+    def torn(path: Path, **where: Any) -> Iterator[BinaryIO]:
         with contextlib.ExitStack() as kept:
-            with replacing(path, owner=owner) as partial:
+            with replacing(path, **where) as file:
                 try:
                     death.step()
-                    yield partial
+                    yield file
                     death.step()
                 except Died:  # what a kill would leave
-                    left = partial.read_bytes() if partial.exists() else b""
-                    name = partial.name.replace(f".{os.getpid()}.", ".1.")  # another process's
-                    kept.callback(partial.with_name(name).write_bytes, left[: len(left) // 2])
+                    file.flush()
+                    partial = Path(str(file.name))
+                    left = partial.read_bytes()
+                    kept.callback(partial.write_bytes, left[: len(left) // 2])
                     raise
             death.step()
 
-    def write(path: Path, text: str, *, owner: str = "") -> None:
-        with torn(path, owner=owner) as partial:
-            partial.write_text(text, encoding="utf-8")
+    def write(path: Path, text: str, **where: Any) -> None:
+        with torn(path, **where) as file:
+            file.write(text.encode())
 
     def take_down(self: Journal, records: Any) -> None:
         death.step()
@@ -270,11 +271,11 @@ class Full(TextSidecars):
         self.room = room
         self.errno = errno
 
-    def write(self, picture: Path, texts: list[str]) -> None:
+    def write(self, picture: Path, texts: list[str], *, inside: Path | None = None) -> None:
         if not self.room:
             raise captax.files.unwritable(picture, OSError(self.errno, os.strerror(self.errno)))
         self.room -= 1
-        super().write(picture, texts)
+        super().write(picture, texts, inside=inside)
 
 
 @pytest.mark.parametrize("errno", [28, 30, 122, 5, 27])  # full, read-only, quota, broken, too big

@@ -1,5 +1,6 @@
 """The journal: a batch is in it whole or not at all, and whoever reads it knows whose it is."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from captax.collection.choices import Resume
 from captax.collection.item import CollectionError
 from captax.collection.journal import JOURNAL, Journal
 from captax.collection.record import Record
+from captax.errors import CaptaxError
 from captax.files import OutputError
 
 SETTINGS = {"seed": 0, "words": ("a", "b")}
@@ -193,3 +195,34 @@ def test_partial_files_of_a_killed_process_are_cleared(tmp_path: Path) -> None:
 def test_records_are_written_in_a_form_that_does_not_grow_with_what_is_empty() -> None:
     assert Record("a", error="x").write() == {"name": "a", "error": "x"}
     assert json.loads(json.dumps(FIRST[0].write()))["fingerprint"] == 0
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "lock", ".journal.jsonl.captax.partial"])
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
+def test_planted_files_lead_nowhere(tmp_path: Path, name: str, kind: str) -> None:
+    folder, victim = tmp_path / "job", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_text("dear")
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    elif kind == "link":
+        (folder / name).symlink_to(victim)
+    else:
+        (folder / name).hardlink_to(victim)
+    with contextlib.suppress(CaptaxError), Journal(folder, {}, resume=Resume.never) as journal:
+        journal.append([Record("a", error="no")])
+    assert victim.read_text() == "dear"
+
+
+def test_a_folder_that_leads_out_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "in" / ".captax").symlink_to(tmp_path / "outside")
+    with (
+        pytest.raises(
+            OutputError, match=r"leads out of .*; remove the link, or add --follow-links"
+        ),
+        Journal(tmp_path / "in" / ".captax" / "sidecar", {}, inside=tmp_path / "in"),
+    ):
+        pass
+    assert not list((tmp_path / "outside").iterdir())

@@ -1,5 +1,6 @@
 """Whole training runs on a dozen made-up pictures: to the end, and killed on the way."""
 
+import contextlib
 import json
 import signal
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 
 import captax
 from captax.checkpoints.state import parameters
+from captax.errors import CaptaxError
 from captax.training import loop
 from captax.training.checkpoints import RunCheckpoints
 from captax.training.learning_task import DevResult
@@ -372,3 +374,31 @@ def test_low_rank_and_self_critical_stages_go_on_bit_for_bit(
     assert records(out) == records(whole)
     best = "best/model.safetensors"
     assert (out / best).read_bytes() == (whole / best).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name", ["log.jsonl", "recipe.yaml", "curves.png", "samples/step-000002.html"]
+)
+def test_files_of_a_run_replace_links_and_refuse_to_leave(
+    recipe: Recipe, tmp_path: Path, name: str
+) -> None:
+    out, victim = tmp_path / "runs" / "run", tmp_path / "victim"
+    (out / name).parent.mkdir(parents=True)
+    victim.write_text("dear")
+    (out / name).symlink_to(victim)
+    with contextlib.suppress(CaptaxError):
+        train(recipe, out)
+    assert victim.read_text() == "dear"
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "best", "samples", "../features"])
+def test_folders_of_a_run_do_not_lead_out(recipe: Recipe, tmp_path: Path, name: str) -> None:
+    out, outside = tmp_path / "runs" / "run", tmp_path / "outside"
+    out.mkdir(parents=True)
+    outside.mkdir()
+    (out / name).symlink_to(outside)
+    with pytest.raises(
+        CaptaxError, match=r"link leads out of .*; remove the link, or add --follow"
+    ):
+        train(recipe, out)
+    assert not list(outside.iterdir())

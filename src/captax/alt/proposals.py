@@ -83,12 +83,14 @@ def survey(
     *,
     root: str | os.PathLike[str] | None = None,
     waived: Set[str] = frozenset(),
+    follow_links: bool = False,
 ) -> Survey:
     """Find the images of `sites`, files or folders, and which of them the rules leave alone.
 
     `root` is the folder in which addresses such as "/img/x.png" begin; no picture outside of it is
     used. The default is the site's folder, or for a file the current folder if that holds it. Rules
-    in `waived` are not checked. Raises `DocumentError` for a site that does not
+    in `waived` are not checked. Documents that links lead to from outside of their site can be
+    written only with `follow_links`. Raises `DocumentError` for a site that does not
     exist or holds no document.
     """
     found: list[Proposal] = []
@@ -106,7 +108,9 @@ def survey(
                 continue
             seen.add(place)
             try:
-                document = read_document(path)
+                document = read_document(
+                    path, inside=site if site.is_dir() and not follow_links else None
+                )
                 base = _root(site, None if root is None else Path(root), place)
                 found += [
                     _look(document, use, place, base, waived, looks) for use in document.images

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from captax.alt.markdown import find_markdown
 from captax.alt.notebook import find_notebook
 from captax.alt.rst import find_rst
 from captax.errors import CaptaxError
-from captax.files import replacing
+from captax.files import check_inside, copy_mode, replacing
 
 _HTML = (
     "html htm xhtml shtml jinja jinja2 j2 hbs handlebars mustache njk twig liquid ejs erb php phtml"
@@ -44,10 +43,17 @@ class Edit:
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A file of a site: its path, and its bytes as they were when it was read."""
+    """A file of a site.
+
+    Attributes:
+        path: where it is.
+        content: its bytes as they were when it was read.
+        inside: the folder that it was found in; it is not written if a link leads out of it.
+    """
 
     path: Path
     content: bytes
+    inside: Path | None = None
 
     @cached_property
     def text(self) -> str:
@@ -100,8 +106,10 @@ class Document:
         """Make `edits` in the file, which is replaced as a whole and keeps its mode.
 
         Raises `DocumentError` if the file is no longer what was read, and `OutputError` if it
-        cannot be written.
+        cannot be written, or a link to it leads out of the site.
         """
+        if self.inside is not None:
+            check_inside(self.path, self.inside)
         try:
             now = self.path.read_bytes()
         except OSError as error:
@@ -110,9 +118,9 @@ class Document:
             raise DocumentError(
                 f"{self.path}: was changed since it was read, so it is left as it is; run again"
             )
-        with replacing(self.path) as partial:
-            partial.write_bytes(self.edited(edits))
-            shutil.copymode(self.path, partial)
+        with replacing(self.path, inside=self.inside) as file:
+            file.write(self.edited(edits))
+            copy_mode(self.path, file)
 
 
 def absolute(path: Path) -> Path:
@@ -153,9 +161,12 @@ def find_documents(site: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def read_document(path: Path) -> Document:
-    """The document at `path`. Raises `DocumentError` if it cannot be read."""
+def read_document(path: Path, *, inside: Path | None = None) -> Document:
+    """The document at `path`, which was found `inside` a folder.
+
+    Raises `DocumentError` if it cannot be read.
+    """
     try:
-        return Document(path, path.read_bytes())
+        return Document(path, path.read_bytes(), inside)
     except OSError as error:
         raise DocumentError(f"{path}: cannot be read: {error.strerror or error}") from None

@@ -1,9 +1,7 @@
 """A checkpoint directory's `config.json` and `model.safetensors`, and how to write one whole."""
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +9,7 @@ from typing import Any, Literal
 import safetensors.numpy
 from flax import nnx
 
+from captax.checkpoints.exchange import replace_folder
 from captax.checkpoints.state import CheckpointError, check_fit, export, fill
 from captax.checkpoints.weights import LazyTensor, open_weights
 from captax.files import parse_json
@@ -152,44 +151,24 @@ def write_directory(
     mark: str = CONFIG,
     replaced: re.Pattern[str] = REPLACED,
 ) -> None:
-    """Have `write` fill a new directory beside `directory`, then move it into place.
+    """Have `write` fill a new directory, then put it in the place of `directory`.
 
     A reader sees the old content or the new content, never half of either, and a failure leaves
-    nothing behind. Old files that captax does not write (notes, PyTorch's weights, a repository)
-    are kept, except those whose names match `replaced`. Raises `CheckpointError` when `directory`
-    has content and is not of the `kind`: every directory of the kind has a file named `mark`.
+    nothing behind; `captax.checkpoints.exchange` says what holds if the process is killed. Old
+    files that captax does not write (notes, PyTorch's weights, a repository) are kept, except those
+    whose names match `replaced`. Raises `CheckpointError` when `directory` has content and is not
+    of the `kind`: every directory of the kind has a file named `mark`.
     """
     directory = directory.resolve()
-    if directory.is_file() or (
-        directory.is_dir() and any(directory.iterdir()) and not (directory / mark).is_file()
-    ):
-        raise CheckpointError(
-            f"{directory}: already exists and is not {kind}; give another directory"
-        )
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = directory.with_name(directory.name + ".partial")
-    old = directory.with_name(directory.name + ".old")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        write(partial)
-        if directory.exists():
-            for path in directory.iterdir():
-                if not (partial / path.name).exists() and not replaced.fullmatch(path.name):
-                    _link(path, partial / path.name)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    if directory.exists():
-        directory.rename(old)
-    partial.rename(directory)
-    shutil.rmtree(old, ignore_errors=True)
 
+    def check(found: Path) -> None:
+        if found.is_file() or (
+            found.is_dir() and any(found.iterdir()) and not (found / mark).is_file()
+        ):
+            raise CheckpointError(
+                f"{directory}: already exists and is not {kind}; give another directory"
+            )
 
-def _link(source: Path, target: Path) -> None:
-    """Hard-link a file, or every file of a folder, to a second name."""
-    if source.is_dir() and not source.is_symlink():
-        shutil.copytree(source, target, copy_function=os.link, symlinks=True)
-    else:
-        os.link(source, target, follow_symlinks=False)
+    replace_folder(
+        directory, write, check=check, kept=lambda name: replaced.fullmatch(name) is None
+    )

@@ -93,6 +93,8 @@ def push(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    for path in files:
+        _check_own(path, directory)
     places = [path.relative_to(directory) for path in files]
     with _errors(name, None, writing=True):
         api = HfApi(_endpoint(), token=token)
@@ -108,6 +110,21 @@ def push(
             commit_message=message,
         )
     return f"{_endpoint()}/{repository}"
+
+
+def _check_own(path: Path, directory: Path) -> None:
+    """Raise `HubError` if a link would publish a file that is not of the checkpoint.
+
+    In the hub's own cache, files are links to the `blobs` beside the `snapshots`.
+    """
+    real, home = path.resolve(), directory.resolve()
+    if not real.is_relative_to(home) and not (
+        home.parent.name == "snapshots" and real.parent == home.parent.parent / "blobs"
+    ):
+        raise HubError(
+            f"{path}: is a link to {real}, outside of the directory, so nothing is uploaded; "
+            "remove it, or put a copy of the file there"
+        )
 
 
 def _checked(name: str | os.PathLike[str]) -> str:

@@ -11,6 +11,7 @@ import typer
 from captax.cli.options import (
     SOME_FAILED,
     Dtype,
+    FollowLinks,
     Loaded,
     Model,
     Offline,
@@ -79,6 +80,7 @@ def alt(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Print every image that is left alone, and why.")
     ] = False,
+    follow_links: FollowLinks = False,
     rules: Annotated[
         bool,
         typer.Option(
@@ -112,7 +114,7 @@ def alt(
         raise CaptaxError(
             f"--include {strange[0]}: is not such a rule; give icon, small or graphic"
         )
-    surveyed = survey(sites, root=root, waived=waived)
+    surveyed = survey(sites, root=root, waived=waived, follow_links=follow_links)
     captions = _captions(
         surveyed.pictures,
         model=model,
@@ -176,8 +178,8 @@ def _write_patch(patch: bytes, out: Path | None) -> None:
         sys.stdout.buffer.write(patch)
         sys.stdout.flush()
         return
-    with replacing(out) as partial:
-        partial.write_bytes(patch)
+    with replacing(out) as file:
+        file.write(patch)
 
 
 def _tell(line: str) -> None:

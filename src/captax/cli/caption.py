@@ -12,6 +12,7 @@ import typer
 from captax.cli.options import (
     SOME_FAILED,
     Dtype,
+    FollowLinks,
     Loaded,
     Model,
     Offline,
@@ -71,6 +72,7 @@ def caption(
             "in the picture's own file. Default: what the suffix of --out says, else text.",
         ),
     ] = None,
+    follow_links: FollowLinks = False,
     sheet: Annotated[
         Path | None,
         typer.Option(help="Also write pictures and captions to this HTML page. Default: no page."),
@@ -167,7 +169,9 @@ def caption(
 
     asked = CaptionOptions(prompt, options.pop("seed", 0), batch_size, dedupe, options)
     shape = Shape(CaptionTemplate(template, prefix, suffix), min_score)
-    plan = Plan(tuple(sources), out, format, ext, on_exists, separator, asked, shape, sheet)
+    plan = Plan(
+        tuple(sources), out, format, ext, on_exists, separator, asked, shape, sheet, follow_links
+    )
     loaded: dict[str, Any] = {
         "name": model,
         "revision": revision,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from captax.errors import CaptaxError
-from captax.files import replacing
+from captax.files import replacing, text_file
 
 if TYPE_CHECKING:
     from captax.pipelines.captioner import Captioner
@@ -41,6 +41,12 @@ Revision = Annotated[
 ]
 Offline = Annotated[
     bool, typer.Option("--offline", help="Use only hub models that were downloaded before.")
+]
+FollowLinks = Annotated[
+    bool,
+    typer.Option(
+        "--follow-links", help="Also write where links lead out of the folders that were given."
+    ),
 ]
 Model = Annotated[
     str | None,
@@ -268,7 +274,7 @@ def output(out: Path | None) -> Iterator[TextIO]:
     if out is None:
         yield sys.stdout
         return
-    with replacing(out) as partial, partial.open("w", encoding="utf-8") as file:
+    with replacing(out) as new, text_file(new) as file:
         yield file
 
 

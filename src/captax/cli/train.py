@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from captax.cli.options import FollowLinks
+
 SEVERAL = "Several processes"
 
 
@@ -38,6 +40,7 @@ def train(
             "recipe's model."
         ),
     ] = None,
+    follow_links: FollowLinks = False,
     coordinator: Annotated[
         str | None,
         typer.Option(
@@ -94,7 +97,7 @@ def train(
         jax.distributed.initialize(coordinator, processes, process)
     persist_compiled_programs()
     try:
-        best = run(plan, out or Path("runs") / name, init_from=init_from)
+        best = run(plan, out or Path("runs") / name, init_from=init_from, follow_links=follow_links)
     except KeyboardInterrupt:
         print("captax: stopped; run the same command again to continue", file=sys.stderr)
         raise

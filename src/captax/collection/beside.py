@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -12,9 +12,9 @@ from captax.collection.choices import OnExists
 from captax.collection.description import sidecar_path
 from captax.collection.exiftool import ExifTool
 from captax.collection.item import CollectionError, Item
-from captax.collection.record import OWNER, Record
+from captax.collection.record import Record
 from captax.errors import CaptaxError
-from captax.files import OutputError, write_text
+from captax.files import OutputError, check_inside, is_special, write_text
 
 # Errors that would also stop every later picture.
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
@@ -30,8 +30,11 @@ class Kind(Protocol):
     def read(self, picture: Path) -> str:
         """The text of that file, or "". Raises `CaptaxError` if it cannot be read."""
 
-    def write(self, picture: Path, texts: list[str]) -> None:
-        """Write these captions. Raises `CaptaxError`; `OutputError` if the disk refuses."""
+    def write(self, picture: Path, texts: list[str], *, inside: Path | None = None) -> None:
+        """Write these captions, `inside` a folder as `captax.files.replacing` does.
+
+        Raises `CaptaxError`; `OutputError` if the disk refuses.
+        """
 
 
 class TextSidecars:
@@ -57,8 +60,8 @@ class TextSidecars:
                 "it away"
             ) from None
 
-    def write(self, picture: Path, texts: list[str]) -> None:
-        write_text(self.file(picture), "\n".join(texts) + "\n", owner=OWNER)
+    def write(self, picture: Path, texts: list[str], *, inside: Path | None = None) -> None:
+        write_text(self.file(picture), "\n".join(texts) + "\n", inside=inside)
 
 
 class XmpSidecars:
@@ -74,8 +77,8 @@ class XmpSidecars:
     def read(self, picture: Path) -> str:
         return self._sidecars.read(picture)
 
-    def write(self, picture: Path, texts: list[str]) -> None:
-        self._sidecars.write(picture, texts[0])
+    def write(self, picture: Path, texts: list[str], *, inside: Path | None = None) -> None:
+        self._sidecars.write(picture, texts[0], inside=inside)
 
 
 class Embedded:
@@ -90,14 +93,19 @@ class Embedded:
     def read(self, picture: Path) -> str:
         return self._exiftool.read(picture)
 
-    def write(self, picture: Path, texts: list[str]) -> None:
+    def write(self, picture: Path, texts: list[str], *, inside: Path | None = None) -> None:
+        if inside is not None:
+            check_inside(picture, inside)
         self._exiftool.write(picture, texts[0])
 
 
 class Beside:
     """Writes captions beside pictures; `policy` says what to do if a picture already has one.
 
-    If `folder` is given, captions are written there, in the same subfolders as the pictures.
+    If `folder` is given, captions are written there, in the same subfolders as the pictures. A link
+    that leads out of that folder is refused for its picture. Without `folder` this counts for the
+    deepest of `roots` that holds the file, or else for the file's own folder. With `follow_links`,
+    all links are followed.
     """
 
     holds_errors = False
@@ -108,7 +116,12 @@ class Beside:
         folder: Path | None = None,
         policy: OnExists = OnExists.skip,
         separator: str = "\n",
+        *,
+        roots: Sequence[Path] = (),
+        follow_links: bool = False,
     ):
+        self._roots = sorted(map(_absolute, roots), key=lambda root: -len(root.parts))
+        self._follow_links = follow_links
         self.kind = kind
         self.folder = folder
         self.policy = policy
@@ -132,6 +145,7 @@ class Beside:
                 f"another picture's caption goes to the same file: {file} is that of {owner}; "
                 "rename one of them"
             )
+        self._check(file)
         before = self.kind.read(picture)
         if self.policy is OnExists.skip and before.strip():
             return None
@@ -161,15 +175,37 @@ class Beside:
             return ""
         picture = Path(record.target)
         try:
+            inside = self._check(self.kind.file(picture))
             if self.kind.read(picture) == record.before:
                 texts = [text for text, _ in record.captions]
-                self.kind.write(picture, merged(self.policy, record.before, texts, self.separator))
+                texts = merged(self.policy, record.before, texts, self.separator)
+                self.kind.write(picture, texts, inside=inside)
         except CaptaxError as error:
             if isinstance(error, OutputError) and error.errno in _FATAL:
                 raise
             return str(error).removeprefix(f"{picture}: ")
         return ""
 
+    def _check(self, file: Path) -> Path | None:
+        """The folder that `file` must stay in, if there is one.
+
+        Raises `CaptaxError` if it does not, or if it is a pipe or a device, which must not be read.
+        """
+        inside = None
+        if not self._follow_links:
+            place = _absolute(file)
+            within = (root for root in self._roots if place.is_relative_to(root))
+            inside = self.folder or next(within, place.parent)
+            check_inside(file, inside)
+        if is_special(file):
+            raise CollectionError(f"{file}: is not a regular file; move it away")
+        return inside
+
     def finish(self, records: Callable[[], Iterator[Record]]) -> list[Path]:
         """Nothing is left to write."""
         return []
+
+
+def _absolute(path: Path) -> Path:
+    """`path` from the root of the file system; links stay as they are."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 (`resolve` follows links)

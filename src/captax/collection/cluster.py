@@ -25,7 +25,7 @@ from captax.collection.record import Record
 from captax.compilation import persist_compiled_programs
 from captax.data import batched
 from captax.errors import CaptaxError
-from captax.files import replacing
+from captax.files import make_folder, own_file, write_text
 from captax.pipelines.loading import load
 
 SHARDS = "shards"
@@ -132,7 +132,8 @@ class _Shard:
 
     def read(self) -> list[Record]:
         """The records that its worker made."""
-        return [Record.read(each) for each in json.loads(self.file.read_bytes())]
+        with own_file(self.file, "rb", inside=self.file.parent) as file:
+            return [Record.read(each) for each in json.load(file)]
 
     def remove(self) -> None:
         """Remove its files."""
@@ -168,15 +169,15 @@ class ShardWorker:
             records: list[Record] = []
             for found in caption_batches(self.captioner, wanted, self.options):
                 records += found
-            with replacing(file) as partial:
-                partial.write_text(json.dumps([record.write() for record in records]))
+            shard = json.dumps([record.write() for record in records])
+            write_text(file, shard, inside=file.parent, own=True)
         return {"file": batch["file"]}
 
 
 def _count_try(file: Path, wanted: list[Wanted]) -> None:
     tries = tries_of(file)
-    tries.parent.mkdir(parents=True, exist_ok=True)
-    with tries.open("ab") as growing:
+    make_folder(tries.parent, inside=tries.parent.parent)
+    with own_file(tries, "ab", inside=tries.parent) as growing:
         growing.write(b".")
     if tries.stat().st_size > TRIES:
         tries.unlink()  # another run of the job may do better

@@ -8,15 +8,13 @@
 import dataclasses
 import os
 import re
-import shutil
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 from lxml import etree
 
-from captax.collection.record import OWNER
 from captax.errors import CaptaxError
-from captax.files import replacing
+from captax.files import copy_mode, replacing
 
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 _DC = "{http://purl.org/dc/elements/1.1/}"
@@ -66,10 +64,11 @@ class Sidecars:
         except DescriptionError as error:
             raise DescriptionError(f"{path}: {error}") from None
 
-    def write(self, picture: Path, description: str) -> None:
+    def write(self, picture: Path, description: str, *, inside: Path | None = None) -> None:
         """Set the description in the picture's sidecar; the file is made if there is none.
 
-        An existing file keeps its mode. Raises `DescriptionError` for a sidecar that is damaged and
+        An existing file keeps its mode. A link that leads out of the folder `inside`, if it is
+        given, is refused. Raises `DescriptionError` for a sidecar that is damaged and
         for text that XML does not allow, and `OutputError` if the disk refuses.
         """
         path = sidecar_path(picture, adobe=self.adobe)
@@ -78,10 +77,10 @@ class Sidecars:
             document = xmp_sidecar(existing, description)
         except DescriptionError as error:
             raise DescriptionError(f"{path}: {error}") from None
-        with replacing(path, owner=OWNER) as partial:
-            partial.write_bytes(document)
+        with replacing(path, inside=inside) as file:
+            file.write(document)
             if existing is not None:
-                shutil.copymode(path, partial)
+                copy_mode(path, file)
 
 
 def sidecar_path(picture: str | os.PathLike[str], *, adobe: bool = False) -> Path:

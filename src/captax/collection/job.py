@@ -310,5 +310,5 @@ def _list(path: Path, records: Iterable[Record]) -> list[Path]:
     if first is None:
         path.unlink(missing_ok=True)
         return []
-    write_json_lines(path, lambda: itertools.chain([first], rest))
+    write_json_lines(path, lambda: itertools.chain([first], rest), own=True)
     return [path]

@@ -11,14 +11,15 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
 from captax.collection.choices import Resume
 from captax.collection.item import CollectionError
 from captax.collection.record import Record
-from captax.files import replacing, unwritable
+from captax.errors import CaptaxError
+from captax.files import make_folder, own_file, replacing, unwritable
 
 # What parsing a damaged line may raise.
 _DAMAGE = (ValueError, KeyError, TypeError, RecursionError)
@@ -27,7 +28,11 @@ VERSION = 1
 
 
 class Journal:
-    """The records of a job, kept in `folder`; a context manager that locks the folder."""
+    """The records of a job, kept in `folder`; a context manager that locks the folder.
+
+    Its files are captax's own and never links. If `inside` is given, a link to the folder that
+    leads out of `inside` is refused.
+    """
 
     def __init__(
         self,
@@ -36,7 +41,9 @@ class Journal:
         *,
         resume: Resume = Resume.if_possible,
         retry_errors: bool = False,
+        inside: Path | None = None,
     ):
+        self._inside = inside
         self.folder = folder
         self.path = folder / JOURNAL
         self.settings = json.loads(json.dumps(settings))  # as it is read back
@@ -55,7 +62,8 @@ class Journal:
         try:
             parents = self.folder.parents
             self._made = list(itertools.takewhile(lambda folder: not folder.exists(), parents))
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder, inside=self._inside)
+            self._open(LOCK, "ab").close()  # the lock would follow a link and empty a file
             self._lock.acquire(timeout=0)
         except Timeout:
             raise CollectionError(
@@ -67,7 +75,7 @@ class Journal:
             for partial in self.folder.glob(".*.partial"):  # left by a killed process
                 partial.unlink()
             self._take_up()
-            self._file = self.path.open("ab", buffering=0)
+            self._file = self._open(JOURNAL, "ab")
         except OSError as error:
             self._leave()
             raise unwritable(self.path, error) from None
@@ -80,9 +88,12 @@ class Journal:
         self._file.close()
         self._leave()
 
+    def _open(self, name: str, mode: str) -> BinaryIO:
+        return own_file(self.folder / name, mode, inside=self._inside)
+
     def _leave(self) -> None:
         """Unlock the folder. If nothing was done, remove it, so that no trace is left."""
-        with contextlib.suppress(OSError, CollectionError):
+        with contextlib.suppress(OSError, CaptaxError):
             if not self.begun:
                 self.path.unlink(missing_ok=True)
                 (self.folder / LOCK).unlink(missing_ok=True)
@@ -98,7 +109,7 @@ class Journal:
 
     def batches(self) -> Iterator[list[Record]]:
         """Read from the disk what was done, batch by batch."""
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+        with contextlib.suppress(FileNotFoundError), self._open(JOURNAL, "rb") as file:
             next(file, None)
             for number, line in enumerate(file, 2):
                 if line.endswith(b"\n"):
@@ -152,7 +163,7 @@ class Journal:
 
     def _header(self) -> dict[str, Any] | None:
         """The settings of the job that began the journal."""
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+        with contextlib.suppress(FileNotFoundError), self._open(JOURNAL, "rb") as file:
             line = file.readline()
             if line.endswith(b"\n"):
                 with contextlib.suppress(*_DAMAGE):
@@ -167,7 +178,7 @@ class Journal:
 
     def _cut(self) -> None:
         """Cut off an incomplete last line."""
-        with self.path.open("rb+") as file:
+        with self._open(JOURNAL, "r+b") as file:
             end = file.seek(0, os.SEEK_END)
             tail = b""
             while end and b"\n" not in tail:
@@ -180,7 +191,7 @@ class Journal:
     def _write(self, batches: Iterable[list[Record]], without: Set[str] = frozenset()) -> None:
         """Write the journal anew: the settings, and `batches` without the pictures in `without`."""
         header = {"captax": VERSION, "settings": self.settings}
-        with replacing(self.path) as partial, partial.open("wb") as file:
+        with replacing(self.path, inside=self._inside, own=True) as file:
             file.write(json.dumps(header).encode() + b"\n")
             for batch in batches:
                 if kept := [record for record in batch if record.name not in without]:

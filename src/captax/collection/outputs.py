@@ -11,10 +11,10 @@ from typing import Any, TextIO
 
 from captax.collection.choices import CaptionFormat
 from captax.collection.item import CollectionError, Item
-from captax.collection.record import OWNER, Record, as_line, utf8
+from captax.collection.record import Record, as_line, utf8
 from captax.data import batched
 from captax.data.tables import parquet_library
-from captax.files import OutputError, replacing, write_text
+from captax.files import OutputError, own_file, replacing, text_file, write_text
 
 Records = Callable[[], Iterable[Record]]
 
@@ -48,9 +48,12 @@ def write_text_lines(path: Path, records: Records) -> None:
         file.writelines(map(as_text, records()))
 
 
-def write_json_lines(path: Path, records: Records) -> None:
-    """A JSON object a line: `path`, and `caption` and `score`, or `error`."""
-    with _lines(path) as file:
+def write_json_lines(path: Path, records: Records, *, own: bool = False) -> None:
+    """A JSON object a line: `path`, and `caption` and `score`, or `error`.
+
+    A file of captax's `own` takes the place of a link.
+    """
+    with _lines(path, own=own) as file:
         file.writelines(as_line(as_json(record)) for record in records())
 
 
@@ -136,8 +139,7 @@ def write_parquet(path: Path, records: Records) -> None:
         ("error", pyarrow.string()),
     ])  # fmt: skip
     with (
-        replacing(path, owner=OWNER) as partial,
-        partial.open("wb") as file,
+        replacing(path) as file,
         pyarrow.parquet.ParquetWriter(file, schema) as writer,
     ):
         for rows in batched(map(_row, records()), _ROWS):
@@ -208,10 +210,10 @@ class OneFile:
     def finish(self, records: Records) -> list[Path]:
         """Write the file."""
         if self.mark is not None:
-            write_text(self.mark, "")  # until the digest is known
+            write_text(self.mark, "", own=True)  # until the digest is known
         WRITERS[self.format](self.path, records)
         if self.mark is not None:
-            write_text(self.mark, _digest(self.path))
+            write_text(self.mark, _digest(self.path), own=True)
         return [self.path]
 
     def check(self) -> None:
@@ -219,7 +221,10 @@ class OneFile:
         if not self.path.exists():
             return
         try:
-            known = self.mark.read_text() if self.mark is not None else None
+            known = None
+            if self.mark is not None:
+                with own_file(self.mark, "rb") as file:
+                    known = file.read(1000).decode(errors="replace")
         except OSError:
             known = None
         if known is None or (known and known != _digest(self.path)):
@@ -267,10 +272,10 @@ def _digest(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _lines(path: Path, newline: str = "\n") -> Iterator[TextIO]:
+def _lines(path: Path, newline: str = "\n", *, own: bool = False) -> Iterator[TextIO]:
     """A text file that appears when complete; bytes of names that are not UTF-8 are escaped."""
     with (
-        replacing(path, owner=OWNER) as partial,
-        partial.open("w", encoding="utf-8", errors="backslashreplace", newline=newline) as file,
+        replacing(path, own=own) as new,
+        text_file(new, errors="backslashreplace", newline=newline) as file,
     ):
         yield file

@@ -46,6 +46,7 @@ class Plan:
         options: options of captioning.
         shape: how captions are written.
         sheet: the path of a page with pictures and captions, if one is wanted.
+        follow_links: whether to write where links lead that lead out of the folders given.
     """
 
     sources: tuple[str, ...]
@@ -57,6 +58,7 @@ class Plan:
     options: CaptionOptions = dataclasses.field(default_factory=CaptionOptions)
     shape: Shape = dataclasses.field(default_factory=Shape)
     sheet: Path | None = None
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         within = [each for each in self.sources if "://" in each or each.endswith(ARCHIVES)]
@@ -154,7 +156,16 @@ class Plan:
             kind = XmpSidecars(adobe=self.ext is not None)
         else:
             kind = Embedded(stack.enter_context(ExifTool()))
-        return Beside(kind, self.out, self.on_exists, self.separator)
+        local = [source for source in self.sources if "://" not in source]
+        return Beside(
+            kind,
+            self.out,
+            self.on_exists,
+            self.separator,
+            # A picture that the user named himself may be a link to anywhere.
+            roots=[*map(_folder, local), *(Path(each) for each in local if Path(each).is_file())],
+            follow_links=self.follow_links,
+        )
 
     @property
     def folder(self) -> Path | None:
@@ -162,6 +173,11 @@ class Plan:
         if not self.beside:
             return self.out and self.out.with_name(f".{self.out.name}{JOB}")
         return self._root / JOB / f"{self.wanted}{self.ext or ''}"
+
+    @property
+    def _job_root(self) -> Path:
+        """The folder of the user's that the journal's folder is in."""
+        return self.out.parent if self.out is not None and not self.beside else self._root
 
     @property
     def listed(self) -> Path | None:
@@ -240,7 +256,13 @@ class Plan:
             journal = None
             if self.folder is not None:
                 settings |= self.settings(captioner, model)
-                journal = Journal(self.folder, settings, resume=resume, retry_errors=retry_errors)
+                journal = Journal(
+                    self.folder,
+                    settings,
+                    resume=resume,
+                    retry_errors=retry_errors,
+                    inside=None if self.follow_links else self._job_root,
+                )
                 stack.enter_context(journal)
             summary = caption_collection(
                 items,

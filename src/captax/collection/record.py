@@ -4,9 +4,6 @@ import dataclasses
 import json
 from typing import Any
 
-# The owner of partial files, so that a resumed job overwrites them.
-OWNER = "captax"
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:

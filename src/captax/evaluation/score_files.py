@@ -11,7 +11,7 @@ from captax import data
 from captax.errors import CaptaxError
 from captax.evaluation.clip_scoring import ClipScorer
 from captax.evaluation.worst import find_pictures, write_worst
-from captax.files import replacing, write_text
+from captax.files import replacing, text_file, write_text
 from captax.metrics import (
     COUNTS,
     Comparison,
@@ -100,7 +100,7 @@ class Report:
 
     def write_csv(self, path: Path) -> None:
         """Write a row for each image. Raises `OutputError` if that is not possible."""
-        with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        with replacing(path) as new, text_file(new, newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["id", "caption", *next(iter(self.scores.per_image.values()))])
             for image, values in self.scores.per_image.items():

@@ -46,15 +46,15 @@ class Explanation(Maps):
         suffix = file_kind(path)
         if suffix == ".png":
             drawn = self.draw(view, **choice)
-            with replacing(path) as partial:
-                drawn.save(partial, "PNG")
+            with replacing(path) as file:
+                drawn.save(file, "PNG")
         elif suffix == ".html":
             # Start-up time.
             from captax.explain.page import write_page
 
             write_page(path, self)
         else:
-            with replacing(path) as partial, partial.open("wb") as file:
+            with replacing(path) as file:
                 np.savez_compressed(file, **self._arrays())
 
     @classmethod

@@ -218,7 +218,8 @@ class ImageProcessor:
 
     def save(self, directory: str | Path) -> None:
         """Write what `load` and transformers read into a checkpoint directory."""
-        write_text(Path(directory) / PREPROCESSOR, json.dumps(self.to_config(), indent=2) + "\n")
+        contents = json.dumps(self.to_config(), indent=2)
+        write_text(Path(directory) / PREPROCESSOR, contents + "\n", own=True)
 
     @classmethod
     def load(cls, directory: str | Path) -> "ImageProcessor":

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from captax.files import replacing
+from captax.files import replacing, text_file
 from captax.images.decode import ImageError, ImageSource, decode
 
 _LONGEST_SIDE = 480
@@ -43,17 +43,25 @@ class SheetRow:
     note: str | None = None
 
 
-def write_sheet(path: str | os.PathLike[str], rows: Iterable[SheetRow], *, title: str) -> None:
+def write_sheet(
+    path: str | os.PathLike[str],
+    rows: Iterable[SheetRow],
+    *,
+    title: str,
+    inside: Path | None = None,
+    own: bool = False,
+) -> None:
     """Write `rows` to `path` as one HTML page that has the pictures in it as small JPEGs.
 
     `rows` are read one at a time. A picture that cannot be read becomes a card that says so.
-    The file appears when it is complete. Raises `OutputError` if it cannot be written.
+    The file appears when it is complete. `inside` and `own` are those of
+    `captax.files.replacing`. Raises `OutputError` if it cannot be written.
     """
     pictures = failed = 0
     # File names may have bytes that are not UTF-8; the page shows them as "?".
     with (
-        replacing(Path(path)) as partial,
-        partial.open("w", encoding="utf-8", errors="replace", newline="\n") as file,
+        replacing(Path(path), inside=inside, own=own) as new,
+        text_file(new, errors="replace") as file,
     ):
         file.write(_HEAD.replace("TITLE", escape(title)))
         for row in rows:

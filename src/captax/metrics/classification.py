@@ -122,8 +122,8 @@ def plot_confusion(
             color = "white" if shares[row, column] > 0.5 else "black"
             count = str(confusion[row, column])
             axes.text(column, row, count, ha="center", va="center", color=color, fontsize=7)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=120)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=120)
 
 
 def _share(part: Int[np.ndarray, "..."], whole: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:

@@ -40,7 +40,8 @@ def push(
     """
     directory = Path(directory)
     if (directory / CONFIG).is_file() and not (directory / CARD).is_file():
-        write_text(directory / CARD, model_card(read_json(directory / CONFIG), name))
+        card = model_card(read_json(directory / CONFIG), name)
+        write_text(directory / CARD, card, own=True)
     return hub.push(directory, name, token=token, private=private, message=message)
 
 

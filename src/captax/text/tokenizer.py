@@ -213,8 +213,9 @@ class Tokenizer:
                 config[names[0]] = token
         if self.unk_id is not None:
             config.setdefault("unk_token", self.token(self.unk_id))
-        write_text(directory / TOKENIZER, self._backend.to_str(pretty=True))
-        write_text(directory / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        write_text(directory / TOKENIZER, self._backend.to_str(pretty=True), own=True)
+        contents = json.dumps(config, indent=2, ensure_ascii=False)
+        write_text(directory / CONFIG, contents + "\n", own=True)
 
     @classmethod
     def load(cls, directory: str | Path) -> "Tokenizer":

@@ -16,7 +16,10 @@ NO_SHARES = {"loss", "perplexity", "WER"}
 
 
 def plot_curves(path: Path, records: Sequence[dict[str, Any]], *, title: str) -> None:
-    """Draw a log's training loss, and the dev scores at each evaluation, against steps."""
+    """Draw a log's training loss, and the dev scores at each evaluation, against steps.
+
+    A link called `path` is replaced, because a run owns this file.
+    """
     steps = [record for record in records if "loss" in record]
     scored = [record for record in records if "scores" in record]
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -47,5 +50,5 @@ def plot_curves(path: Path, records: Sequence[dict[str, Any]], *, title: str) ->
     right.set(xlabel="step", ylabel="dev score x 100")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=120)
+    with replacing(path, own=True) as file:
+        figure.savefig(file, format="png", dpi=120)

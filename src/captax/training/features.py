@@ -25,7 +25,7 @@ from tqdm import tqdm
 from captax.checkpoints.state import weights_digest
 from captax.data import batched, filled, load_images
 from captax.errors import CaptaxError
-from captax.files import parse_json, unwritable, write_text
+from captax.files import make_folder, own_file, parse_json, unwritable, write_text
 from captax.images import Augment, ImageError, ImageProcessor, mentions_sides, rng_for
 from captax.models.arithmetic import map_pictures
 from captax.models.encoders import VisionEncoder
@@ -89,16 +89,14 @@ def cache_features(
     weights = weights_digest(*encoder.parts()[:depth])
     key = _digest(VERSION, weights, processor, augment, seed, *map(_identity, examples))
     folder = directory / key
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from None
+    make_folder(folder, inside=directory)
     data, progress = folder / "features.f16", folder / "progress.json"
     total = views * len(examples)
-    done = _rows_done(data, progress, math.prod(shape[2:]) * 2)
+    done = _rows_done(data, progress, directory, math.prod(shape[2:]) * 2)
     if done < total:
-        _make_room(data, total * math.prod(shape[2:]) * 2)
-        rows = np.memmap(data, np.float16, "r+", shape=(total, *shape[2:]))
+        _make_room(data, directory, total * math.prod(shape[2:]) * 2)
+        with own_file(data, "r+b", inside=directory) as file:
+            rows = np.memmap(file, np.float16, "r+", shape=(total, *shape[2:]))
         bar = tqdm(total=total, initial=done, desc=label, unit="picture", smoothing=0.05)
         pictures = _views(examples, processor, augment, seed, range(done, total))
         for batch in batched(pictures, BATCH):
@@ -108,15 +106,17 @@ def cache_features(
             bar.update(size)
             if done == total or done // BATCH % 40 == 0:
                 rows.flush()
-                write_text(progress, json.dumps({"rows": done}))
+                write_text(progress, json.dumps({"rows": done}), inside=directory, own=True)
         bar.close()
-    return FeatureCache(np.memmap(data, np.float16, "r", shape=shape))
+    with own_file(data, "rb", inside=directory) as file:
+        return FeatureCache(np.memmap(file, np.float16, "r", shape=shape))
 
 
-def _rows_done(data: Path, progress: Path, row: int) -> int:
+def _rows_done(data: Path, progress: Path, directory: Path, row: int) -> int:
     """How many rows of `row` bytes are in the cache; none if it was damaged, for it can be made."""
     try:
-        done = parse_json(progress.read_text(encoding="utf-8"))["rows"]
+        with own_file(progress, "rb", inside=directory) as file:
+            done = parse_json(file.read().decode())["rows"]
         held = data.stat().st_size // row
     except (OSError, ValueError, KeyError, TypeError):
         return 0
@@ -137,27 +137,25 @@ def augmented_pixels(
     return processor([processor.prepare(image)])
 
 
-def _make_room(data: Path, size: int) -> None:
+def _make_room(data: Path, directory: Path, size: int) -> None:
     """Make the file at least this long, or say that the disk has no room for it.
 
     A memory map that finds the disk full kills the process. The file is never emptied: another
     process may be filling it, with the same values.
     """
-    try:
-        data.touch()
-    except OSError as error:
-        raise unwritable(data, error) from None
-    held, free = data.stat().st_blocks * 512, shutil.disk_usage(data.parent).free
-    if size - held > free:
-        raise FeatureCacheError(
-            f"{data.parent}: the feature cache needs {(size - held) / 1e9:.1f} GB and only "
-            f"{free / 1e9:.1f} GB are free; ask for fewer views, or give --out on another disk"
-        )
-    if data.stat().st_size < size:
-        try:
-            os.truncate(data, size)
-        except OSError as error:
-            raise unwritable(data, error) from None
+    with own_file(data, "ab", inside=directory) as file:
+        status = os.fstat(file.fileno())
+        held, free = status.st_blocks * 512, shutil.disk_usage(data.parent).free
+        if size - held > free:
+            raise FeatureCacheError(
+                f"{data.parent}: the feature cache needs {(size - held) / 1e9:.1f} GB and only "
+                f"{free / 1e9:.1f} GB are free; ask for fewer views, or give --out on another disk"
+            )
+        if status.st_size < size:
+            try:
+                file.truncate(size)
+            except OSError as error:
+                raise unwritable(data, error) from None
 
 
 def _views(

@@ -22,7 +22,14 @@ from tqdm import tqdm
 
 from captax import data, metrics
 from captax.checkpoints.state import parameters, rebuilder
-from captax.files import OutputError, unwritable, write_text
+from captax.files import (
+    OutputError,
+    check_inside,
+    check_no_links,
+    own_file,
+    unwritable,
+    write_text,
+)
 from captax.images import ImageError, write_sheet
 from captax.models.encoders import VisionEncoder
 from captax.pipelines.loading import load_model
@@ -55,19 +62,22 @@ MOST_STEPS = 2**30  # a step's number and the seed are added as 32-bit integers
 SHOWN = 10  # how many broken pictures a message names
 
 
-def train(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> Path:
+def train(
+    recipe: Recipe, out: Path, *, init_from: Path | None = None, follow_links: bool = False
+) -> Path:
     """Run the recipe in folder `out`, going on where an earlier run of it stopped.
 
     A new run begins with the weights of `init_from`, another run's folder or a checkpoint directory
-    of the same model. Returns the directory of the best model, `out/best`. Raises `RecipeError`
-    when `out` holds a run of another recipe, another process trains there, or the recipe cannot be
-    carried out; `DivergedError` when the loss or a gradient is not finite; `ImageError` when a
-    picture cannot be read; `OutputError` when the disk is full.
+    of the same model. Returns the directory of the best model, `out/best`. Nothing is written where
+    a link leads out of `out`, except with `follow_links`. Raises `RecipeError` when `out` holds a
+    run of another recipe, another process trains there, or the recipe cannot be carried out;
+    `DivergedError` when the loss or a gradient is not finite; `ImageError` when a picture cannot be
+    read; `OutputError` when the disk is full.
     """
     with _alone_in(out):
         _refuse_other(out, recipe)
         try:
-            _train(recipe, out, init_from)
+            _train(recipe, out, init_from, follow_links)
         except MemoryError as error:
             raise _too_large(error) from None
         except jax.errors.JaxRuntimeError as error:
@@ -77,12 +87,18 @@ def train(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> Path:
     return out / "best"
 
 
-def _train(recipe: Recipe, out: Path, init_from: Path | None) -> None:
-    run = _Run(recipe, out)
+def _train(recipe: Recipe, out: Path, init_from: Path | None, follow_links: bool) -> None:
+    run = _Run(recipe, out, None if follow_links else out)
     first = jax.process_index() == 0
     if first and not (out / "recipe.yaml").exists():
         run.refuse_broken_pictures()
-        write_text(out / "recipe.yaml", recipe.to_yaml())
+        write_text(out / "recipe.yaml", recipe.to_yaml(), own=True)
+    if not follow_links:
+        for name in ("best", "samples"):
+            check_inside(out / name, out)
+        for name in ("checkpoints", "tensorboard"):
+            check_inside(out / name, out)
+            check_no_links(out / name)
     with RunCheckpoints(out / "checkpoints", keep=recipe.keep) as run.checkpoints:
         run.resume(init_from)
         if (shared := run.task.shared()) and first:
@@ -109,7 +125,8 @@ def _alone_in(out: Path) -> Iterator[None]:
     made = not out.exists()
     lock = FileLock(out / LOCK)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        # The library may follow a link, and then empty what it leads to.
+        own_file(out / LOCK, "ab").close()
         lock.acquire(timeout=0)
     except Timeout:
         raise RecipeError(
@@ -119,7 +136,7 @@ def _alone_in(out: Path) -> Iterator[None]:
         raise unwritable(out, error) from None
     try:
         # A killed process leaves what it was writing.
-        for partial in (*out.glob(".*.partial"), *out.glob("samples/.*.partial")):
+        for partial in (*out.glob(".*.captax*.partial"), *out.glob("samples/.*.captax*.partial")):
             with contextlib.suppress(OSError):
                 partial.unlink()
         yield
@@ -143,8 +160,11 @@ def _too_large(error: Exception) -> RecipeError:
 
 def _refuse_other(out: Path, recipe: Recipe) -> None:
     path = out / "recipe.yaml"
+    if not path.exists():
+        return
     try:
-        other = path.exists() and path.read_bytes() != recipe.to_yaml().encode()
+        with own_file(path, "rb") as file:
+            other = file.read() != recipe.to_yaml().encode()
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror or error})") from None
     if other:
@@ -174,8 +194,8 @@ class _Run:
     log: Log
     weights: Parameters  # the current values, frozen ones too
 
-    def __init__(self, recipe: Recipe, out: Path):
-        self.recipe, self.out = recipe, out
+    def __init__(self, recipe: Recipe, out: Path, inside: Path | None):
+        self.recipe, self.out, self.inside = recipe, out, inside
         options = recipe.optimizer
         self.placement = Placement(recipe.mesh, options.batch_size // options.accumulation)
         self.task = make_task(recipe)
@@ -499,6 +519,8 @@ class _Run:
         encoder = model.encoder if whole else model
         depth = frozen_depth(encoder, "encoder." if whole else "", self.trained[index])
         folder = self.out.parent / "features"
+        if self.inside is not None:
+            check_inside(folder, folder.parent)
         kinds = ((task.pictures, "training", stage.views), (task.dev_pictures, "dev", 1))
         for pictures, kind, views in kinds:
             label = f"{stage.name}: features of {kind} pictures"
@@ -539,10 +561,13 @@ class _Run:
         if found.rows:
             title = f"{self.recipe.name}, step {progress.step}"
             path = self.out / "samples" / f"step-{progress.step:06}.html"
-            _attempt(lambda: write_sheet(path, found.rows, title=title))
+            write = functools.partial(write_sheet, inside=self.inside, own=True)
+            _attempt(lambda: write(path, found.rows, title=title))
         if kept is not None:
             model = self.rebuild({n: jnp.asarray(v, jnp.float32) for n, v in kept.items()})
             card = model_card(self.recipe, scores, metric=self.metric)
+            if self.inside is not None:
+                check_inside(self.out / "best", self.inside)
             try:
                 self.task.save(model, self.out / "best", card)
             except (OSError, SafetensorError) as error:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from captax.errors import CaptaxError
-from captax.files import parse_json, unwritable, write_text
+from captax.files import own_file, parse_json, unwritable, write_text
 
 # The largest share of the dev captions, where there are ten or more, that may be the same.
 ALIKE = 0.5
@@ -27,15 +27,17 @@ class Log:
         """Begin after `last_step`; later records are dropped, because they will be made again."""
         self.path = path
         self.records = [r for r in read_log(path) if r["step"] <= last_step]
-        write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
+        write_text(path, "".join(json.dumps(record) + "\n" for record in self.records), own=True)
         self._board = _board(path.parent / "tensorboard", last_step) if tensorboard else None
 
     def write(self, **record: Any) -> None:
         """Add a record, which has at least a `step`."""
         self.records.append(record)
+        line = json.dumps(record).encode() + b"\n"
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            with own_file(self.path, "ab") as file:
+                while line:
+                    line = line[file.write(line) :]
         except OSError as error:  # the part of a line that was written is dropped at the next start
             raise unwritable(self.path, error) from None
         if self._board is not None:
@@ -56,7 +58,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises `CaptaxError` when another line is not a record.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        with own_file(path, "rb") as file:
+            lines = file.read().split(b"\n")
     except FileNotFoundError:
         return []
     except OSError as error:
