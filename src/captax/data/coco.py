@@ -17,6 +17,7 @@ from captax.data.example import (
     refuses,
 )
 from captax.data.splits import choose_split, refuse_absent, split_in, split_name
+from captax.errors import quoted
 from captax.files import is_file, parse_json
 
 KARPATHY = ("dataset_coco.json", "dataset_flickr8k.json", "dataset_flickr30k.json")
@@ -147,7 +148,7 @@ def _karpathy(path: Path, content: dict[str, Any]) -> list[Part]:
 
 def _string(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"a string where it has {value!r}")
+        raise TypeError(f"a string where it has {quoted(value)}")
     return value
 
 

@@ -22,6 +22,7 @@ from captax.data.tables import (
     read_delimited,
     read_records,
 )
+from captax.errors import quoted
 from captax.images.find import find_images, is_image_path
 
 TABLES = ("metadata.jsonl", "captions.jsonl", "captions.csv", "metadata.csv", "captions.tsv")
@@ -161,7 +162,7 @@ def read_jsonl(path: Path) -> Iterator[ListedCaption]:
     for where, record in read_records(path):
         picture = record[find_column(where, list(record), PICTURE_COLUMNS)]
         if not isinstance(picture, str):
-            raise DataError(f"{where}: the picture must be a file's name; got {picture!r}")
+            raise DataError(f"{where}: the picture must be a file's name; got {quoted(picture)}")
         for column in caption_columns(where, list(record)):
             for text in captions_in(where, record[column]):
                 yield ListedCaption(picture, text, where)

@@ -22,6 +22,7 @@ from captax.data.splits import (
     split_name,
 )
 from captax.data.tables import alternatives
+from captax.errors import quoted
 from captax.files import is_file, parse_json
 from captax.images.decode import ImageError
 from captax.images.find import find_images, is_image_path
@@ -176,7 +177,7 @@ def _choose(
     if classes is None:
         return names
     if isinstance(classes, str):
-        raise DataError(f"classes is one string; give a list of names, such as [{classes!r}]")
+        raise DataError(f"classes is one string; give a list of names, such as [{quoted(classes)}]")
     if isinstance(classes, int):
         if not 2 <= classes <= len(names):
             raise DataError(
@@ -187,7 +188,7 @@ def _choose(
     for name in classes:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=3) or names[:3]
-            raise DataError(f"{root}: no class {name!r}; did you mean {alternatives(near)}?")
+            raise DataError(f"{root}: no class {quoted(name)}; did you mean {alternatives(near)}?")
     return tuple(name for name in names if name in set(classes))
 
 
@@ -246,7 +247,9 @@ def _listed(path: Path) -> list[str]:
         ids = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     for number, id in enumerate(ids, 1):
         if not isinstance(id, str) or not all(id.partition("/")):
-            raise DataError(f"{path}, entry {number}: {id!r} does not have the form class/picture")
+            raise DataError(
+                f"{path}, entry {number}: {quoted(id)} does not have the form class/picture"
+            )
     return ids
 
 

@@ -13,6 +13,7 @@ from captax.data.splits import (
     split_name,
 )
 from captax.data.tables import TABLE_SUFFIXES, read_records
+from captax.errors import quoted
 
 COLUMNS = (
     ("source", "target"),
@@ -160,7 +161,7 @@ def _columns(where: str, names: Sequence[str]) -> tuple[str, str]:
 def _pair(id: str, source: object, target: object, where: str) -> Pair:
     for name, text in (("source", source), ("target", target)):
         if not isinstance(text, str):
-            raise DataError(f"{where}: its {name} must be a string; got {text!r}")
+            raise DataError(f"{where}: its {name} must be a string; got {quoted(text)}")
         if not text.strip():
             raise DataError(f"{where}: its {name} is empty; write it or drop the row")
     return Pair(id, str(source).strip(), str(target).strip())

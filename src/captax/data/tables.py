@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from captax.data.example import DataError, read_text
+from captax.errors import quoted
 from captax.files import parse_json
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".json")
@@ -162,7 +163,7 @@ def captions_in(where: str, value: object) -> list[str]:
     texts = [each.get("raw") if isinstance(each, Mapping) else each for each in values]
     captions = [text for text in texts if isinstance(text, str)]
     if not captions or len(captions) < len(texts):
-        raise DataError(f"{where}: it needs one or more captions, as strings; got {value!r}")
+        raise DataError(f"{where}: it needs one or more captions, as strings; got {quoted(value)}")
     return captions
 
 

@@ -21,7 +21,7 @@ from tokenizers import (
     processors,
 )
 
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, quoted
 from captax.files import parse_json
 
 TOKENIZER, CONFIG, ROLES = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
@@ -232,7 +232,8 @@ def _build(
     for token, index in ends:
         if index is None:
             raise TextError(
-                f"{path}: the vocabulary lacks {token!r}, which is to begin or end a text; name "
+                f"{path}: the vocabulary lacks {quoted(token)}, which is to begin or end a text; "
+                "name "
                 f"its special tokens in {CONFIG} beside it"
             )
     pair = f"{first} $A {last} $B:1 {last}:1"
@@ -254,7 +255,9 @@ def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: dict[s
     special = {content: settings[role] for role in roles if (content := token_of(settings, role))}
     extras = extra.values() if isinstance(extra, Mapping) else extra
     if not isinstance(extra, Mapping | list | tuple):
-        raise TextError(f"{directory / CONFIG}: extra_special_tokens={extra!r} must be a list")
+        raise TextError(
+            f"{directory / CONFIG}: extra_special_tokens={quoted(extra)} must be a list"
+        )
     extras = {content: value for value in extras if (content := token_of({"": value}, ""))}
     path, listed = directory / CONFIG, settings.get("added_tokens_decoder")
     added: list[tuple[int, AddedToken]] = []
@@ -275,7 +278,8 @@ def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: dict[s
         backend.add_tokens([token])
         if (got := backend.token_to_id(token.content)) != index:
             raise TextError(
-                f"{path}: {token.content!r} should be token {index}, but the vocabulary makes it "
+                f"{path}: {quoted(token.content)} should be token {index}, but the vocabulary "
+                "makes it "
                 f"{got}; fetch both files again"
             )
     known = {token.content for token in backend.get_added_tokens_decoder().values()}

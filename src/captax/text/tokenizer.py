@@ -7,6 +7,7 @@ from typing import Any
 
 import tokenizers
 
+from captax.errors import quoted
 from captax.files import write_text
 from captax.text.pretrained import CLIP, CONFIG, TOKENIZER, TextError, read_pretrained, token_of
 
@@ -79,7 +80,8 @@ class Tokenizer:
         index: int | None = self._backend.token_to_id(token)
         if index is None:
             raise TextError(
-                f"{self._where}the tokenizer has no {token!r}, its {role} token: name its special "
+                f"{self._where}the tokenizer has no {quoted(token)}, its {role} token: name its "
+                "special "
                 f"tokens (bos_token, eos_token, pad_token) in {CONFIG} beside {TOKENIZER}"
             )
         return index
@@ -184,7 +186,7 @@ class Tokenizer:
         vocabulary = pipeline["model"]["vocab"]
         for word in words:
             if word in vocabulary:
-                raise TextError(f"the tokenizer already has {word!r}; leave it out")
+                raise TextError(f"the tokenizer already has {quoted(word)}; leave it out")
             vocabulary[word] = len(vocabulary)
         backend = tokenizers.Tokenizer.from_str(json.dumps(pipeline))
         pad = self._roles["pad"] if self._names_pad else None

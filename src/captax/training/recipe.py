@@ -12,7 +12,7 @@ import pydantic
 import yaml
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from captax.errors import CaptaxError, plain
+from captax.errors import CaptaxError, plain, quoted
 
 
 class RecipeError(CaptaxError):
@@ -38,7 +38,7 @@ def _compiled(patterns: Any) -> Any:
         try:
             re.compile(pattern)
         except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+            raise ValueError(f"{quoted(pattern)} is not a regular expression: {error}") from None
     return patterns
 
 
@@ -353,7 +353,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         text = (resources.files("captax") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     else:
         known = ", ".join(recipe_names())
-        raise RecipeError(f"there is no recipe {name!r}; give a .yaml file or one of {known}")
+        raise RecipeError(f"there is no recipe {quoted(name)}; give a .yaml file or one of {known}")
     try:
         fields = _parse(text)
     except ValueError as error:
@@ -409,7 +409,7 @@ def _set(fields: dict[str, Any], override: str) -> None:
         given = _parse(value)
     except ValueError:
         raise RecipeError(
-            f"--set {override}: {value!r} is not a YAML value; put quotes around it"
+            f"--set {override}: {quoted(value)} is not a YAML value; put quotes around it"
         ) from None
     *parents, last = key.split(".")
     at: Any = fields
@@ -443,7 +443,7 @@ def _explain(problem: Any) -> str:
         return f"{where} is missing; write it in the recipe or give --set {where}=VALUE"
     if problem["type"] != "extra_forbidden":
         told = isinstance(problem["input"], dict)  # the value is a whole section
-        given = "" if told else f" (got {problem['input']!r})"
+        given = "" if told else f" (got {quoted(problem['input'])})"
         place = f"{where}: " if where else ""
         return f"{place}{plain(problem['msg'])}{given}"
     *parents, unknown = problem["loc"]
