@@ -23,6 +23,7 @@ from tokenizers import (
 
 from captax.errors import CaptaxError, quoted
 from captax.files import parse_json
+from captax.text import trial
 
 TOKENIZER, CONFIG, ROLES = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 ADDED = "added_tokens.json"
@@ -103,6 +104,11 @@ def read_pretrained(directory: Path) -> Pretrained:
     settings = _settings(directory)
     kind = _kind(directory, settings)
     if (path := directory / TOKENIZER).is_file():
+        if not _parse(path, lambda: trial.passes(path)):
+            raise TextError(
+                f"{path}: the tokenizer crashed, or took too long or too much memory, when it was "
+                "tried in a process of its own; use another"
+            )
         backend = _parse(path, lambda: tokenizers.Tokenizer.from_file(str(path)))
         # A class that does not fit the model in the file is ignored.
         if isinstance(backend.model, models.WordPiece if kind == BERT else models.BPE):
@@ -321,8 +327,17 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _parse(path: Path, read: Callable[[], Any]) -> Any:
+    return guarded(read, lambda why: f"{path}: not a readable tokenizer ({why}); fetch it again")
+
+
+def guarded(call: Callable[[], Any], message: Callable[[str], str]) -> Any:
+    """The result of `call`, which calls the library; its errors become `TextError`s.
+
+    The library raises bare `Exception`, and a panic in it is not even one.
+    """
     try:
-        return read()
-    except Exception as error:  # the library raises bare Exception
-        reason = " ".join(str(error).split())
-        raise TextError(f"{path}: not a readable tokenizer ({reason}); fetch it again") from error
+        return call()
+    except (CaptaxError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise TextError(message(" ".join(str(error).split())[:300])) from error
