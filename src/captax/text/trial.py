@@ -60,12 +60,15 @@ def is_harmless(pipeline: Any) -> bool:
     model = pipeline.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") not in _STAGES:
         return False
+    templated: list[Any] = []
     while waiting:
         part = waiting.pop()
         if isinstance(part, list):
             waiting += part
         elif isinstance(part, dict):
             waiting += part.values()
+            if isinstance(special := part.get("SpecialToken"), dict):
+                templated.append(special.get("id"))
             kind, pattern = part.get("type"), part.get("Regex")
             stages += kind is not None
             growth *= 2 if kind == "ByteLevel" else 1
@@ -75,6 +78,11 @@ def is_harmless(pipeline: Any) -> bool:
                 return False
             if not (pattern is None or (isinstance(pattern, str) and pattern in _PATTERNS)):
                 return False
+    processor = pipeline.get("post_processor") or {}
+    # The library panics at a token of a template that its list lacks; stages in a `Sequence` too.
+    listed = processor.get("special_tokens", {}) if isinstance(processor, dict) else {}
+    if not isinstance(listed, dict) or any(each not in list(listed) for each in templated):
+        return False
     return stages <= _MOST_STAGES and growth <= _MOST_GROWTH
 
 
