@@ -1,24 +1,28 @@
 """The family of all exceptions: every message says what is wrong, where, and what to do."""
 
 import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
 
 # Control characters, line ends, and halves of surrogate pairs, which no stream can write.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_LONGEST = 20_000  # characters of a message; the longest honest ones list a model's tensors
+_LONGEST = 50_000  # characters of a message: the names of all tensors of a model fit
+_QUOTED = 300  # characters of what one quotation tells
+_DEEPEST = 20  # lists within lists that it tells
 
 
 class CaptaxError(Exception):
     """The base of all errors that captax raises on bad input; commands print it as one line.
 
     Messages quote names and texts from files. Characters that would break the line, control a
-    terminal or be impossible to print are replaced by Python's escapes, and a message that such a
-    text makes endless loses its middle.
+    terminal or be impossible to print are replaced by Python's escapes. A message that is too long
+    loses its middle.
     """
 
     def __init__(self, message: str = "") -> None:
         if len(message) > _LONGEST:
-            half = _LONGEST // 2
-            message = f"{message[:half]} ... {message[-half:]}"
+            message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
         super().__init__(_UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], message))
 
 
@@ -34,16 +38,42 @@ class CheckpointError(CaptaxError):
     """A checkpoint cannot be read, or does not fit the model it is meant for."""
 
 
-def quoted(value: object, most: int = 200) -> str:
-    """A value from a file as a message quotes it: as Python writes it, at most so many characters.
+def quoted(value: Any) -> str:
+    """`repr(value)`, for messages about what a file or a user gave; a long one loses its end.
 
-    Where Python cannot write it, as with numbers of many thousand digits, its type is named.
+    It never takes long to write: a file of a few hundred bytes can describe lists within lists that
+    have 2^100 members.
     """
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):
-        return f"{type(value).__name__} ..."
-    return text if len(text) <= most else f"{text[:most]} ..."
+    told = ""
+    for piece in _pieces(value, 0):
+        told += piece
+        if len(told) > _QUOTED:
+            return f"{told[:_QUOTED]}..."
+    return told
+
+
+def _pieces(value: Any, depth: int) -> Iterator[str]:
+    kind = type(value)
+    if kind in (str, bytes):
+        yield repr(value[: _QUOTED + 1])
+    elif kind is int and value.bit_length() > 4 * _QUOTED:
+        yield f"a number of {value.bit_length()} bits"
+    elif kind not in (list, tuple, dict, set):
+        yield repr(value)
+    elif depth == _DEEPEST:
+        yield "..."
+    elif not value:
+        yield repr(value)
+    else:
+        brackets = "[]" if kind is list else "()" if kind is tuple else "{}"
+        yield brackets[0]
+        for number, member in enumerate(islice(value, _QUOTED)):
+            yield ", " if number else ""
+            yield from _pieces(member, depth + 1)
+            if kind is dict:
+                yield ": "
+                yield from _pieces(value[member], depth + 1)
+        yield f",{brackets[1]}" if kind is tuple and len(value) == 1 else brackets[1]
 
 
 def plain(message: str) -> str:

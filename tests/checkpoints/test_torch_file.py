@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from captax.checkpoints import torch_file as module
+from captax.checkpoints import torch_pickle
 from captax.checkpoints.state import CheckpointError
 from captax.checkpoints.torch_file import TorchFileError, open_torch_file, read_torch_file
 
@@ -314,6 +315,53 @@ def test_a_hostile_pickle_costs_little_and_crashes_nothing(
         assert tracemalloc.get_traced_memory()[1] < 20e6
     finally:
         tracemalloc.stop()
+
+
+def _nested(levels: int) -> bytes:
+    """Instructions for tuples within tuples, with two to the power of `levels` members."""
+    return b"N" + b"".join(b"r%sj%s\x86" % (2 * (struct.pack("<I", n),)) for n in range(levels))
+
+
+@pytest.mark.parametrize(
+    ("instructions", "match"),
+    [
+        (_nested(100) + b"X\x01\x00\x00\x00x\x93.", r"asks to run \(\(\("),
+        (b"X\x01\x00\x00\x00x" + _nested(100) + b"\x93.", r"asks to run x\.\(\(\("),
+        (_nested(100) + b"Q.", "not to a tensor's storage"),
+        (_nested(100) + b".", NONE),
+        (b"c" + b"x" * 10**6 + b"\ny\n.", "asks to run xxx"),
+        # Numbers whose hash is not kept, and numbers that have the same hash.
+        (b"}\x8b" + struct.pack("<I", 10**6) + b"\1" * 10**6 + b"q\0Nsh\0Ns.", "too large"),
+        (b"}\x8a\x0a" + b"\1" * 10 + b"Ns.", "has keys other than text and numbers"),
+    ],
+)
+def test_a_file_that_multiplies_what_it_holds_is_read_in_linear_time(
+    torch_file: Write, torch_format: Any, instructions: bytes, match: str
+) -> None:
+    path = torch_file(torch_format.zip(b"\x80\x02" + instructions))
+    with pytest.raises(TorchFileError, match=match) as raised:
+        read_torch_file(path)
+    assert len(str(raised.value)) < 1000
+
+
+def test_a_pickle_of_too_many_instructions_is_refused(
+    torch_file: Write, torch_format: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_pickle, "MOST_INSTRUCTIONS", 1000)
+    path = torch_file(torch_format.zip(b"\x80\x02" + b"]" * 1000 + b"."))
+    with pytest.raises(TorchFileError, match="more than 1,000 instructions"):
+        read_torch_file(path)
+
+
+def test_one_dictionary_named_very_many_times_is_looked_through_once(
+    torch_file: Write, torch_format: Any
+) -> None:
+    many = 40_000
+    big = b"}(" + b"".join(b"M%sN" % struct.pack("<H", n) for n in range(many)) + b"uq\0"
+    named = b"".join(b"M%sh\0" % struct.pack("<H", n) for n in range(many))
+    path = torch_file(torch_format.zip(b"\x80\x02" + big + b"}(" + named + b"u."))
+    with pytest.raises(TorchFileError, match=NONE):
+        read_torch_file(path)
 
 
 def test_a_zip_that_lies_is_refused(

@@ -3,6 +3,10 @@
 import dataclasses
 from collections.abc import Callable
 
+# Characters of a heading, a caption or a link's text that are kept. Very many images can be near
+# the same one, and each is compared with it and reported with it.
+LONGEST = 2000
+
 
 @dataclasses.dataclass
 class Context:

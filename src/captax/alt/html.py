@@ -10,7 +10,7 @@ import html
 import re
 from collections.abc import Iterator
 
-from captax.alt.found import Context, ImageUse
+from captax.alt.found import LONGEST, Context, ImageUse
 from captax.alt.templates import MASK, mask_templates
 
 # Where browsers take the picture from once a script has run.
@@ -49,8 +49,9 @@ _VALUE = re.compile(r"""(?:"([^"]*)"|'([^']*)'|(?!["'])([^\s>]*))""", re.ASCII)
 _END = re.compile(r"[\s/]*>", re.ASCII)
 _TAG = re.compile(r"</?([a-zA-Z][^\s/>]*)", re.ASCII)
 _COMMENT_END = re.compile(r"--!?>")
-_DOUBLE_ESCAPED = re.compile(r"<!--(?:(?!-->).)*?<script[\s/>]", re.DOTALL | re.IGNORECASE)
-_WHOLE = re.compile(r"<!--(?:(?!-->).)*-->|<!\[CDATA\[(?:(?!\]\]>).)*\]\]>", re.DOTALL)
+_IN_SCRIPT = re.compile(r"<!--|-->|<script(?=[\s/>])", re.IGNORECASE)
+_WHOLE = {"<!--": "-->", "<![CDATA[": "]]>"}
+_LONG_NUMBER = re.compile(r"&#[0-9]{4000,};?")  # which Python refuses to read
 _RAW = ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes")
 
 
@@ -69,7 +70,7 @@ def read_tag(text: str, start: int) -> Tag | None:
             if given is None:  # the quote is never closed
                 return None
             at = given.end()
-            value = html.unescape(given[1] or given[2] or given[3] or "")
+            value = unescape(given[1] or given[2] or given[3] or "")
         attributes.setdefault(found[1].lower(), (value, at))
     end = _END.match(text, at)
     if end is None:
@@ -109,7 +110,7 @@ def parts(text: str) -> Iterator[Tag | Text]:
                 at = _raw_end(text, tag)
                 # Raw text in HTML, but markup in SVG, and which of them this is only a parser of
                 # whole documents knows; where it matters the rest is left alone.
-                if within and "<" in _WHOLE.sub("", text[tag.stop : at]):
+                if within and _has_markup(text[tag.stop : at]):
                     return
         elif _TAG.match(text, start):  # a tag that never ends
             return
@@ -138,10 +139,37 @@ def _raw_end(text: str, tag: Tag) -> int:
     """Where the end tag of raw text begins."""
     closer = re.compile(rf"</{tag.name}(?=[\s/>])", re.IGNORECASE)
     end = closer.search(text, tag.stop)
-    if end and tag.name == "script" and _DOUBLE_ESCAPED.search(text, tag.stop, end.start()):
+    if end and tag.name == "script" and _double_escaped(text, tag.stop, end.start()):
         # A script within a script's comment: its end tag is not the outer one's.
         end = closer.search(text, end.end()) or end
     return end.start() if end else len(text)
+
+
+def _double_escaped(text: str, start: int, stop: int) -> bool:
+    """Whether a script begins in a comment that is open there."""
+    is_open = False
+    for found in _IN_SCRIPT.finditer(text, start, stop):
+        if is_open and found[0] not in _WHOLE and found[0] != "-->":
+            return True
+        is_open = found[0] == "<!--"
+    return False
+
+
+def _has_markup(text: str) -> bool:
+    """Whether there is more than characters, whole comments and whole CDATA."""
+    at = 0
+    while (at := text.find("<", at)) >= 0:
+        opener = next((each for each in _WHOLE if text.startswith(each, at)), "")
+        end = text.find(_WHOLE[opener], at + len(opener)) if opener else -1
+        if end < 0:
+            return True
+        at = end + 3
+    return False
+
+
+def unescape(text: str) -> str:
+    """`text` with characters for its character references."""
+    return html.unescape(_LONG_NUMBER.sub("\ufffd", text))
 
 
 def find_html(text: str) -> list[ImageUse]:
@@ -164,7 +192,7 @@ def images(text: str) -> list[tuple[Tag, Context]]:
             if not part.closing:
                 collected[part.name] = []
                 continue
-            said = " ".join(html.unescape("".join(collected.pop(part.name, []))).split())
+            said = " ".join(unescape("".join(collected.pop(part.name, []))).split())[:LONGEST]
             if part.name == "figcaption":
                 caption = said
             elif part.name == "a":

@@ -8,34 +8,56 @@ then asked which marks became alt texts or attributes.
 import json
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
+from itertools import accumulate
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from captax.alt import html
-from captax.alt.found import Context, ImageUse
+from captax.alt.found import LONGEST, Context, ImageUse
 from captax.alt.templates import mask_templates
+from captax.errors import CaptaxError
 
+# The parser takes up to 50 seconds for so many characters that are meant to delay it.
+MOST_CHARACTERS = 1_000_000
+# Characters that are parsed to find the marks that change what is around them.
+_MOST_PARSED = 2_000_000
+_LONGEST_SRC = 5000  # more than a path may have
 _CANDIDATE = re.compile(r"!\[(?P<blank>[ \t]*)\]|<img(?=[\s/>])", re.IGNORECASE)
 _FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\r?\n.*?^\1[ \t]*$", re.DOTALL | re.MULTILINE)
 _PUNCTUATION = re.compile(r"[\\`*_\[\]<>&$~|{}#^!]")
 
 
+class MarkdownError(CaptaxError):
+    """A text is too long to be read as Markdown."""
+
+
 def find_markdown(text: str, heading: str = "") -> list[ImageUse]:
-    """The images of a Markdown document, in order; `heading` is the one above its beginning."""
+    """The images of a Markdown document, in order; `heading` is the one above its beginning.
+
+    Raises `MarkdownError` if it is too long.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise MarkdownError(
+            f"has {len(text):,} characters of Markdown, and {MOST_CHARACTERS:,} are read; split it"
+        )
     masked = mask_templates(text)
     if front := _FRONT_MATTER.match(masked):
         masked = re.sub(r"[^\r\n]", " ", front[0]) + masked[front.end() :]
-    mark = "captaxmark"
-    while mark in text.lower():
-        mark += "q"
+    mark = "captaxmark" + "q" * _longest_run(text.lower(), "captaxmark")
     plain = _PARSER.parse(masked)
     candidates = [found for found in _CANDIDATE.finditer(masked) if not _escaped(masked, found)]
     uses = [*_described(masked, plain), *_directives(masked, plain, heading)]
     shape = _shape(plain)
+    left = max(_MOST_PARSED, 8 * len(masked))
 
     def read(some: Sequence[re.Match[str]]) -> Iterator[ImageUse]:
+        nonlocal left
+        left -= len(masked)
+        if left < 0:
+            yield from map(_unclear, some)
+            return
         marked = _PARSER.parse(_marked(masked, some, mark))
         if _shape(marked) == shape:
             yield from _read(masked, some, marked, mark, heading)
@@ -47,6 +69,11 @@ def find_markdown(text: str, heading: str = "") -> list[ImageUse]:
 
     uses += read(candidates)
     return sorted(uses, key=lambda use: use.start)
+
+
+def _longest_run(text: str, mark: str) -> int:
+    """How many "q" must follow `mark` at least, so that `text` does not have it."""
+    return max((len(found[1]) + 1 for found in re.finditer(f"{mark}(q*)", text)), default=0)
 
 
 def last_heading(text: str) -> str:
@@ -64,8 +91,10 @@ _PARSER = MarkdownIt("commonmark").enable("table")
 
 
 def _escaped(text: str, candidate: re.Match[str]) -> bool:
-    before = text[: candidate.start()]
-    return (len(before) - len(before.rstrip("\\"))) % 2 == 1
+    at = candidate.start()
+    while at and text[at - 1] == "\\":
+        at -= 1
+    return (candidate.start() - at) % 2 == 1
 
 
 def _marked(text: str, candidates: Sequence[re.Match[str]], mark: str) -> str:
@@ -97,7 +126,7 @@ def _read(
                 context.heading = context.heading or heading
                 yield from _raw(text, candidates, tag, context, marked)
         inside: list[Context] | None = None
-        words = ""
+        words: list[str] = []
         for child in token.children or ():
             context = Context(heading, link=None if inside is None else "")
             if child.type == "image" and (found := marked.fullmatch(child.content.strip())):
@@ -107,7 +136,7 @@ def _read(
                     start=candidate.start("blank"),
                     stop=candidate.end("blank"),
                     write=escape_markdown,
-                    src=str(child.attrs["src"]),
+                    src=_src(child),
                     context=context,
                 )
             elif child.type == "html_inline":
@@ -115,14 +144,15 @@ def _read(
                     context.title = tag.value("title")
                     yield from _raw(text, candidates, tag, context, marked)
             if child.type == "link_open" or _LINK.match(child.content):
-                inside, words = [], ""
+                inside, words = [], []
             elif child.type == "link_close" or child.content.lower() == "</a>":
+                said = " ".join("".join(words).split())[:LONGEST]
                 for each in inside or ():
-                    each.link = " ".join(words.split())
+                    each.link = said
                 inside = None
             elif inside is not None:
                 inside.append(context)
-                words += child.content if child.type in ("text", "code_inline") else " "
+                words.append(child.content if child.type in ("text", "code_inline") else " ")
 
 
 _LINK = re.compile(r"<a\s", re.IGNORECASE)
@@ -153,6 +183,16 @@ def _unclear(candidate: re.Match[str]) -> ImageUse:
     return ImageUse(candidate.start(), candidate.start(), escape_markdown, skip="unclear")
 
 
+def _src(image: Token) -> str:
+    """The address of an image; very many can share a long one."""
+    return _cut(str(image.attrs["src"]))
+
+
+@lru_cache(1000)
+def _cut(src: str) -> str:
+    return src if len(src) <= _LONGEST_SRC else src[:_LONGEST_SRC]
+
+
 def _described(text: str, tokens: Sequence[Token]) -> Iterator[ImageUse]:
     """Images that have an alt text; the place of each is the beginning of its block."""
     starts = [0, *(end.end() for end in re.finditer("\n", text))]
@@ -160,7 +200,7 @@ def _described(text: str, tokens: Sequence[Token]) -> Iterator[ImageUse]:
         for child in token.children or ():
             if child.type == "image" and child.content.strip() and token.map:
                 place = starts[token.map[0]]
-                src = str(child.attrs["src"])
+                src = _src(child)
                 yield ImageUse(place, place, escape_markdown, src=src, skip="has-alt")
 
 
@@ -173,12 +213,13 @@ _PLAIN = re.compile(r"[A-Za-z][\w ,.()'-]*")
 def _directives(text: str, tokens: Sequence[Token], above: str) -> Iterator[ImageUse]:
     """MyST's directives, which are fences; an option goes in a line of its own."""
     lines = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text)
+    places = list(accumulate(map(len, lines), initial=0))
     for token, heading in _under_headings(tokens, above):
         found = _DIRECTIVE.fullmatch(token.info) if token.type == "fence" else None
         if found is None or token.map is None:
             continue
         number = token.map[0]
-        place = sum(map(len, lines[:number]))
+        place = places[number]
         block = token.content.startswith("---\n")  # of YAML, instead of lines of options
         colon = "" if block else ":"
         described = re.findall(rf"^{colon}alt:[ \t]*(.*)$", token.content, re.MULTILINE)
@@ -188,7 +229,7 @@ def _directives(text: str, tokens: Sequence[Token], above: str) -> Iterator[Imag
             skip = "has-alt" if described[0].strip() else "decorative"
         elif opening is None or not found["argument"]:
             skip = "unclear"  # in a quotation, or on a list's bullet
-        end = sum(map(len, lines[: number + block])) + len(lines[number + block].rstrip("\r\n"))
+        end = places[number + block] + len(lines[number + block].rstrip("\r\n"))
         yield ImageUse(
             start=place if skip else end,
             stop=place if skip else end,
@@ -212,6 +253,6 @@ def _under_headings(tokens: Sequence[Token], heading: str) -> Iterator[tuple[Tok
     for token in tokens:
         if opened and token.type == "inline":
             words = [child.content for child in token.children or () if child.type != "image"]
-            heading = " ".join("".join(words).split())
+            heading = " ".join("".join(words).split())[:LONGEST]
         opened = token.type == "heading_open"
         yield token, heading

@@ -122,7 +122,8 @@ def _changes(document: Document, edits: Sequence[Edit], old: list[bytes]) -> Ite
         stop = line + text.count("\n", edit.start, edit.stop) + 1
         if groups and line <= groups[-1][1]:
             first, _, grouped = groups[-1]
-            groups[-1] = (first, stop, [*grouped, edit])
+            grouped.append(edit)
+            groups[-1] = (first, stop, grouped)
         else:
             groups.append((line, stop, [edit]))
     begins = [0]
@@ -134,12 +135,13 @@ def _changes(document: Document, edits: Sequence[Edit], old: list[bytes]) -> Ite
             for edit in grouped
         ]
         new = _lines(Document(document.path, b"".join(old[start:stop])).edited(shifted))
-        while start < stop and new and old[start] == new[0]:
-            start, new = start + 1, new[1:]
-        while start < stop and new and old[stop - 1] == new[-1]:
-            stop, new = stop - 1, new[:-1]
-        if start < stop or new:
-            yield _Change(start, stop, new)
+        begin, end = 0, len(new)
+        while start < stop and begin < end and old[start] == new[begin]:
+            start, begin = start + 1, begin + 1
+        while start < stop and begin < end and old[stop - 1] == new[end - 1]:
+            stop, end = stop - 1, end - 1
+        if start < stop or begin < end:
+            yield _Change(start, stop, new[begin:end])
 
 
 def _hunks(changes: Sequence[_Change]) -> Iterator[list[_Change]]:

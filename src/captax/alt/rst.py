@@ -2,9 +2,9 @@
 
 import re
 
-from captax.alt.found import Context, ImageUse
+from captax.alt.found import LONGEST, Context, ImageUse
 
-_DIRECTIVE = re.compile(r"(?P<indent>[ ]*)\.\. (?P<name>[\w:+.-]+)::(?:[ ]+(?P<argument>.*?))?[ ]*")
+_DIRECTIVE = re.compile(r"(?P<indent>[ ]*)\.\. (?P<name>[\w:+.-]+)::(?:[ ]+(?P<argument>.*))?")
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _OPTION = re.compile(r"(?P<indent>[ \t]+):(?P<name>[\w-]+):[ ]*(?P<value>.*)")
 _UNDERLINE = re.compile(r"([^\w\s])\1{2,}[ ]*")
@@ -40,7 +40,7 @@ def find_rst(text: str) -> list[ImageUse]:
             around.pop()
         if around and not all(prose for _, prose in around):
             continue
-        if found := _DIRECTIVE.fullmatch(line):
+        if found := _DIRECTIVE.fullmatch(line.rstrip(" ")):
             name = found["name"]
             around.append((indent, _CONTAINERS.fullmatch(name) is not None))
             if name in ("image", "figure"):
@@ -52,7 +52,7 @@ def find_rst(text: str) -> list[ImageUse]:
         elif line.rstrip().endswith("::"):
             around.append((indent, False))
         elif number + 1 < len(bare) and indent == 0 and _UNDERLINE.fullmatch(bare[number + 1]):
-            heading = line.strip()
+            heading = line.strip()[:LONGEST]
     return uses
 
 
@@ -62,14 +62,14 @@ def _use(
     indent, argument = found["indent"], found["argument"] or ""
     options: dict[str, str] = {}
     inner = indent + "   "
-    for line in lines[number + 1 :]:
+    for line in map(lines.__getitem__, range(number + 1, len(lines))):
         option = _OPTION.fullmatch(line)
         if option is None or len(option["indent"]) <= len(indent):
             break
         if not options:
             inner = option["indent"]
         options[option["name"]] = option["value"]
-    after = lines[number + 1 + len(options) :]
+    after = lines[number + 1 + len(options) : number + 3 + len(options)]
     skip = None
     if "alt" in options:
         skip = "has-alt" if options["alt"].strip() else "decorative"
@@ -77,7 +77,7 @@ def _use(
         skip = "unclear"  # its address or an option goes on in the next line
     caption = ""
     if found["name"] == "figure" and len(after) > 1 and not after[0].strip():
-        caption = " ".join(after[1].split()) if _deeper(after[1], indent) else ""
+        caption = " ".join(after[1].split())[:LONGEST] if _deeper(after[1], indent) else ""
     link = "" if "target" in options else None
     return ImageUse(
         start=end,

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -74,7 +76,11 @@ class Document:
 
     def line_of(self, use: ImageUse) -> int:
         """The line that `use` is in, from 1."""
-        return self.text.count("\n", 0, use.start) + 1
+        return bisect_left(self._line_ends, use.start) + 1
+
+    @cached_property
+    def _line_ends(self) -> list[int]:
+        return [end.start() for end in re.finditer("\n", self.text)]
 
     def edit(self, use: ImageUse, alt: str) -> Edit:
         """The edit that gives `use` this alt text.

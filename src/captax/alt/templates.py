@@ -12,7 +12,7 @@ _EXPRESSION = re.compile(
     | \{\#(?:(?!\{\#|\#\}).)*\#\}         # their comments
     | <\?(?:(?!\?>).)*(?:\?>|\Z)          # PHP, XML
     | <%(?:(?!%>).)*%>                    # ERB, EJS, ASP, Mako
-    | \$\{[^{}<>]*\}                      # JavaScript, Mako, Thymeleaf
+    | \$\{[^{}<>\0]*\}                    # JavaScript, Mako, Thymeleaf
     """,
     re.DOTALL | re.VERBOSE,
 )
@@ -20,4 +20,11 @@ _EXPRESSION = re.compile(
 
 def mask_templates(text: str) -> str:
     """`text` with `MASK` for each character of a template expression; line ends stay."""
-    return _EXPRESSION.sub(lambda found: re.sub(r"[^\r\n]", MASK, found[0]), text)
+    # A "<%" that nothing closes is hidden, or each would be looked after until the end of the text.
+    closed = max(text.rfind("%>"), 0)
+    visible = text[:closed] + text[closed:].replace("<%", "\0%")
+    pieces, at = [], 0
+    for found in _EXPRESSION.finditer(visible):
+        pieces += [text[at : found.start()], re.sub(r"[^\r\n]", MASK, found[0])]
+        at = found.end()
+    return "".join([*pieces, text[at:]])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from captax.checkpoints.state import CheckpointError
 from captax.checkpoints.weights import FOREIGN, NAMES
+from captax.errors import quoted
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 # Everything in a checkpoint besides its weights: configs, vocabularies, merges, tokenizers.
@@ -143,7 +144,7 @@ def _checked(name: str | os.PathLike[str]) -> str:
         validate_repo_id(text)
     except HFValidationError:
         raise HubError(
-            f"{text!r}: neither a directory nor a name on the hub, such as org/name"
+            f"{quoted(text)}: neither a directory nor a name on the hub, such as org/name"
         ) from None
     return text
 
@@ -209,7 +210,7 @@ def _errors(name: str, revision: str | None, *, writing: bool = False) -> Iterat
                 f"no such directory, and no such repository at {where}; if it is private, {login}"
             )
     except errors.RevisionNotFoundError:
-        reason = f"has no revision {revision!r}; give a branch, tag or commit of {where}"
+        reason = f"has no revision {quoted(revision)}; give a branch, tag or commit of {where}"
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):

@@ -12,6 +12,7 @@ import math
 import os
 import struct
 import zipfile
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from captax.checkpoints.lazy import LazyTensor, strided
 from captax.checkpoints.torch_pickle import TensorView, TorchFileError, load
+from captax.errors import quoted
 
 MAGIC = 0x1950A86A20F9469CFC6C
 # A tensor takes about 150 bytes of pickle. A hostile pickle can take 70 times its size in memory.
@@ -123,10 +125,12 @@ def _open_legacy(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
     keys = load(pickles)[0]
     places = {}
     start = pickles.tell()
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise ValueError("a list of storages that are not named by text")
     for key in keys:
         file.seek(start)
         (count,) = struct.unpack("<q", file.read(8))
-        storage = storages[str(key)]
+        storage = storages[key]
         if count != storage.values:
             raise ValueError(f"storage {key} has {count} values, expected {storage.values}")
         places[storage.key] = start + 8, storage.size
@@ -140,19 +144,23 @@ def _tensors(content: Any) -> dict[str, TensorView]:
     """The one dictionary of tensors: the content itself or one of its values."""
     if not isinstance(content, dict):
         raise ValueError("holds no dictionary of tensors")
-    candidates = {
-        where: value
-        for where, value in [("the file itself", content), *content.items()]
-        if isinstance(value, dict) and any(isinstance(x, TensorView) for x in value.values())
-    }
+    candidates = {}
+    known: dict[int, bool] = {}  # the same dictionary can be there very many times
+    for where, value in [("the file itself", content), *content.items()]:
+        if isinstance(value, dict):
+            if id(value) not in known:
+                known[id(value)] = any(isinstance(each, TensorView) for each in value.values())
+            if known[id(value)]:
+                candidates[where] = value
     if not candidates:
         raise ValueError("holds no dictionary of tensors")
     if len(candidates) > 1:
-        names = ", ".join(map(repr, candidates))
+        names = ", ".join(map(quoted, islice(candidates, 5)))
+        names += ", ..." if len(candidates) > 5 else ""
         raise TorchFileError(f"holds several dictionaries of tensors ({names}); save one by itself")
     (tensors,) = candidates.values()
     if unnamed := [name for name in tensors if not isinstance(name, str)]:
-        raise ValueError(f"tensors are named by text, not {unnamed[0]!r}")
+        raise ValueError(f"tensors are named by text, not {quoted(unnamed[0])}")
     return {name: value for name, value in tensors.items() if isinstance(value, TensorView)}
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from captax.checkpoints.lazy import BFLOAT16, FLOAT8, is_shape
 from captax.checkpoints.state import CheckpointError
+from captax.errors import quoted
 
 STORAGE_DTYPES = {
     "DoubleStorage": np.dtype("<f8"),
@@ -29,6 +30,11 @@ STORAGE_DTYPES = {
     "ComplexFloatStorage": np.dtype("<c8"),
     "ComplexDoubleStorage": np.dtype("<c16"),
 }
+# A tensor takes about 30 instructions, and a hostile one can make an object of 64 bytes.
+MOST_INSTRUCTIONS = 2**21
+# More than any number of a checkpoint has. Python does not keep the hash of a large number, and
+# takes long to find one of many keys that have the same hash.
+_NUMBER_BITS, _KEY_BITS = 512, 64
 # Dtypes that are newer than typed storages: their values lie in storages of bytes.
 UNTYPED_DTYPES = FLOAT8 | {name: np.dtype(name) for name in ("uint16", "uint32", "uint64")}
 
@@ -85,7 +91,9 @@ def load(file: io.BytesIO) -> tuple[Any, dict[str, Storage]]:
     Dictionaries and lists are Python's; names, storages and tensors are the classes above.
     """
     machine = _Machine()
-    for instruction, argument, _ in pickletools.genops(file):
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
+        if count == MOST_INSTRUCTIONS:
+            raise ValueError(f"more than {count:,} instructions, far more than tensors need")
         if instruction.name == "STOP":
             return machine.pop(1)[0], machine.storages
         machine.follow(instruction.name, argument)
@@ -106,6 +114,8 @@ class _Machine:
             case "PROTO" | "FRAME":
                 pass
             case _ if name in _ATOMS:
+                if isinstance(argument, int) and argument.bit_length() > _NUMBER_BITS:
+                    raise ValueError("a number that is too large")
                 push(argument)
             case _ if name in _CONSTANTS:
                 push(_CONSTANTS[name])
@@ -144,7 +154,7 @@ class _Machine:
             case "BINPERSID":
                 storage = _storage(*self.pop(1))
                 if self.storages.setdefault(storage.key, storage) != storage:
-                    raise ValueError(f"storage {storage.key} is described in two ways")
+                    raise ValueError(f"storage {storage.key[:100]} is described in two ways")
                 push(storage)
             case "REDUCE":
                 push(_call(*self.pop(2)))
@@ -154,7 +164,7 @@ class _Machine:
                     raise _refusal("sets attributes of something other than a dictionary")
             case "INST":
                 _known(*argument.split(" ", 1))
-                raise _refusal(f"makes an object of {argument}")
+                raise _refusal(f"makes an object of {argument[:100]}")
             case _:
                 raise _refusal(f"holds the instruction {name}, which no tensor needs")
 
@@ -171,9 +181,7 @@ class _Machine:
     def set_items(self, items: list[Any]) -> None:
         keys = items[::2]
         # Other keys are refused: hashing deeply nested tuples can overflow Python's stack.
-        if not isinstance(self.stack[-1], dict) or not all(
-            key is None or isinstance(key, str | int | float | bytes) for key in keys
-        ):
+        if not isinstance(self.stack[-1], dict) or not all(map(_is_key, keys)):
             raise ValueError("a dictionary has keys other than text and numbers")
         self.stack[-1].update(zip(keys, items[1::2], strict=True))
 
@@ -183,6 +191,12 @@ class _Machine:
         self.stack[-1].extend(items)
 
 
+def _is_key(value: Any) -> bool:
+    if isinstance(value, int):
+        return value.bit_length() <= _KEY_BITS
+    return value is None or isinstance(value, str | float | bytes)
+
+
 def _refusal(what: str) -> TorchFileError:
     return TorchFileError(f"the file {what}; do not use it")
 
@@ -190,7 +204,8 @@ def _refusal(what: str) -> TorchFileError:
 def _known(module: Any, name: Any) -> _Name:
     if isinstance(module, str) and isinstance(name, str) and name in _NAMES.get(module, ()):
         return _Name(module, name)
-    raise _refusal(f"asks to run {module}.{name}, which is not a tensor")
+    asked = ".".join(x[:100] if isinstance(x, str) else quoted(x) for x in (module, name))
+    raise _refusal(f"asks to run {asked}, which is not a tensor")
 
 
 def _storage(reference: Any) -> Storage:
@@ -241,7 +256,10 @@ def _rebuild_untyped(
     dtype = UNTYPED_DTYPES[kind.name] if kind else storage.dtype
     if dtype is None or (kind and storage.dtype) or flags:
         raise ValueError("a tensor of an unknown kind")
-    if not isinstance(strides, tuple) or any(type(stride) is not int for stride in strides):
+    # The length first: one long tuple can be the strides of very many tensors.
+    if not isinstance(strides, tuple) or len(strides) != len(shape):
+        raise ValueError("a tensor without strides")
+    if any(type(stride) is not int for stride in strides):
         raise ValueError("a tensor without strides")
     return TensorView(storage, dtype, offset, tuple(shape), strides)
 

@@ -12,6 +12,7 @@ import numpy as np
 from captax.checkpoints.lazy import BFLOAT16, FLOAT8, LazyTensor, is_shape, stored
 from captax.checkpoints.state import CheckpointError
 from captax.checkpoints.torch_file import open_torch_file
+from captax.errors import quoted
 from captax.files import is_file, parse_json
 
 __all__ = ["NAMES", "LazyTensor", "open_weights"]
@@ -81,19 +82,22 @@ def _open_index(path: Path) -> dict[str, LazyTensor]:
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{path}: has no weight_map of its tensors; download it again")
     shards = {}
-    for name in dict.fromkeys(str(place) for place in places.values()):
+    for name in places.values():
         # Only a plain file name: an index must not make us read files outside the checkpoint.
-        if not re.fullmatch(r"\w[\w.-]*", name):
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
             raise CheckpointError(
-                f"{path}: names {name!r}, which is not a file of the checkpoint; download it again"
+                f"{path}: names {quoted(name)}, which is not a file of the checkpoint; download "
+                "it again"
             )
+        if name in shards:
+            continue
         if not is_file(path.parent / name):
             raise CheckpointError(f"{path}: names {name}, which is missing; download it")
         shards[name] = _open_file(path.parent / name)
-    if lacking := [name for name, shard in places.items() if name not in shards[str(shard)]]:
-        some = ", ".join(map(repr, lacking[:3])) + (", ..." if len(lacking) > 3 else "")
+    if lacking := [name for name, shard in places.items() if name not in shards[shard]]:
+        some = ", ".join(map(quoted, lacking[:3])) + (", ..." if len(lacking) > 3 else "")
         raise CheckpointError(f"{path}: names {some}, which the shards lack; download them again")
-    return {name: shards[str(shard)][name] for name, shard in places.items()}
+    return {name: shards[shard][name] for name, shard in places.items()}
 
 
 def _open_file(path: Path) -> dict[str, LazyTensor]:
@@ -147,7 +151,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...]
         case {"dtype": str(kind), "shape": list(shape), "data_offsets": [int(begin), int(stop)]}:
             if kind not in SAFETENSORS_DTYPES:
                 raise CheckpointError(
-                    f"{path}: {name!r} has dtype {kind!r}, which is not supported; "
+                    f"{path}: {quoted(name)} has dtype {quoted(kind)}, which is not supported; "
                     "convert it to float32"
                 )
             dtype = SAFETENSORS_DTYPES[kind]

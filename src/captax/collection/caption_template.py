@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from captax.collection.choices import OnExists
 from captax.collection.item import CollectionError
 from captax.collection.record import utf8
+from captax.errors import quoted
 
 FIELDS = ("caption", "name", "folder")
 
@@ -35,12 +36,13 @@ class CaptionTemplate:
         except (ValueError, KeyError, IndexError, AttributeError) as error:
             known = ", ".join(f"{{{name}}}" for name in FIELDS)
             raise CollectionError(
-                f"--template {self.template!r} cannot be filled in ({error}); it may hold {known}, "
+                f"--template {quoted(self.template)} cannot be filled in ({error}); it may hold "
+                f"{known}, "
                 "and {{ for a brace"
             ) from None
         if "caption" not in fields:
             raise CollectionError(
-                f"--template {self.template!r} does not contain {{caption}}; add it"
+                f"--template {quoted(self.template)} does not contain {{caption}}; add it"
             )
 
     def __call__(self, caption: str, name: str) -> str:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from captax.collection.choices import Resume
 from captax.collection.item import CollectionError
 from captax.collection.record import Record
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, quoted
 from captax.files import make_folder, own_file, replacing, unwritable
 
 # What parsing a damaged line may raise.
@@ -210,4 +210,4 @@ def _line(batch: Iterable[Record]) -> bytes:
 
 def _shown(value: Any) -> str:
     """A setting in a message; None is what was not given."""
-    return "not given" if value is None else repr(value)
+    return "not given" if value is None else quoted(value)

@@ -22,6 +22,7 @@ from captax.collection.journal import Journal
 from captax.collection.outputs import OneFile, Screen, below, format_of
 from captax.collection.record import Record
 from captax.data.tables import parquet_library
+from captax.errors import quoted
 from captax.files import unwritable
 from captax.images import ImageError, SheetRow, is_image_path, write_sheet
 from captax.pipelines.captioner import Captioner
@@ -113,14 +114,15 @@ class Plan:
         if self.ext is not None and (
             not self.ext.startswith(".") or "/" in self.ext or not self.ext.strip(".")
         ):
-            raise CollectionError(f"--ext is {self.ext!r}; give one such as .txt or .caption")
+            raise CollectionError(f"--ext is {quoted(self.ext)}; give one such as .txt or .caption")
         if self.ext is not None and is_image_path(f"a{self.ext}"):
             raise CollectionError(
-                f"--ext is {self.ext!r}, a suffix of pictures; give one such as .txt"
+                f"--ext is {quoted(self.ext)}, a suffix of pictures; give one such as .txt"
             )
         if self.wanted is CaptionFormat.xmp and self.ext not in (None, ".xmp"):
             raise CollectionError(
-                f"--ext is {self.ext!r}, but .xmp sidecars end in .xmp; leave it out, or give .xmp"
+                f"--ext is {quoted(self.ext)}, but .xmp sidecars end in .xmp; leave it out, or "
+                "give .xmp"
             )
 
     @property

@@ -177,7 +177,7 @@ def _choose(
     if classes is None:
         return names
     if isinstance(classes, str):
-        raise DataError(f"classes is one string; give a list of names, such as [{classes!r}]")
+        raise DataError(f"classes is one string; give a list of names, such as [{quoted(classes)}]")
     if isinstance(classes, int):
         if not 2 <= classes <= len(names):
             raise DataError(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, quoted
 from captax.metrics import Scores
 from captax.metrics.clip_score import PROMPT, clip_score, ref_clip_score
 from captax.metrics.significance import mean_statistics
@@ -33,7 +33,8 @@ class ClipScorer:
         if missing:
             others = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
             raise CaptaxError(
-                f"CLIPScore needs pictures, but found none for image {missing[0]!r}{others}; give "
+                f"CLIPScore needs pictures, but found none for image "
+                f"{quoted(missing[0])}{others}; give "
                 f"their folder with --images"
             )
         matcher = load(model)

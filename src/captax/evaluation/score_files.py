@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from captax import data
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, quoted
 from captax.evaluation.clip_scoring import ClipScorer
 from captax.evaluation.worst import find_pictures, write_worst
 from captax.files import replacing, text_file, write_text
@@ -128,7 +128,8 @@ class Report:
         if key not in measured:
             there = ", ".join(measured.values()) or "none"
             raise CaptaxError(
-                f"no metric {name!r} was computed for single images (computed: {there}); add it "
+                f"no metric {quoted(name)} was computed for single images (computed: {there}); "
+                "add it "
                 "to --metrics"
             )
         return measured[key]
@@ -188,7 +189,8 @@ def score_files(
         options["objects"] = there = read_objects(objects)
         if unknown := [image for image in found.hypotheses if image not in there]:
             raise CaptaxError(
-                f"{objects}: has no objects for image {unknown[0]!r}; add them, or [] for none"
+                f"{objects}: has no objects for image {quoted(unknown[0])}; add them, or [] for "
+                "none"
             )
     if training is not None:
         wanted.append("diversity")
@@ -232,7 +234,7 @@ def _against(
         for image in one.hypotheses:
             if image not in another.hypotheses:
                 raise CaptaxError(
-                    f"{lacks}: no caption of image {image!r}, for which {has} has one; add it"
+                    f"{lacks}: no caption of image {quoted(image)}, for which {has} has one; add it"
                 )
     return scored(theirs[1])
 

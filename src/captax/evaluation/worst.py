@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, quoted
 from captax.files import is_file
 from captax.images import SheetRow, find_images, write_sheet
 from captax.metrics import LOWER_IS_BETTER, Scores
@@ -32,7 +32,8 @@ def write_worst(
     if by not in known:
         there = ", ".join(known) or "none"
         raise CaptaxError(
-            f"no metric {by!r} was computed for single images (computed: {there}); choose another"
+            f"no metric {quoted(by)} was computed for single images (computed: {there}); choose "
+            "another"
         )
     sign = -1 if by in LOWER_IS_BETTER else 1
     order = sorted(scores.per_image, key=lambda image: sign * scores.per_image[image][by])

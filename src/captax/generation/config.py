@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from captax.errors import quoted
 from captax.generation.beam import Beam, DiverseBeam
 from captax.generation.constraints import Constraints, Phrase
 from captax.generation.decoding import GenerationError, Strategy
@@ -188,7 +189,7 @@ class GenerationConfig:
                     f"captax does not support the option `{name}` of transformers; leave it out"
                 )
             if name not in known:
-                raise GenerationError(f"unknown option {name!r}{nearest(name, known)}")
+                raise GenerationError(f"unknown option {quoted(name)}{nearest(name, known)}")
         if not options.get("do_sample", self.do_sample):
             for name in ("temperature", "top_k", "top_p", "min_p"):
                 if options.get(name, getattr(self, name)) != getattr(self, name):
@@ -225,7 +226,8 @@ class GenerationConfig:
                 continue
             if name not in SAMPLING or said.get("do_sample"):
                 warnings.warn(
-                    f"the checkpoint sets the decoding option {name}={said[name]!r}, which captax "
+                    f"the checkpoint sets the decoding option {name}={quoted(said[name])}, which "
+                    "captax "
                     "does not support; captions may differ from those of transformers",
                     stacklevel=2,
                 )

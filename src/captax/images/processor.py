@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from captax.errors import quoted
 from captax.files import parse_json, write_text
 from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode
 from captax.images.geometry import Fit, shortest_edge, stretched
@@ -89,14 +90,16 @@ class ImageProcessor:
         elif self.resize == "shortest_edge":
             fits = isinstance(to, int) and to >= 1
         else:
-            raise ImageError(f'resize {self.resize!r}: must be "stretch" or "shortest_edge"')
+            raise ImageError(f'resize {quoted(self.resize)}: must be "stretch" or "shortest_edge"')
         if not fits or min(height, width) < 1 or height * width > MAX_PIXELS:
             raise ImageError(
                 f"size {self.size}, {self.resize} to {to}: give (height, width) in pixels, "
                 "or resize_to as one number for shortest_edge"
             )
         if self.resample not in _RESAMPLE:
-            raise ImageError(f"resample {self.resample!r}: must be one of {', '.join(_RESAMPLE)}")
+            raise ImageError(
+                f"resample {quoted(self.resample)}: must be one of {', '.join(_RESAMPLE)}"
+            )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ImageError(f"mean {self.mean}, std {self.std}: give three each, std above 0")
 
@@ -243,7 +246,7 @@ class ImageProcessor:
                 )
             nested = _object(path)
         if not isinstance(nested, Mapping):
-            raise ImageError(f"{path}: image_processor={nested!r} must be an object")
+            raise ImageError(f"{path}: image_processor={quoted(nested)} must be an object")
         try:
             return cls.from_config(nested)
         except ImageError as error:
@@ -273,7 +276,7 @@ class ImageProcessor:
         for key, value in config.items():
             unknown = key.startswith("do_") and key not in _STEPS
             if value and (unknown or key in _CHANGES_PIXELS):
-                raise ImageError(f"preprocessor config: {key}={value!r} is not supported")
+                raise ImageError(f"preprocessor config: {key}={quoted(value)} is not supported")
         size, crop = _need(config, "size"), None
         if config.get("do_center_crop", "crop_size" in config):
             crop = _height_width(config, "crop_size")
@@ -281,7 +284,9 @@ class ImageProcessor:
         if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
             resize, resize_to = "shortest_edge", size["shortest_edge"]
             if not isinstance(resize_to, int):
-                raise ImageError(f"preprocessor config: size={size!r} must have a whole number")
+                raise ImageError(
+                    f"preprocessor config: size={quoted(size)} must have a whole number"
+                )
             if crop is None:
                 raise ImageError(
                     "preprocessor config: size.shortest_edge without do_center_crop is not "
@@ -294,11 +299,14 @@ class ImageProcessor:
         whole = isinstance(resample, int) and not isinstance(resample, bool)
         if not whole or resample not in range(len(_RESAMPLE)):
             raise ImageError(
-                f"preprocessor config: resample={resample!r} is not a filter of Pillow; give 0 to 5"
+                f"preprocessor config: resample={quoted(resample)} is not a filter of Pillow; "
+                "give 0 to 5"
             )
         rescale = config.get("rescale_factor", 1 / 255)
         if not _is_number(rescale):
-            raise ImageError(f"preprocessor config: rescale_factor={rescale!r} must be a number")
+            raise ImageError(
+                f"preprocessor config: rescale_factor={quoted(rescale)} must be a number"
+            )
         rescales, normalizes = config.get("do_rescale", True), config.get("do_normalize", True)
         return cls(
             size=crop or resize_to,
@@ -318,17 +326,18 @@ def _without_crop_pct(config: dict[str, Any]) -> dict[str, Any]:
             pass
         case size, part:
             raise ImageError(
-                f"preprocessor config: size={size!r} with crop_pct={part!r} is not supported; "
+                f"preprocessor config: size={quoted(size)} with crop_pct={quoted(part)} is not "
+                "supported; "
                 "this class takes {shortest_edge} and a number"
             )
     config = {key: value for key, value in config.items() if key != "crop_pct"}
     if not 0.01 <= part <= 1:
-        raise ImageError(f"preprocessor config: crop_pct={part!r} must be 0.01 to 1")
+        raise ImageError(f"preprocessor config: crop_pct={quoted(part)} must be 0.01 to 1")
     if edge >= _WHOLE:
         return config | {"size": edge}
     if config["do_center_crop"] and _height_width(config, "crop_size") != (edge, edge):
         raise ImageError(
-            f"preprocessor config: crop_size={config['crop_size']!r} after crop_pct is not "
+            f"preprocessor config: crop_size={quoted(config['crop_size'])} after crop_pct is not "
             "supported"
         )
     cropped = {"do_center_crop": True, "crop_size": edge}
@@ -361,7 +370,7 @@ def _three(config: Mapping[str, Any], key: str) -> tuple[float, float, float]:
     match _need(config, key):
         case [red, green, blue] if all(map(_is_number, (red, green, blue))):
             return float(red), float(green), float(blue)
-    raise ImageError(f"preprocessor config: {key}={config[key]!r} must be three numbers")
+    raise ImageError(f"preprocessor config: {key}={quoted(config[key])} must be three numbers")
 
 
 def _height_width(config: Mapping[str, Any], key: str) -> tuple[int, int]:
@@ -372,6 +381,6 @@ def _height_width(config: Mapping[str, Any], key: str) -> tuple[int, int]:
             return height, width
     edge = " or {shortest_edge}" if key == "size" else ""
     raise ImageError(
-        f"preprocessor config: {key}={config[key]!r} is not supported; "
+        f"preprocessor config: {key}={quoted(config[key])} is not supported; "
         f"it must be {{height, width}}{edge}"
     )

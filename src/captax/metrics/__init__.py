@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, quoted
 from captax.metrics.bleu import bleu_scores, bleu_statistics
 from captax.metrics.chair import chair
 from captax.metrics.cider import CiderD, DocumentFrequencies, TfIdf, cider
@@ -263,7 +263,7 @@ def _metric(name: Metric | str) -> Metric:
     try:
         return Metric(name)
     except ValueError:
-        raise CaptaxError(f"no metric {name!r}; use one of {', '.join(Metric)}") from None
+        raise CaptaxError(f"no metric {quoted(name)}; use one of {', '.join(Metric)}") from None
 
 
 def _words(tokens: Sequence[str]) -> list[str]:
@@ -276,14 +276,20 @@ def _check(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]
     for image in hypotheses:
         if image not in references:
             raise CaptaxError(
-                f"image {image!r} has a hypothesis but no references: add them or remove the image"
+                f"image {quoted(image)} has a hypothesis but no references: add them or remove "
+                "the image"
             )
         if isinstance(references[image], str):
-            raise CaptaxError(f"image {image!r}: references must be a list of captions, not a text")
+            raise CaptaxError(
+                f"image {quoted(image)}: references must be a list of captions, not a text"
+            )
         if not references[image]:
-            raise CaptaxError(f"image {image!r} has an empty list of references: give at least one")
+            raise CaptaxError(
+                f"image {quoted(image)} has an empty list of references: give at least one"
+            )
     for image in references:
         if image not in hypotheses:
             raise CaptaxError(
-                f"image {image!r} has references but no hypothesis: add one or remove the image"
+                f"image {quoted(image)} has references but no hypothesis: add one or remove the "
+                "image"
             )

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from captax.errors import quoted
 from captax.metrics.caption_files import CaptionFile, CaptionFileError
 
 
@@ -67,7 +68,7 @@ def align(
     for image, rows in hypotheses.rows.items():
         if len(rows) > 1 and not several:
             raise CaptionFileError(
-                f"{rows[1].where}: a second hypothesis for image {image!r} (the first: "
+                f"{rows[1].where}: a second hypothesis for image {quoted(image)} (the first: "
                 f"{rows[0].where}); keep one; if this file holds the references, give it second"
             )
     # For each image of the hypotheses, its id in the file of references.
@@ -80,7 +81,8 @@ def align(
     for image, rows in hypotheses.rows.items():
         if ids[image] not in references.rows:
             raise CaptionFileError(
-                f"{rows[0].where}: image {image!r} has no references in {references.path}; add "
+                f"{rows[0].where}: image {quoted(image)} has no references in {references.path}; "
+                "add "
                 f"references or remove the image"
             )
         said[ids[image]] = rows
@@ -88,7 +90,8 @@ def align(
     if missing and not partial:
         others = f"; {len(missing) - 1:,} more have none" if len(missing) > 1 else ""
         raise CaptionFileError(
-            f"{references.rows[missing[0]][0].where}: image {missing[0]!r} has no hypothesis in "
+            f"{references.rows[missing[0]][0].where}: image {quoted(missing[0])} has no "
+            "hypothesis in "
             f"{hypotheses.path}{others}; caption every image, or skip such images with --partial"
         )
     found = {image: rows for image, rows in references.rows.items() if image in said}
@@ -96,7 +99,8 @@ def align(
         for row in rows:
             if not row.caption:
                 raise CaptionFileError(
-                    f"{row.where}: image {image!r} has an empty reference; fill it in or remove it"
+                    f"{row.where}: image {quoted(image)} has an empty reference; fill it in or "
+                    "remove it"
                 )
     return Aligned(
         hypotheses={image: said[image][0].caption for image in found},
@@ -116,7 +120,8 @@ def _by_name(file: CaptionFile) -> dict[str, str]:
         name = PurePosixPath(file.picture(image).replace("\\", "/")).stem
         if name in ids:
             raise CaptionFileError(
-                f"{rows[0].where}: images {ids[name]!r} and {image!r} are both named {name!r}, and "
+                f"{rows[0].where}: images {quoted(ids[name])} and {quoted(image)} are both named "
+                f"{quoted(name)}, and "
                 f"the two files have no id in common; use the same ids in both files"
             )
         ids[name] = image

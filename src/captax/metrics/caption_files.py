@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, quoted
 from captax.files import parse_json
 from captax.metrics.chair import known_object
 
@@ -125,7 +125,9 @@ def read_objects(path: str | os.PathLike[str]) -> dict[str, set[str]]:
     if not isinstance(content, dict):
         raise CaptionFileError(f"{path}: expected an object: image id -> list of objects")
     if "annotations" not in content:
-        return {image: _objects(f"{path}, {image!r}", names) for image, names in content.items()}
+        return {
+            image: _objects(f"{path}, {quoted(image)}", names) for image, names in content.items()
+        }
     names = {}
     for index, category in enumerate(_list(path, content, "categories")):
         where = f"{path}, categories[{index}]"
@@ -140,7 +142,7 @@ def read_objects(path: str | os.PathLike[str]) -> dict[str, set[str]]:
         category = _id(where, _value(where, note, "category_id"))
         if category not in names:
             raise CaptionFileError(
-                f"{where}: no category has the id {category!r}; add it to 'categories'"
+                f"{where}: no category has the id {quoted(category)}; add it to 'categories'"
             )
         found.setdefault(id, set()).update(_objects(where, [names[category]]))
     return found
@@ -208,7 +210,7 @@ def _json(path: str, text: str, split: str | None) -> Iterator[Row]:
     else:
         captions = content.get("captions")  # as `captax evaluate --json` writes them
         for image, value in (captions if isinstance(captions, dict) else content).items():
-            yield from _rows(f"{path}, {image!r}", image, value)
+            yield from _rows(f"{path}, {quoted(image)}", image, value)
 
 
 def _coco(path: str, content: dict[str, Any]) -> Iterator[Row]:
@@ -227,7 +229,8 @@ def _coco(path: str, content: dict[str, Any]) -> Iterator[Row]:
     for index, id in enumerate(names):
         if id not in captioned:
             raise CaptionFileError(
-                f"{path}, images[{index}]: image {id!r} has no captions; add some or remove it"
+                f"{path}, images[{index}]: image {quoted(id)} has no captions; add some or remove "
+                "it"
             )
 
 
@@ -245,7 +248,7 @@ def _karpathy(path: str, content: dict[str, Any], split: str | None) -> Iterator
         sentences = _value(where, image, "sentences")
         if not isinstance(sentences, list) or not sentences:
             raise CaptionFileError(
-                f"{where}: image {id!r} has no captions; add some or remove the image"
+                f"{where}: image {quoted(id)} has no captions; add some or remove the image"
             )
         for place, sentence in enumerate(sentences):
             place_of = f"{where}.sentences[{place}]"
@@ -305,7 +308,7 @@ def _record(where: str, record: object) -> Iterator[Row]:
     key = next((key for key in CAPTION_KEYS if key in record), None)
     if id is None or key is None:
         wanted = ID_KEYS + PICTURE_KEYS if id is None else CAPTION_KEYS
-        of = "" if id is None else f" of image {str(id)!r}"
+        of = "" if id is None else f" of image {quoted(str(id))}"
         there = ", ".join(map(str, record)) or "nothing"
         raise CaptionFileError(
             f"{where}: no {' or '.join(wanted)}{of}; add one of them (found: {there})"
@@ -317,25 +320,27 @@ def _rows(where: str, image: str, value: object, picture: str | None = None) -> 
     captions = value if isinstance(value, list) else [value]
     if not captions:
         raise CaptionFileError(
-            f"{where}: image {image!r} has an empty list of captions; add some or remove the image"
+            f"{where}: image {quoted(image)} has an empty list of captions; add some or remove "
+            "the image"
         )
     for caption in captions:
         if not isinstance(caption, str):
             raise CaptionFileError(
-                f"{where}: image {image!r} has {caption!r} as a caption; a caption must be a string"
+                f"{where}: image {quoted(image)} has {quoted(caption)} as a caption; a caption "
+                "must be a string"
             )
         yield Row(image, caption.strip(), where, picture or None)
 
 
 def _id(where: str, value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        raise CaptionFileError(f"{where}: {value!r} is no id; give a number or a string")
+        raise CaptionFileError(f"{where}: {quoted(value)} is no id; give a number or a string")
     return str(value)
 
 
 def _refuse_second(where: str, id: str, seen: Container[str]) -> None:
     if id in seen:
-        raise CaptionFileError(f"{where}: image {id!r} comes twice; remove one")
+        raise CaptionFileError(f"{where}: image {quoted(id)} comes twice; remove one")
 
 
 def _unlike(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -344,18 +349,18 @@ def _unlike(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen = [key for key, _ in pairs]
         twice = next(key for key in seen if seen.count(key) > 1)
-        raise ValueError(f"key {twice!r} comes twice in one object")
+        raise ValueError(f"key {quoted(twice)} comes twice in one object")
     return found
 
 
 def _list(where: str, record: object, key: str) -> list[Any]:
     found = _value(where, record, key)
     if not isinstance(found, list):
-        raise CaptionFileError(f"{where}: {key!r} must be a list")
+        raise CaptionFileError(f"{where}: {quoted(key)} must be a list")
     return found
 
 
 def _value(where: str, record: object, key: str) -> Any:
     if not isinstance(record, dict) or key not in record:
-        raise CaptionFileError(f"{where}: {key!r} is missing; add it")
+        raise CaptionFileError(f"{where}: {quoted(key)} is missing; add it")
     return record[key]

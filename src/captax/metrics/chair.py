@@ -12,7 +12,7 @@ import dataclasses
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, quoted
 
 # Words for an object besides its own name, as published, with their spelling mistakes.
 _WORDS = {
@@ -186,8 +186,8 @@ def known_object(name: object) -> str:
     if isinstance(name, str) and name in COCO_OBJECTS:
         return name
     near = difflib.get_close_matches(str(name), COCO_OBJECTS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "use COCO's names"
-    raise CaptaxError(f"COCO has no object {name!r}: {hint}")
+    hint = f"did you mean {quoted(near[0])}?" if near else "use COCO's names"
+    raise CaptaxError(f"COCO has no object {quoted(name)}: {hint}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,14 +249,18 @@ def _present(
     references: Mapping[str, Sequence[Sequence[str]]] | None,
 ) -> set[str]:
     if image not in objects:
-        raise CaptaxError(f"image {image!r} has a caption but no list of objects: add its objects")
+        raise CaptaxError(
+            f"image {quoted(image)} has a caption but no list of objects: add its objects"
+        )
     try:
         present = set(map(known_object, objects[image]))
     except CaptaxError as error:
-        raise CaptaxError(f"image {image!r}: {error}") from None
+        raise CaptaxError(f"image {quoted(image)}: {error}") from None
     if references is not None:
         if image not in references:
-            raise CaptaxError(f"image {image!r} has a caption but no references: add references")
+            raise CaptaxError(
+                f"image {quoted(image)} has a caption but no references: add references"
+            )
         for reference in references[image]:
             present.update(mentioned_objects(reference))
     return present

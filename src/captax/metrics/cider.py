@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, quoted
 from captax.files import parse_json, write_text
 from captax.metrics.ngrams import MAX_ORDER, CaptionNgrams, Common, NgramTable, in_common
 
@@ -92,7 +92,8 @@ class DocumentFrequencies:
         for text, count in frequencies.items():
             if not isinstance(count, int) or not 1 <= count <= images:
                 raise CaptaxError(
-                    f"{fault} ({text!r}: {count!r} must be a count of 1 to {images}); {again}"
+                    f"{fault} ({quoted(text)}: {quoted(count)} must be a count of 1 to {images}); "
+                    f"{again}"
                 )
         # Every n-gram becomes a caption. Its beginning is as frequent, so it is in the file too.
         texts = [text.split() for text in frequencies]
@@ -194,7 +195,9 @@ class CiderD:
             raise CaptaxError("CIDEr-D needs references: give at least one image")
         for image, captions in references.items():
             if not captions:
-                raise CaptaxError(f"image {image!r} has no reference: give at least one caption")
+                raise CaptaxError(
+                    f"image {quoted(image)} has no reference: give at least one caption"
+                )
         ngrams = CaptionNgrams(list(references.values()))
         self._frequencies = frequencies or DocumentFrequencies.of(ngrams)
         self._references = TfIdf(ngrams, self._frequencies)
@@ -219,7 +222,8 @@ class CiderD:
         unknown = next((image for image in images if image not in self._places), None)
         if unknown is not None:
             raise CaptaxError(
-                f"image {unknown!r} has no references: add references or remove its hypothesis"
+                f"image {quoted(unknown)} has no references: add references or remove its "
+                "hypothesis"
             )
         image = np.array([self._places[name] for name in images], np.int64)
         ngrams = CaptionNgrams([[tokens] for tokens in hypotheses])

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, quoted
 from captax.metrics.bleu import bleu_scores, bleu_statistics
 from captax.metrics.ngrams import CaptionNgrams, in_common
 
@@ -90,12 +90,12 @@ def mbleu_statistics(
     for image, several in captions.items():
         if len(several) < 2:
             raise CaptaxError(
-                f"image {image!r} has {len(several)} caption(s), but mBLEU compares several: "
+                f"image {quoted(image)} has {len(several)} caption(s), but mBLEU compares several: "
                 "give at least 2"
             )
         if len(several) != first:
             raise CaptaxError(
-                f"image {image!r} has {len(several)} captions, but others have {first}: "
+                f"image {quoted(image)} has {len(several)} captions, but others have {first}: "
                 "give the same number for every image"
             )
     columns = []

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float
 
+from captax.errors import quoted
 from captax.models.bert import LAYER_RULES
 from captax.models.config import ConfigError, ModelConfig, Roles
 from captax.models.decoders import BertLikeDecoder, LanguageHead
@@ -147,7 +148,7 @@ def _half(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """The config nested under `key` or its older name; without one, all defaults hold."""
     half = config.get(key) or config.get(f"{key}_dict") or {}
     if not isinstance(half, Mapping):
-        raise ConfigError(f"blip: {key}={half!r} must be a JSON object")
+        raise ConfigError(f"blip: {key}={quoted(half)} must be a JSON object")
     return half
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from captax.errors import quoted
 from captax.models.arithmetic import look_up
 from captax.models.config import ConfigError, ModelConfig
 from captax.models.encoders import Features, PatchEncoder, TextBatch, TextEncoder
@@ -291,7 +292,7 @@ def _tower(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         if isinstance(described, Mapping):
             return described
         if described is not None:
-            raise ConfigError(f"clip: {key}={described!r} must be a JSON object")
+            raise ConfigError(f"clip: {key}={quoted(described)} must be a JSON object")
     return {}
 
 

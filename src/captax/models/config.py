@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type
 
 from flax import nnx
 
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, quoted
 from captax.models.arithmetic import ACTIVATIONS
 from captax.models.layout import Layout
 
@@ -67,14 +67,14 @@ class ModelConfig:
         for key, supported in cls.fixed.items():
             if config.get(key, supported) != supported:
                 raise ConfigError(
-                    f"{cls.model_type}: {key}={config[key]!r} is not supported; it must be "
-                    f"{supported!r}"
+                    f"{cls.model_type}: {key}={quoted(config[key])} is not supported; it must be "
+                    f"{quoted(supported)}"
                 )
         for key in ("hidden_act", "activation_function"):
             name = config.get(key, "gelu")
             if not isinstance(name, str) or name not in ACTIVATIONS:
                 raise ConfigError(
-                    f"{cls.model_type}: {key}={config[key]!r} is not supported; use one of "
+                    f"{cls.model_type}: {key}={quoted(config[key])} is not supported; use one of "
                     f"{', '.join(ACTIVATIONS)}"
                 )
         known = [field.name for field in dataclasses.fields(cls)]
@@ -150,7 +150,7 @@ def read_config(config: Mapping[str, Any], tensors: Collection[str] = ()) -> Mod
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
-        raise ConfigError(f"model_type {name!r} is not supported; use one of {known}")
+        raise ConfigError(f"model_type {quoted(name)} is not supported; use one of {known}")
     return FAMILIES[name].read(config, tensors)
 
 
@@ -165,7 +165,9 @@ def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(named[number] for number in numbers)
     count = config.get("num_labels", 2)
     if type(count) is not int or not 0 < count <= MOST_LABELS:
-        raise ConfigError(f"num_labels={count!r} must be a whole number from 1 to {MOST_LABELS:,}")
+        raise ConfigError(
+            f"num_labels={quoted(count)} must be a whole number from 1 to {MOST_LABELS:,}"
+        )
     return tuple(f"LABEL_{index}" for index in range(count))
 
 
@@ -190,7 +192,7 @@ def checked_fields(cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
     hints = _hints(cls)
     for key, value in fields.items():
         if key in hints and not _is_of(value, hints[key]):
-            raise ConfigError(f"{key}={value!r} must be of the type {_told(hints[key])}")
+            raise ConfigError(f"{key}={quoted(value)} must be of the type {_told(hints[key])}")
     return {k: float(v) if hints.get(k) is float else v for k, v in fields.items()}
 
 
@@ -204,7 +206,7 @@ def _check_sizes(cls: type, fields: Mapping[str, Any]) -> None:
         most = MOST_LAYERS if "layer" in key or key == "depths" else MOST
         for size in value if isinstance(value, tuple) else (value,):
             if type(size) is int and not least <= size <= most:
-                raise ConfigError(f"{key}={value!r} must be {least:,} to {most:,}")
+                raise ConfigError(f"{key}={quoted(value)} must be {least:,} to {most:,}")
 
 
 @functools.cache

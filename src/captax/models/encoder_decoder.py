@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from captax.errors import quoted
 from captax.models.cache import Cache
 from captax.models.config import (
     ConfigError,
@@ -47,7 +48,7 @@ class EncoderDecoderConfig(ModelConfig):
             if not isinstance(described, Mapping):
                 raise ConfigError(
                     f"{cls.model_type}: the config does not describe the {half}; put its config "
-                    f"under {half!r}"
+                    f"under {quoted(half)}"
                 )
             prefix = f"{half}."
             names = [n.removeprefix(prefix) for n in tensors if n.startswith(prefix)]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float
 
+from captax.errors import quoted
 from captax.models.arithmetic import project
 from captax.models.bert import LAYER_RULES
 from captax.models.cache import KeysValues
@@ -56,7 +57,7 @@ class GitConfig(BertLikeConfig):
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "GitConfig":
         vision = config.get("vision_config") or {}
         if not isinstance(vision, Mapping):
-            raise ConfigError(f"git: vision_config={vision!r} must be a JSON object")
+            raise ConfigError(f"git: vision_config={quoted(vision)} must be a JSON object")
         return super().read({**config, "vision_config": GitVisionConfig.read(vision)}, tensors)
 
     def write(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from captax.errors import quoted
 from captax.models.arithmetic import ACTIVATIONS, activation_dtype, project
 from captax.models.config import (
     ConfigError,
@@ -66,7 +67,7 @@ class ResNetConfig(ModelConfig):
         described = super().read(config, tensors)
         if described.layer_type not in ("basic", "bottleneck"):
             raise ConfigError(
-                f"resnet: layer_type={described.layer_type!r} must be basic or bottleneck"
+                f"resnet: layer_type={quoted(described.layer_type)} must be basic or bottleneck"
             )
         if len(described.hidden_sizes) != len(described.depths):
             raise ConfigError("resnet: hidden_sizes and depths must have the same length")

@@ -8,7 +8,7 @@ from flax import nnx
 
 from captax.checkpoints import hub
 from captax.checkpoints.directory import load_for_labels, load_half
-from captax.errors import CheckpointError
+from captax.errors import CheckpointError, quoted
 from captax.generation import GenerationConfig
 from captax.images import ImageProcessor
 from captax.models.config import ModelConfig
@@ -108,7 +108,7 @@ def classifier_for(
         LabelError: `labels` is not a list of different labels.
     """
     if isinstance(labels, str) or not labels or len(set(labels)) != len(labels):
-        raise LabelError(f"labels {labels!r} cannot be used: give a list of different labels")
+        raise LabelError(f"labels {quoted(labels)} cannot be used: give a list of different labels")
     directory = hub.fetch(name, token=token, offline=offline)
     model = load_for_labels(directory, labels, rngs=nnx.Rngs(seed), dtype=dtype)
     return Classifier(model, ImageProcessor.load(directory))

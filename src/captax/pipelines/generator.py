@@ -11,6 +11,7 @@ import numpy as np
 
 from captax.checkpoints.directory import CARD, CONFIG, read_json, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
+from captax.errors import quoted
 from captax.generation import GenerationConfig, GenerationError, Sequences, generate
 from captax.generation.programs import Programs, fill_prompts
 from captax.generation.result import Alternative
@@ -50,7 +51,7 @@ class Generator:
         for text, tokens in zip(texts, prompts, strict=True):
             if unknown is not None and unknown in tokens:
                 raise GenerationError(
-                    f"prompt {text!r}: holds words that the tokenizer lacks; use other words"
+                    f"prompt {quoted(text)}: holds words that the tokenizer lacks; use other words"
                 )
         return prompts
 
@@ -82,7 +83,8 @@ class Generator:
         for word, ways in phrases:
             if not ways:
                 raise GenerationError(
-                    f"{word!r} cannot be required: the tokenizer cannot write it; use another word"
+                    f"{quoted(word)} cannot be required: the tokenizer cannot write it; use "
+                    "another word"
                 )
         return tuple(ways for _, ways in phrases)
 

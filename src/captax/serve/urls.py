@@ -15,32 +15,16 @@ import time
 from collections.abc import Callable
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+from captax.serve.addresses import Address, is_public
 
 REDIRECTS = 3
 SECONDS = 10.0
 _MOVED = (301, 302, 303, 307, 308)
 _INSTEAD = "send the picture itself"
-# IPv6 prefixes for IPv4 addresses: in the last 32 bits, or in a place that we cannot know.
-_TRANSLATED = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::/96")))
-_TRANSLATED_LOCALLY = ipaddress.IPv6Network("64:ff9b:1::/48")
 
 
 class UrlError(Exception):
     """A URL is not allowed, or could not be fetched; the client reads why and what to do."""
-
-
-def is_public(address: Address) -> bool:
-    """Whether an address, and any IPv4 address inside it, is on the public internet."""
-    inner = None
-    if isinstance(address, ipaddress.IPv6Address):
-        if address in _TRANSLATED_LOCALLY:
-            return False
-        inner = address.ipv4_mapped or address.sixtofour
-        if any(address in network for network in _TRANSLATED):
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    public = address.is_global and not address.is_multicast
-    return public and (inner is None or is_public(inner))
 
 
 def resolve(host: str, port: int) -> list[Address]:

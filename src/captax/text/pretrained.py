@@ -21,8 +21,9 @@ from tokenizers import (
     processors,
 )
 
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, quoted
 from captax.files import parse_json
+from captax.text import trial
 
 TOKENIZER, CONFIG, ROLES = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 ADDED = "added_tokens.json"
@@ -103,6 +104,11 @@ def read_pretrained(directory: Path) -> Pretrained:
     settings = _settings(directory)
     kind = _kind(directory, settings)
     if (path := directory / TOKENIZER).is_file():
+        if not _parse(path, lambda: trial.passes(path)):
+            raise TextError(
+                f"{path}: the tokenizer crashed, or took too long or too much memory, when it was "
+                "tried in a process of its own; use another"
+            )
         backend = _parse(path, lambda: tokenizers.Tokenizer.from_file(str(path)))
         # A class that does not fit the model in the file is ignored.
         if isinstance(backend.model, models.WordPiece if kind == BERT else models.BPE):
@@ -232,7 +238,8 @@ def _build(
     for token, index in ends:
         if index is None:
             raise TextError(
-                f"{path}: the vocabulary lacks {token!r}, which is to begin or end a text; name "
+                f"{path}: the vocabulary lacks {quoted(token)}, which is to begin or end a text; "
+                "name "
                 f"its special tokens in {CONFIG} beside it"
             )
     pair = f"{first} $A {last} $B:1 {last}:1"
@@ -254,7 +261,9 @@ def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: dict[s
     special = {content: settings[role] for role in roles if (content := token_of(settings, role))}
     extras = extra.values() if isinstance(extra, Mapping) else extra
     if not isinstance(extra, Mapping | list | tuple):
-        raise TextError(f"{directory / CONFIG}: extra_special_tokens={extra!r} must be a list")
+        raise TextError(
+            f"{directory / CONFIG}: extra_special_tokens={quoted(extra)} must be a list"
+        )
     extras = {content: value for value in extras if (content := token_of({"": value}, ""))}
     path, listed = directory / CONFIG, settings.get("added_tokens_decoder")
     added: list[tuple[int, AddedToken]] = []
@@ -275,7 +284,8 @@ def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: dict[s
         backend.add_tokens([token])
         if (got := backend.token_to_id(token.content)) != index:
             raise TextError(
-                f"{path}: {token.content!r} should be token {index}, but the vocabulary makes it "
+                f"{path}: {quoted(token.content)} should be token {index}, but the vocabulary "
+                "makes it "
                 f"{got}; fetch both files again"
             )
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
@@ -317,8 +327,17 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _parse(path: Path, read: Callable[[], Any]) -> Any:
+    return guarded(read, lambda why: f"{path}: not a readable tokenizer ({why}); fetch it again")
+
+
+def guarded(call: Callable[[], Any], message: Callable[[str], str]) -> Any:
+    """The result of `call`, which calls the library; its errors become `TextError`s.
+
+    The library raises bare `Exception`, and a panic in it is not even one.
+    """
     try:
-        return read()
-    except Exception as error:  # the library raises bare Exception
-        reason = " ".join(str(error).split())
-        raise TextError(f"{path}: not a readable tokenizer ({reason}); fetch it again") from error
+        return call()
+    except (CaptaxError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise TextError(message(" ".join(str(error).split())[:300])) from error

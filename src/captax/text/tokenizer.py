@@ -1,14 +1,23 @@
 """The tokenizer of every captioner: a `tokenizers` pipeline and the roles of its special tokens."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
+from captax.errors import quoted
 from captax.files import write_text
-from captax.text.pretrained import CLIP, CONFIG, TOKENIZER, TextError, read_pretrained, token_of
+from captax.text.pretrained import (
+    CLIP,
+    CONFIG,
+    TOKENIZER,
+    TextError,
+    guarded,
+    read_pretrained,
+    token_of,
+)
 
 # The replacements of transformers' `clean_up_tokenization_spaces`, in its order.
 _CLEAN = (
@@ -79,7 +88,8 @@ class Tokenizer:
         index: int | None = self._backend.token_to_id(token)
         if index is None:
             raise TextError(
-                f"{self._where}the tokenizer has no {token!r}, its {role} token: name its special "
+                f"{self._where}the tokenizer has no {quoted(token)}, its {role} token: name its "
+                "special "
                 f"tokens (bos_token, eos_token, pad_token) in {CONFIG} beside {TOKENIZER}"
             )
         return index
@@ -120,7 +130,7 @@ class Tokenizer:
     def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text without special tokens, as a prompt needs them."""
         _refuse_one(texts)
-        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        encodings = self._encodings(texts)
         return [encoding.ids for encoding in encodings]
 
     def encode_template(
@@ -135,7 +145,7 @@ class Tokenizer:
             TextError: `max_length` leaves no room for text.
         """
         _refuse_one(texts)
-        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        encodings = self._encodings(texts)
         if max_length is not None:
             room = max_length - self._backend.num_special_tokens_to_add(False)
             if room < 1:
@@ -144,7 +154,17 @@ class Tokenizer:
                 )
             for encoding in encodings:
                 encoding.truncate(room)
-        return [self._backend.post_process(encoding).ids for encoding in encodings]
+        return [self._called(self._backend.post_process, encoding).ids for encoding in encodings]
+
+    def _encodings(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        return self._called(self._backend.encode_batch, list(texts), add_special_tokens=False)
+
+    def _called(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """What the library returns, or a `TextError` where it fails."""
+        return guarded(
+            lambda: call(*arguments, **options),
+            lambda why: f"{self._where}the tokenizer cannot do its work ({why}); use another",
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of one caption's ids: up to the first eos, special tokens skipped."""
@@ -154,7 +174,7 @@ class Tokenizer:
             tokens = tokens[1:]
         if self._ids["eos"] in tokens:
             tokens = tokens[: tokens.index(self.eos_id)]
-        text = self._backend.decode(tokens, skip_special_tokens=True)
+        text = self._called(self._backend.decode, tokens, skip_special_tokens=True)
         for written, meant in self.replacements:
             text = text.replace(written, meant)
         return text.strip() if self._strips else text
@@ -184,7 +204,7 @@ class Tokenizer:
         vocabulary = pipeline["model"]["vocab"]
         for word in words:
             if word in vocabulary:
-                raise TextError(f"the tokenizer already has {word!r}; leave it out")
+                raise TextError(f"the tokenizer already has {quoted(word)}; leave it out")
             vocabulary[word] = len(vocabulary)
         backend = tokenizers.Tokenizer.from_str(json.dumps(pipeline))
         pad = self._roles["pad"] if self._names_pad else None

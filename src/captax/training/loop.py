@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from captax import data, metrics
 from captax.checkpoints.state import parameters, rebuilder
+from captax.errors import quoted
 from captax.files import (
     OutputError,
     check_inside,
@@ -216,7 +217,8 @@ class _Run:
         self.metric = recipe.evaluation.metric or self.task.metric
         if recipe.evaluation.metric and self.metric not in (known := self.task.score_names()):
             raise RecipeError(
-                f"evaluation.metric is {self.metric!r}, which this task does not measure; give one "
+                f"evaluation.metric is {quoted(self.metric)}, which this task does not measure; "
+                "give one "
                 f"of {', '.join(known)}"
             )
         self.progress = _Progress()
@@ -235,7 +237,8 @@ class _Run:
         for pattern in stage.lr_scale:
             if not any(matches((pattern,), name) for name in self.parameters):
                 raise RecipeError(
-                    f"stages.{index}.lr_scale: {pattern!r} matches no parameter; parameters have "
+                    f"stages.{index}.lr_scale: {quoted(pattern)} matches no parameter; parameters "
+                    "have "
                     f"names such as {next(iter(self.parameters))}"
                 )
         return names

@@ -392,7 +392,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         text = (resources.files("captax") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     else:
         known = ", ".join(recipe_names())
-        raise RecipeError(f"there is no recipe {name!r}; give a .yaml file or one of {known}")
+        raise RecipeError(f"there is no recipe {quoted(name)}; give a .yaml file or one of {known}")
     try:
         fields = _parse(text)
     except ValueError as error:

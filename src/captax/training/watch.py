@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, quoted
 from captax.files import own_file, parse_json, unwritable, write_text
 
 # The largest share of the dev captions, where there are ten or more, that may be the same.
@@ -108,11 +108,12 @@ def collapse(texts: Sequence[str], *, labels: bool = False) -> str | None:
         return None
     if labels:
         return (
-            f"{count} of {len(texts)} dev pictures are labelled {text!r}. Early in training this "
+            f"{count} of {len(texts)} dev pictures are labelled {quoted(text)}. Early in training "
+            "this "
             "passes; otherwise try a lower lr, more warmup_steps, or as many pictures of each class"
         )
     return (
-        f"{count} of {len(texts)} dev captions are {text!r}: the decoder may not look at its "
+        f"{count} of {len(texts)} dev captions are {quoted(text)}: the decoder may not look at its "
         "pictures. Early in training this passes; otherwise try a lower lr, more warmup_steps, or "
         "a longer first stage that trains the decoder alone"
     )
