@@ -16,12 +16,18 @@ from captax.pipelines.captioner import Captioner
 from captax.pipelines.classifier import Classifier
 from captax.pipelines.loading import BUILT_IN, load
 from captax.serve.app import create_app
+from captax.serve.connections import protocol
+from captax.serve.origins import is_loopback
 from captax.serve.service import Service
 from captax.serve.settings import Settings
 from captax.serve.work import Model
 
 logger = logging.getLogger("captax.serve")
 
+# Connections that asyncio takes in one go, before any of them is counted.
+BACKLOG = 128
+# Connections that asyncio takes in one go, before any of them is counted.
+BACKLOG = 128
 # For a process that serves and does nothing else.
 LOG: dict[str, Any] = {
     "version": 1,
@@ -30,6 +36,7 @@ LOG: dict[str, Any] = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "loggers": {
         "captax.serve": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "python_multipart": {"level": "ERROR"},  # it warns of every broken form
         "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
     },
 }
@@ -85,6 +92,7 @@ def make_server(
     when_warm: Callable[[], None] = lambda: None,
 ) -> Server:
     """A server that does not run yet; `run()` runs it until it is told to stop."""
+    settings = dataclasses.replace(settings, local=is_loopback(host))
     app = create_app(model, settings, when_warm)
     config = uvicorn.Config(
         app,
@@ -93,6 +101,9 @@ def make_server(
         log_config=None,
         access_log=False,
         server_header=False,
+        http=protocol(settings),
+        ws="none",
+        backlog=BACKLOG,
         timeout_graceful_shutdown=max(1, round(settings.grace)),
     )
     return Server(config, app.state.service)
