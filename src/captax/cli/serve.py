@@ -55,14 +55,16 @@ def serve(
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
-            help="Origin of another site whose pages may use the API, such as https://example.org. Default: none.",
+            help="Origin of another site whose pages may use the API, "
+            "such as https://example.org. Default: none.",
             rich_help_panel=_LIMITS,
         ),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
-            help="Name that the server may be asked by. Default: on loopback its own, elsewhere any.",
+            help="Name that the server may be asked by. "
+            "Default: on loopback its own, elsewhere any.",
             rich_help_panel=_LIMITS,
         ),
     ] = None,

@@ -1,5 +1,6 @@
 """The process: it loads a checkpoint, serves it with uvicorn and finishes what it accepted."""
 
+import contextlib
 import dataclasses
 import logging
 import logging.config
@@ -83,6 +84,17 @@ def refuse_taken(host: str, port: int) -> None:
         ) from None
 
 
+def raise_descriptors() -> None:
+    """Let this process open as many files and connections as its user may."""
+    try:
+        import resource  # which Windows lacks
+    except ImportError:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS names a hard limit that it refuses
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def make_server(
     model: Model,
     settings: Settings,
@@ -128,6 +140,7 @@ def serve(
         CaptaxError: the address cannot be listened on, or there is no checkpoint to serve.
     """
     refuse_taken(host, port)
+    raise_descriptors()
     persist_compiled_programs()
     model = load(name, revision=revision, offline=offline, dtype=dtype)
     if not isinstance(model, Captioner | Classifier):
