@@ -30,8 +30,11 @@ def check_json(body: bytearray, most: int) -> None:
     values, start = 0, 0
     while True:
         quote = body.find(b'"', start)
-        between = body[start : quote if quote >= 0 else len(body)]
-        values += sum(map(between.count, (b",", b"[", b"{")))
+        end = quote if quote >= 0 else len(body)
+        while start < end and values <= most:  # piece by piece, so that other threads go on
+            piece = body[start : min(end, start + _SLICE)]
+            values += sum(map(piece.count, (b",", b"[", b"{")))
+            start += len(piece)
         if quote >= 0:
             start, escaped = _after_text(body, quote, most)
             values += 1 + escaped

@@ -87,7 +87,8 @@ def refuse_taken(host: str, port: int) -> None:
 def raise_descriptors() -> None:
     """Let this process open as many files and connections as its user may."""
     try:
-        import resource  # which Windows lacks
+        # Windows lacks it.
+        import resource
     except ImportError:
         return
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
