@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import logging.config
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from captax.serve.origins import is_loopback
 from captax.serve.service import Service
 from captax.serve.settings import Settings
 from captax.serve.work import Model
+
+if sys.platform != "win32":
+    import resource
 
 logger = logging.getLogger("captax.serve")
 
@@ -86,10 +90,7 @@ def refuse_taken(host: str, port: int) -> None:
 
 def raise_descriptors() -> None:
     """Let this process open as many files and connections as its user may."""
-    try:
-        # Windows lacks it.
-        import resource
-    except ImportError:
+    if sys.platform == "win32":
         return
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # macOS names a hard limit that it refuses
