@@ -446,3 +446,45 @@ def test_turned_jpegs_are_seen_upright(client: TestClient, tiny_captioner: Capti
     answer = client.post("/v1/caption", files=files(file.getvalue()))
     right = tiny_captioner.caption([file.getvalue()])[0].text
     assert answer.json()["captions"][0]["caption"] == right
+
+
+@pytest.mark.parametrize("member", [b"1,", b'"",', b"[],", b'{"a":1},', b'"\\"",'])
+def test_json_of_very_many_values_is_refused_before_it_is_parsed(
+    client: TestClient, member: bytes
+) -> None:
+    body = b'{"images": [' + member * 20_000 + b"1]}"
+    as_json = {"content-type": "application/json"}
+    answer = client.post("/v1/caption", content=body, headers=as_json)
+    problem(answer, 413, "too_many_values")
+
+
+def test_messages_repeat_little_of_what_was_sent(client: TestClient) -> None:
+    body = {"images": ["x"], "a\n" * 50_000: 1}
+    said = problem(client.post("/v1/caption", json=body), 422, "invalid_request")
+    assert len(said) < 2000
+    problem(client.get("/a%0Ab"), 404, "not_found")
+
+
+def test_foreign_pages_and_names_are_refused(tiny_captioner: Captioner) -> None:
+    with client_of(
+        tiny_captioner, local=True, allow_hosts=("testserver",), allow_origins=("https://ours.org",)
+    ) as client:
+        host = {"host": "localhost:8000"}
+        problem(client.get("/v1/model", headers={"host": "evil.org"}), 421, "foreign_host")
+        for told in (
+            {"origin": "https://evil.org"},
+            {"origin": "null"},
+            {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
+            {"sec-fetch-site": "same-site", "origin": "http://localhost:3000"},
+        ):
+            problem(client.get("/v1/model", headers=host | told), 403, "foreign_origin")
+            answer = client.post("/v1/caption", files=files(png(0)), headers=host | told)
+            problem(answer, 403, "foreign_origin")
+            assert client.get("/", headers=host | told).status_code == 200
+        for told in ({}, {"origin": "http://localhost:8000"}, {"sec-fetch-site": "same-origin"}):
+            answer = client.post("/v1/caption", files=files(png(0)), headers=host | told)
+            assert answer.status_code == 200
+        told = host | {"origin": "https://ours.org", "sec-fetch-site": "cross-site"}
+        answer = client.post("/v1/caption", files=files(png(0)), headers=told)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "https://ours.org"

@@ -1,5 +1,6 @@
 """A server that listens: many clients at once, clients that hang up, and its end."""
 
+import contextlib
 import json
 import os
 import signal
@@ -106,20 +107,67 @@ def test_a_full_queue_refuses_and_says_when(tiny_captioner: Captioner, held: Hel
         assert server.service.batcher.depth == server.service.working == 0
 
 
-def test_bodies_in_memory_are_bounded_together(tiny_captioner: Captioner) -> None:
-    with listening(tiny_captioner, max_bytes=20_000, queue=100) as server:
-        head = "POST /v1/caption HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        slow = [socket.create_connection(address(server)) for _ in range(16)]
-        for each in slow:  # says that it sends as much as it may, and does not
-            each.sendall(f"{head}Content-Length: 20000\r\n\r\n".encode())
-        until(lambda: server.service.working == 16)
-        status, headers, body = ask(server, png(0))
-        assert (status, body["error"]["type"]) == (429, "queue_full")
+def test_bodies_in_memory_are_bounded_together(tiny_captioner: Captioner, held: Held) -> None:
+    with (
+        listening(tiny_captioner, max_bytes=20_000, queue=100) as server,
+        ThreadPoolExecutor(16) as clients,
+    ):
+        held.hold()
+        body = json.dumps({"images": [encoded(png(0))]})
+        server.service.room.most = 3 * len(body)
+        taken = [clients.submit(ask, server, png(0)) for _ in range(3)]
+        until(lambda: server.service.batcher.depth == 3)
+        status, headers, answer = ask(server, png(0))
+        assert (status, answer["error"]["type"]) == (429, "queue_full")
         assert "retry-after" in headers
+        held.open.set()
+        assert [each.result()[0] for each in taken] == [200] * 3
+        assert ask(server, png(0))[0] == 200
+        assert server.service.room.taken == 0
+
+
+def silent(server: Any, sent: bytes, count: int) -> list[socket.socket]:
+    """Connections that send so much of a body of 20,000 bytes, and then nothing."""
+    head = b"POST /v1/caption HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    slow = [socket.create_connection(address(server)) for _ in range(count)]
+    for each in slow:
+        each.sendall(head + b"Content-Length: 20000\r\n\r\n" + sent)
+    return slow
+
+
+@pytest.mark.parametrize("sent", [b"", b" " * 19_000])
+def test_who_sends_nothing_keeps_nobody_out(tiny_captioner: Captioner, sent: bytes) -> None:
+    with listening(tiny_captioner, max_bytes=20_000) as server:
+        slow = silent(server, sent, 20)
+        until(lambda: server.service.working >= 16)
+        assert ask(server, png(0))[0] == 200
         for each in slow:
             each.close()
         until(lambda: server.service.working == 0)
+        assert server.service.room.taken == 0
+
+
+def test_a_silent_body_and_a_silent_head_are_ended(tiny_captioner: Captioner) -> None:
+    with listening(tiny_captioner, header_timeout=0.3) as server:
+        (body,) = silent(server, b"{", 1)
+        head = socket.create_connection(address(server))
+        head.sendall(b"GET / HTTP/1.1\r\n")
+        body.settimeout(30)
+        head.settimeout(30)
+        assert b"408" in body.recv(4096).split(b"\r\n")[0]
+        with contextlib.suppress(ConnectionResetError):
+            assert head.recv(10) == b""
+        body.close()
+        head.close()
+
+
+def test_idle_connections_give_way_to_new_ones(tiny_captioner: Captioner) -> None:
+    with listening(tiny_captioner, max_connections=8) as server:
+        idle = [socket.create_connection(address(server)) for _ in range(30)]
         assert ask(server, png(0))[0] == 200
+        until(lambda: len(server.server_state.connections) <= 8)
+        for each in idle:
+            each.close()
 
 
 def test_pictures_of_clients_that_hung_up_never_reach_the_model(
@@ -130,7 +178,7 @@ def test_pictures_of_clients_that_hung_up_never_reach_the_model(
         first = clients.submit(ask, server, png(0))
         assert held.entered.wait(30)
         body = json.dumps({"images": [encoded(png(1))]}).encode()
-        head = f"POST /v1/caption HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head = f"POST /v1/caption HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         head += "Content-Type: application/json\r\n\r\n"
         gone = [socket.create_connection(address(server)) for _ in range(4)]
         for each in gone:

@@ -52,6 +52,56 @@ def serve(
     max_images: Annotated[
         int, typer.Option(min=1, help="Most pictures in a request.", rich_help_panel=_LIMITS)
     ] = 32,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Origin of another site whose pages may use the API, "
+            "such as https://example.org. Default: none.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name that the server may be asked by. "
+            "Default: on loopback its own, elsewhere any.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = None,
+    header_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            help="Seconds that a request's head may take, or its body be silent.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 10,
+    body_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.1, help="Seconds that a request's body may take.", rich_help_panel=_LIMITS
+        ),
+    ] = 300,
+    answer_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            help="Seconds that a client may take to read an answer.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 120,
+    max_connections: Annotated[
+        int,
+        typer.Option(min=1, help="Most connections open at once.", rich_help_panel=_LIMITS),
+    ] = 1000,
+    max_connections_per_address: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Most of them from one address; 0 is no limit, for a proxy.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 256,
     grace: Annotated[
         float,
         typer.Option(
@@ -84,6 +134,13 @@ def serve(
         max_pixels=max_pixels,
         max_images=max_images,
         allow_urls=allow_urls,
+        allow_origins=tuple(allow_origin or ()),
+        allow_hosts=tuple(allow_host or ()),
+        header_timeout=header_timeout,
+        body_timeout=body_timeout,
+        answer_timeout=answer_timeout,
+        max_connections=max_connections,
+        max_connections_per_address=max_connections_per_address,
         grace=grace,
     )
     server.serve(

@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from captax.images import Prepared
 from captax.pipelines.captioner import Captioner
@@ -19,7 +20,7 @@ from captax.serve import schemas
 from captax.serve.document import describe
 from captax.serve.gate import Gate
 from captax.serve.pictures import Sent, Unreadable, read_request
-from captax.serve.refusals import Refused, error_record
+from captax.serve.refusals import Refused, error_record, quoted
 from captax.serve.service import Service
 from captax.serve.settings import Settings
 from captax.serve.work import Model, Work
@@ -53,6 +54,14 @@ def create_app(
     )
     app.state.service = service
     app.add_middleware(Gate, service=service)
+    if settings.allow_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allow_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["retry-after", "x-request-id"],
+        )
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _not_here)
     _add_work(app, service)
@@ -73,7 +82,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
             raise Refused(
                 404, "wrong_model", f"this server runs a {kind}, which cannot do that; use {there}"
             )
-        return await read_request(request, schema, settings)
+        return await read_request(request, schema, settings, service.parsers)
 
     async def answer(
         request: Request, work: Work, sent: Sequence[Sent], asks: Sequence[Mapping[str, Any]]
@@ -256,6 +265,6 @@ async def _refused(request: Request, error: Any) -> JSONResponse:
 
 async def _not_here(request: Request, error: Any) -> JSONResponse:
     kind = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-    message = f"{request.method} {request.url.path[:200]}: {str(error.detail).lower()}"
+    message = f"{quoted(request.method)} {quoted(request.url.path)}: {str(error.detail).lower()}"
     refused = Refused(error.status_code, kind, message, error.headers)
     return await _refused(request, refused)

@@ -6,11 +6,12 @@ import logging
 import re
 import time
 import uuid
-from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from captax.serve import origins
+from captax.serve.arrival import Body
 from captax.serve.refusals import Refused
 from captax.serve.service import Service
 
@@ -54,13 +55,15 @@ class Gate:
                 extra = {"x-request-id": request_id, **SECURITY}
                 if self.service.state == "shutting down":
                     extra["connection"] = "close"
+                elif not body.ended and _has_body(headers):
+                    extra["connection"] = "close"  # nobody reads the rest
                 message["headers"] = [
                     *((n, v) for n, v in message["headers"] if n.decode().lower() not in extra),
                     *((name.encode(), value.encode()) for name, value in extra.items()),
                 ]
             await send(message)
 
-        body = _Body(receive, self.service.settings.max_bytes)
+        body = Body(receive, self.service.settings)
         try:
             await self._admit(scope, headers, body, answer)
         except Refused as refused:
@@ -86,17 +89,17 @@ class Gate:
             self._count(scope, request_id, status, time.perf_counter() - started)
 
     async def _admit(
-        self, scope: Scope, headers: dict[bytes, bytes], body: "_Body", answer: Send
+        self, scope: Scope, headers: dict[bytes, bytes], body: Body, answer: Send
     ) -> None:
         path = scope["path"]
+        origins.check(scope, self.service.settings)
         if path.startswith(WORK) or path == "/metrics":
             self._check_key(headers)
         declared = headers.get(b"content-length", b"")
-        size = int(declared) if declared.isdigit() else body.most
-        if size > body.most:
+        if declared.isdigit() and (len(declared) > 18 or int(declared) > body.most):
             raise body.too_large()
         if path.startswith(WORK) and scope["method"] == "POST":
-            with self.service.admitted(size):
+            with self.service.admitted(body):
                 await self.app(scope, body.receive, answer)
         else:
             await self.app(scope, body.receive, answer)
@@ -130,7 +133,7 @@ class Gate:
         logger.info(
             "%s %s %s %s %.0f ms%s",
             request_id,
-            scope["method"],
+            scope["method"][:20],
             scope["path"].encode("unicode_escape").decode()[:200],
             status or "gone",
             1000 * seconds,
@@ -138,32 +141,5 @@ class Gate:
         )
 
 
-class _Body:
-    """A request's body, from which at most `most` bytes are read."""
-
-    def __init__(self, receive: Receive, most: int):
-        self._receive, self.most = receive, most
-        self._taken, self._ended = 0, False
-
-    async def receive(self) -> Message:
-        message = await self._next()
-        if self._taken > self.most:
-            raise self.too_large()
-        return message
-
-    async def _next(self) -> Message:
-        message: dict[str, Any] = dict(await self._receive())
-        if message["type"] == "http.request":
-            self._taken += len(message.get("body", b""))
-            self._ended = not message.get("more_body", False)
-        else:
-            self._ended = True
-        return message
-
-    async def discard(self) -> None:
-        """Read to the end, within limits: many clients read no answer until they have sent all."""
-        while not self._ended and self._taken <= 2 * self.most:
-            await self._next()
-
-    def too_large(self) -> Refused:
-        return Refused(413, "too_large", f"the body is too large; send at most {self.most:,} bytes")
+def _has_body(headers: dict[bytes, bytes]) -> bool:
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"

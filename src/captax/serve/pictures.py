@@ -5,17 +5,17 @@ import base64
 import binascii
 import dataclasses
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from captax.errors import plain
 from captax.images import ImageError, ImageProcessor, Prepared
 from captax.images.decode import TooManyPixels
-from captax.serve.refusals import Refused
+from captax.serve.bodies import MOST_VALUES, check_json, read_form, too_many_images
+from captax.serve.refusals import Refused, quoted
 from captax.serve.settings import Settings
 from captax.serve.urls import UrlError, fetch
 
@@ -24,6 +24,9 @@ Asked = TypeVar("Asked", bound=BaseModel)
 FILES = "images"
 # Most errors in one answer; a body can hold thousands.
 MOST_ERRORS = 5
+# Characters of a URL, and of a file's name, that are kept.
+_MOST_URL = 2048
+_MOST_NAME = 1000
 # What pydantic says in words of its own classes.
 _MESSAGES = {
     "missing": "is missing; send it",
@@ -58,54 +61,74 @@ class Sent:
 
 
 async def read_request(
-    request: Request, schema: type[Asked], settings: Settings
+    request: Request, schema: type[Asked], settings: Settings, parsers: Executor
 ) -> tuple[Asked, list[Sent]]:
-    """The fields of a request, and its pictures. Raises `Refused`."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
-        body = await request.body()
-        asked = await asyncio.to_thread(_validated, schema, body)
-        sent = [Sent(text) for text in asked.images]  # type: ignore[attr-defined]
-    elif kind == "multipart/form-data":
-        fields, sent = await _form(request)
-        asked = _validated(schema, {**_gathered(schema, fields), FILES: [""] * len(sent)})
-    else:
-        raise Refused(
-            415,
-            "unsupported_media_type",
-            f"the content type is {kind or 'missing'}; "
-            "send multipart/form-data or application/json",
-        )
+    """The fields of a request, and its pictures, parsed by a thread. Raises `Refused`."""
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in _PARSERS:
+        raise _unsupported(f"the content type is {kind[:100] or 'missing'}; send {_KINDS}")
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise _unsupported(f"the body is encoded as {coding[:100]}; send it as it is")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+    parse = asyncio.get_running_loop().run_in_executor(
+        parsers, _PARSERS[kind], content_type, body, schema, settings
+    )
+    # What is parsed is all that stays: `body` is not kept here or by the request.
+    del body
+    asked, sent = await parse
     if len(sent) > settings.max_images:
-        raise Refused(
-            413,
-            "too_many_images",
-            f"the request has {len(sent)} pictures; send at most {settings.max_images}",
-        )
+        raise too_many_images(len(sent), settings.max_images)
     return asked, sent
 
 
-async def _form(request: Request) -> tuple[list[tuple[str, str]], list[Sent]]:
+def _unsupported(message: str) -> Refused:
+    return Refused(415, "unsupported_media_type", message)
+
+
+def _most_values(settings: Settings) -> int:
+    return MOST_VALUES + 4 * settings.max_images
+
+
+def _of_json(
+    content_type: str, body: bytearray, schema: type[Asked], settings: Settings
+) -> tuple[Asked, list[Sent]]:
+    check_json(body, _most_values(settings))
+    asked = _validated(schema, body)
+    # Base64 is ASCII. Other characters make a text up to four times as large in memory, and the
+    # beginning of such a text is enough to say that it is no picture.
+    images: list[str] = asked.images  # type: ignore[attr-defined]
+    sent = [Sent(text if text.isascii() else text[:_MOST_URL]) for text in images]
+    images.clear()
+    return asked, sent
+
+
+def _of_form(
+    content_type: str, body: bytearray, schema: type[Asked], settings: Settings
+) -> tuple[Asked, list[Sent]]:
+    most = _most_values(settings)
     fields, sent = [], []
-    try:
-        async with request.form() as form:
-            for name, value in form.multi_items():
-                if not isinstance(value, UploadFile):
-                    fields.append((name, value))
-                elif name == FILES:
-                    sent.append(Sent(await value.read(), value.filename or None))
-                else:
-                    raise Refused(
-                        422,
-                        "invalid_request",
-                        f"{name[:100]}: is not a field for files; send pictures as {FILES!r}",
-                    )
-    except HTTPException as error:  # starlette raises it for what is not a form
-        message = f"the form cannot be read: {error.detail}"
-        raise Refused(422, "invalid_request", message) from None
-    except (UnicodeDecodeError, KeyError) as error:
-        raise Refused(422, "invalid_request", f"the form cannot be read: {error}") from None
-    return fields, sent
+    for part in read_form(content_type, body, files=settings.max_images, fields=most):
+        if part.filename is None:
+            fields.append((part.name, part.data.decode("utf-8", "surrogateescape")))
+        elif part.name == FILES:
+            sent.append(Sent(bytes(part.data), part.filename[:_MOST_NAME] or None))
+            part.data.clear()
+        else:
+            raise Refused(
+                422,
+                "invalid_request",
+                f"{quoted(part.name)}: is not a field for files; send pictures as {FILES!r}",
+            )
+    asked = _validated(schema, {**_gathered(schema, fields), FILES: [""] * len(sent)})
+    return asked, sent
+
+
+_PARSERS = {"application/json": _of_json, "multipart/form-data": _of_form}
+_KINDS = "multipart/form-data or application/json"
 
 
 def _gathered(schema: type[BaseModel], fields: list[tuple[str, str]]) -> dict[str, Any]:
@@ -120,23 +143,25 @@ def _gathered(schema: type[BaseModel], fields: list[tuple[str, str]]) -> dict[st
         if field is not None and "list[" in str(field.annotation):
             gathered.setdefault(name, []).append(value)
         elif name in gathered:
-            raise Refused(422, "invalid_request", f"{name}: is given more than once; send it once")
+            raise Refused(
+                422, "invalid_request", f"{quoted(name)}: is given more than once; send it once"
+            )
         else:
             gathered[name] = value
     return gathered
 
 
-def _validated(schema: type[Asked], given: bytes | Mapping[str, Any]) -> Asked:
+def _validated(schema: type[Asked], given: bytearray | Mapping[str, Any]) -> Asked:
     try:
-        if isinstance(given, bytes):
+        if isinstance(given, bytearray):
             return schema.model_validate_json(given)
         return schema.model_validate(given)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
         parts = []
         for each in found[:MOST_ERRORS]:
-            where = ".".join(map(str, each["loc"])) or "body"
-            message = _MESSAGES.get(each["type"], plain(each["msg"]))
+            where = quoted(".".join(map(str, each["loc"]))) or "body"
+            message = _MESSAGES.get(each["type"], quoted(plain(each["msg"])))
             parts.append(f"{where}: {message}")
         if len(found) > MOST_ERRORS:
             parts.append(f"there are {len(found) - MOST_ERRORS} more errors")

@@ -28,3 +28,11 @@ class Refused(Exception):
 def error_record(kind: str, message: str, request_id: str) -> dict[str, Any]:
     """An error in the form that every answer has."""
     return {"type": kind, "message": message, "request_id": request_id}
+
+
+def quoted(text: str) -> str:
+    """What a client sent, as a message may repeat it: short, in one line, and writable."""
+    plain = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:200]
+    )
+    return plain if len(text) <= 200 else f"{plain}…"

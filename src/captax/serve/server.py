@@ -1,9 +1,11 @@
 """The process: it loads a checkpoint, serves it with uvicorn and finishes what it accepted."""
 
+import contextlib
 import dataclasses
 import logging
 import logging.config
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,21 @@ from captax.pipelines.captioner import Captioner
 from captax.pipelines.classifier import Classifier
 from captax.pipelines.loading import BUILT_IN, load
 from captax.serve.app import create_app
+from captax.serve.connections import protocol
+from captax.serve.origins import is_loopback
 from captax.serve.service import Service
 from captax.serve.settings import Settings
 from captax.serve.work import Model
 
+if sys.platform != "win32":
+    import resource
+
 logger = logging.getLogger("captax.serve")
 
+# Connections that asyncio takes in one go, before any of them is counted.
+BACKLOG = 128
+# Connections that asyncio takes in one go, before any of them is counted.
+BACKLOG = 128
 # For a process that serves and does nothing else.
 LOG: dict[str, Any] = {
     "version": 1,
@@ -30,6 +41,7 @@ LOG: dict[str, Any] = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "loggers": {
         "captax.serve": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "python_multipart": {"level": "ERROR"},  # it warns of every broken form
         "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
     },
 }
@@ -76,6 +88,15 @@ def refuse_taken(host: str, port: int) -> None:
         ) from None
 
 
+def raise_descriptors() -> None:
+    """Let this process open as many files and connections as its user may."""
+    if sys.platform == "win32":
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS names a hard limit that it refuses
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def make_server(
     model: Model,
     settings: Settings,
@@ -85,6 +106,7 @@ def make_server(
     when_warm: Callable[[], None] = lambda: None,
 ) -> Server:
     """A server that does not run yet; `run()` runs it until it is told to stop."""
+    settings = dataclasses.replace(settings, local=is_loopback(host))
     app = create_app(model, settings, when_warm)
     config = uvicorn.Config(
         app,
@@ -93,6 +115,9 @@ def make_server(
         log_config=None,
         access_log=False,
         server_header=False,
+        http=protocol(settings),
+        ws="none",
+        backlog=BACKLOG,
         timeout_graceful_shutdown=max(1, round(settings.grace)),
     )
     return Server(config, app.state.service)
@@ -117,6 +142,7 @@ def serve(
         CaptaxError: the address cannot be listened on, or there is no checkpoint to serve.
     """
     refuse_taken(host, port)
+    raise_descriptors()
     persist_compiled_programs()
     model = load(name, revision=revision, offline=offline, dtype=dtype)
     if not isinstance(model, Captioner | Classifier):

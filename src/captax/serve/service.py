@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from captax.errors import CaptaxError
 from captax.images import Prepared
+from captax.serve.arrival import Body, Crowded, Room
 from captax.serve.batching import Batcher, QueueFull
 from captax.serve.metrics import Metrics
 from captax.serve.pictures import Sent, Unreadable
@@ -19,8 +20,10 @@ from captax.serve.work import Input, Model, Work, Worker
 logger = logging.getLogger("captax.serve")
 
 READERS = 4
-# Bodies of the largest size that may be here at once; they stay in memory until they are read.
+# Bodies of the largest size that may be here at once; they stay in memory until the answer.
 BODIES = 16
+# Threads that parse bodies, each of which holds what it makes of one beside the body itself.
+PARSERS = 2
 WARM_UP_RETRY = 5
 
 
@@ -35,7 +38,7 @@ class Service:
         self.worker = Worker(model, settings.max_batch)
         self.state: Literal["warming up", "ready", "shutting down"] = "warming up"
         self.working = 0  # requests for work that are here
-        self._bytes = 0  # that they have, or may send
+        self.room = Room(BODIES * settings.max_bytes)
         self.handed = 0  # those of them whose pictures are with the batcher
         self.batcher = Batcher(
             self.worker,
@@ -48,6 +51,7 @@ class Service:
             dropped=lambda count: self.metrics.dropped.inc(count),
         )
         self.metrics = Metrics(lambda: self.batcher.depth)
+        self.parsers = ThreadPoolExecutor(PARSERS, thread_name_prefix="captax-bodies")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="captax-pictures")
 
     @contextlib.asynccontextmanager
@@ -60,6 +64,7 @@ class Service:
             self.state = "shutting down"
             await warming
             await asyncio.to_thread(self.batcher.stop)
+            self.parsers.shutdown(cancel_futures=True)
             self._readers.shutdown(cancel_futures=True)
 
     def _warm_up(self) -> None:
@@ -83,23 +88,26 @@ class Service:
             await asyncio.sleep(0.05)
 
     @contextlib.contextmanager
-    def admitted(self, size: int) -> Iterator[None]:
-        """Admit a request for work whose body has at most `size` bytes.
+    def admitted(self, body: Body) -> Iterator[None]:
+        """Admit a request for work, whose body takes room as it arrives.
 
         Raises `Refused` when there is no room for it.
         """
         self.check_open()
-        crowded = self.working >= self.settings.queue
-        heavy = self._bytes + size > BODIES * self.settings.max_bytes
-        if self.batcher.full or crowded or heavy:
+        # Those that still send are not counted: they may never end, and others give way to nobody.
+        crowded = self.working - self.room.arriving >= self.settings.queue
+        if self.batcher.full or crowded:
             raise self._full(self.batcher.retry_after())
         self.working += 1
-        self._bytes += size
+        body.room = self.room
+        self.room.enter(body)
         try:
             yield
+        except Crowded:
+            raise self._full(self.batcher.retry_after()) from None
         finally:
             self.working -= 1
-            self._bytes -= size
+            self.room.leave(body)
 
     def check_open(self) -> None:
         """Raise `Refused` unless the server accepts work."""

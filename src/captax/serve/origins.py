@@ -1,0 +1,82 @@
+"""Which web pages may ask: those of this server, and those that were allowed.
+
+A browser sends a page's requests to any server that it can reach, also to one on the reader's own
+machine, and a name of another site can be made to point there. So what a browser says of a request
+is believed: the name that the server was asked by (`Host`), and whose page asks (`Origin`,
+`Sec-Fetch-Site`). Programs that are no browser send none of these but `Host`.
+"""
+
+import ipaddress
+import re
+
+from starlette.types import Scope
+
+from captax.serve.refusals import Refused
+from captax.serve.settings import Settings
+
+ANY = "*"
+# What a page can show of another site without reading it: nothing is done, and nothing told.
+_PAGE = re.compile(r"/|/page/.*", re.DOTALL)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on that address."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    return _is_number(name) and ipaddress.ip_address(name).is_loopback
+
+
+def _is_number(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def check(scope: Scope, settings: Settings) -> None:
+    """Refuse a request that a foreign page sends, or that calls the server by a foreign name."""
+    method, path = scope["method"], scope["path"]
+    headers = {name: value.decode("latin-1").strip().lower() for name, value in scope["headers"]}
+    host = headers.get(b"host")
+    if host is not None:
+        _check_host(host, settings)
+    if _PAGE.fullmatch(path):
+        return
+    site = headers.get(b"sec-fetch-site")
+    origin = headers.get(b"origin")
+    if site in ("same-origin", "none") or {origin, ANY} & set(settings.allow_origins):
+        return
+    if site is None:
+        # Browsers that do not say so, among them all that ask over HTTP beyond this machine.
+        behind = headers.get(b"x-forwarded-host")  # no foreign page can send it
+        if origin is None or origin.partition("://")[2] in (host, behind):
+            return
+    elif (origin, method, headers.get(b"sec-fetch-mode")) == (None, "GET", "navigate"):
+        return  # a link was followed: the reader sees the answer, and the other site does not
+    shown = (origin or "another site")[:100].encode("unicode_escape").decode()
+    raise Refused(
+        403,
+        "foreign_origin",
+        f"the request comes from a page of {shown}, which may not use this server; "
+        "start the server with --allow-origin ORIGIN to allow it",
+    )
+
+
+def _check_host(host: str, settings: Settings) -> None:
+    name = re.sub(r":\d*$", "", host).strip("[]").rstrip(".")
+    known = set(settings.allow_hosts)
+    if ANY in known or name in known or is_loopback(name):
+        return
+    # A server for a network has names there that it does not know. A number is no name, so nobody
+    # can make it point elsewhere; probes ask by it.
+    if not settings.local and (not known or _is_number(name)):
+        return
+    shown = name[:100].encode("unicode_escape").decode()
+    raise Refused(
+        421,
+        "foreign_host",
+        f"the request calls this server {shown!r}, which is not a name of it; "
+        "start the server with --allow-host NAME to allow it",
+    )
