@@ -9,8 +9,18 @@ from typing import Any
 
 import pytest
 
+from captax import files
 from captax.errors import CaptaxError
-from captax.files import OutputError, is_file, parse_json, replacing, write_text
+from captax.files import (
+    OutputError,
+    is_file,
+    open_regular,
+    parse_json,
+    read_bytes,
+    read_text,
+    replacing,
+    write_text,
+)
 
 
 def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
@@ -99,3 +109,39 @@ def test_an_error_is_one_line_that_can_be_printed(quoted: str, shown: str) -> No
     message = str(CaptaxError(f"{quoted}: no such file"))
     assert message == f"{shown}: no such file"
     assert message.splitlines() == [message] and message.encode()
+
+
+def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:
+    pipe, huge, small = tmp_path / "pipe", tmp_path / "huge", tmp_path / "small"
+    os.mkfifo(pipe)
+    small.write_bytes(b"abc")
+    with huge.open("wb") as file:
+        file.truncate(2**40)
+    for path, why in ((pipe, "regular"), (Path("/dev/zero"), "regular"), (huge, "more than")):
+        with pytest.raises(OSError, match=why):
+            read_bytes(path, limit=1000)
+    with pytest.raises(OSError, match="regular"):
+        open_regular(pipe)
+    with pytest.raises(OSError, match="null character"):
+        read_bytes("a\0b", limit=1)
+    assert read_bytes(small, limit=3) == b"abc"
+    with pytest.raises(OSError, match="more than 2 bytes"):
+        read_bytes(small, limit=2)
+
+
+def test_a_pipe_that_a_user_names_is_read_to_its_end(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("é" * 100_000,))
+    writer.start()
+    assert read_text(pipe, limit=10**6, pipes=True) == "é" * 100_000
+    writer.join(timeout=10)
+
+
+def test_a_pipe_without_a_writer_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_PATIENCE", 0)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="nothing writes to"):
+        read_text(tmp_path / "pipe", limit=10, pipes=True)

@@ -13,7 +13,7 @@ from captax.alt.markdown import find_markdown
 from captax.alt.notebook import find_notebook
 from captax.alt.rst import find_rst
 from captax.errors import CaptaxError
-from captax.files import replacing
+from captax.files import CONFIG_LIMIT, read_bytes, replacing
 
 _HTML = (
     "html htm xhtml shtml jinja jinja2 j2 hbs handlebars mustache njk twig liquid ejs erb php phtml"
@@ -103,7 +103,7 @@ class Document:
         cannot be written.
         """
         try:
-            now = self.path.read_bytes()
+            now = read_bytes(self.path, limit=CONFIG_LIMIT)
         except OSError as error:
             raise DocumentError(f"{self.path}: cannot be read: {error.strerror}") from None
         if now != self.content:
@@ -156,6 +156,6 @@ def find_documents(site: Path) -> Iterator[Path]:
 def read_document(path: Path) -> Document:
     """The document at `path`. Raises `DocumentError` if it cannot be read."""
     try:
-        return Document(path, path.read_bytes())
+        return Document(path, read_bytes(path, limit=CONFIG_LIMIT))
     except OSError as error:
         raise DocumentError(f"{path}: cannot be read: {error.strerror or error}") from None

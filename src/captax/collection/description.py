@@ -16,7 +16,7 @@ from lxml import etree
 
 from captax.collection.record import OWNER
 from captax.errors import CaptaxError
-from captax.files import replacing
+from captax.files import CONFIG_LIMIT, read_bytes, replacing
 
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 _DC = "{http://purl.org/dc/elements/1.1/}"
@@ -154,7 +154,7 @@ def checked(description: str) -> str:
 
 def _bytes(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_bytes(path, limit=CONFIG_LIMIT)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -18,10 +18,11 @@ from filelock import FileLock, Timeout
 from captax.collection.choices import Resume
 from captax.collection.item import CollectionError
 from captax.collection.record import Record
-from captax.files import replacing, unwritable
+from captax.files import open_regular, replacing, unwritable
 
 # What parsing a damaged line may raise.
 _DAMAGE = (ValueError, KeyError, TypeError, RecursionError)
+LINE_LIMIT = 64 * 2**20  # bytes of a batch
 JOURNAL, LOCK = "journal.jsonl", "lock"
 VERSION = 1
 
@@ -98,9 +99,14 @@ class Journal:
 
     def batches(self) -> Iterator[list[Record]]:
         """Read from the disk what was done, batch by batch."""
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
-            next(file, None)
-            for number, line in enumerate(file, 2):
+        with contextlib.suppress(FileNotFoundError), open_regular(self.path) as file:
+            file.readline(LINE_LIMIT + 1)
+            for number in itertools.count(2):
+                line = file.readline(LINE_LIMIT + 1)
+                if len(line) > LINE_LIMIT:
+                    raise self._damaged(number)
+                if not line:
+                    return
                 if line.endswith(b"\n"):
                     try:
                         batch = [Record.read(each) for each in json.loads(line.decode())["batch"]]
@@ -152,9 +158,9 @@ class Journal:
 
     def _header(self) -> dict[str, Any] | None:
         """The settings of the job that began the journal."""
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
-            line = file.readline()
-            if line.endswith(b"\n"):
+        with contextlib.suppress(FileNotFoundError), open_regular(self.path) as file:
+            line = file.readline(LINE_LIMIT + 1)
+            if line.endswith(b"\n") or len(line) > LINE_LIMIT:
                 with contextlib.suppress(*_DAMAGE):
                     header = json.loads(line.decode())
                     if header["captax"] == VERSION:
@@ -169,12 +175,14 @@ class Journal:
         """Cut off an incomplete last line."""
         with self.path.open("rb+") as file:
             end = file.seek(0, os.SEEK_END)
-            tail = b""
-            while end and b"\n" not in tail:
+            tail, least = b"", end - LINE_LIMIT
+            while end > max(0, least) and b"\n" not in tail:
                 start = max(0, end - 2**16)
                 file.seek(start)
                 tail = file.read(end - start)
                 end = start + tail.rfind(b"\n") + 1 if b"\n" in tail else start
+            if end and b"\n" not in tail:
+                raise CollectionError(f"{self.path}: its end is damaged; add --resume never")
             file.truncate(end)
 
     def _write(self, batches: Iterable[list[Record]], without: Set[str] = frozenset()) -> None:

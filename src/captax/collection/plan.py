@@ -46,6 +46,7 @@ class Plan:
         options: options of captioning.
         shape: how captions are written.
         sheet: the path of a page with pictures and captions, if one is wanted.
+        csv_safe: whether cells of a CSV file that a spreadsheet would run get an apostrophe.
     """
 
     sources: tuple[str, ...]
@@ -57,6 +58,7 @@ class Plan:
     options: CaptionOptions = dataclasses.field(default_factory=CaptionOptions)
     shape: Shape = dataclasses.field(default_factory=Shape)
     sheet: Path | None = None
+    csv_safe: bool = True
 
     def __post_init__(self) -> None:
         within = [each for each in self.sources if "://" in each or each.endswith(ARCHIVES)]
@@ -143,7 +145,7 @@ class Plan:
         if not self.beside:
             if self.out is None or self.folder is None:
                 return Screen(self.wanted)
-            output = OneFile(self.out, self.wanted, self.folder / "written")
+            output = OneFile(self.out, self.wanted, self.folder / "written", csv_safe=self.csv_safe)
             if self.on_exists is not OnExists.overwrite:
                 output.check()
             return output

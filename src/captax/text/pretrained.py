@@ -22,7 +22,7 @@ from tokenizers import (
 )
 
 from captax.errors import CaptaxError
-from captax.files import parse_json
+from captax.files import TOKENIZER_LIMIT, open_regular, parse_json, read_text
 
 TOKENIZER, CONFIG, ROLES = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 ADDED = "added_tokens.json"
@@ -306,7 +306,7 @@ def _object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path, limit=TOKENIZER_LIMIT))
     except (OSError, ValueError) as error:
         raise TextError(f"{path}: not JSON ({error}); fetch it again") from error
     if not isinstance(content, dict):
@@ -318,6 +318,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _parse(path: Path, read: Callable[[], Any]) -> Any:
     try:
+        open_regular(path, limit=TOKENIZER_LIMIT).close()  # the library would wait for a pipe
         return read()
     except Exception as error:  # the library raises bare Exception
         reason = " ".join(str(error).split())

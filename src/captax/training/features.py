@@ -25,7 +25,7 @@ from tqdm import tqdm
 from captax.checkpoints.state import weights_digest
 from captax.data import batched, filled, load_images
 from captax.errors import CaptaxError
-from captax.files import write_text
+from captax.files import CONFIG_LIMIT, parse_json, read_text, write_text
 from captax.images import Augment, ImageError, ImageProcessor, mentions_sides, rng_for
 from captax.models.arithmetic import map_pictures
 from captax.models.encoders import VisionEncoder
@@ -91,8 +91,10 @@ def cache_features(
     folder = directory / key
     folder.mkdir(parents=True, exist_ok=True)
     data, progress = folder / "features.f16", folder / "progress.json"
-    done = json.loads(progress.read_text())["rows"] if progress.exists() else 0
     total = views * len(examples)
+    done = _rows_done(progress)
+    if not data.is_file() or data.stat().st_size < total * math.prod(shape[2:]) * 2:
+        done = min(done, data.stat().st_size // (math.prod(shape[2:]) * 2)) if data.is_file() else 0
     if done < total:
         _make_room(data, total * math.prod(shape[2:]) * 2)
         rows = np.memmap(data, np.float16, "r+", shape=(total, *shape[2:]))
@@ -108,6 +110,15 @@ def cache_features(
                 write_text(progress, json.dumps({"rows": done}))
         bar.close()
     return FeatureCache(np.memmap(data, np.float16, "r", shape=shape))
+
+
+def _rows_done(progress: Path) -> int:
+    """How many rows an earlier call computed; none if its file is missing or damaged."""
+    try:
+        rows = parse_json(read_text(progress, limit=CONFIG_LIMIT))["rows"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
+    return rows if isinstance(rows, int) and rows > 0 else 0
 
 
 def augmented_pixels(

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from captax import data, metrics
 from captax.checkpoints.state import parameters, rebuilder
-from captax.files import write_text
+from captax.files import CONFIG_LIMIT, read_text, write_text
 from captax.images import write_sheet
 from captax.models.encoders import VisionEncoder
 from captax.pipelines.loading import load_model
@@ -77,7 +77,7 @@ def train(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> Path:
 
 def _refuse_other(out: Path, recipe: Recipe) -> None:
     path = out / "recipe.yaml"
-    if path.exists() and path.read_text(encoding="utf-8") != recipe.to_yaml():
+    if path.exists() and read_text(path, limit=CONFIG_LIMIT) != recipe.to_yaml():
         raise RecipeError(
             f"{path}: this folder holds a run of another recipe; give another folder as --out"
         )

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from captax.errors import CaptaxError
-from captax.files import write_text
+from captax.files import TABLE_LIMIT, read_text, write_text
 
 # The largest share of the dev captions, where there are ten or more, that may be the same.
 ALIKE = 0.5
@@ -52,7 +52,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path, limit=TABLE_LIMIT).splitlines():
         try:
             records.append(json.loads(line))
         except ValueError:
