@@ -30,7 +30,7 @@ COMMANDS = [
     "explain @",
     "classify @ --model {m}",
     "train @",
-    "evaluate --data @",
+    "evaluate {m} @",
     "score @ {c}",
     "score {c} @",
     "data check @",
