@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 
+from captax import files
 from captax.errors import CaptaxError
 from captax.files import (
     OutputError,
     is_file,
     make_folder,
+    open_regular,
     own_file,
     parse_json,
+    read_bytes,
+    read_text,
     replacing,
     write_text,
 )
@@ -215,3 +219,39 @@ def test_files_of_its_own_are_never_anything_else(
                 file.write(b"DEAR")
         assert path.read_text() == {"rb": "dear", "ab": "dearDEAR", "r+b": "DEAR"}[mode]
     assert victim.read_text() == "dear"
+
+
+def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:
+    pipe, huge, small = tmp_path / "pipe", tmp_path / "huge", tmp_path / "small"
+    os.mkfifo(pipe)
+    small.write_bytes(b"abc")
+    with huge.open("wb") as file:
+        file.truncate(2**40)
+    for path, why in ((pipe, "regular"), (Path("/dev/zero"), "regular"), (huge, "more than")):
+        with pytest.raises(OSError, match=why):
+            read_bytes(path, limit=1000)
+    with pytest.raises(OSError, match="regular"):
+        open_regular(pipe)
+    with pytest.raises(OSError, match="null character"):
+        read_bytes("a\0b", limit=1)
+    assert read_bytes(small, limit=3) == b"abc"
+    with pytest.raises(OSError, match="more than 2 bytes"):
+        read_bytes(small, limit=2)
+
+
+def test_a_pipe_that_a_user_names_is_read_to_its_end(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("é" * 100_000,))
+    writer.start()
+    assert read_text(pipe, limit=10**6, pipes=True) == "é" * 100_000
+    writer.join(timeout=10)
+
+
+def test_a_pipe_without_a_writer_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_PATIENCE", 0)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="nothing writes to"):
+        read_text(tmp_path / "pipe", limit=10, pipes=True)

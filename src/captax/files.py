@@ -1,4 +1,4 @@
-"""Write files whole or not at all, and parse JSON from outside."""
+"""Write files whole or not at all, and read files of bounded size, JSON among them."""
 
 import contextlib
 import errno
@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
@@ -18,6 +19,11 @@ from typing import Any, BinaryIO, TextIO, cast
 from captax.errors import CaptaxError
 
 _fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
+# The most bytes that are read of a file of each kind; honest files are far smaller.
+CONFIG_LIMIT = 64 * 2**20  # a config, a recipe, a document, a text beside a picture
+TOKENIZER_LIMIT = 256 * 2**20
+PICTURE_LIMIT = 2**30
+TABLE_LIMIT = 2**30  # captions, annotations, lists of pictures
 
 _LONG = 180  # bytes of a name; it may have 255, and a partial file's name is longer
 # Flags and calls that not every system has. Without `dir_fd`, a folder that somebody exchanges for
@@ -179,6 +185,27 @@ def check_no_links(folder: Path) -> None:
                 )
 
 
+# What makes a spreadsheet run a cell, also in its wide form and behind apostrophes.
+_FORMULA = re.compile("('*)[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+CSV_HEADER = ["path", "caption", "score", "error"]  # how the CSV files of `captax caption` begin
+
+
+def csv_cell(text: str, *, safe: bool = True) -> str:
+    """A cell of a CSV file, with an apostrophe before what a spreadsheet would run as a formula.
+
+    `csv_text` takes it off again. So what begins with an apostrophe and would look like such a cell
+    gets one too, also where `safe` is False.
+    """
+    found = _FORMULA.match(text)
+    return f"'{text}" if found and (safe or found[1]) else text
+
+
+def csv_text(cell: str) -> str:
+    """The text that `csv_cell` made a cell of."""
+    found = _FORMULA.match(cell)
+    return cell[1:] if found and found[1] else cell
+
+
 def is_file(path: Path) -> bool:
     """Whether `path` is a file; a name that is too long for any file is not."""
     return os.path.isfile(path)  # noqa: PTH113 (`Path.is_file` raises OSError for such names)
@@ -302,6 +329,94 @@ def _not_own(path: Path) -> OutputError:
         f"{path}: is a link, a folder, a device or a pipe, where captax keeps a file of its own; "
         "remove it"
     )
+
+
+def open_regular(path: str | os.PathLike[str], *, limit: int | None = None) -> io.BufferedReader:
+    """Open a regular file to read; pipes, devices and files of more than `limit` bytes are refused.
+
+    Nothing is waited for: a pipe without a writer is refused at once too. Raises `OSError`, whose
+    `strerror` says why.
+    """
+    return os.fdopen(_descriptor(path, limit, pipes=False), "rb")
+
+
+def read_bytes(path: str | os.PathLike[str], *, limit: int, pipes: bool = False) -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    With `pipes`, a pipe or a terminal that the user named, such as the shell's `<(...)`, is read to
+    its end too, unless it has no writer. Raises `OSError`, whose `strerror` says why.
+    """
+    with os.fdopen(_descriptor(path, limit, pipes=pipes), "rb") as file:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            content = file.read(limit + 1) or b""  # some files of /proc hold more than their size
+        else:
+            content = _piped(file.fileno(), limit, path)
+    if len(content) > limit:
+        raise _too_large(path, limit)
+    return content
+
+
+def read_text(path: str | os.PathLike[str], *, limit: int, pipes: bool = False) -> str:
+    """The content of a file as `read_bytes` reads it, in UTF-8 with or without a byte order mark.
+
+    Its line ends become line feeds. Raises `OSError`, or `UnicodeDecodeError`.
+    """
+    text = read_bytes(path, limit=limit, pipes=pipes).decode("utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+_PATIENCE = 5  # seconds in which a pipe must have got a writer
+
+
+def _descriptor(path: str | os.PathLike[str], limit: int | None, *, pipes: bool) -> int:
+    """A file descriptor of what `open_regular` and `read_bytes` accept."""
+    waiting = getattr(os, "O_NONBLOCK", 0)  # opening a pipe waits for its writer without this
+    flags = os.O_RDONLY | waiting | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except ValueError:  # a name with a null character
+        reason = "its name has a null character"
+        raise OSError(errno.EINVAL, reason, os.fspath(path)) from None
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if pipes and (stat.S_ISFIFO(status.st_mode) or os.isatty(descriptor)):
+            return descriptor
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
+        if limit is not None and status.st_size > limit:
+            raise _too_large(path, limit)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _piped(descriptor: int, limit: int, path: str | os.PathLike[str]) -> bytes:
+    """At most `limit` bytes and one more of a pipe, which must get a writer before long."""
+    until = time.monotonic() + _PATIENCE
+    content = bytearray()
+    while len(content) <= limit:
+        try:
+            part = os.read(descriptor, 2**16)
+        except BlockingIOError:  # it has a writer, which has nothing to say as yet
+            os.set_blocking(descriptor, True)
+            continue
+        if part:
+            content += part
+        elif content or os.get_blocking(descriptor):
+            break
+        elif time.monotonic() > until:
+            raise OSError(errno.EPIPE, "it is a pipe that nothing writes to", os.fspath(path))
+        else:
+            time.sleep(0.05)
+    return bytes(content[: limit + 1])
+
+
+def _too_large(path: str | os.PathLike[str], limit: int) -> OSError:
+    size = f"{limit / 2**20:,.0f} MiB" if limit >= 2**20 else f"{limit:,} bytes"
+    return OSError(errno.EFBIG, f"it has more than {size}", os.fspath(path))
 
 
 def parse_json(text: str, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:

@@ -14,7 +14,7 @@ from captax.alt.markdown import find_markdown
 from captax.alt.notebook import find_notebook
 from captax.alt.rst import find_rst
 from captax.errors import CaptaxError
-from captax.files import check_inside, copy_mode, replacing
+from captax.files import CONFIG_LIMIT, check_inside, copy_mode, read_bytes, replacing
 
 _HTML = (
     "html htm xhtml shtml jinja jinja2 j2 hbs handlebars mustache njk twig liquid ejs erb php phtml"
@@ -117,7 +117,7 @@ class Document:
         if self.inside is not None:
             check_inside(self.path, self.inside)
         try:
-            now = self.path.read_bytes()
+            now = read_bytes(self.path, limit=CONFIG_LIMIT)
         except OSError as error:
             raise DocumentError(f"{self.path}: cannot be read: {error.strerror}") from None
         if now != self.content:
@@ -173,6 +173,6 @@ def read_document(path: Path, *, inside: Path | None = None) -> Document:
     Raises `DocumentError` if it cannot be read.
     """
     try:
-        return Document(path, path.read_bytes(), inside)
+        return Document(path, read_bytes(path, limit=CONFIG_LIMIT), inside)
     except OSError as error:
         raise DocumentError(f"{path}: cannot be read: {error.strerror or error}") from None

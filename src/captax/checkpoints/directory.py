@@ -12,7 +12,7 @@ from flax import nnx
 from captax.checkpoints.exchange import replace_folder
 from captax.checkpoints.state import CheckpointError, check_fit, export, fill
 from captax.checkpoints.weights import LazyTensor, open_weights
-from captax.files import parse_json
+from captax.files import CONFIG_LIMIT, OutputError, parse_json, read_text
 from captax.models.config import ModelConfig
 from captax.models.registry import ConfigError, model_config, read_config
 
@@ -44,7 +44,10 @@ def save_model(directory: Path, model: nnx.Module, *, dtype: str = "float32") ->
     (directory / CONFIG).write_text(json.dumps(contents, indent=2) + "\n")
     tensors = export(model, config.layout(), dtype=dtype)
     # transformers looks for this entry, which says that names and shapes are PyTorch's.
-    safetensors.numpy.save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    try:
+        safetensors.numpy.save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:  # also of a full disk
+        raise OutputError(f"{directory / WEIGHTS}: cannot be written ({error})") from None
     # The library creates files that only their owner may read.
     (directory / WEIGHTS).chmod((directory / CONFIG).stat().st_mode)
 
@@ -131,7 +134,7 @@ def _open(
 def read_json(path: Path) -> dict[str, Any]:
     """Read a file of a checkpoint directory that holds a JSON object."""
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path, limit=CONFIG_LIMIT))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; give the directory of a checkpoint") from None
     except OSError as error:

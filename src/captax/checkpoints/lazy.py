@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from captax.errors import CheckpointError
+from captax.files import open_regular
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT8 = {
@@ -75,7 +76,7 @@ def _read(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> n
     # The file is not mapped: touched pages would count as memory until it is closed.
     raw = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             file.seek(offset)
             done = 0
             while done < len(raw) and (count := file.readinto(raw[done:].data)):

@@ -21,6 +21,7 @@ import numpy as np
 from captax.checkpoints.lazy import LazyTensor, strided
 from captax.checkpoints.torch_pickle import TensorView, TorchFileError, load
 from captax.errors import quoted
+from captax.files import open_regular
 
 MAGIC = 0x1950A86A20F9469CFC6C
 # A tensor takes about 150 bytes of pickle. A hostile pickle can take 70 times its size in memory.
@@ -41,7 +42,7 @@ def open_torch_file(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             is_zip = file.read(4) == b"PK\x03\x04"
             file.seek(0)
             content, find = _open_zip(file) if is_zip else _open_legacy(file)

@@ -13,7 +13,7 @@ from captax.checkpoints.lazy import BFLOAT16, FLOAT8, LazyTensor, is_shape, stor
 from captax.checkpoints.state import CheckpointError
 from captax.checkpoints.torch_file import open_torch_file
 from captax.errors import quoted
-from captax.files import is_file, parse_json
+from captax.files import is_file, open_regular, parse_json
 
 __all__ = ["NAMES", "LazyTensor", "open_weights"]
 
@@ -102,7 +102,7 @@ def _open_index(path: Path) -> dict[str, LazyTensor]:
 
 def _open_file(path: Path) -> dict[str, LazyTensor]:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(64)
             file.seek(0)
             # A header begins with a brace, after its length; torch's zip and pickle do not.
@@ -162,7 +162,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...]
 
 def _read_index(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(HEADER_LIMIT + 1)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None

@@ -116,6 +116,13 @@ def caption(
         str,
         _writing("What stands between the old text and the added one.", show_default="a new line"),
     ] = "\n",
+    csv_safe: Annotated[
+        bool,
+        _writing(
+            "In a .csv, put an apostrophe before texts that begin like a formula, which a "
+            "spreadsheet would run."
+        ),
+    ] = True,
     dedupe: Annotated[
         int | None,
         _collection(
@@ -170,7 +177,17 @@ def caption(
     asked = CaptionOptions(prompt, options.pop("seed", 0), batch_size, dedupe, options)
     shape = Shape(CaptionTemplate(template, prefix, suffix), min_score)
     plan = Plan(
-        tuple(sources), out, format, ext, on_exists, separator, asked, shape, sheet, follow_links
+        tuple(sources),
+        out,
+        format,
+        ext,
+        on_exists,
+        separator,
+        asked,
+        shape,
+        sheet,
+        follow_links,
+        csv_safe,
     )
     loaded: dict[str, Any] = {
         "name": model,

@@ -19,6 +19,7 @@ from captax.cli.options import (
     output,
 )
 from captax.errors import CaptaxError
+from captax.files import TABLE_LIMIT, read_text
 
 
 @decoding
@@ -54,7 +55,7 @@ def generate(
     lines = list(texts or ())
     if file is not None:
         try:
-            lines += file.read_text(encoding="utf-8").splitlines()
+            lines += read_text(file, limit=TABLE_LIMIT, pipes=True).splitlines()
         except (OSError, ValueError) as error:
             raise CaptaxError(
                 f"{file}: cannot be read as text ({error}); give a text file in UTF-8"

@@ -9,11 +9,14 @@ from pathlib import Path, PurePosixPath
 from captax.collection.item import MASKS, CollectionError, Item, place_of
 from captax.collection.remote import RemoteSpan, opened
 from captax.data.example import DataError
-from captax.data.shards import TarPicture, tar_files
+from captax.data.shards import TarPicture, refuse_unreadable, tar_files
+from captax.files import PICTURE_LIMIT, open_regular
 from captax.images import ImageError, is_image_path
 
 # Pictures that would unpack to more bytes are refused.
-MAX_UNPACKED = 2**30
+MAX_UNPACKED = PICTURE_LIMIT
+# A picture shrinks less than this when it is packed; what shrinks more is a bomb.
+_MOST_PACKED, _SMALL = 200, 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,8 +35,10 @@ class ZipPicture:
         size = 0
         try:
             archive = _zip(self.archive)
-            size = archive.getinfo(self.member).file_size
-            if size <= MAX_UNPACKED:
+            member = archive.getinfo(self.member)
+            size = member.file_size
+            bomb = size > _SMALL and size > _MOST_PACKED * member.compress_size
+            if size <= MAX_UNPACKED and not bomb:
                 return archive.read(self.member)
         except OSError as error:
             raise ImageError(f"cannot be read: {error.strerror or error}") from None
@@ -56,7 +61,10 @@ class ZipPicture:
 def _zip(archive: str) -> zipfile.ZipFile:
     """An open zip file, which threads may read at the same time."""
     # zipfile closes the files that it opens itself, once the cache has dropped them.
-    return zipfile.ZipFile(opened(archive) if "://" in archive else archive)
+    if "://" in archive:
+        return zipfile.ZipFile(opened(archive))
+    open_regular(archive).close()  # refuses pipes and devices
+    return zipfile.ZipFile(archive)
 
 
 def archive_items(archive: str) -> Iterator[Item]:
@@ -74,7 +82,7 @@ def archive_items(archive: str) -> Iterator[Item]:
         within = PurePosixPath(member)
         left_out = member.endswith(MASKS) or within.parts[:1] == ("__MACOSX",)
         left_out |= any(part.startswith(".") and part != ".." for part in within.parts)
-        if isinstance(image, ImageError):
+        if isinstance(image, ImageError) and member == archive:
             yield Item(archive, image, root)
         elif is_image_path(member) and not left_out:
             yield Item(f"{archive}/{member}", image, root / place_of(within))
@@ -98,6 +106,11 @@ def _in_tar(archive: str) -> Iterator[tuple[str, TarPicture | RemoteSpan | Image
         with opened(archive) as file:
             for member in tar_files(file, archive):
                 start, size = member.offset_data, member.size
+                try:
+                    refuse_unreadable(member, "it", MAX_UNPACKED)
+                except DataError as error:
+                    yield member.name, ImageError(str(error).removeprefix("it: "))
+                    continue
                 if "://" in archive:
                     yield member.name, RemoteSpan(archive, start, size)
                 else:

@@ -14,8 +14,9 @@ from captax.collection.exiftool import ExifTool
 from captax.collection.item import CollectionError, Item
 from captax.collection.record import Record
 from captax.errors import CaptaxError
-from captax.files import OutputError, check_inside, is_special, write_text
+from captax.files import OutputError, check_inside, is_special, read_text, write_text
 
+SIDECAR_LIMIT = 4 * 2**20  # bytes of a text file beside a picture
 # Errors that would also stop every later picture.
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 
@@ -49,7 +50,7 @@ class TextSidecars:
     def read(self, picture: Path) -> str:
         file = self.file(picture)
         try:
-            return file.read_text(encoding="utf-8-sig")
+            return read_text(file, limit=SIDECAR_LIMIT)
         except FileNotFoundError:
             return ""
         except UnicodeDecodeError:
@@ -134,7 +135,7 @@ class Beside:
         None if the item is to be skipped. Raises `CaptaxError` if its caption cannot be written, or
         if it would replace the caption of another picture.
         """
-        picture = item.path if self.folder is None else self.folder / item.place
+        picture = self._picture(item)
         if picture is None:
             raise CollectionError(
                 "is not a file on this disk, so nothing can be written beside it; add --out FOLDER"
@@ -156,6 +157,14 @@ class Beside:
             )
         self._taken[str(file)] = item.name
         return str(picture), before
+
+    def target(self, item: Item) -> str | None:
+        """The picture that an item's caption is written beside, whatever is there."""
+        picture = self._picture(item)
+        return None if picture is None else str(picture)
+
+    def _picture(self, item: Item) -> Path | None:
+        return item.path if self.folder is None else self.folder / item.place
 
     def done(self, record: Record) -> None:
         """Remember what an earlier process of the job wrote, or was going to write."""

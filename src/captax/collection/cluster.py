@@ -25,7 +25,13 @@ from captax.collection.record import Record
 from captax.compilation import persist_compiled_programs
 from captax.data import batched
 from captax.errors import CaptaxError
-from captax.files import make_folder, own_file, write_text
+from captax.files import (
+    TABLE_LIMIT,
+    make_folder,
+    own_file,
+    parse_json,
+    write_text,
+)
 from captax.pipelines.loading import load
 
 SHARDS = "shards"
@@ -131,9 +137,26 @@ class _Shard:
         self.file = folder / f"{key.hexdigest()}.json"
 
     def read(self) -> list[Record]:
-        """The records that its worker made."""
-        with own_file(self.file, "rb", inside=self.file.parent) as file:
-            return [Record.read(each) for each in json.load(file)]
+        """The records that its worker made, each with the target of its picture, not the file's.
+
+        Raises `CollectionError` if the file does not hold a record of each picture in order.
+        """
+        try:
+            with own_file(self.file, "rb", inside=self.file.parent) as file:
+                content = file.read(TABLE_LIMIT).decode()
+            records = [Record.read(each) for each in parse_json(content)]
+            if [each.name for each in records] != [each.item.name for each in self.wanted]:
+                raise ValueError("it is about other pictures")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CollectionError(
+                f"{self.file}: is damaged ({error}); remove it to caption its pictures again"
+            ) from None
+        return [
+            record
+            if record.error
+            else dataclasses.replace(record, target=wanted.target, before=wanted.before)
+            for record, wanted in zip(records, self.wanted, strict=True)
+        ]
 
     def remove(self) -> None:
         """Remove its files."""

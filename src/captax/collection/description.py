@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 from lxml import etree
 
 from captax.errors import CaptaxError
-from captax.files import copy_mode, replacing
+from captax.files import CONFIG_LIMIT, copy_mode, read_bytes, replacing
 
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 _DC = "{http://purl.org/dc/elements/1.1/}"
@@ -153,7 +153,7 @@ def checked(description: str) -> str:
 
 def _bytes(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_bytes(path, limit=CONFIG_LIMIT)
     except FileNotFoundError:
         return None
     except OSError as error:

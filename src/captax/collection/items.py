@@ -11,6 +11,7 @@ from captax.collection.item import ARCHIVES, LISTS, MASKS, CollectionError, Item
 from captax.collection.lists import list_items
 from captax.collection.remote import RemotePicture, file_system, one_line
 from captax.data.shards import find_shards
+from captax.files import is_file
 from captax.images import ImageError, UnusableImage, is_image_path, walk_images
 
 
@@ -105,6 +106,9 @@ def _file(path: Path) -> Iterator[Item]:
         return archive_items(str(path))
     if suffix in LISTS:
         return list_items(path)
+    if not is_file(path):  # a pipe or a device, which never ends
+        reason = ImageError("is not a regular file, so it cannot be a picture")
+        return iter([Item(str(path), reason, place_of(path))])
     find_shards(path)  # refuses compressed shards
     return iter([Item(str(path), path, place_of(path))])
 

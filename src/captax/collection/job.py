@@ -64,6 +64,9 @@ class Output(Protocol):
         Raises `CaptaxError` if the item's caption cannot be written.
         """
 
+    def target(self, item: Item) -> str | None:
+        """The picture that `plan` gives for an item, whether or not it is to be skipped."""
+
     def done(self, record: Record) -> None:
         """Remember what an earlier process of the job wrote, or was going to write."""
 
@@ -190,9 +193,11 @@ class _Job:
         self.copies = copies
         self.summary = Summary()
         self.begun: set[str] = set()
+        # The last batch of an earlier process, which may not have been written beside its pictures.
+        self.again: dict[str, Record] = {}
 
     def take_up(self) -> None:
-        """Read what an earlier process did, and write its last batch again."""
+        """Read what an earlier process did; its last batch is written again by `wanted`."""
         if self.journal is None:
             return
         settled: dict[str, Record] = {}
@@ -205,8 +210,7 @@ class _Job:
                 if record.error or self.shape.doubtful(record):
                     settled[record.name] = record
             self.begun.update(record.name for record in last)
-        for record in self._write(last):
-            settled[record.name] = record
+        self.again = {record.name: record for record in last if record.target is not None}
         summary = self.summary
         summary.errors.update(reason_of(each.error) for each in settled.values() if each.error)
         summary.doubtful = sum(not each.error for each in settled.values())
@@ -216,6 +220,7 @@ class _Job:
         """The pictures that are not captioned yet."""
         for place, item in enumerate(items):
             if item.name in self.begun:
+                self._write_again(item)
                 continue
             self.begun.add(item.name)
             if isinstance(item.image, ImageError):  # tells more than the output's error
@@ -231,6 +236,14 @@ class _Job:
                 self.summary.skipped += 1
             else:
                 yield Wanted(item, place, *plan)
+
+    def _write_again(self, item: Item) -> None:
+        """Write an item's record of the last batch, beside the item: a journal names no places."""
+        record = self.again.pop(item.name, None)
+        if record is not None and (target := self.output.target(item)) is not None:
+            for failed in self._write([dataclasses.replace(record, target=target)]):
+                self.summary.errors[reason_of(failed.error)] += 1
+                self.summary.before -= 1
 
     def settle(self, batch: list[Record]) -> list[Record]:
         """Add a batch to the journal, write it and count it. Return its final records."""

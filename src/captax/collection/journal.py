@@ -23,6 +23,7 @@ from captax.files import make_folder, own_file, replacing, unwritable
 
 # What parsing a damaged line may raise.
 _DAMAGE = (ValueError, KeyError, TypeError, RecursionError)
+LINE_LIMIT = 64 * 2**20  # bytes of a batch
 JOURNAL, LOCK = "journal.jsonl", "lock"
 VERSION = 1
 
@@ -110,8 +111,13 @@ class Journal:
     def batches(self) -> Iterator[list[Record]]:
         """Read from the disk what was done, batch by batch."""
         with contextlib.suppress(FileNotFoundError), self._open(JOURNAL, "rb") as file:
-            next(file, None)
-            for number, line in enumerate(file, 2):
+            file.readline(LINE_LIMIT + 1)
+            for number in itertools.count(2):
+                line = file.readline(LINE_LIMIT + 1)
+                if len(line) > LINE_LIMIT:
+                    raise self._damaged(number)
+                if not line:
+                    return
                 if line.endswith(b"\n"):
                     try:
                         batch = [Record.read(each) for each in json.loads(line.decode())["batch"]]
@@ -164,8 +170,8 @@ class Journal:
     def _header(self) -> dict[str, Any] | None:
         """The settings of the job that began the journal."""
         with contextlib.suppress(FileNotFoundError), self._open(JOURNAL, "rb") as file:
-            line = file.readline()
-            if line.endswith(b"\n"):
+            line = file.readline(LINE_LIMIT + 1)
+            if line.endswith(b"\n") or len(line) > LINE_LIMIT:
                 with contextlib.suppress(*_DAMAGE):
                     header = json.loads(line.decode())
                     if header["captax"] == VERSION:
@@ -180,12 +186,14 @@ class Journal:
         """Cut off an incomplete last line."""
         with self._open(JOURNAL, "r+b") as file:
             end = file.seek(0, os.SEEK_END)
-            tail = b""
-            while end and b"\n" not in tail:
+            tail, least = b"", end - LINE_LIMIT
+            while end > max(0, least) and b"\n" not in tail:
                 start = max(0, end - 2**16)
                 file.seek(start)
                 tail = file.read(end - start)
                 end = start + tail.rfind(b"\n") + 1 if b"\n" in tail else start
+            if end and b"\n" not in tail:
+                raise CollectionError(f"{self.path}: its end is damaged; add --resume never")
             file.truncate(end)
 
     def _write(self, batches: Iterable[list[Record]], without: Set[str] = frozenset()) -> None:

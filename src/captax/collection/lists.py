@@ -12,6 +12,7 @@ from captax.data.example import read_text
 from captax.data.folder import PICTURE_COLUMNS
 from captax.data.tables import find_column, parquet_library, read_records
 from captax.errors import CaptaxError
+from captax.files import open_regular
 from captax.images import ImageError
 
 COLUMNS = (*PICTURE_COLUMNS, "url", "URL", "jpg", "png")
@@ -97,6 +98,7 @@ def _rows(table: Path) -> Iterator[tuple[str, Any]]:
 def _parquet(table: Path) -> Iterator[tuple[str, Any]]:
     pyarrow = parquet_library(table)
     try:
+        open_regular(table).close()  # the library would wait for a pipe
         file = pyarrow.parquet.ParquetFile(table)
         column = find_column(str(table), file.schema_arrow.names, COLUMNS)
         row = 0

@@ -14,7 +14,16 @@ from captax.collection.item import CollectionError, Item
 from captax.collection.record import Record, as_line, utf8
 from captax.data import batched
 from captax.data.tables import parquet_library
-from captax.files import OutputError, own_file, replacing, text_file, write_text
+from captax.files import (
+    CSV_HEADER,
+    OutputError,
+    csv_cell,
+    open_regular,
+    own_file,
+    replacing,
+    text_file,
+    write_text,
+)
 
 Records = Callable[[], Iterable[Record]]
 
@@ -57,19 +66,26 @@ def write_json_lines(path: Path, records: Records, *, own: bool = False) -> None
         file.writelines(as_line(as_json(record)) for record in records())
 
 
-def write_csv(path: Path, records: Records) -> None:
-    """Columns `path`, `caption`, `score`, `error`; then `caption_2`, `score_2` and so on."""
+def write_csv(path: Path, records: Records, *, safe: bool = True) -> None:
+    """Columns `path`, `caption`, `score`, `error`; then `caption_2`, `score_2` and so on.
+
+    Texts are as `csv_cell` writes them.
+    """
+
+    def cell(value: object) -> object:
+        return csv_cell(value, safe=safe) if isinstance(value, str) else value
+
     most = max((len(record.captions) for record in records()), default=1)
     others = [f"{name}_{n}" for n in range(2, most + 1) for name in ("caption", "score")]
     with _lines(path, newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         # Python 3.11 does not quote a carriage return, and readers take it for the end of a line.
         quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        writer.writerow(["path", "caption", "score", "error", *others])
+        writer.writerow([*CSV_HEADER, *others])
         for record in records():
             best = list(record.captions[0]) if record.captions else ["", ""]
             rest = [value for caption in record.captions[1:] for value in caption]
-            row = [record.name, *best, record.error, *rest]
+            row = list(map(cell, [record.name, *best, record.error, *rest]))
             (quoting if any("\r" in str(value) for value in row) else writer).writerow(row)
 
 
@@ -184,7 +200,10 @@ class OneFile:
     The file `mark` holds a digest of it, so that a change by somebody else is noticed.
     """
 
-    def __init__(self, path: Path, format: CaptionFormat, mark: Path | None = None):
+    def __init__(
+        self, path: Path, format: CaptionFormat, mark: Path | None = None, *, csv_safe: bool = True
+    ):
+        self.csv_safe = csv_safe
         self.path = path
         self.format = format
         self.mark = mark
@@ -200,6 +219,9 @@ class OneFile:
             below(self.path.parent, item.path)
         return None, ""
 
+    def target(self, item: Item) -> None:
+        """Nothing is written beside a picture."""
+
     def done(self, record: Record) -> None:
         """Nothing to do: the journal has the record."""
 
@@ -211,7 +233,10 @@ class OneFile:
         """Write the file."""
         if self.mark is not None:
             write_text(self.mark, "", own=True)  # until the digest is known
-        WRITERS[self.format](self.path, records)
+        if self.format is CaptionFormat.csv:
+            write_csv(self.path, records, safe=self.csv_safe)
+        else:
+            WRITERS[self.format](self.path, records)
         if self.mark is not None:
             write_text(self.mark, _digest(self.path), own=True)
         return [self.path]
@@ -243,6 +268,9 @@ class Screen:
     def plan(self, item: Item) -> tuple[None, str]:
         return None, ""
 
+    def target(self, item: Item) -> None:
+        """Nothing is written beside a picture."""
+
     def done(self, record: Record) -> None:
         """Nothing to do: printed captions are not kept."""
 
@@ -263,7 +291,7 @@ class Screen:
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CollectionError(

@@ -48,6 +48,7 @@ class Plan:
         shape: how captions are written.
         sheet: the path of a page with pictures and captions, if one is wanted.
         follow_links: whether to write where links lead that lead out of the folders given.
+        csv_safe: whether cells of a CSV file that a spreadsheet would run get an apostrophe.
     """
 
     sources: tuple[str, ...]
@@ -60,6 +61,7 @@ class Plan:
     shape: Shape = dataclasses.field(default_factory=Shape)
     sheet: Path | None = None
     follow_links: bool = False
+    csv_safe: bool = True
 
     def __post_init__(self) -> None:
         within = [each for each in self.sources if "://" in each or each.endswith(ARCHIVES)]
@@ -147,7 +149,7 @@ class Plan:
         if not self.beside:
             if self.out is None or self.folder is None:
                 return Screen(self.wanted)
-            output = OneFile(self.out, self.wanted, self.folder / "written")
+            output = OneFile(self.out, self.wanted, self.folder / "written", csv_safe=self.csv_safe)
             if self.on_exists is not OnExists.overwrite:
                 output.check()
             return output

@@ -53,8 +53,12 @@ class Record:
         texts += [text for text, _ in captions]
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("texts are strings")
+        for text, _ in captions:
+            text.encode()  # half of a surrogate pair cannot be written
         if not isinstance(record.fingerprint, int | None):
             raise TypeError("fingerprints are numbers")
+        if not (captions or record.error):
+            raise ValueError("a record has captions or an error")
         return record
 
 

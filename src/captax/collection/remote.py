@@ -1,12 +1,13 @@
 """Pictures behind URLs, through the file systems of fsspec."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from captax.collection.item import CollectionError
+from captax.files import PICTURE_LIMIT, open_regular, read_bytes
 from captax.images import ImageError
 
 
@@ -37,8 +38,10 @@ class RemoteSpan:
 def opened(place: str) -> Any:
     """Open a file, given by path or URL, for reading and seeking."""
     if "://" not in place:
-        return Path(place).open("rb")
+        return open_regular(place)
     files, path = file_system(place)
+    if type(files) is LocalFileSystem:
+        open_regular(path).close()  # refuses pipes and devices
     return files.open(path, "rb")
 
 
@@ -61,6 +64,8 @@ def file_system(url: str) -> tuple[Any, str]:
 def _fetch(url: str, start: int | None = None, end: int | None = None) -> bytes:
     try:
         files, path = file_system(url)
+        if start is None and type(files) is LocalFileSystem:  # a device has no end
+            return read_bytes(path, limit=PICTURE_LIMIT)
         return files.cat_file(path, start=start, end=end)
     except FileNotFoundError:
         raise ImageError("no such file") from None

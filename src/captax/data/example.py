@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from captax import files
 from captax.errors import CaptaxError
 from captax.files import is_file
 
@@ -214,10 +215,10 @@ def read_text(path: Path) -> str:
         DataError: the file cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return files.read_text(path, limit=files.TABLE_LIMIT, pipes=True)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8"
         ) from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -18,6 +18,7 @@ from captax.data.example import (
 )
 from captax.data.folder import read_csv
 from captax.data.splits import choose_split
+from captax.files import open_regular
 
 CAPTIONS = "Flickr8k.token.txt"
 TEXT_DIRECTORIES = (".", "text", "Flickr8k_text")
@@ -135,5 +136,9 @@ def _listed(path: Path, captions: dict[str, list[str]]) -> list[str]:
 
 
 def _has_kaggle_header(path: Path) -> bool:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return file.readline().strip().replace(" ", "") == "image,caption"
+    try:
+        with open_regular(path) as file:
+            line = file.readline(1024).decode("utf-8-sig", "replace")
+    except OSError:
+        return False
+    return line.strip().replace(" ", "") == "image,caption"

@@ -19,6 +19,7 @@ from captax.data.example import (
 )
 from captax.data.splits import SPLIT_NAMES, choose_split, refuse_absent
 from captax.data.tables import caption_columns, captions_in, find_column
+from captax.files import PICTURE_LIMIT, read_bytes
 from captax.images.decode import ImageError
 
 PICTURE_COLUMNS = ("image", "img", "picture", "jpg", "png", "webp")
@@ -48,7 +49,7 @@ class RowPicture:
         if not isinstance(path, str):
             raise ImageError(f"{self.where}: no picture in its column {self.column}")
         try:
-            return Path(path).read_bytes()
+            return read_bytes(path, limit=PICTURE_LIMIT)
         except OSError as error:
             raise ImageError(f"{self.where}: {path}: {error.strerror or error}") from None
 
@@ -105,6 +106,9 @@ def read_rows(root: Path, *, split: str | None = None) -> list[Example]:
     library = _library(root)
 
     def load() -> Any:
+        for path in root.rglob("*"):  # the library would wait for a pipe
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise DataError(f"{path}: is not a regular file; remove it")
         if is_saved(root):
             return library.load_from_disk(str(root))
         return library.load_dataset(str(root))
@@ -125,6 +129,8 @@ def _library(where: object) -> ModuleType:
 def _read(where: str, source: str, load: Any, split: str | None) -> list[Example]:
     try:
         loaded = load()
+    except DataError:
+        raise
     except Exception as error:  # the library raises its own, the hub's, Arrow's and Python's
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{where}: the datasets library cannot read it: {reason}") from error

@@ -5,18 +5,18 @@ place of its bytes are kept, so that it can be read at any time, in any order an
 """
 
 import dataclasses
-import io
 import itertools
+import os
 import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from captax.data.example import DataError, Example, StoredExample, refuse, refuse_long, refuses
 from captax.data.splits import choose_split, refuse_absent, split_in
 from captax.data.tables import caption_columns, captions_in
-from captax.files import parse_json
+from captax.files import CONFIG_LIMIT, PICTURE_LIMIT, open_regular, parse_json
 from captax.images.decode import ImageError
 from captax.images.find import is_image_path
 
@@ -38,9 +38,10 @@ class TarPicture:
             ImageError: the shard is gone, or shorter than it was.
         """
         try:
-            with self.shard.open("rb") as file:
+            with open_regular(self.shard) as file:
+                there = os.fstat(file.fileno()).st_size - self.offset
                 file.seek(self.offset)
-                content = file.read(self.size)
+                content = file.read(self.size) if self.size <= there else b""
         except OSError as error:
             raise ImageError(f"{self.shard}: cannot be read: {error.strerror or error}") from None
         if len(content) < self.size:
@@ -163,15 +164,15 @@ def _examples(shard: Path, name: str, source: str) -> Iterator[Example]:
 def _members(shard: Path) -> Iterator[tuple[str, str, str, TarPicture | bytes]]:
     """The pictures, texts and JSONs of a shard: key, extension, place and content of each."""
     try:
-        with shard.open("rb") as file:
-            length = file.seek(0, io.SEEK_END)
-            file.seek(0)
+        with open_regular(shard) as file:
+            length = os.fstat(file.fileno()).st_size
             for member in tar_files(file, shard):
                 folder, slash, name = member.name.removeprefix("./").rpartition("/")
                 key, _, extension = name.partition(".")
                 extension = extension.lower()
                 key, where = f"{folder}{slash}{key}", f"{shard}, {member.name}"
                 if extension in ("txt", "json"):
+                    refuse_unreadable(member, where, CONFIG_LIMIT)
                     if member.size > length - member.offset_data:
                         raise DataError(
                             f"{shard}: {member.name} is to have {member.size:,} bytes, more than "
@@ -180,6 +181,7 @@ def _members(shard: Path) -> Iterator[tuple[str, str, str, TarPicture | bytes]]:
                     file.seek(member.offset_data)
                     yield key, extension, where, file.read(member.size)
                 elif is_image_path(f"a.{extension}"):
+                    refuse_unreadable(member, where, PICTURE_LIMIT)
                     picture = TarPicture(shard, member.offset_data, member.size)
                     yield key, extension, where, picture
     except OSError as error:
@@ -194,17 +196,55 @@ def tar_files(file: Any, name: object) -> Iterator[tarfile.TarInfo]:
     Raises:
         DataError: the file is not a tar file, or is damaged; the message calls it `name`.
     """
+    before, headers = 0, cast(BinaryIO, _Headers(file))
     try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in archive:
+        with tarfile.open(fileobj=headers, mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                cast(Any, archive).members = []  # which would keep every header in memory
+                if member.size < 0 or member.offset < before:
+                    raise DataError(f"{name}: damaged at byte {member.offset}; fetch it again")
+                before = member.offset
                 if member.isreg() and not PurePosixPath(member.name).name.startswith("."):
                     yield member
             # tarfile mistakes a damaged header for the end of the file.
             file.seek(archive.offset)
             if file.read(_BLOCK).strip(b"\0"):
                 raise DataError(f"{name}: damaged at byte {archive.offset}; fetch it again")
-    except (tarfile.TarError, MemoryError, ValueError, OverflowError) as error:  # sizes of headers
+    except (
+        tarfile.TarError,
+        MemoryError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as error:  # sizes of headers
         raise DataError(f"{name}: not a complete tar file ({error}); fetch it again") from error
+
+
+class _Headers:
+    """A tar file for the eyes of `tarfile`, which reads as much as a header claims to have."""
+
+    def __init__(self, file: Any):
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= CONFIG_LIMIT // 64:
+            raise tarfile.ReadError(f"a header claims {size:,} bytes")
+        return self._file.read(size)
+
+
+def refuse_unreadable(member: tarfile.TarInfo, where: str, limit: int) -> None:
+    """Refuse a member whose bytes do not lie in one piece, or that has more than `limit` of them.
+
+    Raises:
+        DataError: it is such a member.
+    """
+    if member.issparse():
+        raise DataError(f"{where}: is stored with holes; pack the archive again without --sparse")
+    if member.size > limit:
+        raise DataError(
+            f"{where}: has more bytes than such a file has ({member.size:,}); remove it"
+        )
 
 
 def _text(where: str, content: bytes | TarPicture) -> str:

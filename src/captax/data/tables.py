@@ -10,7 +10,7 @@ from typing import Any
 
 from captax.data.example import DataError, read_text
 from captax.errors import quoted
-from captax.files import parse_json
+from captax.files import CSV_HEADER, csv_text, parse_json
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".json")
 CAPTION_COLUMNS = ("text", "caption", "captions", "sentences", "sentence")
@@ -51,11 +51,12 @@ def read_delimited(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]
         header = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
         raise DataError(f"{path}, line 1: {error}; check its quotes") from error
-    return header, _rows(path, reader, len(header))
+    return header, _rows(path, reader, header)
 
 
-def _rows(path: Path, reader: Any, width: int) -> Iterator[tuple[str, list[str]]]:
-    line = reader.line_num + 1
+def _rows(path: Path, reader: Any, header: list[str]) -> Iterator[tuple[str, list[str]]]:
+    line, width = reader.line_num + 1, len(header)
+    ours = path.suffix.lower() == ".csv" and header[: len(CSV_HEADER)] == CSV_HEADER
     separator = "tabs" if path.suffix.lower() == ".tsv" else "commas"
     remedy = (
         "replace tabs in fields by spaces"
@@ -72,7 +73,7 @@ def _rows(path: Path, reader: Any, width: int) -> Iterator[tuple[str, list[str]]
                 raise DataError(
                     f"{where}: this row has {len(row)} fields and the header has {width}; {remedy}"
                 )
-            yield where, row
+            yield where, list(map(csv_text, row)) if ours else row
     except csv.Error as error:
         raise DataError(f"{path}, line {line}: {error}; check its quotes") from error
 

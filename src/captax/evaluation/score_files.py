@@ -11,7 +11,7 @@ from captax import data
 from captax.errors import CaptaxError, quoted
 from captax.evaluation.clip_scoring import ClipScorer
 from captax.evaluation.worst import find_pictures, write_worst
-from captax.files import replacing, text_file, write_text
+from captax.files import csv_cell, open_regular, replacing, text_file, write_text
 from captax.metrics import (
     COUNTS,
     Comparison,
@@ -99,12 +99,16 @@ class Report:
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     def write_csv(self, path: Path) -> None:
-        """Write a row for each image. Raises `OutputError` if that is not possible."""
+        """Write a row for each image; texts are as `csv_cell` writes them.
+
+        Raises `OutputError` if that is not possible.
+        """
         with replacing(path) as new, text_file(new, newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["id", "caption", *next(iter(self.scores.per_image.values()))])
             for image, values in self.scores.per_image.items():
-                writer.writerow([image, self.captions.hypotheses[image], *values.values()])
+                texts = map(csv_cell, (image, self.captions.hypotheses[image]))
+                writer.writerow([*texts, *values.values()])
 
     def write_worst(self, path: Path, count: int, by: str) -> None:
         """Write the `count` worst captions by a metric as a page: see `evaluation.worst`."""
@@ -261,7 +265,7 @@ def _training(path: Path) -> CaptionFile:
 def _frequencies(path: Path) -> DocumentFrequencies:
     """Stored document frequencies, or those of a file or dataset of references."""
     if path.is_file():
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if b'"frequencies"' in file.read(100):
                 return DocumentFrequencies.read(path)
     rows = _references(path, None).rows

@@ -12,7 +12,7 @@ from PIL import Image
 from captax.explain.faithfulness import Faithfulness
 from captax.explain.maps import ATTENTION, ExplainError, Maps
 from captax.explain.words import Word
-from captax.files import replacing
+from captax.files import open_regular, replacing
 from captax.generation.result import Alternative, Generated
 
 _CURVES = ("fractions", "deletion", "insertion")
@@ -61,7 +61,7 @@ class Explanation(Maps):
     def load(cls, path: str | PathLike[str]) -> "Explanation":
         """Read back a `.npz` that `save` wrote. Raises `ExplainError` for any other file."""
         try:
-            with np.load(path) as file:
+            with open_regular(path) as opened, np.load(opened) as file:
                 arrays = dict(file)
             said = json.loads(str(arrays.pop("explanation")))
             caption = said.pop("caption")

@@ -12,7 +12,6 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -26,6 +25,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from captax.errors import CaptaxError
+from captax.files import PICTURE_LIMIT, open_regular
 from captax.images.prepared import Prepared
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Prepared
@@ -111,7 +111,7 @@ def decode(
             "NumPy array [height width 3]"
         )
     try:
-        with Path(source).open("rb") as file:
+        with open_regular(source, limit=PICTURE_LIMIT) as file:
             return _from_file(file, os.fspath(source), max_pixels, at_least)
     except FileNotFoundError:
         if str(source).startswith(("http://", "https://")):

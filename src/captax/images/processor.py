@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from captax.errors import quoted
-from captax.files import parse_json, write_text
+from captax.files import CONFIG_LIMIT, parse_json, read_text, write_text
 from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode
 from captax.images.geometry import Fit, shortest_edge, stretched
 from captax.images.prepared import Prepared
@@ -346,7 +346,7 @@ def _without_crop_pct(config: dict[str, Any]) -> dict[str, Any]:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path, limit=CONFIG_LIMIT))
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: not JSON ({error}); fetch it again") from None
     if not isinstance(content, dict):

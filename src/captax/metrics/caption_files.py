@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from captax.errors import CaptaxError, quoted
-from captax.files import parse_json
+from captax.files import CSV_HEADER, TABLE_LIMIT, csv_text, parse_json, read_text
 from captax.metrics.chair import known_object
 
 # The keys or columns by which a record may name its picture; the first one present counts. In
@@ -159,13 +159,13 @@ def _objects(where: str, names: object) -> set[str]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path, limit=TABLE_LIMIT, pipes=True)
     except UnicodeDecodeError as error:
         raise CaptionFileError(
             f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8"
         ) from None
     except OSError as error:
-        raise CaptionFileError(f"{path}: cannot be read ({error.strerror})") from None
+        raise CaptionFileError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _is_record(line: str) -> bool:
@@ -272,6 +272,7 @@ def _csv(path: str, text: str) -> Iterator[Row]:
     line = 1
     try:
         header = [name.strip() for name in next(reader, [])]
+        ours = header[: len(CSV_HEADER)] == CSV_HEADER
         line = reader.line_num + 1
         for row in reader:
             # A quoted row may span several lines; messages name its first.
@@ -283,7 +284,8 @@ def _csv(path: str, text: str) -> Iterator[Row]:
                     f"{where}: {len(row)} fields, but the header has {len(header)}; put captions "
                     f"that contain commas in double quotes"
                 )
-            yield from _record(where, dict(zip(header, row, strict=True)))
+            fields = map(csv_text, row) if ours else row
+            yield from _record(where, dict(zip(header, fields, strict=True)))
     except csv.Error as error:
         raise CaptionFileError(f"{path}, line {line}: {error}; check its quotes") from None
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from captax.errors import CaptaxError, quoted
-from captax.files import parse_json, write_text
+from captax.files import TABLE_LIMIT, parse_json, read_text, write_text
 from captax.metrics.ngrams import MAX_ORDER, CaptionNgrams, Common, NgramTable, in_common
 
 SIGMA = 6.0
@@ -77,7 +77,7 @@ class DocumentFrequencies:
         fault = f"{path}: holds no document frequencies as `captax score` writes them"
         again = "write the file again with `captax score --write-document-frequencies`"
         try:
-            document = parse_json(Path(path).read_text(encoding="utf-8"))
+            document = parse_json(read_text(path, limit=TABLE_LIMIT))
             images, frequencies = document["images"], document["frequencies"]
         except OSError as error:
             raise CaptaxError(

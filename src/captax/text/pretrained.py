@@ -22,7 +22,7 @@ from tokenizers import (
 )
 
 from captax.errors import CaptaxError, quoted
-from captax.files import parse_json
+from captax.files import TOKENIZER_LIMIT, open_regular, parse_json, read_text
 from captax.text import trial
 
 TOKENIZER, CONFIG, ROLES = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
@@ -316,7 +316,7 @@ def _object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path, limit=TOKENIZER_LIMIT))
     except (OSError, ValueError) as error:
         raise TextError(f"{path}: not JSON ({error}); fetch it again") from error
     if not isinstance(content, dict):
@@ -327,7 +327,11 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _parse(path: Path, read: Callable[[], Any]) -> Any:
-    return guarded(read, lambda why: f"{path}: not a readable tokenizer ({why}); fetch it again")
+    def opened() -> Any:
+        open_regular(path, limit=TOKENIZER_LIMIT).close()  # the library would wait for a pipe
+        return read()
+
+    return guarded(opened, lambda why: f"{path}: not a readable tokenizer ({why}); fetch it again")
 
 
 def guarded(call: Callable[[], Any], message: Callable[[str], str]) -> Any:

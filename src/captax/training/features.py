@@ -25,7 +25,13 @@ from tqdm import tqdm
 from captax.checkpoints.state import weights_digest
 from captax.data import batched, filled, load_images
 from captax.errors import CaptaxError
-from captax.files import make_folder, own_file, parse_json, unwritable, write_text
+from captax.files import (
+    make_folder,
+    own_file,
+    parse_json,
+    unwritable,
+    write_text,
+)
 from captax.images import Augment, ImageError, ImageProcessor, mentions_sides, rng_for
 from captax.models.arithmetic import map_pictures
 from captax.models.encoders import VisionEncoder

@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from captax.errors import CaptaxError, plain, quoted
+from captax.files import CONFIG_LIMIT, read_text
 
 
 class RecipeError(CaptaxError):
@@ -383,7 +384,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
                 f"{', '.join(recipe_names())}"
             )
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path, limit=CONFIG_LIMIT)
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(
                 f"{path}: cannot be read ({error}); give a UTF-8 file that you may read"
