@@ -6,7 +6,26 @@ from pathlib import Path
 
 import jax
 
+from captax.errors import CaptaxError
+
 VARIABLE = "CAPTAX_CACHE"
+
+# The process in which a model was first loaded or used.
+_process: int | None = None
+
+
+def refuse_fork() -> None:
+    """Raise `CaptaxError` in a child process that was forked after a model was loaded.
+
+    JAX's threads do not exist there, so the first program would never end.
+    """
+    global _process
+    _process = _process or os.getpid()
+    if _process != os.getpid():
+        raise CaptaxError(
+            "this process was forked after captax had loaded a model, and JAX does not work in it; "
+            "start processes with multiprocessing.get_context('spawn'), or load in the child alone"
+        )
 
 
 def cache_directory() -> Path:

@@ -39,11 +39,17 @@ class Chain:
 
     pictures: np.ndarray | None = None
 
-    def begin(self, features: Any, prompt: Any, capacity: int) -> Any:
+    def begin(self, features: Any, prompt: Any, capacity: int, length: Any = None) -> Any:
         pictures = features.tokens
         history = History(pictures, jnp.zeros(pictures.shape[:2]), jnp.zeros((), jnp.int32))
-        for token in prompt.T:
-            logits, history = self.advance(token, history)
+        logits, history = self.advance(prompt[:, 0], history)
+        for i, token in enumerate(prompt.T[1:], 1):
+            # What comes after `length` tokens is padding.
+            count = prompt.shape[1] if length is None else length
+            read = self.advance(token, history)
+            logits, history = jax.tree.map(
+                functools.partial(jnp.where, i < count), read, (logits, history)
+            )
         return logits, history
 
     def advance(self, tokens: Any, cache: Any) -> Any:
@@ -80,7 +86,7 @@ class Chain:
             for row, each in enumerate(prompts):
                 tokens[row, : len(each)] = each
             capacity = int(lengths.max()) + steps
-            prompt = Prompts(tokens, lengths, lengths + steps, int(lengths.min()), capacity)
+            prompt = Prompts(tokens, lengths, lengths + steps, capacity)
         known = ("eos_id", "pad_id", "constraints")
         static = {"eos_id": EOS, "pad_id": PAD, "constraints": Constraints()}
         static |= {key: options.pop(key) for key in known if key in options}

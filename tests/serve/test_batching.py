@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from captax.generation.programs import NotCompiled
 from captax.serve.batching import Batcher, QueueFull
+from captax.serve.compiling import WAITING, Busy
+from serve.conftest import until
 
 
 class Model:
@@ -143,3 +146,86 @@ def test_room_is_bounded_and_given_back(model: Model) -> None:
             assert batcher.full
         assert batcher.depth == 2
     assert batcher.depth == 0
+
+
+class Uncompiled(Model):
+    """Has programs for the work "known" alone; compiles others once it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: set[Any] = {("known", 1), ("known", 4)}
+        self.compiled: list[Any] = []
+        self.may = threading.Event()
+
+    def __call__(self, work: Any, inputs: list[Any]) -> list[Any]:
+        key = (work, 1 if len(inputs) == 1 else 4)
+        if key not in self.known:
+
+            def compile(options: Any) -> None:
+                assert self.may.wait(30)
+                self.compiled.append(key)
+                self.known.add(key)
+
+            raise NotCompiled(key, compile)
+        return super().__call__(work, inputs)
+
+
+def test_known_work_goes_on_while_other_work_is_compiled() -> None:
+    model = Uncompiled()
+    batcher = made(model)
+    (new,) = batcher.submit("new", [1])
+    assert batcher.submit("known", [2])[0].result(20) == ("known", 2)
+    assert not new.done()
+    model.may.set()
+    assert new.result(20) == ("new", 1)
+    # A program for many is compiled too, but nobody waits for it.
+    many = batcher.submit("new", [1, 2, 3])
+    assert [each.result(20) for each in many] == [("new", i) for i in (1, 2, 3)]
+    until(lambda: ("new", 4) in model.known)
+    batcher.stop()
+    assert sorted(model.compiled) == [("new", 1), ("new", 4)]
+
+
+def test_too_much_that_is_new_is_refused_and_who_hangs_up_leaves_the_place() -> None:
+    model = Uncompiled()
+    batcher = made(model)
+    waiting = [batcher.submit(i, [0])[0] for i in range(WAITING)]
+    with pytest.raises(Busy, match="try again in"):
+        batcher.submit("more", [0])[0].result(20)
+    # They are in the compiler, where a future can be cancelled no more, but they are unwanted.
+    for each in waiting[1:]:
+        each.cancel()
+    (last,) = batcher.submit("last", [0])
+    assert batcher.submit("known", [2])[0].result(20) == ("known", 2)
+    assert not last.done()
+    model.may.set()
+    assert last.result(20) == ("last", 0)
+    batcher.stop()
+    assert model.compiled == [(0, 1), ("last", 1)]
+
+
+def test_the_inputs_that_wait_for_programs_are_bounded() -> None:
+    model = Uncompiled()
+    batcher = made(model, limit=16)
+    waiting = [batcher.submit("new", [i])[0] for i in range(4)]
+    with pytest.raises(Busy):
+        batcher.submit("new", [5])[0].result(20)
+    stopping = threading.Thread(target=batcher.stop)
+    stopping.start()
+    model.may.set()
+    stopping.join(20)
+    assert [each.result(0) for each in waiting] == [("new", i) for i in range(4)]
+
+
+def test_who_waits_for_a_program_that_cannot_be_compiled_gets_the_error() -> None:
+    def compute(work: Any, inputs: Any) -> Any:
+        def compile(options: Any) -> None:
+            raise ValueError("bad")
+
+        raise NotCompiled(work, compile)
+
+    batcher = Batcher(compute, limit=16, sizes=(1,), wait=0.0)
+    batcher.start()
+    with pytest.raises(ValueError, match="bad"):
+        batcher.submit("new", [1])[0].result(20)
+    batcher.stop()

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -274,3 +275,46 @@ def test_the_command_serves_until_it_is_told_to_stop(command: Callable[..., Any]
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) in (0, -signal.SIGTERM)
     assert "s3cret" not in process.stderr.read()
+
+
+def resident() -> float:
+    """Bytes of memory that this process has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs Linux's /proc")
+def test_ever_new_options_hold_up_nobody_else(tiny_captioner: Captioner) -> None:
+    """What is new is compiled beside the model, a few programs at a time, and few are kept."""
+    with listening(tiny_captioner, queue=64) as server, ThreadPoolExecutor(4) as clients:
+        assert ask(server, png(0))[0] == 200
+        before, end = resident(), time.monotonic() + 30
+        statuses: list[int] = []
+
+        def attack(client: int) -> None:
+            number = client
+            while time.monotonic() < end:
+                number += 4
+                options = {
+                    "num_beams": 2 + number % 15,
+                    "max_new_tokens": 1 + number % 12,
+                    "length_penalty": number / 100,
+                    "suppress_tokens": [4 + number % 5] * (number % 2),
+                    "no_repeat_ngram_size": number % 4,
+                }
+                statuses.append(ask(server, png(number), **options)[0])
+
+        attacks = [clients.submit(attack, number) for number in range(4)]
+        slowest = most = 0.0
+        while time.monotonic() < end:
+            started = time.monotonic()
+            assert ask(server, png(1))[0] == 200
+            slowest = max(slowest, time.monotonic() - started)
+            most = max(most, resident() - before)
+            time.sleep(0.05)
+        for each in attacks:
+            each.result()
+    assert set(statuses) <= {200, 429} and 200 in statuses
+    assert slowest < 2
+    assert most < 1_000_000_000

@@ -5,7 +5,6 @@ counts the tokens that are predicted, each from those before it, and `places` wh
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from captax.checkpoints.state import parameters
 from captax.explain.rollout import rollout
+from captax.generation.programs import Programs
 from captax.models.arithmetic import map_pictures
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
@@ -71,15 +71,25 @@ class Given:
 class Reader:
     """A model that reads whole captions, with the weights that it has at each call."""
 
-    def __init__(self, model: EncoderDecoder, rebuild: Callable[..., EncoderDecoder]):
+    def __init__(
+        self,
+        model: EncoderDecoder,
+        rebuild: Callable[..., EncoderDecoder],
+        programs: Programs | None = None,
+    ):
+        """Compiled programs are kept among `programs`, where there are others of the model."""
         self._model = model
         self._rebuild = rebuild
+        self._programs = programs or Programs()
 
     def observe(self, given: Given, alternatives: int) -> Seen:
         """What the model computes for the explained tokens of the caption."""
         count = min(alternatives, self._model.decoder.config.vocab_size)
+        name = ("observe", count)
         seen = jax.device_get(
-            self._observe(self._weights, given.pixels, given.tokens, alternatives=count)
+            self._programs.run(
+                name, lambda: self._observe(count), self._weights, given.pixels, given.tokens
+            )
         )
         time = given.predicted
         return seen.replace(
@@ -102,7 +112,8 @@ class Reader:
             batch = shown[first : first + VERSIONS]
             filled = np.ones((VERSIONS, *batch.shape[1:]), bool)
             filled[: len(batch)] = batch
-            read = self._versions(self._weights, given.pixels, given.hidden, filled, given.tokens)
+            shown_here = self._weights, given.pixels, given.hidden, filled, given.tokens
+            read = self._programs.run("versions", self._versions, *shown_here)
             found.append(read[: len(batch)])
         whole = np.concatenate([np.asarray(each) for each in found])
         return whole[:, given.predicted]
@@ -119,7 +130,9 @@ class Reader:
             raise ValueError(f"the gradient cannot take {steps} steps; give 0 to {STEPS}")
         way = np.ones(STEPS, np.float32)
         way[:steps] = (np.arange(steps) + 0.5) / max(steps, 1)
-        found = self._gradients(
+        found = self._programs.run(
+            ("gradients", grid),
+            lambda: self._gradients(grid),
             self._weights,
             given.pixels,
             given.hidden,
@@ -128,7 +141,6 @@ class Reader:
             max(steps, 1),
             given.predicted.start,
             given.predicted.stop,
-            grid=grid,
         )
         return np.asarray(found)[given.predicted]
 
@@ -136,9 +148,8 @@ class Reader:
     def _weights(self) -> Mapping[str, jax.Array]:
         return parameters(self._model)
 
-    @functools.cached_property
-    def _observe(self) -> Callable[..., Seen]:
-        def program(weights: Any, pixels: Any, tokens: Any, alternatives: int) -> Seen:
+    def _observe(self, alternatives: int) -> Callable[..., Seen]:
+        def program(weights: Any, pixels: Any, tokens: Any) -> Seen:
             model = self._rebuild(weights)
 
             def look_and_read() -> tuple[Features, Array]:
@@ -173,9 +184,8 @@ class Reader:
                 lead=features.lead,
             )
 
-        return jax.jit(program, static_argnames="alternatives")
+        return program
 
-    @functools.cached_property
     def _versions(self) -> Callable[..., Float[Array, "versions time"]]:
         def program(weights: Any, pixels: Any, hidden: Any, shown: Any, tokens: Any) -> Array:
             model = self._rebuild(weights)
@@ -189,10 +199,9 @@ class Reader:
             logprobs = jax.nn.log_softmax(model.read(features, read).astype(jnp.float32))
             return jax.vmap(_of, (0, None))(logprobs, tokens)
 
-        return jax.jit(program)
+        return program
 
-    @functools.cached_property
-    def _gradients(self) -> Callable[..., Float[Array, "time rows columns"]]:
+    def _gradients(self, grid: tuple[int, int]) -> Callable[..., Float[Array, "time rows columns"]]:
         def program(
             weights: Any,
             pixels: Array,
@@ -202,7 +211,6 @@ class Reader:
             stops: Array,
             first: Array,
             last: Array,
-            grid: tuple[int, int],
         ) -> Array:
             model = self._rebuild(weights)
             gather = [
@@ -229,7 +237,7 @@ class Reader:
 
             return jax.lax.fori_loop(0, stops, at, jnp.zeros((time, *grid))) / stops
 
-        return jax.jit(program, static_argnames="grid")
+        return program
 
 
 def _of(logprobs: Float[Array, "time vocab"], tokens: Int[Array, " padded"]) -> Array:

@@ -6,13 +6,15 @@ Legend: `batch` pictures, `beams` hypotheses of each, `rows` = batch x beams, `t
 """
 
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from captax.generation.decoding import NEVER, Decoding, GenerationError, is_any
+from captax.generation.decoding import NEVER, Decoding, GenerationError, as_arguments, is_any
 
 
 @struct.dataclass
@@ -32,6 +34,11 @@ class _Beams:
     parents: Int[Array, "batch beams"]
 
 
+# `early_stopping` as a number, which programs take as an argument.
+STOPPING: dict[bool | str, int] = {False: 0, True: 1, "never": 2}
+
+
+@as_arguments("length_penalty", "stopping", structure=("num_beams", "num_return_sequences"))
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Beam:
     """Beam search: the `num_beams` best open hypotheses are continued together.
@@ -64,6 +71,15 @@ class Beam:
     def beams(self) -> int:
         """Hypotheses for each picture."""
         return self.num_beams
+
+    @functools.cached_property
+    def stopping(self) -> Any:
+        """The number of `early_stopping`."""
+        return STOPPING[self.early_stopping]
+
+    def returning_all(self) -> "Beam":
+        """The same search, with as many captions as beams."""
+        return dataclasses.replace(self, num_return_sequences=self.num_beams)
 
     def start(self, tokens: Int[Array, "batch time"], alive: Bool[Array, " batch"]) -> _Beams:
         """The state before the first choice. Only the first beam counts: all of them are equal."""
@@ -133,12 +149,12 @@ class Beam:
         self, decoding: Decoding, state: _Beams, length: Array
     ) -> Bool[Array, " batch"]:
         """The pictures whose best open hypothesis may still beat the worst one that has ended."""
-        if self.early_stopping is True:
-            return (state.done_scores <= NEVER / 2).any(-1)
-        if self.early_stopping == "never" and self.length_penalty > 0:
-            length = jnp.asarray(decoding.limit - decoding.prompt).astype(jnp.float32)
-        hope = state.totals[:, :1] / length**self.length_penalty
-        return (hope > state.done_scores.min(-1, keepdims=True))[:, 0]
+        whole = jnp.asarray(decoding.limit - decoding.prompt).astype(jnp.float32)
+        hopeful = (jnp.asarray(self.stopping) == STOPPING["never"]) & (self.length_penalty > 0)
+        hope = state.totals[:, :1] / jnp.where(hopeful, whole, length) ** self.length_penalty
+        better = (hope > state.done_scores.min(-1, keepdims=True))[:, 0]
+        few = (state.done_scores <= NEVER / 2).any(-1)
+        return jnp.where(jnp.asarray(self.stopping) == STOPPING[True], few, better)
 
     def logprobs(
         self,
@@ -193,6 +209,10 @@ class _Groups:
         )
 
 
+@as_arguments(
+    *("diversity_penalty", "length_penalty", "group"),
+    structure=("num_beams", "num_beam_groups", "num_return_sequences"),
+)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiverseBeam:
     """Beam search in groups, which lose score when they choose the tokens of earlier groups.
@@ -228,7 +248,11 @@ class DiverseBeam:
         """Hypotheses a picture, of all groups."""
         return self.num_beams
 
-    @property
+    def returning_all(self) -> "DiverseBeam":
+        """The same search, with as many captions as beams."""
+        return dataclasses.replace(self, num_return_sequences=self.num_beams)
+
+    @functools.cached_property
     def group(self) -> Beam:
         """The beam search of one group."""
         size = self.num_beams // self.num_beam_groups

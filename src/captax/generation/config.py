@@ -139,6 +139,13 @@ class GenerationConfig:
         eos = self.eos_token_id
         return eos if isinstance(eos, tuple) else () if eos is None else (eos,)
 
+    @property
+    def usual_limit(self) -> int:
+        """The largest number of tokens of a caption with its prompt, if that has one token."""
+        if self.max_new_tokens is not None:
+            return 1 + self.max_new_tokens
+        return self.max_length or 1 + DEFAULT_NEW_TOKENS
+
     def limits(self, prompts: np.ndarray, max_positions: int) -> np.ndarray:
         """The largest number of tokens for each caption with its prompt.
 

@@ -4,20 +4,25 @@ Each computes what the logits processor of transformers by that name does; `Cons
 them in its order. Scores are logits, or log-probabilities in beam search.
 
 Legend: `rows` captions, `time` places for tokens, of which the first `position` are filled, prompt
-included.
+included. Lists of tokens are arrays that are padded to a few sizes, so that a few programs serve
+all.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from captax.generation.decoding import GenerationError
 
 Scores = Float[Array, "rows vocab"]
+Ids = Bool[Any, " vocab"]
 Tokens = Int[Array, "rows time"]
 Position = Int[Array, ""] | int
 # The length of each row's prompt or caption: one number for all, or a column.
@@ -25,9 +30,14 @@ Length = Int[Array, "#rows 1"] | Int[Array, ""] | int
 
 Phrase = tuple[int, ...]
 
+# Tables of phrases have a power of this as their number of rows and columns.
+TABLE = 8
+# More than any caption has; sums with it stay within 32 bits.
+MOST = 2**30
+
 
 def penalise_repetition(
-    scores: Scores, tokens: Tokens, position: Position, penalty: float
+    scores: Scores, tokens: Tokens, position: Position, penalty: Float[Any, ""] | float
 ) -> Scores:
     """Divide the positive scores of tokens that occurred by the penalty; multiply negative ones."""
     filled = jnp.arange(tokens.shape[1]) < position
@@ -35,43 +45,91 @@ def penalise_repetition(
     return jnp.where(seen, jnp.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
-def forbid_repeated_ngrams(scores: Scores, tokens: Tokens, position: Position, size: int) -> Scores:
-    """Forbid every token that would repeat an n-gram of that size."""
-    time = tokens.shape[1]
-    windows = time - size + 1
-    if windows < 1:
-        return scores
-    repeats = (jnp.arange(windows) + size <= position)[None]
-    last = jax.lax.dynamic_slice_in_dim(tokens, position - size + 1, size - 1, axis=1)
-    for i in range(size - 1):
-        repeats = repeats & (tokens[:, i : i + windows] == last[:, i : i + 1])
-    ends = tokens[:, size - 1 :]
-    banned = _marked(scores, ends, jnp.broadcast_to(repeats, ends.shape))
+def forbid_repeated_ngrams(
+    scores: Scores, tokens: Tokens, position: Position, size: Int[Any, ""] | int
+) -> Scores:
+    """Forbid every token that would repeat an n-gram of that size, which is 1 or more."""
+    starts = jnp.arange(tokens.shape[1])
+    # An n-gram begins at each place, and ends among the tokens so far.
+    repeats = jnp.broadcast_to(starts + size <= position, tokens.shape)
+
+    def also(i: Array, repeats: Array) -> Array:
+        last = jax.lax.dynamic_slice_in_dim(tokens, position - size + 1 + i, 1, axis=1)
+        return repeats & (jnp.roll(tokens, -i, axis=1) == last)
+
+    # Where no n-gram fits there is nothing to compare.
+    compared = jnp.where(size <= position, size - 1, 0)
+    repeats = jax.lax.fori_loop(0, compared, also, repeats)
+    banned = _marked(scores, jnp.roll(tokens, -compared, axis=1), repeats)
     return jnp.where(banned, -jnp.inf, scores)
 
 
 def forbid_phrases(
-    scores: Scores, tokens: Tokens, position: Position, phrases: Sequence[Phrase]
+    scores: Scores, tokens: Tokens, position: Position, phrases: Int[Any, "phrases size"]
 ) -> Scores:
-    """Forbid the last token of each phrase in rows that end with its other tokens."""
-    for phrase in phrases:
-        begun = _ends_with(tokens, position, phrase[:-1])
-        scores = forbid(scores, phrase[-1:], begun[:, None])
-    return scores
+    """Forbid the last token of each phrase in rows that end with its other tokens.
+
+    The phrases end in the last column. -1 before them is any token or none; a row whose last token
+    is not in the vocabulary is no phrase.
+    """
+    before = phrases.shape[1] - 1
+    places = position - before + jnp.arange(before)
+    last = jnp.where(places < 0, -2, tokens[:, jnp.maximum(places, 0)])
+    wanted = phrases[:, :-1]
+    begun = ((wanted == -1) | (wanted == last[:, None])).all(-1)
+    ends = jnp.broadcast_to(phrases[:, -1], begun.shape)
+    return jnp.where(_marked(scores, ends, begun), -jnp.inf, scores)
 
 
 def forbid(
-    scores: Scores, ids: Sequence[int], when: Bool[Array, "#rows 1"] | Bool[Array, ""] | bool = True
+    scores: Scores, ids: Ids, when: Bool[Array, "#rows 1"] | Bool[Array, ""] | bool = True
 ) -> Scores:
     """Forbid tokens, in the rows where `when` is true."""
-    return jnp.where(_among(scores, ids) & when, -jnp.inf, scores)
+    return jnp.where(ids & when, -jnp.inf, scores)
 
 
-def force(
-    scores: Scores, ids: Sequence[int], when: Bool[Array, "#rows 1"] | Bool[Array, ""]
-) -> Scores:
+def force(scores: Scores, ids: Ids, when: Bool[Array, "#rows 1"] | Bool[Array, ""]) -> Scores:
     """Allow only these tokens, with score 0, in the rows where `when` is true."""
-    return jnp.where(when, jnp.where(_among(scores, ids), 0.0, -jnp.inf), scores)
+    return jnp.where(when, jnp.where(ids, 0.0, -jnp.inf), scores)
+
+
+@struct.dataclass
+class Required:
+    """Phrases that captions must contain, each in one of its spellings.
+
+    The `count` first rows of `tokens` are spellings, of which `sizes` says the number of tokens.
+    The spellings of a phrase follow each other: `phrases` numbers the phrases, `first` says where
+    one begins, and `shortest` is the number of tokens of its shortest spelling.
+    """
+
+    tokens: Int[Any, "spellings size"]
+    sizes: Int[Any, " spellings"]
+    phrases: Int[Any, " spellings"]
+    first: Bool[Any, " spellings"]
+    shortest: Int[Any, " spellings"]
+    count: Int[Any, ""]
+
+    @classmethod
+    def of(cls, phrases: Sequence[Sequence[Phrase]]) -> "Required":
+        """The table of phrases that are given with their spellings."""
+        spellings = [spelling for phrase in phrases for spelling in phrase]
+        side = _rounded(max(len(spellings), *map(len, spellings)))
+        tokens = np.full((side, side), -1, np.int32)
+        for row, spelling in enumerate(spellings):
+            tokens[row, : len(spelling)] = spelling
+
+        def column(values: Iterable[int]) -> np.ndarray:
+            given = [*values]
+            return np.array([*given, *[0] * (side - len(given))], np.int32)
+
+        return cls(
+            tokens=tokens,
+            sizes=column(map(len, spellings)),
+            phrases=column(i for i, phrase in enumerate(phrases) for _ in phrase),
+            first=column(j == 0 for phrase in phrases for j, _ in enumerate(phrase)).astype(bool),
+            shortest=column(min(map(len, phrase)) for phrase in phrases for _ in phrase),
+            count=np.array(len(spellings), np.int32),
+        )
 
 
 def require_phrases(
@@ -79,10 +137,10 @@ def require_phrases(
     unconstrained: Scores,
     tokens: Tokens,
     position: Position,
-    phrases: Sequence[tuple[Phrase, ...]],
+    required: Required,
     *,
     left: Length,
-    eos: Sequence[int],
+    eos: Ids,
 ) -> Scores:
     """Let no caption end before it contains each phrase, in any one of its spellings.
 
@@ -90,7 +148,7 @@ def require_phrases(
     their next token is the only one allowed, even if another constraint forbids it. So every
     caption that has room for all phrases contains them.
     """
-    missing, next_token = _progress(tokens, position, phrases)
+    missing, next_token = _progress(tokens, position, jax.tree.map(jnp.asarray, required))
     scores = forbid(scores, eos, (missing > 0)[:, None])
     # A free choice may have interrupted a phrase; then the whole phrase is still missing.
     urgent = (missing > 0)[:, None] & (left - 1 < missing[:, None])
@@ -99,44 +157,63 @@ def require_phrases(
 
 
 def _progress(
-    tokens: Tokens, position: Position, phrases: Sequence[tuple[Phrase, ...]]
+    tokens: Tokens, position: Position, required: Required
 ) -> tuple[Int[Array, " rows"], Int[Array, " rows"]]:
     """The number of tokens in missing phrases, and the next token of the most complete one."""
-    rows = len(tokens)
-    missing = jnp.zeros(rows, jnp.int32)
-    best = jnp.full(rows, -1, jnp.int32)
-    following = jnp.zeros(rows, jnp.int32)
-    for spellings in phrases:
-        shortest = min(map(len, spellings))
-        said = jnp.zeros(rows, bool)
-        for phrase in spellings:
-            said |= _contains(tokens, position, phrase)
-        missing += jnp.where(said, 0, shortest)
-        for phrase in spellings:
-            for count in range(len(phrase)):
-                gain = count - (len(phrase) - shortest)
-                better = ~said & _ends_with(tokens, position, phrase[:count]) & (gain > best)
-                best = jnp.where(better, gain, best)
-                following = jnp.where(better, phrase[count], following)
+    rows, side = len(tokens), required.tokens.shape[1]
+    none = jnp.zeros((rows, side), bool)
+
+    def look(row: Array, said: Array) -> Array:
+        here = _contains(tokens, position, required.tokens[row], required.sizes[row])
+        return said | (here[:, None] & (required.phrases == required.phrases[row]))
+
+    said = jax.lax.fori_loop(0, required.count, look, none)
+    real = jnp.arange(side) < required.count
+    needed = jnp.where(said, 0, required.shortest)
+    missing = jnp.where(required.first & real, needed, 0).sum(-1)
+
+    def follow(row: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        best, following = found
+        size = required.sizes[row]
+        begun = _ends_with(tokens, position, required.tokens[row], size)
+        counts = jnp.arange(side)
+        gain = jnp.where(begun & (counts < size), counts - (size - required.shortest[row]), -1)
+        gain = jnp.where(said[:, row, None], -1, gain)
+        most = gain.argmax(-1)
+        gained = gain.max(-1)
+        better = gained > best
+        following = jnp.where(better, required.tokens[row][most], following)
+        return jnp.where(better, gained, best), following
+
+    start = jnp.full(rows, -1, jnp.int32), jnp.zeros(rows, jnp.int32)
+    _, following = jax.lax.fori_loop(0, required.count, follow, start)
     return missing, following
 
 
-def _contains(tokens: Tokens, position: Position, phrase: Phrase) -> Bool[Array, " rows"]:
-    windows = tokens.shape[1] - len(phrase) + 1
-    if windows < 1:
-        return jnp.zeros(len(tokens), bool)
-    here = (jnp.arange(windows) + len(phrase) <= position)[None]
-    for i, token in enumerate(phrase):
-        here = here & (tokens[:, i : i + windows] == token)
-    return here.any(-1)
+def _contains(
+    tokens: Tokens, position: Position, phrase: Int[Array, " side"], size: Int[Array, ""]
+) -> Bool[Array, " rows"]:
+    """Which rows contain the first `size` tokens of `phrase`."""
+    here = jnp.broadcast_to(jnp.arange(tokens.shape[1]) + size <= position, tokens.shape)
+
+    def also(i: Array, here: Array) -> Array:
+        return here & (jnp.roll(tokens, -i, axis=1) == phrase[i])
+
+    return jax.lax.fori_loop(0, size, also, here).any(-1)
 
 
-def _ends_with(tokens: Tokens, position: Position, phrase: Phrase) -> Bool[Array, " rows"]:
-    size = len(phrase)
-    if size > tokens.shape[1]:
-        return jnp.zeros(len(tokens), bool)
-    last = jax.lax.dynamic_slice_in_dim(tokens, position - size, size, axis=1)
-    return (last == jnp.array(phrase, tokens.dtype)).all(-1) & (position >= size)
+def _ends_with(
+    tokens: Tokens, position: Position, phrase: Int[Array, " side"], size: Int[Array, ""]
+) -> Bool[Array, "rows side"]:
+    """For each number below `side`: which rows end with that many first tokens of `phrase`."""
+    counts = jnp.arange(len(phrase))
+
+    def also(i: Array, begun: Array) -> Array:
+        last = tokens[:, jnp.clip(position - counts + i, 0, tokens.shape[1] - 1)]
+        return begun & ((i >= counts) | (last == phrase[i]))
+
+    begun = jnp.broadcast_to(counts <= position, (len(tokens), len(phrase)))
+    return jax.lax.fori_loop(0, size - 1, also, begun)
 
 
 def _marked(
@@ -149,16 +226,73 @@ def _marked(
     return none.at[jnp.arange(rows)[:, None], at].set(True, mode="drop")
 
 
-def _among(scores: Scores, ids: Sequence[int]) -> Bool[np.ndarray, " vocab"]:
-    vocab = scores.shape[-1]
-    outside = [index for index in ids if not 0 <= index < vocab]
-    if outside:
-        raise GenerationError(
-            f"token ids {outside} are not in the vocabulary; use ids from 0 to {vocab - 1}"
+def _rounded(count: int) -> int:
+    """The smallest power of `TABLE` that is at least `count`, and at least `TABLE`."""
+    size = TABLE
+    while size < count:
+        size *= TABLE
+    return size
+
+
+@struct.dataclass
+class Rules:
+    """`Constraints` as arrays, which programs take as an argument.
+
+    Whatever is not constrained has a value that changes nothing, and a table that would be empty is
+    None. So one program serves all constraints whose tables have the same sizes.
+    """
+
+    repetition_penalty: Float[Any, ""]
+    no_repeat_ngram_size: Int[Any, ""]
+    bad_tokens: Ids
+    bad_phrases: Int[Any, "phrases size"] | None
+    min_length: Int[Any, ""]
+    min_new_tokens: Int[Any, ""]
+    forced_bos: Ids
+    forced_eos: Ids
+    suppressed: Ids
+    suppressed_first: Ids
+    required: Required | None
+    eos: Ids
+    renormalize: bool = struct.field(pytree_node=False)
+
+    def __call__(
+        self, scores: Scores, tokens: Tokens, position: Position, *, prompt: Length, limit: Length
+    ) -> Scores:
+        """Scores of the next token; prompts end at `prompt`, captions at `limit` at the latest."""
+        unconstrained = scores
+        scores = _if(
+            self.repetition_penalty != 1,
+            lambda x: penalise_repetition(x, tokens, position, self.repetition_penalty),
+            scores,
         )
-    found = np.zeros(vocab, bool)
-    found[list(ids)] = True
-    return found
+        scores = _if(
+            self.no_repeat_ngram_size > 0,
+            lambda x: forbid_repeated_ngrams(x, tokens, position, self.no_repeat_ngram_size),
+            scores,
+        )
+        scores = forbid(scores, self.bad_tokens)
+        if self.bad_phrases is not None:
+            scores = forbid_phrases(scores, tokens, position, self.bad_phrases)
+        short = jnp.asarray(position < self.min_length)
+        short |= jnp.asarray(position - prompt < self.min_new_tokens)
+        scores = forbid(scores, self.eos, short)
+        bos, end = self.forced_bos.any(), self.forced_eos.any()
+        scores = force(scores, self.forced_bos, bos & (position == 1))
+        scores = force(scores, self.forced_eos, end & jnp.asarray(position == limit - 1))
+        scores = forbid(scores, self.suppressed)
+        # The caption begins after a forced bos.
+        later = jnp.asarray(prompt == 1) & bos
+        scores = forbid(scores, self.suppressed_first, position == prompt + later)
+        if self.required is not None:
+            left = limit - position - end
+            given = scores, unconstrained, tokens, position, self.required
+            scores = require_phrases(*given, left=left, eos=self.eos)
+        return jax.nn.log_softmax(scores) if self.renormalize else scores
+
+
+def _if(on: Bool[Any, ""] | bool, change: Any, scores: Scores) -> Scores:
+    return jax.lax.cond(on, change, lambda x: x, scores)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,37 +325,52 @@ class Constraints:
         eos: tuple[int, ...],
     ) -> Scores:
         """Scores of the next token; prompts end at `prompt`, captions at `limit` at the latest."""
-        unconstrained = scores
-        if self.repetition_penalty != 1:
-            scores = penalise_repetition(scores, tokens, position, self.repetition_penalty)
-        if self.no_repeat_ngram_size > 0:
-            scores = forbid_repeated_ngrams(scores, tokens, position, self.no_repeat_ngram_size)
+        rules = self.rules(scores.shape[-1], eos)
+        return rules(scores, tokens, position, prompt=prompt, limit=limit)
+
+    def rules(self, vocab: int, eos: Sequence[int]) -> Rules:
+        """The constraints as arrays, for a model that writes `vocab` tokens.
+
+        Raises `GenerationError` for tokens that are not among them.
+        """
+        ids = functools.partial(_ids, vocab)
         phrases = [phrase for phrase in self.bad_words_ids if phrase not in [(e,) for e in eos]]
-        single = [phrase[0] for phrase in phrases if len(phrase) == 1]
-        scores = forbid(scores, single) if single else scores
-        scores = forbid_phrases(scores, tokens, position, [p for p in phrases if len(p) > 1])
-        if self.min_length > 0:
-            scores = forbid(scores, eos, jnp.asarray(position < self.min_length))
-        if self.min_new_tokens > 0:
-            scores = forbid(scores, eos, jnp.asarray(position - prompt < self.min_new_tokens))
-        if self.forced_bos_token_id is not None:
-            scores = force(scores, (self.forced_bos_token_id,), jnp.asarray(position == 1))
-        if self.forced_eos_token_id:
-            scores = force(scores, self.forced_eos_token_id, jnp.asarray(position == limit - 1))
-        if self.suppress_tokens:
-            scores = forbid(scores, self.suppress_tokens)
-        if self.begin_suppress_tokens:
-            # The caption begins after a forced bos.
-            later = jnp.asarray(prompt == 1) & (self.forced_bos_token_id is not None)
-            scores = forbid(scores, self.begin_suppress_tokens, position == prompt + later)
-        if self.force_words_ids:
-            scores = require_phrases(
-                scores,
-                unconstrained,
-                tokens,
-                position,
-                self.force_words_ids,
-                left=limit - position - bool(self.forced_eos_token_id),
-                eos=eos,
-            )
-        return jax.nn.log_softmax(scores) if self.renormalize_logits else scores
+        several = [phrase for phrase in phrases if len(phrase) > 1]
+        ids([phrase[-1] for phrase in several])  # looks whether they are in the vocabulary
+        bos = self.forced_bos_token_id
+        return Rules(
+            repetition_penalty=np.array(self.repetition_penalty, np.float32),
+            no_repeat_ngram_size=np.array(min(self.no_repeat_ngram_size, MOST), np.int32),
+            bad_tokens=ids([phrase[0] for phrase in phrases if len(phrase) == 1]),
+            bad_phrases=_table(several, vocab) if several else None,
+            min_length=np.array(min(self.min_length, MOST), np.int32),
+            min_new_tokens=np.array(min(self.min_new_tokens, MOST), np.int32),
+            forced_bos=ids(() if bos is None else (bos,)),
+            forced_eos=ids(self.forced_eos_token_id),
+            suppressed=ids(self.suppress_tokens),
+            suppressed_first=ids(self.begin_suppress_tokens),
+            required=Required.of(self.force_words_ids) if self.force_words_ids else None,
+            eos=ids(eos),
+            renormalize=self.renormalize_logits,
+        )
+
+
+def _table(phrases: Sequence[Phrase], vocab: int) -> Int[np.ndarray, "phrases size"]:
+    """Phrases at the ends of rows, as `forbid_phrases` takes them."""
+    side = _rounded(max(len(phrases), *map(len, phrases)))
+    table = np.full((side, side), -1, np.int32)
+    table[:, -1] = vocab
+    for row, phrase in enumerate(phrases):
+        table[row, side - len(phrase) :] = phrase
+    return table
+
+
+def _ids(vocab: int, ids: Sequence[int]) -> Bool[np.ndarray, " vocab"]:
+    outside = [index for index in ids if not 0 <= index < vocab]
+    if outside:
+        raise GenerationError(
+            f"token ids {outside} are not in the vocabulary; use ids from 0 to {vocab - 1}"
+        )
+    found = np.zeros(vocab, bool)
+    found[list(ids)] = True
+    return found

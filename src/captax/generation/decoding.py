@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 from jaxtyping import Array, Bool, Float, Int
@@ -12,6 +12,8 @@ from captax.errors import OptionError
 # Takes the place of minus infinity, but is finite, so that sums and differences stay numbers.
 NEVER = -1e9
 
+Kind = TypeVar("Kind")
+
 Constrain = Callable[
     [Float[Array, "batch beams vocab"], Int[Array, "batch beams time"], Int[Array, ""]],
     Float[Array, "batch beams vocab"],
@@ -20,6 +22,35 @@ Constrain = Callable[
 
 class GenerationError(OptionError):
     """Decoding options, prompts or captions that the model cannot follow."""
+
+
+def as_arguments(
+    *numbers: str, structure: tuple[str, ...] = ()
+) -> Callable[[type[Kind]], type[Kind]]:
+    """Let programs take a frozen dataclass as an argument.
+
+    The `numbers` are arrays there, so one program serves all their values. What is in `structure`
+    decides which program is needed: these fields and cached properties have their values when the
+    program is traced.
+    """
+
+    def register(kind: type[Kind]) -> type[Kind]:
+        def flatten(given: Any) -> tuple[list[Any], tuple[Any, ...]]:
+            return [getattr(given, name) for name in numbers], tuple(
+                getattr(given, name) for name in structure
+            )
+
+        def unflatten(known: tuple[Any, ...], values: Any) -> Any:
+            # Not by `__init__`, which looks at the numbers.
+            made = object.__new__(kind)
+            for name, value in zip((*structure, *numbers), (*known, *values), strict=True):
+                made.__dict__[name] = value
+            return made
+
+        jax.tree_util.register_pytree_node(kind, flatten, unflatten)
+        return kind
+
+    return register
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +101,9 @@ class Strategy(Protocol):
     @property
     def length_penalty(self) -> float:
         """A score is the sum of log-probabilities divided by the length to this power."""
+
+    def returning_all(self) -> "Strategy":
+        """The same choices, with all hypotheses returned: the first of them are the same."""
 
     def start(self, tokens: Int[Array, "batch time"], alive: Bool[Array, " batch"]) -> Any:
         """The state before the first choice; `tokens` holds prompts alone."""

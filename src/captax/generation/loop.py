@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from captax.generation.constraints import Constraints
+from captax.generation.constraints import Constraints, Rules
 from captax.generation.decoding import (
     Constrain,
     Decoding,
@@ -44,16 +44,15 @@ class Sequences:
 class Prompts:
     """Prompts of different lengths, padded on the right with any token.
 
-    Row `i` has `lengths[i]` tokens, and at most `limits[i]` together with its caption. Every prompt
-    has at least `shared` tokens: these are read in one call. The rest is read token by token while
-    shorter prompts are already being continued, so each row is decoded as if it were alone.
-    `capacity` is the largest limit.
+    Row `i` has `lengths[i]` tokens, and at most `limits[i]` together with its caption. As many
+    tokens as the shortest prompt has are read in one call. The rest is read token by token while
+    shorter prompts are already being continued, so each row is decoded as if it were alone. There
+    is room for `capacity` tokens, the largest limit or more.
     """
 
     tokens: Int[Any, "batch time"]
     lengths: Int[Any, " batch"]
     limits: Int[Any, " batch"]
-    shared: int = struct.field(pytree_node=False)
     capacity: int = struct.field(pytree_node=False)
 
 
@@ -62,9 +61,13 @@ class Captioning(Protocol):
     """What the loop asks of a model."""
 
     def begin(
-        self, features: Any, prompt: Int[Array, "batch time"], capacity: int
+        self,
+        features: Any,
+        prompt: Int[Array, "batch time"],
+        capacity: int,
+        length: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "batch vocab"], Cache]:
-        """Logits after the prompt, and the cache."""
+        """Logits after the prompt, or after its first `length` tokens alone, and the cache."""
 
     def advance(
         self, tokens: Int[Array, " rows"], cache: Cache
@@ -81,7 +84,7 @@ def generate(
     eos_id: int | tuple[int, ...],
     pad_id: int,
     max_new_tokens: int | None = None,
-    constraints: Constraints | None = None,
+    constraints: Constraints | Rules | None = None,
     alive: Bool[Array, " batch"] | None = None,
     seeds: Int[Array, "batch 2"] | None = None,
 ) -> Sequences:
@@ -91,9 +94,11 @@ def generate(
     the loop does not wait for it. Sampling draws by `seeds`, by default the number of the row.
     Raises `GenerationError` if no token may be decoded.
     """
-    ragged = isinstance(prompt, Prompts)
+    # The number of tokens that all prompts have; with a single place it is known.
+    begun: Any
     if isinstance(prompt, Prompts):
-        given, begun, time = prompt.tokens, prompt.shared, prompt.capacity
+        given, time = prompt.tokens, prompt.capacity
+        begun = jnp.min(prompt.lengths) if given.shape[1] > 1 else 1
         first, limit = prompt.lengths[:, None], prompt.limits[:, None]
     else:
         if max_new_tokens is None or max_new_tokens < 1:
@@ -101,6 +106,7 @@ def generate(
         given, begun = prompt, prompt.shape[1]
         first, limit = begun, begun + max_new_tokens
         time = limit
+    ragged = not isinstance(begun, int)
     batch, beams = len(given), strategy.beams
     if alive is None:
         alive = jnp.ones(batch, bool)
@@ -133,20 +139,20 @@ def generate(
         return position + 1, choose(state, logits, position), cache
 
     # The last token is never fed back, so the cache needs no place for it.
-    logits, cache = model.begin(features, given[:, :begun], time - 1)
+    logits, cache = model.begin(features, given, time - 1, begun if ragged else None)
     tokens = jnp.full((batch, time), pad_id, jnp.int32)
-    inside = jnp.arange(given.shape[1]) < first if ragged else True
+    inside = jnp.arange(given.shape[1]) < first
     tokens = tokens.at[:, : given.shape[1]].set(jnp.where(inside, given, pad_id))
     state = strategy.start(tokens, alive)
     position = jnp.asarray(begun, jnp.int32)
     state = choose(state, jnp.repeat(logits, beams, axis=0), position)
     carry = (position + 1, state, cache.repeat(beams))
     _, state, _ = jax.lax.while_loop(unfinished, body, carry)
-    return _sequences(decoding, *strategy.finish(state), shared=begun, pad=pad_id)
+    return _sequences(decoding, *strategy.finish(state), shared=0 if ragged else begun, pad=pad_id)
 
 
 def constrainer(
-    constraints: Constraints | None, first: Any, limit: Any, eos: tuple[int, ...]
+    constraints: Constraints | Rules | None, first: Any, limit: Any, eos: tuple[int, ...]
 ) -> Constrain:
     """`constraints` for pictures that have several captions each: [batch beams vocab]."""
     if constraints is None or constraints == Constraints():
@@ -154,17 +160,18 @@ def constrainer(
 
     def constrain(scores: Array, tokens: Array, position: Array) -> Array:
         _, beams, vocab = scores.shape
+        given = constraints
+        rules = given.rules(vocab, eos) if isinstance(given, Constraints) else given
 
         def of_rows(length: Any) -> Any:
             return length if isinstance(length, int) else jnp.repeat(length, beams, axis=0)
 
-        found = constraints(
+        found = rules(
             scores.reshape(-1, vocab),
             tokens.reshape(-1, tokens.shape[-1]),
             position,
             prompt=of_rows(first),
             limit=of_rows(limit),
-            eos=eos,
         )
         return found.reshape(scores.shape)
 
@@ -176,13 +183,13 @@ def _sequences(
 ) -> Sequences:
     """The decoded captions without their prompts."""
     tokens, logprobs = tokens[:, :, shared:], logprobs[:, :, shared:]
-    if not isinstance(decoding.prompt, int):
-        places = jnp.arange(tokens.shape[-1]) + decoding.prompt - shared
+    if not shared:
+        places = jnp.arange(tokens.shape[-1] - 1) + decoding.prompt
         inside = (places < tokens.shape[-1])[:, None]
         places = jnp.minimum(places, tokens.shape[-1] - 1)[:, None]
+        shape = (*tokens.shape[:2], places.shape[-1])
         tokens, logprobs = (
-            jnp.take_along_axis(x, jnp.broadcast_to(places, x.shape), -1)
-            for x in (tokens, logprobs)
+            jnp.take_along_axis(x, jnp.broadcast_to(places, shape), -1) for x in (tokens, logprobs)
         )
         tokens, logprobs = jnp.where(inside, tokens, pad), jnp.where(inside, logprobs, 0)
     ends = is_any(tokens, decoding.eos)

@@ -1,39 +1,129 @@
 """Few compiled programs for many calls: batch sizes, padding, seeds, what is kept."""
 
-from collections.abc import Callable, Hashable, Sequence
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Int
 
+from captax.compilation import refuse_fork
 from captax.generation.decoding import GenerationError
 from captax.generation.loop import Prompts
 
 # Each size has a compiled program; a smaller batch is padded to the next size.
 BATCH_SIZES = (1, 8, 32)
 # How many programs are kept: clients of a server may ask for any number of decoding options.
-KEPT_PROGRAMS = 64
+KEPT_PROGRAMS = 16
+# Prompts are padded to one of these lengths, and then to powers of two.
+PROMPT_LENGTHS = (1, 8, 32)
+
+_not_here: contextvars.ContextVar[bool] = contextvars.ContextVar("not_here", default=False)
+
+
+@contextlib.contextmanager
+def compiling_elsewhere() -> Iterator[None]:
+    """Compile nothing inside: raise `NotCompiled` for a program that has not been compiled yet."""
+    token = _not_here.set(True)
+    try:
+        yield
+    finally:
+        _not_here.reset(token)
+
+
+class NotCompiled(Exception):
+    """A program is needed that has not been compiled; `compile` compiles and keeps it.
+
+    Programs with equal `key`s are the same. `compile` takes options of XLA.
+    """
+
+    def __init__(self, key: Hashable, compile: Callable[..., Any]):
+        super().__init__("a program has not been compiled yet")
+        self.key, self.compile = key, compile
 
 
 class Programs:
-    """Compiled programs by what they depend on; the least recently used one goes first."""
+    """Compiled programs by what they depend on; the least recently used one goes first.
+
+    They are compiled ahead of their calls and held only here, so the memory of a program that goes
+    is free again.
+    """
 
     def __init__(self) -> None:
+        refuse_fork()
         self._kept: dict[Hashable, Callable[..., Any]] = {}
+        self._pinned: frozenset[Hashable] = frozenset()
+        self._changing = threading.Lock()
 
-    def get(self, key: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
-        """The program for `key`; `make` makes it if it is not kept."""
-        # Taken out and put back, so that the least recently used one comes first.
-        program = self._kept.pop(key, None) or make()
-        self._kept[key] = program
-        if len(self._kept) > KEPT_PROGRAMS:
-            del self._kept[next(iter(self._kept))]
-        return program
+    def run(self, name: Hashable, make: Callable[[], Callable[..., Any]], *arguments: Any) -> Any:
+        """The result of a program for `arguments`, which are pytrees.
+
+        `make` makes the function to compile, if no program is kept for `name` and for arguments of
+        these shapes. Numbers among the arguments may differ between calls.
+        """
+        refuse_fork()
+        leaves, structure = jax.tree.flatten(arguments)
+        leaves = [_array(leaf) for leaf in leaves]
+        arguments = jax.tree.unflatten(structure, leaves)
+        key = (name, structure, tuple(map(_shape, leaves)))
+        program = self._find(key)
+        if program is None:
+
+            def compile(options: dict[str, Any] | None = None) -> Callable[..., Any]:
+                if (program := self._find(key)) is None:
+                    program = jax.jit(make()).lower(*arguments).compile(options)
+                    self._keep(key, program)
+                return program
+
+            if _not_here.get():
+                raise NotCompiled(key, compile)
+            program = compile()
+        return program(*arguments)
+
+    def pin(self) -> None:
+        """Never forget the programs that are kept now."""
+        self._pinned = frozenset(self._kept)
+
+    def _find(self, key: Hashable) -> Callable[..., Any] | None:
+        with self._changing:
+            program = self._kept.pop(key, None)
+            if program is not None:
+                # Put back, so that the least recently used one comes first.
+                self._kept[key] = program
+            return program
+
+    def _keep(self, key: Hashable, program: Callable[..., Any]) -> None:
+        with self._changing:
+            self._kept[key] = program
+            others = [each for each in self._kept if each not in self._pinned]
+            for each in others[: max(0, len(others) - KEPT_PROGRAMS)]:
+                del self._kept[each]
+
+
+def _array(leaf: Any) -> Any:
+    """A leaf as an array; numbers have 32 bits."""
+    if isinstance(leaf, bool | float | int):
+        return np.asarray(leaf, {bool: np.bool_, int: np.int32}.get(type(leaf), np.float32))
+    return leaf
+
+
+def _shape(leaf: Any) -> Hashable:
+    return leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)
 
 
 def padded(size: int, batch_size: int) -> int:
     """The number of rows that a batch of `size` is padded to."""
     return min(each for each in (*BATCH_SIZES, batch_size) if each >= size)
+
+
+def padded_length(longest: int, shortest: int, most: int) -> int:
+    """The number of tokens that texts are padded to: `shortest` or, beyond it, a power of two."""
+    if longest <= shortest:
+        return min(shortest, most)
+    return min(1 << (longest - 1).bit_length(), most)
 
 
 def seeds_of(seed: int | Sequence[int], places: Sequence[int]) -> list[tuple[int, int]]:
@@ -52,28 +142,24 @@ def fill_prompts(
     lengths: Int[np.ndarray, " real"],
     limits: Int[np.ndarray, " real"],
     rows: int,
+    *,
+    usual: int,
     max_positions: int,
-) -> tuple[Int[np.ndarray, "rows time"] | Prompts, int | None]:
-    """Prompts for the device and, if all have one length, the number of tokens that may follow.
+) -> Prompts:
+    """Prompts for the device, padded to one of a few lengths, with one of a few capacities.
 
-    Prompts of different lengths are padded to one of a few lengths, so that a handful of compiled
-    programs serves all.
+    A handful of compiled programs serves them all. `usual` is the capacity that captions without
+    a prompt and with default options need, which is thus not rounded up.
     """
-    shortest, longest = int(lengths.min()), int(lengths.max())
-    alike = shortest == longest and limits.min() == limits.max()
-    capacity = int(limits.max())
-    if not alike:
-        bucket = 1 << (longest - 1).bit_length()
-        roomy = min(bucket + capacity - longest, max_positions + 1)
-        capacity = max(capacity, roomy)
-        longest = min(bucket, capacity - 1)
-        shortest = 1 << (shortest.bit_length() - 1)
-    tokens = np.zeros((rows, longest), np.int32)
+    most = max_positions + 1
+    longest = int(lengths.max())
+    capacity = max(int(limits.max()), padded_length(int(limits.max()), usual, most))
+    bucket = next((size for size in PROMPT_LENGTHS if longest <= size), 0)
+    bucket = min(bucket or padded_length(longest, 1, most), capacity - 1)
+    tokens = np.zeros((rows, bucket), np.int32)
     for row in range(rows):
         prompt = prompts[min(row, len(prompts) - 1)]
         tokens[row, : len(prompt)] = prompt
-    if alike:
-        return tokens, capacity - longest
     fill = (0, rows - len(prompts))
     lengths, limits = (np.pad(x, fill, "edge").astype(np.int32) for x in (lengths, limits))
-    return Prompts(tokens, lengths, limits, shared=shortest, capacity=capacity), None
+    return Prompts(tokens, lengths, limits, capacity=capacity)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from captax.generation.constraints import Constraints
+from captax.generation.constraints import Constraints, Rules
 from captax.generation.decoding import Decoding, Strategy
 from captax.generation.loop import constrainer
 from captax.models.encoders import Features
@@ -32,7 +32,7 @@ def score(
     *,
     eos_id: int | tuple[int, ...],
     limits: Int[Array, " batch"],
-    constraints: Constraints | None = None,
+    constraints: Constraints | Rules | None = None,
 ) -> Float[Array, " batch"]:
     """The scores that `strategy` would give to captions if it had chosen them.
 

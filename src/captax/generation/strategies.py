@@ -6,6 +6,7 @@ Legend: `batch` pictures, `beams` captions of each, `rows` = batch x beams, `tim
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from captax.generation import filters
-from captax.generation.decoding import Decoding, GenerationError, Strategy
+from captax.generation.decoding import Decoding, GenerationError, Strategy, as_arguments
 
 __all__ = ["GenerationError", "Greedy", "Sample", "Strategy"]
 
@@ -31,6 +32,7 @@ class _Rows:
     live: Bool[Array, "batch beams"]
 
 
+@as_arguments("length_penalty")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Greedy:
     """The most probable token at every step.
@@ -44,6 +46,10 @@ class Greedy:
     def beams(self) -> int:
         """One caption for each picture."""
         return 1
+
+    def returning_all(self) -> "Greedy":
+        """The strategy itself: there is one caption."""
+        return self
 
     def start(self, tokens: Int[Array, "batch time"], alive: Bool[Array, " batch"]) -> _Rows:
         """The state before the first choice."""
@@ -108,6 +114,10 @@ class Greedy:
         return state.tokens, state.logprobs, state.logprobs.sum(-1) / length**self.length_penalty
 
 
+@as_arguments(
+    *("length_penalty", "temperature", "top_k", "top_p", "min_p"),
+    structure=("num_return_sequences", "best_of", "looked_at"),
+)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample(Greedy):
     """Tokens drawn by their probabilities, after the filters of `generate` in its order.
@@ -149,6 +159,15 @@ class Sample(Greedy):
         """Captions that are drawn for each picture."""
         return self.best_of or self.num_return_sequences
 
+    @functools.cached_property
+    def looked_at(self) -> int:
+        """How many tokens the filters must see; one program serves all values that agree on it."""
+        return filters.looked_at(self.top_k, self.top_p, self.min_p)
+
+    def returning_all(self) -> "Sample":
+        """The same draws, all returned, and with `best_of` the best ones first."""
+        return dataclasses.replace(self, num_return_sequences=self.beams, min_p=self.min_p or 0.0)
+
     def pick(
         self,
         decoding: Decoding,
@@ -172,10 +191,10 @@ class Sample(Greedy):
 
     def filter(self, scores: Float[Array, "*rows vocab"]) -> Float[Array, "*rows vocab"]:
         """Scores with minus infinity for the tokens that are not drawn from."""
-        scores = scores / self.temperature if self.temperature != 1 else scores
-        scores = filters.top_k(scores, self.top_k) if self.top_k else scores
-        scores = filters.top_p(scores, self.top_p) if self.top_p < 1 else scores
-        return filters.min_p(scores, self.min_p) if self.min_p else scores
+        share = 0.0 if self.min_p is None else self.min_p
+        return filters.keep_probable(
+            scores / self.temperature, self.top_k, self.top_p, share, self.looked_at
+        )
 
     def finish(
         self, state: _Rows

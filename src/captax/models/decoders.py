@@ -5,6 +5,7 @@ Legend: `batch` images, `rows` = batch x beams, `time` token positions, `patches
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -113,10 +114,15 @@ class TextDecoder(nnx.Module):
         return self.logits(x)
 
     def begin(
-        self, features: Features | None, prompt: Int[Array, "batch time"], capacity: int
+        self,
+        features: Features | None,
+        prompt: Int[Array, "batch time"],
+        capacity: int,
+        length: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "batch vocab"], Cache]:
         """Logits after the prompt, and a cache with room for `capacity` tokens in all.
 
+        With a `length`, only so many tokens of the prompt count; the rest is padding.
         Raises `LengthError` when that is more than the decoder can read.
         """
         if capacity > self.max_positions:
@@ -137,7 +143,7 @@ class TextDecoder(nnx.Module):
             length=jnp.zeros((), jnp.int32),
             ancestry=jnp.zeros((prompt.shape[0], 1, capacity), jnp.int32),
         )
-        return self._extend(prompt, cache)
+        return self._extend(prompt, cache, length)
 
     def advance(
         self, tokens: Int[Array, " rows"], cache: Cache
@@ -145,7 +151,9 @@ class TextDecoder(nnx.Module):
         """Logits after one more token in each row."""
         return self._extend(tokens[:, None], cache)
 
-    def _extend(self, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
+    def _extend(
+        self, tokens: Array, cache: Cache, length: Array | None = None
+    ) -> tuple[Array, Cache]:
         time = tokens.shape[1]
         mask = cache.visible(time)
         x = self.embed(tokens, cache.length + jnp.arange(time)[None])
@@ -155,7 +163,11 @@ class TextDecoder(nnx.Module):
             before = (cache.past[i], cache.length)
             x, seen = layer(x, mask, context=context, context_mask=cache.mask, past=before)
             past.append(seen)
-        return self.logits(x[:, -1]), cache.extended(tuple(past), time)
+        if length is None:
+            return self.logits(x[:, -1]), cache.extended(tuple(past), time)
+        last = jax.lax.dynamic_index_in_dim(x, length - 1, axis=1, keepdims=False)
+        # The next tokens take the places of the padding, which no token has seen.
+        return self.logits(last), cache.extended(tuple(past), length)
 
     def _look(
         self, features: Features | None

@@ -187,11 +187,17 @@ class EncoderDecoder(nnx.Module):
             return self.decoder(features, tokens, positions, segments)
 
     def begin(
-        self, features: Features, prompt: Int[Array, "batch time"], capacity: int
+        self,
+        features: Features,
+        prompt: Int[Array, "batch time"],
+        capacity: int,
+        length: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "batch vocab"], Cache]:
-        """Logits after the prompt, and a cache with room for `capacity` tokens in all."""
+        """Logits after the prompt, or after its first `length` tokens alone, and a cache with room
+        for `capacity` tokens in all.
+        """
         with scope("decoder"):
-            return self.decoder.begin(features, prompt, capacity)
+            return self.decoder.begin(features, prompt, capacity, length)
 
     def advance(
         self, tokens: Int[Array, " rows"], cache: Cache

@@ -13,8 +13,15 @@ from jaxtyping import Float
 from captax.checkpoints.state import parameters
 from captax.data import load_images
 from captax.explain import Explanation, Reader, explain, known_methods
-from captax.generation import GenerationConfig, GenerationError, Sequences, score
-from captax.generation.programs import seeds_of
+from captax.generation import (
+    Beam,
+    GenerationConfig,
+    GenerationError,
+    Greedy,
+    Sequences,
+    score,
+)
+from captax.generation.programs import padded_length, seeds_of
 from captax.generation.result import Alternative, Generated
 from captax.images import ImageError, ImageProcessor, ImageSource, Prepared
 from captax.models.arithmetic import map_pictures
@@ -24,8 +31,8 @@ from captax.pipelines.generator import Generator
 from captax.pipelines.streaming import Placed, pace, several, stream_pictures, stream_pixels
 from captax.text import Tokenizer
 
-# Captions to score are padded to a multiple of this, so that a few compiled programs serve all.
-SCORED_STEP = 16
+# Captions to score or explain are padded to this length or to powers of two.
+SCORED_LENGTH = 16
 
 Other = TypeVar("Other")
 
@@ -132,7 +139,7 @@ class Captioner(Generator):
         )
         for place, found in stream_pixels(placed, write, batch_size=batch_size):
             if isinstance(found, Sequences):
-                yield Caption(*self._texts(prompted(place), found, config.eos_ids))
+                yield Caption(*self._texts(prompted(place), found, config))
             else:
                 yield found
 
@@ -258,7 +265,7 @@ class Captioner(Generator):
 
     @functools.cached_property
     def _reader(self) -> Reader:
-        return Reader(self.model, self._rebuild)
+        return Reader(self.model, self._rebuild, self._programs)
 
     def _said(
         self, captions: Sequence[str | Generated], prompt: str, config: GenerationConfig
@@ -280,7 +287,7 @@ class Captioner(Generator):
                 f"a caption has {longest - 1} tokens and the decoder reads {self._max_positions}; "
                 "shorten the caption"
             )
-        return min(-(-longest // SCORED_STEP) * SCORED_STEP, self._max_positions + 1)
+        return padded_length(longest, SCORED_LENGTH, self._max_positions + 1)
 
     def _score(
         self,
@@ -300,7 +307,14 @@ class Captioner(Generator):
 
         def make() -> Callable[..., jax.Array]:
             def program(
-                parameters: Any, pixels: Any, tokens: Any, prompts: Any, lengths: Any, limits: Any
+                parameters: Any,
+                pixels: Any,
+                tokens: Any,
+                prompts: Any,
+                lengths: Any,
+                limits: Any,
+                strategy: Any,
+                rules: Any,
             ) -> jax.Array:
                 model = self._rebuild(parameters)
                 return score(
@@ -309,19 +323,21 @@ class Captioner(Generator):
                     tokens,
                     prompts,
                     lengths,
-                    config.strategy,
+                    strategy,
                     eos_id=config.eos_ids,
                     limits=limits,
-                    constraints=config.constraints,
+                    constraints=rules,
                 )
 
-            return jax.jit(program)
+            return program
 
-        program = self._programs.get(("score", config), make)
         prompts = np.full_like(lengths, prompt)
-        return program(
-            parameters(self.model), pixels, tokens, prompts, lengths, limits.astype(np.int32)
-        )
+        given = (parameters(self.model), pixels, tokens, prompts, lengths, limits.astype(np.int32))
+        # Scores depend on the strategy only in this: beam search counts what constraints do.
+        rules = None if isinstance(config.strategy, Greedy) else self._rules(config)
+        kind = Greedy if rules is None else Beam
+        strategy = kind(length_penalty=config.length_penalty)
+        return self._programs.run(("score", config.eos_ids), make, *given, strategy, rules)
 
     def _encode(
         self, model: EncoderDecoder, inputs: Float[jax.Array, "batch height width 3"]

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from captax.checkpoints.directory import CARD, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
 from captax.errors import CaptaxError
+from captax.generation.programs import Programs
 from captax.images import ImageError, ImageProcessor, ImageSource
 from captax.models.arithmetic import map_pictures
 from captax.pipelines.streaming import several, stream_pictures
@@ -73,7 +74,12 @@ class Classifier:
             logits = map_pictures(rebuild(parameters).classify, pixels)
             return jax.nn.softmax(logits.astype(jnp.float32))
 
-        self._program = jax.jit(program)
+        self._program = program
+        self._programs = Programs()
+
+    def keep_programs(self) -> None:
+        """Keep what has been compiled so far for good; what comes later goes when it is unused."""
+        self._programs.pin()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -111,7 +117,7 @@ class Classifier:
     def _dispatch(
         self, pixels: Float[np.ndarray, "batch height width 3"]
     ) -> Float[Array, "batch labels"]:
-        return self._program(parameters(self.model), pixels)
+        return self._programs.run("classify", lambda: self._program, parameters(self.model), pixels)
 
     def _best(self, probabilities: Float[np.ndarray, " labels"], top: int) -> Classification:
         order = np.argsort(-probabilities, kind="stable")[:top]

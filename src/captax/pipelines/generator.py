@@ -12,7 +12,16 @@ import numpy as np
 from captax.checkpoints.directory import CARD, CONFIG, read_json, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
 from captax.errors import quoted
-from captax.generation import GenerationConfig, GenerationError, Sequences, generate
+from captax.generation import (
+    Constraints,
+    GenerationConfig,
+    GenerationError,
+    Prompts,
+    Sequences,
+    Strategy,
+    generate,
+)
+from captax.generation.constraints import Rules
 from captax.generation.programs import Programs, fill_prompts
 from captax.generation.result import Alternative
 from captax.models.registry import ConfigError, model_config
@@ -43,6 +52,10 @@ class Generator:
     def model(self) -> Any:
         """The model; each call uses the weights that it has at that time."""
         return self._model
+
+    def keep_programs(self) -> None:
+        """Keep what has been compiled so far for good; what comes later goes when it is unused."""
+        self._programs.pin()
 
     def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of prompts. Raises `GenerationError` for a prompt with unknown words."""
@@ -119,54 +132,69 @@ class Generator:
         real = len(prompts)
         lengths = np.array([len(prompt) for prompt in prompts])
         limits = config.limits(lengths, self._max_positions)
-        prompt, room = fill_prompts(prompts, lengths, limits, rows, self._max_positions)
+        most = self._max_positions
+        usual = min(self.generation.usual_limit, most + 1)
+        prompt = fill_prompts(prompts, lengths, limits, rows, usual=usual, max_positions=most)
         drawn = None
         if config.do_sample:
             drawn = np.zeros((rows, 2), np.int64)
             drawn[:real] = [(0, i) for i in range(real)] if seeds is None else seeds
             drawn = (drawn & 0x7FFFFFFF).astype(np.int32)
-        program = self._programs.get(("generate", config), lambda: self._program(config))
         alive = np.arange(rows) < real
-        return program(parameters(self.model), inputs, prompt, alive, drawn, room=room)
+        # All hypotheses come back, so that the number of those wanted needs no program of its own.
+        given = (inputs, prompt, alive, drawn, config.strategy.returning_all(), self._rules(config))
+        name = ("generate", config.eos_ids, config.pad_token_id)
+        return self._programs.run(
+            name, lambda: self._program(config), parameters(self.model), *given
+        )
+
+    def _rules(self, config: GenerationConfig) -> Rules | None:
+        """The constraints of captions, as a program takes them; None if there are none."""
+        constraints = config.constraints
+        if constraints == Constraints():
+            return None
+        decoder = getattr(self.model, "decoder", self.model)
+        return constraints.rules(decoder.config.vocab_size, config.eos_ids)
 
     def _program(self, config: GenerationConfig) -> Callable[..., Sequences]:
-        """The jitted program that makes sequences from parameters, inputs and prompts."""
-        pad = config.pad_token_id
+        """The function that makes sequences from parameters, inputs, prompts and options."""
+        pad, eos = config.pad_token_id, config.eos_ids
         assert pad is not None
 
         def program(
             parameters: dict[str, jax.Array],
             inputs: Any,
-            prompt: Any,
+            prompt: Prompts,
             alive: jax.Array,
             seeds: jax.Array | None,
-            room: int | None,
+            strategy: Strategy,
+            rules: Rules | None,
         ) -> Sequences:
             model = self._rebuild(parameters)
             return generate(
                 model,
                 self._encode(model, inputs),
                 prompt,
-                config.strategy,
-                max_new_tokens=room,
-                eos_id=config.eos_ids,
+                strategy,
+                eos_id=eos,
                 pad_id=pad,
-                constraints=config.constraints,
+                constraints=rules,
                 alive=alive,
                 seeds=seeds,
             )
 
-        return jax.jit(program, static_argnames="room")
+        return program
 
     def _texts(
-        self, prompt: Sequence[int], found: Sequences, eos: tuple[int, ...]
+        self, prompt: Sequence[int], found: Sequences, config: GenerationConfig
     ) -> tuple[str, float, tuple[int, ...], tuple[Alternative, ...], tuple[float, ...]]:
         """The fields of `Generated` for one input's row; texts begin with the prompt."""
-        rows = zip(found.tokens, found.lengths, strict=True)
+        count, eos = config.num_return_sequences, config.eos_ids
+        rows = zip(found.tokens[:count], found.lengths[:count], strict=True)
         said = [tuple(map(int, row[:length])) for row, length in rows]
         bare = [row[:-1] if row and row[-1] in eos else row for row in said]
         texts = self.decode([[*prompt, *row] for row in bare])
-        scores = [float(score) for score in found.scores]
+        scores = [float(score) for score in found.scores[:count]]
         logprobs = tuple(map(float, found.logprobs[0][: len(said[0])]))
         return texts[0], scores[0], said[0], tuple(map(Alternative, texts, scores)), logprobs
 

@@ -9,6 +9,7 @@ from flax import nnx
 
 from captax.checkpoints import hub
 from captax.checkpoints.directory import load_model as read_model
+from captax.compilation import refuse_fork
 from captax.errors import CheckpointError
 from captax.images import ImageProcessor
 from captax.models.clip import Clip
@@ -70,6 +71,7 @@ def load(
     Raises:
         CheckpointError: there is no checkpoint, or its model cannot be used alone.
     """
+    refuse_fork()
     directory = locate(name, revision=revision, token=token, offline=offline)
     model = read_model(directory, dtype=dtype)
     if isinstance(model, EncoderDecoder) and isinstance(model.encoder, VisionEncoder):

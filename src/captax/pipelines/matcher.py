@@ -12,7 +12,7 @@ from jaxtyping import Float
 from captax.checkpoints.directory import CARD, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
 from captax.errors import CaptaxError
-from captax.generation.programs import padded
+from captax.generation.programs import Programs, padded
 from captax.images import ImageError, ImageProcessor, ImageSource
 from captax.metrics.clip_score import PROMPT, clip_score, ref_clip_score
 from captax.models.arithmetic import map_pictures
@@ -35,8 +35,9 @@ class Matcher:
             x = x.astype(jnp.float32)
             return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
-        self._see = jax.jit(lambda p, x: unit(map_pictures(rebuild(p).embed_images, x)))
-        self._read = jax.jit(lambda p, x: unit(rebuild(p).embed_texts(x)))
+        self._see = lambda p, x: unit(map_pictures(rebuild(p).embed_images, x))
+        self._read = lambda p, x: unit(rebuild(p).embed_texts(x))
+        self._programs = Programs()
 
     def match(
         self, images: ImageSource | Sequence[ImageSource], texts: str | Sequence[str]
@@ -57,7 +58,7 @@ class Matcher:
         """
 
         def see(pixels: Float[np.ndarray, "batch height width 3"]) -> Any:
-            return self._see(parameters(self.model), pixels)
+            return self._programs.run("see", lambda: self._see, parameters(self.model), pixels)
 
         vectors = []
         pictures = several(images)
@@ -84,7 +85,8 @@ class Matcher:
             mask[:, 0] = True
             for i, row in enumerate(rows):
                 tokens[i, : len(row)], mask[i, : len(row)] = row, True
-            found = np.asarray(self._read(parameters(self.model), TextBatch(tokens, mask)))
+            given = parameters(self.model), TextBatch(tokens, mask)
+            found = np.asarray(self._programs.run("read", lambda: self._read, *given))
             vectors.append(found[: len(rows)])
         return np.concatenate(vectors)
 

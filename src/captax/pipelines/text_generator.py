@@ -71,7 +71,7 @@ class TextGenerator(Generator):
             said = jax.device_get(self._dispatch(inputs, prompts, rows, config, drawn))
             for row, i in enumerate(chosen):
                 prompt = [] if rewrites else sources[row]
-                found[i] = Generated(*self._texts(prompt, _row(said, row), config.eos_ids))
+                found[i] = Generated(*self._texts(prompt, _row(said, row), config))
         return [found[i] for i in range(len(several))]
 
     def _text(self, sources: Sequence[Sequence[int]], rows: int) -> TextBatch:

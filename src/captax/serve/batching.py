@@ -10,17 +10,32 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from captax.generation.programs import NotCompiled
+from captax.serve.compiling import PART, Busy, Compiler
+
 # The weight of the newest batch in the seconds that a picture takes.
 RECENT = 0.2
 LONGEST_RETRY = 60
+# Seconds between looks whether the last programs have been compiled, at the end.
+PAUSE = 0.05
 
 
-class QueueFull(Exception):
-    """The queue has no room; it may have some in `retry_after` seconds."""
+class QueueFull(Busy):
+    """The queue has no room for another input."""
 
     def __init__(self, retry_after: int):
-        super().__init__(f"the queue is full; try again in {retry_after} s")
-        self.retry_after = retry_after
+        super().__init__(f"the queue is full; try again in {retry_after} s", retry_after)
+
+
+class Answer(Future[Any]):
+    """The future of a result. It is `unwanted` once it was cancelled, also while it is running."""
+
+    unwanted = False
+
+    def cancel(self) -> bool:
+        """Cancel it as far as that is possible."""
+        self.unwanted = True
+        return super().cancel()
 
 
 @dataclasses.dataclass
@@ -30,7 +45,7 @@ class _Entry:
     work: Hashable
     input: Any
     since: float
-    future: Future[Any] = dataclasses.field(default_factory=Future)
+    future: Answer = dataclasses.field(default_factory=Answer)
 
 
 class Batcher:
@@ -38,7 +53,8 @@ class Batcher:
 
     `compute` gives a result, or an exception, for each input. When it raises, each input of the
     batch is run alone, so that it fails by its own fault only. An entry whose future was cancelled
-    before its turn is dropped.
+    before its turn is dropped. When `compute` needs a program that has not been compiled, the
+    entries wait for the `Compiler`, and others go on.
     """
 
     def __init__(
@@ -74,6 +90,7 @@ class Batcher:
         self._stopping = False
         self._pace = 0.1
         self._reserved = 0
+        self._compiler = Compiler(self._take_back, limit=max(1, limit // PART))
         self._thread = threading.Thread(target=self._work, name="captax-model", daemon=True)
 
     @property
@@ -113,28 +130,30 @@ class Batcher:
         return [entry.future for entry in entries]
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the threads."""
         self._thread.start()
+        self._compiler.start()
 
     def stop(self) -> None:
-        """Finish all inputs in the queue, then end the thread."""
+        """Finish all inputs in the queue, then end the threads."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         self._thread.join()
+        self._compiler.stop()
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:
             # From here on an entry can no longer be cancelled.
-            running = [entry for entry in batch if entry.future.set_running_or_notify_cancel()]
+            running = [entry for entry in batch if _begin(entry.future)]
             if len(running) < len(batch):
                 self._dropped(len(batch) - len(running))
             if running:
                 started = time.perf_counter()
-                self._run(running)
-                seconds = time.perf_counter() - started
-                self._pace += RECENT * (seconds / len(running) - self._pace)
-                self._watch(len(running), seconds)
+                if self._run(running):
+                    seconds = time.perf_counter() - started
+                    self._pace += RECENT * (seconds / len(running) - self._pace)
+                    self._watch(len(running), seconds)
 
     def _next(self) -> list[_Entry] | None:
         with self._changed:
@@ -149,10 +168,10 @@ class Batcher:
                     if not (patient and self._coming()):
                         break
                     self._changed.wait(left)
-                elif self._stopping:
+                elif self._stopping and self._compiler.idle:
                     return None
                 else:
-                    self._changed.wait()
+                    self._changed.wait(PAUSE if self._stopping else None)
             taken = same[: min(self._best(len(same)), most)]
             chosen = set(map(id, taken))
             self._entries = deque(entry for entry in self._entries if id(entry) not in chosen)
@@ -164,23 +183,56 @@ class Batcher:
         return taken[max(taken, key=lambda size: (taken[size] / self.seconds[size], -size))]
 
     def _drop_cancelled(self) -> None:
-        kept = deque(entry for entry in self._entries if not entry.future.cancelled())
+        kept = deque(entry for entry in self._entries if not entry.future.unwanted)
         if len(kept) < len(self._entries):
             self._dropped(len(self._entries) - len(kept))
             self._entries = kept
 
-    def _run(self, entries: list[_Entry]) -> None:
+    def _run(self, entries: list[_Entry]) -> bool:
+        """Run a batch; whether that was done, or else its program must be compiled first."""
+        missing = self._attempt(entries)
+        if missing is None:
+            return True
+        # With a program for one input, none has to wait for the one for many.
+        if len(entries) > 1 and self._attempt(entries[:1]) is None:
+            self._compiler.wish(missing)
+            for entry in entries[1:]:
+                self._run([entry])
+            return True
+        try:
+            self._compiler.ask(missing, entries)
+        except Busy as busy:
+            for entry in entries:
+                entry.future.set_exception(busy)
+        return False
+
+    def _attempt(self, entries: list[_Entry]) -> NotCompiled | None:
+        """Run a batch; the program that it needs if it has not been compiled."""
         try:
             results = self._compute(entries[0].work, [entry.input for entry in entries])
+        except NotCompiled as missing:
+            return missing
         except Exception as error:
             if len(entries) == 1:
                 entries[0].future.set_exception(error)
-                return
+                return None
             for entry in entries:
                 self._run([entry])
-            return
+            return None
         for entry, result in zip(entries, results, strict=True):
             if isinstance(result, Exception):
                 entry.future.set_exception(result)
             else:
                 entry.future.set_result(result)
+        return None
+
+    def _take_back(self, entries: list[_Entry]) -> None:
+        """Run entries whose program has been compiled, before those that came later."""
+        with self._changed:
+            self._entries.extendleft(reversed(entries))
+            self._changed.notify()
+
+
+def _begin(future: Answer) -> bool:
+    """Whether the result is still wanted; from here on the future can no longer be cancelled."""
+    return not future.unwanted and (future.running() or future.set_running_or_notify_cancel())

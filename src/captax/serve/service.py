@@ -11,6 +11,7 @@ from captax.errors import CaptaxError
 from captax.images import Prepared
 from captax.serve.arrival import Body, Crowded, Room
 from captax.serve.batching import Batcher, QueueFull
+from captax.serve.compiling import Busy, return_memory
 from captax.serve.metrics import Metrics
 from captax.serve.pictures import Sent, Unreadable
 from captax.serve.refusals import Refused
@@ -73,6 +74,7 @@ class Service:
             self.batcher.seconds = self.worker.warm_up()
         except Exception:
             logger.exception("warming up failed")
+        return_memory()
         self._when_warm()
         self.batcher.start()
         if self.state == "warming up":
@@ -180,6 +182,9 @@ class Service:
 
 
 def _result(found: Any) -> Any:
+    if isinstance(found, Busy):
+        headers = {"Retry-After": str(found.retry_after)}
+        raise Refused(429, "compiling", str(found), headers)
     if isinstance(found, CaptaxError):
         # The picture was read, so the error is about the options.
         raise Refused(422, "invalid_request", str(found))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from captax.generation.config import DEFAULT_NEW_TOKENS
-from captax.generation.programs import BATCH_SIZES
+from captax.generation.programs import BATCH_SIZES, compiling_elsewhere
 from captax.images import Prepared
 from captax.pipelines.captioner import Caption, Captioner
 from captax.pipelines.classifier import Classification, Classifier
@@ -61,6 +61,7 @@ class Worker:
         self.model = model
         self.processor = model.processor
         self.max_batch = max_batch
+        self._warm = False
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -72,7 +73,16 @@ class Worker:
         return work.kind == "explain"
 
     def __call__(self, work: Work, inputs: Sequence[Input]) -> Sequence[Any]:
-        """The result of the work for each input."""
+        """The result of the work for each input.
+
+        Raises `NotCompiled` if it needs a program that warming up did not compile and nobody else.
+        """
+        if not self._warm:
+            return self._do(work, inputs)
+        with compiling_elsewhere():
+            return self._do(work, inputs)
+
+    def _do(self, work: Work, inputs: Sequence[Input]) -> Sequence[Any]:
         pictures = [each.picture for each in inputs]
         options = dict(work.options)
         if work.kind == "classify":
@@ -151,7 +161,14 @@ class Worker:
         return Work.of("caption", options)
 
     def warm_up(self) -> dict[int, float]:
-        """Compile the usual requests, and measure the seconds of a batch of each size."""
+        """Compile the usual requests for good, and measure the seconds of a batch of each size."""
+        try:
+            return self._warm_up()
+        finally:
+            self._warm = True
+            self.model.keep_programs()
+
+    def _warm_up(self) -> dict[int, float]:
         given = Input(Prepared(np.full((*self.processor.size, 3), 127, np.uint8)))
         kind: Kind = "caption" if isinstance(self.model, Captioner) else "classify"
         seconds = {}
