@@ -52,6 +52,14 @@ def serve(
     max_images: Annotated[
         int, typer.Option(min=1, help="Most pictures in a request.", rich_help_panel=_LIMITS)
     ] = 32,
+    decode_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            help="Seconds after which a picture that is still being decoded is given up.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 20,
     grace: Annotated[
         float,
         typer.Option(
@@ -83,6 +91,7 @@ def serve(
         max_bytes=max_bytes,
         max_pixels=max_pixels,
         max_images=max_images,
+        decode_seconds=decode_seconds,
         allow_urls=allow_urls,
         grace=grace,
     )

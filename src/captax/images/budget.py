@@ -15,8 +15,8 @@ MIB = 1 << 20
 # Decoding may take this for each pixel that is allowed, and a little for the rest.
 PIXEL_BYTES = 26
 FIXED_BYTES = 64 * MIB
-# Decoding that takes less needs no permission: a phone's photo, decoded at a smaller size.
-SMALL_BYTES = 64 * MIB
+# Decoding that takes less waits for nothing: a phone's photo, decoded at a smaller size.
+SMALL_BYTES = 128 * MIB
 
 
 class NotWanted(CaptaxError):
@@ -76,7 +76,7 @@ def room(size: int, gone: Callable[[], bool]) -> Iterator[None]:
     try:
         yield
     finally:
-        _trim()
+        trim()
         with _changed:
             _taken -= size
             _changed.notify_all()
@@ -90,7 +90,7 @@ def wait(until: float, gone: Callable[[], bool], done: threading.Event) -> bool:
     return True
 
 
-def _trim() -> None:
+def trim() -> None:
     """Give freed memory back to the system; glibc keeps blocks of up to 32 MiB for later."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library

@@ -29,7 +29,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from captax.errors import CaptaxError
 from captax.images.apart import Failed, decode_apart
-from captax.images.budget import MIB, most_memory, never, room
+from captax.images.budget import MIB, SMALL_BYTES, most_memory, never, room
 from captax.images.prepared import Prepared
 from captax.images.structure import (
     Damaged,
@@ -46,7 +46,7 @@ DECODE_SECONDS = 20.0
 # Pictures that take longer than this, as estimated, are decoded in another process.
 _APART_SECONDS = 3.0
 # What takes less is quick.
-_QUICK_SECONDS, _QUICK_BYTES = 0.5, 128 * MIB
+_QUICK_SECONDS = 0.5
 
 _ORIENTATION_TAG = 0x0112
 _TURN = {
@@ -185,7 +185,7 @@ def _from_data(
 ) -> Image.Image:
     found = _structure(opener, data, name, limits.max_pixels, limits.at_least)
     memory, seconds, gone = found.memory, found.seconds, limits.gone
-    if limits.quick and (seconds > _QUICK_SECONDS or memory > _QUICK_BYTES):
+    if limits.quick and (seconds > _QUICK_SECONDS or memory > SMALL_BYTES):
         raise NotQuick(f"{name}: takes long to decode")
     with room(memory, gone):
         if seconds <= _APART_SECONDS:

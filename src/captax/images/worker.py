@@ -9,7 +9,7 @@ from typing import IO, Any
 from PIL import Image
 
 from captax.images.apart import HEADER
-from captax.images.budget import MIB
+from captax.images.budget import MIB, trim
 from captax.images.decode import in_this_process
 
 try:
@@ -37,6 +37,8 @@ def work() -> None:
             answer = {"kind": type(error).__name__, "error": str(error)[:10_000]}
         del data
         _write(send, answer, image)
+        del image
+        trim()
 
 
 def _write(send: IO[bytes], answer: dict[str, Any], image: Image.Image | None) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 
 from captax.errors import CaptaxError
+from captax.images.decode import DECODE_SECONDS
 
 MIB = 1 << 20
 
@@ -24,6 +25,7 @@ class Settings:
         max_bytes: most bytes of a request's body, and of a picture fetched by URL.
         max_pixels: most pixels of a picture, checked before any are decoded.
         max_images: most pictures in a request.
+        decode_seconds: a picture that takes longer to decode is given up.
         allow_urls: whether pictures may be given as http(s) URLs of public hosts.
         grace: seconds that requests have to finish when the server is told to stop.
     """
@@ -36,6 +38,7 @@ class Settings:
     max_bytes: int = 32 * MIB
     max_pixels: int = 50_000_000
     max_images: int = 32
+    decode_seconds: float = DECODE_SECONDS
     allow_urls: bool = False
     grace: float = 30.0
 
@@ -43,6 +46,8 @@ class Settings:
         for name in ("max_batch", "queue", "max_bytes", "max_pixels", "max_images"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if not self.decode_seconds > 0:
+            raise SettingsError(f"decode_seconds is {self.decode_seconds:g}; give more than 0")
         if self.queue < self.max_images:
             raise SettingsError(
                 f"a queue of {self.queue} pictures never has room for a request of "
