@@ -179,6 +179,7 @@ def test_what_is_not_about_pixels_is_left_out():
     [
         (b"P6\n#" + b"x" * 70_000 + b"\n1 1 255\n123", "header has no size"),
         (b"P6\n" + b" " * 70_000 + b"1 1 255\n123", "header has no size"),
+        (b"\xff\xd8" + b"\xff" * 10_000_000, "the file is truncated"),
         (b"\xff\xd8" + b"\xff\xe0\0\2" * 200_000, "more than 100,000 parts"),
         (png(5, 4, chunk(b"tEXt", b"") * 200_000), "more than 100,000 parts"),
         (b"GIF89a" + bytes(7) + b"\x21\xfe" + b"\1x" * 200_000, "more than 100,000 parts"),

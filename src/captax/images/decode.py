@@ -262,15 +262,7 @@ def _decoded(
     # process, so only one thread does it at a time. The common formats run in parallel.
     with _quiet() if opener in (_Tiff, GifImageFile) else contextlib.nullcontext():
         try:
-            image = opener(io.BytesIO(found.data))
-            orientation = _tiff_orientation(image) if isinstance(image, _Tiff) else None
-            _check_size(image.size, name, max_pixels)
-            if at_least is not None and isinstance(image, _Jpeg):
-                height, width = at_least
-                if _exif_orientation(image) >= 5:  # lies on its side
-                    height, width = width, height
-                image.draft(None, (2 * width, 2 * height))
-            return _upright(_rgb(image, name), orientation or _exif_orientation(image))
+            return _pixels(opener, found.data, name, max_pixels, at_least)
         except (ImageError, MemoryError):
             raise
         except Image.DecompressionBombError:
@@ -281,6 +273,24 @@ def _decoded(
         except Exception as broken:  # decoders fed damaged bytes raise nearly anything
             error = _damaged(name, opener, _one_line(broken))
     raise error  # not from the decoder's own, whose traceback would keep the pixels
+
+
+def _pixels(
+    opener: type[ImageFile.ImageFile],
+    data: bytes,
+    name: str,
+    max_pixels: int,
+    at_least: tuple[int, int] | None,
+) -> Image.Image:
+    image = opener(io.BytesIO(data))
+    orientation = _tiff_orientation(image) if isinstance(image, _Tiff) else None
+    _check_size(image.size, name, max_pixels)
+    if at_least is not None and isinstance(image, _Jpeg):
+        height, width = at_least
+        if _exif_orientation(image) >= 5:  # lies on its side
+            height, width = width, height
+        image.draft(None, (2 * width, 2 * height))
+    return _upright(_rgb(image, name), orientation or _exif_orientation(image))
 
 
 def _opener(header: bytes, name: str) -> type[ImageFile.ImageFile]:

@@ -99,7 +99,7 @@ def _parts() -> Iterator[int]:
     raise Damaged(f"it has more than {MOST_PARTS:,} parts; save it again with another program")
 
 
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _SOI, _EOI, _SOS, _ADOBE, _JFIF, _APP1, _COM = 0xD8, 0xD9, 0xDA, 0xEE, 0xE0, 0xE1, 0xFE
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
@@ -247,10 +247,10 @@ def _webp(data: bytes, at_least: tuple[int, int] | None) -> Structure:
         raise Damaged("it does not begin with its size")
     pixels = width * height
     # Two canvases of the animation decoder and the bytes that it returns, beside the pictures.
-    memory = _images((width, height), *_ANY) + 12 * pixels + 4 * len(data)
+    memory = _images((width, height), *_ANY) + 9 * pixels + 4 * len(data)
     if kind != b"VP8 ":
         # A lossless picture brings codes of its own for many small regions.
-        memory += 6144 * min(65536, pixels // 16, len(data) // 2) + 4 * pixels
+        memory += 6144 * min(65536, pixels // 16, len(data) // 2)
     return Structure((width, height), memory, 60e-9 * pixels, data)
 
 
@@ -287,7 +287,7 @@ def _ppm(data: bytes, at_least: tuple[int, int] | None) -> Structure:
     if kind <= 3 or most not in raw:
         # Numbers are decoded in Python, one at a time.
         values = width * height * channels
-        memory += 10 * values
+        memory += 6 * values
         seconds += 1e-6 * (min(values, len(data)) + (len(data) if kind <= 3 else 0))
     plain = b" ".join(head.groups())
     return Structure((width, height), memory, seconds, b"P" + plain + b"\n" + data[head.end() :])
