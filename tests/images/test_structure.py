@@ -203,6 +203,14 @@ def test_values_of_a_tiff_that_no_block_needs_are_not_read():
         decode(bytes(hostile))
 
 
+def test_lengths_of_strips_may_be_bytes():
+    data = bytearray(saved(noise(), "TIFF", compression="tiff_lzw"))
+    at = data.index(struct.pack("<H", 279))
+    data[at : at + 12] = struct.pack("<HHII", 279, 1, 1, 200)
+    with pytest.raises(ImageError, match="damaged or truncated TIFF"):
+        decode(bytes(data))
+
+
 def slow_ppm(side: int = 3000) -> bytes:
     """Numbers of a maximum that Pillow scales in Python, one at a time."""
     return b"P6\n%d %d\n77\n" % (side, side) + bytes(3 * side * side)

@@ -364,7 +364,7 @@ def _tiff(data: bytes, at_least: tuple[int, int] | None) -> Structure:
     lengths = 325 if 325 in tags else 279
     packed = blocks * len(data)
     if lengths in tags and tags[lengths][1] >= blocks:
-        packed = int(np.minimum(array(lengths, blocks), len(data)).sum(dtype=np.float64))
+        packed = int(np.minimum(array(lengths, blocks).astype(float), len(data)).sum())
     memory = _images((width, height), 4, *_ANY) + 2 * len(data)
     memory += 3 * block + 4 * across * down + blocks * (600 if compression == 1 else 48)
     seconds = 20e-9 * width * height + 4e-9 * block * blocks + 4e-5 * blocks
