@@ -144,11 +144,11 @@ class _Logged(logging.Handler):
         raise Forbidden(f"logs {record.getMessage()!r}")
 
 
-def watch(inputs: Path, *, anywhere: bool, writes: bool = False) -> None:
+def watch(inputs: Path, *, anywhere: bool, writes: bool = False, starts: bool = False) -> None:
     """From now on, refuse what no input may have done: running anything, files elsewhere, logs.
 
     With `anywhere`, files elsewhere may be read, but not written; with `writes`, files may be
-    written where the input is.
+    written where the input is; with `starts`, this Python may be started, as captax's workers are.
     """
     logging.lastResort = _Logged(logging.WARNING)  # type: ignore[assignment]
     # Modules that are imported late, code pages, time zones: whatever was there before the input.
@@ -157,6 +157,8 @@ def watch(inputs: Path, *, anywhere: bool, writes: bool = False) -> None:
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if not _watching:
+            return
+        if starts and event == "subprocess.Popen" and args[0] == sys.executable:
             return
         if event in RUNS:
             raise Forbidden(f"{event} {args!r}")

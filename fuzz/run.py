@@ -115,6 +115,8 @@ def work(name: str, minutes: float, seed: int, folder: Path) -> None:
 
     def mutate(data: bytes, most: int, seed: int) -> bytes:
         rng = random.Random(seed)
+        if data and hasattr(target, "mutate") and rng.random() < 0.8:
+            return (data[:1] + target.mutate(data[1:], rng))[:most]
         if data and rng.random() < 0.5:
             kind = target.KINDS[data[0] % len(target.KINDS)]
             with contextlib.suppress(Exception):  # what is no tree is bytes
@@ -166,7 +168,8 @@ def seeds_of(target: ModuleType) -> Iterator[bytes]:
 def watch(target: ModuleType, inputs: Path) -> None:
     """Refuse from now on what the target's inputs may not have done."""
     reads, writes = hasattr(target, "READS_ANYWHERE"), hasattr(target, "WRITES")
-    judge.watch(inputs, anywhere=reads, writes=writes)
+    starts = hasattr(target, "STARTS")
+    judge.watch(inputs, anywhere=reads, writes=writes, starts=starts)
 
 
 def prepare(target: ModuleType, inputs: Path) -> None:

@@ -244,7 +244,7 @@ def test_train_runs_the_recipe_in_its_folder(
 
     runs = []
 
-    def train(recipe: Any, out: Path, *, init_from: Path | None) -> Path:
+    def train(recipe: Any, out: Path, *, init_from: Path | None, follow_links: bool) -> Path:
         runs.append((recipe, out, init_from))
         return out / "best"
 

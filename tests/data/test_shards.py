@@ -171,9 +171,18 @@ def test_a_picture_in_a_shard_is_small(tmp_path: Path) -> None:
     assert not hasattr(TarPicture(tmp_path, 0, 0), "__dict__")
 
 
-def test_refuses_a_caption_of_more_bytes_than_the_shard(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "why"),
+    [
+        (2**20, r"a\.txt is to have 1,048,576 bytes, more than the shard"),
+        (2**40, r"a\.txt: has more bytes than such a file has \(1,099,511,627,776\)"),
+    ],
+)
+def test_refuses_a_caption_of_more_bytes_than_the_shard(
+    tmp_path: Path, size: int, why: str
+) -> None:
     header = tarfile.TarInfo("a.txt")
-    header.size = 2**40
+    header.size = size
     (tmp_path / "0.tar").write_bytes(header.tobuf(format=tarfile.GNU_FORMAT) + b"x" * 2000)
-    with pytest.raises(DataError, match=r"a\.txt is to have 1,099,511,627,776 bytes"):
+    with pytest.raises(DataError, match=why):
         captax.data.open(tmp_path)

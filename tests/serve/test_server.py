@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from captax.pipelines.captioner import Captioner
 from captax.serve.work import Worker
-from serve.conftest import address, encoded, listening, png, until
+from serve.conftest import address, client_of, encoded, listening, png, until
 
 
 class Held:
@@ -318,3 +319,57 @@ def test_ever_new_options_hold_up_nobody_else(tiny_captioner: Captioner) -> None
     assert set(statuses) <= {200, 429} and 200 in statuses
     assert slowest < 2
     assert most < 1_000_000_000
+
+
+def caption_url(server: Any) -> str:
+    host, port = address(server)
+    return f"http://{host}:{port}/v1/caption"
+
+
+def slow_picture(side: int = 3000) -> bytes:
+    """Numbers of a maximum that Pillow scales in Python, one at a time: a minute of work."""
+    return b"P6\n%d %d\n77\n" % (side, side) + bytes(3 * side * side)
+
+
+@pytest.mark.slow
+def test_slow_pictures_hold_up_nobody_and_no_shutdown(tiny_captioner: Captioner) -> None:
+    limits = {"max_bytes": 40_000_000, "decode_seconds": 60.0, "grace": 30.0}
+    with listening(tiny_captioner, **limits) as server:
+        answers: list[int] = []
+
+        def send() -> None:
+            form = {"images": ("slow.ppm", slow_picture())}
+            answers.append(requests.post(caption_url(server), files=form).status_code)
+
+        threads = [threading.Thread(target=send) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        until(lambda: server.service._slow_ones == 4)
+        for seed in range(3):
+            started = time.monotonic()
+            form = {"images": ("a.png", png(seed))}
+            assert requests.post(caption_url(server), files=form).status_code == 200
+            assert time.monotonic() - started < 5
+        started = time.monotonic()
+        server.should_exit = True
+        for thread in threads:
+            thread.join()
+        assert time.monotonic() - started < 15
+        assert set(answers) == {422}
+
+
+@pytest.mark.slow
+def test_a_slow_picture_is_given_up_when_its_client_hangs_up(tiny_captioner: Captioner) -> None:
+    limits = {"max_bytes": 40_000_000, "decode_seconds": 300.0}
+    with listening(tiny_captioner, **limits) as server:
+        form = {"images": ("slow.ppm", slow_picture())}
+        with pytest.raises(requests.exceptions.ReadTimeout):
+            requests.post(caption_url(server), files=form, timeout=(5, 3))
+        until(lambda: server.service._slow_ones == 0 and server.service.working == 0, 15)
+
+
+def test_a_picture_that_takes_too_long_is_refused(tiny_captioner: Captioner) -> None:
+    with client_of(tiny_captioner, max_bytes=40_000_000, decode_seconds=0.5) as client:
+        answer = client.post("/v1/caption", files={"images": ("slow.ppm", slow_picture())})
+        assert answer.status_code == 422
+        assert "took more than 0.5 s" in answer.json()["error"]["message"]

@@ -102,6 +102,14 @@ def serve(
             rich_help_panel=_LIMITS,
         ),
     ] = 256,
+    decode_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            help="Seconds after which a picture that is still being decoded is given up.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 20,
     grace: Annotated[
         float,
         typer.Option(
@@ -133,6 +141,7 @@ def serve(
         max_bytes=max_bytes,
         max_pixels=max_pixels,
         max_images=max_images,
+        decode_seconds=decode_seconds,
         allow_urls=allow_urls,
         allow_origins=tuple(allow_origin or ()),
         allow_hosts=tuple(allow_host or ()),

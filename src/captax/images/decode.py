@@ -2,16 +2,17 @@
 
 Pillow's own `Image.open` limits pixels by a process-wide setting and issues warnings, and both
 belong to the caller. So the plugin is chosen here, by the file's signature, and the limit is a
-parameter.
+parameter. What decoding will take is read from the file's structure first (`structure.py`): too
+much is refused, and what may take long is decoded in another process (`apart.py`).
 """
 
 import contextlib
 import io
 import os
-import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -25,12 +26,26 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from captax.errors import CaptaxError
-from captax.files import PICTURE_LIMIT, open_regular
+from captax.files import open_regular
+from captax.images.apart import Failed, decode_apart
+from captax.images.budget import MIB, SMALL_BYTES, most_memory, never, room
 from captax.images.prepared import Prepared
+from captax.images.structure import (
+    Damaged,
+    Structure,
+    exif_orientation,
+    read_structure,
+)
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Prepared
 
 MAX_PIXELS = 200_000_000
+# How long a picture may be decoded whose structure does not say how long it will take.
+DECODE_SECONDS = 20.0
+# Pictures that take longer than this, as estimated, are decoded in another process.
+_APART_SECONDS = 3.0
+# What takes less is quick.
+_QUICK_SECONDS = 0.5
 
 _ORIENTATION_TAG = 0x0112
 _TURN = {
@@ -53,6 +68,14 @@ class TooManyPixels(ImageError):
     """A picture has more pixels than are allowed."""
 
 
+class TooMuchMemory(TooManyPixels):
+    """Decoding a picture would take more memory than its number of pixels explains."""
+
+
+class NotQuick(ImageError):
+    """A picture would take long or much memory to decode, and only quick ones were asked for."""
+
+
 class _Jpeg(JpegImageFile):
     """JPEG without Pillow's EXIF parser, which warns about the damaged EXIF many cameras write."""
 
@@ -72,6 +95,9 @@ def decode(
     *,
     max_pixels: int = MAX_PIXELS,
     at_least: tuple[int, int] | None = None,
+    seconds: float = DECODE_SECONDS,
+    quick: bool = False,
+    gone: Callable[[], bool] = never,
 ) -> Image.Image:
     """The picture as upright 8-bit RGB: EXIF orientation applied, transparency put on white.
 
@@ -84,8 +110,13 @@ def decode(
     at 1/2, 1/4 or 1/8 of its size as long as twice `at_least` remains. That is much faster and
     hardly visible after the resize.
 
-    Raises `ImageError` if `source` is missing, damaged, not a picture, or larger than `max_pixels`
-    (which is checked before any pixel is decoded).
+    A file may take `seconds` to decode, if its structure does not show that it takes less; it is
+    decoded in another process then, and that process is ended after this time, or as soon as
+    `gone()` is true. With `quick`, `NotQuick` is raised for what may take long or much memory.
+
+    Raises `ImageError` if `source` is missing, damaged, not a picture, larger than `max_pixels`, or
+    would take more memory than pictures of `max_pixels` take (which is checked before any pixel is
+    decoded).
     """
     if isinstance(source, Image.Image):
         name = getattr(source, "filename", "") or f"{source.mode} picture"
@@ -101,18 +132,18 @@ def decode(
         return source.image
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
+    limits = _Limits(max_pixels, at_least, seconds, quick, gone)
     if isinstance(source, bytes | bytearray):
-        return _from_file(
-            io.BytesIO(source), f"picture of {len(source)} bytes", max_pixels, at_least
-        )
+        name = f"picture of {len(source)} bytes"
+        return _from_data(_opener(source[:512], name), bytes(source), name, limits)
     if not isinstance(source, str | os.PathLike):
         raise ImageError(
             f"{type(source).__name__} is not a picture; give a path, bytes, a Pillow picture or a "
             "NumPy array [height width 3]"
         )
+    name = os.fspath(source)
     try:
-        with open_regular(source, limit=PICTURE_LIMIT) as file:
-            return _from_file(file, os.fspath(source), max_pixels, at_least)
+        opener, data = _read(source, most_memory(max_pixels))
     except FileNotFoundError:
         if str(source).startswith(("http://", "https://")):
             raise ImageError(f"{source}: captax reads files, not URLs; download it first") from None
@@ -122,43 +153,140 @@ def decode(
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{source}: cannot be read: {reason}") from None
+    return _from_data(opener, data, name, limits)
 
 
-def _from_file(
-    file: io.BytesIO | io.BufferedReader,
+class _Limits(NamedTuple):
+    max_pixels: int
+    at_least: tuple[int, int] | None
+    seconds: float
+    quick: bool
+    gone: Callable[[], bool]
+
+
+def _read(source: str | os.PathLike[str], most: int) -> tuple[type[ImageFile.ImageFile], bytes]:
+    """Which decoder a file needs, and its bytes. What is no picture is not read to its end."""
+    with open_regular(source) as file:
+        size = os.fstat(file.fileno()).st_size
+        opener = _opener(file.read(512), os.fspath(source))
+        if size > most:
+            raise TooMuchMemory(f"{source}: has more than {most:,} bytes; save it smaller")
+        file.seek(0)
+        data = file.read(size)
+    return opener, data
+
+
+def _from_data(
+    opener: type[ImageFile.ImageFile], data: bytes, name: str, limits: _Limits
+) -> Image.Image:
+    found = _structure(opener, data, name, limits.max_pixels, limits.at_least)
+    memory, seconds, gone = found.memory, found.seconds, limits.gone
+    if limits.quick and (seconds > _QUICK_SECONDS or memory > SMALL_BYTES):
+        raise NotQuick(f"{name}: takes long to decode")
+    with room(memory, gone):
+        if seconds <= _APART_SECONDS:
+            del data
+            return _decoded(opener, found, name, limits.max_pixels, limits.at_least)
+        asked = {"max_pixels": limits.max_pixels, "at_least": limits.at_least}
+        most = most_memory(limits.max_pixels) + 256 * MIB  # for threads and libraries
+        try:
+            return decode_apart(data, asked, memory=most, seconds=limits.seconds, gone=gone)
+        except Failed as error:
+            failed = error.kind, str(error)
+    kind, reason = failed
+    if kind == "MemoryError":
+        raise _too_much(name, opener, most_memory(limits.max_pixels))
+    if kind == TooManyPixels.__name__ or kind == TooMuchMemory.__name__:
+        raise TooManyPixels(f"{name}: {reason}")
+    if kind == "ended":
+        raise ImageError(f"{name}: {reason}; save it again as a usual {opener.format} picture")
+    raise ImageError(f"{name}: {reason}")
+
+
+def in_this_process(
+    data: bytes, *, max_pixels: int, at_least: tuple[int, int] | None
+) -> Image.Image:
+    """`decode` for the bytes of a file, however long it takes; errors do not name the file."""
+    at_least = None if at_least is None else (at_least[0], at_least[1])  # JSON has no tuples
+    name = "picture"
+    try:
+        opener = _opener(data[:512], name)
+        found = _structure(opener, data, name, max_pixels, at_least)
+        return _decoded(opener, found, name, max_pixels, at_least)
+    except ImageError as error:
+        reason, kind = str(error).removeprefix(f"{name}: "), type(error)
+    raise kind(reason)
+
+
+def _structure(
+    opener: type[ImageFile.ImageFile],
+    data: bytes,
+    name: str,
+    max_pixels: int,
+    at_least: tuple[int, int] | None,
+) -> Structure:
+    try:
+        found = read_structure(str(opener.format), data, at_least)
+    except Damaged as error:
+        raise _damaged(name, opener, str(error)) from None
+    if any(found.size):
+        _check_size(found.size, name, max_pixels)
+    if found.memory > most_memory(max_pixels):
+        raise _too_much(name, opener, most_memory(max_pixels))
+    return found
+
+
+def _too_much(name: str, opener: type[ImageFile.ImageFile], most: int) -> TooMuchMemory:
+    return TooMuchMemory(
+        f"{name}: decoding this {opener.format} picture takes more than {most // MIB:,} MiB, the "
+        "most for the pixels that are allowed; save it again with another program"
+    )
+
+
+def _damaged(name: str, opener: type[ImageFile.ImageFile], reason: str) -> ImageError:
+    return ImageError(f"{name}: damaged or truncated {opener.format} picture: {reason}")
+
+
+def _decoded(
+    opener: type[ImageFile.ImageFile],
+    found: Structure,
     name: str,
     max_pixels: int,
     at_least: tuple[int, int] | None,
 ) -> Image.Image:
-    header = file.read(512)
-    file.seek(0)
-    opener = _opener(header, name)
     # Formats that can warn are decoded with Pillow's warnings off. That state belongs to the
     # process, so only one thread does it at a time. The common formats run in parallel.
-    noisy = opener in (_Tiff, GifImageFile) or b"acTL" in header
-    with _quiet() if noisy else contextlib.nullcontext():
+    with _quiet() if opener in (_Tiff, GifImageFile) else contextlib.nullcontext():
         try:
-            image = opener(file)
-            orientation = _tiff_orientation(image) if isinstance(image, _Tiff) else None
-            _check_size(image.size, name, max_pixels)
-            if at_least is not None and isinstance(image, _Jpeg):
-                height, width = at_least
-                if _exif_orientation(image) >= 5:  # lies on its side
-                    height, width = width, height
-                image.draft(None, (2 * width, 2 * height))
-            rgb = _rgb(image, name)
-        except ImageError:
+            return _pixels(opener, found.data, name, max_pixels, at_least)
+        except (ImageError, MemoryError):
             raise
         except Image.DecompressionBombError:
-            raise TooManyPixels(
+            error: ImageError = TooManyPixels(
                 f"{name}: has more pixels than Pillow reads from a {opener.format} picture; "
                 "save it smaller"
-            ) from None
-        except Exception as error:  # decoders fed damaged bytes raise nearly anything
-            raise ImageError(
-                f"{name}: damaged or truncated {opener.format} picture: {_one_line(error)}"
-            ) from None
-    return _upright(rgb, orientation or _exif_orientation(image))
+            )
+        except Exception as broken:  # decoders fed damaged bytes raise nearly anything
+            error = _damaged(name, opener, _one_line(broken))
+    raise error  # not from the decoder's own, whose traceback would keep the pixels
+
+
+def _pixels(
+    opener: type[ImageFile.ImageFile],
+    data: bytes,
+    name: str,
+    max_pixels: int,
+    at_least: tuple[int, int] | None,
+) -> Image.Image:
+    image = opener(io.BytesIO(data))
+    orientation = _tiff_orientation(image) if isinstance(image, _Tiff) else None
+    _check_size(image.size, name, max_pixels)
+    if at_least is not None and isinstance(image, _Jpeg):
+        height, width = at_least
+        if _exif_orientation(image) >= 5:  # lies on its side
+            height, width = width, height
+        image.draft(None, (2 * width, 2 * height))
+    return _upright(_rgb(image, name), orientation or _exif_orientation(image))
 
 
 def _opener(header: bytes, name: str) -> type[ImageFile.ImageFile]:
@@ -257,27 +385,16 @@ def _to_8_bit(values: np.ndarray, name: str) -> np.ndarray:
             f"{name}: values {low:g}..{high:g} are in no known range; "
             f"scale them to 0..{ranges[-1]} or save the picture with 8 bits"
         )
-    return np.rint(values * (255 / white)).astype(np.uint8)
+    scaled = np.empty(values.shape, np.uint8)
+    rows = max(1, MIB // values.shape[1])  # a few at a time, because floats take much memory
+    for top in range(0, len(values), rows):
+        scaled[top : top + rows] = np.rint(values[top : top + rows] * (255 / white))
+    return scaled
 
 
 def _exif_orientation(image: Image.Image) -> int:
-    """The orientation in the EXIF block of `image`; 1 (upright) if the block has no orientation."""
     exif = image.info.get("exif", b"")
-    if not isinstance(exif, bytes):
-        return 1
-    tiff = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None:
-        return 1
-    with contextlib.suppress(struct.error):
-        (start,) = struct.unpack_from(order + "I", tiff, 4)
-        (count,) = struct.unpack_from(order + "H", tiff, start)
-        for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(order + "HH", tiff, entry)
-            if tag == _ORIENTATION_TAG:
-                (value,) = struct.unpack_from(order + ("I" if kind == 4 else "H"), tiff, entry + 8)
-                return value
-    return 1
+    return exif_orientation(exif) if isinstance(exif, bytes) else 1
 
 
 def _tiff_orientation(image: TiffImageFile) -> int:

@@ -56,6 +56,7 @@ _CLASSES: dict[str, dict[str, Any]] = {
     },
 }
 _NAMED = re.compile(r"(\w+?)(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?")
+_LONG = 2**16  # sides that are twice as long are reduced before they are resized
 _WHOLE = 384  # ConvNeXT's class crops if the size is below this, and stretches otherwise
 
 
@@ -132,12 +133,14 @@ class ImageProcessor:
                 raise ImageError(f"{place}{error}") from None
         return self.normalize(pixels)
 
-    def decode(self, image: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    def decode(
+        self, image: ImageSource, *, max_pixels: int = MAX_PIXELS, **limits: Any
+    ) -> Image.Image:
         """`image` upright, in RGB, and at least as large as the resize needs.
 
-        Raises `ImageError` if it cannot be read, as `captax.images.decode` does.
+        `limits` are the other arguments of `captax.images.decode`, which says what is raised too.
         """
-        return decode(image, max_pixels=max_pixels, at_least=self.decode_size)
+        return decode(image, max_pixels=max_pixels, at_least=self.decode_size, **limits)
 
     def prepare(self, image: Image.Image | Prepared, *, whole: bool = False) -> Prepared:
         """RGB `image` resized and cut or padded to `size`; a prepared picture is not changed.
@@ -161,7 +164,8 @@ class ImageProcessor:
                 f"{image.width}x{image.height} picture: too narrow to be resized to a shortest "
                 f"edge of {self.resize_to}; crop it first"
             )
-        resized = image.resize((width, height), Image.Resampling[self.resample.upper()])
+        resample = Image.Resampling[self.resample.upper()]
+        resized = _shortened(image, (width, height)).resize((width, height), resample)
         return Prepared(np.asarray(resized.crop(fit.box)), fit.seen)
 
     def view(self, image: Image.Image | Prepared) -> Image.Image:
@@ -317,6 +321,18 @@ class ImageProcessor:
             std=_three(config, "image_std") if normalizes else (1.0, 1.0, 1.0),
             rescale=float(rescale) if rescales else 1.0,
         )
+
+
+def _shortened(image: Image.Image, to: tuple[int, int]) -> Image.Image:
+    """`image` with the average of several pixels for each where a side is very long.
+
+    Pillow's resize takes memory for each row, times the width of the result, and 48 bytes for each
+    pixel of a side. Sides of this length occur in no photograph, and in no JPEG.
+    """
+    factors = [
+        max(1, side // max(_LONG, 2 * wanted)) for side, wanted in zip(image.size, to, strict=True)
+    ]
+    return image.reduce((factors[0], factors[1])) if max(factors) > 1 else image
 
 
 def _without_crop_pct(config: dict[str, Any]) -> dict[str, Any]:

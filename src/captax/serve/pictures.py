@@ -4,7 +4,7 @@ import asyncio
 import base64
 import binascii
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -13,7 +13,8 @@ from starlette.requests import Request
 
 from captax.errors import plain
 from captax.images import ImageError, ImageProcessor, Prepared
-from captax.images.decode import TooManyPixels
+from captax.images.budget import NotWanted, never
+from captax.images.decode import NotQuick, TooManyPixels
 from captax.serve.bodies import MOST_VALUES, check_json, read_form, too_many_images
 from captax.serve.refusals import Refused, quoted
 from captax.serve.settings import Settings
@@ -49,11 +50,28 @@ class Sent:
     source: bytes | str
     name: str | None = None
 
-    def read(self, processor: ImageProcessor, settings: Settings) -> Prepared:
-        """Decode and resize the picture, which is slow. Raises `Unreadable`."""
+    def read(
+        self,
+        processor: ImageProcessor,
+        settings: Settings,
+        *,
+        quick: bool = False,
+        gone: Callable[[], bool] = never,
+    ) -> Prepared:
+        """Decode and resize the picture, which is slow.
+
+        With `quick`, `NotQuick` is raised for a picture that takes long. Once `gone` is true,
+        nobody waits for the picture, and decoding ends with `NotWanted`. Raises `Unreadable`.
+        """
+        if gone():
+            raise NotWanted("nobody waits for this picture any more")
         data = self.source if isinstance(self.source, bytes) else _bytes(self.source, settings)
+        limits = {"seconds": settings.decode_seconds, "quick": quick, "gone": gone}
         try:
-            return processor.prepare(processor.decode(data, max_pixels=settings.max_pixels))
+            picture = processor.decode(data, max_pixels=settings.max_pixels, **limits)
+            return processor.prepare(picture)
+        except NotQuick:
+            raise
         except TooManyPixels as error:
             raise Unreadable("too_many_pixels", str(error)) from None
         except ImageError as error:

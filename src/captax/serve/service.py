@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from captax.errors import CaptaxError
 from captax.images import Prepared
+from captax.images.budget import NotWanted
+from captax.images.decode import NotQuick
 from captax.serve.arrival import Body, Crowded, Room
 from captax.serve.batching import Batcher, QueueFull
 from captax.serve.compiling import Busy, return_memory
@@ -21,6 +24,8 @@ from captax.serve.work import Input, Model, Work, Worker
 logger = logging.getLogger("captax.serve")
 
 READERS = 4
+# Pictures that take long or much memory to decode have threads of their own, and few may wait.
+SLOW_READERS, SLOW_WAITING = 2, 8
 # Bodies of the largest size that may be here at once; they stay in memory until the answer.
 BODIES = 16
 # Threads that parse bodies, each of which holds what it makes of one beside the body itself.
@@ -54,6 +59,9 @@ class Service:
         self.metrics = Metrics(lambda: self.batcher.depth)
         self.parsers = ThreadPoolExecutor(PARSERS, thread_name_prefix="captax-bodies")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="captax-pictures")
+        self._slow = ThreadPoolExecutor(SLOW_READERS, thread_name_prefix="captax-slow-pictures")
+        self._slow_ones = 0
+        self._closing = threading.Event()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -63,10 +71,11 @@ class Service:
             yield
         finally:
             self.state = "shutting down"
+            self._closing.set()  # ends what is decoded in other processes
             await warming
             await asyncio.to_thread(self.batcher.stop)
-            self.parsers.shutdown(cancel_futures=True)
-            self._readers.shutdown(cancel_futures=True)
+            for threads in (self.parsers, self._readers, self._slow):
+                threads.shutdown(cancel_futures=True)
 
     def _warm_up(self) -> None:
         # Work is refused until this is done, so the model has no other thread.
@@ -85,6 +94,7 @@ class Service:
         """Refuse new work and wait until the rest is done, `grace` is over or `hurried` is true."""
         self.state = "shutting down"
         loop = asyncio.get_running_loop()
+        loop.call_later(1, self._closing.set)  # a picture that takes longer is given up
         end = loop.time() + self.settings.grace
         while self.working and loop.time() < end and not hurried():
             await asyncio.sleep(0.05)
@@ -153,9 +163,13 @@ class Service:
     async def _answer(
         self, work: Work, sent: Sequence[Sent], asks: Sequence[tuple[int, Mapping[str, Any]]]
     ) -> list[tuple[Prepared, Any] | Unreadable]:
-        loop = asyncio.get_running_loop()
-        reading = [loop.run_in_executor(self._readers, self._read, each) for each in sent]
-        read = [(await asyncio.gather(*reading))[place] for place, _ in asks]
+        gone = threading.Event()
+        try:
+            reading = [self._read(each, gone) for each in sent]
+            pictures = await asyncio.gather(*reading)
+        finally:
+            gone.set()  # what is still being read, because the client hung up, is not needed
+        read = [pictures[place] for place, _ in asks]
         inputs = [
             Input(picture, **said)
             for picture, (_, said) in zip(read, asks, strict=True)
@@ -174,11 +188,34 @@ class Service:
             (each, _result(next(results))) if isinstance(each, Prepared) else each for each in read
         ]
 
-    def _read(self, sent: Sent) -> Prepared | Unreadable:
+    async def _read(self, sent: Sent, gone: threading.Event) -> Prepared | Unreadable:
+        def read(quick: bool) -> Prepared | Unreadable:
+            try:
+                return sent.read(
+                    self.worker.processor,
+                    self.settings,
+                    quick=quick,
+                    gone=lambda: gone.is_set() or self._closing.is_set(),
+                )
+            except Unreadable as error:
+                return error
+
+        loop = asyncio.get_running_loop()
         try:
-            return sent.read(self.worker.processor, self.settings)
-        except Unreadable as error:
-            return error
+            return await loop.run_in_executor(self._readers, read, True)
+        except NotQuick:
+            pass
+        except NotWanted:
+            return Unreadable("unreadable_image", "the server stopped before it was decoded")
+        if self._slow_ones >= SLOW_WAITING:
+            raise self._full(max(1, round(self.settings.decode_seconds)))
+        self._slow_ones += 1
+        try:
+            return await loop.run_in_executor(self._slow, read, False)
+        except NotWanted:
+            return Unreadable("unreadable_image", "the server stopped before it was decoded")
+        finally:
+            self._slow_ones -= 1
 
 
 def _result(found: Any) -> Any:

@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 from captax.errors import CaptaxError
+from captax.images.decode import DECODE_SECONDS
 
 MIB = 1 << 20
 _ORIGIN = re.compile(r"https?://[^/\s@]+|null|\*")
@@ -27,6 +28,7 @@ class Settings:
         max_bytes: most bytes of a request's body, and of a picture fetched by URL.
         max_pixels: most pixels of a picture, checked before any are decoded.
         max_images: most pictures in a request.
+        decode_seconds: a picture that takes longer to decode is given up.
         allow_urls: whether pictures may be given as http(s) URLs of public hosts.
         header_timeout: seconds that the head of a request may take, and that a body may be silent.
         body_timeout: seconds that a body may take.
@@ -47,6 +49,7 @@ class Settings:
     max_bytes: int = 32 * MIB
     max_pixels: int = 50_000_000
     max_images: int = 32
+    decode_seconds: float = DECODE_SECONDS
     allow_urls: bool = False
     header_timeout: float = 10.0
     body_timeout: float = 300.0
@@ -92,6 +95,8 @@ class Settings:
                     f"{host}: is not a host; give a name such as example.org, without a port, "
                     "or * for all"
                 )
+        if not self.decode_seconds > 0:
+            raise SettingsError(f"decode_seconds is {self.decode_seconds:g}; give more than 0")
         if self.queue < self.max_images:
             raise SettingsError(
                 f"a queue of {self.queue} pictures never has room for a request of "

@@ -1,0 +1,410 @@
+"""What the file of a picture says about itself: read in bounded time, before anything is decoded.
+
+Pictures come from strangers. A file of a few bytes can ask its decoder for gigabytes (a tile much
+larger than the picture) or for hours (thousands of scans, millions of blocks). Each function here
+reads the structure of one format and estimates the memory and the time of decoding it. It also
+leaves out what has no influence on pixels, such as comments and colour profiles, so the decoder
+never sees a hostile one.
+"""
+
+import dataclasses
+import math
+import re
+import struct
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+# Files with more segments, chunks or blocks are refused; each costs time in Python.
+MOST_PARTS = 100_000
+# libtiff has the same limit. Encoders write about 10 scans.
+MOST_SCANS = 100
+# Seconds of decoding that cannot be told from the structure.
+UNKNOWN = math.inf
+
+
+class Damaged(Exception):
+    """The structure of a file is broken, or nothing that an encoder writes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """What decoding a file will take.
+
+    Attributes:
+        size: width and height in pixels, as far as the file says; zeros if it does not.
+        memory: about the bytes at the peak of decoding, conversion to RGB and turning included.
+        seconds: about the time on a slow processor; infinite if the structure does not bound it.
+        data: the file with what its pixels depend on.
+    """
+
+    size: tuple[int, int]
+    memory: int
+    seconds: float
+    data: bytes
+
+
+def read_structure(format: str, data: bytes, at_least: tuple[int, int] | None) -> Structure:
+    """The structure of a file of Pillow's `format`; `at_least` is as in `decode`.
+
+    Raises:
+        Damaged: the structure is broken.
+    """
+    try:
+        return _READERS[format](data, at_least)
+    except (struct.error, IndexError):
+        raise Damaged("the file is truncated") from None
+
+
+def exif_orientation(exif: bytes) -> int:
+    """The orientation in an EXIF block; 1 (upright) if the block has none."""
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(order + "HH", tiff, entry)
+            if tag == _ORIENTATION:
+                (value,) = struct.unpack_from(order + ("I" if kind == 4 else "H"), tiff, entry + 8)
+                return value
+    except struct.error:
+        pass
+    return 1
+
+
+def reduction(size: tuple[int, int], at_least: tuple[int, int], *, lying: bool) -> int:
+    """The factor 8, 4, 2 or 1 by which a JPEG is decoded smaller; `lying` on its side or not."""
+    height, width = at_least[::-1] if lying else at_least
+    fits = min(size[0] // max(1, 2 * width), size[1] // max(1, 2 * height))
+    return next((factor for factor in (8, 4, 2) if fits >= factor), 1)
+
+
+def _images(size: tuple[int, int], *pixel_bytes: int) -> int:
+    """Memory of Pillow's pictures of this size: each also has a pointer for each row."""
+    width, height = size
+    return sum(height * (-(-width * each // 4) * 4 + 8) for each in pixel_bytes)
+
+
+# Pictures that exist at once while one without transparency, or any other, becomes upright RGB.
+_OPAQUE = (4, 4, 4)
+_ANY = (4, 4, 1, 4, 4)
+
+
+def _parts() -> Iterator[int]:
+    """Counts the parts of a file. Raises `Damaged` if there are too many."""
+    yield from range(MOST_PARTS)
+    raise Damaged(f"it has more than {MOST_PARTS:,} parts; save it again with another program")
+
+
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+_SOI, _EOI, _SOS, _ADOBE, _JFIF, _APP1, _COM = 0xD8, 0xD9, 0xDA, 0xEE, 0xE0, 0xE1, 0xFE
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+
+
+def _jpeg(data: bytes, at_least: tuple[int, int] | None) -> Structure:
+    kept, exif, frame, at = [data[:2]], b"", None, 2
+    for _ in _parts():
+        if (found := _MARKER.search(data, at)) is None:
+            raise Damaged("the file is truncated")
+        marker, at = found[1][0], found.end()
+        if marker == _EOI:
+            raise Damaged("it has no pixels")
+        if marker in (_SOI, 0x01):
+            continue
+        (length,) = struct.unpack_from(">H", data, at)
+        segment = data[at + 2 : at + length]
+        if marker == _SOS:
+            start = at - 2
+            break
+        if marker in _FRAMES:
+            height, width, channels = struct.unpack_from(">HHB", segment, 1)
+            frame = marker, (width, height), channels, segment
+        about = 0xE0 <= marker <= 0xEF or marker == _COM
+        if marker == _APP1 and segment.startswith(b"Exif\0\0") and len(exif) < 2**17:
+            exif += segment[6 if exif else 0 :]
+            about = False
+        if not about or marker in (_ADOBE, _JFIF):
+            kept.append(b"\xff%c" % marker + data[at : at + length])
+        at += length
+    if frame is None:
+        raise Damaged("it has no size")
+    kind, size, channels, segment = frame
+    pixels = size[0] * size[1]
+    lying = exif_orientation(exif) >= 5
+    factor = reduction(size, at_least, lying=lying) if at_least else 1
+    smaller = -(-size[0] // factor), -(-size[1] // factor)
+    memory = _images(smaller, *_OPAQUE) + 64 * size[0] * channels + 2 * len(data)
+    seconds = 15e-9 * pixels
+    if kind in (0xC2, 0xC6, 0xCA, 0xCE) or data[start + 4] < channels:
+        if (scans := _scans(data, start)) > MOST_SCANS:
+            raise Damaged(f"it has more than {MOST_SCANS} scans; save it again as a usual JPEG")
+        # All coefficients are kept, 2 bytes each, in blocks that are padded to whole units.
+        across = max((segment[7 + 3 * n] >> 4 for n in range(channels)), default=1)
+        down = max((segment[7 + 3 * n] & 15 for n in range(channels)), default=1)
+        padded = (size[0] + 8 * across) * (size[1] + 8 * down)
+        memory += 2 * channels * padded
+        seconds += 2e-9 * scans * pixels
+    if kind not in (0xC0, 0xC1, 0xC2):
+        seconds = UNKNOWN  # arithmetic coding is slow, and other kinds are hardly ever seen
+    return Structure(size, memory, seconds, b"".join([*kept, data[start:]]))
+
+
+def _scans(data: bytes, start: int) -> int:
+    """How many scans there are from `start` to the end of the picture."""
+    if data.count(b"\xff\xda", start) <= MOST_SCANS:
+        return data.count(b"\xff\xda", start)
+    scans, at = 0, start  # some may lie in tables, or behind the picture
+    for _ in _parts():
+        found = _MARKER.search(data, at)
+        if found is None or found[1][0] == _EOI or scans > MOST_SCANS:
+            break
+        at = found.end()
+        scans += found[1][0] == _SOS
+        if found[1][0] not in (_SOI, 0x01) and at + 2 <= len(data):
+            at += struct.unpack_from(">H", data, at)[0]
+    return scans
+
+
+def _png(data: bytes, at_least: tuple[int, int] | None) -> Structure:
+    (length,) = struct.unpack_from(">I", data, 8)
+    if data[12:16] != b"IHDR" or length < 13:
+        raise Damaged("it does not begin with its size")
+    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    kept: dict[bytes, bytes] = {}
+    pixels: list[bytes] = []
+    after: list[bytes] = []
+    at, last = 8, b""
+    for _ in _parts():
+        if at + 8 > len(data):
+            break
+        length, kind = struct.unpack_from(">I4s", data, at)
+        whole = data[at : at + 12 + length] if kind in _PNG_KEPT and length <= 2**16 else b""
+        if kind == b"IDAT" and (not pixels or last == b"IDAT"):
+            pixels.append(data[at + 8 : at + 8 + length])
+        elif whole and kind not in kept:
+            kept[kind] = whole
+            if pixels:
+                after.append(whole)
+        if kind == b"IEND":
+            break
+        at, last = at + 12 + length, kind
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 4)
+    opaque = colour in (0, 2, 3) and b"tRNS" not in kept and depth <= 8
+    memory = _images((width, height), *(_OPAQUE if opaque else _ANY)) + 2 * len(data)
+    memory += 4 * width * channels * max(1, depth // 8)
+    seconds = width * height * (10e-9 + 2.5e-9 * channels * max(1, depth // 8))
+    before = b"".join(chunk for chunk in kept.values() if chunk not in after)
+    # Pillow does not check the sum of these chunks, and reads one more quickly than many.
+    size = struct.pack(">I", sum(map(len, pixels)) & 0xFFFFFFFF)
+    cut = at + 12 > len(data)  # then the decoder has to notice
+    content = (data[:8], before, size, b"IDAT", *pixels, b"" if cut else bytes(4), *after)
+    return Structure((width, height), memory, seconds, b"".join(content) + (b"" if cut else _IEND))
+
+
+_PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"eXIf")
+_IEND = b"\0\0\0\0IEND\xae\x42\x60\x82"
+
+
+def _gif(data: bytes, at_least: tuple[int, int] | None) -> Structure:
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    at = 13 + (3 << (flags & 7) + 1 if flags & 128 else 0)
+    head, control = data[:at], b""
+    parts = _parts()
+    while (kind := data[at]) != 0x2C:
+        next(parts)
+        if kind == 0x3B:
+            raise Damaged("it has no pixels")
+        if kind != 0x21:
+            at += 1
+            continue
+        begin, at = at, at + 2
+        while data[at]:
+            next(parts)
+            at += 1 + data[at]
+        at += 1
+        if data[begin + 1] == 0xF9:
+            control = data[begin:at]
+    left, top, across, down = struct.unpack_from("<HHHH", data, at + 1)
+    size = max(width, left + across), max(height, top + down)
+    memory = _images(size, 1, 1, *_ANY) + 2 * len(data)
+    return Structure(size, memory, 20e-9 * size[0] * size[1], head + control + data[at:])
+
+
+def _webp(data: bytes, at_least: tuple[int, int] | None) -> Structure:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        across, down = data[24:27] + b"\0", data[27:30] + b"\0"
+        width, height = (1 + struct.unpack("<I", each)[0] for each in (across, down))
+    elif kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    elif kind == b"VP8 ":
+        width, height = (each & 0x3FFF for each in struct.unpack_from("<HH", data, 26))
+    else:
+        raise Damaged("it does not begin with its size")
+    pixels = width * height
+    # Two canvases of the animation decoder and the bytes that it returns, beside the pictures.
+    memory = _images((width, height), *_ANY) + 9 * pixels + 4 * len(data)
+    if kind != b"VP8 ":
+        # A lossless picture brings codes of its own for many small regions.
+        memory += 6144 * min(65536, pixels // 16, len(data) // 2)
+    return Structure((width, height), memory, 60e-9 * pixels, data)
+
+
+def _bmp(data: bytes, at_least: tuple[int, int] | None) -> Structure:
+    (header,) = struct.unpack_from("<I", data, 14)
+    compression = 0
+    if header == 12:
+        width, height = struct.unpack_from("<HH", data, 18)
+    else:
+        width, height, _, _, compression = struct.unpack_from("<IIHHI", data, 18)
+        if height >> 24 == 0xFF:
+            height = 2**32 - height
+    memory = _images((width, height), 4, *_ANY) + 2 * len(data)
+    seconds = 20e-9 * width * height
+    if compression in (1, 2):  # run lengths are decoded in Python
+        seconds += 1e-7 * width * height + 5e-7 * len(data)
+    return Structure((width, height), memory, seconds, data)
+
+
+_PPM = re.compile(rb"P([1-6])" + rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,10})" * 3 + rb"\s")
+_PBM = re.compile(rb"P([14])" + rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,10})" * 2 + rb"\s")
+
+
+def _ppm(data: bytes, at_least: tuple[int, int] | None) -> Structure:
+    bits = data[1:2] in b"14"
+    head = (_PBM if bits else _PPM).match(data[: 2**16])
+    if head is None:
+        raise Damaged("its header has no size")
+    kind, width, height, *most = map(int, head.groups())
+    channels = 3 if kind in (3, 6) else 1
+    memory = _images((width, height), *_ANY) + 2 * len(data)
+    seconds = 20e-9 * width * height
+    raw = ([], [255], [65535]) if kind == 5 else ([], [255])
+    if kind <= 3 or most not in raw:
+        # Numbers are decoded in Python, one at a time.
+        values = width * height * channels
+        memory += 6 * values
+        seconds += 1e-6 * (min(values, len(data)) + (len(data) if kind <= 3 else 0))
+    plain = b" ".join(head.groups())
+    return Structure((width, height), memory, seconds, b"P" + plain + b"\n" + data[head.end() :])
+
+
+# All tags that pixels depend on.
+_TIFF_KEPT = {
+    *(256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320),
+    *(322, 323, 324, 325, 332, 338, 339, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521),
+    *(529, 530, 531, 532),
+}
+_ORIENTATION = 274
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+_WHOLE = {1: "u1", 3: "u2", 4: "u4", 16: "u8"}
+_KNOWN_CODECS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
+
+
+def _tiff(data: bytes, at_least: tuple[int, int] | None) -> Structure:
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    entry, number = (order + "HHQ8s", "Q") if big else (order + "HHI4s", "I")
+    (start,) = struct.unpack_from(order + number, data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
+    first, length, inline = start + (8 if big else 2), struct.calcsize(entry), 8 if big else 4
+    tags: dict[int, tuple[int, int, bytes]] = {}
+    for place, _ in zip(range(count), _parts(), strict=False):
+        tag, kind, values, value = struct.unpack_from(entry, data, first + place * length)
+        if tag in _TIFF_KEPT and tag not in tags and kind in _SIZES:
+            tags[tag] = kind, values, value
+
+    def array(tag: int, most: int) -> np.ndarray:
+        kind, values, value = tags[tag]
+        values = min(values, most)
+        if kind not in _WHOLE:
+            raise Damaged(f"tag {tag} has no whole numbers")
+        content, size = value, values * _SIZES[kind]
+        if tags[tag][1] * _SIZES[kind] > inline:
+            (at,) = struct.unpack(order + number, value)
+            content = data[at : at + size]
+        if len(content) < size:
+            raise Damaged(f"tag {tag} reaches beyond the end of the file")
+        return np.frombuffer(content, order + _WHOLE[kind], values)
+
+    def one(tag: int, default: int) -> int:
+        return int(array(tag, 1)[0]) if tag in tags and tags[tag][1] else default
+
+    width, height, compression = one(256, 0), one(257, 0), one(259, 1)
+    samples, planes = max(1, one(277, 3)), one(284, 1)
+    bits = int(array(258, 8).max(initial=1)) if 258 in tags else 1
+    planar = samples if planes == 2 else 1
+    if min(width, height) < 1:
+        raise Damaged("it has no size")
+    tiled = 324 in tags and 273 not in tags
+    if tiled or 322 in tags:
+        across, down = one(322, 0), one(323, 0)
+    else:
+        across, down = width, min(height, one(278, height))
+    if min(across, down) < 1:
+        raise Damaged("it has tiles or strips without pixels")
+    blocks = -(-width // across) * -(-height // down) * planar
+    block = -(-across * bits * (samples // planar) // 8) * down
+    for tag in (273, 279, 324, 325):  # more of them than blocks only cost memory
+        if tag in tags and tags[tag][1] > blocks:
+            kind, values, value = tags[tag]
+            if (values * _SIZES[kind] > inline) == (blocks * _SIZES[kind] > inline):
+                tags[tag] = kind, blocks, value
+            else:
+                raise Damaged(f"tag {tag} has {values:,} values for {blocks:,} tiles or strips")
+    others = sum(
+        n * _SIZES[k] for tag, (k, n, _) in tags.items() if tag not in (273, 279, 324, 325)
+    )
+    if others > 2**20:
+        raise Damaged("its tags are larger than an encoder writes them")
+    lengths = 325 if 325 in tags else 279
+    packed = blocks * len(data)
+    if lengths in tags and tags[lengths][1] >= blocks:
+        packed = int(np.minimum(array(lengths, blocks).astype(float), len(data)).sum())
+    memory = _images((width, height), 4, *_ANY) + 2 * len(data)
+    memory += 3 * block + 4 * across * down + blocks * (600 if compression == 1 else 48)
+    seconds = 20e-9 * width * height + 4e-9 * block * blocks + 4e-5 * blocks
+    seconds += 1e-8 * packed if compression != 1 else 0
+    if compression not in _KNOWN_CODECS or (compression == 7 and _several_scans(data, blocks)):
+        seconds = UNKNOWN
+    head = data[:4] + (data[4:8] if big else b"")
+    tail = b"\0" * (len(data) % 2)
+    rows = b"".join(struct.pack(entry, tag, *tags[tag]) for tag in sorted(tags))
+    where = struct.pack(order + number, len(data) + len(tail))
+    ifd = struct.pack(order + ("Q" if big else "H"), len(tags)) + rows + bytes(inline)
+    body = data[len(head) + len(where) :]
+    return Structure((width, height), memory, seconds, b"".join([head, where, body, tail, ifd]))
+
+
+def _several_scans(data: bytes, blocks: int) -> bool:
+    return data.count(b"\xff\xda") > blocks + 8
+
+
+def _avif(data: bytes, at_least: tuple[int, int] | None) -> Structure:
+    """An item may have any number of frames that are never shown, so time is not bounded."""
+    width = height = at = 0
+    for _ in _parts():
+        at = data.find(b"ispe", at) + 4
+        if at < 4 or at + 12 > len(data):
+            break
+        across, down = struct.unpack_from(">II", data, at + 4)
+        if across * down > width * height:
+            width, height = across, down
+    memory = _images((width, height), *_ANY) + 10 * width * height + 3 * len(data)
+    return Structure((width, height), memory, UNKNOWN, data)
+
+
+_READERS: dict[str, Callable[[bytes, tuple[int, int] | None], Structure]] = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "GIF": _gif,
+    "WEBP": _webp,
+    "BMP": _bmp,
+    "PPM": _ppm,
+    "TIFF": _tiff,
+    "AVIF": _avif,
+}
