@@ -6,7 +6,7 @@ PYTEST := $(BIN)/pytest -n logical --dist worksteal $(if $(SAMPLE),--sample $(SA
 # Where Python may keep no bytecode, every process that a test starts compiles all it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test slow check data browser rest screenshots fuzz parity parity-large nightly wheel clean
+.PHONY: demo test slow check data browser rest alone screenshots fuzz parity parity-large nightly wheel clean
 
 demo: .venv/installed  ## caption the pictures in examples/ and make a page of them
 	$(BIN)/captax caption examples --sheet demo/captions.html
@@ -16,7 +16,7 @@ test: .venv/tests  ## the fast suite
 	$(PYTEST) -m "not data and not parity and not slow and not browser"
 
 slow: .venv/tests  ## whole recipes, tutorials, several devices and processes
-	$(PYTEST) -m "slow and not data and not parity and not browser"
+	$(PYTEST) -m "slow and not data and not parity and not browser and not alone"
 
 check: .venv/dev  ## what pre-commit and review look at
 	$(BIN)/ruff format --check
@@ -30,7 +30,10 @@ browser: .venv/browser  ## the web page in chromium
 	$(PYTEST) -m "browser"
 
 rest: .venv/parity .venv/browser  ## slow, data, browser and parity at once
-	$(PYTEST) -m "(slow or data or browser or parity) and not large"
+	$(PYTEST) -m "(slow or data or browser or parity) and not large and not alone"
+
+alone: .venv/tests  ## attacks on a server, which must answer in time; nothing else may run
+	$(BIN)/pytest -m "alone and not large"
 
 screenshots: .venv/browser  ## docs/images/serve.png
 	CAPTAX_SCREENSHOTS=docs/images $(BIN)/pytest tests/serve/test_page.py -k screenshots
@@ -44,7 +47,7 @@ parity: .venv/parity  ## tests against PyTorch
 parity-large: .venv/parity  ## the same at the largest sizes, one after the other for their gigabytes
 	$(BIN)/pytest -m "large"
 
-nightly: check test rest parity-large  ## everything, whole
+nightly: check test rest alone parity-large  ## everything, whole
 	bash .ci/wheel
 
 wheel: .venv/dev

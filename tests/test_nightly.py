@@ -9,7 +9,7 @@ import pytest
 from nightly import others
 
 ROOT = Path(__file__).resolve().parents[1]
-MARKS = ("slow", "data", "browser", "parity", "large")
+MARKS = ("slow", "data", "browser", "parity", "large", "alone")
 
 
 def test_each_has_its_turn_and_its_kind_waits() -> None:

@@ -284,6 +284,7 @@ def resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs Linux's /proc")
 def test_ever_new_options_hold_up_nobody_else(tiny_captioner: Captioner) -> None:

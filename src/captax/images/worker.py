@@ -20,6 +20,8 @@ except ModuleNotFoundError:  # Windows has no such limits
 
 def work() -> None:
     """Answer requests from the standard input until it ends; this is all that a worker does."""
+    if hasattr(os, "nice"):  # what takes long gives way to all that does not
+        os.nice(10)
     receive, send = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
     while line := receive.readline(HEADER):
