@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Scope
 
-from captax.serve.refusals import Refused
+from captax.serve.refusals import Refused, quoted
 from captax.serve.settings import Settings
 
 ANY = "*"
@@ -90,7 +90,7 @@ def check(scope: Scope, settings: Settings) -> None:
 
 
 def _foreign(origin: str | None) -> Refused:
-    shown = (origin or "another site")[:100].encode("unicode_escape").decode()
+    shown = quoted(origin or "another site")
     return Refused(
         403,
         "foreign_origin",
@@ -108,10 +108,9 @@ def _check_host(host: str, settings: Settings) -> None:
     # can make it point elsewhere; probes ask by it.
     if not settings.local and (not known or _is_number(name)):
         return
-    shown = name[:100].encode("unicode_escape").decode()
     raise Refused(
         421,
         "foreign_host",
-        f"the request calls this server {shown!r}, which is not a name of it; "
+        f"the request calls this server {quoted(name)}, which is not a name of it; "
         "start the server with --allow-host NAME to allow it",
     )
