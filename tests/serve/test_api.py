@@ -418,7 +418,7 @@ def test_the_document_says_what_is_taken_and_its_examples_work(client: TestClien
         example["captions"] = ["a red square"] if "captions" in example else None
         answer = client.post(path, json={k: v for k, v in example.items() if v is not None})
         assert answer.status_code == 200, answer.text
-        assert {"413", "422", "429"} <= set(operation["responses"])
+        assert {"403", "408", "413", "415", "421", "422", "429"} <= set(operation["responses"])
     text = json.dumps(document)
     for reference in {part.split('"')[0] for part in text.split('"$ref": "')[1:]}:
         name = reference.removeprefix("#/components/schemas/")
@@ -463,6 +463,12 @@ def test_messages_repeat_little_of_what_was_sent(client: TestClient) -> None:
     said = problem(client.post("/v1/caption", json=body), 422, "invalid_request")
     assert len(said) < 2000
     problem(client.get("/a%0Ab"), 404, "not_found")
+    for name in (b"content-type", b"content-encoding"):
+        odd = {b"content-type": b"application/json", name: b"a\x83" + b"b" * 5000}
+        said = problem(
+            client.post("/v1/caption", content=b"{}", headers=odd), 415, "unsupported_media_type"
+        )
+        assert said.isprintable() and len(said) < 500
 
 
 def test_foreign_pages_and_names_are_refused(tiny_captioner: Captioner) -> None:

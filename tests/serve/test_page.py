@@ -64,7 +64,8 @@ def as_files(*contents: bytes, name: str = "{}.png") -> list[dict[str, Any]]:
 
 
 def done(page: Any, count: int) -> None:
-    expect(page.locator(".card[data-state=done]")).to_have_count(count)
+    # New options are compiled first, with little priority.
+    expect(page.locator(".card[data-state=done]")).to_have_count(count, timeout=60_000)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ import pytest
 import requests
 
 from captax.pipelines.captioner import Captioner
+from captax.serve.server import with_descriptors
+from captax.serve.settings import Settings
 from captax.serve.work import Worker
 from serve.conftest import address, client_of, encoded, listening, png, until
 
@@ -170,6 +172,19 @@ def test_idle_connections_give_way_to_new_ones(tiny_captioner: Captioner) -> Non
         until(lambda: len(server.server_state.connections) <= 8)
         for each in idle:
             each.close()
+
+
+def test_there_are_no_more_connections_than_descriptors(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(max_connections=1000)
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "setrlimit", lambda *limit: None)
+    for limit, most in ((20_000, 1000), (resource.RLIM_INFINITY, 1000), (512, 256), (64, 1)):
+        monkeypatch.setattr(resource, "getrlimit", lambda kind, limit=limit: (limit, limit))
+        caplog.clear()
+        assert with_descriptors(settings).max_connections == most
+        assert (f"at most {most} connections" in caplog.text) == (most < 1000)
 
 
 def test_pictures_of_clients_that_hung_up_never_reach_the_model(

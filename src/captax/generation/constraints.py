@@ -277,12 +277,12 @@ class Rules:
         short = jnp.asarray(position < self.min_length)
         short |= jnp.asarray(position - prompt < self.min_new_tokens)
         scores = forbid(scores, self.eos, short)
-        bos, end = self.forced_bos.any(), self.forced_eos.any()
+        bos, end = jnp.asarray(self.forced_bos).any(), jnp.asarray(self.forced_eos).any()
         scores = force(scores, self.forced_bos, bos & (position == 1))
         scores = force(scores, self.forced_eos, end & jnp.asarray(position == limit - 1))
         scores = forbid(scores, self.suppressed)
         # The caption begins after a forced bos.
-        later = jnp.asarray(prompt == 1) & bos
+        later = bos & jnp.asarray(prompt == 1)
         scores = forbid(scores, self.suppressed_first, position == prompt + later)
         if self.required is not None:
             left = limit - position - end

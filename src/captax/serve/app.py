@@ -12,13 +12,13 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 
 from captax.images import Prepared
 from captax.pipelines.captioner import Captioner
 from captax.serve import schemas
 from captax.serve.document import describe
 from captax.serve.gate import Gate
+from captax.serve.origins import OtherPages
 from captax.serve.pictures import Sent, Unreadable, read_request
 from captax.serve.refusals import Refused, error_record, quoted
 from captax.serve.service import Service
@@ -55,13 +55,7 @@ def create_app(
     app.state.service = service
     app.add_middleware(Gate, service=service)
     if settings.allow_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.allow_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-request-id"],
-            expose_headers=["retry-after", "x-request-id"],
-        )
+        app.add_middleware(OtherPages, settings=settings)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _not_here)
     _add_work(app, service)

@@ -9,7 +9,7 @@ import time
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from captax.serve.refusals import Refused
+from captax.serve.refusals import Refused, quoted
 
 # Values of a request beside its pictures and captions: all fields, with all lists at their longest.
 MOST_VALUES = 1000
@@ -122,7 +122,7 @@ class _Form:
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         part = self.parts[-1]
         if part.filename is None and len(part.data) + end - start > MOST_TEXT:
-            raise broken_form(f"{part.name[:100]}: has more than {MOST_TEXT:,} bytes of text")
+            raise broken_form(f"{quoted(part.name)}: has more than {MOST_TEXT:,} bytes of text")
         part.data += data[start:end]
 
     def on_end(self) -> None:

@@ -1,18 +1,22 @@
-"""Connections: how many are open, and how long each may be silent.
+"""Connections: how many are open, how long each may be silent, and what is no HTTP.
 
 uvicorn bounds neither the time of a request's head, nor the time of a client to read its answer,
 nor the number of connections. When too many are open, one that waits for its client is closed for
-the new one, so those who hold connections without using them keep nobody out.
+the new one, so those who hold connections without using them keep nobody out. h11 makes an object
+of every line of a head and of every chunk of a body, so their numbers are bounded too.
 """
 
 import asyncio
 import ipaddress
 import logging
 import time
+import uuid
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from captax.serve.refusals import Refused
 from captax.serve.settings import MIB, Settings
 
 logger = logging.getLogger("captax.serve")
@@ -22,6 +26,64 @@ CLOSING = 5.0
 LOOK = 1.0
 # Bytes of answers that clients have not read yet, all together.
 MOST_UNREAD = 128 * MIB
+# Bytes and lines of the head of a request.
+MOST_HEAD = 16 * 1024
+MOST_HEADERS = 128
+# Chunks of a body: so many, and beyond them one for so many bytes.
+MOST_CHUNKS = 1000
+LEAST_CHUNK = 128
+# Bytes that are parsed in one go: of a head, and of a body with perhaps a head behind it.
+_PIECE_OF_HEAD, _PIECE_OF_BODY = 4 * 1024, 16 * 1024
+
+
+class Parser(h11.Connection):
+    """The HTTP of a connection, refused as soon as it costs more than its bytes are worth."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, MOST_HEAD)
+        self.problem = Refused(400, "invalid_http", "the request is not valid HTTP; send another")
+        self._waiting = bytearray()
+        self._chunks = self._bytes = 0
+
+    def receive_data(self, data: bytes) -> None:
+        """Keep what arrived until it is asked for."""
+        self._waiting += data
+
+    def next_event(self) -> Any:
+        """The next event, as of h11. Raises `RemoteProtocolError`, and sets `problem`."""
+        try:
+            event = super().next_event()
+            while event is h11.NEED_DATA and self._waiting:
+                in_body = self.their_state is h11.SEND_BODY
+                size = _PIECE_OF_BODY if in_body else _PIECE_OF_HEAD
+                super().receive_data(bytes(self._waiting[:size]))
+                del self._waiting[:size]
+                event = super().next_event()
+        except h11.RemoteProtocolError as error:
+            if error.error_status_hint == 431:
+                self.problem = _too_large_head(f"more than {MOST_HEAD:,} bytes")
+            raise
+        if isinstance(event, h11.Request):
+            self._chunks = self._bytes = 0
+            if len(event.headers) > MOST_HEADERS:
+                self.problem = _too_large_head(f"more than {MOST_HEADERS} lines")
+                raise h11.RemoteProtocolError(self.problem.message)
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._bytes += len(event.data)
+            if self._chunks > MOST_CHUNKS + self._bytes // LEAST_CHUNK:
+                self.problem = Refused(
+                    400,
+                    "too_many_chunks",
+                    f"the body has more than {MOST_CHUNKS:,} chunks, most of them very short; "
+                    "send longer chunks, or a Content-Length",
+                )
+                raise h11.RemoteProtocolError(self.problem.message)
+        return event
+
+
+def _too_large_head(has: str) -> Refused:
+    return Refused(431, "too_large_head", f"the head of the request has {has}; send fewer headers")
 
 
 class Crowd:
@@ -101,6 +163,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Enter the crowd."""
         super().connection_made(transport)
+        self.conn = self.parser = Parser()
         self.address = _address(self.client)
         self.head: float | None = time.monotonic()  # when the head that is awaited began
         self.stuck: float | None = None  # since when something is not read by the client
@@ -125,6 +188,23 @@ class Connection(H11Protocol):
         self.head = None
         self.crowd.used(self)
         super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP as every error is answered, if it still can be, and close."""
+        if not self._idle:
+            # Whoever works on it is told that its client is gone.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            response = self.parser.problem.response(uuid.uuid4().hex)
+            headers = [*response.raw_headers, (b"connection", b"close")]
+            for event in (
+                h11.Response(status_code=response.status_code, headers=headers),
+                h11.Data(data=bytes(response.body)),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event))
+        self.transport.close()
 
     @property
     def _idle(self) -> bool:

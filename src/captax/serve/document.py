@@ -15,35 +15,37 @@ PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
     "gg=="
 )
-_WORK: dict[str, tuple[type[BaseModel], dict[str, Any], tuple[str, ...]]] = {
+_REFUSED = ("404", "408", "413", "415", "422", "429", "503")
+_WORK: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "/v1/caption": (
         schemas.CaptionRequest,
         {"images": [PIXEL], "num_beams": 3, "num_return_sequences": 3},
-        ("404", "413", "415", "422", "429", "503"),
     ),
     "/v1/explain": (
         schemas.ExplainRequest,
         {"images": [PIXEL], "caption": "a dog runs"},
-        ("404", "413", "415", "422", "429", "503"),
     ),
     "/v1/score": (
         schemas.ScoreRequest,
         {"images": [PIXEL], "captions": ["a dog runs", "a cat sleeps"]},
-        ("404", "413", "415", "422", "429", "503"),
     ),
     "/v1/classify": (
         schemas.ClassifyRequest,
         {"images": [PIXEL], "top": 3},
-        ("404", "413", "415", "422", "429", "503"),
     ),
 }
 _MEANINGS = {
+    "400": "The request is not valid HTTP, or its body has too many chunks.",
     "401": "The API key is missing or wrong.",
+    "403": "The request comes from a page of another site, which was not allowed.",
     "404": "The model of this server cannot do this.",
-    "413": "The body, or the number of pictures, is too large.",
-    "415": "The body is neither JSON nor a form.",
+    "408": "The body arrives too slowly.",
+    "413": "The body is too large, or has too many pictures, captions or values.",
+    "415": "The body is neither JSON nor a form, or it is encoded, as by gzip.",
+    "421": "The request calls the server by a name that is not one of its own.",
     "422": "The request is not valid, or none of its pictures can be read.",
     "429": "Too many pictures are waiting; Retry-After says when to ask again.",
+    "431": "The head of the request is too large, or has too many lines.",
     "503": "The server is starting or shutting down.",
 }
 _REF = "#/components/schemas/{model}"
@@ -76,7 +78,7 @@ _ABOUT = (
 
 def _add_bodies(made: dict[str, Any]) -> None:
     components = made["components"]["schemas"]
-    for path, (schema, example, _) in _WORK.items():
+    for path, (schema, example) in _WORK.items():
         json_schema = schema.model_json_schema(ref_template=_REF)
         components |= json_schema.pop("$defs", {})
         components[schema.__name__] = json_schema
@@ -104,7 +106,7 @@ def _add_errors(made: dict[str, Any], settings: Settings) -> None:
     guarded = settings.api_key is not None
     for path, operations in made["paths"].items():
         for operation in operations.values():
-            codes = [*_WORK[path][2]] if path in _WORK else []
+            codes = ["400", "403", "413", "421", "431", *(_REFUSED if path in _WORK else ())]
             if guarded and (path.startswith("/v1/") or path == "/metrics"):
                 codes.append("401")
                 operation["security"] = [{"key": []}]

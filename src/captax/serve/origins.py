@@ -8,15 +8,46 @@ is believed: the name that the server was asked by (`Host`), and whose page asks
 
 import ipaddress
 import re
+import uuid
 
-from starlette.types import Scope
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Scope
 
-from captax.serve.refusals import Refused
+from captax.serve.refusals import Refused, quoted
 from captax.serve.settings import Settings
 
 ANY = "*"
 # What a page can show of another site without reading it: nothing is done, and nothing told.
 _PAGE = re.compile(r"/|/page/.*", re.DOTALL)
+
+
+class OtherPages(CORSMiddleware):
+    """Middleware that tells browsers which pages of other sites may use the server, and how."""
+
+    def __init__(self, app: ASGIApp, settings: Settings):
+        super().__init__(
+            app,
+            allow_origins=settings.allow_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["retry-after", "x-request-id"],
+        )
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """The answer to a browser that asks before it sends a page's request."""
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        if not self.is_allowed_origin(request_headers["origin"]):
+            return _foreign(request_headers["origin"]).response(uuid.uuid4().hex)
+        return Refused(
+            400,
+            "invalid_request",
+            "pages of other sites may only send GET and POST, with the headers Authorization, "
+            "Content-Type and X-Request-Id",
+        ).response(uuid.uuid4().hex)
 
 
 def is_loopback(host: str) -> bool:
@@ -55,8 +86,12 @@ def check(scope: Scope, settings: Settings) -> None:
             return
     elif (origin, method, headers.get(b"sec-fetch-mode")) == (None, "GET", "navigate"):
         return  # a link was followed: the reader sees the answer, and the other site does not
-    shown = (origin or "another site")[:100].encode("unicode_escape").decode()
-    raise Refused(
+    raise _foreign(origin)
+
+
+def _foreign(origin: str | None) -> Refused:
+    shown = quoted(origin or "another site")
+    return Refused(
         403,
         "foreign_origin",
         f"the request comes from a page of {shown}, which may not use this server; "
@@ -73,10 +108,9 @@ def _check_host(host: str, settings: Settings) -> None:
     # can make it point elsewhere; probes ask by it.
     if not settings.local and (not known or _is_number(name)):
         return
-    shown = name[:100].encode("unicode_escape").decode()
     raise Refused(
         421,
         "foreign_host",
-        f"the request calls this server {shown!r}, which is not a name of it; "
+        f"the request calls this server {quoted(name)}, which is not a name of it; "
         "start the server with --allow-host NAME to allow it",
     )

@@ -85,10 +85,10 @@ async def read_request(
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in _PARSERS:
-        raise _unsupported(f"the content type is {kind[:100] or 'missing'}; send {_KINDS}")
+        raise _unsupported(f"the content type is {quoted(kind) or 'missing'}; send {_KINDS}")
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("", "identity"):
-        raise _unsupported(f"the body is encoded as {coding[:100]}; send it as it is")
+        raise _unsupported(f"the body is encoded as {quoted(coding)}; send it as it is")
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -195,7 +195,7 @@ def _bytes(text: str, settings: Settings) -> bytes:
         try:
             return fetch(text, max_bytes=settings.max_bytes)
         except UrlError as error:
-            raise Unreadable("url_not_fetched", f"{text[:200]}: {error}") from None
+            raise Unreadable("url_not_fetched", f"{quoted(text)}: {error}") from None
     if text.startswith("data:"):
         head, _, text = text.partition(",")
         if not head.endswith(";base64"):

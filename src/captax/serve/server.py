@@ -31,8 +31,8 @@ logger = logging.getLogger("captax.serve")
 
 # Connections that asyncio takes in one go, before any of them is counted.
 BACKLOG = 128
-# Connections that asyncio takes in one go, before any of them is counted.
-BACKLOG = 128
+# Files, pipes and fetched URLs that are open beside the connections.
+FILES = 128
 # For a process that serves and does nothing else.
 LOG: dict[str, Any] = {
     "version": 1,
@@ -88,13 +88,28 @@ def refuse_taken(host: str, port: int) -> None:
         ) from None
 
 
-def raise_descriptors() -> None:
-    """Let this process open as many files and connections as its user may."""
+def with_descriptors(settings: Settings) -> Settings:
+    """The settings, with only as many connections as this process may have descriptors for.
+
+    It raises the limit of descriptors as far as its user may.
+    """
     if sys.platform == "win32":
-        return
+        return settings
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # macOS names a hard limit that it refuses
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fit = max(1, limit - BACKLOG - FILES)
+    if limit == resource.RLIM_INFINITY or fit >= settings.max_connections:
+        return settings
+    logger.warning(
+        "at most %d connections will be open instead of %d, because this process may only have %d "
+        "open files; raise that limit (ulimit -n)",
+        fit,
+        settings.max_connections,
+        limit,
+    )
+    return dataclasses.replace(settings, max_connections=fit)
 
 
 def make_server(
@@ -142,7 +157,6 @@ def serve(
         CaptaxError: the address cannot be listened on, or there is no checkpoint to serve.
     """
     refuse_taken(host, port)
-    raise_descriptors()
     persist_compiled_programs()
     model = load(name, revision=revision, offline=offline, dtype=dtype)
     if not isinstance(model, Captioner | Classifier):
@@ -151,5 +165,5 @@ def serve(
         )
     logging.config.dictConfig(LOG)
     shown = Path(name).name if name and Path(name).exists() else name or BUILT_IN
-    settings = dataclasses.replace(settings, name=shown)
+    settings = with_descriptors(dataclasses.replace(settings, name=shown))
     make_server(model, settings, host=host, port=port, when_warm=persist_no_more).run()
