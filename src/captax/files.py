@@ -19,6 +19,7 @@ from captax.errors import CaptaxError
 
 _fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
+PICTURE_LIMIT = 2**30  # the most bytes that are read of a picture
 _LONG = 180  # bytes of a name; it may have 255, and a partial file's name is longer
 # Flags and calls that not every system has. Without `dir_fd`, a folder that somebody exchanges for
 # a link while a file is being written is not noticed; links that were there before always are.

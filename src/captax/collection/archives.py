@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from captax.collection.item import MASKS, CollectionError, Item, place_of
-from captax.collection.remote import RemoteSpan, opened
+from captax.collection.remote import RemoteSpan, one_line, opened
 from captax.data.example import DataError
 from captax.data.shards import TarPicture, tar_files
 from captax.images import ImageError, is_image_path
@@ -103,4 +103,4 @@ def _in_tar(archive: str) -> Iterator[tuple[str, TarPicture | RemoteSpan | Image
                 else:
                     yield member.name, TarPicture(Path(archive), start, size)
     except (DataError, OSError) as error:
-        yield archive, ImageError(str(error).removeprefix(f"{archive}: "))
+        yield archive, ImageError(one_line(error).removeprefix(f"{archive}: "))
