@@ -71,6 +71,10 @@ _CLIP_WORD = (
 )
 
 
+# The largest vocabularies have 260,000 tokens, and as many merges, in 10 MB.
+MOST_TOKENS, MOST_BYTES = 600_000, 64 * 2**20
+
+
 class TextError(CaptaxError):
     """A tokenizer that is missing, unreadable or unusable, or a token that it does not have."""
 
@@ -189,17 +193,37 @@ def _vocabulary_file(directory: Path, kind: str | None) -> tuple[str, Path]:
 
 def _model(kind: str, path: Path, settings: Mapping[str, Any]) -> models.Model:
     unk = token_of(settings, "unk_token") or token_of(_DEFAULTS[kind], "unk_token")
+    _check_size(path)
     if kind == BERT:
         words = _parse(path, lambda: models.WordPiece.read_file(str(path)))
         return models.WordPiece(words, unk_token=unk)
     merges = path.with_name("merges.txt")
+    _check_size(merges)
     extra = {"unk_token": unk, "end_of_word_suffix": "</w>"} if kind == CLIP else {}
 
     def read() -> models.Model:
         return models.BPE(*models.BPE.read_file(str(path), str(merges)), **extra)
 
-    _object(path)  # raises an error of its own: the library does not say which file is broken
+    # It raises an error of its own: the library does not say which file is broken.
+    if len(_object(path)) > MOST_TOKENS:
+        raise _too_large(path)
     return _parse(merges, read)
+
+
+def _check_size(path: Path) -> None:
+    """Refuse what takes the library minutes to read."""
+    try:
+        if path.stat().st_size > MOST_BYTES or path.read_bytes().count(b"\n") > MOST_TOKENS:
+            raise _too_large(path)
+    except OSError as error:
+        raise TextError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _too_large(path: Path) -> TextError:
+    return TextError(
+        f"{path}: has more than {MOST_TOKENS:,} entries or {MOST_BYTES:,} bytes, and no tokenizer "
+        "has so many; fetch it again"
+    )
 
 
 def _build(
