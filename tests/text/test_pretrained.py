@@ -256,3 +256,22 @@ def test_odd_numbers_of_tokens_are_read_or_refused_in_one_line(
         assert str(tmp_path) in str(error) and "\n" not in str(error)
     else:
         assert tokenizer.vocab_size <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "added"),
+    [
+        ("added_tokens.json", {"x" * 10**7: 1}),
+        ("added_tokens.json", {f"x{n}": n for n in range(1, 100_000)}),
+        ("tokenizer_config.json", {"extra_special_tokens": [f"x{n}" for n in range(100_000)]}),
+    ],
+    ids=["long", "many", "special"],
+)
+def test_added_tokens_that_take_minutes_are_refused(
+    tmp_path: Path, name: str, added: dict[str, object]
+) -> None:
+    (tmp_path / "vocab.json").write_text('{"<|endoftext|>": 0}')
+    (tmp_path / "merges.txt").write_text("")
+    (tmp_path / name).write_text(json.dumps(added))
+    with pytest.raises(TextError, match="adds tokens of more than 100,000 characters"):
+        Tokenizer.load(tmp_path)

@@ -73,6 +73,8 @@ _CLIP_WORD = (
 
 # The largest vocabularies have 260,000 tokens, and as many merges, in 10 MB.
 MOST_TOKENS, MOST_BYTES = 600_000, 64 * 2**20
+# Each added token is searched for in every text.
+MOST_ADDED = 100_000  # characters
 
 
 class TextError(CaptaxError):
@@ -304,8 +306,16 @@ def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: dict[s
         raise TextError(
             f"{path}: its list of added tokens is malformed ({error}); fetch it again"
         ) from None
-    for index, token in sorted(added, key=lambda pair: pair[0]):
-        backend.add_tokens([token])
+    if sum(len(token.content) + 10 for _, token in added) > MOST_ADDED or (
+        sum(len(content) + 10 for content in extras) > MOST_ADDED
+    ):
+        raise TextError(
+            f"{path}: adds tokens of more than {MOST_ADDED:,} characters, which would take minutes "
+            "to read; add fewer"
+        )
+    added.sort(key=lambda pair: pair[0])
+    backend.add_tokens([token for _, token in added])  # at once: each call takes time for all
+    for index, token in added:
         if (got := backend.token_to_id(token.content)) != index:
             raise TextError(
                 f"{path}: {quoted(token.content)} should be token {index}, but the vocabulary "
@@ -315,11 +325,13 @@ def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: dict[s
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     # A token that the vocabulary lacks is not added: it has no row in the embedding.
     special = {c: value for c, value in special.items() if backend.token_to_id(c) is not None}
+    marked = []
     for content, value in (special | extras).items():
         if content not in known:
             given = value if isinstance(value, Mapping) else {}
             stated = {key: bool(given[key]) for key in _FLAGS if key in given}
-            backend.add_tokens([AddedToken(content, special=True, **stated)])
+            marked.append(AddedToken(content, special=True, **stated))
+    backend.add_tokens(marked)
     for role in roles:  # tokenizer.json has the flags from here on
         settings[role] = token_of(settings, role)
 
