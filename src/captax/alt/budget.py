@@ -14,7 +14,7 @@ from typing import Any
 
 from captax.errors import CaptaxError
 
-SECONDS = 10.0  # of this thread's work, however busy the machine is
+SECONDS = 8.0  # of this thread's work, however busy the machine is
 
 _END = ContextVar("_END", default=(math.inf, math.inf))
 

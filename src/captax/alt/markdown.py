@@ -20,7 +20,7 @@ from captax.alt.found import LONGEST, Context, ImageUse
 from captax.alt.templates import mask_templates
 from captax.errors import CaptaxError
 
-# One step of the parser, after which the budget is checked, takes up to 3 seconds for so many.
+# One step of the parser, after which the budget is checked, takes up to 4 seconds for so many.
 MOST_CHARACTERS = 1_000_000
 # Characters that are parsed to find the marks that change what is around them.
 _MOST_PARSED = 2_000_000
