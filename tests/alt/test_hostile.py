@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from captax.alt import markdown, survey
+from captax.alt import budget, markdown, survey
 from captax.alt.html import find_html
 from captax.alt.patch import unified_diff
 from captax.alt.site import DocumentError, Edit, read_document
@@ -50,6 +50,95 @@ def test_a_hostile_document_is_read_soon(tmp_path: Path, name: str, text: str) -
     lines = [each.line for each in surveyed.found]
     assert time.process_time() - started < 10
     assert lines == sorted(lines) and not surveyed.errors
+
+
+MOST = markdown.MOST_CHARACTERS
+LONGEST = {  # what is repeated in a Markdown document of the largest size
+    "quotations": "> a\n\n",
+    "items": "- a\n",
+    "lists": "- a\n+ a\n",
+    "brackets": "[",
+    "images that do not end": "![](",
+    "images": "![](a)\n\n",
+    "images in images": "![" * 15 + "a" + "](b)" * 15,
+    "rows": "|-|-|\n",
+    "heads of tables": "|a|\n|-|\n",
+    "definitions that do not end": '[a]: b "\n',
+    "emphasis": "*a",
+    "comments that do not end": "a <!--",
+    "addresses": "[a](" + "\u00e9" * 5000 + ")",
+    "marks": "[![](a)]: b\n\n[![](a)]\n\n",
+}
+TEXTS = {name: (part * MOST)[:MOST] for name, part in LONGEST.items()}
+TEXTS["a wide table"] = "|a" * 1000 + "|\n" + "|-" * 1000 + "|\n" + "|\n" * (MOST // 2 - 3000)
+TEXTS["very wide rows"] = (
+    f"{'|a' * 124_000}|\n{'|-' * 124_000}|\n{'|' * 250_000}\n" + "|\n" * 99_000
+)
+TEXTS["quotations that go on"] = ">" * 18 + "a\n" + "b\n" * (MOST // 2 - 10)
+TEXTS["a long address"] = "[a](" + "\u00e9" * (MOST - 5) + ")"
+assert max(map(len, TEXTS.values())) <= MOST
+
+
+def ends(folder: Path, name: str, content: str, seconds: float) -> list[str]:
+    """Read a site of two documents, of which the other is honest: the errors of the one."""
+    (folder / "0").mkdir()
+    (folder / "0" / name).write_text(content)
+    (folder / "b.md").write_text("![](a.png)")
+    started = time.process_time()
+    surveyed = survey([folder])
+    assert time.process_time() - started < seconds
+    assert surveyed.found[-1].document.path == folder / "b.md"
+    assert all(str(error).startswith(f"{folder / '0' / name}: ") for error in surveyed.errors)
+    return [str(error).partition(": ")[2] for error in surveyed.errors]
+
+
+@pytest.mark.slow
+@pytest.mark.nightly("largest hostile documents")
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_the_largest_hostile_document_is_read_or_reported_soon(tmp_path: Path, text: str) -> None:
+    errors = ends(tmp_path, "a.md", text, 15)
+    assert all(error.startswith("takes more than 8 seconds to read") for error in errors)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_every_step_of_reading_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(budget, "SECONDS", 0.1)
+    ends(tmp_path, "a.md", text[: MOST // 5], 3)
+
+
+CELL = {"cell_type": "markdown", "source": "- a\n" * 1000}
+OTHERS = {
+    "cells": ("a.ipynb", json.dumps({"cells": [CELL] * 1000})),
+    "numbers": ("a.ipynb", '{"cells": [' + "1," * 10**6 + "1]}"),
+    "arrays": ("a.ipynb", '{"cells": [' + "[]," * 10**6 + "1]}"),
+    "strings": ("a.ipynb", '{"cells": [' + '"",' * 10**6 + "1]}"),
+    "objects": ("a.ipynb", '{"cells": [' + "{}," * 10**6 + "1]}"),
+    "tags": ("a.html", "<a>" * 10**6),
+    "attributes": ("a.html", "<a" + " b" * 10**6 + ">"),
+    "templates": ("a.html", "{{a}}" * 10**6),
+    "lines": ("a.rst", "a\n\n" * 10**6),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), OTHERS.values(), ids=OTHERS)
+def test_documents_of_every_kind_have_a_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str
+) -> None:
+    monkeypatch.setattr(budget, "SECONDS", 0.1)
+    errors = ends(tmp_path, name, content, 10)
+    assert errors == [
+        "takes more than 0.1 seconds to read, so it is left as it is; split it, or take out what "
+        "repeats itself"
+    ]
+
+
+def test_a_budget_is_for_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "SECONDS", -1)
+    with budget.budget(), pytest.raises(budget.BudgetError):
+        budget.check()
+    assert budget.check() is False
 
 
 def test_many_edits_of_one_line_are_a_patch_soon(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What sources mean: every picture once, in order, and an error for each that cannot be had."""
 
+import contextlib
 import csv
 import functools
 import http.server
@@ -17,7 +18,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from captax.collection import archives
+from captax.collection import archives, remote
 from captax.collection.item import CollectionError, Item
 from captax.collection.items import find_items
 from captax.data.example import DataError
@@ -320,6 +321,68 @@ def test_pictures_come_from_the_web(site: tuple[str, Path]) -> None:
     assert found[urls[0]] == PIXEL
     assert found[urls[1]] == "error: no such file"
     assert str(found[urls[2]]).startswith("error: cannot be fetched: ")
+
+
+class _Endless(http.server.BaseHTTPRequestHandler):
+    """Sends without end, or, for a name that begins with "silent", one byte and nothing more."""
+
+    def do_GET(self) -> None:
+        part = self.path.endswith(".tar") and "Range" in self.headers
+        self.send_response(206 if part else 200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            if self.path.startswith("/silent"):
+                self.wfile.write(b"x")
+                self.wfile.flush()
+                self.rfile.read()  # until the client hangs up
+            while not self.path.startswith("/silent"):
+                self.wfile.write(bytes(2**16))
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(2**40))
+        self.send_header("Accept-Ranges", "bytes")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a host that sends without end, for a reader of little patience."""
+    pytest.importorskip("aiohttp", reason="needs captax[remote]")
+    monkeypatch.setattr(remote, "PICTURE_LIMIT", 10_000_000)
+    monkeypatch.setattr(remote, "SILENCE", 0.5)
+    fsspec.get_filesystem_class("http").clear_instance_cache()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Endless) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        fsspec.get_filesystem_class("http").clear_instance_cache()
+        thread.join()
+
+
+def test_an_answer_without_end_is_an_error_of_one_picture(endless: str) -> None:
+    urls = [f"{endless}/a.jpg", f"{endless}/silent.jpg"]
+    found = contents(*urls)
+    assert str(found[urls[0]]).startswith("error: cannot be fetched: more than 10,000,000 bytes")
+    assert "the host sent nothing for 0.5 seconds" in str(found[urls[1]])
+    archive = f"{endless}/a.tar"
+    assert "more than 10,000,000 bytes" in str(contents(archive)[archive])
+
+
+def test_a_remote_file_that_is_too_large_is_an_error_of_one_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remote, "PICTURE_LIMIT", 10)
+    files = fsspec.filesystem("memory")
+    files.pipe("/large/a.jpg", bytes(10))
+    files.pipe("/large/b.jpg", bytes(11))
+    found = contents("memory://large")
+    assert found["memory:///large/a.jpg"] == bytes(10)
+    assert "more than 10 bytes" in str(found["memory:///large/b.jpg"])
+    files.rm("/large", recursive=True)
 
 
 def test_what_is_no_picture_but_bears_its_name_is_an_error(pictures: Callable[..., Path]) -> None:

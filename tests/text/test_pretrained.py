@@ -221,3 +221,57 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").unlink()
     (tmp_path / "vocab.txt").write_bytes(b"\xff\xfe[PAD]\n")
     refused(r"vocab\.txt: not a readable tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("vocab.txt", "a\n" * 600_001),
+        ("merges.txt", "#version: 0.2\n" + "a b\n" * 600_001),
+        ("vocab.json", json.dumps({str(n): n for n in range(600_001)})),
+        ("merges.txt", "a" * (64 * 2**20 + 1)),
+    ],
+    ids=["words", "merges", "tokens", "bytes"],
+)
+def test_a_vocabulary_that_takes_minutes_is_refused(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    if name != "vocab.txt":
+        (tmp_path / "vocab.json").write_text('{"<|endoftext|>": 0}')
+        (tmp_path / "merges.txt").write_text("")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(TextError, match=rf"{name}: has more than 600,000 entries or 67,108,864 by"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("index", [2**63, 2**32, -1, 1.5, "1", 0, None])
+def test_odd_numbers_of_tokens_are_read_or_refused_in_one_line(
+    tmp_path: Path, index: object
+) -> None:
+    (tmp_path / "vocab.json").write_text(json.dumps({"<|endoftext|>": 0, "a\0": index}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    try:
+        tokenizer = Tokenizer.load(tmp_path)
+    except TextError as error:
+        assert str(tmp_path) in str(error) and "\n" not in str(error)
+    else:
+        assert tokenizer.vocab_size <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "added"),
+    [
+        ("added_tokens.json", {"x" * 10**7: 1}),
+        ("added_tokens.json", {f"x{n}": n for n in range(1, 100_000)}),
+        ("tokenizer_config.json", {"extra_special_tokens": [f"x{n}" for n in range(100_000)]}),
+    ],
+    ids=["long", "many", "special"],
+)
+def test_added_tokens_that_take_minutes_are_refused(
+    tmp_path: Path, name: str, added: dict[str, object]
+) -> None:
+    (tmp_path / "vocab.json").write_text('{"<|endoftext|>": 0}')
+    (tmp_path / "merges.txt").write_text("")
+    (tmp_path / name).write_text(json.dumps(added))
+    with pytest.raises(TextError, match="adds tokens of more than 100,000 characters"):
+        Tokenizer.load(tmp_path)

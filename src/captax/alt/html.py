@@ -10,6 +10,7 @@ import html
 import re
 from collections.abc import Iterator
 
+from captax.alt.budget import check
 from captax.alt.found import LONGEST, Context, ImageUse
 from captax.alt.templates import MASK, mask_templates
 
@@ -63,6 +64,7 @@ def read_tag(text: str, start: int) -> Tag | None:
     attributes: dict[str, tuple[str, int]] = {}
     at = named.end()
     while found := _NAME.match(text, at):
+        check()
         at = found.end()
         value = ""
         if found[2] is not None:
@@ -185,6 +187,7 @@ def images(text: str) -> list[tuple[Tag, Context]]:
     in_link: list[Context] = []
     in_figure: list[Context] = []
     for part in parts(text):
+        check()
         if isinstance(part, Text):
             for words in collected.values():
                 words.append(text[part.start : part.stop])

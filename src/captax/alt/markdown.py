@@ -15,11 +15,12 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from captax.alt import html
+from captax.alt.budget import check
 from captax.alt.found import LONGEST, Context, ImageUse
 from captax.alt.templates import mask_templates
 from captax.errors import CaptaxError
 
-# The parser takes up to 50 seconds for so many characters that are meant to delay it.
+# One step of the parser, after which the budget is checked, takes up to 4 seconds for so many.
 MOST_CHARACTERS = 1_000_000
 # Characters that are parsed to find the marks that change what is around them.
 _MOST_PARSED = 2_000_000
@@ -87,7 +88,23 @@ def escape_markdown(alt: str) -> str:
     return _PUNCTUATION.sub(r"\\\g<0>", alt)
 
 
-_PARSER = MarkdownIt("commonmark").enable("table")
+class _Parser(MarkdownIt):
+    """A parser that checks the budget before each token, and each step of which is short."""
+
+    def __init__(self) -> None:
+        super().__init__("commonmark")
+        self.enable("table")
+        everywhere = ["paragraph", "reference", "blockquote", "list"]
+        self.block.ruler.before("table", "budget", check, {"alt": everywhere})
+        self.inline.ruler.after("text", "budget", check)
+        self.inline.ruler2.before("balance_pairs", "budget", check)
+
+    def normalizeLink(self, url: str) -> str:
+        """`url` with its characters escaped; long ones take long, and lead to no file."""
+        return url if len(url) > _LONGEST_SRC else super().normalizeLink(url)
+
+
+_PARSER = _Parser()
 
 
 def _escaped(text: str, candidate: re.Match[str]) -> bool:
@@ -251,6 +268,7 @@ def _under_headings(tokens: Sequence[Token], heading: str) -> Iterator[tuple[Tok
     """Each token and the text of the heading above it."""
     opened = False
     for token in tokens:
+        check()
         if opened and token.type == "inline":
             words = [child.content for child in token.children or () if child.type != "image"]
             heading = " ".join("".join(words).split())[:LONGEST]

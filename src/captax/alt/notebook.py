@@ -7,6 +7,7 @@ from collections.abc import Callable
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
+from captax.alt.budget import check
 from captax.alt.found import ImageUse
 from captax.alt.markdown import find_markdown, last_heading
 from captax.errors import CaptaxError
@@ -39,9 +40,10 @@ def find_notebook(text: str) -> list[ImageUse]:
         strings = source if isinstance(source, list) else [source]
         if not all(isinstance(each, _Placed) for each in strings):
             raise NotebookError("is not a notebook of format 4: a cell's source is not text")
-        places = [place for string in strings for place in _places(text, string)]
         content = "".join(strings)
-        uses += [_moved(use, places, text.isascii()) for use in find_markdown(content, heading)]
+        if found := find_markdown(content, heading):
+            places = [place for string in strings for place in _places(text, string)]
+            uses += [_moved(use, places, text.isascii()) for use in found]
         heading = last_heading(content) or heading
     return uses
 
@@ -53,6 +55,7 @@ class _Placed(str):
 
 
 def _scan(text: str, begin: int, strict: bool = True) -> tuple[_Placed, int]:
+    check()
     value, end = scanstring(text, begin, strict)
     placed = _Placed(value)
     placed.place = begin
@@ -60,13 +63,23 @@ def _scan(text: str, begin: int, strict: bool = True) -> tuple[_Placed, int]:
 
 
 class _Decoder(json.JSONDecoder):
-    """The library's decoder, whose strings know where they are."""
+    """The library's decoder, whose strings know where they are, and which checks the budget."""
 
     def __init__(self) -> None:
         super().__init__()
         scanner: Any = json.scanner
         self.parse_string = _scan
+        for parser in ("parse_array", "parse_object", "parse_int", "parse_float"):
+            setattr(self, parser, _checked(getattr(self, parser)))
         self.scan_once = scanner.py_make_scanner(self)
+
+
+def _checked(parse: Callable[..., Any]) -> Callable[..., Any]:
+    def checked(*arguments: Any) -> Any:
+        check()
+        return parse(*arguments)
+
+    return checked
 
 
 def _places(text: str, string: _Placed) -> list[tuple[int, int]]:

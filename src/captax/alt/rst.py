@@ -2,6 +2,7 @@
 
 import re
 
+from captax.alt.budget import check
 from captax.alt.found import LONGEST, Context, ImageUse
 
 _DIRECTIVE = re.compile(r"(?P<indent>[ ]*)\.\. (?P<name>[\w:+.-]+)::(?:[ ]+(?P<argument>.*))?")
@@ -33,6 +34,7 @@ def find_rst(text: str) -> list[ImageUse]:
         places.append(places[-1] + len(line))
     bare = [line.rstrip("\r\n") for line in lines]
     for number, line in enumerate(bare):
+        check()
         if not line.strip():
             continue
         indent = len(line) - len(line.lstrip())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from captax.alt.budget import budget
 from captax.alt.found import ImageUse
 from captax.alt.html import find_html
 from captax.alt.markdown import find_markdown
@@ -70,7 +71,8 @@ class Document:
                 f"{self.path}: is in UTF-16 or ISO-2022, or is not text; save it as UTF-8"
             )
         try:
-            return _finder(self.path)(self.text)
+            with budget():
+                return _finder(self.path)(self.text)
         except CaptaxError as error:
             raise DocumentError(f"{self.path}: {error}") from None
 

@@ -2,6 +2,8 @@
 
 import re
 
+from captax.alt.budget import check
+
 # Stands in for every character of a template expression: no letter, space or markup of a document.
 MASK = "\ue000"
 
@@ -25,6 +27,7 @@ def mask_templates(text: str) -> str:
     visible = text[:closed] + text[closed:].replace("<%", "\0%")
     pieces, at = [], 0
     for found in _EXPRESSION.finditer(visible):
+        check()
         pieces += [text[at : found.start()], re.sub(r"[^\r\n]", MASK, found[0])]
         at = found.end()
     return "".join([*pieces, text[at:]])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from captax.collection.item import MASKS, CollectionError, Item, place_of
-from captax.collection.remote import RemoteSpan, opened
+from captax.collection.remote import RemoteSpan, one_line, opened
 from captax.data.example import DataError
 from captax.data.shards import TarPicture, refuse_unreadable, tar_files
 from captax.files import PICTURE_LIMIT, open_regular
@@ -116,4 +116,4 @@ def _in_tar(archive: str) -> Iterator[tuple[str, TarPicture | RemoteSpan | Image
                 else:
                     yield member.name, TarPicture(Path(archive), start, size)
     except (DataError, OSError) as error:
-        yield archive, ImageError(str(error).removeprefix(f"{archive}: "))
+        yield archive, ImageError(one_line(error).removeprefix(f"{archive}: "))

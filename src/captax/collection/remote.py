@@ -1,6 +1,11 @@
-"""Pictures behind URLs, through the file systems of fsspec."""
+"""Pictures behind URLs, through the file systems of fsspec.
+
+A host may send without end, or stop in the middle. So what one request brings is bounded, in bytes
+and in time.
+"""
 
 import dataclasses
+import re
 from typing import Any
 
 from fsspec.core import url_to_fs
@@ -9,6 +14,10 @@ from fsspec.implementations.local import LocalFileSystem
 from captax.collection.item import CollectionError
 from captax.files import PICTURE_LIMIT, open_regular, read_bytes
 from captax.images import ImageError
+
+SECONDS = 300.0  # for one answer over HTTP
+SILENCE = 30.0  # seconds without a byte of it
+_HTTP = re.compile(r"(?:^|::)(https?)://")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,8 +60,9 @@ def file_system(url: str) -> tuple[Any, str]:
     Raises:
         CollectionError: there is no such file system, or a package that it needs is not installed.
     """
+    bounded = {scheme: {"get_client": _client} for scheme in _HTTP.findall(url)}
     try:
-        return url_to_fs(url)
+        return url_to_fs(url, **bounded)
     except ImportError as error:
         raise CollectionError(
             f"{url}: {one_line(error)}; for http, pip install 'captax[remote]'"
@@ -66,11 +76,51 @@ def _fetch(url: str, start: int | None = None, end: int | None = None) -> bytes:
         files, path = file_system(url)
         if start is None and type(files) is LocalFileSystem:  # a device has no end
             return read_bytes(path, limit=PICTURE_LIMIT)
-        return files.cat_file(path, start=start, end=end)
+        if start is None and not _HTTP.match(url):  # a host of HTTP may not know parts of files
+            start, end = 0, PICTURE_LIMIT + 1
+        elif start is not None and end is not None and end - start > PICTURE_LIMIT:
+            raise _too_much()
+        content = files.cat_file(path, start=start, end=end)
+        if len(content) > PICTURE_LIMIT:
+            raise _too_much()
     except FileNotFoundError:
         raise ImageError("no such file") from None
+    except TimeoutError:
+        raise ImageError(
+            f"cannot be fetched: the host sent nothing for {SILENCE:g} seconds, or was not done "
+            f"after {SECONDS:g}; try again later"
+        ) from None
     except Exception as error:  # each file system has errors of its own
         raise ImageError(f"cannot be fetched: {one_line(error)}") from None
+    return content
+
+
+def _too_much() -> OSError:
+    return OSError(f"more than {PICTURE_LIMIT:,} bytes, which is the most for a picture; shrink it")
+
+
+async def _client(**settings: Any) -> Any:
+    """A client of HTTP whose answers are bounded."""
+    # From an extra, "remote".
+    import aiohttp
+
+    class Answer(aiohttp.ClientResponse):
+        async def read(self) -> bytes:
+            if self._body is None:
+                content = bytearray()
+                try:
+                    async for chunk in self.content.iter_any():
+                        content += chunk
+                        if len(content) > PICTURE_LIMIT:
+                            raise _too_much()
+                except BaseException:
+                    self.close()
+                    raise
+                self._body = bytes(content)
+            return await super().read()
+
+    bounds = aiohttp.ClientTimeout(total=SECONDS, sock_connect=SILENCE, sock_read=SILENCE)
+    return aiohttp.ClientSession(**{"timeout": bounds, "response_class": Answer, **settings})
 
 
 def one_line(error: Exception) -> str:

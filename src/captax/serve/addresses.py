@@ -8,7 +8,7 @@ import ipaddress
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# All of IANA's registries of special-purpose addresses, as they stood in 2025:
+# All of IANA's registries of special-purpose addresses, as they stood in October 2025:
 # https://www.iana.org/assignments/iana-ipv4-special-registry
 # https://www.iana.org/assignments/iana-ipv6-special-registry
 # Also what is said to be reachable from everywhere: that is a service of the network, which holds

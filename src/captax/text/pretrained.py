@@ -71,6 +71,12 @@ _CLIP_WORD = (
 )
 
 
+# The largest vocabularies have 260,000 tokens, and as many merges, in 10 MB.
+MOST_TOKENS, MOST_BYTES = 600_000, 64 * 2**20
+# Each added token is searched for in every text.
+MOST_ADDED = 100_000  # characters
+
+
 class TextError(CaptaxError):
     """A tokenizer that is missing, unreadable or unusable, or a token that it does not have."""
 
@@ -189,17 +195,37 @@ def _vocabulary_file(directory: Path, kind: str | None) -> tuple[str, Path]:
 
 def _model(kind: str, path: Path, settings: Mapping[str, Any]) -> models.Model:
     unk = token_of(settings, "unk_token") or token_of(_DEFAULTS[kind], "unk_token")
+    _check_size(path)
     if kind == BERT:
         words = _parse(path, lambda: models.WordPiece.read_file(str(path)))
         return models.WordPiece(words, unk_token=unk)
     merges = path.with_name("merges.txt")
+    _check_size(merges)
     extra = {"unk_token": unk, "end_of_word_suffix": "</w>"} if kind == CLIP else {}
 
     def read() -> models.Model:
         return models.BPE(*models.BPE.read_file(str(path), str(merges)), **extra)
 
-    _object(path)  # raises an error of its own: the library does not say which file is broken
+    # It raises an error of its own: the library does not say which file is broken.
+    if len(_object(path)) > MOST_TOKENS:
+        raise _too_large(path)
     return _parse(merges, read)
+
+
+def _check_size(path: Path) -> None:
+    """Refuse what takes the library minutes to read."""
+    try:
+        if path.stat().st_size > MOST_BYTES or path.read_bytes().count(b"\n") > MOST_TOKENS:
+            raise _too_large(path)
+    except OSError as error:
+        raise TextError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _too_large(path: Path) -> TextError:
+    return TextError(
+        f"{path}: has more than {MOST_TOKENS:,} entries or {MOST_BYTES:,} bytes, and no tokenizer "
+        "has so many; fetch it again"
+    )
 
 
 def _build(
@@ -280,8 +306,16 @@ def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: dict[s
         raise TextError(
             f"{path}: its list of added tokens is malformed ({error}); fetch it again"
         ) from None
-    for index, token in sorted(added, key=lambda pair: pair[0]):
-        backend.add_tokens([token])
+    if sum(len(token.content) + 10 for _, token in added) > MOST_ADDED or (
+        sum(len(content) + 10 for content in extras) > MOST_ADDED
+    ):
+        raise TextError(
+            f"{path}: adds tokens of more than {MOST_ADDED:,} characters, which would take minutes "
+            "to read; add fewer"
+        )
+    added.sort(key=lambda pair: pair[0])
+    backend.add_tokens([token for _, token in added])  # at once: each call takes time for all
+    for index, token in added:
         if (got := backend.token_to_id(token.content)) != index:
             raise TextError(
                 f"{path}: {quoted(token.content)} should be token {index}, but the vocabulary "
@@ -291,11 +325,13 @@ def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: dict[s
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     # A token that the vocabulary lacks is not added: it has no row in the embedding.
     special = {c: value for c, value in special.items() if backend.token_to_id(c) is not None}
+    marked = []
     for content, value in (special | extras).items():
         if content not in known:
             given = value if isinstance(value, Mapping) else {}
             stated = {key: bool(given[key]) for key in _FLAGS if key in given}
-            backend.add_tokens([AddedToken(content, special=True, **stated)])
+            marked.append(AddedToken(content, special=True, **stated))
+    backend.add_tokens(marked)
     for role in roles:  # tokenizer.json has the flags from here on
         settings[role] = token_of(settings, role)
 
