@@ -91,7 +91,7 @@ def _wrong_message(message: str, path: Path, size: int) -> str | None:
         return f"an error that cannot be printed: {message!r}"
     if str(path) not in message and str(folder(path)) not in message:
         return f"an error that does not name the file: {message!r}"
-    if "MemoryError" in message:
+    if "MemoryError" in message or "not enough memory" in message:
         return f"an error of too much memory: {message!r}"
     if len(message) > 100_000 + 10 * size:  # it may quote the file, and escape what it quotes
         return f"an error without end: {message[:2000]!r}"

@@ -1,6 +1,7 @@
 """Sites on disk: which pictures are meant, what is left alone, how files are written back."""
 
 import stat
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,20 @@ def test_flat_is_what_equals_its_neighbour() -> None:
     assert flatness(Image.fromarray(pixels[:, :, :])) == 1.0  # down, all are equal
     pixels[1] = np.arange(5)[:, None]
     assert flatness(Image.fromarray(pixels)) == pytest.approx(6 / 12)
+
+
+def test_flatness_of_a_large_picture_takes_little_memory() -> None:
+    noise = np.random.default_rng(0).integers(0, 2, (2500, 1700, 1), np.uint8).repeat(3, axis=2)
+    across, down = noise[:, 1:] == noise[:, :-1], noise[1:] == noise[:-1]
+    want = max(same.all(axis=-1).mean() for same in (across, down))
+    picture = Image.fromarray(noise)
+    tracemalloc.start()
+    assert flatness(picture) == pytest.approx(want, rel=1e-12)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 16 * 2**20  # the pixels alone are 13 MB, and as much for each comparison
+    for shape in ((1, 5, 3), (5, 1, 3), (1, 1, 3)):
+        assert flatness(Image.fromarray(np.zeros(shape, np.uint8))) == 1.0
 
 
 def test_each_picture_is_wanted_once(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 import captax
 from captax.checkpoints.directory import load_model
+from captax.cli.main import _told
 from captax.pipelines.captioner import Captioner
 
 Run = Callable[..., Any]
@@ -312,3 +313,9 @@ def test_messages_of_other_libraries_are_made_plain(
     result = run("caption", examples / "cat.jpg", "--model", model, option, value)
     assert result.code == 2 and message in result.err
     assert "Value error" not in result.err and result.err.count("\n") == 1
+
+
+def test_a_library_that_finds_no_memory_is_told_as_such() -> None:
+    error = ImportError("libjax_common.so: failed to map segment from shared object")
+    assert _told(error).startswith("there is not enough memory")
+    assert _told(ImportError("cannot import name 'x'")) == ""  # a fault of captax's

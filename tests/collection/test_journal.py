@@ -95,6 +95,8 @@ def test_a_journal_of_another_version_is_refused(tmp_path: Path, header: bytes) 
     ):
         read(tmp_path)
     assert path.read_bytes().startswith(header + b"\n")
+    assert read(tmp_path, resume=Resume.never) == []  # as the message says
+    assert read(tmp_path) == []
 
 
 def test_other_settings_are_refused_unless_told(tmp_path: Path) -> None:

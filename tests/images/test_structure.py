@@ -110,6 +110,28 @@ for name in {list(names)!r}:
         sys.exit(name)
     except ImageError as error:
         assert "MemoryError" not in str(error), error
+        assert "not enough memory" not in str(error), error
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_picture_for_which_there_is_no_memory_is_one_error(tmp_path):
+    """A job goes on to the next picture."""
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "large.png")
+    script = f"""
+import resource
+from pathlib import Path
+from PIL import Image
+from captax.images import ImageError, decode
+path = Path({str(tmp_path)!r}) / "large.png"
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + (200 << 20),) * 2)
+for source, name in ((path, str(path)), (path.read_bytes(), "picture"), (Image.open(path), path)):
+    try:
+        decode(source)
+        raise SystemExit("it was decoded")
+    except ImageError as error:
+        assert str(error).startswith(f"{{name}}: there is not enough memory to decode it"), error
 """
     subprocess.run([sys.executable, "-c", script], check=True)
 

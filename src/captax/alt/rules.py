@@ -124,7 +124,13 @@ def look_at(path: Path, waived: Set[str] = frozenset()) -> None:
 
 def flatness(picture: Image.Image) -> float:
     """The share of pixels that equal the next in their row, or column: high in drawings."""
-    pixels = np.asarray(picture)
-    across = pixels[:, 1:] == pixels[:, :-1]
-    down = pixels[1:] == pixels[:-1]
-    return float(max(same.all(axis=-1).mean() if same.size else 1.0 for same in (across, down)))
+    width, height = picture.size
+    rows = max(1, 2**20 // width)  # a few at a time: comparing takes more memory than the picture
+    across = down = 0
+    for top in range(0, height, rows):
+        pixels = np.asarray(picture.crop((0, top, width, min(top + rows + 1, height))))
+        down += int(np.count_nonzero((pixels[1:] == pixels[:-1]).all(axis=-1)))
+        pixels = pixels[:rows]
+        across += int(np.count_nonzero((pixels[:, 1:] == pixels[:, :-1]).all(axis=-1)))
+    pairs = (across, height * (width - 1)), (down, (height - 1) * width)
+    return max(same / count if count else 1.0 for same, count in pairs)

@@ -184,7 +184,10 @@ def _leave_quietly() -> None:
 def _told(error: Exception) -> str:
     """What a person can do about an error of the machine; empty for a fault of captax's."""
     text = str(CaptaxError(" ".join(str(error).split())[:300]))
-    short = ("RESOURCE_EXHAUSTED", "std::bad_alloc", "Cannot allocate memory", "can't start new")
+    short = (
+        *("RESOURCE_EXHAUSTED", "std::bad_alloc", "Cannot allocate memory", "can't start new"),
+        "failed to map segment",  # of a library that is loaded while memory is short
+    )
     if isinstance(error, MemoryError) or any(each in text for each in short):
         return (
             "there is not enough memory; use a smaller --batch-size or model, or a machine with "

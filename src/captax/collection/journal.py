@@ -140,9 +140,9 @@ class Journal:
             raise unwritable(self.path, error) from None
 
     def _take_up(self) -> None:
-        before = self._header()
-        if before is None or self._resume is Resume.never:
-            if before is None and self._resume is Resume.always:
+        before = None if self._resume is Resume.never else self._header()
+        if before is None:
+            if self._resume is Resume.always:
                 raise CollectionError(
                     f"{self.folder}: has no journal, so there is nothing to resume; leave out "
                     "--resume always"

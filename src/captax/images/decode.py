@@ -116,14 +116,31 @@ def decode(
 
     Raises `ImageError` if `source` is missing, damaged, not a picture, larger than `max_pixels`, or
     would take more memory than pictures of `max_pixels` take (which is checked before any pixel is
-    decoded).
+    decoded) or than there is.
     """
+    limits = _Limits(max_pixels, at_least, seconds, quick, gone)
+    try:
+        return _decode(source, limits)
+    except MemoryError:  # one picture must not end the work on all others
+        pass
+    if isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
+    else:
+        name = getattr(source, "filename", "") or "picture"
+    raise TooMuchMemory(
+        f"{name}: there is not enough memory to decode it; save it smaller, or use a machine with "
+        "more memory"
+    )
+
+
+def _decode(source: ImageSource, limits: "_Limits") -> Image.Image:
+    max_pixels = limits.max_pixels
     if isinstance(source, Image.Image):
         name = getattr(source, "filename", "") or f"{source.mode} picture"
         _check_size(source.size, name, max_pixels)
         try:
             rgb = _rgb(source, name)
-        except ImageError:
+        except (ImageError, MemoryError):
             raise
         except Exception as error:
             raise ImageError(f"{name}: cannot be decoded: {_one_line(error)}") from None
@@ -132,7 +149,6 @@ def decode(
         return source.image
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
-    limits = _Limits(max_pixels, at_least, seconds, quick, gone)
     if isinstance(source, bytes | bytearray):
         name = f"picture of {len(source)} bytes"
         return _from_data(_opener(source[:512], name), bytes(source), name, limits)
