@@ -130,8 +130,8 @@ class Summary:
         if self.unmatched:
             are = "is" if self.unmatched == 1 else "are"
             lines.append(
-                f"the journal has records of {_pictures(self.unmatched)} that {are} not among those "
-                "given; nothing was written beside them"
+                f"the journal has records of {_pictures(self.unmatched)} that {are} not among "
+                "those given; nothing was written beside them"
             )
         lines += [f"{count:,} x {reason}" for reason, count in self.errors.most_common()]
         if self.stopped:
