@@ -1,6 +1,7 @@
 """Checkpoint directories: written whole, read back, refused when broken."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import safetensors.numpy
 
 from captax.checkpoints.directory import load_model, read_json, save_model, write_directory
 from captax.checkpoints.state import CheckpointError, parameters
+from captax.files import OutputError
 
 CONFIG = {
     "model_type": "captax-transformer",
@@ -106,7 +108,7 @@ def test_the_old_content_stays_when_writing_fails(tmp_path: Path) -> None:
         (folder / "config.json").write_text("half")
         raise OSError("no space left on device")
 
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OutputError, match=r"best: cannot be written \(no space"):
         write_directory(best, fail)
     assert (best / "config.json").read_text() == "1"
     write_directory(best, fill_with("2"))  # and nothing half-written is in the way
@@ -151,3 +153,26 @@ def test_weights_are_of_a_known_type(saved: Path, make_model: Callable[..., Any]
             load_model(saved, dtype=dtype)
         with pytest.raises(CheckpointError, match=f"dtype '{dtype}'"):
             save_model(saved, make_model(CONFIG), dtype=dtype)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+def test_a_pipe_or_a_device_is_never_replaced(tmp_path: Path) -> None:
+    """Whoever may rename /dev/zero must not lose it to a checkpoint of that name."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(CheckpointError, match="already exists and is not a checkpoint"):
+            write_directory(tmp_path / name, lambda folder: None)
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+def test_a_full_disk_is_said_of_the_directory(tmp_path: Path) -> None:
+    """The library that writes tensors has an error of its own, and no file of the hidden one."""
+
+    def full(folder: Path) -> None:
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(OutputError, match=r"/new: cannot be written \(I/O error: No space left"):
+        write_directory(tmp_path / "new", full)
+    assert list(tmp_path.iterdir()) == []

@@ -2,21 +2,28 @@
 
 import io
 import json
+import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import pytest
 
 from captax.collection.beside import Beside, TextSidecars
+from captax.collection.captioning import Wanted
+from captax.collection.cluster import _Shard
 from captax.collection.item import CollectionError, Item
 from captax.collection.items import find_items
 from captax.collection.job import caption_collection
 from captax.collection.journal import JOURNAL, LINE_LIMIT, Journal
 from captax.collection.outputs import write_csv
+from captax.collection.plan import Plan
 from captax.collection.record import Record
 from captax.data.tables import read_records
+from captax.errors import CaptaxError
 from captax.images import ImageError
 from captax.metrics.caption_files import read_captions
+from captax.pipelines.captioner import Captioner
 
 
 def test_a_journal_names_no_places(tmp_path: Path) -> None:
@@ -88,6 +95,100 @@ def test_a_tar_header_that_claims_too_much_is_one_error(kind: bytes, tmp_path: P
     (item,) = find_items([str(path)])
     with pytest.raises(ImageError, match="not a complete tar file"):
         item.source()
+
+
+def test_a_tar_member_with_holes_is_an_error_of_one_picture(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    sparse = tarfile.TarInfo("holes.jpg")
+    sparse.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = b"%011o\0" % 2**30  # its size with the holes
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:512]))
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        archive.addfile(good := tarfile.TarInfo("good.jpg"), io.BytesIO())
+    path.write_bytes(bytes(header) + good.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    holes, whole = find_items([str(path)])
+    with pytest.raises(ImageError, match=r"^is stored with holes; pack the archive again"):
+        holes.source()
+    assert whole.source() == b""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+def test_pipes_and_devices_in_a_folder_cost_one_record_each(
+    pictures: Callable[..., Path], tiny_captioner: Captioner
+) -> None:
+    """Nothing waits for them, and the pictures beside them are captioned."""
+    folder = pictures("a.png", "z.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "null.png").symlink_to(os.devnull)
+    (folder / "huge.png").touch()
+    os.truncate(folder / "huge.png", 2**40)
+    plan = Plan((str(folder),), folder / "out.jsonl", follow_links=True)
+    summary = plan.run(tiny_captioner)
+    assert (summary.captioned, summary.errors.total()) == (2, 3)
+    errors = {
+        Path(record["path"]).name: record["error"]
+        for record in map(json.loads, (folder / "out.jsonl").read_text().splitlines())
+        if "error" in record
+    }
+    assert set(errors) == {"pipe.png", "null.png", "huge.png"}
+    assert all("is not a regular file" in errors[name] for name in ("pipe.png", "null.png"))
+    assert "not a picture that can be read" in errors["huge.png"]
+
+
+def test_records_of_no_picture_are_counted(tmp_path: Path, pictures: Callable[..., Path]) -> None:
+    """A journal may be somebody else's, and pictures may have been removed since."""
+    folder = pictures("a.jpg")
+    items = list(find_items([str(folder)]))
+    records = [Record(each, (("said", -1.0),)) for each in (items[0].name, "x", "y")]
+    with Journal(tmp_path / "job", {}) as journal:
+        journal.append(records)
+    with Journal(tmp_path / "job", {}) as journal:
+        engine = lambda wanted, copies: iter([list(wanted)] if list(wanted) else [])  # noqa: E731
+        summary = caption_collection(items * 2, engine, Beside(TextSidecars()), journal=journal)
+    assert summary.unmatched == 2
+    assert summary.lines()[1] == (
+        "the journal has records of 2 pictures that are not among those given; nothing was written "
+        "beside them"
+    )
+    with Journal(tmp_path / "another", {}) as journal:
+        again = caption_collection(items, engine, Beside(TextSidecars()), journal=journal)
+    assert again.unmatched == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "Expecting value"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"\xff", "can't decode"),
+        (b'[{"name": "a"}]', "a record has captions or an error"),
+        (b'[{"name": "a", "captions": [["x", "y"]]}]', "could not convert"),
+        (b'[{"name": "a", "captions": [["x", -1]], "odd": 1}]', "odd"),
+        (b'[{"name": "b", "captions": [["x", -1]]}]', "it is about other pictures"),
+        (b"[]", "it is about other pictures"),
+        (None, "is a link"),
+    ],
+)
+def test_a_shard_of_a_cluster_that_no_worker_wrote_is_refused(
+    content: bytes | None, why: str, tmp_path: Path
+) -> None:
+    picture = tmp_path / "a.jpg"
+    shard = _Shard(tmp_path, {}, [Wanted(Item("a", picture, PurePosixPath("a.jpg")), 0)])
+    if content is None:
+        shard.file.symlink_to(os.devnull)
+    else:
+        shard.file.write_bytes(content)
+    with pytest.raises(CaptaxError, match=why) as refused:
+        shard.read()
+    assert str(shard.file) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_shard_of_a_cluster_names_no_places(tmp_path: Path) -> None:
+    item = Item("a", tmp_path / "a.jpg", PurePosixPath("a.jpg"))
+    shard = _Shard(tmp_path, {}, [Wanted(item, 0, "target", "before")])
+    shard.file.write_text('[{"name": "a", "captions": [["x", -1]], "target": "/etc/passwd"}]')
+    assert shard.read() == [Record("a", (("x", -1.0),), target="target", before="before")]
 
 
 @pytest.mark.parametrize("safe", [True, False])

@@ -164,7 +164,7 @@ def test_what_a_zip_cannot_give_is_an_error_of_that_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.zip"
-    make_zip(path, ["good.jpg", "locked.jpg", "odd.jpg", "bomb.jpg", "torn.jpg"])
+    make_zip(path, ["good.jpg", "locked.jpg", "odd.jpg", "bomb.jpg", "shrunk.jpg", "torn.jpg"])
     with zipfile.ZipFile(path) as archive:
         infos = {info.filename: info for info in archive.infolist()}
     data = bytearray(path.read_bytes())
@@ -179,11 +179,12 @@ def test_what_a_zip_cannot_give_is_an_error_of_that_picture(
     patch("locked.jpg", 6, 8, b"\1\0")  # flags: encrypted
     patch("odd.jpg", 8, 10, b"\x62\0")  # method 98
     patch("bomb.jpg", 22, 24, (2**30 + 1).to_bytes(4, "little"))
+    patch("shrunk.jpg", 22, 24, (2**26 + 1).to_bytes(4, "little"))  # more than 200 times as large
     place = data.index(b"torn.jpg") + len(b"torn.jpg")
     data[place : place + 4] = b"\xff" * 4
     path.write_bytes(data)
     archives._zip.cache_clear()
-    good, locked, odd, bomb, torn = contents(path).values()
+    good, locked, odd, bomb, shrunk, torn = contents(path).values()
     assert good == PIXEL + b"good.jpg"
     assert locked == "error: is locked by a password; unpack the archive first"
     assert odd == "error: is compressed in a way that captax cannot read; pack it again"
@@ -191,6 +192,7 @@ def test_what_a_zip_cannot_give_is_an_error_of_that_picture(
         "error: unpacks to more bytes than a picture has (1,073,741,825); "
         "remove it from the archive"
     )
+    assert shrunk == str(bomb).replace("1,073,741,825", "67,108,865")
     assert str(torn).startswith("error: is damaged within its zip file: ")
     assert str(torn).endswith("; pack the archive again")
 

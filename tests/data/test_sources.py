@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,3 +42,11 @@ def test_refuses_an_empty_part(layout: Layout) -> None:
 def test_the_source_is_the_directorys_name(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(layout({"a.jpg": "", "a.txt": "A dog"}))
     assert captax.data.open(".")[0].source == "made-up"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+def test_a_pipe_or_a_device_is_no_dataset(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    for path in (tmp_path / "a.json", Path(os.devnull)):
+        with pytest.raises(DataError, match=r": is a device, a pipe or a socket; give a dataset's"):
+            captax.data.open(path)

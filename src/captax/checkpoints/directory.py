@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import safetensors.numpy
 from flax import nnx
+from safetensors import SafetensorError
 
 from captax.checkpoints.exchange import replace_folder
 from captax.checkpoints.state import CheckpointError, check_fit, export, fill
 from captax.checkpoints.weights import LazyTensor, open_weights
-from captax.files import CONFIG_LIMIT, OutputError, parse_json, read_text
+from captax.files import CONFIG_LIMIT, parse_json, read_text, unwritable
 from captax.models.config import ModelConfig
 from captax.models.registry import ConfigError, model_config, read_config
 
@@ -44,10 +45,7 @@ def save_model(directory: Path, model: nnx.Module, *, dtype: str = "float32") ->
     (directory / CONFIG).write_text(json.dumps(contents, indent=2) + "\n")
     tensors = export(model, config.layout(), dtype=dtype)
     # transformers looks for this entry, which says that names and shapes are PyTorch's.
-    try:
-        safetensors.numpy.save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
-    except safetensors.SafetensorError as error:  # also of a full disk
-        raise OutputError(f"{directory / WEIGHTS}: cannot be written ({error})") from None
+    safetensors.numpy.save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     # The library creates files that only their owner may read.
     (directory / WEIGHTS).chmod((directory / CONFIG).stat().st_mode)
 
@@ -160,18 +158,26 @@ def write_directory(
     nothing behind; `captax.checkpoints.exchange` says what holds if the process is killed. Old
     files that captax does not write (notes, PyTorch's weights, a repository) are kept, except those
     whose names match `replaced`. Raises `CheckpointError` when `directory` has content and is not
-    of the `kind`: every directory of the kind has a file named `mark`.
+    of the `kind`: every directory of the kind has a file named `mark`. Raises `OutputError` if the
+    disk or a permission does not allow it.
     """
     directory = directory.resolve()
 
     def check(found: Path) -> None:
-        if found.is_file() or (
-            found.is_dir() and any(found.iterdir()) and not (found / mark).is_file()
-        ):
+        if found.is_dir():
+            foreign = any(found.iterdir()) and not (found / mark).is_file()
+        else:
+            foreign = found.exists()  # also a device or a pipe, which would be exchanged as well
+        if foreign:
             raise CheckpointError(
                 f"{directory}: already exists and is not {kind}; give another directory"
             )
 
-    replace_folder(
-        directory, write, check=check, kept=lambda name: replaced.fullmatch(name) is None
-    )
+    try:
+        replace_folder(
+            directory, write, check=check, kept=lambda name: replaced.fullmatch(name) is None
+        )
+    except OSError as error:
+        raise unwritable(directory, error) from None
+    except SafetensorError as error:  # what the library raises for a full disk
+        raise unwritable(directory, OSError(str(error))) from None

@@ -91,6 +91,8 @@ class Summary:
         seconds: how long the job took.
         files: the files that were written at the end.
         stopped: whether the job was asked to stop before its end.
+        unmatched: records of an earlier process that are of none of the pictures; nothing is
+            written beside a picture from them.
     """
 
     captioned: int = 0
@@ -102,6 +104,7 @@ class Summary:
     seconds: float = 0.0
     files: list[Path] = dataclasses.field(default_factory=list)
     stopped: bool = False
+    unmatched: int = 0
 
     @property
     def settled(self) -> int:
@@ -124,6 +127,12 @@ class Summary:
         lines = [f"{_pictures(self.settled)}: {told or 'nothing to do'} {took}"]
         if self.doubtful:
             lines.append(f"captions below --min-score, to be reviewed: {self.doubtful:,}")
+        if self.unmatched:
+            are = "is" if self.unmatched == 1 else "are"
+            lines.append(
+                f"the journal has records of {_pictures(self.unmatched)} that {are} not among "
+                "those given; nothing was written beside them"
+            )
         lines += [f"{count:,} x {reason}" for reason, count in self.errors.most_common()]
         if self.stopped:
             lines.append("stopped; run the same command again to go on from here")
@@ -218,7 +227,9 @@ class _Job:
 
     def wanted(self, items: Iterable[Item]) -> Iterator[Wanted]:
         """The pictures that are not captioned yet."""
+        unmatched = set(self.begun)
         for place, item in enumerate(items):
+            unmatched.discard(item.name)
             if item.name in self.begun:
                 self._write_again(item)
                 continue
@@ -236,6 +247,7 @@ class _Job:
                 self.summary.skipped += 1
             else:
                 yield Wanted(item, place, *plan)
+        self.summary.unmatched = len(unmatched)
 
     def _write_again(self, item: Item) -> None:
         """Write an item's record of the last batch, beside the item: a journal names no places."""

@@ -19,6 +19,7 @@ from captax.data.folder import (
 from captax.data.huggingface import has_parquet, hub_name, is_saved, read_hub, read_rows
 from captax.data.shards import find_shards, read_shards
 from captax.data.splits import split_name
+from captax.files import is_special
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,10 @@ def recognise(path: str | Path, *, images: str | Path | None = None) -> DatasetL
         return _alone(path, images, "WebDataset shards", read)
     if not path.exists():
         raise DataError(f"{path}: no such directory or file; give the path of a dataset")
+    if is_special(path):
+        raise DataError(
+            f"{path}: is a device, a pipe or a socket; give a dataset's directory or file"
+        )
     if path.is_file():
         if path.suffix == ".json":
             return DatasetLayout("COCO", partial(read_annotations, [path], images=images))

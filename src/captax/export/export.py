@@ -17,7 +17,6 @@ from captax.checkpoints.directory import CARD, write_directory
 from captax.checkpoints.state import export as tensors_of
 from captax.export import stablehlo
 from captax.export.programs import WEIGHTS, ExportError, Program, make_programs
-from captax.files import unwritable
 from captax.generation import GenerationConfig
 from captax.generation.config import DEFAULT_NEW_TOKENS
 from captax.pipelines.captioner import Captioner
@@ -99,10 +98,7 @@ def export(
         if card:
             (folder / MODEL_CARD).write_text(card, encoding="utf-8")
 
-    try:
-        write_directory(Path(out), write, kind="an export", mark=MANIFEST, replaced=REPLACED)
-    except OSError as error:
-        raise unwritable(Path(out), error) from None
+    write_directory(Path(out), write, kind="an export", mark=MANIFEST, replaced=REPLACED)
 
 
 def read_card(directory: Path) -> str:

@@ -17,7 +17,6 @@ import numpy as np
 import pydantic
 from filelock import FileLock, Timeout
 from flax import nnx
-from safetensors import SafetensorError
 from tqdm import tqdm
 
 from captax import data, metrics
@@ -571,12 +570,7 @@ class _Run:
             card = model_card(self.recipe, scores, metric=self.metric)
             if self.inside is not None:
                 check_inside(self.out / "best", self.inside)
-            try:
-                self.task.save(model, self.out / "best", card)
-            except (OSError, SafetensorError) as error:
-                # The library that writes weights has an error of its own.
-                reason = error if isinstance(error, OSError) else OSError(str(error))
-                raise unwritable(self.out / "best", reason) from None
+            self.task.save(model, self.out / "best", card)
         curves = self.out / "curves.png"
         _attempt(lambda: plot_curves(curves, self.log.records, title=self.recipe.name))
 
