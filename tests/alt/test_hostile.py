@@ -40,6 +40,7 @@ DOCUMENTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "text"), [case[1:] for case in DOCUMENTS], ids=[case[0] for case in DOCUMENTS]
 )
@@ -100,6 +101,7 @@ def test_the_largest_hostile_document_is_read_or_reported_soon(tmp_path: Path, t
     assert all(error.startswith("takes more than 8 seconds to read") for error in errors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_every_step_of_reading_is_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
@@ -141,6 +143,7 @@ def test_a_budget_is_for_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
     assert budget.check() is False
 
 
+@pytest.mark.slow
 def test_many_edits_of_one_line_are_a_patch_soon(tmp_path: Path) -> None:
     path = tmp_path / "a.html"
     path.write_text("<img src=a>" * 40_000)

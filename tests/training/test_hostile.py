@@ -46,6 +46,7 @@ def recipe(root: Path) -> Recipe:
     )
 
 
+@pytest.mark.slow
 def test_all_broken_pictures_are_told_of_before_the_first_step(
     recipe: Recipe, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

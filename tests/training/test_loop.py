@@ -376,6 +376,7 @@ def test_low_rank_and_self_critical_stages_go_on_bit_for_bit(
     assert (out / best).read_bytes() == (whole / best).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["log.jsonl", "recipe.yaml", "curves.png", "samples/step-000002.html"]
 )

@@ -167,6 +167,9 @@ class Service:
         try:
             reading = [self._read(each, gone) for each in sent]
             pictures = await asyncio.gather(*reading)
+        except asyncio.CancelledError:
+            self.metrics.dropped.inc(len(asks))
+            raise
         finally:
             gone.set()  # what is still being read, because the client hung up, is not needed
         read = [pictures[place] for place, _ in asks]
