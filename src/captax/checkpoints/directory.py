@@ -164,10 +164,14 @@ def write_directory(
     directory = directory.resolve()
 
     def check(found: Path) -> None:
-        if found.is_dir():
-            foreign = any(found.iterdir()) and not (found / mark).is_file()
-        else:
-            foreign = found.exists()  # also a device or a pipe, which would be exchanged as well
+        try:
+            # One listing: between two looks, another process may exchange the folder.
+            names = {path.name for path in found.iterdir()}
+            foreign = bool(names) and mark not in names
+        except FileNotFoundError:
+            foreign = False
+        except NotADirectoryError:
+            foreign = True  # also a device or a pipe, which would be exchanged as well
         if foreign:
             raise CheckpointError(
                 f"{directory}: already exists and is not {kind}; give another directory"

@@ -22,6 +22,7 @@ import secrets
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,6 +35,7 @@ _AT_FDCWD = -100
 _CANNOT = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 # How often it is tried again when other processes save to the same place.
 _TRIES = 20
+_PATIENCE = 0.05  # seconds in which another process has removed what it took for a leftover
 
 
 def replace_folder(
@@ -102,8 +104,6 @@ def _hidden(place: Path) -> Iterator[Path]:
         hidden = place.with_name(hidden_name(place.name, f"captax-{secrets.token_hex(8)}"))
         hidden.mkdir(mode=0o700)  # nobody else can plant anything in it
         try:
-            (hidden / "new").mkdir()
-            made = {"captax": _MARK, "new": (hidden / "new").stat().st_ino}
             descriptor = os.open(hidden / _MARK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         except FileNotFoundError:  # another process, which recovers, took it for a leftover
             continue
@@ -111,9 +111,13 @@ def _hidden(place: Path) -> Iterator[Path]:
             _remove_empty(hidden)
             raise
         try:
-            lock(descriptor)
-            if not (hidden / _MARK).exists():
+            if not lock(descriptor):  # who recovers has it; or there are no locks, and nobody does
+                time.sleep(_PATIENCE)
+                lock(descriptor)
+            if not _in_place(descriptor, hidden / _MARK):
                 continue
+            (hidden / "new").mkdir()
+            made = {"captax": _MARK, "new": (hidden / "new").stat().st_ino}
             try:
                 os.write(descriptor, json.dumps(made).encode())
                 yield hidden
@@ -137,8 +141,8 @@ def _locked(hidden: Path) -> Iterator[int | None]:
     try:
         descriptor = os.open(hidden / _MARK, flags)
     except FileNotFoundError:
-        yield None
-        return
+        hidden.rmdir()  # killed before it had a marker; if one came meanwhile, this raises
+        raise
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or not lock(descriptor):
@@ -174,13 +178,21 @@ def _remove(hidden: Path) -> None:
 
 
 def _remove_empty(hidden: Path) -> None:
-    """Remove a hidden folder that has nothing in it yet."""
+    """Remove a hidden folder that has nothing in it yet; its marker, if any, is locked by us."""
     with contextlib.suppress(OSError):
         if (mark := hidden / _MARK).exists() and not mark.stat().st_size:
+            with contextlib.suppress(FileNotFoundError):
+                (hidden / "new").rmdir()
             mark.unlink()
-        with contextlib.suppress(FileNotFoundError):
-            (hidden / "new").rmdir()
         hidden.rmdir()
+
+
+def _in_place(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _exchange(hidden: Path, place: Path, check: Callable[[Path], None]) -> Path | None:
@@ -238,7 +250,11 @@ def _carry(source: Path, target: Path, kept: Callable[[str], bool], *, move: boo
     What `target` has already is left, except that in moving a file that was exchanged for another
     since it got its second name takes the place of the older one.
     """
-    for path in list(source.iterdir()):
+    try:
+        paths = list(source.iterdir())
+    except FileNotFoundError:  # another process exchanges it, and carries what it holds
+        return
+    for path in paths:
         if not kept(path.name):
             continue
         there = target / path.name
