@@ -73,7 +73,12 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", "-c", f"ulimit -d {MEMORY}; {command}"],
         cwd=folder,
-        env={**os.environ, "CAPTAX": f"{sys.executable} -m captax", "HF_HUB_OFFLINE": "1"},
+        env={
+            **os.environ,
+            "CAPTAX": f"{sys.executable} -m captax",
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",  # on a full disk Python would keep half of a module
+        },
         capture_output=True,
         text=True,
         timeout=120,

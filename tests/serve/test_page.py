@@ -272,9 +272,10 @@ def test_the_options_are_what_is_asked(
     run = Worker.__call__
 
     def watched(self: Worker, work: Any, inputs: Any) -> Any:
+        found = run(self, work, inputs)  # raises where a program is to be compiled first
         asked.append(work)
         seeds.extend(each.seed for each in inputs)
-        return run(self, work, inputs)
+        return found
 
     monkeypatch.setattr(Worker, "__call__", watched)
     page = open_page(server)

@@ -67,7 +67,7 @@ def command(
                 *(sys.executable, "-m", "captax", "train", str(root / "recipe.yaml")),
                 *("--out", str(out), *options),
             ],
-            env={**os.environ, "CAPTAX_CACHE": programs},
+            env={**os.environ, "CAPTAX_CACHE": programs, "PYTHONDONTWRITEBYTECODE": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
