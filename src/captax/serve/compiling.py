@@ -1,6 +1,5 @@
 """One thread that compiles what requests with new options need, beside the model's thread."""
 
-import ctypes
 import logging
 import math
 import os
@@ -11,6 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from captax.generation.programs import NotCompiled
+from captax.images.budget import trim
 
 logger = logging.getLogger("captax.serve")
 
@@ -120,7 +120,7 @@ class Compiler:
             seconds = time.perf_counter() - started
             self._seconds += 0.5 * (seconds - self._seconds)
             logger.info("compiled a program for new options in %.1f s", seconds)
-            return_memory()
+            trim()
             with self._changed:
                 _, entries = self._waiting.get(missing.key, (missing, []))
                 if error is None:
@@ -129,11 +129,3 @@ class Compiler:
                     for entry in entries:
                         entry.future.set_exception(error)
                 self._waiting.pop(missing.key, None)
-
-
-def return_memory() -> None:
-    """Give back to the system what the compiler has freed: with glibc it would stay here."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from captax.errors import CaptaxError
 from captax.images import Prepared
-from captax.images.budget import NotWanted
+from captax.images.budget import NotWanted, trim
 from captax.images.decode import NotQuick
 from captax.serve.arrival import Body, Crowded, Room
 from captax.serve.batching import Batcher, QueueFull
-from captax.serve.compiling import Busy, return_memory
+from captax.serve.compiling import Busy
 from captax.serve.metrics import Metrics
 from captax.serve.pictures import Sent, Unreadable
 from captax.serve.refusals import Refused
@@ -83,7 +83,7 @@ class Service:
             self.batcher.seconds = self.worker.warm_up()
         except Exception:
             logger.exception("warming up failed")
-        return_memory()
+        trim()
         self._when_warm()
         self.batcher.start()
         if self.state == "warming up":
