@@ -14,9 +14,12 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
 from captax.errors import CaptaxError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 _fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 # The most bytes that are read of a file of each kind; honest files are far smaller.
@@ -29,7 +32,9 @@ _LONG = 180  # bytes of a name; it may have 255, and a partial file's name is lo
 # Flags and calls that not every system has. Without `dir_fd`, a folder that somebody exchanges for
 # a link while a file is being written is not noticed; links that were there before always are.
 _AT = {os.open, os.rename, os.mkdir, os.stat, os.unlink} <= os.supports_dir_fd
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_PLAIN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | _PLAIN
+# Without these, opening a pipe waits for its other end.
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_PATH", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -238,6 +243,20 @@ def lock(descriptor: int) -> bool:
     return True
 
 
+def hold(path: Path, *, inside: Path | None = None) -> "FileLock":
+    """Lock a file of captax's own, which the system lets go of if the process is killed.
+
+    Raises `filelock.Timeout` if another process holds it, and what `own_file` raises.
+    """
+    # Start-up time.
+    from filelock import FileLock
+
+    own_file(path, "ab", inside=inside).close()  # the library may follow a link and empty a file
+    held = FileLock(path)
+    held.acquire(timeout=0)
+    return held
+
+
 class _Folder:
     """An open folder: what is done in it is done there, whatever takes its place meanwhile."""
 
@@ -370,10 +389,8 @@ _PATIENCE = 5  # seconds in which a pipe must have got a writer
 
 def _descriptor(path: str | os.PathLike[str], limit: int | None, *, pipes: bool) -> int:
     """A file descriptor of what `open_regular` and `read_bytes` accept."""
-    waiting = getattr(os, "O_NONBLOCK", 0)  # opening a pipe waits for its writer without this
-    flags = os.O_RDONLY | waiting | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, os.O_RDONLY | _PLAIN | _NO_WAIT)
     except ValueError:  # a name with a null character
         reason = "its name has a null character"
         raise OSError(errno.EINVAL, reason, os.fspath(path)) from None

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from captax.collection.choices import Resume
 from captax.collection.item import CollectionError
 from captax.collection.record import Record
 from captax.errors import CaptaxError, quoted
-from captax.files import make_folder, own_file, replacing, unwritable
+from captax.files import hold, make_folder, own_file, replacing, unwritable
 
 # What parsing a damaged line may raise.
 _DAMAGE = (ValueError, KeyError, TypeError, RecursionError)
@@ -50,7 +50,6 @@ class Journal:
         self.settings = json.loads(json.dumps(settings))  # as it is read back
         self._resume = resume
         self._retry_errors = retry_errors
-        self._lock = FileLock(folder / LOCK)
 
     def __enter__(self) -> "Journal":
         """Lock the folder, read what was done before and open the journal.
@@ -64,8 +63,7 @@ class Journal:
             parents = self.folder.parents
             self._made = list(itertools.takewhile(lambda folder: not folder.exists(), parents))
             make_folder(self.folder, inside=self._inside)
-            self._open(LOCK, "ab").close()  # the lock would follow a link and empty a file
-            self._lock.acquire(timeout=0)
+            self._lock = hold(self.folder / LOCK, inside=self._inside)
         except Timeout:
             raise CollectionError(
                 f"{self.folder}: another process is working on this job; wait for it, or stop it"

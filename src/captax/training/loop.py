@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pydantic
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from flax import nnx
 from tqdm import tqdm
 
@@ -26,6 +26,7 @@ from captax.files import (
     OutputError,
     check_inside,
     check_no_links,
+    hold,
     own_file,
     unwritable,
     write_text,
@@ -123,11 +124,8 @@ def _alone_in(out: Path) -> Iterator[None]:
         yield
         return
     made = not out.exists()
-    lock = FileLock(out / LOCK)
     try:
-        # The library may follow a link, and then empty what it leads to.
-        own_file(out / LOCK, "ab").close()
-        lock.acquire(timeout=0)
+        lock = hold(out / LOCK)
     except Timeout:
         raise RecipeError(
             f"{out}: another process trains in this folder; wait for it, or give another --out"
