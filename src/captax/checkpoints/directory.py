@@ -171,7 +171,8 @@ def write_directory(
         except FileNotFoundError:
             foreign = False
         except NotADirectoryError:
-            foreign = True  # also a device or a pipe, which would be exchanged as well
+            # Also a device or a pipe, which would be exchanged as well; or its parent is no folder.
+            foreign = found.exists()
         if foreign:
             raise CheckpointError(
                 f"{directory}: already exists and is not {kind}; give another directory"
