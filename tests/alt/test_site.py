@@ -71,6 +71,7 @@ def test_addresses_are_those_a_browser_would_ask_for(tmp_path: Path, src: str, w
         ("../a.png", "outside"),
         ("a.svg", "svg"),
         ("nowhere.png", "missing"),
+        (".", "missing"),
         ("a" * 999 + ".png", "missing"),
         ("text.png", "unreadable"),
         ("site-logo.png", "icon"),

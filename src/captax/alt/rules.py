@@ -64,9 +64,9 @@ def picture_of(use: ImageUse, document: Path, root: Path, waived: Set[str] = fro
     path = _local(use.src, document, root)
     if path.suffix.lower() in (".svg", ".svgz"):
         raise Left("svg")
-    named = re.sub(
-        r"(?<=[a-z])(?=[A-Z])", "-", "/".join(path.relative_to(root).with_suffix("").parts[-2:])
-    ).lower()
+    inside = path.relative_to(root)
+    inside = inside.with_suffix("") if inside.name else inside  # "." is the folder itself
+    named = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", "/".join(inside.parts[-2:])).lower()
     if "icon" not in waived and (found := _ICON.search(named)):
         raise Left("icon", found[0])
     width, height = use.size
