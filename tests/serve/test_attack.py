@@ -84,8 +84,10 @@ def post(port: int, body: bytes) -> Answer:
 
 def memory(process: int) -> int:
     """Bytes that a process and its children have."""
-    tasks = Path(f"/proc/{process}/task").iterdir()
-    children = " ".join((task / "children").read_text() for task in tasks).split()
+    children: list[str] = []
+    for task in Path(f"/proc/{process}/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            children += (task / "children").read_text().split()
     found = 0
     for each in (process, *map(int, children)):
         with contextlib.suppress(OSError, IndexError):
