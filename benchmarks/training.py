@@ -116,9 +116,9 @@ def epoch(recipe: str, index: int, cached: bool, options: argparse.Namespace) ->
     size = settings.batch_size
 
     def batches(number: int) -> Any:
-        order = data.epoch_order(task.size, seed=described.seed, epoch=number)
+        order, visits = data.epoch_order(task.parts, seed=described.seed, epoch=number)
         for first in range(0, task.size - size + 1, size):
-            yield task.batch(order[first : first + size], number)
+            yield task.batch(order[first : first + size], visits[first : first + size])
 
     key = jax.random.key(0)
     state, output = step(state, frozen, next(batches(0)), key)

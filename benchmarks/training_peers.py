@@ -96,7 +96,8 @@ class Captax:
         self.state = begin_stage(trained, optimizer, options)
         rebuild = rebuilder(task.model)
         self.compiled = make_step(rebuild, task.loss, optimizer, options)
-        self.given = task.batch(np.arange(options.batch_size), 0)
+        chosen = np.arange(options.batch_size)
+        self.given = task.batch(chosen, np.zeros_like(chosen))
         self.batch = jax.device_put(self.given)
         self.key = jax.random.key(0)
 

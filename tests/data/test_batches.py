@@ -14,6 +14,7 @@ from PIL import Image
 from captax.data import (
     DataError,
     epoch_order,
+    epoch_size,
     filled,
     load_images,
     pack_captions,
@@ -96,12 +97,31 @@ def test_refuses_what_cannot_be_packed() -> None:
 
 
 def test_epoch_order_is_a_permutation_that_seed_and_epoch_determine() -> None:
-    order = epoch_order(100, seed=3, epoch=1)
+    order, visits = epoch_order([(60, 1.0), (40, 1.0)], seed=3, epoch=1)
     assert sorted(order) == list(range(100))
-    np.testing.assert_array_equal(order, epoch_order(100, seed=3, epoch=1))
+    assert (visits == 1).all()
+    np.testing.assert_array_equal(order, epoch_order([(100, 1.0)], seed=3, epoch=1)[0])
     for seed, epoch in ((3, 2), (1, 3), (4, 1)):
-        assert (order != epoch_order(100, seed=seed, epoch=epoch)).any()
-    assert epoch_order(8, seed=0, epoch=0).tolist() == ORDER
+        assert (order != epoch_order([(100, 1.0)], seed=seed, epoch=epoch)[0]).any()
+    assert epoch_order([(8, 1.0)], seed=0, epoch=0)[0].tolist() == ORDER
+
+
+def test_epoch_order_takes_each_part_as_often_as_its_weight_says() -> None:
+    parts = [(10, 2.5), (20, 1.0), (40, 0.25)]
+    assert epoch_size(parts) == 25 + 20 + 10
+    seen = set()
+    for epoch in range(3):
+        order, visits = epoch_order(parts, seed=0, epoch=epoch)
+        counts = np.bincount(order, minlength=70)
+        assert sorted(counts[:10]) == [2] * 5 + [3] * 5
+        assert (counts[10:30] == 1).all()
+        assert sorted(counts[30:]) == [0] * 30 + [1] * 10
+        pairs = set(zip(order.tolist(), visits.tolist(), strict=True))
+        assert len(pairs) == 55 and not pairs & seen  # no visit of an example comes twice
+        seen |= pairs
+        assert sorted(order) != order.tolist()
+    first, second = (set(epoch_order(parts, seed=0, epoch=e)[0][:]) for e in (0, 1))
+    assert first != second
 
 
 def prefetch_threads() -> int:

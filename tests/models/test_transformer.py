@@ -1,5 +1,6 @@
 """The decoder: what training computes at once and what decoding computes token by token."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from captax.models.config import ConfigError
 from captax.models.encoders import Features
 from captax.models.transformer import TransformerDecoder
 
@@ -24,14 +26,18 @@ CONFIG = {
 }
 
 
-@pytest.fixture(scope="module")
-def decoder(make_model: Callable[..., Any]) -> TransformerDecoder:
-    return make_model(CONFIG)
+HINTED = CONFIG | {"hints": 2, "class_words": [[4], [5, 6], [7], [8, 2]]}
+
+
+@pytest.fixture(scope="module", params=[CONFIG, HINTED], ids=["plain", "hinted"])
+def decoder(make_model: Callable[..., Any], request: pytest.FixtureRequest) -> TransformerDecoder:
+    return make_model(request.param)
 
 
 def pictures(count: int, *, lead: int = 0) -> Features:
     tokens = jax.random.normal(jax.random.key(count), (count, lead + 6, 8))
-    return Features(tokens=tokens, grid=(2, 3), lead=lead)
+    labels = jax.random.normal(jax.random.key(count + 1), (count, 4))
+    return Features(tokens=tokens, grid=(2, 3), lead=lead, labels=labels)
 
 
 @pytest.mark.parametrize(("prompt", "lead"), [(1, 0), (3, 1)])
@@ -64,7 +70,7 @@ def test_beams_that_branch_and_swap_give_the_logits_of_their_own_captions(
         lambda tokens, cache, parents: decoder.advance(tokens, cache.reorder(parents))
     )
     whole = jax.jit(decoder)
-    shared = Features(tokens=jnp.repeat(features.tokens, beams, axis=0), grid=features.grid)
+    shared = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), features)
     for _ in range(4):
         # Beams continue any beam of their own picture.
         parents = rng.integers(0, beams, rows) + np.arange(rows) // beams * beams
@@ -101,7 +107,7 @@ def test_the_caption_depends_on_where_in_the_picture_things_are(
     whole = jax.jit(decoder)
 
     def logits(features: Features, order: list[int]) -> np.ndarray:
-        moved = Features(features.tokens[:, jnp.array(order)], features.grid, features.lead)
+        moved = dataclasses.replace(features, tokens=features.tokens[:, jnp.array(order)])
         return np.asarray(whole(moved, tokens))
 
     here = logits(features, [0, 1, 2, 3, 4, 5])
@@ -111,3 +117,48 @@ def test_the_caption_depends_on_where_in_the_picture_things_are(
     grid_only = Features(lead.tokens[:, 1:], lead.grid)
     memory = decoder.bridge(lead)[:, 1:]
     np.testing.assert_allclose(memory, decoder.bridge(grid_only), atol=1e-5)
+
+
+def test_hints_are_the_likeliest_classes_and_how_likely_they_are(
+    make_model: Callable[..., Any],
+) -> None:
+    decoder = make_model(HINTED)
+    features = pictures(1)
+
+    def memory(*shares: float, chosen: TransformerDecoder = decoder) -> np.ndarray:
+        given = dataclasses.replace(features, labels=jnp.log(jnp.array([shares])))
+        return np.asarray(chosen.memory(given)[0])
+
+    here = memory(0.1, 0.6, 0.1, 0.2)
+    np.testing.assert_allclose(here[:6], decoder.bridge(features)[0], atol=1e-6)
+    assert here.shape == (8, 16)
+    # The first is class 1, whose words are 5 and 6; the second is class 3.
+    words = decoder.embedding[...][jnp.array([5, 6])].mean(0)
+    hints = decoder.hints
+    want = hints.project(hints.norm(words)) + 0.6 * hints.certainty[...]
+    np.testing.assert_allclose(here[6], want, atol=1e-6)
+    surer = memory(0.05, 0.8, 0.05, 0.1)
+    np.testing.assert_allclose(surer[6] - here[6], 0.2 * hints.certainty[...], atol=1e-6)
+    assert abs(memory(0.3, 0.6, 0.0, 0.1)[7] - here[7]).max() > 1e-3  # class 0 in its place
+
+
+@pytest.mark.parametrize(
+    "words", [[[4]], [[4], []], [[4], [9]], [[4], [-1]], [4, 5], [["a"], ["b"]], 3]
+)
+def test_a_config_with_hints_that_cannot_be_is_refused(
+    make_model: Callable[..., Any], words: Any
+) -> None:
+    with pytest.raises(ConfigError, match="class_words"):
+        make_model(CONFIG | {"hints": 2, "class_words": words})
+
+
+def test_hints_need_an_encoder_with_as_many_classes(make_model: Callable[..., Any]) -> None:
+    encoder = {"model_type": "efficientnet-lite", "image_size": 40}
+    described = {
+        "model_type": "captax-encoder-decoder",
+        "encoder": encoder,
+        "decoder": HINTED | {"features_width": 1280, "grid": [2, 2]},
+    }
+    with pytest.raises(ConfigError, match="hints from 4 classes"):
+        make_model(described)
+    make_model(described | {"encoder": encoder | {"num_labels": 4}})

@@ -57,5 +57,18 @@ def small_encoder(make_model: Callable[..., Any]) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(efficientnet, "STAGES", ((1, 3, 16, 1, 8),))
         encoder = make_model({"model_type": "efficientnet-lite", "image_size": 40})
-        patch.setattr(build, "load_efficientnet_lite", lambda size, weights: encoder)
+        patch.setattr(build, "load_efficientnet_lite", lambda size, weights, classifier: encoder)
         yield encoder
+
+
+@pytest.fixture
+def small_classifier(
+    small_encoder: Any, make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """The same with a classifier of four classes."""
+    described = {"model_type": "efficientnet-lite", "image_size": 40, "num_labels": 4}
+    encoder = make_model(described)
+    monkeypatch.setattr(build, "load_efficientnet_lite", lambda size, weights, classifier: encoder)
+    names = ["red stripe", "yo-yo", "square", "Egyptian cat"]
+    monkeypatch.setattr(build, "class_names", lambda name: names)
+    return encoder

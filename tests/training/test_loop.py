@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -325,6 +326,62 @@ def test_a_run_may_begin_with_anothers_weights(
     model = {**RECIPE["model"], "decoder": {**RECIPE["model"]["decoder"], "width": 8}}
     with pytest.raises(RecipeError, match=r"best holds another model|holds another model than"):
         train(changed(still, model=model), tmp_path / "other", init_from=finished)
+
+
+@pytest.mark.slow
+def test_hints_keep_the_classes_they_are_taken_from(
+    recipe: Recipe, small_classifier: Any, tmp_path: Path
+) -> None:
+    decoder = RECIPE["model"]["decoder"] | {"hints": 2}
+    stages = [{"name": "all", "epochs": 6, "lr": 5e-3, "trainable": [r"decoder|encoder\.head"]}]
+    apart = {}
+    for weight in (1e-6, 3.0):
+        hinted = changed(
+            recipe,
+            model={**RECIPE["model"], "decoder": decoder},
+            optimizer={"batch_size": 2, "keep_classes": weight},
+            stages=stages,
+        )
+        out = tmp_path / f"{weight}"
+        train(hinted, out)
+        measured = [r["classes"] for r in records(out) if "classes" in r]
+        assert measured[0] == pytest.approx(0, abs=1e-4)
+        apart[weight] = np.mean(measured[-8:])
+        kept = captax.load_model(out / "best")
+        words = kept.config.decoder.class_words
+        tokenizer = captax.load(out / "best").tokenizer
+        said = [tokenizer.decode(list(each)) for each in words]
+        assert said == ["red stripe", "yo yo", "square", "egyptian cat"]
+    assert apart[3.0] < 0.8 * apart[1e-6]
+    image = recipe.data.root / "shapes" / "images" / "0.jpg"
+    explained = captax.load(tmp_path / "3.0" / "best").explain(image)
+    shares = explained.picture_share
+    assert (shares >= 0).all() and (shares < 1.01).all()
+    assert shares.min() < 0.5  # the rest lay on the hints
+    assert explained.maps().shape[1:] == explained.grid
+
+
+def test_dev_sources_have_scores_of_their_own(recipe: Recipe, tmp_path: Path) -> None:
+    shapes = recipe.data.root / "shapes"
+    shutil.copytree(shapes, tmp_path / "shapes")
+    (tmp_path / "others").mkdir()
+    for number, caption in enumerate(["a red square on grass", "a blue cat", "a green stripe"]):
+        shutil.copy(shapes / "images" / f"{number}.jpg", tmp_path / "others")
+        (tmp_path / "others" / f"{number}.txt").write_text(caption)
+    sources = [{"path": "shapes", "split": "dev"}, {"path": "others", "rows": ":3"}]
+    data = {**RECIPE["data"], "root": tmp_path, "dev": sources}
+    evaluation = {**RECIPE["evaluation"], "metric": "CIDEr-D mean"}
+    task = make_task(changed(recipe, data=data, evaluation=evaluation))
+    said = [example.captions[0] for example in task.dev]
+    assert task.metric in task.scores(said)
+    scores = task.scores([*said[:4], "a red square on grass", "a dog", "a green stripe"])
+    assert scores["CIDEr-D shapes"] != scores["CIDEr-D others"] > 0
+    mean = (scores["CIDEr-D shapes"] + scores["CIDEr-D others"]) / 2
+    assert scores["CIDEr-D mean"] == pytest.approx(mean)
+    alone = make_task(changed(recipe, data={**data, "dev": sources[1:]}))
+    others = alone.scores(["a red square on grass", "a dog", "a green stripe"])
+    assert others["CIDEr-D"] == pytest.approx(scores["CIDEr-D others"])
+    assert not any("mean" in name for name in others)
 
 
 @pytest.mark.slow

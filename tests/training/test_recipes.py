@@ -13,8 +13,9 @@ import captax
 from captax.generation import GenerationConfig
 from captax.images import ImageProcessor
 from captax.pipelines.captioner import Captioner
+from captax.training import build
 from captax.training.loop import train
-from captax.training.recipe import load_recipe, recipe_names
+from captax.training.recipe import RecipeError, load_recipe, recipe_names
 from captax.training.watch import read_log
 
 pytestmark = pytest.mark.usefixtures("small_encoder")
@@ -168,6 +169,16 @@ def small(
         ]
 
     return overrides
+
+
+def test_classes_of_efficientnet_lite_have_their_names_in_order() -> None:
+    names = build.class_names("efficientnet-lite2")
+    assert len(names) == 1000
+    # Places in https://storage.googleapis.com/download.tensorflow.org/data/ImageNetLabels.txt
+    known = {0: "tench", 285: "Egyptian cat", 421: "bannister", 872: "tripod", 967: "espresso"}
+    assert {place: names[place] for place in known} == known
+    with pytest.raises(RecipeError, match=r"hints: the classes of resnet are not known"):
+        build.class_names("resnet")
 
 
 def test_every_recipe_is_run() -> None:

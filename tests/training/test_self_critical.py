@@ -118,7 +118,7 @@ def sampled(
     made._sample = fixed(tokens)
     made._greedy = fixed(np.stack([rows(task, "the square is blue") for _ in names]))
     chosen = np.array([place(task, name) for name in names])
-    batch = task.batch(chosen, 0)
+    batch = task.batch(chosen, np.zeros_like(chosen))
     return made.sample({}, batch, chosen, 1), made.rewards(tokens, chosen)
 
 
@@ -214,7 +214,7 @@ def test_the_gradient_makes_the_better_caption_likelier(task: CaptionTask) -> No
 def test_samples_differ_by_step_and_never_hold_an_unknown_word(task: CaptionTask) -> None:
     made = critic(task, samples=5, temperature=20.0)
     chosen = np.arange(8)
-    batch = task.batch(chosen, 0)
+    batch = task.batch(chosen, np.zeros_like(chosen))
     weights = parameters(task.model)
 
     def tokens(step: int) -> np.ndarray:

@@ -4,6 +4,7 @@ Shapes: `batch` images, `time` token positions of a packed row.
 """
 
 import dataclasses
+import math
 import queue
 import threading
 from collections import deque
@@ -102,9 +103,38 @@ def pack_captions(
     return PackedCaptions(inputs, targets, segments, positions, truncated, dropped)
 
 
-def epoch_order(n: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " n"]:
-    """The order of n examples in an epoch: a permutation that (seed, epoch) alone determine."""
-    return np.random.default_rng([seed, epoch]).permutation(n)
+def epoch_size(parts: Iterable[tuple[int, float]]) -> int:
+    """How many examples an epoch has; see `epoch_order`."""
+    return sum(round(n * weight) for n, weight in parts)
+
+
+def epoch_order(
+    parts: Sequence[tuple[int, float]], *, seed: int, epoch: int
+) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """The examples of an epoch in an order that (seed, epoch) alone determine.
+
+    Args:
+        parts: the size of each part of the data, and how often an epoch takes each of its examples.
+            If that is not a whole number, some are drawn to be taken once more than the others.
+        seed: the recipe's.
+        epoch: from 0.
+
+    Returns:
+        The places of the examples in the data, and the visit of each, which counts from 0 over all
+        epochs how often this example can have been taken before.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    most = max(math.ceil(weight) for _, weight in parts)
+    places, copies, first = [], [], 0
+    for n, weight in parts:
+        whole = int(weight)
+        rest = round(n * weight) - n * whole
+        drawn = rng.permutation(n)[:rest] if rest else np.arange(0)
+        places.append(first + np.concatenate([np.tile(np.arange(n), whole), drawn]))
+        copies.append(np.concatenate([np.repeat(np.arange(whole), n), np.full(rest, whole)]))
+        first += n
+    order = rng.permutation(sum(map(len, places)))
+    return np.concatenate(places)[order], epoch * most + np.concatenate(copies)[order]
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -38,7 +38,8 @@ class Maps:
             probability.
         grid: (rows, columns) of the places that the model's visual tokens stand for.
         lead: how many visual tokens come before those and stand for no place, such as CLS.
-        cross_attentions: the attention of each token's prediction to the visual tokens. Where a
+        cross_attentions: the attention of each token's prediction to the visual tokens, and after
+            them to the hints that a decoder takes from the encoder's classes. Where a
             model has one softmax for picture and text (GIT), this and `self_attentions` sum to 1
             together.
         self_attentions: the attention of each token's prediction to the prompt and the tokens
@@ -77,9 +78,15 @@ class Maps:
     def picture_share(self) -> Float[np.ndarray, "layers heads time"]:
         """The share of each token's attention that lay on the grid.
 
-        The rest lay on lead tokens and, in a model with one softmax for both, on the text.
+        The rest lay on lead tokens, on hints and, in a model with one softmax for both, on the
+        text.
         """
-        return self.cross_attentions[..., self.lead :].sum(-1)
+        return self.cross_attentions[..., self._cells].sum(-1)
+
+    @property
+    def _cells(self) -> slice:
+        """The grid among the places that are attended to: after lead tokens, before hints."""
+        return slice(self.lead, self.lead + self.grid[0] * self.grid[1])
 
     def maps(
         self,
@@ -123,7 +130,7 @@ class Maps:
         else:
             chosen = _chosen(_chosen(self.cross_attentions, layer, "layer"), head, "head")
             found = chosen @ self.rollout if method == ROLLOUT else chosen
-            found = found[:, self.lead :]
+            found = found[:, self._cells]
             found = found / np.maximum(found.sum(1, keepdims=True), np.finfo(np.float32).tiny)
             found = found.reshape(-1, *self.grid)
         if per == "token":

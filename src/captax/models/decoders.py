@@ -51,6 +51,8 @@ class TextDecoder(nnx.Module):
 
     config: Any
     layers: nnx.List[Layer]
+    # How many classes the encoder must tell apart, if the decoder takes them as hints.
+    classes: int = 0
 
     @property
     def max_positions(self) -> int:

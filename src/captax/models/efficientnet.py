@@ -289,10 +289,13 @@ class EfficientNetLite(VisionEncoder):
         return HEAD_CHANNELS
 
     def features(self, x: Float[Array, "B H W C"], image_size: tuple[int, int]) -> Features:
-        """The cells of the grid as tokens, in row order."""
+        """The cells of the grid as tokens, in row order; with `num_labels`, the labels too."""
         batch, rows, columns, width = x.shape
-        return Features(tokens=x.reshape(batch, rows * columns, width), grid=(rows, columns))
+        tokens = x.reshape(batch, rows * columns, width)
+        labels = self.classifier(tokens.mean(axis=1)) if self.config.num_labels else None
+        return Features(tokens=tokens, grid=(rows, columns), labels=labels)
 
     def label(self, features: Features) -> Float[Array, "batch labels"]:
         """Logits of the labels, from the mean over the grid."""
-        return self.classifier(features.tokens.mean(axis=1))
+        assert features.labels is not None
+        return features.labels

@@ -152,6 +152,11 @@ class EncoderDecoder(nnx.Module):
         self.config = config or EncoderDecoderConfig(encoder.config, decoder.config)
         self.encoder: Any = encoder
         self.decoder = decoder
+        if decoder.classes and decoder.classes != getattr(encoder.config, "num_labels", 0):
+            raise ConfigError(
+                f"the decoder takes hints from {decoder.classes} classes, and the encoder "
+                f"({encoder.config.model_type}) does not have so many; give its classifier too"
+            )
         self.project = None
         width = decoder.context_width
         if width is not None and width != encoder.features_width:

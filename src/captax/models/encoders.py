@@ -20,13 +20,15 @@ class Features:
 
     The first `lead` tokens are special (such as CLS); the rest are the cells of `grid` (rows,
     columns) in row order. A text is a grid of one row. `mask` is false where a token is padding;
-    without a mask, no token is.
+    without a mask, no token is. `labels` are the logits of the classes of an encoder that also
+    classifies.
     """
 
     tokens: Float[Array, "*batch patches width"]
     grid: tuple[int, int] = struct.field(pytree_node=False)
     lead: int = struct.field(pytree_node=False, default=0)
     mask: Bool[Array, "*batch patches"] | None = None
+    labels: Float[Array, "*batch labels"] | None = None
 
 
 @struct.dataclass

@@ -2,17 +2,25 @@
 
 It is pre-norm (https://arxiv.org/abs/2002.04745). Every layer has self-attention, cross-attention
 to the picture and an MLP. The token embedding is also the output layer.
+
+If the encoder also classifies, the names of its likeliest classes are hints: further places that
+cross-attention reads beside the grid. A name has the embeddings of its words, so that the decoder
+can copy a word which it rarely or never saw in captions.
 """
 
 import dataclasses
-from typing import ClassVar
+import itertools
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from captax.models.arithmetic import project
-from captax.models.config import ModelConfig
+from captax.models.arithmetic import look_up, project
+from captax.models.config import ConfigError, ModelConfig, as_field
 from captax.models.decoders import WordDecoder
 from captax.models.encoders import Features
 from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
@@ -21,7 +29,11 @@ from captax.models.observing import record
 
 @dataclasses.dataclass(frozen=True)
 class TransformerDecoderConfig(ModelConfig):
-    """Shape of the decoder; `grid` and `features_width` describe the encoder that it reads."""
+    """Shape of the decoder; `grid` and `features_width` describe the encoder that it reads.
+
+    `hints` of the encoder's classes are read beside the grid; `class_words` are the tokens of the
+    name of each class.
+    """
 
     model_type: ClassVar[str] = "captax-transformer"
     strict: ClassVar[bool] = True
@@ -35,6 +47,28 @@ class TransformerDecoderConfig(ModelConfig):
     dropout: float = 0.0
     features_width: int = 1280
     grid: tuple[int, int] = (9, 9)
+    hints: int = 0
+    class_words: tuple[tuple[int, ...], ...] = ()
+
+    @classmethod
+    def read(
+        cls, config: Mapping[str, Any], tensors: Collection[str] = ()
+    ) -> "TransformerDecoderConfig":
+        words = config.get("class_words", ())
+        if isinstance(words, list):
+            config = {**config, "class_words": tuple(map(as_field, words))}
+        described = super().read(config, tensors)
+        tokens = set(itertools.chain.from_iterable(described.class_words))
+        if (
+            described.hints > len(described.class_words)
+            or not all(described.class_words)
+            or not tokens <= set(range(described.vocab_size))
+        ):
+            raise ConfigError(
+                "captax-transformer: class_words must have one token of the vocabulary or more "
+                "for each class, and as many classes as hints, or more"
+            )
+        return described
 
     def layer(self) -> LayerConfig:
         """The shape of its layers, which read the picture at the decoder's own width."""
@@ -69,6 +103,41 @@ class Bridge(nnx.Module):
         return self.dropout(memory + jnp.pad(places, ((features.lead, 0), (0, 0))))
 
 
+class Hints(nnx.Module):
+    """The encoder's likeliest classes, as places at the decoder's width.
+
+    A class is the mean embedding of its name's words, normalised and projected, and a direction
+    that is scaled by its probability.
+    """
+
+    DROPPED = 0.3  # a share that is hidden in training, so that the decoder does not rely on them
+
+    def __init__(self, config: TransformerDecoderConfig, *, rngs: nnx.Rngs | None):
+        self.config = config
+        self.norm = LayerNorm(config.width, rngs=rngs)
+        self.project = Linear(config.width, config.width, rngs=rngs)
+        self.certainty = parameter(rngs, (config.width,), std=0.02)
+        self.dropout = Dropout(self.DROPPED)
+
+    def __call__(
+        self, labels: Float[Array, "batch labels"], embedding: Float[Array, "vocab width"]
+    ) -> Float[Array, "batch hints width"]:
+        # The loss of captions does not change what the classes are.
+        shares = jax.nn.softmax(jax.lax.stop_gradient(labels).astype(jnp.float32))
+        probable, which = jax.lax.top_k(shares, self.config.hints)
+        words = self.config.class_words
+        padded = np.full((len(words), max(map(len, words))), -1, np.int32)
+        for row, name in zip(padded, words, strict=True):
+            row[: len(name)] = name
+        tokens = jnp.asarray(padded)[which]
+        known = (tokens >= 0)[..., None]
+        named = jnp.where(known, look_up(embedding, jnp.maximum(tokens, 0)), 0)
+        hints = self.project(self.norm(named.sum(2) / known.sum(2)))
+        hints = hints + probable[..., None].astype(hints.dtype) * self.certainty[...]
+        kept = self.dropout(jnp.ones(which.shape, hints.dtype))[..., None] > 0
+        return jnp.where(kept, hints, 0)
+
+
 class TransformerDecoder(WordDecoder):
     """Predicts each next token from the tokens before it and the picture's features."""
 
@@ -84,13 +153,19 @@ class TransformerDecoder(WordDecoder):
             dropout=config.dropout,
         )
         self.norm = LayerNorm(config.width, rngs=rngs)
+        self.classes = len(config.class_words) if config.hints else 0
+        self.hints = nnx.data(Hints(config, rngs=rngs) if config.hints else None)
 
     @property
     def context_width(self) -> None:
         return None  # the bridge projects the encoder's tokens
 
     def memory(self, features: Features) -> Float[Array, "batch patches width"]:
-        return self.bridge(features)
+        memory = self.bridge(features)
+        if self.hints is None or features.labels is None:
+            return memory
+        hints = self.hints(features.labels, self.embedding[...])
+        return jnp.concatenate([memory, hints.astype(memory.dtype)], axis=1)
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
         return project(record("hidden_states", self.norm(x)), self.embedding[...])

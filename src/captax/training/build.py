@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from importlib import resources
 from typing import Any
 
 import jax
@@ -91,9 +92,13 @@ def _refuse_too_many_words(tokenizer: Tokenizer, recipe: Recipe) -> None:
 
 def _with_new_decoder(recipe: Recipe, captions: Sequence[str]) -> Any:
     rngs = nnx.Rngs(recipe.seed)
-    chosen = recipe.model.tokenizer
+    chosen, wanted = recipe.model.tokenizer, recipe.model.decoder.hints
+    names = class_names(recipe.model.encoder.checkpoint) if wanted else []
     if chosen == "words":
-        tokenizer = train_word_tokenizer(captions, min_count=recipe.data.min_count)
+        count = recipe.data.min_count
+        # Captions seldom have a hyphen where these names have one.
+        names = [name.replace("-", " ") for name in names]
+        tokenizer = train_word_tokenizer([*captions, *names * count], min_count=count)
         _refuse_too_many_words(tokenizer, recipe)
     else:
         tokenizer = Tokenizer.load(hub.fetch(chosen))
@@ -104,10 +109,22 @@ def _with_new_decoder(recipe: Recipe, captions: Sequence[str]) -> Any:
         vocab_size=tokenizer.vocab_size,
         features_width=encoder.features_width,
         grid=_grid(encoder, processor.size),
+        class_words=tuple(map(tuple, tokenizer.encode_plain(names))),
         **recipe.model.decoder.model_dump(exclude={"checkpoint"}),
     )
     model = EncoderDecoder(encoder, TransformerDecoder(config, rngs=rngs))
     return Captioner(model, processor, tokenizer)
+
+
+def class_names(name: str) -> list[str]:
+    """The names of the classes that this encoder tells apart."""
+    if not LITE.fullmatch(name):
+        raise RecipeError(
+            f"model.decoder.hints: the classes of {name} are not known here; give an "
+            "efficientnet-lite0 to 4 as the encoder, or remove hints"
+        )
+    listed = resources.files("captax") / "assets" / "imagenet-1k.txt"
+    return listed.read_text("utf-8").splitlines()
 
 
 def _grid(encoder: VisionEncoder, size: tuple[int, int]) -> tuple[int, int]:
@@ -120,7 +137,8 @@ def _grid(encoder: VisionEncoder, size: tuple[int, int]) -> tuple[int, int]:
 def _encoder(recipe: Recipe) -> tuple[VisionEncoder, ImageProcessor]:
     options = recipe.model.encoder
     if lite := LITE.fullmatch(options.checkpoint):
-        encoder = load_efficientnet_lite(int(lite[1]), options.weights)
+        classifier = recipe.model.decoder.hints > 0
+        encoder = load_efficientnet_lite(int(lite[1]), options.weights, classifier=classifier)
         side = encoder.config.image_size
         return encoder, ImageProcessor(size=(side, side), mean=MEAN, std=STD)
     source = hub.fetch(options.checkpoint)

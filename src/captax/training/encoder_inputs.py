@@ -72,15 +72,21 @@ class EncoderInputs:
         bar = tqdm(looked, total=len(self.examples), desc=label, unit="picture", leave=False)
         return [fault for fault in bar if fault is not None]
 
-    def read(self, chosen: np.ndarray, epoch: int) -> Float[np.ndarray, "batch ..."]:
-        """The inputs in an epoch (from 0); without augmentation they are the same in each."""
+    def read(
+        self, chosen: np.ndarray, visits: np.ndarray | None = None
+    ) -> Float[np.ndarray, "batch ..."]:
+        """The inputs as each visit shows them, from 0; without visits, unaugmented."""
         if self._cache is not None:
+            if visits is None:
+                return self._cache.read(chosen, np.zeros_like(chosen))
             # Every picture takes its views in turn, and neighbours are not at the same one.
-            return self._cache.read(chosen, (chosen + epoch) % self._cache.views)
-        view = epoch + 1 if self.augment else 0
+            return self._cache.read(chosen, (chosen + visits) % self._cache.views)
+        views = np.zeros_like(chosen)
+        if self.augment is not None and visits is not None:
+            views = visits + 1
 
-        def load(place: int) -> np.ndarray:
+        def load(place: int, view: int) -> np.ndarray:
             example = self.examples[place]
             return augmented_pixels(example, self.processor, self.augment, self.seed, view)[0]
 
-        return np.stack(list(self._threads.map(load, chosen.tolist())))
+        return np.stack(list(self._threads.map(load, chosen.tolist(), views.tolist())))

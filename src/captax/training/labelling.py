@@ -40,8 +40,8 @@ class ClassifyTask(LearningTask):
         def read(path: Path, split: str | None) -> Sequence[Any]:
             return data.open_labelled(path, split=split, classes=recipe.data.classes)
 
-        self.train = opened(recipe, recipe.data.train, read)
-        self.dev = opened(recipe, recipe.data.dev, read, recipe.evaluation.limit)
+        self.train, self.parts = opened(recipe, recipe.data.train, read)
+        self.dev, _ = opened(recipe, recipe.data.dev, read, recipe.evaluation.limit)
         sources = [recipe.data.root / source.path for source in recipe.data.train]
         listed = [
             name for path in sources for name in data.class_names(path, classes=recipe.data.classes)
@@ -57,16 +57,17 @@ class ClassifyTask(LearningTask):
             )
         self.subject: Classifier = build(recipe, labels=labels)
         self.number = {label: number for number, label in enumerate(self.subject.labels)}
-        self.size = len(self.train)
         processor, augment = self.subject.processor, Augment(**recipe.augment.model_dump())
         changed = augment if augment != Augment() else None
         self.pictures = EncoderInputs(self.train, processor, augment=changed, seed=recipe.seed)
         self.dev_pictures = EncoderInputs(self.dev, processor)
 
-    def batch(self, chosen: Int[np.ndarray, " batch"], epoch: int) -> LabelBatch:
+    def batch(
+        self, chosen: Int[np.ndarray, " batch"], visits: Int[np.ndarray, " batch"]
+    ) -> LabelBatch:
         assert self.pictures is not None
         labels = np.array([self.number[self.train[place].label] for place in chosen], np.int32)
-        return LabelBatch(self.pictures.read(chosen, epoch), labels)
+        return LabelBatch(self.pictures.read(chosen, visits), labels)
 
     def score_names(self) -> list[str]:
         """The scores of labels."""
@@ -96,7 +97,7 @@ class ClassifyTask(LearningTask):
             found = []
             for first in range(0, len(self.dev), size):
                 rows = np.arange(first, first + size) % len(self.dev)
-                found.append(np.asarray(logits(parameters, self.dev_pictures.read(rows, 0))))
+                found.append(np.asarray(logits(parameters, self.dev_pictures.read(rows))))
             all_logits = np.concatenate(found)[: len(self.dev)]
             truth = np.array([self.number[example.label] for example in self.dev])
             best = all_logits.argmax(-1)

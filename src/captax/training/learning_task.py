@@ -39,7 +39,8 @@ class LearningTask:
     subject: Any
     train: Sequence[Any]
     dev: Sequence[Any]
-    size: int  # how many examples there are to learn from
+    # For each source how many examples it has, and how often an epoch takes each of them.
+    parts: Sequence[tuple[int, float]]
     # The score that selects the best model (higher is better), unless the recipe names another.
     metric: str
     pictures: EncoderInputs | None = None
@@ -54,12 +55,17 @@ class LearningTask:
         return self.subject.model
 
     @property
+    def size(self) -> int:
+        """How many examples an epoch has."""
+        return data.epoch_size(self.parts)
+
+    @property
     def depth(self) -> int:
         """How many of the encoder's parts the inputs have already passed (the feature cache)."""
         return self.pictures.depth if self.pictures else 0
 
-    def batch(self, chosen: Int[np.ndarray, " batch"], epoch: int) -> Any:
-        """The batch of these examples in this epoch."""
+    def batch(self, chosen: Int[np.ndarray, " batch"], visits: Int[np.ndarray, " batch"]) -> Any:
+        """The batch of these examples; each visit shows an example in another way."""
         raise NotImplementedError
 
     def name(self, place: int) -> str:
@@ -97,8 +103,11 @@ def opened(
     sources: Sequence[Source],
     read: Callable[..., Sequence[Any]],
     limit: int | None = None,
-) -> list[Any]:
-    """The examples of all sources, each cut to its `rows`; at most `limit` in all."""
+) -> tuple[list[Any], list[tuple[int, float]]]:
+    """The examples of all sources, each cut to its `rows`; at most `limit` in all.
+
+    With them comes the size of each source and its weight.
+    """
     parts = [
         source.take(read(recipe.data.root / source.path, split=source.split)) for source in sources
     ]
@@ -108,7 +117,7 @@ def opened(
             raise RecipeError(
                 f"data: {source.path} has no examples in rows {source.rows}; give other rows"
             )
-    return found[:limit]
+    return found[:limit], [(len(p), s.weight) for s, p in zip(sources, parts, strict=True)]
 
 
 def _origin(example: Any) -> Any:

@@ -534,10 +534,10 @@ class _Run:
         before = sum(earlier.epochs for earlier in recipe.stages[:index])
         for number in range(self.progress.stage_step, self._steps(stage)):
             epoch = before + number // self.steps_per_epoch
-            order = data.epoch_order(self.task.size, seed=recipe.seed, epoch=epoch)
+            order, visits = data.epoch_order(self.task.parts, seed=recipe.seed, epoch=epoch)
             start = number % self.steps_per_epoch * size
             chosen = order[start : start + size][rows]
-            yield chosen, self.task.batch(chosen, epoch)
+            yield chosen, self.task.batch(chosen, visits[start : start + size][rows])
 
     def _judge(self, stage: Stage, trained: Parameters, found: DevResult) -> None:
         """Log scores, show some of the outputs, keep the model if it is the best."""

@@ -80,11 +80,16 @@ def matches(patterns: Iterable[str], name: str, *, whole: bool = False) -> bool:
 
 
 class Source(_Section):
-    """A dataset, and which part of it: a split, or rows as Python slices them (`":-300"`)."""
+    """A dataset, and which part of it: a split, or rows as Python slices them (`":-300"`).
+
+    An epoch takes each training example `weight` times: with 2.5 it takes all twice, and every
+    second one, drawn anew in each epoch, a third time.
+    """
 
     path: str
     split: Literal["train", "dev", "test"] | None = None
     rows: str | None = Field(None, pattern=r"^-?[0-9]{0,15}:-?[0-9]{0,15}$")
+    weight: float = Field(1.0, gt=0, le=1000)
 
     def take(self, examples: Sequence[Any]) -> Sequence[Any]:
         """The examples in `rows`."""
@@ -144,7 +149,11 @@ class Encoder(_Section):
 
 
 class Decoder(_Section):
-    """A pretrained decoder by its checkpoint, or a new one."""
+    """A pretrained decoder by its checkpoint, or a new one.
+
+    A new decoder can read `hints`: the names of that many of the encoder's likeliest classes. The
+    encoder must be an EfficientNet-Lite, which comes with a classifier of ImageNet's classes.
+    """
 
     checkpoint: str | None = None
     width: Size = 384
@@ -153,6 +162,7 @@ class Decoder(_Section):
     mlp_width: Size = 1536
     max_positions: Size = 64
     dropout: Fraction = 0.1
+    hints: Annotated[int, Field(ge=0, le=1000)] = 0
 
     @pydantic.model_validator(mode="after")
     def _new_or_not(self) -> "Decoder":
@@ -259,9 +269,12 @@ class Optimizer(_Section):
     """An optimiser of optax by its name; weight decay leaves biases, norms and embeddings alone.
 
     A step learns from `batch_size` examples, which are computed in `accumulation` parts, one after
-    the other. With `ema_decay`, a moving average of the weights is evaluated and kept. `precision`
-    is the precision of matrix products; everything else stays float32. `remat` keeps only the
-    inputs of layers for the gradients and computes the layers twice.
+    the other. `keep_classes` weights a further loss of captioners whose decoder reads hints: the
+    divergence of the encoder's classes from those it had before training
+    (https://arxiv.org/abs/1503.02531). With `ema_decay`, a moving average of the weights is
+    evaluated and kept. `precision` is the precision of matrix products; everything else stays
+    float32. `remat` keeps only the inputs of layers for the gradients and computes the layers
+    twice.
     """
 
     name: Literal["adamw", "adam", "sgd", "lion", "adafactor", "lamb"] = "adamw"
@@ -274,6 +287,7 @@ class Optimizer(_Section):
     nesterov: bool = True
     clip_norm: PositiveFloat | None = 1.0
     label_smoothing: Fraction = 0.0
+    keep_classes: NonNegativeFloat = 0.0
     ema_decay: Fraction | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False

@@ -177,7 +177,8 @@ class Critic:
         counted = sampled.counted.astype(jnp.float32)
         weight = counted.sum()
         mean = sampled.rewards.mean() * weight  # reported divided by the weight
-        return Losses(-(sampled.advantages * said * counted).sum(), weight, {"reward": mean})
+        losses = Losses(-(sampled.advantages * said * counted).sum(), weight, {"reward": mean})
+        return self.task.keeping_classes(losses, features, batch.given)
 
 
 def _words(caption: str) -> list[str]:

@@ -11,6 +11,7 @@ from flax import nnx, struct
 from jaxtyping import Array, Int
 
 from captax import data, metrics
+from captax.checkpoints.state import parameters, rebuilder
 from captax.data import PackedCaptions
 from captax.generation import GenerationConfig, generate
 from captax.images import Augment, SheetRow, rng_for
@@ -21,7 +22,7 @@ from captax.training.build import build
 from captax.training.encoder_inputs import EncoderInputs
 from captax.training.learning_task import DevResult, LearningTask, Scores, opened
 from captax.training.recipe import Recipe, RecipeError
-from captax.training.step import Losses, Parameters, token_losses
+from captax.training.step import Losses, Parameters, narrowed, token_losses
 
 
 @struct.dataclass
@@ -99,19 +100,38 @@ class WritingTask(LearningTask):
         return model.bridge(model.encoder.last_parts(given.astype(jnp.float32), depth, size))
 
     def loss(self, model: Any, batch: Batch) -> Losses:
-        logits = model.read(
-            self.features(model, batch.given), batch.inputs, batch.positions, batch.segments
-        )
+        features = self.features(model, batch.given)
+        logits = model.read(features, batch.inputs, batch.positions, batch.segments)
         smoothing = self.recipe.optimizer.label_smoothing
-        return token_losses(logits, batch.targets, batch.segments > 0, smoothing)
+        losses = token_losses(logits, batch.targets, batch.segments > 0, smoothing)
+        return self.keeping_classes(losses, features, batch.given)
+
+    def keeping_classes(self, losses: Losses, features: Any, given: Any) -> Losses:
+        """The losses and, if the recipe asks for it, the mean divergence of the encoder's classes.
+
+        It is measured from the classes that the encoder gave before training.
+        """
+        options, encoder = self.recipe.optimizer, self.subject.model.encoder
+        if not options.keep_classes or features.labels is None:
+            return losses
+        if self.depth == len(encoder.parts()):  # nothing of it is trained
+            return losses
+        before = rebuilder(encoder)(narrowed(parameters(encoder), options))
+        size = self.subject.processor.size
+        wanted = before.last_parts(given.astype(jnp.float32), self.depth, size).labels
+        wanted = jax.nn.log_softmax(jax.lax.stop_gradient(wanted).astype(jnp.float32))
+        found = jax.nn.log_softmax(features.labels.astype(jnp.float32))
+        apart = (jnp.exp(wanted) * (wanted - found)).sum(-1).mean() * losses.weight
+        measures = losses.measures | {"classes": apart}
+        return Losses(losses.total + options.keep_classes * apart, losses.weight, measures)
 
     def evaluate(self, model: Callable[[Parameters], nnx.Module]) -> Callable[..., DevResult]:
         config = self.generation
         size = min(self.recipe.evaluation.batch_size, self.dev_size)
 
         @jax.jit
-        def write(parameters: Parameters, batch: Batch) -> tuple[Array, Losses]:
-            built: Any = model(parameters)
+        def write(weights: Parameters, batch: Batch) -> tuple[Array, Losses]:
+            built: Any = model(weights)
             features = self.features(built, batch.given)
             sequences = generate(
                 built,
@@ -126,7 +146,7 @@ class WritingTask(LearningTask):
             logits = built.read(features, batch.inputs, batch.positions, batch.segments)
             return sequences.tokens[:, 0], token_losses(logits, batch.targets, batch.segments > 0)
 
-        def run(parameters: Parameters) -> DevResult:
+        def run(weights: Parameters) -> DevResult:
             texts: list[str] = []
             total = weight = right = 0.0
             for first in range(0, self.dev_size, size):
@@ -135,7 +155,7 @@ class WritingTask(LearningTask):
                 real = rows < self.dev_size
                 batch = self.dev_batch(rows % self.dev_size)
                 counted = batch.segments * real[:, None]
-                tokens, losses = write(parameters, dataclasses.replace(batch, segments=counted))
+                tokens, losses = write(weights, dataclasses.replace(batch, segments=counted))
                 said = [[t for t in row if t != self.eos] for row in np.asarray(tokens).tolist()]
                 texts += [text.strip() for text in self.subject.decode(said)]
                 total += float(losses.measures["nll"])
@@ -182,11 +202,11 @@ class CaptionTask(WritingTask):
     metric = "CIDEr-D"
 
     def __init__(self, recipe: Recipe):
-        self.train = opened(recipe, recipe.data.train, data.open)
-        self.dev = opened(recipe, recipe.data.dev, data.open, recipe.evaluation.limit)
+        self.train, self.parts = opened(recipe, recipe.data.train, data.open)
+        self.dev, _ = opened(recipe, recipe.data.dev, data.open, recipe.evaluation.limit)
         captions = [caption for example in self.train for caption in example.captions]
         super().__init__(recipe, build(recipe, captions=captions))
-        self.size, self.dev_size = len(self.train), len(self.dev)
+        self.dev_size = len(self.dev)
         self.texts = [self.tokens(example.captions) for example in self.train]
         self.dev_texts = [self.tokens(example.captions[:1]) for example in self.dev]
         processor, augment = self.subject.processor, Augment(**recipe.augment.model_dump())
@@ -194,22 +214,23 @@ class CaptionTask(WritingTask):
         self.pictures = EncoderInputs(self.train, processor, augment=changed, seed=recipe.seed)
         self.dev_pictures = EncoderInputs(self.dev, processor)
 
-    def batch(self, chosen: Int[np.ndarray, " batch"], epoch: int) -> Batch:
-        packed = self.pack([self._captions(epoch, int(place)) for place in chosen])
+    def batch(self, chosen: Int[np.ndarray, " batch"], visits: Int[np.ndarray, " batch"]) -> Batch:
+        visited = zip(visits.tolist(), chosen.tolist(), strict=True)
+        packed = self.pack([self._captions(visit, place) for visit, place in visited])
         assert self.pictures is not None
-        return _batch(self.pictures.read(chosen, epoch), packed)
+        return _batch(self.pictures.read(chosen, visits), packed)
 
     def dev_batch(self, chosen: Int[np.ndarray, " batch"]) -> Batch:
         assert self.dev_pictures is not None
         packed = self.pack([self.dev_texts[place] for place in chosen])
-        return _batch(self.dev_pictures.read(chosen, 0), packed)
+        return _batch(self.dev_pictures.read(chosen), packed)
 
-    def _captions(self, epoch: int, place: int) -> list[list[int]]:
+    def _captions(self, visit: int, place: int) -> list[list[int]]:
         """Tokens of the captions to learn, shuffled: the last may find no room in the row."""
         tokens, kind = self.texts[place], self.recipe.data.captions
         if kind == "longest":
             return [max(tokens, key=len)]
-        rng = rng_for(self.recipe.seed, epoch, self.train[place].id)
+        rng = rng_for(self.recipe.seed, visit, self.train[place].id)
         count = len(tokens) if kind == "all" else 1
         return [tokens[i] for i in rng.permutation(len(tokens))[:count]]
 
@@ -217,7 +238,20 @@ class CaptionTask(WritingTask):
         hypotheses = dict(zip((example.id for example in self.dev), texts, strict=True))
         references = {example.id: example.captions for example in self.dev}
         wanted = (*metrics.STANDARD_METRICS, metrics.Metric.wer)
-        return metrics.score(hypotheses, references, metrics=wanted).corpus
+        found = metrics.score(hypotheses, references, metrics=wanted).corpus
+        # `mix` begins each id with its source. Every source has its own document frequencies, so
+        # its score is what `evaluate` prints for it.
+        sources: dict[str, list[str]] = {}
+        for example in self.dev:
+            sources.setdefault(example.id.partition("/")[0], []).append(example.id)
+        if len(sources) < 2 or not all("/" in example.id for example in self.dev):
+            return found
+        ciders = {}
+        for name, ids in sources.items():
+            said, known = ({id: each[id] for id in ids} for each in (hypotheses, references))
+            scores = metrics.score(said, known, metrics=[metrics.Metric.cider_d]).corpus
+            ciders[f"CIDEr-D {name}"] = scores["CIDEr-D"]
+        return found | ciders | {"CIDEr-D mean": float(np.mean(list(ciders.values())))}
 
     def rows(self, texts: Sequence[str]) -> list[SheetRow]:
         shown = [(self.dev[place], texts[place]) for place in self.spread()]
@@ -235,10 +269,10 @@ class RewriteTask(WritingTask):
     metric = "rougeL"
 
     def __init__(self, recipe: Recipe):
-        self.train = opened(recipe, recipe.data.train, data.open_pairs)
-        self.dev = opened(recipe, recipe.data.dev, data.open_pairs, recipe.evaluation.limit)
+        self.train, self.parts = opened(recipe, recipe.data.train, data.open_pairs)
+        self.dev, _ = opened(recipe, recipe.data.dev, data.open_pairs, recipe.evaluation.limit)
         super().__init__(recipe, build(recipe, captions=[pair.target for pair in self.train]))
-        self.size, self.dev_size = len(self.train), len(self.dev)
+        self.dev_size = len(self.dev)
         longest = min(recipe.data.max_source_tokens, self.subject.model.encoder.max_positions)
 
         def read(pairs: Sequence[Any]) -> list[list[int]]:
@@ -251,7 +285,7 @@ class RewriteTask(WritingTask):
         # One length for all, so that one program serves all.
         self.time = max(map(len, [*self.sources, *self.dev_sources]))
 
-    def batch(self, chosen: Int[np.ndarray, " batch"], epoch: int) -> Batch:
+    def batch(self, chosen: Int[np.ndarray, " batch"], visits: Int[np.ndarray, " batch"]) -> Batch:
         packed = self.pack([[self.texts[place]] for place in chosen])
         return _batch(self._text([self.sources[place] for place in chosen]), packed)
 
