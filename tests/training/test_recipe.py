@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from captax.training.recipe import Recipe, RecipeError, Source, load_recipe, recipe_names
+from captax.training.recipe import (
+    Optimizer,
+    Recipe,
+    RecipeError,
+    Source,
+    Stage,
+    load_recipe,
+    recipe_names,
+)
 
 RECIPE = """
 name: small
@@ -235,3 +243,12 @@ def test_patterns_that_are_none(write: Callable[[str], str], pattern: str) -> No
     assert "is not a regular expression" in error_of(
         write(RECIPE), f"stages.0.trainable=['{pattern}']"
     )
+
+
+def test_a_stage_may_have_its_own_average_and_decay() -> None:
+    stages = [{"name": "a", "epochs": 1, "lr": 1}, {"name": "b", "epochs": 1, "lr": 1}]
+    stages[1] |= {"ema_decay": 0.5, "weight_decay": 0.0}
+    options = Optimizer(ema_decay=0.9, weight_decay=0.1, batch_size=7)
+    first, second = (options.of(Stage.model_validate(stage)) for stage in stages)
+    assert first == options
+    assert second == options.model_copy(update={"ema_decay": 0.5, "weight_decay": 0.0})

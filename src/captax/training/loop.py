@@ -309,7 +309,7 @@ class _Run:
 
     def run_stage(self, index: int, stage: Stage) -> None:
         """Train one stage to its end."""
-        options, progress = self.recipe.optimizer, self.progress
+        options, progress = self.recipe.optimizer.of(stage), self.progress
         total = self._steps(stage)
         optimizer, schedule = make_optimizer(stage, options, total)
         names = self.trained[index]
@@ -433,7 +433,7 @@ class _Run:
             )
 
     def _step(self, stage: Stage, optimizer: Any) -> tuple[Step, Critic | None]:
-        options = self.recipe.optimizer
+        options = self.recipe.optimizer.of(stage)
         if stage.self_critical is None:
             made = make_step(self.rebuild, self.task.loss, optimizer, options, merge=self.merge)
             return made, None

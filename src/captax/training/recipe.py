@@ -246,7 +246,7 @@ class Stage(_Section):
     trained, or with LoRA only its matrices. With `views`, the output of the encoder's frozen parts
     is computed once for that many augmented views of each picture and kept on disk; otherwise
     pictures are decoded and augmented anew in every epoch. `max_steps` ends a stage before its
-    epochs are over.
+    epochs are over. `ema_decay` and `weight_decay` replace the optimiser's in this stage.
     """
 
     name: str
@@ -261,6 +261,8 @@ class Stage(_Section):
     ] = {}
     views: PositiveInt | None = None
     self_critical: SelfCritical | None = None
+    ema_decay: Fraction | None = None
+    weight_decay: NonNegativeFloat | None = None
 
     _patterns_compile = pydantic.field_validator("trainable", "lr_scale")(_compiled)
 
@@ -300,6 +302,11 @@ class Optimizer(_Section):
                 f"{self.accumulation}; change one of them"
             )
         return self
+
+    def of(self, stage: Stage) -> "Optimizer":
+        """The optimiser of a stage."""
+        own = {"ema_decay": stage.ema_decay, "weight_decay": stage.weight_decay}
+        return self.model_copy(update={k: v for k, v in own.items() if v is not None})
 
 
 class EvaluationOptions(_Section):
