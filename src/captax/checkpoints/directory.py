@@ -29,8 +29,8 @@ HEADS = (
 # Files of an older checkpoint in the same directory that would contradict the new one.
 REPLACED = re.compile(
     r".*\.safetensors|.*\.index\.json|(vocab|added_tokens|special_tokens_map|tokenizer|"
-    r"tokenizer_config|generation_config|preprocessor_config|processor_config)\.json|"
-    r"vocab\.txt|merges\.txt|source_tokenizer"
+    r"tokenizer_config|generation_config|preprocessor_config|processor_config|confidence)\.json|"
+    r"vocab\.txt|merges\.txt|confidence\.png|source_tokenizer"
 )
 POOLER = r"(^|\.)(pooler|seq_relationship)\."
 

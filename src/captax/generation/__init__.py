@@ -1,6 +1,7 @@
 """Decoding: from features to captions, whatever the family of the model."""
 
 from captax.generation.beam import Beam, DiverseBeam
+from captax.generation.confidence import Calibration
 from captax.generation.config import GenerationConfig
 from captax.generation.constraints import Constraints
 from captax.generation.decoding import GenerationError, Strategy
@@ -10,6 +11,7 @@ from captax.generation.strategies import Greedy, Sample
 
 __all__ = [
     "Beam",
+    "Calibration",
     "Constraints",
     "DiverseBeam",
     "GenerationConfig",

@@ -30,14 +30,16 @@ class Sequences:
 
     `tokens` exclude the prompt. Each caption ends with eos, unless it reached its limit, and is
     padded. `scores` are log-probabilities summed over `lengths` tokens and divided by
-    `lengths ** length_penalty`; `logprobs` are those of each token, and 0 for padding. The arrays
-    are JAX's, or NumPy's after they were fetched from the device.
+    `lengths ** length_penalty`; `logprobs` are those of each token, and 0 for padding. `signals`
+    hold what `captax.generation.confidence` measured of the best caption, if that was asked for.
+    The arrays are JAX's, or NumPy's after they were fetched from the device.
     """
 
     tokens: Int[Any, "*batch beams time"]
     lengths: Int[Any, "*batch beams"]
     scores: Float[Any, "*batch beams"]
     logprobs: Float[Any, "*batch beams time"]
+    signals: dict[str, Float[Any, "*batch"]] = struct.field(default_factory=dict)
 
 
 @struct.dataclass

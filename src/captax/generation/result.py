@@ -18,7 +18,8 @@ class Generated:
 
     `score` is the log-probability of `tokens` (eos included) divided by their number to the power
     of the length penalty; 0 is the highest. `alternatives` holds every text that was returned, and
-    begins with this one. `logprobs` holds the log-probability of each token.
+    begins with this one. `logprobs` holds the log-probability of each token. `confidence` is the
+    chance that a person would accept the text, if the checkpoint has a calibration.
     """
 
     text: str
@@ -26,6 +27,7 @@ class Generated:
     tokens: tuple[int, ...]
     alternatives: tuple[Alternative, ...]
     logprobs: tuple[float, ...] = ()
+    confidence: float | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -37,4 +39,5 @@ class Generated:
             for other in self.alternatives[1:]
         )
         listed = f"<ol start='2'>{others}</ol>" if others else ""
-        return f"<p>{escape(self.text)} <small>score {self.score:.2f}</small></p>{listed}"
+        sure = "" if self.confidence is None else f", confidence {self.confidence:.0%}"
+        return f"<p>{escape(self.text)} <small>score {self.score:.2f}{sure}</small></p>{listed}"

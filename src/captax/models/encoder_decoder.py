@@ -162,6 +162,11 @@ class EncoderDecoder(nnx.Module):
         if width is not None and width != encoder.features_width:
             self.project = nnx.data(Linear(encoder.features_width, width, rngs=rngs, std=0.02))
 
+    @property
+    def class_words(self) -> tuple[tuple[int, ...], ...]:
+        """The tokens of the name of each class of the encoder, if the decoder knows them."""
+        return getattr(self.decoder.config, "class_words", ())
+
     def __call__(
         self, inputs: Inputs, tokens: Int[Array, "batch time"]
     ) -> Float[Array, "batch time vocab"]:

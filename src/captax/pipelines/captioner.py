@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from captax.data import load_images
 from captax.explain import Explanation, Reader, explain, known_methods
 from captax.generation import (
     Beam,
+    Calibration,
     GenerationConfig,
     GenerationError,
     Greedy,
@@ -27,7 +28,7 @@ from captax.images import ImageError, ImageProcessor, ImageSource, Prepared
 from captax.models.arithmetic import map_pictures
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
-from captax.pipelines.generator import Generator
+from captax.pipelines.generator import CONFIDENCE, Generator, calibration_text
 from captax.pipelines.streaming import Placed, pace, several, stream_pictures, stream_pixels
 from captax.text import Tokenizer
 
@@ -39,11 +40,19 @@ Other = TypeVar("Other")
 
 @dataclasses.dataclass(frozen=True)
 class Caption(Generated):
-    """A caption of a picture."""
+    """A caption of a picture; `signals` are what its confidence was computed from."""
+
+    signals: Mapping[str, float] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
 
 
 class Captioner(Generator):
-    """Writes captions of pictures."""
+    """Writes captions of pictures.
+
+    With a `calibration`, captions have a confidence. It holds for the weights that it was fitted
+    to: a model that is trained further needs another.
+    """
 
     def __init__(
         self,
@@ -51,9 +60,11 @@ class Captioner(Generator):
         processor: ImageProcessor,
         tokenizer: Tokenizer,
         generation: GenerationConfig | None = None,
+        calibration: Calibration | None = None,
     ):
         super().__init__(model, tokenizer, generation)
         self.processor = processor
+        self.calibration = calibration
 
     def caption(
         self,
@@ -90,15 +101,18 @@ class Captioner(Generator):
         prompt: str | Sequence[str] = "",
         seed: int | Sequence[int] = 0,
         batch_size: int = 32,
+        signals: bool = False,
         **options: Any,
     ) -> Iterator[Caption | ImageError]:
         """Caption pictures as they arrive, in order; yield the error of one that cannot be read.
 
-        Pictures are decoded in threads while the model works on the ones before them.
+        Pictures are decoded in threads while the model works on the ones before them. With
+        `signals`, captions carry all signals of `captax.generation.confidence` that the model
+        gives, whether or not it is calibrated.
         """
         pictures = load_images(images, self.processor, **pace(batch_size))
         return self.stream_pixels(
-            pictures, prompt=prompt, seed=seed, batch_size=batch_size, **options
+            pictures, prompt=prompt, seed=seed, batch_size=batch_size, signals=signals, **options
         )
 
     def stream_pixels(
@@ -108,6 +122,7 @@ class Captioner(Generator):
         prompt: str | Sequence[str] = "",
         seed: int | Sequence[int] = 0,
         batch_size: int = 32,
+        signals: bool = False,
         **options: Any,
     ) -> Iterator[Caption | Other]:
         """Caption pictures that `processor` has prepared, as `stream` does.
@@ -117,6 +132,8 @@ class Captioner(Generator):
         carries instead; this is for collections that are captioned in parts.
         """
         config = self._config(options)
+        calibration = self.calibration
+        measured = None if signals else tuple(calibration.weights) if calibration else ()
         one = isinstance(prompt, str)
         said = self._prompts([prompt] if isinstance(prompt, str) else list(prompt))
 
@@ -131,7 +148,8 @@ class Captioner(Generator):
             pixels: Float[np.ndarray, "batch height width 3"], places: Sequence[int]
         ) -> Sequences:
             prompts = [[self._start(config), *prompted(place)] for place in places]
-            return self._dispatch(pixels, prompts, len(pixels), config, seeds_of(seed, places))
+            seeds = seeds_of(seed, places)
+            return self._dispatch(pixels, prompts, len(pixels), config, seeds, measured)
 
         placed = (
             each if isinstance(each, Placed) else (place, each)
@@ -139,7 +157,12 @@ class Captioner(Generator):
         )
         for place, found in stream_pixels(placed, write, batch_size=batch_size):
             if isinstance(found, Sequences):
-                yield Caption(*self._texts(prompted(place), found, config))
+                told = {name: float(value) for name, value in found.signals.items()}
+                yield Caption(
+                    *self._texts(prompted(place), found, config),
+                    confidence=calibration.confidence(told) if calibration else None,
+                    signals=told,
+                )
             else:
                 yield found
 
@@ -349,5 +372,7 @@ class Captioner(Generator):
 
         def write(folder: Path) -> None:
             self.processor.save(folder)
+            if self.calibration is not None:
+                (folder / CONFIDENCE).write_text(calibration_text(self.calibration))
 
         self._save(directory, write, dtype=dtype, card=card)

@@ -11,8 +11,9 @@ import numpy as np
 
 from captax.checkpoints.directory import CARD, CONFIG, read_json, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
-from captax.errors import quoted
+from captax.errors import CheckpointError, quoted
 from captax.generation import (
+    Calibration,
     Constraints,
     GenerationConfig,
     GenerationError,
@@ -21,6 +22,7 @@ from captax.generation import (
     Strategy,
     generate,
 )
+from captax.generation.confidence import measure
 from captax.generation.constraints import Rules
 from captax.generation.programs import Programs, fill_prompts
 from captax.generation.result import Alternative
@@ -28,6 +30,7 @@ from captax.models.registry import ConfigError, model_config
 from captax.text import Tokenizer
 
 GENERATION = "generation_config.json"
+CONFIDENCE = "confidence.json"
 
 
 class Generator:
@@ -123,11 +126,13 @@ class Generator:
         rows: int,
         config: GenerationConfig,
         seeds: Sequence[tuple[int, int]] | None = None,
+        signals: tuple[str, ...] | None = (),
     ) -> Sequences:
         """Decode a batch, without waiting for the device.
 
         `prompts` include the token that captions begin with, `inputs` are padded to `rows` rows,
-        and random draws for row `i` depend on `seeds[i]`.
+        and random draws for row `i` depend on `seeds[i]`. `signals` are the names of those that are
+        measured of the best texts, which are captions of pictures; None is all.
         """
         real = len(prompts)
         lengths = np.array([len(prompt) for prompt in prompts])
@@ -143,9 +148,9 @@ class Generator:
         alive = np.arange(rows) < real
         # All hypotheses come back, so that the number of those wanted needs no program of its own.
         given = (inputs, prompt, alive, drawn, config.strategy.returning_all(), self._rules(config))
-        name = ("generate", config.eos_ids, config.pad_token_id)
+        name = ("generate", config.eos_ids, config.pad_token_id, signals)
         return self._programs.run(
-            name, lambda: self._program(config), parameters(self.model), *given
+            name, lambda: self._program(config, signals), parameters(self.model), *given
         )
 
     def _rules(self, config: GenerationConfig) -> Rules | None:
@@ -156,7 +161,9 @@ class Generator:
         decoder = getattr(self.model, "decoder", self.model)
         return constraints.rules(decoder.config.vocab_size, config.eos_ids)
 
-    def _program(self, config: GenerationConfig) -> Callable[..., Sequences]:
+    def _program(
+        self, config: GenerationConfig, signals: tuple[str, ...] | None
+    ) -> Callable[..., Sequences]:
         """The function that makes sequences from parameters, inputs, prompts and options."""
         pad, eos = config.pad_token_id, config.eos_ids
         assert pad is not None
@@ -171,9 +178,10 @@ class Generator:
             rules: Rules | None,
         ) -> Sequences:
             model = self._rebuild(parameters)
-            return generate(
+            features = self._encode(model, inputs)
+            found = generate(
                 model,
-                self._encode(model, inputs),
+                features,
                 prompt,
                 strategy,
                 eos_id=eos,
@@ -182,6 +190,10 @@ class Generator:
                 alive=alive,
                 seeds=seeds,
             )
+            if signals == ():
+                return found
+            measured = measure(model, features, inputs, prompt, found)
+            return dataclasses.replace(found, signals=_chosen(measured, signals))
 
         return program
 
@@ -237,6 +249,34 @@ def read_generation(directory: Path, model: Any) -> GenerationConfig:
         return GenerationConfig.read(stored, model_config(model).roles())
     except (ConfigError, GenerationError) as error:
         raise GenerationError(f"{path}: {error}") from None
+
+
+def read_calibration(directory: Path) -> Calibration | None:
+    """Read the calibration of a checkpoint directory, if it has one."""
+    path = directory / CONFIDENCE
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    try:
+        return Calibration.read(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}; make it anew with captax calibrate") from None
+
+
+def calibration_text(calibration: Calibration) -> str:
+    """What the file of a calibration holds."""
+    return json.dumps(calibration.write(), indent=2) + "\n"
+
+
+def _chosen(measured: dict[str, Any], names: tuple[str, ...] | None) -> dict[str, Any]:
+    """The signals of those names, or all. Raises `CheckpointError` if the model lacks one."""
+    names = tuple(measured) if names is None else names
+    if missing := [name for name in names if name not in measured]:
+        raise CheckpointError(
+            f"the calibration of this checkpoint weighs {missing[0]}, which its model does not "
+            f"give; calibrate it anew (captax calibrate) or remove its {CONFIDENCE}"
+        )
+    return {name: measured[name] for name in names}
 
 
 def _first(index: Any, tokenizer: Tokenizer, role: str) -> Any:

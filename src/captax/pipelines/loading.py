@@ -18,7 +18,7 @@ from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import VisionEncoder
 from captax.pipelines.captioner import Captioner
 from captax.pipelines.classifier import Classifier
-from captax.pipelines.generator import read_generation
+from captax.pipelines.generator import read_calibration, read_generation
 from captax.pipelines.matcher import Matcher
 from captax.pipelines.text_generator import SOURCE_TOKENIZER, TextGenerator
 from captax.text import Tokenizer
@@ -76,7 +76,8 @@ def load(
     model = read_model(directory, dtype=dtype)
     if isinstance(model, EncoderDecoder) and isinstance(model.encoder, VisionEncoder):
         processor, tokenizer = ImageProcessor.load(directory), Tokenizer.load(directory)
-        return Captioner(model, processor, tokenizer, read_generation(directory, model))
+        generation, calibration = read_generation(directory, model), read_calibration(directory)
+        return Captioner(model, processor, tokenizer, generation, calibration)
     if isinstance(model, EncoderDecoder | TextDecoder):
         source = directory / SOURCE_TOKENIZER
         return TextGenerator(
