@@ -16,6 +16,7 @@ import typer
 from captax.cli import (
     alt,
     assemble,
+    calibrate,
     caption,
     classify,
     convert,
@@ -69,6 +70,7 @@ app.command("explain")(explain.explain)
 app.command("classify")(classify.classify)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("calibrate")(calibrate.calibrate)
 app.command("score")(score.score)
 app.add_typer(data.app, name="data")
 app.command("generate")(generate.generate)
