@@ -9,6 +9,7 @@ from PIL import Image
 from captax.collection.captioning import CaptionOptions, Copies, Wanted, caption_batches
 from captax.collection.items import find_items
 from captax.collection.record import Record
+from captax.generation import Calibration
 from captax.pipelines.captioner import Captioner
 
 SAMPLED = {"do_sample": True, "num_beams": 1, "temperature": 2.0}
@@ -67,21 +68,28 @@ def test_draws_depend_on_the_place_and_not_on_where_a_job_was_taken_up(
 def test_copies_have_the_captions_of_what_they_are_copies_of(
     tiny_captioner: Captioner, folder: Path
 ) -> None:
+    tiny, calibration = (
+        tiny_captioner,
+        Calibration({"mean_logprob": 2.0, "evidence": 0.2}, 0.5, 0.5),
+    )
+    captioner = Captioner(tiny.model, tiny.processor, tiny.tokenizer, tiny.generation, calibration)
     options, every = CaptionOptions(batch_size=2, dedupe=2), wanted(folder)
-    batches = list(caption_batches(tiny_captioner, every, options, Copies(2)))
+    batches = list(caption_batches(captioner, every, options, Copies(2)))
     assert [len(batch) for batch in batches] == [2, 2, 2, 2, 1]
     found = [record for batch in batches for record in batch]
     names = [Path(record.name).name for record in found]
     assert names == [each.item.name.rpartition("/")[2] for each in every]
     copies = {Path(one.name).name: Path(one.copy_of).name for one in found if one.copy_of}
     assert copies == {"3.png": "0.png", "6.png": "5.png"}
+    sure = {Path(record.name).name: record.confidence for record in found}
+    assert all(sure[copy] == sure[original] is not None for copy, original in copies.items())
     alone = records(tiny_captioner, every, CaptionOptions(batch_size=2))
     assert texts(found) == texts(alone)
     for begin in (2, 4, 6, 8):  # after what an earlier process did
         known = Copies(2)
         for record in found[:begin]:
             known.done(record)
-        assert records(tiny_captioner, every[begin:], options, known) == found[begin:]
+        assert records(captioner, every[begin:], options, known) == found[begin:]
 
 
 def test_a_collection_of_copies_comes_batch_by_batch(

@@ -14,6 +14,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import captax
+from captax.generation import Calibration
 from captax.pipelines.captioner import Captioner
 from serve.conftest import client_of, encoded, files, png, until
 
@@ -51,6 +52,27 @@ def test_captions_are_the_captioners_own(client: TestClient, tiny_captioner: Cap
             assert texts == [other.text for other in right.alternatives]
     assert [each["name"] for each in form.json()["captions"]] == ["0.png", "1.png", "2.png"]
     assert [each["name"] for each in as_json.json()["captions"]] == [None] * 3
+
+
+def test_a_calibrated_captioner_answers_with_its_confidence(
+    client: TestClient, tiny_captioner: Captioner
+) -> None:
+    assert client.get("/v1/model").json()["threshold"] is None
+    answer = client.post("/v1/caption", files=files(png(0)))
+    assert answer.json()["captions"][0]["confidence"] is None
+    calibration = Calibration({"mean_logprob": 2.0, "evidence": 0.3}, 1.0, 0.7)
+    tiny = tiny_captioner
+    made = Captioner(tiny.model, tiny.processor, tiny.tokenizer, tiny.generation, calibration)
+    [expected] = made.caption([png(0)], batch_size=4)
+    with client_of(made) as calibrated:
+        assert calibrated.get("/v1/model").json()["threshold"] == 0.7
+        answer = calibrated.post("/v1/caption", files=files(png(0)))
+        [found] = answer.json()["captions"]
+        assert found["confidence"] == pytest.approx(expected.confidence, abs=1e-4)
+        assert (found["caption"], found["score"]) == (
+            expected.text,
+            pytest.approx(expected.score, abs=1e-4),
+        )
 
 
 def test_options_and_prompt_reach_the_captioner(

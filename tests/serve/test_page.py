@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from captax.generation import Calibration
 from captax.pipelines.captioner import Caption, Captioner
 from captax.serve.work import Worker
 from serve.conftest import address, listening, png
@@ -93,6 +94,30 @@ def test_captions_arrive_with_alternatives(
         assert card.locator(".other > span:first-child").all_text_contents() == texts
     expect(page.locator("#count-text")).to_have_text("3 of 3 captioned")
     expect(page.locator("#live")).not_to_be_empty()
+
+
+def test_a_caption_says_when_the_model_is_not_sure(
+    open_page: Any, tiny_captioner: Captioner, speaking: list[tuple[bytes, Caption]]
+) -> None:
+    # The chance is 0.27, whatever the signals, and the threshold above it.
+    tiny, calibration = tiny_captioner, Calibration({"length": 0.0}, -1.0, 0.5)
+    unsure = Captioner(tiny.model, tiny.processor, tiny.tokenizer, tiny.generation, calibration)
+    with listening(unsure) as server:
+        page = open_page(server)
+        page.set_input_files("#pick", as_files(speaking[0][0]))
+        done(page, 1)
+        told = page.locator(".unsure")
+        expect(told).to_have_text("Not sure: 27% likely to be right")
+        expect(page.locator("#live")).to_contain_text("not sure")
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="JSONL").click()
+        record = json.loads(Path(saved.value.path()).read_text())
+        assert record["confidence"] == pytest.approx(0.2689, abs=1e-3)
+        # It is the confidence in the best caption, and not in another.
+        page.locator(".other").nth(1).click()
+        expect(told).to_be_hidden()
+        page.locator(".other").nth(0).click()
+        expect(told).to_be_visible()
 
 
 def shown_map(card: Any) -> tuple[int, ...]:

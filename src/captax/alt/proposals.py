@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
+from typing import NamedTuple
 
 from captax.alt.found import Context, ImageUse
 from captax.alt.rules import Left, look_at, picture_of
@@ -30,6 +31,8 @@ class Proposal:
         picture: the file it shows; `None` if it was left alone before that was known.
         alt: its alt text, which `rule` may keep out of the document.
         score: the caption's score.
+        confidence: the confidence in the caption, if the checkpoint has a calibration.
+        unsure: whether it is below the checkpoint's threshold.
         rule: the rule, one of `RULES`, that leaves it alone; `None` if it gets its alt text.
         detail: details of the reason.
     """
@@ -41,6 +44,8 @@ class Proposal:
     score: float | None = None
     rule: str | None = None
     detail: str = ""
+    confidence: float | None = None
+    unsure: bool = False
 
     @property
     def line(self) -> int:
@@ -61,6 +66,22 @@ class Proposal:
     def edit(self) -> Edit | None:
         """The edit that gives the image its alt text; `None` if it is left alone."""
         return None if self.rule is not None else self.document.edit(self.use, self.alt)
+
+
+class Said(NamedTuple):
+    """A caption with its score and, if the checkpoint has a calibration, its confidence.
+
+    It is `unsure` if the confidence is below the checkpoint's threshold.
+    """
+
+    text: str
+    score: float
+    confidence: float | None = None
+    unsure: bool = False
+
+
+# The captioner's answer for a picture: a caption, or a pair of its text and score, or an error.
+Answer = Said | tuple[str, float] | Exception
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,23 +178,26 @@ def _look(
 
 def propose(
     found: Sequence[Proposal],
-    captions: Mapping[Path, tuple[str, float] | Exception],
+    captions: Mapping[Path, Answer],
     *,
     min_score: float | None = None,
+    sure_only: bool = False,
     limit: int = LIMIT,
 ) -> list[Proposal]:
-    """`found` with alt texts from `captions`: a caption and its score, or an error, by picture.
+    """`found` with alt texts from `captions`: a caption or an error, by picture.
 
     Alt texts have at most `limit` characters. One is kept out of the document if its caption scored
-    below `min_score`, or if it would repeat what a reader finds near the image.
+    below `min_score`, or is unsure and `sure_only` is set, or if it would repeat what a reader
+    finds near the image.
     """
-    return [_word(each, captions, min_score, limit) for each in found]
+    return [_word(each, captions, min_score, sure_only, limit) for each in found]
 
 
 def _word(
     each: Proposal,
-    captions: Mapping[Path, tuple[str, float] | Exception],
+    captions: Mapping[Path, Answer],
     min_score: float | None,
+    sure_only: bool,
     limit: int,
 ) -> Proposal:
     if each.rule is not None or each.picture is None:
@@ -181,13 +205,24 @@ def _word(
     caption = captions[each.picture]
     if isinstance(caption, Exception):
         return dataclasses.replace(each, rule="unreadable", detail=str(caption))
-    said, score = caption
-    alt = alt_text(said, limit)
+    said = Said(*caption)
+    score, confidence = said.score, said.confidence
+    alt = alt_text(said.text, limit)
     rule, detail = None, ""
     if not alt:
-        rule, detail = "wordless", said
+        rule, detail = "wordless", said.text
     elif min_score is not None and score < min_score:
         rule, detail = "low-score", f"{score:.2f}"
+    elif sure_only and said.unsure:
+        rule, detail = "low-score", f"confidence {confidence:.2f}"
     elif each.context.repeats(alt):
         rule = "repeats"
-    return dataclasses.replace(each, alt=alt, score=score, rule=rule, detail=detail)
+    return dataclasses.replace(
+        each,
+        alt=alt,
+        score=score,
+        rule=rule,
+        detail=detail,
+        confidence=confidence,
+        unsure=said.unsure,
+    )

@@ -24,6 +24,7 @@ def record(each: Proposal) -> dict[str, Any]:
         "picture": None if each.picture is None else str(each.picture),
         "alt": each.alt or None,
         "score": each.score,
+        **({} if each.confidence is None else {"confidence": each.confidence}),
         "rule": each.rule,
         "detail": each.detail or None,
         "context": {name: text for name, text in near if text or (name == "link" and text == "")},
@@ -45,6 +46,7 @@ def cards(proposals: Sequence[Proposal]) -> Iterator[SheetRow]:
             tuple((_place(each), None) for each in uses),
             others="Where",
             unfolded=len(uses) < _FOLDED,
+            note="Not sure" if uses[0].unsure else None,
         )
 
 

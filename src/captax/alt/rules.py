@@ -29,7 +29,7 @@ RULES = {
     "missing": "there is no such file",
     "unreadable": "is not a picture that can be read",
     "graphic": "looks like a drawing, a plot or a screenshot: more than two thirds of it is flat",
-    "low-score": "its caption scored below --min-score",
+    "low-score": "its caption scored below --min-score (with auto, its confidence is too low)",
     "wordless": "its caption has no words that can be an alt text",
     "repeats": "its alt text would repeat the figure's caption, the title or the link's text",
 }

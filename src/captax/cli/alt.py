@@ -4,11 +4,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from captax.cli.options import (
+    AUTO,
     SOME_FAILED,
     Dtype,
     FollowLinks,
@@ -18,11 +19,16 @@ from captax.cli.options import (
     Revision,
     decoding,
     load_captioner,
+    min_score_option,
     output,
+    threshold_of,
     watched,
 )
 from captax.errors import CaptaxError
 from captax.files import replacing
+
+if TYPE_CHECKING:
+    from captax.alt.proposals import Answer
 
 
 def _rules(asked: bool) -> bool:
@@ -74,8 +80,7 @@ def alt(
         ),
     ] = None,
     min_score: Annotated[
-        float | None,
-        typer.Option(help="Lowest score at which a text is proposed. Default: any score."),
+        str | None, min_score_option("Lowest score at which a text is proposed.")
     ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Print every image that is left alone, and why.")
@@ -121,8 +126,12 @@ def alt(
         loading={"revision": revision, "offline": offline, "dtype": dtype.value},
         decoding={"prompt": prompt, "batch_size": batch_size, **options},
         watch=watched(out),
+        calibrated=min_score == AUTO,
     )
-    proposals = propose(surveyed.found, captions, min_score=min_score)
+    auto, lowest = min_score == AUTO, None
+    if min_score is not None and not auto:
+        lowest = float(min_score)
+    proposals = propose(surveyed.found, captions, min_score=lowest, sure_only=auto)
 
     if report is not None:
         with output(report) as file:
@@ -157,19 +166,29 @@ def _captions(
     loading: dict[str, Any],
     decoding: dict[str, Any],
     watch: bool,
-) -> dict[Path, tuple[str, float] | Exception]:
+    calibrated: bool,
+) -> "dict[Path, Answer]":
     """What the captioner says of each picture; it is loaded if there are any."""
     if not pictures:
         return {}
     # Start-up time.
     from tqdm import tqdm
 
+    from captax.alt import Said
+
     captioner = load_captioner(model, **loading)
-    captions: dict[Path, tuple[str, float] | Exception] = {}
+    if calibrated:
+        threshold_of(captioner)  # raises if there is none
+    calibration = captioner.calibration
+    captions: dict[Path, Answer] = {}
     stream = captioner.stream(pictures, **decoding)
     bar = tqdm(stream, total=len(pictures), unit="picture", disable=not watch, leave=False)
     for path, found in zip(pictures, bar, strict=True):
-        captions[path] = found if isinstance(found, Exception) else (found.text, found.score)
+        if isinstance(found, Exception):
+            captions[path] = found
+        else:
+            unsure = calibration is not None and calibration.unsure(found.confidence)
+            captions[path] = Said(found.text, found.score, found.confidence, unsure)
     return captions
 
 

@@ -1,6 +1,7 @@
 """`captax caption`: captions of files, folders, archives, lists and URLs, where they are wanted."""
 
 import contextlib
+import dataclasses
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from captax.cli.options import (
+    AUTO,
     SOME_FAILED,
     Dtype,
     FollowLinks,
@@ -19,6 +21,8 @@ from captax.cli.options import (
     Revision,
     decoding,
     load_captioner,
+    min_score_option,
+    threshold_of,
     watched,
 )
 from captax.collection.choices import CaptionFormat, Engine, OnExists, Resume
@@ -94,9 +98,10 @@ def caption(
         str, _writing("Text after the caption. Default: none.", show_default=False)
     ] = "",
     min_score: Annotated[
-        float | None,
-        _writing(
-            "Captions that score less are listed for review, not written. Default: all are written."
+        str | None,
+        min_score_option(
+            "Captions that score less are listed for review, not written.",
+            rich_help_panel="Writing",
         ),
     ] = None,
     ext: Annotated[
@@ -175,7 +180,8 @@ def caption(
     from captax.collection.plan import Plan
 
     asked = CaptionOptions(prompt, options.pop("seed", 0), batch_size, dedupe, options)
-    shape = Shape(CaptionTemplate(template, prefix, suffix), min_score)
+    least = None if min_score is None or min_score == AUTO else float(min_score)
+    shape = Shape(CaptionTemplate(template, prefix, suffix), least)
     plan = Plan(
         tuple(sources),
         out,
@@ -201,6 +207,9 @@ def caption(
     if cluster is not None and plan.printed:
         raise CaptaxError("--engine ray cannot print captions; add --out, or --format sidecar")
     captioner = load_captioner(**loaded)
+    if min_score == AUTO:
+        shape = dataclasses.replace(shape, min_confidence=threshold_of(captioner))
+        plan = dataclasses.replace(plan, shape=shape)
     arguments = {"model": model, "cluster": cluster, "resume": resume, "retry_errors": retry_errors}
     summary = _run(plan, captioner, arguments)
     if not plan.printed or summary.errors or summary.doubtful:
@@ -236,7 +245,8 @@ def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
         nonlocal errors, told_of_progress
         for record in records:
             if plan.printed and plan.shape.doubtful(record):
-                tell(f"{record.name}: for review ({record.score:.2f}): {record.text}")
+                sure = "" if record.confidence is None else f", confidence {record.confidence:.2f}"
+                tell(f"{record.name}: for review ({record.score:.2f}{sure}): {record.text}")
             if record.error:
                 errors += 1
                 if errors <= SHOWN:

@@ -93,6 +93,42 @@ def load_captioner(name: str | PathLike[str] | None, **loading: Any) -> "Caption
     return loaded
 
 
+AUTO = "auto"
+
+
+def _number_or_auto(value: str | None) -> str | None:
+    if value not in (None, AUTO):
+        try:
+            float(value)
+        except ValueError:
+            raise typer.BadParameter(f"{value!r} is not a number; give one, or auto") from None
+    return value
+
+
+def min_score_option(help: str, **rules: Any) -> Any:
+    """The option for the lowest score, a number or `auto`; `help` says what it does."""
+    return typer.Option(
+        metavar="FLOAT|auto",
+        callback=_number_or_auto,
+        help=f"{help} With auto, the confidence counts instead, against the checkpoint's own "
+        "threshold. Default: any score.",
+        **rules,
+    )
+
+
+def threshold_of(captioner: "Captioner") -> float:
+    """The lowest confidence at which the checkpoint is sure, which `--min-score auto` uses.
+
+    Raises `CaptaxError` if the checkpoint has no calibration.
+    """
+    if captioner.calibration is None:
+        raise CaptaxError(
+            "--min-score auto needs a calibration, which this checkpoint does not have; make one "
+            "with captax calibrate, or give a number"
+        )
+    return captioner.calibration.threshold
+
+
 class EarlyStopping(StrEnum):
     """When beam search is finished with a picture."""
 

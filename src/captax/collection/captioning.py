@@ -53,7 +53,7 @@ class Copies:
 
     def __init__(self, distance: int):
         self._seen = Fingerprints(distance)
-        self._captions: dict[str, tuple[tuple[str, float], ...]] = {}
+        self._originals: dict[str, Record] = {}
 
     def original(self, fingerprint: int, name: str) -> str | None:
         """The earlier picture that this one is a copy of.
@@ -69,15 +69,19 @@ class Copies:
         """Remember a record that an earlier process of the job made."""
         if record.fingerprint is not None and not record.copy_of:
             self._seen.add(record.fingerprint, record.name)
-            self._captions[record.name] = record.captions
+            self.said(record)
 
     def said(self, record: Record) -> None:
         """Remember the captions of an original."""
-        self._captions[record.name] = record.captions
+        self._originals[record.name] = record
 
     def captions(self, original: str) -> tuple[tuple[str, float], ...]:
         """The captions of an original that has been captioned."""
-        return self._captions[original]
+        return self._originals[original].captions
+
+    def confidence(self, original: str) -> float | None:
+        """The confidence in the best of them."""
+        return self._originals[original].confidence
 
 
 def caption_batches(
@@ -122,12 +126,15 @@ def caption_batches(
     def ended(found: Caption | Record) -> Record:
         if isinstance(found, Caption):
             said = tuple((other.text, other.score) for other in found.alternatives)
-            record = dataclasses.replace(begun.popleft(), captions=said)
+            record = dataclasses.replace(
+                begun.popleft(), captions=said, confidence=found.confidence
+            )
             if copies is not None:
                 copies.said(record)
             return record
         if copies is not None and found.copy_of:
-            return dataclasses.replace(found, captions=copies.captions(found.copy_of))
+            said, sure = copies.captions(found.copy_of), copies.confidence(found.copy_of)
+            return dataclasses.replace(found, captions=said, confidence=sure)
         return found
 
     found = captioner.stream_pixels(

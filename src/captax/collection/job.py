@@ -30,16 +30,21 @@ class Shape:
     Attributes:
         template: the template of each caption.
         min_score: captions with a lower score are not written, but listed for review.
+        min_confidence: the same for those with a lower confidence.
     """
 
     template: CaptionTemplate = dataclasses.field(default_factory=CaptionTemplate)
     min_score: float | None = None
+    min_confidence: float | None = None
 
     def doubtful(self, record: Record) -> bool:
         """Whether a record's caption needs a review."""
-        return (
-            self.min_score is not None and bool(record.captions) and record.score < self.min_score
-        )
+        if not record.captions:
+            return False
+        least, sure = self.min_confidence, record.confidence
+        if least is not None and sure is not None and sure < least:
+            return True
+        return self.min_score is not None and record.score < self.min_score
 
     def as_written(self, record: Record) -> Record:
         """The record with its captions in the template."""

@@ -37,6 +37,8 @@ def as_json(record: Record) -> dict[str, Any]:
     if record.error:
         return {"path": record.name, "error": record.error}
     values: dict[str, Any] = {"path": record.name, "caption": record.text, "score": record.score}
+    if record.confidence is not None:
+        values["confidence"] = record.confidence
     if record.captions[1:]:
         values["alternatives"] = [
             {"caption": text, "score": score} for text, score in record.captions[1:]
@@ -58,7 +60,7 @@ def write_text_lines(path: Path, records: Records) -> None:
 
 
 def write_json_lines(path: Path, records: Records, *, own: bool = False) -> None:
-    """A JSON object a line: `path`, and `caption` and `score`, or `error`.
+    """A JSON object a line: `path`, and `caption`, `score` and perhaps `confidence`, or `error`.
 
     A file of captax's `own` takes the place of a link.
     """

@@ -24,6 +24,7 @@ from captax.collection.record import Record
 from captax.data.tables import parquet_library
 from captax.errors import quoted
 from captax.files import unwritable
+from captax.generation import Calibration
 from captax.images import ImageError, SheetRow, is_image_path, write_sheet
 from captax.pipelines.captioner import Captioner
 
@@ -219,6 +220,8 @@ class Plan:
             **options,
             **dataclasses.asdict(self.shape.template),
             "min_score": self.shape.min_score,
+            **({"calibration": captioner.calibration.write()} if captioner.calibration else {}),
+            **({"min_confidence": least} if (least := self.shape.min_confidence) else {}),
             **decoding,
         }
 
@@ -281,18 +284,23 @@ class Plan:
             )
             if self.sheet is not None and not summary.stopped:
                 batches = [shown] if journal is None else journal.batches()
-                rows = self._cards(itertools.chain.from_iterable(batches))
+                records = itertools.chain.from_iterable(batches)
+                rows = self._cards(records, captioner.calibration)
                 write_sheet(self.sheet, rows, title="Captions")
         return summary
 
-    def _cards(self, records: Iterable[Record]) -> Iterator[SheetRow]:
+    def _cards(
+        self, records: Iterable[Record], calibration: Calibration | None
+    ) -> Iterator[SheetRow]:
         items = {item.name: item for item in find_items(self.sources)}
         last = {record.name: record for record in records}  # failed writes have a second record
         for record in map(self.shape.as_written, last.values()):
             if record.error or record.name not in items:
                 yield SheetRow(None, record.name, "", None, error=record.error or None)
                 continue
-            error, note = None, "For review" if self.shape.doubtful(record) else None
+            unsure = calibration is not None and calibration.unsure(record.confidence)
+            notes = ["Not sure"] * unsure + ["For review"] * self.shape.doubtful(record)
+            error, note = None, ", ".join(notes) or None
             try:
                 image = items[record.name].source()
             except ImageError as unreadable:

@@ -12,6 +12,7 @@ class Record:
     Attributes:
         name: the name of the item.
         captions: the texts with their scores, the best first.
+        confidence: the confidence in the best caption, if the checkpoint has a calibration.
         error: why the picture has no caption.
         copy_of: the earlier picture that looks the same, from which the captions were taken.
         fingerprint: its perceptual hash, if the job looks for copies.
@@ -26,6 +27,7 @@ class Record:
     fingerprint: int | None = None
     target: str | None = None
     before: str = ""
+    confidence: float | None = None
 
     @property
     def text(self) -> str:
@@ -57,6 +59,8 @@ class Record:
             text.encode()  # half of a surrogate pair cannot be written
         if not isinstance(record.fingerprint, int | None):
             raise TypeError("fingerprints are numbers")
+        if not isinstance(record.confidence, float | None):
+            raise TypeError("a confidence is a number")
         if not (captions or record.error):
             raise ValueError("a record has captions or an error")
         return record

@@ -100,6 +100,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
                 "name": each.name,
                 "caption": result[1].text,
                 "score": result[1].score,
+                "confidence": result[1].confidence,
                 "alternatives": [
                     {"caption": other.text, "score": other.score}
                     for other in result[1].alternatives
@@ -183,6 +184,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
 def _add_facts(app: FastAPI, service: Service) -> None:
     settings, model = service.settings, service.worker.model
     captions = isinstance(model, Captioner)
+    calibration = model.calibration if isinstance(model, Captioner) else None
 
     @app.get("/v1/model", response_model=schemas.ModelResponse, tags=["server"])
     async def facts() -> Any:
@@ -197,6 +199,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
                 "images": settings.max_images,
             },
             "urls": settings.allow_urls,
+            "threshold": calibration and calibration.threshold,
             "defaults": model.generation.write() if isinstance(model, Captioner) else {},
         }
 

@@ -157,6 +157,9 @@ class Captioned(BaseModel):
     name: str | None = Field(description="The file's name, if it was sent with one.")
     caption: str
     score: float = Field(description="Mean log-probability of its tokens; 0 means certainty.")
+    confidence: float | None = Field(
+        description="The chance that a person would accept it; null without a calibration."
+    )
     alternatives: list[AlternativeCaption] = Field(description="All captions returned, best first.")
 
 
@@ -249,6 +252,9 @@ class ModelResponse(BaseModel):
     version: str
     limits: Limits
     urls: bool
+    threshold: float | None = Field(
+        description="The confidence from which the model is sure; null without a calibration."
+    )
     defaults: dict[str, Any] = Field(description="Decoding options for requests that give none.")
 
 

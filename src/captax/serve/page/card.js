@@ -28,6 +28,7 @@ export class Card {
     this.canvas = find("canvas");
     this.state = find(".state");
     this.caption = find(".caption");
+    this.unsure = find(".unsure");
     this.note = find(".note");
     this.others = find(".others");
     this.retry = find(".retry");
@@ -88,12 +89,17 @@ export class Card {
     this.show(result.caption);
     if (!hinted && !result.labels) this.note.textContent = HINT;
     hinted = true;
-    this.hooks.said(`${this.name}: ${result.caption}`);
+    this.hooks.said(`${this.name}: ${result.caption}${result.unsure ? " (not sure)" : ""}`);
   }
 
   // The caption that is shown: the best one, until another is chosen.
   show(text) {
     this.shown = text;
+    // The confidence is in the best caption.
+    this.unsure.hidden = !this.result.unsure || text !== this.result.caption;
+    this.unsure.textContent = this.unsure.hidden
+      ? ""
+      : `Not sure: ${percent(this.result.confidence)} likely to be right`;
     this.hide(true);
     this.note.textContent = "";
     const words = text.split(/\s+/).filter(Boolean);

@@ -111,6 +111,8 @@ async function caption(card, options) {
         labels,
         caption: labels ? found.label : found.caption,
         score: labels ? found.probability : found.score,
+        confidence: labels ? null : found.confidence,
+        unsure: !labels && model.threshold !== null && found.confidence < model.threshold,
         alternatives,
       },
       options,
@@ -221,6 +223,7 @@ function results() {
       name,
       caption: shown,
       score: result.alternatives.find((each) => each.text === shown)?.score ?? result.score,
+      ...(shown === result.caption && result.confidence !== null && { confidence: result.confidence }),
       alternatives: result.alternatives.map((each) => ({ caption: each.text, score: each.score })),
     }));
 }
