@@ -10,6 +10,7 @@ import os
 import tarfile
 import threading
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +20,7 @@ import pyarrow.parquet
 import pytest
 
 from captax.collection import archives, remote
-from captax.collection.item import CollectionError, Item
+from captax.collection.item import CollectionError, Item, files_left_out
 from captax.collection.items import find_items
 from captax.data.example import DataError
 from captax.errors import CaptaxError
@@ -137,6 +138,39 @@ def test_archives_are_read_where_they_lie(
     inside = [str(item.place.relative_to(str(tmp_path / "a")[1:])) for item in found]
     assert inside == ["x.jpg", "etc/y.png", "a/z.gif", "deep/w.bmp", "e e.jpg"]
     assert names(f"file://{path}") == [f"file://{path}/{name}" for name in (*UNSAFE, "e e.jpg")]
+
+
+@pytest.mark.parametrize(("suffix", "make"), [(".zip", make_zip), (".tar", make_tar)])
+def test_what_an_archive_holds_beside_pictures_is_counted(
+    tmp_path: Path, suffix: str, make: Callable[[Path, list[str]], None]
+) -> None:
+    """A picture without a picture's name is none of it."""
+    path, bare = tmp_path / f"a{suffix}", b"GIF89a"
+    make(path, ["a.jpg", "b.psd", "c.txt", "d.txt", "e", "f-masklabel.png", ".g.txt", "h.mp4"])
+    if suffix == ".zip":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("bare", bare)
+            archive.mkdir("dir.jpg")
+    else:
+        with tarfile.open(path, "a") as archive:
+            member = tarfile.TarInfo("bare")
+            member.size = len(bare)
+            archive.addfile(member, io.BytesIO(bare))
+            member = tarfile.TarInfo("dir.jpg")
+            member.type = tarfile.DIRTYPE
+            archive.addfile(member)
+    archives._zip.cache_clear()
+    left_out: Counter[str] = Counter()
+    found = [Path(item.name).name for item in find_items([str(path)], left_out)]
+    assert found == ["a.jpg", "b.psd", "bare"]
+    assert left_out == {".txt": 2, "without suffix": 1, "masks": 1, ".mp4": 1}
+    assert files_left_out(left_out) == "5 files skipped: 1 .mp4, 2 .txt, 1 masks, 1 without suffix"
+
+
+def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(CollectionError, match=r"no pictures .*; 1 file skipped: 1 \.mp4$"):
+        find_items([str(tmp_path)])
 
 
 def test_a_damaged_tar_gives_what_is_before_and_says_so(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import glob
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from captax.collection.record import Record
 from captax.data.tables import parquet_library
 from captax.errors import quoted
 from captax.files import unwritable
-from captax.images import ImageError, SheetRow, is_image_path, write_sheet
+from captax.images import ImageError, SheetRow, names_picture, write_sheet
 from captax.pipelines.captioner import Captioner
 
 # The name of the journal's folder, or the end of its name if the output is a file.
@@ -117,7 +118,7 @@ class Plan:
             not self.ext.startswith(".") or "/" in self.ext or not self.ext.strip(".")
         ):
             raise CollectionError(f"--ext is {quoted(self.ext)}; give one such as .txt or .caption")
-        if self.ext is not None and is_image_path(f"a{self.ext}"):
+        if self.ext is not None and names_picture(f"a{self.ext}"):
             raise CollectionError(
                 f"--ext is {quoted(self.ext)}, a suffix of pictures; give one such as .txt"
             )
@@ -242,7 +243,8 @@ class Plan:
         caption instead of `captioner`. Raises `CollectionError` if an earlier run had other
         settings, unless `resume` says what to do then.
         """
-        items = find_items(self.sources)
+        left_out: Counter[str] = Counter()
+        items = find_items(self.sources, left_out)
         shown: list[Record] = []
 
         def engine(wanted: Iterator[Wanted], copies: Copies | None) -> Iterator[list[Record]]:
@@ -276,6 +278,7 @@ class Plan:
                 shape=self.shape,
                 dedupe=self.options.dedupe,
                 listed=self.listed,
+                left_out=left_out,
                 asked=asked,
                 watch=watch,
             )

@@ -24,7 +24,8 @@ from captax.data.tables import (
     read_records,
 )
 from captax.errors import quoted
-from captax.images.find import find_images, is_image_path
+from captax.images.find import find_images
+from captax.images.kinds import is_image_path
 
 TABLES = ("metadata.jsonl", "captions.jsonl", "captions.csv", "metadata.csv", "captions.tsv")
 PICTURE_COLUMNS = ("file_name", "image", "filename", "file", "image_path", "image_name", "path")
@@ -100,7 +101,7 @@ def read_sidecars(root: Path, *, split: str | None = None) -> list[Example]:
     Raises:
         DataError: a picture has no `.txt`, or a `.txt` has no caption.
     """
-    pictures = find_images([root])
+    pictures = find_images([root], readable=True)
     if refuses():
         refuse(
             [

@@ -25,7 +25,8 @@ from captax.data.tables import alternatives
 from captax.errors import quoted
 from captax.files import is_file, parse_json
 from captax.images.decode import ImageError
-from captax.images.find import find_images, is_image_path
+from captax.images.find import find_images
+from captax.images.kinds import is_image_path
 
 FOOD101_LISTS = {"train": "train.txt", "dev": "val.txt", "test": "test.txt"}
 
@@ -278,7 +279,7 @@ def _folders(root: Path, folders: Mapping[str, list[Path]]) -> Labelled:
         splits[split] = [
             LabelledExample(image.relative_to(root).as_posix(), image, folder.name)
             for folder in classes
-            for image in find_images([folder])
+            for image in find_images([folder], readable=True)
         ]
     names = sorted({folder.name for classes in folders.values() for folder in classes})
     layout = "a folder for each class" + ("" if "" in splits else ", in folders of splits")

@@ -18,7 +18,7 @@ from captax.data.splits import choose_split, refuse_absent, split_in
 from captax.data.tables import caption_columns, captions_in
 from captax.files import CONFIG_LIMIT, PICTURE_LIMIT, open_regular, parse_json
 from captax.images.decode import ImageError
-from captax.images.find import is_image_path
+from captax.images.kinds import is_image_path
 
 _BLOCK = 512  # a tar file's unit
 

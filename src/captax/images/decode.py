@@ -29,6 +29,7 @@ from captax.errors import CaptaxError
 from captax.files import open_regular
 from captax.images.apart import Failed, decode_apart
 from captax.images.budget import MIB, SMALL_BYTES, most_memory, never, room
+from captax.images.kinds import HEADER, kind_of
 from captax.images.prepared import Prepared
 from captax.images.structure import (
     Damaged,
@@ -88,6 +89,18 @@ class _Tiff(TiffImageFile):
 
     def getexif(self) -> Image.Exif:
         return Image.Exif()
+
+
+_OPENERS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": _Jpeg,
+    "PNG": PngImageFile,
+    "WEBP": WebPImageFile,
+    "GIF": GifImageFile,
+    "TIFF": _Tiff,
+    "BMP": BmpImageFile,
+    "AVIF": AvifImageFile,
+    "PPM": PpmImageFile,
+}
 
 
 def decode(
@@ -151,7 +164,7 @@ def _decode(source: ImageSource, limits: "_Limits") -> Image.Image:
         return _from_array(source, max_pixels)
     if isinstance(source, bytes | bytearray):
         name = f"picture of {len(source)} bytes"
-        return _from_data(_opener(source[:512], name), bytes(source), name, limits)
+        return _from_data(_opener(source[:HEADER], name), bytes(source), name, limits)
     if not isinstance(source, str | os.PathLike):
         raise ImageError(
             f"{type(source).__name__} is not a picture; give a path, bytes, a Pillow picture or a "
@@ -184,7 +197,7 @@ def _read(source: str | os.PathLike[str], most: int) -> tuple[type[ImageFile.Ima
     """Which decoder a file needs, and its bytes. What is no picture is not read to its end."""
     with open_regular(source) as file:
         size = os.fstat(file.fileno()).st_size
-        opener = _opener(file.read(512), os.fspath(source))
+        opener = _opener(file.read(HEADER), os.fspath(source))
         if size > most:
             raise TooMuchMemory(f"{source}: has more than {most:,} bytes; save it smaller")
         file.seek(0)
@@ -226,7 +239,7 @@ def in_this_process(
     at_least = None if at_least is None else (at_least[0], at_least[1])  # JSON has no tuples
     name = "picture"
     try:
-        opener = _opener(data[:512], name)
+        opener = _opener(data[:HEADER], name)
         found = _structure(opener, data, name, max_pixels, at_least)
         return _decoded(opener, found, name, max_pixels, at_least)
     except ImageError as error:
@@ -306,28 +319,19 @@ def _pixels(
 
 
 def _opener(header: bytes, name: str) -> type[ImageFile.ImageFile]:
-    if header.startswith(b"\xff\xd8\xff"):
-        return _Jpeg
-    if header.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImageFile
-    if header.startswith(b"RIFF") and header[8:12] == b"WEBP":
-        return WebPImageFile
-    if header.startswith((b"GIF87a", b"GIF89a")):
-        return GifImageFile
-    if header.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return _Tiff
-    if header.startswith(b"BM"):
-        return BmpImageFile
-    if header[4:12] in (b"ftypavif", b"ftypavis"):
-        return AvifImageFile
-    if header[:1] == b"P" and header[1:2] in b"123456" and header[2:3].isspace():
-        return PpmImageFile
+    kind = kind_of(header)
+    if kind in _OPENERS:
+        return _OPENERS[kind]
     if not header:
         raise ImageError(f"{name}: is empty (0 bytes)")
-    if header[4:8] == b"ftyp":
+    if kind == "HEIF":
+        raise ImageError(f"{name}: captax does not read HEIC pictures; convert it to JPEG first")
+    if kind is not None:
         raise ImageError(
-            f"{name}: captax does not read HEIC pictures and videos; convert it to JPEG first"
+            f"{name}: captax does not read {kind} pictures; convert it to JPEG or PNG first"
         )
+    if header[4:8] == b"ftyp":
+        raise ImageError(f"{name}: is a video or a sound, not a picture; give one of its pictures")
     start = header[:12].decode("latin-1")
     raise ImageError(
         f"{name}: not a picture that can be read ({_READABLE}); it starts with {start!a}"
