@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from captax.images import ImageError, decode
 
@@ -235,6 +236,121 @@ def test_exif_orientation(format, orientation):
         got = decode(data, at_least=(60, 40) if orientation >= 5 else (40, 60))
         assert got.size == ((80, 120) if orientation >= 5 else (120, 80))
         assert np.abs(np.asarray(got)[2, 2] - np.asarray(want)[1, 1].astype(int)).max() < 40
+
+
+def of_chunks(size: tuple[int, int], *chunks: bytes, after: bytes = b"") -> bytes:
+    """A grey-red RGB PNG with `chunks` between its header and its pixels, and `after` behind."""
+    lines = zlib.compress((b"\0" + b"\xc8\x80\x80" * size[0]) * size[1])
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0))
+    ended = chunk(b"IDAT", lines) + after + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + ended
+
+
+def chunk(kind: bytes, content: bytes, wrong: int = 0) -> bytes:
+    checksum = zlib.crc32(kind + content) ^ wrong
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+_LARGE = zlib.compress(b"x" * (2 << 20))
+_ENDLESS = struct.pack(">I", 2**31 - 1) + b"tEXtabc"
+METADATA = {
+    "a large profile": [chunk(b"iCCP", b"p\0\0" + _LARGE)],
+    "a large text": [chunk(b"zTXt", b"k\0\0" + _LARGE)],
+    "a large text in any language": [chunk(b"iTXt", b"k\0\1\0\0\0" + _LARGE)],
+    "many texts": [chunk(b"zTXt", b"k%d\0\0" % n + _LARGE) for n in range(40)],
+    "a large raw profile": [chunk(b"zTXt", b"Raw profile type exif\0\0" + _LARGE)],
+    "a raw profile that is no zlib": [chunk(b"zTXt", b"Raw profile type exif\0\0abc")],
+    "large EXIF": [chunk(b"eXIf", bytes(1 << 20))],
+    "a text with a wrong sum": [chunk(b"tEXt", b"a\0b", 1)],
+    "EXIF with a wrong sum": [chunk(b"eXIf", b"II*\0", 1)],
+    "transparency with a wrong sum": [chunk(b"tRNS", bytes(6), 1)],
+    "half of a transparency": [chunk(b"tRNS", b"\0")],
+    "a suggested palette with a wrong sum": [chunk(b"PLTE", b"abc", 1)],
+    "empty chunks": [chunk(b"gAMA", b""), chunk(b"pHYs", b""), chunk(b"iCCP", b"")],
+    "a text that ends beyond the file": [_ENDLESS],
+}
+
+
+@pytest.mark.parametrize("name", METADATA)
+@pytest.mark.parametrize("behind", [False, True])
+def test_metadata_of_a_png_do_not_keep_its_pixels_back(name, behind):
+    about = b"".join(METADATA[name])
+    data = of_chunks((5, 4), after=about) if behind else of_chunks((5, 4), about)
+    np.testing.assert_array_equal(pixels(data), np.full((4, 5, 3), (200, 128, 128), np.uint8))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_a_jpeg_without_its_end_marker_has_all_its_pixels(options):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8))
+    data = saved(noise, "JPEG", **options)
+    want = pixels(data)
+    for ending in (data[:-1], data[:-2], data[:-2] + bytes(50), data[:-2] + b"\xff"):
+        np.testing.assert_array_equal(pixels(ending), want)
+        assert decode(ending, at_least=(4, 4)).size == (20, 15)
+    for cut in (3, 4, 5, 9, 100, 1000, len(data) // 2):
+        with pytest.raises(ImageError, match="truncated"):
+            decode(data[:-cut])
+    if options:  # nothing is damaged there, and yet something is missing
+        boundary = data.rindex(b"\xff\xda" if "progressive" in options else b"\xff\xd2")
+        with pytest.raises(ImageError, match="truncated"):
+            decode(data[:boundary])
+
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-'
+    b'syntax-ns#"><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" '
+    b'tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+def with_xmp(format: str, **options) -> bytes:
+    if format == "PNG":
+        info = PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", XMP.decode(), zip=bool(options.pop("packed", False)))
+        return saved(corners(), format, pnginfo=info, **options)
+    if format == "TIFF":
+        return saved(corners(), format, tiffinfo={700: XMP}, **options)
+    return saved(corners(), format, xmp=XMP, **options)
+
+
+def profiled(kind: str) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+    info = PngInfo()
+    digits = "\n".join(content.hex()[at : at + 72] for at in range(0, 2 * len(content), 72))
+    text = f"\nexif\n{len(content):8}\n{digits}\n"
+    if kind == "international":
+        info.add_itxt("Raw profile type exif", text, zip=True)
+    else:
+        info.add_text("Raw profile type exif", text, zip=kind == "packed")
+    return saved(corners(), "PNG", pnginfo=info)
+
+
+TURNED = {
+    **{f"XMP in {format}": with_xmp(format) for format in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF")},
+    "packed XMP in PNG": with_xmp("PNG", packed=True),
+    **{f"a {kind} raw profile": profiled(kind) for kind in ("plain", "packed", "international")},
+}
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_orientation_counts_wherever_pillow_finds_it(name):
+    data = TURNED[name]
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        want = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert want.shape == (48, 32, 3)
+    np.testing.assert_array_equal(pixels(data), want)
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(pixels(image), want)
+
+
+def test_the_orientation_in_exif_counts_before_that_in_xmp():
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    for format in ("JPEG", "PNG", "WEBP"):
+        assert pixels(with_xmp(format, exif=exif)).shape == (32, 48, 3)
 
 
 def test_damaged_exif_is_no_reason_to_refuse_or_warn():

@@ -7,6 +7,7 @@ much is refused, and what may take long is decoded in another process (`apart.py
 """
 
 import contextlib
+import hashlib
 import io
 import os
 import threading
@@ -30,13 +31,9 @@ from captax.files import open_regular
 from captax.images.apart import Failed, decode_apart
 from captax.images.budget import MIB, SMALL_BYTES, most_memory, never, room
 from captax.images.kinds import HEADER, kind_of
+from captax.images.orientation import TAG, orientation_in
 from captax.images.prepared import Prepared
-from captax.images.structure import (
-    Damaged,
-    Structure,
-    exif_orientation,
-    read_structure,
-)
+from captax.images.structure import Damaged, Structure, read_structure
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Prepared
 
@@ -48,7 +45,6 @@ _APART_SECONDS = 3.0
 # What takes less is quick.
 _QUICK_SECONDS = 0.5
 
-_ORIENTATION_TAG = 0x0112
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -157,7 +153,7 @@ def _decode(source: ImageSource, limits: "_Limits") -> Image.Image:
             raise
         except Exception as error:
             raise ImageError(f"{name}: cannot be decoded: {_one_line(error)}") from None
-        return _upright(rgb, _exif_orientation(source))
+        return _upright(rgb, orientation_in(source.info))
     if isinstance(source, Prepared):
         return source.image
     if isinstance(source, np.ndarray):
@@ -287,7 +283,7 @@ def _decoded(
     # process, so only one thread does it at a time. The common formats run in parallel.
     with _quiet() if opener in (_Tiff, GifImageFile) else contextlib.nullcontext():
         try:
-            return _pixels(opener, found.data, name, max_pixels, at_least)
+            return _pixels(opener, found, name, max_pixels, at_least)
         except (ImageError, MemoryError):
             raise
         except Image.DecompressionBombError:
@@ -302,20 +298,39 @@ def _decoded(
 
 def _pixels(
     opener: type[ImageFile.ImageFile],
-    data: bytes,
+    found: Structure,
     name: str,
     max_pixels: int,
     at_least: tuple[int, int] | None,
 ) -> Image.Image:
-    image = opener(io.BytesIO(data))
-    orientation = _tiff_orientation(image) if isinstance(image, _Tiff) else None
+    image = opener(io.BytesIO(found.data))
+    orientation = found.orientation
+    if isinstance(image, _Tiff):
+        orientation = _tiff_orientation(image) or orientation
     _check_size(image.size, name, max_pixels)
+    if not found.ended and not _all_there(opener, found.data):
+        raise _damaged(name, opener, "the file is truncated")
     if at_least is not None and isinstance(image, _Jpeg):
         height, width = at_least
-        if _exif_orientation(image) >= 5:  # lies on its side
+        if orientation >= 5:  # lies on its side
             height, width = width, height
         image.draft(None, (2 * width, 2 * height))
-    return _upright(_rgb(image, name), orientation or _exif_orientation(image))
+    rgb = _rgb(image, name)
+    return _upright(rgb, orientation or orientation_in(image.info))
+
+
+def _all_there(opener: type[ImageFile.ImageFile], data: bytes) -> bool:
+    """Whether a JPEG whose end was missing has all pixels: then what follows them changes none.
+
+    Pillow does not tell when the decoder makes up what is missing.
+    """
+    results = set()
+    for byte in (b"", b"\x55", b"\xaa"):
+        restarts = b"".join(b"\xff%c" % marker + 32 * byte for marker in range(0xD0, 0xD8))
+        more = 64 * byte + 2 * restarts if byte else b""
+        image = opener(io.BytesIO(data[:-2] + more + data[-2:]))
+        results.add(hashlib.sha256(image.tobytes()).digest())
+    return len(results) == 1
 
 
 def _opener(header: bytes, name: str) -> type[ImageFile.ImageFile]:
@@ -412,13 +427,8 @@ def _to_8_bit(values: np.ndarray, name: str) -> np.ndarray:
     return scaled
 
 
-def _exif_orientation(image: Image.Image) -> int:
-    exif = image.info.get("exif", b"")
-    return exif_orientation(exif) if isinstance(exif, bytes) else 1
-
-
 def _tiff_orientation(image: TiffImageFile) -> int:
-    return image.tag_v2.get(_ORIENTATION_TAG, 1)  # loading removes the tag
+    return image.tag_v2.get(TAG, 0)  # loading removes the tag
 
 
 _quiet_lock = threading.Lock()
