@@ -83,11 +83,13 @@ def archive_items(archive: str, left_out: Counter[str]) -> Iterator[Item]:
     """
     root = place_of(PurePosixPath(archive.rpartition("://")[2]).with_suffix(""))
     find = _in_zip if archive.lower().endswith(".zip") else _in_tar
-    for member, image, header in find(archive):
+    for stored, image, header in find(archive):
+        # Some programs for Windows write "\\" between folders, against the format.
+        member = stored if "/" in stored else stored.replace("\\", "/")
         within = PurePosixPath(member)
         hidden = within.parts[:1] == ("__MACOSX",)
         hidden |= any(part.startswith(".") and part != ".." for part in within.parts)
-        if isinstance(image, ImageError) and member == archive:
+        if isinstance(image, ImageError) and stored == archive:
             yield Item(archive, image, root)
         elif hidden:
             continue
@@ -121,7 +123,7 @@ def _in_zip(archive: str) -> Iterator[Found]:
             return b""
 
     for name, info in names.items():
-        if not info.is_dir():
+        if not info.is_dir() and not name.endswith("\\"):
             yield name, ZipPicture(archive, name), functools.partial(header, name)
 
 
