@@ -1,5 +1,6 @@
 import io
 import struct
+import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from captax.images import ImageError, decode
+from captax.images.decode import TooMuchMemory
 
 
 def saved(image: Image.Image, format: str, **options) -> bytes:
@@ -418,6 +420,82 @@ def test_truncated_files(format, tmp_path):
         assert "\n" not in str(error.value)
 
 
+def codestream(image: Image.Image, name: str, **options) -> bytes:
+    file = io.BytesIO()
+    file.name = name  # by which Pillow chooses a file or a bare codestream
+    image.save(file, "JPEG2000", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["a.jp2", "a.j2k"])
+def test_jpeg_2000(name):
+    image = Image.fromarray(smooth())
+    for options in ({}, {"tile_size": (16, 16)}, {"num_resolutions": 1}):
+        np.testing.assert_array_equal(pixels(codestream(image, name, **options)), smooth())
+    grey = np.asarray(image.convert("L"))
+    np.testing.assert_array_equal(
+        pixels(codestream(image.convert("L"), name)), grey[:, :, None].repeat(3, 2)
+    )
+    clear = image.convert("RGBA")
+    clear.putalpha(0)
+    assert (pixels(codestream(clear, name)) == 255).all()
+
+
+@pytest.mark.parametrize("name", ["a.jp2", "a.j2k"])
+def test_what_a_jpeg_2000_claims_is_refused_before_it_is_decoded(name):
+    data = codestream(Image.fromarray(smooth()), name)
+    start = data.index(b"\xff\x4f\xff\x51") + 8  # the far corner, the near one, the tiles'
+    cases = {
+        (0, 100_000, 100_000): "100000x100000 is more than",
+        (0, 0, 0): "no size",
+        (32, 5 << 16, 0): "more than 4 channels",
+    }
+    for (at, one, two), message in cases.items():
+        broken = bytearray(data)
+        broken[start + at : start + at + 8] = struct.pack(">II", one, two)
+        with pytest.raises(ImageError, match=message):
+            decode(bytes(broken))
+    tiles = bytearray(data)
+    tiles[start : start + 8] = struct.pack(">II", 14_000, 14_000)
+    tiles[start + 16 : start + 24] = struct.pack(">II", 1, 1)
+    with pytest.raises(TooMuchMemory):
+        decode(bytes(tiles))
+    for cut in (len(data) // 2, 60, 30, 12):
+        with pytest.raises(ImageError):
+            decode(data[:cut])
+
+
+def test_heic():
+    heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    heif.from_pillow(Image.fromarray(smooth(480, 320))).save(file, quality=95)
+    data = file.getvalue()
+    assert np.abs(pixels(data).astype(int) - smooth(480, 320)).max() < 16
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    heif.from_pillow(corners()).save(file, exif=exif.tobytes())
+    assert decode(file.getvalue()).size == (32, 48)
+    huge = bytearray(data)
+    at = data.index(b"ispe") + 8
+    huge[at : at + 8] = struct.pack(">II", 100_000, 100_000)
+    with pytest.raises(ImageError, match="100000x100000 is more than"):
+        decode(bytes(huge))
+    with pytest.raises(ImageError, match="HEIF"):
+        decode(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("brand", [b"miaf", b"mif1", b"MA1B", b"heic"])
+def test_avif_is_told_by_any_of_its_brands(brand):
+    data = saved(corners(), "AVIF", quality=100)
+    assert b"avif" in data[16:32]
+    if brand == b"heic":  # of two kinds, the major brand tells
+        with pytest.raises(ImageError, match="HEI"):
+            decode(data[:8] + brand + data[12:])
+    else:
+        np.testing.assert_array_equal(pixels(data[:8] + brand + data[12:]), pixels(data))
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
 def test_damaged_files_raise_only_image_errors(format):
     """Warnings are errors here, so that none leaks either."""
@@ -443,14 +521,15 @@ def test_malformed_animation_chunks_do_not_warn():
     np.testing.assert_array_equal(pixels(data), np.asarray(corners()))
 
 
-def test_what_is_no_picture(tmp_path):
+def test_what_is_no_picture(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
     cases = {
         "empty.jpg": (b"", r"empty\.jpg: is empty"),
         "text.jpg": (b"this is not a picture", r"text\.jpg: not a picture.*'this is not '"),
         "page.png": (b"<!doctype html>\n<p>404", r"page\.png: not a picture"),
         "phone.heic": (
             b"\0\0\0\x18ftypheic\0\0\0\0",
-            r"phone\.heic: .* HEIC .* convert it to JPEG",
+            r"phone\.heic: .* HEIC .* pip install 'captax\[heic\]', or convert it to JPEG",
         ),
     }
     for name, (content, message) in cases.items():

@@ -20,6 +20,7 @@ from PIL import Image, ImageFile
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
@@ -54,7 +55,7 @@ _TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_READABLE = "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or PPM"
+_READABLE = "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, HEIC, JPEG 2000 or PPM"
 
 
 class ImageError(CaptaxError):
@@ -96,6 +97,7 @@ _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
     "BMP": BmpImageFile,
     "AVIF": AvifImageFile,
     "PPM": PpmImageFile,
+    "JPEG2000": Jpeg2KImageFile,
 }
 
 
@@ -316,6 +318,7 @@ def _pixels(
             height, width = width, height
         image.draft(None, (2 * width, 2 * height))
     rgb = _rgb(image, name)
+    _check_size(rgb.size, name, max_pixels)  # decoders of some formats may change it
     return _upright(rgb, orientation or orientation_in(image.info))
 
 
@@ -337,10 +340,17 @@ def _opener(header: bytes, name: str) -> type[ImageFile.ImageFile]:
     kind = kind_of(header)
     if kind in _OPENERS:
         return _OPENERS[kind]
+    if kind == "HEIF":
+        try:
+            from pillow_heif import HeifImageFile  # an extra
+        except ImportError:
+            raise ImageError(
+                f"{name}: captax reads HEIC pictures with pillow-heif; "
+                "pip install 'captax[heic]', or convert it to JPEG"
+            ) from None
+        return HeifImageFile
     if not header:
         raise ImageError(f"{name}: is empty (0 bytes)")
-    if kind == "HEIF":
-        raise ImageError(f"{name}: captax does not read HEIC pictures; convert it to JPEG first")
     if kind is not None:
         raise ImageError(
             f"{name}: captax does not read {kind} pictures; convert it to JPEG or PNG first"

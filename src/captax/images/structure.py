@@ -451,8 +451,8 @@ def _several_scans(data: bytes, blocks: int) -> bool:
     return data.count(b"\xff\xda") > blocks + 8
 
 
-def _avif(data: bytes, at_least: tuple[int, int] | None) -> Structure:
-    """An item may have any number of frames that are never shown, so time is not bounded."""
+def _heif(data: bytes, at_least: tuple[int, int] | None) -> Structure:
+    """HEIC and AVIF. An item may have any number of frames that are never shown, in any time."""
     width = height = at = 0
     for _ in _parts():
         at = data.find(b"ispe", at) + 4
@@ -465,6 +465,36 @@ def _avif(data: bytes, at_least: tuple[int, int] | None) -> Structure:
     return Structure((width, height), memory, UNKNOWN, data)
 
 
+def _jpeg2000(data: bytes, at_least: tuple[int, int] | None) -> Structure:
+    """How long the blocks of a codestream take, only decoding them tells."""
+    at = 0
+    if data[:4] != b"\xff\x4f\xff\x51":
+        for _ in _parts():
+            length, kind = struct.unpack_from(">I4s", data, at)
+            head = 8
+            if length == 1:
+                head, (length,) = 16, struct.unpack_from(">Q", data, at + 8)
+            if kind == b"jp2c":
+                at += head
+                break
+            if length < head:
+                raise Damaged("it has no codestream")
+            at += length
+        if data[at : at + 4] != b"\xff\x4f\xff\x51":
+            raise Damaged("its codestream does not begin with its size")
+    right, bottom, left, top, *tile = struct.unpack_from(">8I", data, at + 8)
+    (channels,) = struct.unpack_from(">H", data, at + 40)
+    width, height = right - left, bottom - top
+    if min(width, height, *tile[:2]) < 1 or not 1 <= channels <= 4:
+        raise Damaged("it has no size, or more than 4 channels")
+    across = -(-(right - tile[2]) // tile[0])
+    down = -(-(bottom - tile[3]) // tile[1])
+    pixels = width * height
+    memory = _images((width, height), *_ANY) + 8 * channels * pixels + 3 * len(data)
+    memory += 6144 * max(1, across) * max(1, down)  # what the decoder keeps of each tile
+    return Structure((width, height), memory, UNKNOWN, data)
+
+
 _READERS: dict[str, Callable[[bytes, tuple[int, int] | None], Structure]] = {
     "JPEG": _jpeg,
     "PNG": _png,
@@ -473,5 +503,7 @@ _READERS: dict[str, Callable[[bytes, tuple[int, int] | None], Structure]] = {
     "BMP": _bmp,
     "PPM": _ppm,
     "TIFF": _tiff,
-    "AVIF": _avif,
+    "AVIF": _heif,
+    "HEIF": _heif,
+    "JPEG2000": _jpeg2000,
 }
