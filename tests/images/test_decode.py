@@ -192,6 +192,39 @@ def test_16_bit_is_scaled_and_not_clipped():
     assert keyed[0, 4, 0] == want[0, 4]
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.uint32])
+@pytest.mark.parametrize("white", [255, 65535, 2**24 - 1, 2**31 - 1, 2**32 - 1])
+def test_integers_of_more_than_16_bits_are_shown_over_their_range(kind, white):
+    if white > np.iinfo(kind).max:
+        pytest.skip("no such numbers")
+    values = np.linspace(0, white, 64).round().astype(kind).reshape(4, 16)
+    data = saved(Image.fromarray(values.view(np.int32)), "TIFF")
+    if kind is np.uint32:
+        at = data.index(struct.pack("<HHI", 339, 3, 1)) + 8
+        data = data[:at] + b"\1\0" + data[at + 2 :]
+    want = values / white * 255
+    np.testing.assert_allclose(pixels(data)[..., 0], want, atol=0.51)
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_allclose(pixels(image)[..., 0], want, atol=0.51)
+    if kind is np.int32:
+        np.testing.assert_allclose(pixels(Image.fromarray(values))[..., 0], want, atol=0.51)
+        with pytest.raises(ImageError, match="in no known range"):
+            decode(Image.fromarray(values - 1))
+
+
+def test_dark_integers_of_16_bits_stay_dark():
+    grey = np.arange(200, dtype=np.uint16).reshape(10, 20)
+    for data in (
+        saved(Image.fromarray(grey), "TIFF"),
+        saved(Image.fromarray(grey), "PNG"),
+        b"P5 20 10 65535\n" + grey.astype(">u2").tobytes(),
+        saved(Image.fromarray(grey), "PPM"),
+    ):
+        assert pixels(data).max() <= 1
+        with Image.open(io.BytesIO(data)) as image:
+            assert pixels(image).max() <= 1
+
+
 def test_float_tiff_of_a_known_range():
     unit = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
     for white in (1, 255, 65535):

@@ -401,8 +401,8 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     image.load()  # some metadata follows the pixels
     transparent = image.info.get("transparency")
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image)
-        eight_bit = Image.fromarray(_to_8_bit(values, name))
+        values, ranges = _values(image)
+        eight_bit = Image.fromarray(_to_8_bit(values, ranges, name))
         if isinstance(transparent, int):
             return _on_white(eight_bit, Image.fromarray(values != transparent))
         return eight_bit.convert("RGB")
@@ -420,10 +420,24 @@ def _on_white(image: Image.Image, mask: Image.Image) -> Image.Image:
     return white
 
 
-def _to_8_bit(values: np.ndarray, name: str) -> np.ndarray:
-    """Integers have 16 bits; floats have the smallest usual range that holds them."""
+def _values(image: Image.Image) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The values of a picture with more than 8 bits, and what white may be, in rising order."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        return values, (1, 255, 65535)
+    bits = 32 if image.mode == "I" else 16
+    if isinstance(image, TiffImageFile):
+        bits = image.tag_v2.get(258, (bits,))[0]
+        if bits == 32 and image.tag_v2.get(339, (1,))[0] == 1:  # Pillow takes it for signed
+            values = values.view(np.uint32)
+    elif image.format == "PPM":  # Pillow makes 16 bits of any
+        bits = 16
+    return values, (255, 65535, 2**24 - 1, 2**31 - 1, 2**32 - 1) if bits > 16 else (65535,)
+
+
+def _to_8_bit(values: np.ndarray, ranges: tuple[int, ...], name: str) -> np.ndarray:
+    """The values within the smallest of the `ranges` that holds them."""
     low, high = float(values.min()), float(values.max())
-    ranges = (1, 255, 65535) if values.dtype.kind == "f" else (65535,)
     white = next((white for white in ranges if low >= 0 and high <= white), None)
     if white is None:  # NaN comes here too
         raise ImageError(
