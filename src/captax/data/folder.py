@@ -49,6 +49,24 @@ def has_sidecars(root: Path) -> bool:
     )
 
 
+def texts_alone(root: Path) -> list[str]:
+    """The `.txt` files that are beside no picture of their name, by path in the folder.
+
+    Texts about a dataset, such as `README.txt`, are none of them.
+    """
+    pictures = {path.with_suffix("") for path in find_images([root], readable=True)}
+    return [
+        path.relative_to(root).as_posix()
+        for path in sorted(root.rglob("*.txt"))
+        if path.with_suffix("") not in pictures
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and path.stem.lower() not in _ABOUT
+    ]
+
+
+_ABOUT = ("readme", "license", "licence", "notes", "classes", "labels", "requirements")
+
+
 def read_table(
     path: Path, *, split: str | None = None, images: Path | None = None
 ) -> list[Example]:

@@ -286,6 +286,21 @@ def _folders(root: Path, folders: Mapping[str, list[Path]]) -> Labelled:
     return Labelled(layout, tuple(names), splits)
 
 
+def unlabelled(root: Path) -> list[Path]:
+    """The pictures beside the folders of classes, which are of no class."""
+    folders = {root}
+    if _is_food101(root):
+        folders.add(root / "images")
+    else:
+        folders |= {each.parent for classes in _class_folders(root).values() for each in classes}
+    return [
+        path
+        for folder in sorted(folders)
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".") and is_image_path(path) and not path.is_dir()
+    ]
+
+
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
