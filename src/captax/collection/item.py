@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
 
 from captax.data.example import Stored
 from captax.errors import CaptaxError
@@ -28,11 +29,13 @@ class Item:
         image: its file, its bytes, an object that reads them when needed, or the reason why there
             is no picture.
         place: its relative path, for outputs that mirror the folders of the pictures.
+        columns: the other columns of the list that names it.
     """
 
     name: str
     image: Path | bytes | Stored | ImageError
     place: PurePosixPath
+    columns: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def path(self) -> Path | None:

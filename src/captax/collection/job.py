@@ -288,7 +288,7 @@ class _Job:
             if not self.shape.doubtful(record):
                 reason = self.output.write(self.shape.as_written(record))
                 if reason:
-                    failed.append(Record(record.name, error=reason))
+                    failed.append(Record(record.name, error=reason, columns=record.columns))
         if failed and self.journal is not None:
             self.journal.append(failed)
         return failed
