@@ -68,14 +68,17 @@ def walk_images(
     In the place of what has a picture's name and is no file (a pipe would never end), and of a
     subfolder that cannot be looked into, comes an `UnusableImage` that says so.
     """
-    top = Path(folder)
     seen: set[tuple[int, int]] = set()
-    waiting: list[Iterator[tuple[Path, bool]]] = [iter([(top, True)])]
+    waiting: list[Iterator[tuple[Path, str, bool]]] = [iter([(Path(folder), "", True)])]
     while waiting:
-        path, is_folder = next(waiting[-1], (None, False))
-        if path is None:
+        parent, name, is_folder = next(waiting[-1], (None, "", False))
+        if parent is None:
             waiting.pop()
+        elif not is_folder and not _is_picture(parent, name, readable):
+            if left_out is not None:
+                left_out[suffix_told(name)] += 1
         elif is_folder:
+            path = parent / name
             try:
                 status = path.stat()
                 if (status.st_dev, status.st_ino) not in seen:  # a link back up, or a second way in
@@ -84,31 +87,30 @@ def walk_images(
             except OSError as error:
                 reason = f"this folder cannot be looked into: {error.strerror or error}"
                 yield UnusableImage(path, reason)
-        elif not _is_picture(path, readable):
-            if left_out is not None:
-                left_out[suffix_told(path.name)] += 1
-        elif os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
-            yield UnusableImage(path, "is not a regular file, so it cannot be a picture")
         else:
-            yield path
+            path = parent / name
+            if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
+                yield UnusableImage(path, "is not a regular file, so it cannot be a picture")
+            else:
+                yield path
 
 
-def _entries(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """What a search looks at in a folder, sorted: files and, with True, folders."""
+def _entries(folder: Path) -> Iterator[tuple[Path, str, bool]]:
+    """What a search looks at in a folder, sorted by name: files and, with True, folders."""
     with os.scandir(folder) as entries:
         named = [(each.name, _is_folder(each)) for each in entries if each.name[0] != "."]
     # The paths of a large folder would take several times the memory of its names.
-    return ((folder / name, is_folder) for name, is_folder in sorted(named))
+    return ((folder, name, is_folder) for name, is_folder in sorted(named))
 
 
-def _is_picture(path: Path, readable: bool) -> bool:
+def _is_picture(folder: Path, name: str, readable: bool) -> bool:
     """Whether a file has a picture's name or its first bytes; or only a `readable` one's name."""
     if readable:
-        return is_image_path(path)
-    if names_picture(path):
+        return is_image_path(name)
+    if names_picture(name):
         return True
     try:
-        with open_regular(path) as file:
+        with open_regular(os.path.join(folder, name)) as file:  # noqa: PTH118
             return begins_like_picture(file.read(HEADER))
     except (OSError, ValueError):
         return False
