@@ -48,6 +48,58 @@ def test_images_get_their_alt_text_in_place(text: str, filled: str | None) -> No
 
 
 @pytest.mark.parametrize(
+    "holder",
+    [
+        '=== "Tab"',
+        "=== 'Tab'",
+        '===! "Tab"',
+        "!!! note",
+        '!!! warning inline end "Mind *that*"',
+        '!!! danger ""',
+        "??? note",
+        '???+ tip "Title"',
+        "[^1]: A footnote",
+        "Term\n\n:   A definition",
+        "Term\n: A definition",
+        "> !!! note",
+        "1. One\n\n    !!! note",
+    ],
+)
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_what_mkdocs_indents_is_no_code(holder: str, ending: str) -> None:
+    last = holder.rpartition("\n")[2]
+    before = "> " if last[0] == ">" else " " * (len(last) - len(last.lstrip()))
+    lines = ["# H", "", *holder.split("\n"), "", "    ![](a.png)", "", "    ```", "    ![](c)"]
+    first = lines.index(last) + 1
+    lines = [*lines, "    ```", ""]
+    lines[first:] = [f"{before}{line}" for line in lines[first:]]
+    text = ending.join([*lines, "Text", "", "    ![](code.png)", ""])
+    uses = [use for use in find_markdown(text) if use.skip is None and use.src == "a.png"]
+    assert sources(text) == ["a.png"] and uses[0].context.heading == "H"
+    assert fill(text, uses, "X") == text.replace("![](a.png)", "![X](a.png)")
+
+
+def test_holders_of_mkdocs_within_each_other() -> None:
+    text = '=== "A"\n\n    !!! note\n\n        ![](a.png)\n\n    ![](b.png)\n\n'
+    text += '=== "B"\n\n    ![](c.png)\n'
+    assert sources(text) == ["a.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!! This is loud.\n\n    ![](a.png)",
+        "    !!! note\n\n        ![](a.png)",
+        "```\n!!! note\n\n    ![](a.png)\n```",
+        "Title\n===\n\n    ![](a.png)",
+        '== "x"\n\n    ![](a.png)',
+    ],
+)
+def test_what_only_looks_like_an_admonition_holds_code(text: str) -> None:
+    assert sources(text) == []
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "`![](a.png)`",

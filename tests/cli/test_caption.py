@@ -55,6 +55,7 @@ def test_every_good_picture_is_captioned_and_every_bad_one_named(
     for name, line in zip(BAD, lines, strict=False):
         assert line.startswith(f"captax: {pictures / name}: ")
     assert lines[3].startswith("captax: 6 pictures: 3 captioned, 3 failed in ")
+    assert lines[3].endswith("; 1 file skipped: 1 .txt")
     assert sorted(lines[4:]) == [
         "captax: 1 x damaged or truncated JPEG picture",
         "captax: 1 x is empty",

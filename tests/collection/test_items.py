@@ -10,6 +10,7 @@ import os
 import tarfile
 import threading
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -19,8 +20,9 @@ import pyarrow.parquet
 import pytest
 
 from captax.collection import archives, remote
-from captax.collection.item import CollectionError, Item
+from captax.collection.item import CollectionError, Item, files_left_out
 from captax.collection.items import find_items
+from captax.data import shards
 from captax.data.example import DataError
 from captax.errors import CaptaxError
 from captax.images import ImageError
@@ -137,6 +139,137 @@ def test_archives_are_read_where_they_lie(
     inside = [str(item.place.relative_to(str(tmp_path / "a")[1:])) for item in found]
     assert inside == ["x.jpg", "etc/y.png", "a/z.gif", "deep/w.bmp", "e e.jpg"]
     assert names(f"file://{path}") == [f"file://{path}/{name}" for name in (*UNSAFE, "e e.jpg")]
+
+
+@pytest.mark.parametrize(("suffix", "make"), [(".zip", make_zip), (".tar", make_tar)])
+def test_what_an_archive_holds_beside_pictures_is_counted(
+    tmp_path: Path, suffix: str, make: Callable[[Path, list[str]], None]
+) -> None:
+    """A picture without a picture's name is none of it."""
+    path, bare = tmp_path / f"a{suffix}", b"GIF89a"
+    make(path, ["a.jpg", "b.psd", "c.txt", "d.txt", "e", "f-masklabel.png", ".g.txt", "h.mp4"])
+    if suffix == ".zip":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("bare", bare)
+            archive.mkdir("dir.jpg")
+    else:
+        with tarfile.open(path, "a") as archive:
+            member = tarfile.TarInfo("bare")
+            member.size = len(bare)
+            archive.addfile(member, io.BytesIO(bare))
+            member = tarfile.TarInfo("dir.jpg")
+            member.type = tarfile.DIRTYPE
+            archive.addfile(member)
+    archives._zip.cache_clear()
+    left_out: Counter[str] = Counter()
+    found = [Path(item.name).name for item in find_items([str(path)], left_out)]
+    assert found == ["a.jpg", "b.psd", "bare"]
+    assert left_out == {".txt": 2, "without suffix": 1, "masks": 1, ".mp4": 1}
+    assert files_left_out(left_out) == "5 files skipped: 1 .mp4, 2 .txt, 1 masks, 1 without suffix"
+
+
+def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(CollectionError, match=r"no pictures .*; 1 file skipped: 1 \.mp4$"):
+        find_items([str(tmp_path)])
+
+
+def make_links(path: Path, links: list[tuple[str, str, bytes]]) -> None:
+    """A tar with two files, a link before them and `links` (name, target and type) after them."""
+    first = ("p/early.jpg", "sub/b.jpg", tarfile.SYMTYPE)
+    with tarfile.open(path, "w") as archive:
+        for name, target, kind in [first, ("./p/a.jpg", "", b""), ("p/sub/b.jpg", "", b""), *links]:
+            member = tarfile.TarInfo(name)
+            member.size = 0 if target else len(name)
+            member.type, member.linkname = kind or tarfile.REGTYPE, target
+            archive.addfile(member, io.BytesIO(name.encode()))
+
+
+def test_links_in_a_tar_are_the_files_that_they_lead_to(tmp_path: Path) -> None:
+    hard, soft = tarfile.LNKTYPE, tarfile.SYMTYPE
+    links = [
+        ("p/hard.jpg", "p/a.jpg", hard),
+        ("p/soft.jpg", "a.jpg", soft),
+        ("p/sub/up.jpg", "../a.jpg", soft),
+        ("p/chain.jpg", "sub/up.jpg", soft),
+        ("p/harder.jpg", "p/hard.jpg", hard),
+        ("p/.hidden.jpg", "a.jpg", soft),
+        ("p/bare", "a.txt", soft),
+    ]
+    broken = [
+        ("p/gone.jpg", "no.jpg", soft),
+        ("p/self.jpg", "self.jpg", soft),
+        ("p/out.jpg", "/etc/hostname", soft),
+        ("p/away.jpg", "../../a.jpg", soft),
+        ("p/folder.jpg", "sub", soft),
+        ("p/later.jpg", "p/never.jpg", hard),
+    ]
+    path = tmp_path / "a.tar"
+    make_links(path, [*links, *broken])
+    left_out: Counter[str] = Counter()
+    found = {item.name: content(item) for item in find_items([str(path)], left_out)}
+    inside = {name.removeprefix(f"{path}/"): value for name, value in found.items()}
+    a, b = b"./p/a.jpg", b"p/sub/b.jpg"
+    of_a = ["hard.jpg", "soft.jpg", "sub/up.jpg", "chain.jpg", "harder.jpg"]
+    errors = {name: inside.pop(name) for name, _, _ in broken}
+    assert inside == {"./p/a.jpg": a, "p/sub/b.jpg": b, "p/early.jpg": b} | {
+        f"p/{name}": a for name in of_a
+    }
+    for name, target, _ in broken:
+        assert errors[name] == (
+            f"error: is a link to what is no file of the archive ({target!r}); pack that file too"
+        )
+    assert left_out == {"without suffix": 1}
+    assert contents(f"file://{path}")[f"file://{path}/p/hard.jpg"] == a
+
+
+def test_a_hard_link_leads_to_the_file_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, text in (("a.jpg", b"old"), ("b.jpg", b""), ("a.jpg", b"new")):
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            if not text:
+                member.type, member.linkname = tarfile.LNKTYPE, "a.jpg"
+            archive.addfile(member, io.BytesIO(text))
+    assert contents(path)[f"{path}/b.jpg"] == b"old"
+
+
+def test_links_without_end_are_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_MOST_LINKS", 3)
+    make_links(tmp_path / "a.tar", [(f"{n}.jpg", "p/a.jpg", tarfile.SYMTYPE) for n in range(9)])
+    assert list(contents(tmp_path / "a.tar").values())[-1] == (
+        "error: has more than 3 links; unpack it"
+    )
+
+
+def test_folders_of_a_zip_from_windows_are_folders(tmp_path: Path) -> None:
+    path = tmp_path / "z.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in (
+            "photos\\a.jpg",
+            "photos\\sub\\b.jpg",
+            "photos\\dir.jpg\\",
+            "__MACOSX\\._a.jpg",
+            "photos\\.thumbs\\t.jpg",
+            "..\\..\\c.jpg",
+            "C:\\d.jpg",
+            "linux/one\\name.jpg",
+        ):
+            info = zipfile.ZipInfo("x")
+            info.filename = name
+            archive.writestr(info, name)
+    found = list(find_items([str(path)]))
+    inside = [str(item.place.relative_to(str(tmp_path / "z")[1:])) for item in found]
+    assert inside == [
+        "photos/a.jpg",
+        "photos/sub/b.jpg",
+        "c.jpg",
+        "C:/d.jpg",
+        "linux/one\\name.jpg",
+    ]
+    assert found[1].name == f"{path}/photos/sub/b.jpg"
+    assert content(found[1]) == b"photos\\sub\\b.jpg"
 
 
 def test_a_damaged_tar_gives_what_is_before_and_says_so(tmp_path: Path) -> None:

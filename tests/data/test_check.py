@@ -81,7 +81,9 @@ def test_a_sound_dataset(dataset: Path) -> None:
     assert check(dataset, split="val").report == report
 
 
-@pytest.mark.parametrize("fault", ["faults", "unreadable", "leaks", "uncaptioned", "empty"])
+@pytest.mark.parametrize(
+    "fault", ["faults", "unreadable", "leaks", "uncaptioned", "empty", "unpictured"]
+)
 def test_what_makes_a_dataset_unsound(dataset: Path, fault: str) -> None:
     sound = check(dataset, split="dev").report
     wrong = {"a": "b"} if fault == "unreadable" else [["a", "b"]] if fault == "leaks" else ["a"]
@@ -150,6 +152,40 @@ def test_labelled_pictures(tmp_path: Path, picture: Picture) -> None:
     assert report.pictures == {"train": 3, "dev": 1}
     assert report.captions == {} and report.words is None and report.vocabulary is None
     assert report.sound
+
+
+def test_pictures_beside_the_folders_of_classes_are_faults(
+    tmp_path: Path, picture: Picture
+) -> None:
+    """They may have been meant to have captions; that the others have classes says nothing."""
+    names = ["soup/1", "bread/1", "top", "cut"]
+    for i, name in enumerate(names):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture("red", "PNG", (4 + i, 4))[: -30 if name == "cut" else None])
+    report = check(tmp_path).report
+    assert report.layout == "a folder for each class" and not report.sound
+    [fault] = report.faults
+    assert fault == (
+        f"{tmp_path}: cut.png (and 1 other) is in no folder of a class; move it into one, or write "
+        "its caption"
+    )
+    assert list(report.unreadable) == ["cut.png"] and "damaged" in report.unreadable["cut.png"]
+    for name in ("top", "cut"):
+        (tmp_path / f"{name}.png").unlink()
+    assert check(tmp_path).report.sound
+
+
+def test_a_caption_without_a_picture_is_told(tmp_path: Path, picture: Picture) -> None:
+    for name in ("a.b", "sub/c"):
+        (tmp_path / f"{name}.png").parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.png").write_bytes(picture("red" if name == "a.b" else "blue"))
+        (tmp_path / f"{name}.txt").write_text("A wall")
+    (tmp_path / "README.txt").write_text("About these pictures")
+    assert check(tmp_path).report.sound
+    (tmp_path / "sub" / "gone.txt").write_text("A wall that was here")
+    report = check(tmp_path).report
+    assert report.unpictured == ["sub/gone.txt"] and not report.sound
 
 
 def test_the_sheet_shows_what_is_wrong_first(dataset: Path, tmp_path: Path) -> None:

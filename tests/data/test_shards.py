@@ -55,6 +55,25 @@ def test_samples_of_a_shard(shard: Write, picture: Picture) -> None:
     assert [first, second] == captax.data.open(path.parent)
 
 
+def test_links_in_a_shard_are_the_files_that_they_lead_to(shard: Write, picture: Picture) -> None:
+    red = picture("red")
+    path = shard("000.tar", {"a.png": red, "a.txt": "A wall"})
+    with tarfile.open(path, "a") as archive:
+        for name, target in (("b.png", "a.png"), ("b.txt", "a.txt")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.LNKTYPE, target
+            archive.addfile(info)
+    assert [(e.id, e.image, e.captions) for e in captax.data.open(path)] == [
+        (f"000/{key}", red, ("A wall",)) for key in "ab"
+    ]
+    with tarfile.open(path, "a") as archive:
+        info = tarfile.TarInfo("c.png")
+        info.type, info.linkname = tarfile.SYMTYPE, "gone.png"
+        archive.addfile(info)
+    with pytest.raises(DataError, match=r"c\.png: is a link to what is no file of the archive"):
+        captax.data.open(path)
+
+
 def test_pictures_are_read_when_asked_for(shard: Write, picture: Picture) -> None:
     path = shard("000.tar", {"a.png": picture("red"), "a.txt": "A wall"})
     [mixed] = captax.data.mix(captax.data.open(path))

@@ -1,5 +1,6 @@
 import io
 import struct
+import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from captax.images import ImageError, decode
+from captax.images.decode import TooMuchMemory
 
 
 def saved(image: Image.Image, format: str, **options) -> bytes:
@@ -189,6 +192,39 @@ def test_16_bit_is_scaled_and_not_clipped():
     assert keyed[0, 4, 0] == want[0, 4]
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.uint32])
+@pytest.mark.parametrize("white", [255, 65535, 2**24 - 1, 2**31 - 1, 2**32 - 1])
+def test_integers_of_more_than_16_bits_are_shown_over_their_range(kind, white):
+    if white > np.iinfo(kind).max:
+        pytest.skip("no such numbers")
+    values = np.linspace(0, white, 64).round().astype(kind).reshape(4, 16)
+    data = saved(Image.fromarray(values.view(np.int32)), "TIFF")
+    if kind is np.uint32:
+        at = data.index(struct.pack("<HHI", 339, 3, 1)) + 8
+        data = data[:at] + b"\1\0" + data[at + 2 :]
+    want = values / white * 255
+    np.testing.assert_allclose(pixels(data)[..., 0], want, atol=0.51)
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_allclose(pixels(image)[..., 0], want, atol=0.51)
+    if kind is np.int32:
+        np.testing.assert_allclose(pixels(Image.fromarray(values))[..., 0], want, atol=0.51)
+        with pytest.raises(ImageError, match="in no known range"):
+            decode(Image.fromarray(values - 1))
+
+
+def test_dark_integers_of_16_bits_stay_dark():
+    grey = np.arange(200, dtype=np.uint16).reshape(10, 20)
+    for data in (
+        saved(Image.fromarray(grey), "TIFF"),
+        saved(Image.fromarray(grey), "PNG"),
+        b"P5 20 10 65535\n" + grey.astype(">u2").tobytes(),
+        saved(Image.fromarray(grey), "PPM"),
+    ):
+        assert pixels(data).max() <= 1
+        with Image.open(io.BytesIO(data)) as image:
+            assert pixels(image).max() <= 1
+
+
 def test_float_tiff_of_a_known_range():
     unit = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
     for white in (1, 255, 65535):
@@ -235,6 +271,121 @@ def test_exif_orientation(format, orientation):
         got = decode(data, at_least=(60, 40) if orientation >= 5 else (40, 60))
         assert got.size == ((80, 120) if orientation >= 5 else (120, 80))
         assert np.abs(np.asarray(got)[2, 2] - np.asarray(want)[1, 1].astype(int)).max() < 40
+
+
+def of_chunks(size: tuple[int, int], *chunks: bytes, after: bytes = b"") -> bytes:
+    """A grey-red RGB PNG with `chunks` between its header and its pixels, and `after` behind."""
+    lines = zlib.compress((b"\0" + b"\xc8\x80\x80" * size[0]) * size[1])
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0))
+    ended = chunk(b"IDAT", lines) + after + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + ended
+
+
+def chunk(kind: bytes, content: bytes, wrong: int = 0) -> bytes:
+    checksum = zlib.crc32(kind + content) ^ wrong
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+_LARGE = zlib.compress(b"x" * (2 << 20))
+_ENDLESS = struct.pack(">I", 2**31 - 1) + b"tEXtabc"
+METADATA = {
+    "a large profile": [chunk(b"iCCP", b"p\0\0" + _LARGE)],
+    "a large text": [chunk(b"zTXt", b"k\0\0" + _LARGE)],
+    "a large text in any language": [chunk(b"iTXt", b"k\0\1\0\0\0" + _LARGE)],
+    "many texts": [chunk(b"zTXt", b"k%d\0\0" % n + _LARGE) for n in range(40)],
+    "a large raw profile": [chunk(b"zTXt", b"Raw profile type exif\0\0" + _LARGE)],
+    "a raw profile that is no zlib": [chunk(b"zTXt", b"Raw profile type exif\0\0abc")],
+    "large EXIF": [chunk(b"eXIf", bytes(1 << 20))],
+    "a text with a wrong sum": [chunk(b"tEXt", b"a\0b", 1)],
+    "EXIF with a wrong sum": [chunk(b"eXIf", b"II*\0", 1)],
+    "transparency with a wrong sum": [chunk(b"tRNS", bytes(6), 1)],
+    "half of a transparency": [chunk(b"tRNS", b"\0")],
+    "a suggested palette with a wrong sum": [chunk(b"PLTE", b"abc", 1)],
+    "empty chunks": [chunk(b"gAMA", b""), chunk(b"pHYs", b""), chunk(b"iCCP", b"")],
+    "a text that ends beyond the file": [_ENDLESS],
+}
+
+
+@pytest.mark.parametrize("name", METADATA)
+@pytest.mark.parametrize("behind", [False, True])
+def test_metadata_of_a_png_do_not_keep_its_pixels_back(name, behind):
+    about = b"".join(METADATA[name])
+    data = of_chunks((5, 4), after=about) if behind else of_chunks((5, 4), about)
+    np.testing.assert_array_equal(pixels(data), np.full((4, 5, 3), (200, 128, 128), np.uint8))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_a_jpeg_without_its_end_marker_has_all_its_pixels(options):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8))
+    data = saved(noise, "JPEG", **options)
+    want = pixels(data)
+    for ending in (data[:-1], data[:-2], data[:-2] + bytes(50), data[:-2] + b"\xff"):
+        np.testing.assert_array_equal(pixels(ending), want)
+        assert decode(ending, at_least=(4, 4)).size == (20, 15)
+    for cut in (3, 4, 5, 9, 100, 1000, len(data) // 2):
+        with pytest.raises(ImageError, match="truncated"):
+            decode(data[:-cut])
+    if options:  # nothing is damaged there, and yet something is missing
+        boundary = data.rindex(b"\xff\xda" if "progressive" in options else b"\xff\xd2")
+        with pytest.raises(ImageError, match="truncated"):
+            decode(data[:boundary])
+
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-'
+    b'syntax-ns#"><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" '
+    b'tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+def with_xmp(format: str, **options) -> bytes:
+    if format == "PNG":
+        info = PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", XMP.decode(), zip=bool(options.pop("packed", False)))
+        return saved(corners(), format, pnginfo=info, **options)
+    if format == "TIFF":
+        return saved(corners(), format, tiffinfo={700: XMP}, **options)
+    return saved(corners(), format, xmp=XMP, **options)
+
+
+def profiled(kind: str) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+    info = PngInfo()
+    digits = "\n".join(content.hex()[at : at + 72] for at in range(0, 2 * len(content), 72))
+    text = f"\nexif\n{len(content):8}\n{digits}\n"
+    if kind == "international":
+        info.add_itxt("Raw profile type exif", text, zip=True)
+    else:
+        info.add_text("Raw profile type exif", text, zip=kind == "packed")
+    return saved(corners(), "PNG", pnginfo=info)
+
+
+TURNED = {
+    **{f"XMP in {format}": with_xmp(format) for format in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF")},
+    "packed XMP in PNG": with_xmp("PNG", packed=True),
+    **{f"a {kind} raw profile": profiled(kind) for kind in ("plain", "packed", "international")},
+}
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_orientation_counts_wherever_pillow_finds_it(name):
+    data = TURNED[name]
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        want = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert want.shape == (48, 32, 3)
+    np.testing.assert_array_equal(pixels(data), want)
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(pixels(image), want)
+
+
+def test_the_orientation_in_exif_counts_before_that_in_xmp():
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    for format in ("JPEG", "PNG", "WEBP"):
+        assert pixels(with_xmp(format, exif=exif)).shape == (32, 48, 3)
 
 
 def test_damaged_exif_is_no_reason_to_refuse_or_warn():
@@ -302,6 +453,82 @@ def test_truncated_files(format, tmp_path):
         assert "\n" not in str(error.value)
 
 
+def codestream(image: Image.Image, name: str, **options) -> bytes:
+    file = io.BytesIO()
+    file.name = name  # by which Pillow chooses a file or a bare codestream
+    image.save(file, "JPEG2000", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["a.jp2", "a.j2k"])
+def test_jpeg_2000(name):
+    image = Image.fromarray(smooth())
+    for options in ({}, {"tile_size": (16, 16)}, {"num_resolutions": 1}):
+        np.testing.assert_array_equal(pixels(codestream(image, name, **options)), smooth())
+    grey = np.asarray(image.convert("L"))
+    np.testing.assert_array_equal(
+        pixels(codestream(image.convert("L"), name)), grey[:, :, None].repeat(3, 2)
+    )
+    clear = image.convert("RGBA")
+    clear.putalpha(0)
+    assert (pixels(codestream(clear, name)) == 255).all()
+
+
+@pytest.mark.parametrize("name", ["a.jp2", "a.j2k"])
+def test_what_a_jpeg_2000_claims_is_refused_before_it_is_decoded(name):
+    data = codestream(Image.fromarray(smooth()), name)
+    start = data.index(b"\xff\x4f\xff\x51") + 8  # the far corner, the near one, the tiles'
+    cases = {
+        (0, 100_000, 100_000): "100000x100000 is more than",
+        (0, 0, 0): "no size",
+        (32, 5 << 16, 0): "more than 4 channels",
+    }
+    for (at, one, two), message in cases.items():
+        broken = bytearray(data)
+        broken[start + at : start + at + 8] = struct.pack(">II", one, two)
+        with pytest.raises(ImageError, match=message):
+            decode(bytes(broken))
+    tiles = bytearray(data)
+    tiles[start : start + 8] = struct.pack(">II", 14_000, 14_000)
+    tiles[start + 16 : start + 24] = struct.pack(">II", 1, 1)
+    with pytest.raises(TooMuchMemory):
+        decode(bytes(tiles))
+    for cut in (len(data) // 2, 60, 30, 12):
+        with pytest.raises(ImageError):
+            decode(data[:cut])
+
+
+def test_heic():
+    heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    heif.from_pillow(Image.fromarray(smooth(480, 320))).save(file, quality=95)
+    data = file.getvalue()
+    assert np.abs(pixels(data).astype(int) - smooth(480, 320)).max() < 16
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    heif.from_pillow(corners()).save(file, exif=exif.tobytes())
+    assert decode(file.getvalue()).size == (32, 48)
+    huge = bytearray(data)
+    at = data.index(b"ispe") + 8
+    huge[at : at + 8] = struct.pack(">II", 100_000, 100_000)
+    with pytest.raises(ImageError, match="100000x100000 is more than"):
+        decode(bytes(huge))
+    with pytest.raises(ImageError, match="HEIF"):
+        decode(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("brand", [b"miaf", b"mif1", b"MA1B", b"heic"])
+def test_avif_is_told_by_any_of_its_brands(brand):
+    data = saved(corners(), "AVIF", quality=100)
+    assert b"avif" in data[16:32]
+    if brand == b"heic":  # of two kinds, the major brand tells
+        with pytest.raises(ImageError, match="HEI"):
+            decode(data[:8] + brand + data[12:])
+    else:
+        np.testing.assert_array_equal(pixels(data[:8] + brand + data[12:]), pixels(data))
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
 def test_damaged_files_raise_only_image_errors(format):
     """Warnings are errors here, so that none leaks either."""
@@ -327,14 +554,15 @@ def test_malformed_animation_chunks_do_not_warn():
     np.testing.assert_array_equal(pixels(data), np.asarray(corners()))
 
 
-def test_what_is_no_picture(tmp_path):
+def test_what_is_no_picture(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
     cases = {
         "empty.jpg": (b"", r"empty\.jpg: is empty"),
         "text.jpg": (b"this is not a picture", r"text\.jpg: not a picture.*'this is not '"),
         "page.png": (b"<!doctype html>\n<p>404", r"page\.png: not a picture"),
         "phone.heic": (
             b"\0\0\0\x18ftypheic\0\0\0\0",
-            r"phone\.heic: .* HEIC .* convert it to JPEG",
+            r"phone\.heic: .* HEIC .* pip install 'captax\[heic\]', or convert it to JPEG",
         ),
     }
     for name, (content, message) in cases.items():

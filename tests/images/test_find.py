@@ -1,9 +1,12 @@
+import io
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from captax.images import ImageError, find_images, is_image_path, walk_images
+from captax.images import ImageError, decode, find_images, is_image_path, walk_images
 
 
 @pytest.fixture
@@ -121,3 +124,44 @@ def test_what_a_walk_cannot_use_is_told_in_its_place(folder):
 def test_is_image_path():
     assert is_image_path("a/B.JPEG") and is_image_path(Path("x.tiff")) and is_image_path("p.heic")
     assert not any(map(is_image_path, ("a.txt", "jpg", ".jpg", "a.jpg/b", "a.jpg.part")))
+
+
+# The first bytes of kinds that captax does not read.
+STRANGE = {
+    "JPEG XL": b"\xff\x0a\xfa\x1f\x41",
+    "Photoshop": b"8BPS\0\1",
+    "SVG": b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg">',
+    "icon": b"\0\0\1\0\1\0\x10\x10\0\0\1\0\x20\0",
+    "Canon raw": b"\0\0\0\x18ftypcrx \0\0\0\1crx isom",
+}
+
+
+def test_no_picture_is_passed_over_for_its_name(tmp_path):
+    for suffix in ("jp2", "j2k", "jxl", "dng", "cr2", "nef", "tga", "psd", "svg", "heic"):
+        (tmp_path / f"b.{suffix}").write_text("x")
+    for format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "PPM"):
+        picture = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(picture, format)
+        (tmp_path / f"bare {format}").write_bytes(picture.getvalue())
+        (tmp_path / f"odd {format}.bak").write_bytes(picture.getvalue())
+    for kind, header in STRANGE.items():
+        (tmp_path / f"bare {kind}").write_bytes(header + bytes(600))
+    left_out: Counter[str] = Counter()
+    assert len(list(walk_images(tmp_path, left_out))) == 10 + 2 * 8 + len(STRANGE)
+    assert not left_out
+    for kind in STRANGE:
+        with pytest.raises(ImageError, match=f"does not read {kind} pictures; convert it to"):
+            decode(tmp_path / f"bare {kind}")
+
+
+def test_what_is_no_picture_is_counted_by_suffix(tmp_path):
+    texts = ["BMW cars are fast", "P1 is a track", "GIF is a format", "<html><svg></svg>", "\xff\n"]
+    for n, text in enumerate(texts):
+        (tmp_path / f"{n}.TXT").write_text(text, encoding="latin-1")
+    (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom")
+    (tmp_path / "Makefile").touch()
+    (tmp_path / f"a.{'x' * 100}").touch()
+    os.mkfifo(tmp_path / "pipe")
+    left_out: Counter[str] = Counter()
+    assert not list(walk_images(tmp_path, left_out))
+    assert left_out == {".txt": len(texts), ".mp4": 1, "without suffix": 2, "others": 1}

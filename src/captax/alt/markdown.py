@@ -1,8 +1,8 @@
 """Images in Markdown: `![](x.png)`, `![][id]`, raw `<img>`, and MyST's `{image}` and `{figure}`.
 
-A parser of CommonMark says what is an image and what is code, a comment or an escaped bracket. It
-keeps no places within lines, so every place that could be an image gets a mark, and the parser is
-then asked which marks became alt texts or attributes.
+A parser of CommonMark says what is an image and what is code, a comment or an escaped bracket; what
+MkDocs adds is shown to it as lists. It keeps no places within lines, so every place that could be
+an image gets a mark, and the parser is then asked which marks became alt texts or attributes.
 """
 
 import json
@@ -30,6 +30,18 @@ _FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\r?\n.*?^\1[ \t]*$", re.DOTALL 
 _PUNCTUATION = re.compile(r"[\\`*_\[\]<>&$~|{}#^!]")
 
 
+# What holds blocks that are indented by 4, in the Markdown of MkDocs: admonitions, tabs, footnotes
+# and definitions. To CommonMark these blocks are code.
+_HOLDER = re.compile(
+    r"""^(?P<before>[ \t>]*)(?P<mark>
+        (?: (?:!!!|\?\?\?\+?)[ ]?[\w-]+(?:[ ]+[\w-]+)*(?:[ ]+"[^"\r\n]*")?
+          | ===[!+]{0,2}[ ]+(?:"[^"\r\n]*"|'[^'\r\n]*') ) (?=[ \t]*\r?$)
+      | \[\^[^\]\s]+\]:
+      | :(?=[ ]{1,3}\S) )""",
+    re.MULTILINE | re.VERBOSE,
+)
+
+
 class MarkdownError(CaptaxError):
     """A text is too long to be read as Markdown."""
 
@@ -46,6 +58,7 @@ def find_markdown(text: str, heading: str = "") -> list[ImageUse]:
     masked = mask_templates(text)
     if front := _FRONT_MATTER.match(masked):
         masked = re.sub(r"[^\r\n]", " ", front[0]) + masked[front.end() :]
+    masked = _HOLDER.sub(_as_item, masked)
     mark = "captaxmark" + "q" * _longest_run(text.lower(), "captaxmark")
     plain = _PARSER.parse(masked)
     candidates = [found for found in _CANDIDATE.finditer(masked) if not _escaped(masked, found)]
@@ -70,6 +83,15 @@ def find_markdown(text: str, heading: str = "") -> list[ImageUse]:
 
     uses += read(candidates)
     return sorted(uses, key=lambda use: use.start)
+
+
+def _as_item(holder: re.Match[str]) -> str:
+    """The same number of characters that begin a list's item, which holds the same blocks."""
+    mark = holder["mark"]
+    if mark == ":":
+        return f"{holder['before']}-"
+    fifth = "x" if mark[4:5] == " " else mark[4:5]  # one more space would begin code
+    return f"{holder['before']}-   {fifth}{mark[5:]}"
 
 
 def _longest_run(text: str, mark: str) -> int:

@@ -212,7 +212,9 @@ def caption(
         plan = dataclasses.replace(plan, shape=shape)
     arguments = {"model": model, "cluster": cluster, "resume": resume, "retry_errors": retry_errors}
     summary = _run(plan, captioner, arguments)
-    if not plan.printed or summary.errors or summary.doubtful:
+    # Captions that are printed into another program need no word on other files.
+    others = bool(summary.left_out) and sys.stderr.isatty()
+    if not plan.printed or summary.errors or summary.doubtful or others:
         for line in summary.lines():
             print(f"captax: {line}", file=sys.stderr)
     if summary.stopped:

@@ -41,8 +41,9 @@ def check(
 ) -> None:
     """Count a dataset's pictures and captions, decode each picture, and say what is wrong.
 
-    Exit code 1: a picture is unreadable, has no caption or is in two splits, or training would
-    refuse the dataset for another reason. Exit code 2: the path cannot be read as a dataset.
+    Exit code 1: a picture is unreadable, has no caption or is in two splits, a caption has no
+    picture, or training would refuse the dataset for another reason. Exit code 2: the path cannot
+    be read as a dataset.
     """
     # Start-up time.
     from captax.data.check import check as look
@@ -92,7 +93,7 @@ def _lines(path: str, report: "Report") -> Iterator[str]:
         )
     bare = [split for split, count in report.pictures.items() if not count]
     yield from _listed("splits without pictures", bare, 0)
-    yield from _listed("other faults, which training refuses", report.faults, 0)
+    yield from _listed("other faults", report.faults, 0)
     unreadable = [f"{name}: {error}" for name, error in report.unreadable.items()]
     yield from _listed("unreadable pictures", unreadable)
     yield from _listed("pictures in more than one split", [" = ".join(g) for g in report.leaks])
@@ -100,6 +101,7 @@ def _lines(path: str, report: "Report") -> Iterator[str]:
     if report.captions:
         yield from _listed("pictures without captions", report.uncaptioned)
         yield from _listed("pictures with an empty caption", report.empty)
+        yield from _listed("captions without a picture", report.unpictured, 0)
         yield from _listed("pictures with a caption twice", report.repeated_captions)
 
 

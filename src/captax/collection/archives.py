@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from captax.collection.item import MASKS, CollectionError, Item, place_of
@@ -11,7 +12,8 @@ from captax.collection.remote import RemoteSpan, one_line, opened
 from captax.data.example import DataError
 from captax.data.shards import TarPicture, refuse_unreadable, tar_files
 from captax.files import PICTURE_LIMIT, open_regular
-from captax.images import ImageError, is_image_path
+from captax.images import ImageError, begins_like_picture, names_picture, suffix_told
+from captax.images.kinds import HEADER
 
 # Pictures that would unpack to more bytes are refused.
 MAX_UNPACKED = PICTURE_LIMIT
@@ -67,53 +69,87 @@ def _zip(archive: str) -> zipfile.ZipFile:
     return zipfile.ZipFile(archive)
 
 
-def archive_items(archive: str) -> Iterator[Item]:
+Found = tuple[str, "ZipPicture | TarPicture | RemoteSpan | ImageError", Callable[[], bytes]]
+
+
+def archive_items(archive: str, left_out: Counter[str]) -> Iterator[Item]:
     """The pictures in a zip or tar file, given by path or URL, in the order of the archive.
 
-    If a tar file is damaged, the pictures before the damage come first, then an item that reports
-    the damage.
+    Members that are no pictures are counted in `left_out`, by suffix. If a tar file is damaged, the
+    pictures before the damage come first, then an item that reports the damage.
 
     Raises:
         CollectionError: the file cannot be read, or is not a complete zip file.
     """
     root = place_of(PurePosixPath(archive.rpartition("://")[2]).with_suffix(""))
     find = _in_zip if archive.lower().endswith(".zip") else _in_tar
-    for member, image in find(archive):
+    for stored, image, header in find(archive):
+        # Some programs for Windows write "\\" between folders, against the format.
+        member = stored if "/" in stored else stored.replace("\\", "/")
         within = PurePosixPath(member)
-        left_out = member.endswith(MASKS) or within.parts[:1] == ("__MACOSX",)
-        left_out |= any(part.startswith(".") and part != ".." for part in within.parts)
-        if isinstance(image, ImageError) and member == archive:
+        hidden = within.parts[:1] == ("__MACOSX",)
+        hidden |= any(part.startswith(".") and part != ".." for part in within.parts)
+        if isinstance(image, ImageError) and stored == archive:
             yield Item(archive, image, root)
-        elif is_image_path(member) and not left_out:
+        elif hidden:
+            continue
+        elif member.endswith(MASKS):
+            left_out["masks"] += 1
+        elif names_picture(member) or begins_like_picture(header()):
             yield Item(f"{archive}/{member}", image, root / place_of(within))
+        else:
+            left_out[suffix_told(member)] += 1
 
 
-def _in_zip(archive: str) -> Iterator[tuple[str, ZipPicture]]:
+def _in_zip(archive: str) -> Iterator[Found]:
+    """Each member's name, the picture that it is, and a function that reads its beginning."""
     try:
-        names = _zip(archive).NameToInfo
+        opened = _zip(archive)
+        names = opened.NameToInfo
     except OSError as error:
         raise CollectionError(f"{archive}: cannot be read: {error.strerror or error}") from None
     except Exception as error:
         raise CollectionError(
             f"{archive}: is not a complete zip file ({error}); fetch it again"
         ) from None
-    for name in names:
-        yield name, ZipPicture(archive, name)
+
+    def header(name: str) -> bytes:
+        if "://" in archive:  # each would be a request
+            return b""
+        try:
+            with opened.open(name) as member:
+                return member.read(HEADER)
+        except Exception:  # decompressors raise nearly anything for damaged data
+            return b""
+
+    for name, info in names.items():
+        if not info.is_dir() and not name.endswith("\\"):
+            yield name, ZipPicture(archive, name), functools.partial(header, name)
 
 
-def _in_tar(archive: str) -> Iterator[tuple[str, TarPicture | RemoteSpan | ImageError]]:
+def _in_tar(archive: str) -> Iterator[Found]:
+    """As `_in_zip`; damage has the archive's own name."""
     try:
         with opened(archive) as file:
+
+            def header(start: int, size: int) -> bytes:
+                if "://" in archive:
+                    return b""
+                file.seek(start)
+                return file.read(min(size, HEADER))
+
             for member in tar_files(file, archive):
                 start, size = member.offset_data, member.size
+                begins = functools.partial(header, start, size)
                 try:
                     refuse_unreadable(member, "it", MAX_UNPACKED)
                 except DataError as error:
-                    yield member.name, ImageError(str(error).removeprefix("it: "))
+                    yield member.name, ImageError(str(error).removeprefix("it: ")), begins
                     continue
                 if "://" in archive:
-                    yield member.name, RemoteSpan(archive, start, size)
+                    yield member.name, RemoteSpan(archive, start, size), begins
                 else:
-                    yield member.name, TarPicture(Path(archive), start, size)
+                    yield member.name, TarPicture(Path(archive), start, size), begins
     except (DataError, OSError) as error:
-        yield archive, ImageError(one_line(error).removeprefix(f"{archive}: "))
+        reason = ImageError(one_line(error).removeprefix(f"{archive}: "))
+        yield archive, reason, bytes

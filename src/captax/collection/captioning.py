@@ -45,7 +45,7 @@ class Wanted:
 
     def error(self, reason: str) -> Record:
         """The record of a picture that has no caption."""
-        return Record(self.item.name, error=reason)
+        return Record(self.item.name, error=reason, columns=self.item.columns)
 
 
 class Copies:
@@ -106,7 +106,9 @@ def caption_batches(
             pixels = processor([processor.prepare(picture)])[0]
         except ImageError as error:
             return each.error(_reason(each.item, error)), None
-        record = Record(name, fingerprint=look, target=target, before=before)
+        record = Record(
+            name, fingerprint=look, target=target, before=before, columns=each.item.columns
+        )
         return record, Placed(each.place, pixels)
 
     def ready() -> Iterator[Placed | Record]:

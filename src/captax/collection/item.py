@@ -1,7 +1,9 @@
 """A picture to caption, and the suffixes of lists and archives."""
 
 import dataclasses
+from collections import Counter
 from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
 
 from captax.data.example import Stored
 from captax.errors import CaptaxError
@@ -27,11 +29,13 @@ class Item:
         image: its file, its bytes, an object that reads them when needed, or the reason why there
             is no picture.
         place: its relative path, for outputs that mirror the folders of the pictures.
+        columns: the other columns of the list that names it.
     """
 
     name: str
     image: Path | bytes | Stored | ImageError
     place: PurePosixPath
+    columns: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def path(self) -> Path | None:
@@ -52,3 +56,16 @@ def place_of(path: PurePath) -> PurePosixPath:
     output's folder.
     """
     return PurePosixPath(*(part for part in path.parts if part not in (path.anchor, "..")))
+
+
+_SUFFIXES_TOLD = 8
+
+
+def files_left_out(left_out: Counter[str]) -> str:
+    """The files that are no pictures, in a summary: "7 files skipped: 3 .mp4, 4 .txt"."""
+    most = left_out.most_common(_SUFFIXES_TOLD)
+    told = [f"{count:,} {suffix}" for suffix, count in sorted(most)]
+    total = left_out.total()
+    if rest := total - sum(count for _, count in most):
+        told.append(f"{rest:,} of other kinds")
+    return f"{'1 file' if total == 1 else f'{total:,} files'} skipped: {', '.join(told)}"

@@ -3,31 +3,49 @@
 import glob
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from captax.collection.archives import archive_items
-from captax.collection.item import ARCHIVES, LISTS, MASKS, CollectionError, Item, place_of
+from captax.collection.item import (
+    ARCHIVES,
+    LISTS,
+    MASKS,
+    CollectionError,
+    Item,
+    files_left_out,
+    place_of,
+)
 from captax.collection.lists import list_items
 from captax.collection.remote import RemotePicture, file_system, one_line
 from captax.data.shards import find_shards
 from captax.files import is_file
-from captax.images import ImageError, UnusableImage, is_image_path, walk_images
+from captax.images import (
+    ImageError,
+    UnusableImage,
+    names_picture,
+    suffix_told,
+    walk_images,
+)
 
 
-def find_items(sources: Sequence[str]) -> Iterator[Item]:
+def find_items(sources: Sequence[str], left_out: Counter[str] | None = None) -> Iterator[Item]:
     """The pictures of `sources`, one at a time, in the same order every time.
 
     A folder is searched with its subfolders (sorted; hidden files and trainers' masks are left
-    out). `.zip` and `.tar` files, `.tar` names with braces, and lists (`.parquet`, `.jsonl`,
-    `.csv`, `.tsv`, `.txt`: a picture's path, URL or bytes in each row) are opened. fsspec opens
-    sources with `://`, which may be folders and patterns too. Any other source is a picture or a
-    pattern (`*`, `?`, `[..]`, `**`). If part of a source cannot be read, an item says why.
+    out). A picture is what has a picture's name or begins like one; all other files of folders and
+    archives are counted in `left_out`, by suffix, as the search comes upon them. `.zip` and `.tar`
+    files, `.tar` names with braces, and lists (`.parquet`, `.jsonl`, `.csv`, `.tsv`, `.txt`: a
+    picture's path, URL or bytes in each row) are opened. fsspec opens sources with `://`, which may
+    be folders and patterns too. Any other source is a picture or a pattern (`*`, `?`, `[..]`,
+    `**`). If part of a source cannot be read, an item says why.
 
     Raises:
         CollectionError: a source has no picture at all; raised before the first item.
     """
-    found = [_pictures(source, alone=len(sources) == 1) for source in sources]
+    counted: Counter[str] = Counter() if left_out is None else left_out
+    found = [_pictures(source, counted, alone=len(sources) == 1) for source in sources]
     if len(sources) == 1 and not glob.has_magic(sources[0]):
         return found[0]
     # Several sources may have the same picture, and "**" matches a folder and its contents.
@@ -43,21 +61,24 @@ def _each_once(items: Iterable[Item]) -> Iterator[Item]:
             yield item
 
 
-def _pictures(source: str, *, alone: bool) -> Iterator[Item]:
+def _pictures(source: str, left_out: Counter[str], *, alone: bool) -> Iterator[Item]:
     """The pictures of one source; there is at least one."""
     if not source:
         raise CollectionError("an empty path was given; give a file, a folder or a pattern")
     try:
-        items = _remote(source) if "://" in source else _local(Path(source), alone=alone)
+        if "://" in source:
+            items = _remote(source, left_out)
+        else:
+            items = _local(Path(source), left_out, alone=alone)
         first = next(items, None)
     except OSError as error:
         raise CollectionError(f"{source}: cannot be read: {error.strerror or error}") from None
     if first is None:
-        raise CollectionError(f"{source}: {_nothing(Path(source))}")
+        raise CollectionError(f"{source}: {_nothing(Path(source), left_out)}")
     return itertools.chain([first], items)
 
 
-def _nothing(path: Path) -> str:
+def _nothing(path: Path, left_out: Counter[str]) -> str:
     """Why a source has no picture, and what to do."""
     if path.is_dir():
         names = (f"*{suffix}" for suffix in (*ARCHIVES, *LISTS))
@@ -65,7 +86,8 @@ def _nothing(path: Path) -> str:
         hint = (
             f"; to caption what its archives and lists hold, give '{path / other}'" if other else ""
         )
-        return f"there are no pictures in this folder (looked for .jpg, .png, …){hint}"
+        others = f"; {files_left_out(left_out)}" if left_out else ""
+        return f"there are no pictures in this folder (looked for .jpg, .png, …){others}{hint}"
     if path.exists():
         return "holds no pictures; give a picture, a folder, an archive or a list"
     if glob.has_magic(str(path)):
@@ -73,37 +95,40 @@ def _nothing(path: Path) -> str:
     return "no such file or folder"
 
 
-def _local(path: Path, *, alone: bool) -> Iterator[Item]:
+def _local(path: Path, left_out: Counter[str], *, alone: bool) -> Iterator[Item]:
     if path.is_dir():
-        yield from _folder(path, path if alone else None)
+        yield from _folder(path, path if alone else None, left_out)
     elif path.exists():
-        yield from _file(path)
+        yield from _file(path, left_out)
     elif not glob.has_magic(str(path)):
         shards = find_shards(path) if "{" in str(path) else []
         for shard in shards:
-            yield from _file(shard)
-        if not shards and is_image_path(path) and not alone:
+            yield from _file(shard, left_out)
+        if not shards and names_picture(path) and not alone:
             yield Item(str(path), path, place_of(path))  # decoding says that it is missing
     else:
         for match in sorted(map(Path, glob.iglob(str(path), recursive=True))):  # noqa: PTH207
-            yield from _folder(match, None) if match.is_dir() else _file(match)
+            is_folder = match.is_dir()
+            yield from _folder(match, None, left_out) if is_folder else _file(match, left_out)
 
 
-def _folder(folder: Path, root: Path | None) -> Iterator[Item]:
+def _folder(folder: Path, root: Path | None, left_out: Counter[str]) -> Iterator[Item]:
     """Pictures in a folder; their places are relative to `root`, if it is given."""
-    for found in walk_images(folder):
+    for found in walk_images(folder, left_out):
         if isinstance(found, UnusableImage):
             yield Item(str(found.path), ImageError(found.reason), place_of(found.path))
-        elif not found.name.endswith(MASKS):
+        elif found.name.endswith(MASKS):
+            left_out["masks"] += 1
+        else:
             within = found.relative_to(root) if root is not None else found
             yield Item(str(found), found, place_of(within))
 
 
-def _file(path: Path) -> Iterator[Item]:
+def _file(path: Path, left_out: Counter[str]) -> Iterator[Item]:
     """A picture, or the pictures in an archive or a list."""
     suffix = path.suffix.lower()
     if suffix in ARCHIVES:
-        return archive_items(str(path))
+        return archive_items(str(path), left_out)
     if suffix in LISTS:
         return list_items(path)
     if not is_file(path):  # a pipe or a device, which never ends
@@ -113,7 +138,7 @@ def _file(path: Path) -> Iterator[Item]:
     return iter([Item(str(path), path, place_of(path))])
 
 
-def _remote(url: str) -> Iterator[Item]:
+def _remote(url: str, left_out: Counter[str]) -> Iterator[Item]:
     """The pictures of a URL: a file or an archive; without HTTP, also a folder or a pattern.
 
     Raises:
@@ -133,7 +158,9 @@ def _remote(url: str) -> Iterator[Item]:
     for each in found:
         name = each if by_http else files.unstrip_protocol(each)
         if each.lower().endswith(ARCHIVES) and not root:
-            yield from archive_items(name)
-        elif found == [path] or (is_image_path(each) and not each.endswith(MASKS)):
+            yield from archive_items(name, left_out)
+        elif found == [path] or (names_picture(each) and not each.endswith(MASKS)):
             within = each.removeprefix(root).split("://")[-1].split("?")[0]
             yield Item(name, RemotePicture(name), place_of(PurePosixPath(within)))
+        else:
+            left_out["masks" if each.endswith(MASKS) else suffix_told(each)] += 1

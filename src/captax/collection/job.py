@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from captax.collection.caption_template import CaptionTemplate
 from captax.collection.captioning import Copies, Wanted
-from captax.collection.item import Item
+from captax.collection.item import Item, files_left_out
 from captax.collection.journal import Journal
 from captax.collection.outputs import write_json_lines
 from captax.collection.record import Record
@@ -98,6 +98,7 @@ class Summary:
         stopped: whether the job was asked to stop before its end.
         unmatched: records of an earlier process that are of none of the pictures; nothing is
             written beside a picture from them.
+        left_out: files of the sources that are no pictures, by suffix.
     """
 
     captioned: int = 0
@@ -110,6 +111,7 @@ class Summary:
     files: list[Path] = dataclasses.field(default_factory=list)
     stopped: bool = False
     unmatched: int = 0
+    left_out: Counter[str] = dataclasses.field(default_factory=Counter)
 
     @property
     def settled(self) -> int:
@@ -130,6 +132,8 @@ class Summary:
         rate = f" ({self.captioned / self.seconds:.1f} a second)" if self.captioned > 1 else ""
         took = f"in {_duration(self.seconds)}{rate}"
         lines = [f"{_pictures(self.settled)}: {told or 'nothing to do'} {took}"]
+        if self.left_out:
+            lines[0] += f"; {files_left_out(self.left_out)}"
         if self.doubtful:
             lines.append(f"captions below --min-score, to be reviewed: {self.doubtful:,}")
         if self.unmatched:
@@ -153,6 +157,7 @@ def caption_collection(
     shape: Shape = SHAPE,
     dedupe: int | None = None,
     listed: Path | None = None,
+    left_out: Counter[str] | None = None,
     asked: Callable[[], bool] = lambda: False,
     watch: Callable[[list[Record], Summary], None] = lambda records, summary: None,
 ) -> Summary:
@@ -171,6 +176,7 @@ def caption_collection(
         dedupe: the number of bits in which the fingerprints of copies may differ.
         listed: the path of the lists of errors and of captions for review, to which
             `.errors.jsonl` and `.review.jsonl` are appended.
+        left_out: where `items` counts files that are no pictures; the summary tells them.
         asked: whether to stop after this batch.
         watch: called with every batch when it is done.
 
@@ -178,6 +184,8 @@ def caption_collection(
         OutputError: nothing more can be written; what is done is in the journal.
     """
     job = _Job(output, journal, shape, None if dedupe is None else Copies(dedupe))
+    if left_out is not None:
+        job.summary.left_out = left_out
     start = time.perf_counter()
     try:
         job.take_up()
@@ -285,7 +293,7 @@ class _Job:
             if not self.shape.doubtful(record):
                 reason = self.output.write(self.shape.as_written(record))
                 if reason:
-                    failed.append(Record(record.name, error=reason))
+                    failed.append(Record(record.name, error=reason, columns=record.columns))
         if failed and self.journal is not None:
             self.journal.append(failed)
         return failed

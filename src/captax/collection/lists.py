@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from captax.collection.item import CollectionError, Item, place_of
+from captax.collection.record import columns_of
 from captax.collection.remote import RemotePicture
 from captax.data.example import read_text
 from captax.data.folder import PICTURE_COLUMNS
@@ -23,8 +24,9 @@ def list_items(table: Path) -> Iterator[Item]:
 
     The first column that has one of the names in `COLUMNS` is used; a `.txt` has one picture a
     line. A value is a path, relative to the list's folder or the working directory, or a URL. In
-    parquet it may also be bytes, or `{bytes, path}`. If the table is damaged, the pictures before
-    the damage come first, then an item that reports the damage.
+    parquet it may also be bytes, or `{bytes, path}`. The other columns go with the picture. If the
+    table is damaged, the pictures before the damage come first, then an item that reports the
+    damage.
 
     Raises:
         CaptaxError: the beginning of the table cannot be read, or there is no such column.
@@ -33,8 +35,10 @@ def list_items(table: Path) -> Iterator[Item]:
     rows = _parquet(table) if table.suffix.lower() == ".parquet" else _rows(table)
     names: set[str] = set()
     try:
-        for row, (where, value) in enumerate(rows):
+        for row, (where, value, columns) in enumerate(rows):
             item = _item(table, row, where.removeprefix(f"{table}, "), value)
+            if columns:
+                item = dataclasses.replace(item, columns=columns)
             if isinstance(item.image, bytes) and item.name in names:  # two pictures of one name
                 item = dataclasses.replace(item, name=f"{item.name}#{row}")
             names.add(item.name)
@@ -82,32 +86,59 @@ def _picture(table: Path, row: int, value: Any) -> tuple[str, Path | bytes | Rem
     return str(path), path
 
 
-def _rows(table: Path) -> Iterator[tuple[str, Any]]:
+Rows = Iterator[tuple[str, Any, dict[str, Any]]]
+
+
+def _rows(table: Path) -> Rows:
+    """The place of each row, the value of its picture, and its other columns."""
     if table.suffix.lower() == ".txt":
         for number, line in enumerate(read_text(table).split("\n"), 1):
             if line.strip():
-                yield f"{table}, line {number}", line
+                yield f"{table}, line {number}", line, {}
         return
     column = ""
     for where, record in read_records(table):
         if column not in record:
             column = find_column(where, list(record), COLUMNS)
-        yield where, record[column]
+        yield where, record[column], columns_of(record, column)
 
 
-def _parquet(table: Path) -> Iterator[tuple[str, Any]]:
+def _parquet(table: Path) -> Rows:
     pyarrow = parquet_library(table)
     try:
         open_regular(table).close()  # the library would wait for a pipe
         file = pyarrow.parquet.ParquetFile(table)
         column = find_column(str(table), file.schema_arrow.names, COLUMNS)
+        names = file.schema_arrow.names
+        others = [
+            field.name
+            for field in file.schema_arrow
+            if _plain(pyarrow.types, field.type) and names.count(field.name) == 1
+        ]
+        wanted = list(dict.fromkeys([column, *others]))
         row = 0
-        for batch in file.iter_batches(batch_size=64, columns=[column]):
-            for value in batch.column(0):
-                yield f"{table}, row {row}", value.as_py()
+        for batch in file.iter_batches(batch_size=64, columns=wanted):
+            listed = {name: _values(batch.column(name)) for name in others}
+            for place, value in enumerate(batch.column(batch.schema.names.index(column))):
+                columns = {name: values[place] for name, values in listed.items()}
+                yield f"{table}, row {row}", value.as_py(), columns_of(columns, column)
                 row += 1
     except (OSError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise CollectionError(
             f"{table}: cannot be read as parquet: {reason}; write it again"
         ) from None
+
+
+def _plain(types: Any, kind: Any) -> bool:
+    """Whether a column of parquet holds texts, numbers or truth, and no pictures or tables."""
+    tests = (types.is_string, types.is_large_string, types.is_integer)
+    return any(test(kind) for test in (*tests, types.is_floating, types.is_boolean))
+
+
+def _values(column: Any) -> list[Any]:
+    """The values of a column; none of them if a text is no UTF-8."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [None] * len(column)

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from captax.collection.choices import CaptionFormat
 from captax.collection.item import CollectionError, Item
-from captax.collection.record import Record, as_line, utf8
+from captax.collection.record import Record, as_line, cell, utf8
 from captax.data import batched
 from captax.data.tables import parquet_library
 from captax.files import (
@@ -35,7 +35,7 @@ _ROWS = 4096  # written to parquet at a time
 def as_json(record: Record) -> dict[str, Any]:
     """A record as a JSON object."""
     if record.error:
-        return {"path": record.name, "error": record.error}
+        return {"path": record.name, "error": record.error, **record.columns}
     values: dict[str, Any] = {"path": record.name, "caption": record.text, "score": record.score}
     if record.confidence is not None:
         values["confidence"] = record.confidence
@@ -45,7 +45,7 @@ def as_json(record: Record) -> dict[str, Any]:
         ]
     if record.copy_of:
         values["copy_of"] = record.copy_of
-    return values
+    return {**values, **record.columns}
 
 
 def as_text(record: Record) -> str:
@@ -69,25 +69,28 @@ def write_json_lines(path: Path, records: Records, *, own: bool = False) -> None
 
 
 def write_csv(path: Path, records: Records, *, safe: bool = True) -> None:
-    """Columns `path`, `caption`, `score`, `error`; then `caption_2`, `score_2` and so on.
+    """Columns `path`, `caption`, `score`, `error`; then `caption_2` and so on; then the list's.
 
     Texts are as `csv_cell` writes them.
     """
 
-    def cell(value: object) -> object:
+    def told(value: object) -> object:
         return csv_cell(value, safe=safe) if isinstance(value, str) else value
 
     most = max((len(record.captions) for record in records()), default=1)
     others = [f"{name}_{n}" for n in range(2, most + 1) for name in ("caption", "score")]
+    listed = list({name: None for record in records() for name in record.columns})
     with _lines(path, newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         # Python 3.11 does not quote a carriage return, and readers take it for the end of a line.
         quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        writer.writerow([*CSV_HEADER, *others])
+        writer.writerow([*CSV_HEADER, *others, *map(told, listed)])
         for record in records():
             best = list(record.captions[0]) if record.captions else ["", ""]
             rest = [value for caption in record.captions[1:] for value in caption]
-            row = list(map(cell, [record.name, *best, record.error, *rest]))
+            rest += [""] * (len(others) - len(rest)) if listed else []
+            rest += [cell(record.columns.get(name)) for name in listed]
+            row = list(map(told, [record.name, *best, record.error, *rest]))
             (quoting if any("\r" in str(value) for value in row) else writer).writerow(row)
 
 
@@ -147,14 +150,16 @@ def below(folder: Path, path: Path) -> str:
 
 
 def write_parquet(path: Path, records: Records) -> None:
-    """Columns `path`, `caption`, `score`, `alternatives` and `error`."""
+    """Columns `path`, `caption`, `score`, `alternatives` and `error`; then the list's, as texts."""
     pyarrow = parquet_library(path)
+    listed = list({name: None for record in records() for name in record.columns})
     caption = [("caption", pyarrow.string()), ("score", pyarrow.float64())]
     schema = pyarrow.schema([
         ("path", pyarrow.string()),
         *caption,
         ("alternatives", pyarrow.list_(pyarrow.struct(caption))),
         ("error", pyarrow.string()),
+        *((utf8(name), pyarrow.string()) for name in listed),
     ])  # fmt: skip
     with (
         replacing(path) as file,
@@ -166,7 +171,10 @@ def write_parquet(path: Path, records: Records) -> None:
 
 def _row(record: Record) -> dict[str, Any]:
     values = {"alternatives": [], **as_json(record)}
-    return {key: utf8(value) if isinstance(value, str) else value for key, value in values.items()}
+    values |= {name: cell(value) for name, value in record.columns.items()}
+    return {
+        utf8(key): utf8(value) if isinstance(value, str) else value for key, value in values.items()
+    }
 
 
 WRITERS: dict[CaptionFormat, Callable[[Path, Records], None]] = {

@@ -5,6 +5,7 @@ import dataclasses
 import glob
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from captax.data.tables import parquet_library
 from captax.errors import quoted
 from captax.files import unwritable
 from captax.generation import Calibration
-from captax.images import ImageError, SheetRow, is_image_path, write_sheet
+from captax.images import ImageError, SheetRow, names_picture, write_sheet
 from captax.pipelines.captioner import Captioner
 
 # The name of the journal's folder, or the end of its name if the output is a file.
@@ -118,7 +119,7 @@ class Plan:
             not self.ext.startswith(".") or "/" in self.ext or not self.ext.strip(".")
         ):
             raise CollectionError(f"--ext is {quoted(self.ext)}; give one such as .txt or .caption")
-        if self.ext is not None and is_image_path(f"a{self.ext}"):
+        if self.ext is not None and names_picture(f"a{self.ext}"):
             raise CollectionError(
                 f"--ext is {quoted(self.ext)}, a suffix of pictures; give one such as .txt"
             )
@@ -245,7 +246,8 @@ class Plan:
         caption instead of `captioner`. Raises `CollectionError` if an earlier run had other
         settings, unless `resume` says what to do then.
         """
-        items = find_items(self.sources)
+        left_out: Counter[str] = Counter()
+        items = find_items(self.sources, left_out)
         shown: list[Record] = []
 
         def engine(wanted: Iterator[Wanted], copies: Copies | None) -> Iterator[list[Record]]:
@@ -279,6 +281,7 @@ class Plan:
                 shape=self.shape,
                 dedupe=self.options.dedupe,
                 listed=self.listed,
+                left_out=left_out,
                 asked=asked,
                 watch=watch,
             )

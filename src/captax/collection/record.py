@@ -2,7 +2,13 @@
 
 import dataclasses
 import json
+import math
+import re
+from collections.abc import Mapping
 from typing import Any
+
+# Names that the files of captions have for what captax writes.
+_OWN = re.compile(r"path|error|alternatives|copy_of|(?:caption|score)(?:_\d+)?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -18,6 +24,7 @@ class Record:
         fingerprint: its perceptual hash, if the job looks for copies.
         target: the picture that the caption is written beside, if the output does so.
         before: the text that was there when the caption was made.
+        columns: the other columns of the list that names the picture, as outputs have them.
     """
 
     name: str
@@ -28,6 +35,7 @@ class Record:
     target: str | None = None
     before: str = ""
     confidence: float | None = None
+    columns: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -42,7 +50,7 @@ class Record:
     def write(self) -> dict[str, Any]:
         """The record as a JSON object, which `read` turns back into the same record."""
         values = dataclasses.asdict(self)
-        return {key: value for key, value in values.items() if value not in ((), "", None)}
+        return {key: value for key, value in values.items() if value not in ((), "", None, {})}
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> "Record":
@@ -57,6 +65,8 @@ class Record:
             raise TypeError("texts are strings")
         for text, _ in captions:
             text.encode()  # half of a surrogate pair cannot be written
+        if not isinstance(record.columns, dict):
+            raise TypeError("columns are an object")
         if not isinstance(record.fingerprint, int | None):
             raise TypeError("fingerprints are numbers")
         if not isinstance(record.confidence, float | None):
@@ -82,3 +92,28 @@ def as_line(value: Any) -> str:
     except UnicodeEncodeError:
         text = json.dumps(value)
     return text + "\n"
+
+
+def columns_of(row: Mapping[str, Any], picture: str) -> dict[str, Any]:
+    """The columns of a list's row, without that of the picture, for a record.
+
+    A column that has a name of captax's own gets `list_` before it. If the list was written by
+    captax, such columns are left out: they are written anew.
+    """
+    ours = {"path", "caption", "score"} <= row.keys()
+    columns = {}
+    for name, value in row.items():
+        own = _OWN.fullmatch(name) is not None
+        if name == picture or (own and ours):
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            value = str(value)  # JSON has no such numbers
+        columns[f"list_{name}" if own else name] = value
+    return columns
+
+
+def cell(value: Any) -> str:
+    """The value of a column as text."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False)

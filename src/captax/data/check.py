@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from tokenizers import Regex, pre_tokenizers
 from tqdm import tqdm
 
 from captax.data.batches import map_ahead
-from captax.data.example import Example, SplitError, collecting_faults
-from captax.data.labelled import LabelledExample, is_labelled, read_labelled
-from captax.data.sources import UnknownLayout, recognise
+from captax.data.example import Example, SplitError, collecting_faults, refuse
+from captax.data.folder import texts_alone
+from captax.data.labelled import LabelledExample, is_labelled, read_labelled, unlabelled
+from captax.data.sources import SIDECARS, UnknownLayout, recognise
 from captax.data.splits import SPLIT_NAMES, split_name
 from captax.images import ImageError, SheetRow, decode
 from captax.text.vocabulary import WORD
@@ -60,6 +62,7 @@ class Report:
         repeated: pictures that are in one split more than once, as groups of names.
         uncaptioned: pictures without a caption.
         empty: pictures with an empty caption.
+        unpictured: captions beside no picture of their name.
         repeated_captions: pictures that have the same caption twice.
         shared_captions: how many captions belong to more than one picture.
         words: how many words a caption has.
@@ -80,6 +83,7 @@ class Report:
     repeated: list[list[str]]
     uncaptioned: list[str]
     empty: list[str]
+    unpictured: list[str]
     repeated_captions: list[str]
     shared_captions: int
     words: Spread | None
@@ -92,7 +96,7 @@ class Report:
     @property
     def sound(self) -> bool:
         """Whether training can trust it: it opens, every picture is readable, nothing leaks."""
-        refused = self.faults or self.uncaptioned or self.empty
+        refused = self.faults or self.uncaptioned or self.empty or self.unpictured
         return not (refused or self.unreadable or self.leaks)
 
     def to_json(self) -> dict[str, Any]:
@@ -115,11 +119,23 @@ class Check:
     """The result of `check`: a `report` of the dataset, and a contact sheet of it."""
 
     def __init__(
-        self, layout: str, pictures: dict[str, int], faults: list[str], looked: list[_Looked]
+        self,
+        layout: str,
+        pictures: dict[str, int],
+        faults: list[str],
+        looked: list[_Looked],
+        outside: Mapping[str, str] = MappingProxyType({}),
+        unpictured: Sequence[str] = (),
     ):
+        """`outside` are unreadable pictures that belong to no split, with the reason."""
         self._looked = looked
         self._many = len(pictures) > 1
-        self.report = self._report(layout, pictures, faults)
+        report = self._report(layout, pictures, faults)
+        self.report = dataclasses.replace(
+            report,
+            unreadable={**report.unreadable, **outside},
+            unpictured=list(unpictured),
+        )
 
     def sheet_rows(self, count: int, *, seed: int = 0) -> Iterator[SheetRow]:
         """Cards for `write_sheet`: first the faulty examples, then others drawn by `seed`.
@@ -191,6 +207,7 @@ class Check:
             repeated=repeated,
             uncaptioned=[name for name, texts in captions.items() if not texts],
             empty=[name for name, texts in captions.items() if not all(texts)],
+            unpictured=[],
             repeated_captions=[n for n, t in captions.items() if len(set(map(_plain, t))) < len(t)],
             shared_captions=sum(len(names) > 1 for text, names in of_each.items() if text),
             words=_spread([len(each) for each in words]),
@@ -234,10 +251,25 @@ def check(path: str | Path, *, split: str | None = None, progress: bool = False)
     if not pairs:
         raise SplitError(f"{path}: no pictures{f' in its {split} split' if split else ''}")
     pictures = {name: len(examples) for name, examples in splits.items()}
+    outside, unpictured = {}, []
+    if layout == SIDECARS:
+        unpictured = texts_alone(Path(path))
+    elif any(isinstance(example, LabelledExample) for _, example in pairs):
+        with collecting_faults() as more:
+            outside = _unlabelled(Path(path))
+        faults += more
     threads = os.cpu_count() or 1
     looked = map_ahead(lambda pair: _look(*pair), pairs, threads, 4 * threads)
     bar = tqdm(looked, total=len(pairs), unit="picture", disable=not progress, leave=False)
-    return Check(layout, pictures, list(dict.fromkeys(faults)), list(bar))
+    return Check(layout, pictures, list(dict.fromkeys(faults)), list(bar), outside, unpictured)
+
+
+def _unlabelled(root: Path) -> dict[str, str]:
+    """Report the pictures of no class; return those that cannot be read, with the reason."""
+    names = {path.relative_to(root).as_posix(): path for path in unlabelled(root)}
+    refuse(names, root, "is in no folder of a class; move it into one, or write its caption")
+    looked = {name: _look("", LabelledExample(name, path, "")) for name, path in names.items()}
+    return {name: each.error for name, each in looked.items() if each.error is not None}
 
 
 def _splits(

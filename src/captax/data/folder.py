@@ -24,7 +24,8 @@ from captax.data.tables import (
     read_records,
 )
 from captax.errors import quoted
-from captax.images.find import find_images, is_image_path
+from captax.images.find import find_images
+from captax.images.kinds import is_image_path
 
 TABLES = ("metadata.jsonl", "captions.jsonl", "captions.csv", "metadata.csv", "captions.tsv")
 PICTURE_COLUMNS = ("file_name", "image", "filename", "file", "image_path", "image_name", "path")
@@ -46,6 +47,24 @@ def has_sidecars(root: Path) -> bool:
     return any(
         is_image_path(path) and path.with_suffix(".txt").is_file() for path in root.rglob("*")
     )
+
+
+def texts_alone(root: Path) -> list[str]:
+    """The `.txt` files that are beside no picture of their name, by path in the folder.
+
+    Texts about a dataset, such as `README.txt`, are none of them.
+    """
+    pictures = {path.with_suffix("") for path in find_images([root], readable=True)}
+    return [
+        path.relative_to(root).as_posix()
+        for path in sorted(root.rglob("*.txt"))
+        if path.with_suffix("") not in pictures
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and path.stem.lower() not in _ABOUT
+    ]
+
+
+_ABOUT = ("readme", "license", "licence", "notes", "classes", "labels", "requirements")
 
 
 def read_table(
@@ -100,7 +119,7 @@ def read_sidecars(root: Path, *, split: str | None = None) -> list[Example]:
     Raises:
         DataError: a picture has no `.txt`, or a `.txt` has no caption.
     """
-    pictures = find_images([root])
+    pictures = find_images([root], readable=True)
     if refuses():
         refuse(
             [

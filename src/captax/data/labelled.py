@@ -25,7 +25,8 @@ from captax.data.tables import alternatives
 from captax.errors import quoted
 from captax.files import is_file, parse_json
 from captax.images.decode import ImageError
-from captax.images.find import find_images, is_image_path
+from captax.images.find import find_images
+from captax.images.kinds import is_image_path
 
 FOOD101_LISTS = {"train": "train.txt", "dev": "val.txt", "test": "test.txt"}
 
@@ -278,11 +279,26 @@ def _folders(root: Path, folders: Mapping[str, list[Path]]) -> Labelled:
         splits[split] = [
             LabelledExample(image.relative_to(root).as_posix(), image, folder.name)
             for folder in classes
-            for image in find_images([folder])
+            for image in find_images([folder], readable=True)
         ]
     names = sorted({folder.name for classes in folders.values() for folder in classes})
     layout = "a folder for each class" + ("" if "" in splits else ", in folders of splits")
     return Labelled(layout, tuple(names), splits)
+
+
+def unlabelled(root: Path) -> list[Path]:
+    """The pictures beside the folders of classes, which are of no class."""
+    folders = {root}
+    if _is_food101(root):
+        folders.add(root / "images")
+    else:
+        folders |= {each.parent for classes in _class_folders(root).values() for each in classes}
+    return [
+        path
+        for folder in sorted(folders)
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".") and is_image_path(path) and not path.is_dir()
+    ]
 
 
 def _subfolders(folder: Path) -> list[Path]:

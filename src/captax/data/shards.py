@@ -7,6 +7,7 @@ place of its bytes are kept, so that it can be read at any time, in any order an
 import dataclasses
 import itertools
 import os
+import posixpath
 import re
 import tarfile
 from collections.abc import Iterator
@@ -16,9 +17,10 @@ from typing import Any, BinaryIO, cast
 from captax.data.example import DataError, Example, StoredExample, refuse, refuse_long, refuses
 from captax.data.splits import choose_split, refuse_absent, split_in
 from captax.data.tables import caption_columns, captions_in
+from captax.errors import quoted
 from captax.files import CONFIG_LIMIT, PICTURE_LIMIT, open_regular, parse_json
 from captax.images.decode import ImageError
-from captax.images.find import is_image_path
+from captax.images.kinds import is_image_path
 
 _BLOCK = 512  # a tar file's unit
 
@@ -191,11 +193,74 @@ def _members(shard: Path) -> Iterator[tuple[str, str, str, TarPicture | bytes]]:
 def tar_files(file: Any, name: object) -> Iterator[tarfile.TarInfo]:
     """The files in an uncompressed tar, without hidden ones (such as macOS's `._a.jpg`).
 
-    `file` is seekable; the caller may read anywhere in it between two of its members.
+    A link is the file that it leads to, under its own name; links come after all files. A link
+    that leads to no file of the archive is refused by `refuse_unreadable`. `file` is seekable; the
+    caller may read anywhere in it between two of its members.
 
     Raises:
         DataError: the file is not a tar file, or is damaged; the message calls it `name`.
     """
+    links: list[tarfile.TarInfo] = []
+    for member in _tar_members(file, name):
+        hidden = PurePosixPath(member.name).name.startswith(".")
+        if member.isreg() and not hidden:
+            yield member
+        elif member.islnk() or (member.issym() and not hidden):
+            links.append(member)
+            if len(links) > _MOST_LINKS:
+                raise DataError(f"{name}: has more than {_MOST_LINKS:,} links; unpack it")
+    if links:  # most archives have none, and their names need not be kept
+        file.seek(0)
+        yield from _followed(links, _tar_members(file, name))
+
+
+def _followed(
+    links: list[tarfile.TarInfo], members: Iterator[tarfile.TarInfo]
+) -> Iterator[tarfile.TarInfo]:
+    """The files that links lead to, under the names of the links."""
+    targets = {_target(link) for link in links}
+    files: dict[str, tarfile.TarInfo] = {}
+    leads = {_plain(link.name): _target(link) for link in links if link.issym()}
+    hard: dict[int, tarfile.TarInfo] = {}
+    for member in members:  # a hard link leads to the file before it, if two have the same name
+        path = _plain(member.name)
+        if member.islnk() and (file := files.get(_target(member))) is not None:
+            hard[member.offset] = file
+            if path in targets:
+                files[path] = file
+        elif member.isreg() and path in targets:
+            files[path] = member
+    for link in links:
+        if PurePosixPath(link.name).name.startswith("."):
+            continue
+        path, steps = _target(link), 0
+        while path not in files and path in leads and steps < _MOST_STEPS:
+            path, steps = leads[path], steps + 1
+        file = hard.get(link.offset) if link.islnk() else files.get(path)
+        if file is not None:
+            link.type, link.size, link.sparse = file.type, file.size, file.sparse
+            link.offset_data = file.offset_data
+        yield link
+
+
+_MOST_LINKS = 100_000  # in one archive; each is kept
+_MOST_STEPS = 40  # from one link to the next, as on Linux
+
+
+def _plain(path: str) -> str:
+    """A path within an archive, without `.` and `..`."""
+    return posixpath.normpath(path)
+
+
+def _target(link: tarfile.TarInfo) -> str:
+    """Where a link leads to, within the archive."""
+    if link.islnk():
+        return _plain(link.linkname)
+    return _plain(posixpath.join(posixpath.dirname(link.name), link.linkname))
+
+
+def _tar_members(file: Any, name: object) -> Iterator[tarfile.TarInfo]:
+    """All members of an uncompressed tar, as `tar_files` reads them."""
     before, headers = 0, cast(BinaryIO, _Headers(file))
     try:
         with tarfile.open(fileobj=headers, mode="r:") as archive:
@@ -204,8 +269,7 @@ def tar_files(file: Any, name: object) -> Iterator[tarfile.TarInfo]:
                 if member.size < 0 or member.offset < before:
                     raise DataError(f"{name}: damaged at byte {member.offset}; fetch it again")
                 before = member.offset
-                if member.isreg() and not PurePosixPath(member.name).name.startswith("."):
-                    yield member
+                yield member
             # tarfile mistakes a damaged header for the end of the file.
             file.seek(archive.offset)
             if file.read(_BLOCK).strip(b"\0"):
@@ -234,11 +298,16 @@ class _Headers:
 
 
 def refuse_unreadable(member: tarfile.TarInfo, where: str, limit: int) -> None:
-    """Refuse a member whose bytes do not lie in one piece, or that has more than `limit` of them.
+    """Refuse a member whose bytes are not there in one piece, or that has more than `limit`.
 
     Raises:
         DataError: it is such a member.
     """
+    if not member.isreg():
+        raise DataError(
+            f"{where}: is a link to what is no file of the archive ({quoted(member.linkname)}); "
+            "pack that file too"
+        )
     if member.issparse():
         raise DataError(f"{where}: is stored with holes; pack the archive again without --sparse")
     if member.size > limit:

@@ -21,6 +21,8 @@ from captax.data.shards import find_shards, read_shards
 from captax.data.splits import split_name
 from captax.files import is_special
 
+SIDECARS = "folder with a .txt beside each picture"
+
 
 @dataclasses.dataclass(frozen=True)
 class DatasetLayout:
@@ -109,8 +111,7 @@ def recognise(path: str | Path, *, images: str | Path | None = None) -> DatasetL
     if has_parquet(path):
         return _alone(path, images, "Hugging Face, Parquet", partial(read_rows, path))
     if has_sidecars(path):
-        name = "folder with a .txt beside each picture"
-        return _alone(path, images, name, partial(read_sidecars, path))
+        return _alone(path, images, SIDECARS, partial(read_sidecars, path))
     if shards := find_shards(path):
         return _alone(path, images, "WebDataset shards", partial(read_shards, shards, path))
     raise UnknownLayout(

@@ -5,12 +5,13 @@ Imports nothing of captax but its errors, and no JAX: data-loading workers start
 
 from captax.images.augment import Augment, mentions_sides, rng_for
 from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode
-from captax.images.find import (
+from captax.images.find import UnusableImage, find_images, walk_images
+from captax.images.kinds import (
     IMAGE_SUFFIXES,
-    UnusableImage,
-    find_images,
+    begins_like_picture,
     is_image_path,
-    walk_images,
+    names_picture,
+    suffix_told,
 )
 from captax.images.prepared import Prepared
 from captax.images.processor import ImageProcessor
@@ -26,11 +27,14 @@ __all__ = [
     "Prepared",
     "SheetRow",
     "UnusableImage",
+    "begins_like_picture",
     "decode",
     "find_images",
     "is_image_path",
     "mentions_sides",
+    "names_picture",
     "rng_for",
+    "suffix_told",
     "walk_images",
     "write_sheet",
 ]

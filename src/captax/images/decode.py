@@ -7,6 +7,7 @@ much is refused, and what may take long is decoded in another process (`apart.py
 """
 
 import contextlib
+import hashlib
 import io
 import os
 import threading
@@ -19,6 +20,7 @@ from PIL import Image, ImageFile
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
@@ -29,13 +31,10 @@ from captax.errors import CaptaxError
 from captax.files import open_regular
 from captax.images.apart import Failed, decode_apart
 from captax.images.budget import MIB, SMALL_BYTES, most_memory, never, room
+from captax.images.kinds import HEADER, kind_of
+from captax.images.orientation import TAG, orientation_in
 from captax.images.prepared import Prepared
-from captax.images.structure import (
-    Damaged,
-    Structure,
-    exif_orientation,
-    read_structure,
-)
+from captax.images.structure import Damaged, Structure, read_structure
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Prepared
 
@@ -47,7 +46,6 @@ _APART_SECONDS = 3.0
 # What takes less is quick.
 _QUICK_SECONDS = 0.5
 
-_ORIENTATION_TAG = 0x0112
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -57,7 +55,7 @@ _TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_READABLE = "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or PPM"
+_READABLE = "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, HEIC, JPEG 2000 or PPM"
 
 
 class ImageError(CaptaxError):
@@ -88,6 +86,19 @@ class _Tiff(TiffImageFile):
 
     def getexif(self) -> Image.Exif:
         return Image.Exif()
+
+
+_OPENERS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": _Jpeg,
+    "PNG": PngImageFile,
+    "WEBP": WebPImageFile,
+    "GIF": GifImageFile,
+    "TIFF": _Tiff,
+    "BMP": BmpImageFile,
+    "AVIF": AvifImageFile,
+    "PPM": PpmImageFile,
+    "JPEG2000": Jpeg2KImageFile,
+}
 
 
 def decode(
@@ -144,14 +155,14 @@ def _decode(source: ImageSource, limits: "_Limits") -> Image.Image:
             raise
         except Exception as error:
             raise ImageError(f"{name}: cannot be decoded: {_one_line(error)}") from None
-        return _upright(rgb, _exif_orientation(source))
+        return _upright(rgb, orientation_in(source.info))
     if isinstance(source, Prepared):
         return source.image
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
     if isinstance(source, bytes | bytearray):
         name = f"picture of {len(source)} bytes"
-        return _from_data(_opener(source[:512], name), bytes(source), name, limits)
+        return _from_data(_opener(source[:HEADER], name), bytes(source), name, limits)
     if not isinstance(source, str | os.PathLike):
         raise ImageError(
             f"{type(source).__name__} is not a picture; give a path, bytes, a Pillow picture or a "
@@ -184,7 +195,7 @@ def _read(source: str | os.PathLike[str], most: int) -> tuple[type[ImageFile.Ima
     """Which decoder a file needs, and its bytes. What is no picture is not read to its end."""
     with open_regular(source) as file:
         size = os.fstat(file.fileno()).st_size
-        opener = _opener(file.read(512), os.fspath(source))
+        opener = _opener(file.read(HEADER), os.fspath(source))
         if size > most:
             raise TooMuchMemory(f"{source}: has more than {most:,} bytes; save it smaller")
         file.seek(0)
@@ -226,7 +237,7 @@ def in_this_process(
     at_least = None if at_least is None else (at_least[0], at_least[1])  # JSON has no tuples
     name = "picture"
     try:
-        opener = _opener(data[:512], name)
+        opener = _opener(data[:HEADER], name)
         found = _structure(opener, data, name, max_pixels, at_least)
         return _decoded(opener, found, name, max_pixels, at_least)
     except ImageError as error:
@@ -274,7 +285,7 @@ def _decoded(
     # process, so only one thread does it at a time. The common formats run in parallel.
     with _quiet() if opener in (_Tiff, GifImageFile) else contextlib.nullcontext():
         try:
-            return _pixels(opener, found.data, name, max_pixels, at_least)
+            return _pixels(opener, found, name, max_pixels, at_least)
         except (ImageError, MemoryError):
             raise
         except Image.DecompressionBombError:
@@ -289,45 +300,63 @@ def _decoded(
 
 def _pixels(
     opener: type[ImageFile.ImageFile],
-    data: bytes,
+    found: Structure,
     name: str,
     max_pixels: int,
     at_least: tuple[int, int] | None,
 ) -> Image.Image:
-    image = opener(io.BytesIO(data))
-    orientation = _tiff_orientation(image) if isinstance(image, _Tiff) else None
+    image = opener(io.BytesIO(found.data))
+    orientation = found.orientation
+    if isinstance(image, _Tiff):
+        orientation = _tiff_orientation(image) or orientation
     _check_size(image.size, name, max_pixels)
+    if not found.ended and not _all_there(opener, found.data):
+        raise _damaged(name, opener, "the file is truncated")
     if at_least is not None and isinstance(image, _Jpeg):
         height, width = at_least
-        if _exif_orientation(image) >= 5:  # lies on its side
+        if orientation >= 5:  # lies on its side
             height, width = width, height
         image.draft(None, (2 * width, 2 * height))
-    return _upright(_rgb(image, name), orientation or _exif_orientation(image))
+    rgb = _rgb(image, name)
+    _check_size(rgb.size, name, max_pixels)  # decoders of some formats may change it
+    return _upright(rgb, orientation or orientation_in(image.info))
+
+
+def _all_there(opener: type[ImageFile.ImageFile], data: bytes) -> bool:
+    """Whether a JPEG whose end was missing has all pixels: then what follows them changes none.
+
+    Pillow does not tell when the decoder makes up what is missing.
+    """
+    results = set()
+    for byte in (b"", b"\x55", b"\xaa"):
+        restarts = b"".join(b"\xff%c" % marker + 32 * byte for marker in range(0xD0, 0xD8))
+        more = 64 * byte + 2 * restarts if byte else b""
+        image = opener(io.BytesIO(data[:-2] + more + data[-2:]))
+        results.add(hashlib.sha256(image.tobytes()).digest())
+    return len(results) == 1
 
 
 def _opener(header: bytes, name: str) -> type[ImageFile.ImageFile]:
-    if header.startswith(b"\xff\xd8\xff"):
-        return _Jpeg
-    if header.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImageFile
-    if header.startswith(b"RIFF") and header[8:12] == b"WEBP":
-        return WebPImageFile
-    if header.startswith((b"GIF87a", b"GIF89a")):
-        return GifImageFile
-    if header.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return _Tiff
-    if header.startswith(b"BM"):
-        return BmpImageFile
-    if header[4:12] in (b"ftypavif", b"ftypavis"):
-        return AvifImageFile
-    if header[:1] == b"P" and header[1:2] in b"123456" and header[2:3].isspace():
-        return PpmImageFile
+    kind = kind_of(header)
+    if kind in _OPENERS:
+        return _OPENERS[kind]
+    if kind == "HEIF":
+        try:
+            from pillow_heif import HeifImageFile  # an extra
+        except ImportError:
+            raise ImageError(
+                f"{name}: captax reads HEIC pictures with pillow-heif; "
+                "pip install 'captax[heic]', or convert it to JPEG"
+            ) from None
+        return HeifImageFile
     if not header:
         raise ImageError(f"{name}: is empty (0 bytes)")
-    if header[4:8] == b"ftyp":
+    if kind is not None:
         raise ImageError(
-            f"{name}: captax does not read HEIC pictures and videos; convert it to JPEG first"
+            f"{name}: captax does not read {kind} pictures; convert it to JPEG or PNG first"
         )
+    if header[4:8] == b"ftyp":
+        raise ImageError(f"{name}: is a video or a sound, not a picture; give one of its pictures")
     start = header[:12].decode("latin-1")
     raise ImageError(
         f"{name}: not a picture that can be read ({_READABLE}); it starts with {start!a}"
@@ -372,8 +401,8 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     image.load()  # some metadata follows the pixels
     transparent = image.info.get("transparency")
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image)
-        eight_bit = Image.fromarray(_to_8_bit(values, name))
+        values, ranges = _values(image)
+        eight_bit = Image.fromarray(_to_8_bit(values, ranges, name))
         if isinstance(transparent, int):
             return _on_white(eight_bit, Image.fromarray(values != transparent))
         return eight_bit.convert("RGB")
@@ -391,10 +420,24 @@ def _on_white(image: Image.Image, mask: Image.Image) -> Image.Image:
     return white
 
 
-def _to_8_bit(values: np.ndarray, name: str) -> np.ndarray:
-    """Integers have 16 bits; floats have the smallest usual range that holds them."""
+def _values(image: Image.Image) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The values of a picture with more than 8 bits, and what white may be, in rising order."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        return values, (1, 255, 65535)
+    bits = 32 if image.mode == "I" else 16
+    if isinstance(image, TiffImageFile):
+        bits = image.tag_v2.get(258, (bits,))[0]
+        if bits == 32 and image.tag_v2.get(339, (1,))[0] == 1:  # Pillow takes it for signed
+            values = values.view(np.uint32)
+    elif image.format == "PPM":  # Pillow makes 16 bits of any
+        bits = 16
+    return values, (255, 65535, 2**24 - 1, 2**31 - 1, 2**32 - 1) if bits > 16 else (65535,)
+
+
+def _to_8_bit(values: np.ndarray, ranges: tuple[int, ...], name: str) -> np.ndarray:
+    """The values within the smallest of the `ranges` that holds them."""
     low, high = float(values.min()), float(values.max())
-    ranges = (1, 255, 65535) if values.dtype.kind == "f" else (65535,)
     white = next((white for white in ranges if low >= 0 and high <= white), None)
     if white is None:  # NaN comes here too
         raise ImageError(
@@ -408,13 +451,8 @@ def _to_8_bit(values: np.ndarray, name: str) -> np.ndarray:
     return scaled
 
 
-def _exif_orientation(image: Image.Image) -> int:
-    exif = image.info.get("exif", b"")
-    return exif_orientation(exif) if isinstance(exif, bytes) else 1
-
-
 def _tiff_orientation(image: TiffImageFile) -> int:
-    return image.tag_v2.get(_ORIENTATION_TAG, 1)  # loading removes the tag
+    return image.tag_v2.get(TAG, 0)  # loading removes the tag
 
 
 _quiet_lock = threading.Lock()

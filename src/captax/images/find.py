@@ -2,16 +2,19 @@
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from captax.files import open_regular
 from captax.images.decode import ImageError
-
-# HEIC cannot be read, but it is named here: `decode` then says so, where a folder search that
-# passed it over would leave pictures out without a word.
-_READABLE = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif"}
-_READABLE |= {".tiff", ".avif", ".ppm", ".pgm", ".pbm"}
-IMAGE_SUFFIXES = frozenset(_READABLE | {".heic", ".heif"})
+from captax.images.kinds import (
+    HEADER,
+    begins_like_picture,
+    is_image_path,
+    names_picture,
+    suffix_told,
+)
 
 
 class UnusableImage(ImageError):
@@ -23,18 +26,14 @@ class UnusableImage(ImageError):
         self.reason = reason
 
 
-def is_image_path(path: str | os.PathLike[str]) -> bool:
-    """Whether the name of `path` ends like a picture's; the file is not looked at."""
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES
-
-
-def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+def find_images(paths: Sequence[str | os.PathLike[str]], *, readable: bool = False) -> list[Path]:
     """The pictures that `paths` mean, in the order given, each once.
 
     A file is taken as it is, whatever its suffix. A folder is searched with its subfolders, links
-    to folders included: files with an image suffix, sorted, hidden ones left out. Anything else is
-    a pattern (`*`, `?`, `[..]`, `**`), and means what the shell would have made of it. A picture
-    that does not exist is taken where others are given: `decode` then says so of it alone.
+    to folders included: files that have a picture's name or begin like one, sorted, hidden ones
+    left out; with `readable`, only those with the name of a picture that captax reads. Anything
+    else is a pattern (`*`, `?`, `[..]`, `**`), and means what the shell would have made of it. A
+    picture that does not exist is taken where others are given: `decode` then says so of it alone.
     Raises `ImageError` for any other path that means no picture.
     """
     if isinstance(paths, str | os.PathLike):
@@ -45,9 +44,9 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
             raise ImageError("an empty path was given: give a file, a folder or a pattern")
         try:
             named = Path(path)
-            one = is_image_path(named) and not glob.has_magic(str(named))
+            one = names_picture(named) and not glob.has_magic(str(named))
             absent = one and len(paths) > 1 and not named.exists()
-            images = [named] if absent else _matches(named)
+            images = [named] if absent else _matches(named, readable)
         except OSError as error:
             raise ImageError(f"{path}: cannot be looked at: {error.strerror or error}") from None
         for image in images:
@@ -56,20 +55,30 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return list(found.values())
 
 
-def walk_images(folder: str | os.PathLike[str]) -> Iterator[Path | UnusableImage]:
+def walk_images(
+    folder: str | os.PathLike[str],
+    left_out: Counter[str] | None = None,
+    *,
+    readable: bool = False,
+) -> Iterator[Path | UnusableImage]:
     """The pictures in a folder and its subfolders, as `find_images` finds them, one at a time.
+
+    Files that are no pictures are counted in `left_out`, by suffix.
 
     In the place of what has a picture's name and is no file (a pipe would never end), and of a
     subfolder that cannot be looked into, comes an `UnusableImage` that says so.
     """
-    top = Path(folder)
     seen: set[tuple[int, int]] = set()
-    waiting: list[Iterator[tuple[Path, bool]]] = [iter([(top, True)])]
+    waiting: list[Iterator[tuple[Path, str, bool]]] = [iter([(Path(folder), "", True)])]
     while waiting:
-        path, is_folder = next(waiting[-1], (None, False))
-        if path is None:
+        parent, name, is_folder = next(waiting[-1], (None, "", False))
+        if parent is None:
             waiting.pop()
+        elif not is_folder and not _is_picture(parent, name, readable):
+            if left_out is not None:
+                left_out[suffix_told(name)] += 1
         elif is_folder:
+            path = parent / name
             try:
                 status = path.stat()
                 if (status.st_dev, status.st_ino) not in seen:  # a link back up, or a second way in
@@ -78,22 +87,33 @@ def walk_images(folder: str | os.PathLike[str]) -> Iterator[Path | UnusableImage
             except OSError as error:
                 reason = f"this folder cannot be looked into: {error.strerror or error}"
                 yield UnusableImage(path, reason)
-        elif os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
-            yield UnusableImage(path, "is not a regular file, so it cannot be a picture")
         else:
-            yield path
+            path = parent / name
+            if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
+                yield UnusableImage(path, "is not a regular file, so it cannot be a picture")
+            else:
+                yield path
 
 
-def _entries(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """What a search looks at in a folder, sorted: pictures and, with True, folders."""
+def _entries(folder: Path) -> Iterator[tuple[Path, str, bool]]:
+    """What a search looks at in a folder, sorted by name: files and, with True, folders."""
     with os.scandir(folder) as entries:
-        named = [
-            (each.name, is_folder)
-            for each in entries
-            if each.name[0] != "." and ((is_folder := _is_folder(each)) or is_image_path(each.name))
-        ]
+        named = [(each.name, _is_folder(each)) for each in entries if each.name[0] != "."]
     # The paths of a large folder would take several times the memory of its names.
-    return ((folder / name, is_folder) for name, is_folder in sorted(named))
+    return ((folder, name, is_folder) for name, is_folder in sorted(named))
+
+
+def _is_picture(folder: Path, name: str, readable: bool) -> bool:
+    """Whether a file has a picture's name or its first bytes; or only a `readable` one's name."""
+    if readable:
+        return is_image_path(name)
+    if names_picture(name):
+        return True
+    try:
+        with open_regular(os.path.join(folder, name)) as file:  # noqa: PTH118
+            return begins_like_picture(file.read(HEADER))
+    except (OSError, ValueError):
+        return False
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -103,9 +123,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _matches(path: Path) -> list[Path]:
+def _matches(path: Path, readable: bool) -> list[Path]:
     if path.is_dir():
-        images = _search(path)
+        images = _search(path, readable)
         if not images:
             raise ImageError(f"{path}: no pictures in this folder (looked for .jpg, .png, …)")
         return images
@@ -115,15 +135,15 @@ def _matches(path: Path) -> list[Path]:
         raise ImageError(f"{path}: no such file or folder")
     images = []
     for match in sorted(map(Path, glob.glob(str(path), recursive=True))):  # noqa: PTH207
-        images += _search(match) if match.is_dir() else [match]
+        images += _search(match, readable) if match.is_dir() else [match]
     if not images:
         raise ImageError(f"{path}: this pattern matches no picture")
     return images
 
 
-def _search(folder: Path) -> list[Path]:
+def _search(folder: Path, readable: bool) -> list[Path]:
     images = []
-    for image in walk_images(folder):
+    for image in walk_images(folder, readable=readable):
         if isinstance(image, UnusableImage):
             raise image
         images.append(image)

@@ -11,9 +11,12 @@ import dataclasses
 import math
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
+
+from captax.images.orientation import TAG, orientation_of, raw_profile
 
 # Files with more segments, chunks or blocks are refused; each costs time in Python.
 MOST_PARTS = 100_000
@@ -36,12 +39,16 @@ class Structure:
         memory: about the bytes at the peak of decoding, conversion to RGB and turning included.
         seconds: about the time on a slow processor; infinite if the structure does not bound it.
         data: the file with what its pixels depend on.
+        orientation: which way up it is, if what `data` lacks tells; else 0.
+        ended: whether the file has its end. What else it lacks, only decoding can tell.
     """
 
     size: tuple[int, int]
     memory: int
     seconds: float
     data: bytes
+    orientation: int = 0
+    ended: bool = True
 
 
 def read_structure(format: str, data: bytes, at_least: tuple[int, int] | None) -> Structure:
@@ -54,25 +61,6 @@ def read_structure(format: str, data: bytes, at_least: tuple[int, int] | None) -
         return _READERS[format](data, at_least)
     except (struct.error, IndexError):
         raise Damaged("the file is truncated") from None
-
-
-def exif_orientation(exif: bytes) -> int:
-    """The orientation in an EXIF block; 1 (upright) if the block has none."""
-    tiff = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None:
-        return 1
-    try:
-        (start,) = struct.unpack_from(order + "I", tiff, 4)
-        (count,) = struct.unpack_from(order + "H", tiff, start)
-        for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(order + "HH", tiff, entry)
-            if tag == _ORIENTATION:
-                (value,) = struct.unpack_from(order + ("I" if kind == 4 else "H"), tiff, entry + 8)
-                return value
-    except struct.error:
-        pass
-    return 1
 
 
 def reduction(size: tuple[int, int], at_least: tuple[int, int], *, lying: bool) -> int:
@@ -101,11 +89,12 @@ def _parts() -> Iterator[int]:
 
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _SOI, _EOI, _SOS, _ADOBE, _JFIF, _APP1, _COM = 0xD8, 0xD9, 0xDA, 0xEE, 0xE0, 0xE1, 0xFE
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 def _jpeg(data: bytes, at_least: tuple[int, int] | None) -> Structure:
-    kept, exif, frame, at = [data[:2]], b"", None, 2
+    kept, exif, xmp, frame, at = [data[:2]], b"", b"", None, 2
     for _ in _parts():
         if (found := _MARKER.search(data, at)) is None:
             raise Damaged("the file is truncated")
@@ -125,7 +114,8 @@ def _jpeg(data: bytes, at_least: tuple[int, int] | None) -> Structure:
         about = 0xE0 <= marker <= 0xEF or marker == _COM
         if marker == _APP1 and segment.startswith(b"Exif\0\0") and len(exif) < 2**17:
             exif += segment[6 if exif else 0 :]
-            about = False
+        if marker == _APP1 and segment.startswith(_XMP):
+            xmp = segment
         if not about or marker in (_ADOBE, _JFIF):
             kept.append(b"\xff%c" % marker + data[at : at + length])
         at += length
@@ -133,8 +123,9 @@ def _jpeg(data: bytes, at_least: tuple[int, int] | None) -> Structure:
         raise Damaged("it has no size")
     kind, size, channels, segment = frame
     pixels = size[0] * size[1]
-    lying = exif_orientation(exif) >= 5
-    factor = reduction(size, at_least, lying=lying) if at_least else 1
+    orientation = orientation_of(exif, xmp)
+    ended = data.rfind(b"\xff\xd9", start) >= 0
+    factor = reduction(size, at_least, lying=orientation >= 5) if at_least and ended else 1
     smaller = -(-size[0] // factor), -(-size[1] // factor)
     memory = _images(smaller, *_OPAQUE) + 64 * size[0] * channels + 2 * len(data)
     seconds = 15e-9 * pixels
@@ -149,7 +140,34 @@ def _jpeg(data: bytes, at_least: tuple[int, int] | None) -> Structure:
         seconds += 2e-9 * scans * pixels
     if kind not in (0xC0, 0xC1, 0xC2):
         seconds = UNKNOWN  # arithmetic coding is slow, and other kinds are hardly ever seen
-    return Structure(size, memory, seconds, b"".join([*kept, data[start:]]))
+    rest = data[start:]
+    if not ended:
+        if not _all_scans(data, start, channels):
+            raise Damaged("the file is truncated")
+        seconds *= 4
+        rest = rest.rstrip(b"\xff") + b"\xff\xd9"
+    return Structure(size, memory, seconds, b"".join([*kept, rest]), orientation, ended)
+
+
+def _all_scans(data: bytes, start: int, channels: int) -> bool:
+    """Whether the scans from `start` on bring all coefficients of all channels, or the last do."""
+    brought: dict[int, int] = {}
+    at = start
+    for _ in _parts():
+        if (found := _MARKER.search(data, at)) is None:
+            break
+        at = found.end()
+        if found[1][0] in (_SOI, 0x01) or at + 2 > len(data):
+            continue
+        if found[1][0] == _SOS:
+            count = data[at + 2]
+            first, last, bits = data[at + 3 + 2 * count : at + 6 + 2 * count]
+            for channel in data[at + 3 : at + 3 + 2 * count : 2]:
+                # Ones at the coefficients that are complete with this scan.
+                ones = (1 << min(last, 63) + 1) - (1 << min(first, 63)) if not bits & 15 else 0
+                brought[channel] = brought.get(channel, 0) | ones
+        at += struct.unpack_from(">H", data, at)[0]
+    return len(brought) == channels and all(ones == 2**64 - 1 for ones in brought.values())
 
 
 def _scans(data: bytes, start: int) -> int:
@@ -175,37 +193,80 @@ def _png(data: bytes, at_least: tuple[int, int] | None) -> Structure:
     width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
     kept: dict[bytes, bytes] = {}
     pixels: list[bytes] = []
-    after: list[bytes] = []
+    about: dict[bytes, bytes] = {}
     at, last = 8, b""
     for _ in _parts():
         if at + 8 > len(data):
             break
         length, kind = struct.unpack_from(">I4s", data, at)
-        whole = data[at : at + 12 + length] if kind in _PNG_KEPT and length <= 2**16 else b""
         if kind == b"IDAT" and (not pixels or last == b"IDAT"):
             pixels.append(data[at + 8 : at + 8 + length])
-        elif whole and kind not in kept:
-            kept[kind] = whole
-            if pixels:
-                after.append(whole)
+        elif kind in _PNG_KEPT and kind not in kept and length <= 2**16:
+            kept[kind] = data[at : at + 12 + length]
+        elif kind in _PNG_ABOUT:
+            key, told = _png_about(kind, data[at + 8 : at + 8 + min(length, _MOST_ABOUT)])
+            about.setdefault(key, told)
         if kind == b"IEND":
             break
+        if kind[0] & 32 and not pixels and at + 12 + length > len(data):
+            # The length is damaged; the pixels are not.
+            following = data.find(b"IDAT", at + 8)
+            if following < 0:
+                break
+            at, last = following - 4, kind
+            continue
         at, last = at + 12 + length, kind
+    if colour != 3:
+        kept.pop(b"PLTE", None)  # a suggestion
+    if len(kept.get(b"tRNS", b"")) < 12 + {0: 2, 2: 6, 3: 1}.get(colour, 2**32):
+        kept.pop(b"tRNS", None)
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 4)
     opaque = colour in (0, 2, 3) and b"tRNS" not in kept and depth <= 8
     memory = _images((width, height), *(_OPAQUE if opaque else _ANY)) + 2 * len(data)
     memory += 4 * width * channels * max(1, depth // 8)
     seconds = width * height * (10e-9 + 2.5e-9 * channels * max(1, depth // 8))
-    before = b"".join(chunk for chunk in kept.values() if chunk not in after)
+    if b"tRNS" in kept:
+        kept[b"tRNS"] = _png_chunk(b"tRNS", kept[b"tRNS"][8:-4])  # its sum may be wrong
     # Pillow does not check the sum of these chunks, and reads one more quickly than many.
     size = struct.pack(">I", sum(map(len, pixels)) & 0xFFFFFFFF)
     cut = at + 12 > len(data)  # then the decoder has to notice
-    content = (data[:8], before, size, b"IDAT", *pixels, b"" if cut else bytes(4), *after)
-    return Structure((width, height), memory, seconds, b"".join(content) + (b"" if cut else _IEND))
+    content = (data[:8], *kept.values(), size, b"IDAT", *pixels, b"" if cut else bytes(4))
+    orientation = orientation_of(
+        about.get(b"eXIf") or raw_profile(about.get(_PNG_EXIF, b"")), about.get(_PNG_XMP, b"")
+    )
+    whole = b"".join(content) + (b"" if cut else _png_chunk(b"IEND", b""))
+    return Structure((width, height), memory, seconds, whole, orientation)
 
 
-_PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"eXIf")
-_IEND = b"\0\0\0\0IEND\xae\x42\x60\x82"
+_PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS")
+_PNG_ABOUT = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+_PNG_EXIF, _PNG_XMP = b"Raw profile type exif", b"XML:com.adobe.xmp"
+_MOST_ABOUT = 2**20  # bytes that are read of metadata
+
+
+def _png_about(kind: bytes, content: bytes) -> tuple[bytes, bytes]:
+    """The name of metadata and their content, if it may tell an orientation."""
+    if kind == b"eXIf":
+        return kind, content
+    key, _, text = content.partition(b"\0")
+    if key not in (_PNG_EXIF, _PNG_XMP):
+        return b"", b""
+    packed = kind == b"zTXt"
+    if kind == b"zTXt":
+        text = text[1:]
+    elif kind == b"iTXt":
+        packed, text = text[:1] == b"\1", text[2:].split(b"\0", 2)[-1]
+    if packed:
+        try:
+            text = zlib.decompressobj().decompress(text, _MOST_ABOUT)
+        except zlib.error:
+            text = b""
+    return key, text
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    total = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", total)
 
 
 def _gif(data: bytes, at_least: tuple[int, int] | None) -> Structure:
@@ -299,7 +360,7 @@ _TIFF_KEPT = {
     *(322, 323, 324, 325, 332, 338, 339, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521),
     *(529, 530, 531, 532),
 }
-_ORIENTATION = 274
+_TIFF_XMP = 700
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _WHOLE = {1: "u1", 3: "u2", 4: "u4", 16: "u8"}
 _KNOWN_CODECS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
@@ -313,10 +374,14 @@ def _tiff(data: bytes, at_least: tuple[int, int] | None) -> Structure:
     (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
     first, length, inline = start + (8 if big else 2), struct.calcsize(entry), 8 if big else 4
     tags: dict[int, tuple[int, int, bytes]] = {}
+    xmp = b""
     for place, _ in zip(range(count), _parts(), strict=False):
         tag, kind, values, value = struct.unpack_from(entry, data, first + place * length)
         if tag in _TIFF_KEPT and tag not in tags and kind in _SIZES:
             tags[tag] = kind, values, value
+        if tag == _TIFF_XMP and values > inline and not xmp:
+            (at,) = struct.unpack(order + number, value)
+            xmp = data[at : at + min(values, _MOST_ABOUT)]
 
     def array(tag: int, most: int) -> np.ndarray:
         kind, values, value = tags[tag]
@@ -371,21 +436,23 @@ def _tiff(data: bytes, at_least: tuple[int, int] | None) -> Structure:
     seconds += 1e-8 * packed if compression != 1 else 0
     if compression not in _KNOWN_CODECS or (compression == 7 and _several_scans(data, blocks)):
         seconds = UNKNOWN
+    orientation = orientation_of(b"", xmp) if TAG not in tags else 0
     head = data[:4] + (data[4:8] if big else b"")
     tail = b"\0" * (len(data) % 2)
     rows = b"".join(struct.pack(entry, tag, *tags[tag]) for tag in sorted(tags))
     where = struct.pack(order + number, len(data) + len(tail))
     ifd = struct.pack(order + ("Q" if big else "H"), len(tags)) + rows + bytes(inline)
     body = data[len(head) + len(where) :]
-    return Structure((width, height), memory, seconds, b"".join([head, where, body, tail, ifd]))
+    whole = b"".join([head, where, body, tail, ifd])
+    return Structure((width, height), memory, seconds, whole, orientation)
 
 
 def _several_scans(data: bytes, blocks: int) -> bool:
     return data.count(b"\xff\xda") > blocks + 8
 
 
-def _avif(data: bytes, at_least: tuple[int, int] | None) -> Structure:
-    """An item may have any number of frames that are never shown, so time is not bounded."""
+def _heif(data: bytes, at_least: tuple[int, int] | None) -> Structure:
+    """HEIC and AVIF. An item may have any number of frames that are never shown, in any time."""
     width = height = at = 0
     for _ in _parts():
         at = data.find(b"ispe", at) + 4
@@ -398,6 +465,36 @@ def _avif(data: bytes, at_least: tuple[int, int] | None) -> Structure:
     return Structure((width, height), memory, UNKNOWN, data)
 
 
+def _jpeg2000(data: bytes, at_least: tuple[int, int] | None) -> Structure:
+    """How long the blocks of a codestream take, only decoding them tells."""
+    at = 0
+    if data[:4] != b"\xff\x4f\xff\x51":
+        for _ in _parts():
+            length, kind = struct.unpack_from(">I4s", data, at)
+            head = 8
+            if length == 1:
+                head, (length,) = 16, struct.unpack_from(">Q", data, at + 8)
+            if kind == b"jp2c":
+                at += head
+                break
+            if length < head:
+                raise Damaged("it has no codestream")
+            at += length
+        if data[at : at + 4] != b"\xff\x4f\xff\x51":
+            raise Damaged("its codestream does not begin with its size")
+    right, bottom, left, top, *tile = struct.unpack_from(">8I", data, at + 8)
+    (channels,) = struct.unpack_from(">H", data, at + 40)
+    width, height = right - left, bottom - top
+    if min(width, height, *tile[:2]) < 1 or not 1 <= channels <= 4:
+        raise Damaged("it has no size, or more than 4 channels")
+    across = -(-(right - tile[2]) // tile[0])
+    down = -(-(bottom - tile[3]) // tile[1])
+    pixels = width * height
+    memory = _images((width, height), *_ANY) + 8 * channels * pixels + 3 * len(data)
+    memory += 6144 * max(1, across) * max(1, down)  # what the decoder keeps of each tile
+    return Structure((width, height), memory, UNKNOWN, data)
+
+
 _READERS: dict[str, Callable[[bytes, tuple[int, int] | None], Structure]] = {
     "JPEG": _jpeg,
     "PNG": _png,
@@ -406,5 +503,7 @@ _READERS: dict[str, Callable[[bytes, tuple[int, int] | None], Structure]] = {
     "BMP": _bmp,
     "PPM": _ppm,
     "TIFF": _tiff,
-    "AVIF": _avif,
+    "AVIF": _heif,
+    "HEIF": _heif,
+    "JPEG2000": _jpeg2000,
 }

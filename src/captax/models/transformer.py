@@ -70,6 +70,12 @@ class TransformerDecoderConfig(ModelConfig):
             )
         return described
 
+    def write(self) -> dict[str, Any]:
+        said = super().write()
+        if not self.hints:
+            del said["hints"], said["class_words"]
+        return said
+
     def layer(self) -> LayerConfig:
         """The shape of its layers, which read the picture at the decoder's own width."""
         return LayerConfig(
