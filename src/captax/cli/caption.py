@@ -21,7 +21,7 @@ from captax.cli.options import (
     load_captioner,
     watched,
 )
-from captax.collection.choices import CaptionFormat, Engine, OnExists, Resume
+from captax.collection.choices import CaptionFormat, Compare, Engine, OnExists, Resume
 from captax.errors import CaptaxError
 
 if TYPE_CHECKING:
@@ -143,6 +143,14 @@ def caption(
     retry_errors: Annotated[
         bool, _collection("Caption pictures again that failed in an earlier run.")
     ] = False,
+    compare: Annotated[
+        Compare,
+        _collection(
+            "How a picture is told to be another than in an earlier run; it is then captioned "
+            "again. time: by the size and time of its file; content: by a digest, which a run with "
+            "this option keeps."
+        ),
+    ] = Compare.time,
     engine: Annotated[
         Engine,
         _collection("What captions the pictures: this process, or workers on a Ray cluster."),
@@ -188,6 +196,7 @@ def caption(
         sheet,
         follow_links,
         csv_safe,
+        compare,
     )
     loaded: dict[str, Any] = {
         "name": model,

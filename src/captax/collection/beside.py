@@ -31,6 +31,9 @@ class Kind(Protocol):
     def read(self, picture: Path) -> str:
         """The text of that file, or "". Raises `CaptaxError` if it cannot be read."""
 
+    def text(self, texts: list[str]) -> str:
+        """What `read` gives once these captions are written, but for white space at its ends."""
+
     def write(self, picture: Path, texts: list[str], *, inside: Path | None = None) -> None:
         """Write these captions, `inside` a folder as `captax.files.replacing` does.
 
@@ -61,8 +64,11 @@ class TextSidecars:
                 "it away"
             ) from None
 
+    def text(self, texts: list[str]) -> str:
+        return "\n".join(texts)
+
     def write(self, picture: Path, texts: list[str], *, inside: Path | None = None) -> None:
-        write_text(self.file(picture), "\n".join(texts) + "\n", inside=inside)
+        write_text(self.file(picture), self.text(texts) + "\n", inside=inside)
 
 
 class XmpSidecars:
@@ -77,6 +83,9 @@ class XmpSidecars:
 
     def read(self, picture: Path) -> str:
         return self._sidecars.read(picture)
+
+    def text(self, texts: list[str]) -> str:
+        return texts[0]
 
     def write(self, picture: Path, texts: list[str], *, inside: Path | None = None) -> None:
         self._sidecars.write(picture, texts[0], inside=inside)
@@ -93,6 +102,9 @@ class Embedded:
 
     def read(self, picture: Path) -> str:
         return self._exiftool.read(picture)
+
+    def text(self, texts: list[str]) -> str:
+        return texts[0]
 
     def write(self, picture: Path, texts: list[str], *, inside: Path | None = None) -> None:
         if inside is not None:
@@ -129,8 +141,16 @@ class Beside:
         self.separator = separator
         self._taken: dict[str, str] = {}
 
-    def plan(self, item: Item) -> tuple[str, str] | None:
+    @property
+    def changes_pictures(self) -> bool:
+        """Whether captions are written into the pictures themselves."""
+        return isinstance(self.kind, Embedded)
+
+    def plan(self, item: Item, earlier: Record | None = None) -> tuple[str, str, str] | None:
         """The picture that an item's caption is written beside, and the text that is there now.
+
+        If that is what this job wrote for an `earlier` record of the item, it counts as not there:
+        the text from before it is given, and then the text to replace.
 
         None if the item is to be skipped. Raises `CaptaxError` if its caption cannot be written, or
         if it would replace the caption of another picture.
@@ -141,13 +161,15 @@ class Beside:
                 "is not a file on this disk, so nothing can be written beside it; add --out FOLDER"
             )
         file = self.kind.file(picture)
-        if (owner := self._taken.get(str(file))) is not None:
+        if (owner := self._taken.get(str(file))) not in (None, earlier and earlier.name):
             raise CollectionError(
                 f"another picture's caption goes to the same file: {file} is that of {owner}; "
                 "rename one of them"
             )
         self._check(file)
-        before = self.kind.read(picture)
+        before, replaced = self.kind.read(picture), ""
+        if earlier is not None and before.strip() == self._written(earlier).strip():
+            before, replaced = earlier.before, before
         if self.policy is OnExists.skip and before.strip():
             return None
         there = next((each for each in file.parents if each.exists()), file)
@@ -156,7 +178,25 @@ class Beside:
                 f"{there}: you have no permission to write there; fix that, or give --out FOLDER"
             )
         self._taken[str(file)] = item.name
-        return str(picture), before
+        return str(picture), before, replaced
+
+    def _written(self, record: Record) -> str:
+        """The text that a record's captions become."""
+        if record.error:
+            return ""
+        texts = [text for text, _ in record.captions]
+        return self.kind.text(merged(self.policy, record.before, texts, self.separator))
+
+    def lacks(self, item: Item, record: Record) -> bool:
+        """Whether the caption that was written for a record is not there any more."""
+        picture = self._picture(item)
+        if picture is None or record.target is None or record.error:
+            return False
+        try:
+            self._check(self.kind.file(picture))
+            return not self.kind.read(picture).strip()
+        except CaptaxError:
+            return False
 
     def target(self, item: Item) -> str | None:
         """The picture that an item's caption is written beside, whatever is there."""
@@ -185,7 +225,7 @@ class Beside:
         picture = Path(record.target)
         try:
             inside = self._check(self.kind.file(picture))
-            if self.kind.read(picture) == record.before:
+            if self.kind.read(picture) == (record.replaced or record.before):
                 texts = [text for text, _ in record.captions]
                 texts = merged(self.policy, record.before, texts, self.separator)
                 self.kind.write(picture, texts, inside=inside)

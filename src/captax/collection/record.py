@@ -17,6 +17,9 @@ class Record:
         fingerprint: its perceptual hash, if the job looks for copies.
         target: the picture that the caption is written beside, if the output does so.
         before: the text that was there when the caption was made.
+        replaced: the text there that this job wrote for an earlier state of the picture; the new
+            text takes its place.
+        stamp: the state of the picture, as `captax.collection.stamps` tells it.
     """
 
     name: str
@@ -26,6 +29,8 @@ class Record:
     fingerprint: int | None = None
     target: str | None = None
     before: str = ""
+    replaced: str = ""
+    stamp: str = ""
 
     @property
     def text(self) -> str:
@@ -50,6 +55,7 @@ class Record:
         captions = tuple((text, float(score)) for text, score in values.get("captions", ()))
         record = cls(**{**values, "captions": captions})
         texts = [record.name, record.error, record.copy_of, record.target or "", record.before]
+        texts += [record.replaced, record.stamp]
         texts += [text for text, _ in captions]
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("texts are strings")
