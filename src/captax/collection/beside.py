@@ -1,5 +1,6 @@
 """Captions beside their pictures: in a file for each picture, or in the picture's own file."""
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from captax.collection import description
 from captax.collection.caption_template import merged
 from captax.collection.choices import OnExists
 from captax.collection.description import sidecar_path
+from captax.collection.embedded import embedded
 from captax.collection.exiftool import ExifTool
 from captax.collection.item import CollectionError, Item
 from captax.collection.record import Record
@@ -72,7 +74,10 @@ class TextSidecars:
 
 
 class XmpSidecars:
-    """An `.xmp` file beside the picture; its description is the best caption."""
+    """An `.xmp` file beside the picture; its description is the best caption.
+
+    Without a description there, one in a sidecar of the other name counts, or in the picture.
+    """
 
     def __init__(self, *, adobe: bool = False):
         self.adobe = adobe
@@ -82,7 +87,7 @@ class XmpSidecars:
         return sidecar_path(picture, adobe=self.adobe)
 
     def read(self, picture: Path) -> str:
-        return self._sidecars.read(picture)
+        return self._sidecars.read(picture) or _elsewhere(picture) or embedded(picture)
 
     def text(self, texts: list[str]) -> str:
         return texts[0]
@@ -92,7 +97,10 @@ class XmpSidecars:
 
 
 class Embedded:
-    """The description in the picture's own file: the best caption."""
+    """The description in the picture's own file: the best caption.
+
+    Without one there, a description in a sidecar counts.
+    """
 
     def __init__(self, exiftool: ExifTool):
         self._exiftool = exiftool
@@ -101,7 +109,7 @@ class Embedded:
         return picture
 
     def read(self, picture: Path) -> str:
-        return self._exiftool.read(picture)
+        return self._exiftool.read(picture) or _elsewhere(picture)
 
     def text(self, texts: list[str]) -> str:
         return texts[0]
@@ -253,6 +261,15 @@ class Beside:
     def finish(self, records: Callable[[], Iterator[Record]]) -> list[Path]:
         """Nothing is left to write."""
         return []
+
+
+def _elsewhere(picture: Path) -> str:
+    """The description in a sidecar of either name; a damaged one has none."""
+    for adobe in (False, True):
+        with contextlib.suppress(CaptaxError):
+            if text := description.Sidecars(adobe=adobe).read(picture):
+                return text
+    return ""
 
 
 def _absolute(path: Path) -> Path:
