@@ -1,6 +1,8 @@
 """`captax explain`: words and where they came from, as text, pictures, pages and arrays."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -154,3 +156,23 @@ def test_what_cannot_be_explained_is_named(
     assert found.code == 2 and "gone.png: no such file" in found.err
     found = run("explain", tmp_path / "gone.png", "--model", checkpoint("bert-gpt2"))
     assert found.code == 2 and "which cannot caption" in found.err
+
+
+def test_no_thread_imports_numpy_before_the_main_thread_has(picture: Path, tmp_path: Path) -> None:
+    """Two threads that import NumPy at once may each see the other's half of it."""
+    script = """
+import sys, threading
+start = threading.Thread.start
+def told(thread):
+    print(thread.name, {"numpy", "jax", "jax.numpy"} <= sys.modules.keys())
+    start(thread)
+threading.Thread.start = told
+sys.argv = ["captax", *sys.argv[1:]]
+from captax.cli.main import main
+main()
+"""
+    command = ["explain", picture, "--model", tmp_path / "none", "--out", tmp_path / "o.png"]
+    run = subprocess.run(
+        [sys.executable, "-c", script, *map(str, command)], capture_output=True, text=True
+    )
+    assert run.returncode == 2 and "Thread-1" in run.stdout and "False" not in run.stdout

@@ -146,7 +146,9 @@ def explain(
     if feed_back and per is Per.token:
         raise CaptaxError("--feed-back takes the maps of words; leave --per token out")
     if kind in (".png", ".html"):
-        # What draws is read while the model is.
+        # What draws is read while the model is. It imports NumPy, and two threads that import the
+        # same package at once may each see the other's half of it: so NumPy and JAX come first.
+        importlib.import_module("jax.numpy")
         threading.Thread(target=importlib.import_module, args=["matplotlib.figure"]).start()
     captioner = load_captioner(model, revision=revision, offline=offline, dtype=dtype.value)
     found = captioner.explain(
