@@ -1,5 +1,6 @@
 """`captax explain`: words and where they came from, as text, pictures, pages and arrays."""
 
+import base64
 import re
 import subprocess
 import sys
@@ -176,3 +177,19 @@ main()
         [sys.executable, "-c", script, *map(str, command)], capture_output=True, text=True
     )
     assert run.returncode == 2 and "Thread-1" in run.stdout and "False" not in run.stdout
+
+
+def test_a_url_is_explained_as_caption_takes_it(
+    run: Callable[..., Any], model: Path, picture: Path
+) -> None:
+    by_path, by_url, by_data = (
+        run("explain", each, "--model", model, "--caption", "a red square")
+        for each in (
+            picture,
+            f"file://{picture}",
+            f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}",
+        )
+    )
+    assert by_path.out == by_url.out == by_data.out
+    missing = run("explain", f"file://{picture}.none", "--model", model)
+    assert missing.code == 2 and missing.err == f"captax: file://{picture}.none: no such file\n"

@@ -256,6 +256,31 @@ def decoding(command: Callable[..., None]) -> Callable[..., None]:
     return with_options
 
 
+def named_pictures(paths: list[str]) -> dict[Path | str, Any]:
+    """The pictures that paths, folders, patterns and URLs mean, by their names, in order.
+
+    Raises `CaptaxError` for what means no picture.
+    """
+    # Start-up time.
+    from captax.collection.items import find_items
+    from captax.data.inline import is_data_url
+    from captax.images import find_images
+
+    found: dict[Path | str, Any] = {}
+    local: list[str] = []
+    for path in paths:
+        if "://" not in path and not is_data_url(path):
+            local.append(path)
+            continue
+        found |= {each: each for each in find_images(local)} if local else {}
+        local = []
+        for item in find_items([path]):
+            if isinstance(item.image, Exception):
+                raise CaptaxError(f"{item.name}: {item.image}")
+            found[item.name] = item.image
+    return found | ({each: each for each in find_images(local)} if local else {})
+
+
 def watched(out: Path | None) -> bool:
     """Whether a progress bar would be seen, and would not mix with the results."""
     return sys.stderr.isatty() and (out is not None or not sys.stdout.isatty())

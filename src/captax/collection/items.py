@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from captax.collection.archives import archive_items
 from captax.collection.item import ARCHIVES, LISTS, MASKS, CollectionError, Item, place_of
 from captax.collection.lists import list_items
-from captax.collection.remote import RemotePicture, file_system, one_line
+from captax.collection.remote import RemotePicture, data_picture, file_system, one_line
+from captax.data.inline import data_url_name, is_data_url
 from captax.data.shards import find_shards
 from captax.files import is_file
 from captax.images import ImageError, UnusableImage, is_image_path, walk_images
@@ -21,8 +22,9 @@ def find_items(sources: Sequence[str]) -> Iterator[Item]:
     A folder is searched with its subfolders (sorted; hidden files and trainers' masks are left
     out). `.zip` and `.tar` files, `.tar` names with braces, and lists (`.parquet`, `.jsonl`,
     `.csv`, `.tsv`, `.txt`: a picture's path, URL or bytes in each row) are opened. fsspec opens
-    sources with `://`, which may be folders and patterns too. Any other source is a picture or a
-    pattern (`*`, `?`, `[..]`, `**`). If part of a source cannot be read, an item says why.
+    sources with `://`, which may be folders and patterns too; a `data:` URL is a picture. Any
+    other source is a picture or a pattern (`*`, `?`, `[..]`, `**`). If part of a source cannot be
+    read, an item says why.
 
     Raises:
         CollectionError: a source has no picture at all; raised before the first item.
@@ -48,7 +50,11 @@ def _pictures(source: str, *, alone: bool) -> Iterator[Item]:
     if not source:
         raise CollectionError("an empty path was given; give a file, a folder or a pattern")
     try:
-        items = _remote(source) if "://" in source else _local(Path(source), alone=alone)
+        if is_data_url(source):
+            place = PurePosixPath("data")
+            items = iter([Item(data_url_name(source), data_picture(source), place)])
+        else:
+            items = _remote(source) if "://" in source else _local(Path(source), alone=alone)
         first = next(items, None)
     except OSError as error:
         raise CollectionError(f"{source}: cannot be read: {error.strerror or error}") from None
