@@ -1,6 +1,7 @@
 """`captax caption`: captions of files, folders, archives, lists and URLs, where they are wanted."""
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -49,7 +50,8 @@ def caption(
         list[str],
         typer.Argument(
             help="Pictures, folders (searched with their subfolders), patterns, archives (.zip, "
-            ".tar), lists (.parquet, .jsonl, .csv, .tsv, .txt) and URLs."
+            ".tar), lists (.parquet, .jsonl, .csv, .tsv, .txt) and URLs. With - they are read from "
+            "standard input, one a line."
         ),
     ],
     model: Model = None,
@@ -185,7 +187,7 @@ def caption(
     asked = CaptionOptions(prompt, options.pop("seed", 0), batch_size, dedupe, options)
     shape = Shape(CaptionTemplate(template, prefix, suffix), min_score)
     plan = Plan(
-        tuple(sources),
+        _named(sources),
         out,
         format,
         ext,
@@ -219,6 +221,26 @@ def caption(
         raise typer.Exit(INTERRUPTED)
     if summary.errors:
         raise typer.Exit(SOME_FAILED)
+
+
+def _named(sources: list[str]) -> tuple[str, ...]:
+    """The sources, with those that standard input names in the place of `-`."""
+    if sources.count("-") > 1:
+        raise CaptaxError("-: is given more than once; standard input can be read once")
+    named: list[str] = []
+    for source in sources:
+        if source != "-":
+            named.append(source)
+            continue
+        try:
+            lines = os.fsdecode(sys.stdin.buffer.read()).splitlines()
+        except OSError as error:
+            raise CaptaxError(f"standard input: cannot be read ({error.strerror})") from None
+        given = [line for line in lines if line.strip()]
+        if not given:
+            raise CaptaxError("standard input: names no picture; write a path or URL on each line")
+        named += given
+    return tuple(named)
 
 
 def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":

@@ -50,7 +50,12 @@ FollowLinks = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option(help="A checkpoint directory or hub name. Default: the built-in captioner."),
+    typer.Option(
+        help="A checkpoint directory or hub name. Default: the built-in captioner, `default`."
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the checkpoint that is there.")
 ]
 
 
@@ -254,6 +259,16 @@ def decoding(command: Callable[..., None]) -> Callable[..., None]:
     with_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {each.name: each.annotation for each in parameters}
     return with_options
+
+
+def refuse_content(out: Path, overwrite: bool) -> None:
+    """Raise `CaptaxError` if there is anything at `out`, unless it is to be replaced."""
+    try:
+        full = not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError:  # writing will tell
+        return
+    if full:
+        raise CaptaxError(f"{out}: is there already; give another place, or add --overwrite")
 
 
 def named_pictures(paths: list[str]) -> dict[Path | str, Any]:

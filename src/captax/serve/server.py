@@ -12,11 +12,12 @@ from typing import Any
 
 import uvicorn
 
+from captax.checkpoints.hub import BUILT_IN, DEFAULT
 from captax.compilation import persist_compiled_programs, persist_no_more
 from captax.errors import CaptaxError
 from captax.pipelines.captioner import Captioner
 from captax.pipelines.classifier import Classifier
-from captax.pipelines.loading import BUILT_IN, load
+from captax.pipelines.loading import load
 from captax.serve.app import create_app
 from captax.serve.connections import protocol
 from captax.serve.origins import is_loopback
@@ -164,6 +165,9 @@ def serve(
             f"{name}: holds a {type(model).__name__}; give a captioner or a classifier"
         )
     logging.config.dictConfig(LOG)
-    shown = Path(name).name if name and Path(name).exists() else name or BUILT_IN
+    if name is None or name == DEFAULT:
+        shown = BUILT_IN
+    else:
+        shown = Path(name).name if Path(name).exists() else name
     settings = with_descriptors(dataclasses.replace(settings, name=shown))
     make_server(model, settings, host=host, port=port, when_warm=persist_no_more).run()
