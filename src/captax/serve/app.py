@@ -197,7 +197,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
                 "images": settings.max_images,
             },
             "urls": settings.allow_urls,
-            "defaults": model.generation.write() if isinstance(model, Captioner) else {},
+            "defaults": model.generation.changed() if isinstance(model, Captioner) else {},
         }
 
     @app.get("/health", response_model=schemas.Health, tags=["server"])
