@@ -250,3 +250,16 @@ def test_what_a_camera_wrote_and_damage_are_nobodys_words(tmp_path: Path) -> Non
     Image.new("RGB", (8, 8)).save(tmp_path / "d.jpg", xmp=b"<x")
     for name in "abcd":
         assert XmpSidecars().read(tmp_path / f"{name}.jpg") == ""
+
+
+def test_sidecars_that_are_captions_elsewhere_are_captions_here(
+    engine: Any, pictures: Callable[..., Path]
+) -> None:
+    folder = pictures("a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    (folder / "a.TXT").write_text("old")
+    (folder / "b.Caption").write_text("old")
+    (folder / "d.TXT").symlink_to("/etc/passwd")
+    assert run(folder, Beside(TextSidecars()), engine()).skipped == 2
+    appended = TextSidecars(".caption")
+    run(folder, Beside(appended, policy=OnExists.append), engine(captions=2))
+    assert (folder / "a.caption").read_text() == "old\n0 a\n1 a\n"

@@ -15,6 +15,7 @@ from captax.collection.embedded import embedded
 from captax.collection.exiftool import ExifTool
 from captax.collection.item import CollectionError, Item
 from captax.collection.record import Record
+from captax.data.folder import Sidecars
 from captax.errors import CaptaxError
 from captax.files import OutputError, check_inside, is_special, read_text, write_text
 
@@ -44,16 +45,27 @@ class Kind(Protocol):
 
 
 class TextSidecars:
-    """A text file with the picture's name, one caption a line."""
+    """A text file with the picture's name, one caption a line.
+
+    Without one of this suffix, another one counts that `captax.data` would take for a caption.
+    """
 
     def __init__(self, suffix: str = ".txt"):
         self.suffix = suffix
+        self._others = Sidecars()
 
     def file(self, picture: Path) -> Path:
         return picture.with_suffix(self.suffix)
 
     def read(self, picture: Path) -> str:
-        file = self.file(picture)
+        own = self.file(picture)
+        if not (text := self._text(own)).strip():
+            other = self._others.of(picture)
+            if other is not None and other != own and not other.is_symlink():
+                return self._text(other)
+        return text
+
+    def _text(self, file: Path) -> str:
         try:
             return read_text(file, limit=SIDECAR_LIMIT)
         except FileNotFoundError:
