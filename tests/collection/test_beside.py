@@ -263,3 +263,15 @@ def test_sidecars_that_are_captions_elsewhere_are_captions_here(
     appended = TextSidecars(".caption")
     run(folder, Beside(appended, policy=OnExists.append), engine(captions=2))
     assert (folder / "a.caption").read_text() == "old\n0 a\n1 a\n"
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_line_ends_and_the_byte_order_mark_are_kept(
+    engine: Any, pictures: Callable[..., Path], mark: bytes, end: bytes
+) -> None:
+    folder = pictures("a.jpg")
+    (folder / "a.txt").write_bytes(mark + "é".encode() + end + b"two" + end)
+    run(folder, Beside(TextSidecars(), policy=OnExists.append), engine())
+    expected = end.join([mark + "é".encode(), b"two", b"0 a", b""])
+    assert (folder / "a.txt").read_bytes() == expected

@@ -62,8 +62,8 @@ def caption(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The file to write, or the folder for sidecars. Default: the screen, or for "
-            "sidecars beside the pictures."
+            help="The file to write, or the folder for sidecars; folders that are not there are "
+            "made. Default: the screen, or for sidecars beside the pictures."
         ),
     ] = None,
     format: Annotated[

@@ -34,7 +34,9 @@ Formatted = Annotated[
         help="How results are written. Default: jsonl if --out ends in .jsonl, else text.",
     ),
 ]
-Out = Annotated[Path | None, typer.Option(help="The file to write. Default: the screen.")]
+Out = Annotated[
+    Path | None, typer.Option(help="The file to write; its folders are made. Default: the screen.")
+]
 Revision = Annotated[
     str | None,
     typer.Option(help="The branch, tag or commit of a hub model. Default: its main branch."),

@@ -1,5 +1,6 @@
 """Captions beside their pictures: in a file for each picture, or in the picture's own file."""
 
+import codecs
 import contextlib
 import errno
 import os
@@ -17,7 +18,7 @@ from captax.collection.item import CollectionError, Item
 from captax.collection.record import Record
 from captax.data.folder import Sidecars
 from captax.errors import CaptaxError
-from captax.files import OutputError, check_inside, is_special, read_text, write_text
+from captax.files import OutputError, check_inside, is_special, read_bytes, read_text, write_text
 
 SIDECAR_LIMIT = 4 * 2**20  # bytes of a text file beside a picture
 # Errors that would also stop every later picture.
@@ -47,7 +48,8 @@ class Kind(Protocol):
 class TextSidecars:
     """A text file with the picture's name, one caption a line.
 
-    Without one of this suffix, another one counts that `captax.data` would take for a caption.
+    Without one of this suffix, another one counts that `captax.data` would take for a caption. A
+    file that is there keeps its line ends and its byte order mark.
     """
 
     def __init__(self, suffix: str = ".txt"):
@@ -82,7 +84,15 @@ class TextSidecars:
         return "\n".join(texts)
 
     def write(self, picture: Path, texts: list[str], *, inside: Path | None = None) -> None:
-        write_text(self.file(picture), self.text(texts) + "\n", inside=inside)
+        file = self.file(picture)
+        text = self.text(texts) + "\n"
+        with contextlib.suppress(OSError):  # there is none
+            old = read_bytes(file, limit=SIDECAR_LIMIT)
+            if b"\r\n" in old and old.count(b"\n") == old.count(b"\r\n"):
+                text = text.replace("\n", "\r\n")
+            if old.startswith(codecs.BOM_UTF8):
+                text = f"\ufeff{text}"
+        write_text(file, text, inside=inside)
 
 
 class XmpSidecars:
