@@ -1,5 +1,6 @@
 """`captax classify` on folders as people have them."""
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -113,3 +114,17 @@ def test_wrong_use_exits_2(
     result = run("classify", *(places.get(each, each) for each in arguments))
     assert result.code == 2 and result.out == ""
     assert message.lower() in result.err.lower()
+
+
+def test_urls_are_labelled_as_caption_takes_them(
+    run: Run, classifier: Path, pictures: Path
+) -> None:
+    path = pictures / "a b.png"
+    code = base64.b64encode(path.read_bytes()).decode()
+    urls = (path, f"file://{path}", f"data:image/png;base64,{code}", f"file://{path}.none")
+    found = run("classify", *urls, "--model", classifier)
+    labels = {line.rpartition(": ")[2] for line in found.out.splitlines()}
+    assert found.code == 1 and len(found.out.splitlines()) == 3 and len(labels) == 1
+    error, last = found.err.splitlines()
+    assert error == f"captax: file://{path}.none: no such file"
+    assert last == "captax: 1 of 4 pictures could not be read"

@@ -2,6 +2,9 @@
 
 import io
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -319,3 +322,26 @@ def test_a_library_that_finds_no_memory_is_told_as_such() -> None:
     error = ImportError("libjax_common.so: failed to map segment from shared object")
     assert _told(error).startswith("there is not enough memory")
     assert _told(ImportError("cannot import name 'x'")) == ""  # a fault of captax's
+
+
+@pytest.mark.slow
+def test_assembled_halves_are_trained_on_a_folder_as_the_page_says(
+    run: Run, checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "PICTURES").mkdir()
+    for n in range(24):
+        Image.effect_noise((40, 40), 30 + n).save(tmp_path / "PICTURES" / f"{n}.png")
+        (tmp_path / "PICTURES" / f"{n}.txt").write_text("a red square" if n % 2 else "a blue one")
+    shutil.copytree(checkpoint("vit"), "my-vit")
+    shutil.copytree(checkpoint("gpt2"), "my-gpt2")
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"captax (assemble my-vit .*|train vit-gpt2 .*joined.*)", page)
+    assert len(commands) == 2
+    small = ["data.max_tokens=8", "data.row_tokens=8", "optimizer.batch_size=4"]
+    small += ["stages.0.epochs=1", "stages.1.epochs=1", "stages.0.views=1"]
+    small += ["evaluation.max_new_tokens=4", "evaluation.num_beams=1"]
+    for command in commands:
+        extra = [part for each in small for part in ("--set", each)] if "train" in command else []
+        result = run(*shlex.split(command), *extra)
+        assert result.code == 0, result.err

@@ -1,6 +1,9 @@
 """`captax explain`: words and where they came from, as text, pictures, pages and arrays."""
 
+import base64
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -154,3 +157,39 @@ def test_what_cannot_be_explained_is_named(
     assert found.code == 2 and "gone.png: no such file" in found.err
     found = run("explain", tmp_path / "gone.png", "--model", checkpoint("bert-gpt2"))
     assert found.code == 2 and "which cannot caption" in found.err
+
+
+def test_no_thread_imports_numpy_before_the_main_thread_has(picture: Path, tmp_path: Path) -> None:
+    """Two threads that import NumPy at once may each see the other's half of it."""
+    script = """
+import sys, threading
+start = threading.Thread.start
+def told(thread):
+    print(thread.name, {"numpy", "jax", "jax.numpy"} <= sys.modules.keys())
+    start(thread)
+threading.Thread.start = told
+sys.argv = ["captax", *sys.argv[1:]]
+from captax.cli.main import main
+main()
+"""
+    command = ["explain", picture, "--model", tmp_path / "none", "--out", tmp_path / "o.png"]
+    run = subprocess.run(
+        [sys.executable, "-c", script, *map(str, command)], capture_output=True, text=True
+    )
+    assert run.returncode == 2 and "Thread-1" in run.stdout and "False" not in run.stdout
+
+
+def test_a_url_is_explained_as_caption_takes_it(
+    run: Callable[..., Any], model: Path, picture: Path
+) -> None:
+    by_path, by_url, by_data = (
+        run("explain", each, "--model", model, "--caption", "a red square")
+        for each in (
+            picture,
+            f"file://{picture}",
+            f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}",
+        )
+    )
+    assert by_path.out == by_url.out == by_data.out
+    missing = run("explain", f"file://{picture}.none", "--model", model)
+    assert missing.code == 2 and missing.err == f"captax: file://{picture}.none: no such file\n"

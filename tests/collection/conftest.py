@@ -1,5 +1,6 @@
 """Pictures to caption, and an engine that captions them by their names, without a model."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,10 +77,10 @@ class Engine:
             original = copies.original(look, name)
             if original is not None:
                 said = copies.captions(original)
-                return Record(name, said, "", original, look, each.target, each.before)
+                return dataclasses.replace(each.record(look), captions=said, copy_of=original)
         stem = Path(name).stem
         said = tuple((f"{n} {stem}", -float(len(stem) + n)) for n in range(self.captions))
-        record = Record(name, said, "", "", look, each.target, each.before)
+        record = dataclasses.replace(each.record(look), captions=said)
         if copies is not None:
             copies.said(record)
         return record

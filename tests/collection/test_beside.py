@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from captax.collection.beside import Beside, TextSidecars, XmpSidecars
 from captax.collection.caption_template import CaptionTemplate, merged
 from captax.collection.choices import OnExists
+from captax.collection.description import described, xmp_sidecar
 from captax.collection.items import find_items
 from captax.collection.job import Summary, caption_collection
 from captax.errors import CaptaxError
@@ -188,3 +191,87 @@ def test_pipes_and_hard_links_beside_pictures_lead_nowhere(
     summary = run(folder, Beside(TextSidecars(), policy=OnExists.overwrite), engine(batch_size=1))
     assert summary.captioned == 2 and summary.errors == {"is not a regular file": 1}
     assert victim.read_text() == "dear" and (folder / "c.txt").read_text() == "0 c\n"
+
+
+PERSON = "Meine Katze Tömmes"
+
+
+def _exif(picture: Image.Image, path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = PERSON.encode()
+    picture.save(path, exif=exif)
+
+
+def _xmp(picture: Image.Image, path: Path) -> None:
+    packet = xmp_sidecar(None, PERSON)
+    if path.suffix == ".png":
+        info = PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", packet.decode())
+        picture.save(path, pnginfo=info)
+    else:
+        picture.save(
+            path, **({"tiffinfo": {700: packet}} if path.suffix == ".tif" else {"xmp": packet})
+        )
+
+
+def _other_sidecar(picture: Image.Image, path: Path) -> None:
+    picture.save(path)
+    path.with_suffix(".xmp").write_bytes(xmp_sidecar(None, PERSON))
+
+
+@pytest.mark.parametrize("policy", [OnExists.skip, OnExists.append, OnExists.overwrite])
+@pytest.mark.parametrize(
+    ("describe", "suffix"),
+    [
+        *((_exif, suffix) for suffix in (".jpg", ".png")),
+        *((_xmp, suffix) for suffix in (".jpg", ".png", ".webp", ".tif")),
+        (_other_sidecar, ".jpg"),
+    ],
+)
+def test_a_persons_words_are_found_wherever_they_are(
+    engine: Any, tmp_path: Path, describe: Any, suffix: str, policy: OnExists
+) -> None:
+    picture = tmp_path / f"a{suffix}"
+    describe(Image.new("RGB", (8, 8)), picture)
+    summary = run(tmp_path, Beside(XmpSidecars(), policy=policy), engine())
+    sidecar = picture.with_name(f"{picture.name}.xmp")
+    assert summary.skipped == (policy is OnExists.skip) == (not sidecar.exists())
+    if policy is not OnExists.skip:
+        expected = f"{PERSON}\n0 a" if policy is OnExists.append else "0 a"
+        assert described(sidecar.read_bytes()) == expected
+
+
+def test_what_a_camera_wrote_and_damage_are_nobodys_words(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "OLYMPUS DIGITAL CAMERA         "
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=exif)
+    (tmp_path / "b.jpg").write_bytes(b"\xff\xd8\xff\xe1\xff\xff" + b"x" * 99)
+    (tmp_path / "c.jpg").write_bytes(b"")
+    Image.new("RGB", (8, 8)).save(tmp_path / "d.jpg", xmp=b"<x")
+    for name in "abcd":
+        assert XmpSidecars().read(tmp_path / f"{name}.jpg") == ""
+
+
+def test_sidecars_that_are_captions_elsewhere_are_captions_here(
+    engine: Any, pictures: Callable[..., Path]
+) -> None:
+    folder = pictures("a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    (folder / "a.TXT").write_text("old")
+    (folder / "b.Caption").write_text("old")
+    (folder / "d.TXT").symlink_to("/etc/passwd")
+    assert run(folder, Beside(TextSidecars()), engine()).skipped == 2
+    appended = TextSidecars(".caption")
+    run(folder, Beside(appended, policy=OnExists.append), engine(captions=2))
+    assert (folder / "a.caption").read_text() == "old\n0 a\n1 a\n"
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_line_ends_and_the_byte_order_mark_are_kept(
+    engine: Any, pictures: Callable[..., Path], mark: bytes, end: bytes
+) -> None:
+    folder = pictures("a.jpg")
+    (folder / "a.txt").write_bytes(mark + "é".encode() + end + b"two" + end)
+    run(folder, Beside(TextSidecars(), policy=OnExists.append), engine())
+    expected = end.join([mark + "é".encode(), b"two", b"0 a", b""])
+    assert (folder / "a.txt").read_bytes() == expected

@@ -1,5 +1,6 @@
 """What sources mean: every picture once, in order, and an error for each that cannot be had."""
 
+import base64
 import contextlib
 import csv
 import functools
@@ -532,3 +533,21 @@ def test_what_is_no_picture_but_bears_its_name_is_an_error(pictures: Callable[..
     assert (
         found[str(folder / "pipe.jpg")] == "error: is not a regular file, so it cannot be a picture"
     )
+
+
+def test_data_urls_are_pictures_and_no_name_repeats_them(tmp_path: Path) -> None:
+    code = base64.b64encode(PIXEL).decode()
+    url = f"data:image/png;base64,{code}"
+    rows = [url, url.rstrip("="), "data:image/png;base64,?", "x" * 40_000]
+    listed = tmp_path / "l.txt"
+    listed.write_text("\n".join(rows))
+    whole, unpadded, damaged, long = find_items([str(listed)])
+    assert whole.source() == unpadded.source() == PIXEL
+    assert [whole.name, damaged.name] == [f"{listed}/0", f"{listed}/2"]
+    with pytest.raises(ImageError, match="is a data: URL that cannot be read"):
+        damaged.source()
+    with pytest.raises(ImageError, match="names no picture") as refused:
+        long.source()
+    assert len(str(refused.value)) < 300 and len(long.name) < 300
+    [alone] = find_items([url])
+    assert alone.source() == PIXEL and len(alone.name) < 50

@@ -369,7 +369,7 @@ def test_outputs_that_refuse_a_picture_make_it_an_error(
     engine: Any, pictures: Callable[..., Path]
 ) -> None:
     class Picky(Beside):
-        def plan(self, item: Any) -> tuple[str, str] | None:
+        def plan(self, item: Any, earlier: Record | None = None) -> tuple[str, str] | None:
             raise CaptaxError(f"{item.path}: not this one")
 
         def write(self, record: Record) -> str:

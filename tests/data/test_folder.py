@@ -170,3 +170,27 @@ def test_a_caption_that_looks_like_a_list_is_one_caption(layout: Layout) -> None
 def test_several_captions_in_one_row_of_a_csv(layout: Layout, table: str) -> None:
     root = layout({"a.jpg": "", "captions.csv": table})
     assert captax.data.open(root)[0].captions == ("A dog", "A cat")
+
+
+def test_sidecars_of_either_suffix_and_any_case_are_captions(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "sub/c.jpg", "d.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "a.caption").write_text("one")
+    (tmp_path / "b.tXt").write_text("two")
+    (tmp_path / "sub" / "c.CAPTION").write_text("three")
+    (tmp_path / "d.caption").write_text("not this")
+    (tmp_path / "d.TXT").write_text("four")
+    found = {each.id: each.captions for each in captax.data.open(tmp_path)}
+    assert found == {
+        "a.jpg": ("one",),
+        "b.jpg": ("two",),
+        "sub/c.jpg": ("three",),
+        "d.jpg": ("four",),
+    }
+
+
+def test_a_column_named_txt_holds_captions(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "captions.csv").write_text("image,txt\na.jpg,a cat\n")
+    assert [each.captions for each in captax.data.open(tmp_path)] == [("a cat",)]

@@ -372,3 +372,14 @@ def test_pictures_of_any_kind_are_explained_alike(tiny_captioner: Captioner) -> 
         tiny_captioner.explain(each, "a red square") for each in (PICTURE, file.getvalue())
     )
     np.testing.assert_array_equal(first.maps(), second.maps())
+
+
+@pytest.mark.parametrize("size", [(3000, 6), (6, 3000), (40_000, 1), (1, 1)])
+def test_a_very_wide_or_tall_picture_can_be_drawn(
+    namer: Captioner, size: tuple[int, int], tmp_path: Path
+) -> None:
+    found = namer.explain(Image.new("RGB", size, "red"), "a red square")
+    assert max(found.image.size) <= 8 * min(found.image.size)
+    for view in VIEWS:
+        assert max(found.draw(view).size) < 12_000
+    found.save(tmp_path / "page.html")

@@ -1,5 +1,7 @@
 """A captioner's loss and cache against transformers'."""
 
+import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from captax.checkpoints.directory import load_model
 from captax.data import pack_captions
+from captax.generation.config import GenerationConfig
 from captax.training.step import token_losses
 from golden.case import Case, pixels
 from golden.families import CASES
@@ -68,3 +71,17 @@ def test_the_cache_holds_what_the_reference_keeps(tmp_path: Path) -> None:
         for (keys, values), layer in zip(ours, theirs.layers, strict=True):
             np.testing.assert_allclose(keys, layer.keys, atol=1e-4)
             np.testing.assert_allclose(values, layer.values, atol=1e-4)
+
+
+def test_a_saved_checkpoint_obeys_the_reference_s_own_call(tmp_path: Path) -> None:
+    """A limit in the file must not stand above one in the call, nor be warned of."""
+    reference, _ = pair(CASES["vit-gpt2"], tmp_path)
+    for most in (7, 20):
+        config = GenerationConfig(num_beams=1, max_new_tokens=most, decoder_start_token_id=START)
+        (tmp_path / "generation_config.json").write_text(json.dumps(config.write()))
+        again = type(reference).from_pretrained(tmp_path)
+        pixel_values = torch.from_numpy(CASES["vit-gpt2"].inputs(False)["pixel_values"])
+        for asked, length in (({}, 1 + most), ({"max_length": 5}, 5), ({"max_new_tokens": 3}, 4)):
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("error")
+                assert again.generate(pixel_values, **asked).shape[1] == length

@@ -276,10 +276,14 @@ def command(tiny_captioner: Captioner, tmp_path: Path) -> Iterator[Callable[...,
 @pytest.mark.slow
 def test_the_command_serves_until_it_is_told_to_stop(command: Callable[..., Any]) -> None:
     process = command("--max-batch", "2", "--api-key", "s3cret")
-    line = process.stderr.readline()
+    lines: list[str] = []
+    while not lines or not lines[-1].endswith("ready\n"):
+        lines.append(process.stderr.readline())
+        assert lines[-1]
+    assert [line.split(" INFO ")[1].split(" ")[0] for line in lines[:1]] == ["loading"]
+    [line] = [line for line in lines if "listening on http://127.0.0.1:" in line]
     port = int(line.rsplit(":", 1)[1])
-    assert "listening on http://127.0.0.1:" in line
-    assert process.stderr.readline().endswith("ready\n")
+    assert sum("warming up: compiling the usual programs" in line for line in lines) == 1
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     body = json.dumps({"images": [encoded(png(0))]})
     headers = {"Content-Type": "application/json", "Authorization": "Bearer s3cret"}
@@ -290,7 +294,9 @@ def test_the_command_serves_until_it_is_told_to_stop(command: Callable[..., Any]
     connection.close()
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) in (0, -signal.SIGTERM)
-    assert "s3cret" not in process.stderr.read()
+    rest = process.stderr.read()
+    assert "s3cret" not in rest and "s3cret" not in "".join(lines)
+    assert " stopping; " in rest and rest.endswith(" stopped\n")
 
 
 def resident() -> float:

@@ -4,6 +4,7 @@ import fnmatch
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 
 from captax.checkpoints.state import CheckpointError
@@ -26,6 +27,10 @@ class HubError(CheckpointError):
     """A checkpoint cannot be downloaded from, or uploaded to, the Hugging Face hub."""
 
 
+DEFAULT = "default"  # names the built-in captioner wherever a model is named
+BUILT_IN = "flickr8k-lite"
+
+
 def fetch(
     name: str | os.PathLike[str],
     *,
@@ -35,12 +40,15 @@ def fetch(
 ) -> Path:
     """The directory of a checkpoint: `name` itself, or the hub's checkpoint of that name.
 
+    `default` is the built-in captioner, also beside a directory of that name (give `./default`).
     A hub name is `org/name`, or one word such as `gpt2`; `revision` is a branch, tag or commit.
     Only the files that captax reads are downloaded, and no code. They are kept in the hub's own
     cache and read from there when the network is down or `offline` is set. The hub's environment
     variables apply: HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE. Raises `HubError` when the
     checkpoint does not exist or may not be read.
     """
+    if name == DEFAULT:
+        return Path(str(resources.files("captax") / "assets" / BUILT_IN))
     if os.fspath(name) and Path(name).is_dir():
         return Path(name)
     name = _checked(name)

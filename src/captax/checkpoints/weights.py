@@ -83,8 +83,8 @@ def _open_index(path: Path) -> dict[str, LazyTensor]:
         raise CheckpointError(f"{path}: has no weight_map of its tensors; download it again")
     shards = {}
     for name in places.values():
-        # Only a plain file name: an index must not make us read files outside the checkpoint.
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        # Only plain names: an index must not make us read files outside the checkpoint.
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):
             raise CheckpointError(
                 f"{path}: names {quoted(name)}, which is not a file of the checkpoint; download "
                 "it again"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from captax.cli.options import Offline
+from captax.cli.options import Offline, Overwrite, refuse_content
 
 
 def assemble(
@@ -21,8 +21,10 @@ def assemble(
     out: Annotated[Path, typer.Argument(help="Checkpoint directory to write.")],
     seed: Annotated[int, typer.Option(help="Seed of the new weights.")] = 0,
     offline: Offline = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Join an encoder and a decoder by new cross-attention, to be fine-tuned."""
+    refuse_content(out, overwrite)
     # Start-up time.
     from captax.pipelines.assembly import from_pretrained_halves
 

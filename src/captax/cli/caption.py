@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import sys
 import threading
 import time
@@ -25,7 +26,7 @@ from captax.cli.options import (
     threshold_of,
     watched,
 )
-from captax.collection.choices import CaptionFormat, Engine, OnExists, Resume
+from captax.collection.choices import CaptionFormat, Compare, Engine, OnExists, Resume
 from captax.errors import CaptaxError
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def caption(
         list[str],
         typer.Argument(
             help="Pictures, folders (searched with their subfolders), patterns, archives (.zip, "
-            ".tar), lists (.parquet, .jsonl, .csv, .tsv, .txt) and URLs."
+            ".tar), lists (.parquet, .jsonl, .csv, .tsv, .txt) and URLs. With - they are read from "
+            "standard input, one a line."
         ),
     ],
     model: Model = None,
@@ -64,8 +66,8 @@ def caption(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The file to write, or the folder for sidecars. Default: the screen, or for "
-            "sidecars beside the pictures."
+            help="The file to write, or the folder for sidecars; folders that are not there are "
+            "made. Default: the screen, or for sidecars beside the pictures."
         ),
     ] = None,
     format: Annotated[
@@ -148,6 +150,14 @@ def caption(
     retry_errors: Annotated[
         bool, _collection("Caption pictures again that failed in an earlier run.")
     ] = False,
+    compare: Annotated[
+        Compare,
+        _collection(
+            "How a picture is told to be another than in an earlier run; it is then captioned "
+            "again. time: by the size and time of its file; content: by a digest, which a run with "
+            "this option keeps."
+        ),
+    ] = Compare.time,
     engine: Annotated[
         Engine,
         _collection("What captions the pictures: this process, or workers on a Ray cluster."),
@@ -183,7 +193,7 @@ def caption(
     least = None if min_score is None or min_score == AUTO else float(min_score)
     shape = Shape(CaptionTemplate(template, prefix, suffix), least)
     plan = Plan(
-        tuple(sources),
+        _named(sources),
         out,
         format,
         ext,
@@ -194,6 +204,7 @@ def caption(
         sheet,
         follow_links,
         csv_safe,
+        compare,
     )
     loaded: dict[str, Any] = {
         "name": model,
@@ -221,6 +232,26 @@ def caption(
         raise typer.Exit(INTERRUPTED)
     if summary.errors:
         raise typer.Exit(SOME_FAILED)
+
+
+def _named(sources: list[str]) -> tuple[str, ...]:
+    """The sources, with those that standard input names in the place of `-`."""
+    if sources.count("-") > 1:
+        raise CaptaxError("-: is given more than once; standard input can be read once")
+    named: list[str] = []
+    for source in sources:
+        if source != "-":
+            named.append(source)
+            continue
+        try:
+            lines = os.fsdecode(sys.stdin.buffer.read()).splitlines()
+        except OSError as error:
+            raise CaptaxError(f"standard input: cannot be read ({error.strerror})") from None
+        given = [line for line in lines if line.strip()]
+        if not given:
+            raise CaptaxError("standard input: names no picture; write a path or URL on each line")
+        named += given
+    return tuple(named)
 
 
 def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":

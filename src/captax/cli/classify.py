@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from captax.cli.options import (
     Out,
     Revision,
     as_json,
+    named_pictures,
     output,
     watched,
 )
@@ -22,7 +24,9 @@ from captax.errors import CaptaxError
 
 
 def classify(
-    paths: Annotated[list[str], typer.Argument(help="Pictures, folders to search, or patterns.")],
+    paths: Annotated[
+        list[str], typer.Argument(help="Pictures, folders to search, patterns, or URLs.")
+    ],
     model: Annotated[str, typer.Option(help="Checkpoint directory or hub name of a classifier.")],
     top: Annotated[int, typer.Option(min=1, help="Number of labels for each picture.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures in a batch.")] = 32,
@@ -40,12 +44,12 @@ def classify(
     from tqdm import tqdm
 
     from captax.compilation import persist_compiled_programs
-    from captax.images import ImageError, find_images
+    from captax.images import ImageError
     from captax.pipelines.classifier import Classifier
     from captax.pipelines.loading import load
     from captax.pipelines.records import classification_line, classification_record
 
-    files = find_images(paths)
+    files = named_pictures(paths)
     persist_compiled_programs()
     classifier = load(model, revision=revision, offline=offline, dtype=dtype.value)
     if not isinstance(classifier, Classifier):
@@ -56,12 +60,13 @@ def classify(
     failed = 0
     with output(out) as writer:
         bar = tqdm(total=len(files), unit="picture", disable=not watched(out), leave=False)
-        stream = classifier.stream(files, top=top, batch_size=batch_size)
+        stream = classifier.stream(files.values(), top=top, batch_size=batch_size)
         for path, found in zip(files, stream, strict=True):
             bar.update()
             if isinstance(found, ImageError):
                 failed += 1
-                tqdm.write(f"captax: {found}", file=sys.stderr)
+                told = str(found) if isinstance(path, Path) else f"{path}: {found}"
+                tqdm.write(str(CaptaxError(f"captax: {told}")), file=sys.stderr)
             if as_json(format, out):
                 record = classification_record(path, found)
                 print(json.dumps(record, ensure_ascii=False), file=writer, flush=True)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from captax.cli.options import Dtype, Offline, Revision
+from captax.cli.options import Dtype, Offline, Overwrite, Revision, refuse_content
 
 
 def convert(
@@ -20,8 +20,10 @@ def convert(
     dtype: Annotated[Dtype, typer.Option(help="Type of the written weights.")] = Dtype.float32,
     revision: Revision = None,
     offline: Offline = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Convert weights to safetensors with current names. No code in a checkpoint is executed."""
+    refuse_content(out, overwrite)
     # Start-up time.
     from captax.pipelines.conversion import convert as run
 

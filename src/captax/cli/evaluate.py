@@ -53,7 +53,7 @@ def evaluate(
     from captax.metrics import COUNTS
 
     examples = datasets.open(data, split=split)[:limit]
-    captioner = load_captioner(None if model == "default" else model, dtype=dtype.value)
+    captioner = load_captioner(model, dtype=dtype.value)
     options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     found = run(
         captioner,

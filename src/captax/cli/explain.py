@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from captax.cli.options import Dtype, Loaded, Model, Offline, Revision, decoding, load_captioner
+from captax.cli.options import (
+    Dtype,
+    Loaded,
+    Model,
+    Offline,
+    Revision,
+    decoding,
+    load_captioner,
+    named_pictures,
+)
 from captax.errors import CaptaxError
 
 if TYPE_CHECKING:
@@ -55,7 +64,7 @@ class Hide(StrEnum):
 
 @decoding
 def explain(
-    image: Annotated[Path, typer.Argument(help="The picture to explain.")],
+    image: Annotated[str, typer.Argument(help="The picture to explain: a file or a URL.")],
     model: Model = None,
     caption: Annotated[
         str | None, typer.Option(help="Explain this caption. By default the model writes one.")
@@ -146,11 +155,13 @@ def explain(
     if feed_back and per is Per.token:
         raise CaptaxError("--feed-back takes the maps of words; leave --per token out")
     if kind in (".png", ".html"):
-        # What draws is read while the model is.
+        # What draws is read while the model is. It imports NumPy, and two threads that import the
+        # same package at once may each see the other's half of it: so NumPy and JAX come first.
+        importlib.import_module("jax.numpy")
         threading.Thread(target=importlib.import_module, args=["matplotlib.figure"]).start()
     captioner = load_captioner(model, revision=revision, offline=offline, dtype=dtype.value)
     found = captioner.explain(
-        image,
+        _picture(image),
         caption,
         prompt=prompt,
         methods=methods,
@@ -173,6 +184,19 @@ def explain(
         options.pop("seed", None)
         again = captioner.caption_again(found, method=first, word=place, **options)
         print(f"fed back: {again.text}")
+
+
+def _picture(image: str) -> Any:
+    """The picture to explain. Raises `CaptaxError` if a URL means none, or several."""
+    if "://" not in image and image[:5].lower() != "data:":
+        return Path(image)
+    (name, picture), *others = named_pictures([image]).items()
+    if others:
+        raise CaptaxError(f"{image}: means {1 + len(others):,} pictures; give one")
+    try:
+        return picture if isinstance(picture, bytes) else picture.read()
+    except CaptaxError as error:
+        raise CaptaxError(f"{name}: {error}") from None
 
 
 def _list(found: "Explanation", maps: "np.ndarray", per: Per) -> None:

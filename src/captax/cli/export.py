@@ -53,7 +53,7 @@ def export(
     from captax.export import read_card
     from captax.pipelines.loading import locate
 
-    directory = locate(None if model == "default" else model, revision=revision, offline=offline)
+    directory = locate(model, revision=revision, offline=offline)
     write(
         load_captioner(directory),
         out,

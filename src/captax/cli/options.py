@@ -34,7 +34,9 @@ Formatted = Annotated[
         help="How results are written. Default: jsonl if --out ends in .jsonl, else text.",
     ),
 ]
-Out = Annotated[Path | None, typer.Option(help="The file to write. Default: the screen.")]
+Out = Annotated[
+    Path | None, typer.Option(help="The file to write; its folders are made. Default: the screen.")
+]
 Revision = Annotated[
     str | None,
     typer.Option(help="The branch, tag or commit of a hub model. Default: its main branch."),
@@ -50,7 +52,12 @@ FollowLinks = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option(help="A checkpoint directory or hub name. Default: the built-in captioner."),
+    typer.Option(
+        help="A checkpoint directory or hub name. Default: the built-in captioner, `default`."
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the checkpoint that is there.")
 ]
 
 
@@ -290,6 +297,41 @@ def decoding(command: Callable[..., None]) -> Callable[..., None]:
     with_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {each.name: each.annotation for each in parameters}
     return with_options
+
+
+def refuse_content(out: Path, overwrite: bool) -> None:
+    """Raise `CaptaxError` if there is anything at `out`, unless it is to be replaced."""
+    try:
+        full = not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError:  # writing will tell
+        return
+    if full:
+        raise CaptaxError(f"{out}: is there already; give another place, or add --overwrite")
+
+
+def named_pictures(paths: list[str]) -> dict[Path | str, Any]:
+    """The pictures that paths, folders, patterns and URLs mean, by their names, in order.
+
+    Raises `CaptaxError` for what means no picture.
+    """
+    # Start-up time.
+    from captax.collection.items import find_items
+    from captax.data.inline import is_data_url
+    from captax.images import find_images
+
+    found: dict[Path | str, Any] = {}
+    local: list[str] = []
+    for path in paths:
+        if "://" not in path and not is_data_url(path):
+            local.append(path)
+            continue
+        found |= {each: each for each in find_images(local)} if local else {}
+        local = []
+        for item in find_items([path]):
+            if isinstance(item.image, Exception):
+                raise CaptaxError(f"{item.name}: {item.image}")
+            found[item.name] = item.image
+    return found | ({each: each for each in find_images(local)} if local else {})
 
 
 def watched(out: Path | None) -> bool:

@@ -93,7 +93,8 @@ def score(
         int,
         typer.Option(
             min=0,
-            help="Write this many of the worst captions as a page. 0 writes none.",
+            help="Write this many of the worst captions as a page, worst.html or what --out says. "
+            "0 writes none.",
             rich_help_panel=_OUTPUT,
         ),
     ] = 0,

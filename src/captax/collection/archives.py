@@ -58,6 +58,14 @@ class ZipPicture:
             f"unpacks to more bytes than a picture has ({size:,}); remove it from the archive"
         )
 
+    def stamp(self) -> str:
+        """What tells the picture's content: its size and checksum. "" if that cannot be read."""
+        try:
+            member = _zip(self.archive).getinfo(self.member)
+        except Exception:  # reading it will tell
+            return ""
+        return f"zip {member.file_size} {member.CRC}"
+
 
 @functools.lru_cache(maxsize=4)
 def _zip(archive: str) -> zipfile.ZipFile:

@@ -1,5 +1,7 @@
 """Captions beside their pictures: in a file for each picture, or in the picture's own file."""
 
+import codecs
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +12,13 @@ from captax.collection import description
 from captax.collection.caption_template import merged
 from captax.collection.choices import OnExists
 from captax.collection.description import sidecar_path
+from captax.collection.embedded import embedded
 from captax.collection.exiftool import ExifTool
 from captax.collection.item import CollectionError, Item
 from captax.collection.record import Record
+from captax.data.folder import Sidecars
 from captax.errors import CaptaxError
-from captax.files import OutputError, check_inside, is_special, read_text, write_text
+from captax.files import OutputError, check_inside, is_special, read_bytes, read_text, write_text
 
 SIDECAR_LIMIT = 4 * 2**20  # bytes of a text file beside a picture
 # Errors that would also stop every later picture.
@@ -31,6 +35,9 @@ class Kind(Protocol):
     def read(self, picture: Path) -> str:
         """The text of that file, or "". Raises `CaptaxError` if it cannot be read."""
 
+    def text(self, texts: list[str]) -> str:
+        """What `read` gives once these captions are written, but for white space at its ends."""
+
     def write(self, picture: Path, texts: list[str], *, inside: Path | None = None) -> None:
         """Write these captions, `inside` a folder as `captax.files.replacing` does.
 
@@ -39,16 +46,28 @@ class Kind(Protocol):
 
 
 class TextSidecars:
-    """A text file with the picture's name, one caption a line."""
+    """A text file with the picture's name, one caption a line.
+
+    Without one of this suffix, another one counts that `captax.data` would take for a caption. A
+    file that is there keeps its line ends and its byte order mark.
+    """
 
     def __init__(self, suffix: str = ".txt"):
         self.suffix = suffix
+        self._others = Sidecars()
 
     def file(self, picture: Path) -> Path:
         return picture.with_suffix(self.suffix)
 
     def read(self, picture: Path) -> str:
-        file = self.file(picture)
+        own = self.file(picture)
+        if not (text := self._text(own)).strip():
+            other = self._others.of(picture)
+            if other is not None and other != own and not other.is_symlink():
+                return self._text(other)
+        return text
+
+    def _text(self, file: Path) -> str:
         try:
             return read_text(file, limit=SIDECAR_LIMIT)
         except FileNotFoundError:
@@ -61,12 +80,26 @@ class TextSidecars:
                 "it away"
             ) from None
 
+    def text(self, texts: list[str]) -> str:
+        return "\n".join(texts)
+
     def write(self, picture: Path, texts: list[str], *, inside: Path | None = None) -> None:
-        write_text(self.file(picture), "\n".join(texts) + "\n", inside=inside)
+        file = self.file(picture)
+        text = self.text(texts) + "\n"
+        with contextlib.suppress(OSError):  # there is none
+            old = read_bytes(file, limit=SIDECAR_LIMIT)
+            if b"\r\n" in old and old.count(b"\n") == old.count(b"\r\n"):
+                text = text.replace("\n", "\r\n")
+            if old.startswith(codecs.BOM_UTF8):
+                text = f"\ufeff{text}"
+        write_text(file, text, inside=inside)
 
 
 class XmpSidecars:
-    """An `.xmp` file beside the picture; its description is the best caption."""
+    """An `.xmp` file beside the picture; its description is the best caption.
+
+    Without a description there, one in a sidecar of the other name counts, or in the picture.
+    """
 
     def __init__(self, *, adobe: bool = False):
         self.adobe = adobe
@@ -76,14 +109,20 @@ class XmpSidecars:
         return sidecar_path(picture, adobe=self.adobe)
 
     def read(self, picture: Path) -> str:
-        return self._sidecars.read(picture)
+        return self._sidecars.read(picture) or _elsewhere(picture) or embedded(picture)
+
+    def text(self, texts: list[str]) -> str:
+        return texts[0]
 
     def write(self, picture: Path, texts: list[str], *, inside: Path | None = None) -> None:
         self._sidecars.write(picture, texts[0], inside=inside)
 
 
 class Embedded:
-    """The description in the picture's own file: the best caption."""
+    """The description in the picture's own file: the best caption.
+
+    Without one there, a description in a sidecar counts.
+    """
 
     def __init__(self, exiftool: ExifTool):
         self._exiftool = exiftool
@@ -92,7 +131,10 @@ class Embedded:
         return picture
 
     def read(self, picture: Path) -> str:
-        return self._exiftool.read(picture)
+        return self._exiftool.read(picture) or _elsewhere(picture)
+
+    def text(self, texts: list[str]) -> str:
+        return texts[0]
 
     def write(self, picture: Path, texts: list[str], *, inside: Path | None = None) -> None:
         if inside is not None:
@@ -129,8 +171,16 @@ class Beside:
         self.separator = separator
         self._taken: dict[str, str] = {}
 
-    def plan(self, item: Item) -> tuple[str, str] | None:
+    @property
+    def changes_pictures(self) -> bool:
+        """Whether captions are written into the pictures themselves."""
+        return isinstance(self.kind, Embedded)
+
+    def plan(self, item: Item, earlier: Record | None = None) -> tuple[str, str, str] | None:
         """The picture that an item's caption is written beside, and the text that is there now.
+
+        If that is what this job wrote for an `earlier` record of the item, it counts as not there:
+        the text from before it is given, and then the text to replace.
 
         None if the item is to be skipped. Raises `CaptaxError` if its caption cannot be written, or
         if it would replace the caption of another picture.
@@ -141,13 +191,15 @@ class Beside:
                 "is not a file on this disk, so nothing can be written beside it; add --out FOLDER"
             )
         file = self.kind.file(picture)
-        if (owner := self._taken.get(str(file))) is not None:
+        if (owner := self._taken.get(str(file))) not in (None, earlier and earlier.name):
             raise CollectionError(
                 f"another picture's caption goes to the same file: {file} is that of {owner}; "
                 "rename one of them"
             )
         self._check(file)
-        before = self.kind.read(picture)
+        before, replaced = self.kind.read(picture), ""
+        if earlier is not None and before.strip() == self._written(earlier).strip():
+            before, replaced = earlier.before, before
         if self.policy is OnExists.skip and before.strip():
             return None
         there = next((each for each in file.parents if each.exists()), file)
@@ -156,7 +208,25 @@ class Beside:
                 f"{there}: you have no permission to write there; fix that, or give --out FOLDER"
             )
         self._taken[str(file)] = item.name
-        return str(picture), before
+        return str(picture), before, replaced
+
+    def _written(self, record: Record) -> str:
+        """The text that a record's captions become."""
+        if record.error:
+            return ""
+        texts = [text for text, _ in record.captions]
+        return self.kind.text(merged(self.policy, record.before, texts, self.separator))
+
+    def lacks(self, item: Item, record: Record) -> bool:
+        """Whether the caption that was written for a record is not there any more."""
+        picture = self._picture(item)
+        if picture is None or record.target is None or record.error:
+            return False
+        try:
+            self._check(self.kind.file(picture))
+            return not self.kind.read(picture).strip()
+        except CaptaxError:
+            return False
 
     def target(self, item: Item) -> str | None:
         """The picture that an item's caption is written beside, whatever is there."""
@@ -185,7 +255,7 @@ class Beside:
         picture = Path(record.target)
         try:
             inside = self._check(self.kind.file(picture))
-            if self.kind.read(picture) == record.before:
+            if self.kind.read(picture) == (record.replaced or record.before):
                 texts = [text for text, _ in record.captions]
                 texts = merged(self.policy, record.before, texts, self.separator)
                 self.kind.write(picture, texts, inside=inside)
@@ -213,6 +283,15 @@ class Beside:
     def finish(self, records: Callable[[], Iterator[Record]]) -> list[Path]:
         """Nothing is left to write."""
         return []
+
+
+def _elsewhere(picture: Path) -> str:
+    """The description in a sidecar of either name; a damaged one has none."""
+    for adobe in (False, True):
+        with contextlib.suppress(CaptaxError):
+            if text := description.Sidecars(adobe=adobe).read(picture):
+                return text
+    return ""
 
 
 def _absolute(path: Path) -> Path:

@@ -36,16 +36,30 @@ class CaptionOptions:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wanted:
-    """A picture to caption, its place among all, and `target` and `before` as in `Record`."""
+    """A picture to caption, its place among all, and the other fields as in `Record`."""
 
     item: Item
     place: int
     target: str | None = None
     before: str = ""
+    replaced: str = ""
+    stamp: str = ""
 
     def error(self, reason: str) -> Record:
         """The record of a picture that has no caption."""
-        return Record(self.item.name, error=reason, columns=self.item.columns)
+        return Record(self.item.name, error=reason, stamp=self.stamp, columns=self.item.columns)
+
+    def record(self, fingerprint: int | None = None) -> Record:
+        """The record of a picture that can be captioned, as yet without captions."""
+        return Record(
+            self.item.name,
+            fingerprint=fingerprint,
+            target=self.target,
+            before=self.before,
+            replaced=self.replaced,
+            stamp=self.stamp,
+            columns=self.item.columns,
+        )
 
 
 class Copies:
@@ -70,6 +84,11 @@ class Copies:
         if record.fingerprint is not None and not record.copy_of:
             self._seen.add(record.fingerprint, record.name)
             self.said(record)
+
+    def forget(self, name: str) -> None:
+        """Forget a picture that is not what it was."""
+        self._seen.forget(name)
+        self._originals.pop(name, None)
 
     def said(self, record: Record) -> None:
         """Remember the captions of an original."""
@@ -99,17 +118,13 @@ def caption_batches(
     begun: deque[Record] = deque()
 
     def load(each: Wanted) -> tuple[Record, Placed | None]:
-        name, target, before = each.item.name, each.target, each.before
         try:
             picture = processor.decode(each.item.source())
             look = fingerprint(picture) if copies is not None else None
             pixels = processor([processor.prepare(picture)])[0]
         except ImageError as error:
             return each.error(_reason(each.item, error)), None
-        record = Record(
-            name, fingerprint=look, target=target, before=before, columns=each.item.columns
-        )
-        return record, Placed(each.place, pixels)
+        return each.record(look), Placed(each.place, pixels)
 
     def ready() -> Iterator[Placed | Record]:
         """Pictures for the captioner, and between them the records of pictures without captions."""

@@ -34,6 +34,13 @@ class Resume(StrEnum):
     never = "never"
 
 
+class Compare(StrEnum):
+    """How a picture is told to be another than in an earlier run."""
+
+    time = "time"
+    content = "content"
+
+
 class Engine(StrEnum):
     """What captions the pictures: this process, or workers on a cluster."""
 

@@ -133,7 +133,9 @@ class _Shard:
         self.wanted = wanted
         key = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
         for each in wanted:
-            key.update(f"{each.place} {each.item.name}\n".encode(errors="surrogateescape"))
+            key.update(
+                f"{each.place} {each.item.name} {each.stamp}\n".encode(errors="surrogateescape")
+            )
         self.file = folder / f"{key.hexdigest()}.json"
 
     def read(self) -> list[Record]:
@@ -154,7 +156,7 @@ class _Shard:
         return [
             record
             if record.error
-            else dataclasses.replace(record, target=wanted.target, before=wanted.before)
+            else dataclasses.replace(wanted.record(), captions=record.captions)
             for record, wanted in zip(records, self.wanted, strict=True)
         ]
 

@@ -49,6 +49,13 @@ class Fingerprints:
         self._fingerprints[count] = fingerprint
         self._names.append(name)
 
+    def forget(self, name: str) -> None:
+        """Take out a picture, if it is there."""
+        if name in self._names:
+            place = self._names.index(name)
+            del self._names[place]
+            self._fingerprints = np.append(np.delete(self._fingerprints, place), np.uint64(0))
+
     def like(self, fingerprint: int) -> str | None:
         """The first picture whose fingerprint differs in at most `distance` bits, or None."""
         known = self._fingerprints[: len(self._names)]

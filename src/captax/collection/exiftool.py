@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import IO
 
 from captax.collection.description import DescriptionError, checked, sidecar_path
+from captax.collection.embedded import from_camera
 
 _OLDEST = 12.38  # before it, names and some pictures could make exiftool run commands
 _INSTALL = (
@@ -35,21 +36,6 @@ _IPTC_MARKS = [
     "-Photoshop:IPTCDigest-=old",
     "-Photoshop:IPTCDigest=new",
 ]
-
-# What cameras write as the description of every picture.
-_CAMERA_TEXTS = frozenset(
-    text.casefold()
-    for text in (
-        "OLYMPUS DIGITAL CAMERA",
-        "SONY DSC",
-        "MINOLTA DIGITAL CAMERA",
-        "KONICA MINOLTA DIGITAL CAMERA",
-        "KODAK Digital Still Camera",
-        "SAMSUNG DIGITAL CAMERA",
-        "DIGITAL CAMERA",
-        "Exif_JPEG_PICTURE",
-    )
-)
 
 # Passes on whole commands, and ends exiftool when its input ends. Without this, exiftool would wait
 # for more input and outlive a captax that was killed. It would also carry out half a command, whose
@@ -115,7 +101,7 @@ class ExifTool:
         """
         path = _file(picture)
         text = self._text(path, ["-MWG:Description"])
-        if text.casefold() not in _CAMERA_TEXTS:
+        if not from_camera(text):
             return text
         return self._text(path, ["-XMP-dc:Description"]) or self._text(
             path, ["-IPTC:Caption-Abstract"]

@@ -18,7 +18,8 @@ from captax.collection.item import (
     place_of,
 )
 from captax.collection.lists import list_items
-from captax.collection.remote import RemotePicture, file_system, one_line
+from captax.collection.remote import RemotePicture, data_picture, file_system, one_line
+from captax.data.inline import data_url_name, is_data_url
 from captax.data.shards import find_shards
 from captax.files import is_file
 from captax.images import (
@@ -38,8 +39,8 @@ def find_items(sources: Sequence[str], left_out: Counter[str] | None = None) -> 
     archives are counted in `left_out`, by suffix, as the search comes upon them. `.zip` and `.tar`
     files, `.tar` names with braces, and lists (`.parquet`, `.jsonl`, `.csv`, `.tsv`, `.txt`: a
     picture's path, URL or bytes in each row) are opened. fsspec opens sources with `://`, which may
-    be folders and patterns too. Any other source is a picture or a pattern (`*`, `?`, `[..]`,
-    `**`). If part of a source cannot be read, an item says why.
+    be folders and patterns too; a `data:` URL is a picture. Any other source is a picture or a
+    pattern (`*`, `?`, `[..]`, `**`). If part of a source cannot be read, an item says why.
 
     Raises:
         CollectionError: a source has no picture at all; raised before the first item.
@@ -66,7 +67,10 @@ def _pictures(source: str, left_out: Counter[str], *, alone: bool) -> Iterator[I
     if not source:
         raise CollectionError("an empty path was given; give a file, a folder or a pattern")
     try:
-        if "://" in source:
+        if is_data_url(source):
+            place = PurePosixPath("data")
+            items = iter([Item(data_url_name(source), data_picture(source), place)])
+        elif "://" in source:
             items = _remote(source, left_out)
         else:
             items = _local(Path(source), left_out, alone=alone)

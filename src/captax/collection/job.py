@@ -11,10 +11,12 @@ from typing import Protocol, runtime_checkable
 
 from captax.collection.caption_template import CaptionTemplate
 from captax.collection.captioning import Copies, Wanted
+from captax.collection.choices import Compare
 from captax.collection.item import Item, files_left_out
 from captax.collection.journal import Journal
 from captax.collection.outputs import write_json_lines
 from captax.collection.record import Record
+from captax.collection.stamps import changed, stamp
 from captax.errors import CaptaxError
 from captax.files import OutputError
 from captax.images import ImageError
@@ -63,11 +65,19 @@ class Output(Protocol):
     def holds_errors(self) -> bool:
         """Whether this output also lists pictures that failed."""
 
-    def plan(self, item: Item) -> tuple[str | None, str] | None:
-        """The picture to write beside, and the text that is there; None to skip the item.
+    @property
+    def changes_pictures(self) -> bool:
+        """Whether captions are written into the pictures themselves."""
 
-        Raises `CaptaxError` if the item's caption cannot be written.
+    def plan(self, item: Item, earlier: Record | None = None) -> tuple[str | None, str, str] | None:
+        """The `target`, `before` and `replaced` of an item's record; None to skip the item.
+
+        `earlier` is the item's record of an earlier run, which is to be replaced. Raises
+        `CaptaxError` if the item's caption cannot be written.
         """
+
+    def lacks(self, item: Item, record: Record) -> bool:
+        """Whether what was written for an item's record is not there any more."""
 
     def target(self, item: Item) -> str | None:
         """The picture that `plan` gives for an item, whether or not it is to be skipped."""
@@ -91,6 +101,9 @@ class Summary:
         copies: pictures that got the caption of a picture that looks the same.
         skipped: pictures that already had a caption and were not changed.
         before: pictures that an earlier process of the job captioned.
+        failed_before: pictures that failed in an earlier run and were not tried again.
+        changed: pictures that were replaced or repaired since an earlier run.
+        lost: pictures whose written caption was not there any more.
         errors: pictures that have no caption, by reason.
         doubtful: pictures whose caption was not written, but listed for review.
         seconds: how long the job took.
@@ -105,6 +118,9 @@ class Summary:
     copies: int = 0
     skipped: int = 0
     before: int = 0
+    failed_before: int = 0
+    changed: int = 0
+    lost: int = 0
     errors: Counter[str] = dataclasses.field(default_factory=Counter)
     doubtful: int = 0
     seconds: float = 0.0
@@ -136,6 +152,17 @@ class Summary:
             lines[0] += f"; {files_left_out(self.left_out)}"
         if self.doubtful:
             lines.append(f"captions below --min-score, to be reviewed: {self.doubtful:,}")
+        if self.changed:
+            lines.append(
+                f"changed since an earlier run, and looked at again: {_pictures(self.changed)}"
+            )
+        if self.lost:
+            lines.append(f"captioned again because the caption was gone: {_pictures(self.lost)}")
+        if self.failed_before:
+            lines.append(
+                f"failed in an earlier run, and not tried again: {_pictures(self.failed_before)}; "
+                "add --retry-errors to try again"
+            )
         if self.unmatched:
             are = "is" if self.unmatched == 1 else "are"
             lines.append(
@@ -158,10 +185,14 @@ def caption_collection(
     dedupe: int | None = None,
     listed: Path | None = None,
     left_out: Counter[str] | None = None,
+    compare: Compare = Compare.time,
     asked: Callable[[], bool] = lambda: False,
     watch: Callable[[list[Record], Summary], None] = lambda records, summary: None,
 ) -> Summary:
     """Caption every item once, even if the job is killed and resumed.
+
+    A picture that is not what it was in an earlier run, or whose caption is gone from beside it, is
+    captioned again.
 
     A batch is first added to the journal, then written beside its pictures if the output does so.
     After a kill between the two, the resumed job writes this last batch again. A file of all
@@ -177,13 +208,14 @@ def caption_collection(
         listed: the path of the lists of errors and of captions for review, to which
             `.errors.jsonl` and `.review.jsonl` are appended.
         left_out: where `items` counts files that are no pictures; the summary tells them.
+        compare: how pictures are compared with those of an earlier run.
         asked: whether to stop after this batch.
         watch: called with every batch when it is done.
 
     Raises:
         OutputError: nothing more can be written; what is done is in the journal.
     """
-    job = _Job(output, journal, shape, None if dedupe is None else Copies(dedupe))
+    job = _Job(output, journal, shape, None if dedupe is None else Copies(dedupe), compare)
     if left_out is not None:
         job.summary.left_out = left_out
     start = time.perf_counter()
@@ -207,14 +239,24 @@ def caption_collection(
 
 class _Job:
     def __init__(
-        self, output: Output, journal: Journal | None, shape: Shape, copies: Copies | None
+        self,
+        output: Output,
+        journal: Journal | None,
+        shape: Shape,
+        copies: Copies | None,
+        compare: Compare,
     ):
         self.output = output
         self.journal = journal
         self.shape = shape
         self.copies = copies
+        self.compare = compare
         self.summary = Summary()
-        self.begun: set[str] = set()
+        # Each picture with the place of its last record in the journal, which is 0 for a picture of
+        # this process.
+        self.begun: dict[str, int] = {}
+        # Pictures with several records in the journal, of which the last one counts.
+        self.several: set[str] = set()
         # The last batch of an earlier process, which may not have been written beside its pictures.
         self.again: dict[str, Record] = {}
 
@@ -224,43 +266,80 @@ class _Job:
             return
         settled: dict[str, Record] = {}
         last: list[Record] = []
-        for last in self.journal.batches():
+        for place, last in self.journal.placed():
             for record in last:
                 self.output.done(record)
                 if self.copies is not None:
                     self.copies.done(record)
+                settled.pop(record.name, None)
                 if record.error or self.shape.doubtful(record):
                     settled[record.name] = record
-            self.begun.update(record.name for record in last)
+                if record.name in self.begun:
+                    self.several.add(record.name)
+                self.begun[record.name] = place
         self.again = {record.name: record for record in last if record.target is not None}
         summary = self.summary
         summary.errors.update(reason_of(each.error) for each in settled.values() if each.error)
         summary.doubtful = sum(not each.error for each in settled.values())
-        summary.before = len(self.begun) - summary.errors.total()
+        summary.failed_before = summary.errors.total()
+        summary.before = len(self.begun) - summary.failed_before
 
     def wanted(self, items: Iterable[Item]) -> Iterator[Wanted]:
         """The pictures that are not captioned yet."""
         unmatched = set(self.begun)
         for place, item in enumerate(items):
             unmatched.discard(item.name)
+            earlier = None
             if item.name in self.begun:
-                self._write_again(item)
-                continue
-            self.begun.add(item.name)
+                earlier = self._outdated(item)
+                if earlier is None:
+                    self._write_again(item)
+                    continue
+            self.begun[item.name] = 0
+            state = "" if self.journal is None else stamp(item, self.compare)
             if isinstance(item.image, ImageError):  # tells more than the output's error
-                yield Wanted(item, place)
+                yield Wanted(item, place, stamp=state)
                 continue
             try:
-                plan = self.output.plan(item)
+                plan = self.output.plan(item, earlier and self.shape.as_written(earlier))
             except CaptaxError as error:
                 reason = str(error).removeprefix(str(CaptaxError(f"{item.path}: ")))
-                yield Wanted(dataclasses.replace(item, image=ImageError(reason)), place)
+                failed = dataclasses.replace(item, image=ImageError(reason))
+                yield Wanted(failed, place, stamp=state)
                 continue
             if plan is None:
                 self.summary.skipped += 1
             else:
-                yield Wanted(item, place, *plan)
+                yield Wanted(item, place, *plan, state)
         self.summary.unmatched = len(unmatched)
+
+    def _outdated(self, item: Item) -> Record | None:
+        """The record of an earlier run, if it does not count any more; it is counted no longer."""
+        place, summary = self.begun[item.name], self.summary
+        if self.journal is None or not place:
+            return None
+        # A picture may have two records in a batch, and the last counts.
+        record = next(each for each in self.journal.at(place)[::-1] if each.name == item.name)
+        doubtful = self.shape.doubtful(record)
+        if (record.error or not self.output.changes_pictures) and changed(item, record.stamp):
+            summary.changed += 1
+        elif (
+            item.name not in self.again and not doubtful and self.output.lacks(item, record)
+        ):  # the last batch may not have been written yet
+            summary.lost += 1
+        else:
+            return None
+        if record.error:
+            summary.errors -= Counter({reason_of(record.error): 1})
+            summary.failed_before -= 1
+        else:
+            summary.before -= 1
+            summary.doubtful -= doubtful
+        self.again.pop(item.name, None)
+        self.several.add(item.name)
+        if self.copies is not None:
+            self.copies.forget(item.name)
+        return record
 
     def _write_again(self, item: Item) -> None:
         """Write an item's record of the last batch, beside the item: a journal names no places."""
@@ -293,7 +372,12 @@ class _Job:
             if not self.shape.doubtful(record):
                 reason = self.output.write(self.shape.as_written(record))
                 if reason:
-                    failed.append(Record(record.name, error=reason, columns=record.columns))
+                    failed.append(
+                        Record(
+                            record.name, error=reason, stamp=record.stamp, columns=record.columns
+                        )
+                    )
+                    self.several.add(record.name)
         if failed and self.journal is not None:
             self.journal.append(failed)
         return failed
@@ -304,22 +388,29 @@ class _Job:
         if journal is None:
             return
 
+        several = self.several
+        records = itertools.chain.from_iterable(journal.batches() if several else ())
+        latest = {record.name: record for record in records if record.name in several}
+
         def every() -> Iterator[Record]:
+            left = dict(latest)
             for batch in journal.batches():
-                yield from map(shape.as_written, batch)
+                for record in batch:
+                    if record.name not in several:
+                        yield shape.as_written(record)
+                    elif record.name in left:  # in the place of its first record
+                        yield shape.as_written(left.pop(record.name))
 
         def written() -> Iterator[Record]:
             return (record for record in every() if not shape.doubtful(record))
 
         files = self.output.finish(written)
         if listed is not None:
-            errors = {record.name: record for record in every() if record.error}
-            doubtful = (
-                each for each in every() if shape.doubtful(each) and each.name not in errors
-            )
+            errors = [record for record in every() if record.error]
+            doubtful = filter(shape.doubtful, every())
             files += _list(listed.with_name(f"{listed.name}.review.jsonl"), doubtful)
             if not self.output.holds_errors:
-                files += _list(listed.with_name(f"{listed.name}.errors.jsonl"), errors.values())
+                files += _list(listed.with_name(f"{listed.name}.errors.jsonl"), errors)
         self.summary.files = files
 
 

@@ -50,6 +50,7 @@ class Journal:
         self.settings = json.loads(json.dumps(settings))  # as it is read back
         self._resume = resume
         self._retry_errors = retry_errors
+        self._last: tuple[int, list[Record]] | None = None
 
     def __enter__(self) -> "Journal":
         """Lock the folder, read what was done before and open the journal.
@@ -108,8 +109,12 @@ class Journal:
 
     def batches(self) -> Iterator[list[Record]]:
         """Read from the disk what was done, batch by batch."""
+        return (batch for _, batch in self.placed())
+
+    def placed(self) -> Iterator[tuple[int, list[Record]]]:
+        """The batches, each with its place in the file, for `at`."""
         with contextlib.suppress(FileNotFoundError), self._open(JOURNAL, "rb") as file:
-            file.readline(LINE_LIMIT + 1)
+            place = len(file.readline(LINE_LIMIT + 1))
             for number in itertools.count(2):
                 line = file.readline(LINE_LIMIT + 1)
                 if len(line) > LINE_LIMIT:
@@ -118,10 +123,18 @@ class Journal:
                     return
                 if line.endswith(b"\n"):
                     try:
-                        batch = [Record.read(each) for each in json.loads(line.decode())["batch"]]
+                        yield place, _batch(line)
                     except _DAMAGE:
                         raise self._damaged(number) from None
-                    yield batch
+                place += len(line)
+
+    def at(self, place: int) -> list[Record]:
+        """The batch at a place that `placed` gave. The last one is kept for the next call."""
+        if self._last is None or self._last[0] != place:
+            with self._open(JOURNAL, "rb") as file:
+                file.seek(place)
+                self._last = place, _batch(file.readline(LINE_LIMIT))
+        return self._last[1]
 
     def append(self, records: Sequence[Record]) -> None:
         """Add a batch. Once this returns, the batch survives a crash of process and machine.
@@ -208,6 +221,10 @@ class Journal:
             f"{self.path}, line {number}: is damaged; remove the line to caption its pictures "
             "again, or start over with --resume never"
         )
+
+
+def _batch(line: bytes) -> list[Record]:
+    return [Record.read(each) for each in json.loads(line.decode())["batch"]]
 
 
 def _line(batch: Iterable[Record]) -> bytes:

@@ -8,13 +8,16 @@ from typing import Any
 
 from captax.collection.item import CollectionError, Item, place_of
 from captax.collection.record import columns_of
-from captax.collection.remote import RemotePicture
+from captax.collection.remote import RemotePicture, data_picture
 from captax.data.example import read_text
 from captax.data.folder import PICTURE_COLUMNS
+from captax.data.inline import is_data_url
 from captax.data.tables import find_column, parquet_library, read_records
 from captax.errors import CaptaxError
 from captax.files import open_regular
 from captax.images import ImageError
+
+_LONGEST_PATH = 4096  # characters; what is longer is no path
 
 COLUMNS = (*PICTURE_COLUMNS, "url", "URL", "jpg", "png")
 
@@ -23,10 +26,10 @@ def list_items(table: Path) -> Iterator[Item]:
     """The pictures that a `.parquet`, `.jsonl`, `.csv`, `.tsv` or `.txt` lists, in its order.
 
     The first column that has one of the names in `COLUMNS` is used; a `.txt` has one picture a
-    line. A value is a path, relative to the list's folder or the working directory, or a URL. In
-    parquet it may also be bytes, or `{bytes, path}`. The other columns go with the picture. If the
-    table is damaged, the pictures before the damage come first, then an item that reports the
-    damage.
+    line. A value is a path, relative to the list's folder or the working directory, or a URL, which
+    may be a `data:` URL. In parquet it may also be bytes, or `{bytes, path}`. The other columns go
+    with the picture. If the table is damaged, the pictures before the damage come first, then an
+    item that reports the damage.
 
     Raises:
         CaptaxError: the beginning of the table cannot be read, or there is no such column.
@@ -65,7 +68,9 @@ def _item(table: Path, row: int, where: str, value: Any) -> Item:
     return Item(name, image, place_of(path))
 
 
-def _picture(table: Path, row: int, value: Any) -> tuple[str, Path | bytes | RemotePicture | None]:
+def _picture(
+    table: Path, row: int, value: Any
+) -> tuple[str, Path | bytes | RemotePicture | ImageError | None]:
     """The name of a row's picture, and the picture."""
     if isinstance(value, dict):
         name, content = value.get("path"), value.get("bytes")
@@ -77,6 +82,10 @@ def _picture(table: Path, row: int, value: Any) -> tuple[str, Path | bytes | Rem
     if not isinstance(value, str) or not value.strip():
         return "", None
     value = value.strip()
+    if is_data_url(value):
+        return f"{table}/{row}", data_picture(value)
+    if len(value) > _LONGEST_PATH and "://" not in value:
+        return "", None
     if "://" in value:
         return value, RemotePicture(value)
     beside = table.parent / value

@@ -210,6 +210,8 @@ class OneFile:
     The file `mark` holds a digest of it, so that a change by somebody else is noticed.
     """
 
+    changes_pictures = False
+
     def __init__(
         self, path: Path, format: CaptionFormat, mark: Path | None = None, *, csv_safe: bool = True
     ):
@@ -219,7 +221,7 @@ class OneFile:
         self.mark = mark
         self.holds_errors = format in HOLD_ERRORS
 
-    def plan(self, item: Item) -> tuple[None, str]:
+    def plan(self, item: Item, earlier: Record | None = None) -> tuple[None, str, str]:
         if self.format is CaptionFormat.metadata:
             if item.path is None:
                 raise CollectionError(
@@ -227,10 +229,14 @@ class OneFile:
                     "another name, such as captions.jsonl"
                 )
             below(self.path.parent, item.path)
-        return None, ""
+        return None, "", ""
 
     def target(self, item: Item) -> None:
         """Nothing is written beside a picture."""
+
+    def lacks(self, item: Item, record: Record) -> bool:
+        """Never: the journal has every record."""
+        return False
 
     def done(self, record: Record) -> None:
         """Nothing to do: the journal has the record."""
@@ -271,15 +277,20 @@ class Screen:
     """Prints captions as lines of text or JSON as soon as they are made."""
 
     holds_errors = False
+    changes_pictures = False
 
     def __init__(self, format: CaptionFormat):
         self.format = format
 
-    def plan(self, item: Item) -> tuple[None, str]:
-        return None, ""
+    def plan(self, item: Item, earlier: Record | None = None) -> tuple[None, str, str]:
+        return None, "", ""
 
     def target(self, item: Item) -> None:
         """Nothing is written beside a picture."""
+
+    def lacks(self, item: Item, record: Record) -> bool:
+        """Never: the journal has every record."""
+        return False
 
     def done(self, record: Record) -> None:
         """Nothing to do: printed captions are not kept."""

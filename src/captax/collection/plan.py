@@ -13,7 +13,7 @@ from typing import Any
 from captax.checkpoints.state import weights_digest
 from captax.collection.beside import Beside, Embedded, Kind, TextSidecars, XmpSidecars
 from captax.collection.captioning import CaptionOptions, Copies, Wanted, caption_batches
-from captax.collection.choices import CaptionFormat, OnExists, Resume
+from captax.collection.choices import CaptionFormat, Compare, OnExists, Resume
 from captax.collection.cluster import Cluster
 from captax.collection.exiftool import ExifTool
 from captax.collection.item import ARCHIVES, CollectionError
@@ -51,6 +51,7 @@ class Plan:
         sheet: the path of a page with pictures and captions, if one is wanted.
         follow_links: whether to write where links lead that lead out of the folders given.
         csv_safe: whether cells of a CSV file that a spreadsheet would run get an apostrophe.
+        compare: how pictures are compared with those of an earlier run.
     """
 
     sources: tuple[str, ...]
@@ -64,6 +65,7 @@ class Plan:
     sheet: Path | None = None
     follow_links: bool = False
     csv_safe: bool = True
+    compare: Compare = Compare.time
 
     def __post_init__(self) -> None:
         within = [each for each in self.sources if "://" in each or each.endswith(ARCHIVES)]
@@ -181,6 +183,11 @@ class Plan:
         return self._root / JOB / f"{self.wanted}{self.ext or ''}"
 
     @property
+    def named(self) -> list[str]:
+        """The sources, each by one name: "photos/" and "photos" are the same folder."""
+        return [each if "://" in each else str(Path(each)) for each in self.sources]
+
+    @property
     def _job_root(self) -> Path:
         """The folder of the user's that the journal's folder is in."""
         return self.out.parent if self.out is not None and not self.beside else self._root
@@ -212,7 +219,7 @@ class Plan:
         del options["batch_size"]
         relative = any("://" not in each and not Path(each).is_absolute() for each in self.sources)
         return {
-            "sources": list(self.sources),
+            "sources": self.named,
             **({"working directory": str(Path.cwd())} if relative else {}),
             "model": model,
             "weights": weights_digest(captioner.model),
@@ -282,6 +289,7 @@ class Plan:
                 dedupe=self.options.dedupe,
                 listed=self.listed,
                 left_out=left_out,
+                compare=self.compare,
                 asked=asked,
                 watch=watch,
             )

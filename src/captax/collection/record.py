@@ -25,6 +25,9 @@ class Record:
         target: the picture that the caption is written beside, if the output does so.
         before: the text that was there when the caption was made.
         columns: the other columns of the list that names the picture, as outputs have them.
+        replaced: the text there that this job wrote for an earlier state of the picture; the new
+            text takes its place.
+        stamp: the state of the picture, as `captax.collection.stamps` tells it.
     """
 
     name: str
@@ -36,6 +39,8 @@ class Record:
     before: str = ""
     confidence: float | None = None
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
+    replaced: str = ""
+    stamp: str = ""
 
     @property
     def text(self) -> str:
@@ -60,6 +65,7 @@ class Record:
         captions = tuple((text, float(score)) for text, score in values.get("captions", ()))
         record = cls(**{**values, "captions": captions})
         texts = [record.name, record.error, record.copy_of, record.target or "", record.before]
+        texts += [record.replaced, record.stamp]
         texts += [text for text, _ in captions]
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("texts are strings")

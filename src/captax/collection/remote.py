@@ -12,6 +12,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from captax.collection.item import CollectionError
+from captax.data.inline import from_data_url
 from captax.files import PICTURE_LIMIT, open_regular, read_bytes
 from captax.images import ImageError
 
@@ -42,6 +43,14 @@ class RemoteSpan:
     def read(self) -> bytes:
         """The picture's file. Raises `ImageError` if it cannot be fetched."""
         return _fetch(self.url, self.offset, self.offset + self.size)
+
+
+def data_picture(url: str) -> bytes | ImageError:
+    """The picture in a `data:` URL, or why there is none."""
+    try:
+        return from_data_url(url)
+    except ValueError as error:
+        return ImageError(f"is a data: URL that cannot be read: {error}; write it again")
 
 
 def opened(place: str) -> Any:

@@ -10,12 +10,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, Shaped
 
-from captax.data.example import DataError
+from captax.data.example import DataError, Stored
 from captax.images.decode import ImageError
 
 T = TypeVar("T")
@@ -214,7 +214,7 @@ def _prefetch(iterable: Iterable[T], size: int) -> Generator[T, None, None]:
 
 def load_images(
     sources: Iterable[T],
-    processor: Callable[[list[T]], Float32[np.ndarray, "1 height width 3"]],
+    processor: Callable[[list[Any]], Float32[np.ndarray, "1 height width 3"]],
     *,
     threads: int,
     ahead: int,
@@ -222,7 +222,7 @@ def load_images(
     """Pictures decoded in a pool of threads, in order; a picture that fails gives its error.
 
     Args:
-        sources: pictures: files, bytes, or whatever else the processor takes.
+        sources: pictures: files, bytes, what reads them, or whatever else the processor takes.
         processor: a function from a list of one picture to its pixels, such as
             `captax.images.ImageProcessor`.
         threads: how many decode at once.
@@ -238,13 +238,14 @@ def load_images(
 
 def _load_images(
     sources: Iterable[T],
-    processor: Callable[[list[T]], Float32[np.ndarray, "1 height width 3"]],
+    processor: Callable[[list[Any]], Float32[np.ndarray, "1 height width 3"]],
     threads: int,
     ahead: int,
 ) -> Generator[Float32[np.ndarray, "height width 3"] | ImageError, None, None]:
     def load(source: T) -> Float32[np.ndarray, "height width 3"] | ImageError:
         try:
-            return processor([source])[0]
+            content: Any = source.read() if isinstance(source, Stored) else source
+            return processor([content])[0]
         except ImageError as error:
             return error
 

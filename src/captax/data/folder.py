@@ -1,5 +1,6 @@
 """A folder of one's own pictures, captioned by a table or by a text file beside each."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,10 +25,13 @@ from captax.data.tables import (
     read_records,
 )
 from captax.errors import quoted
+from captax.files import is_file
 from captax.images.find import find_images
 from captax.images.kinds import is_image_path
 
 TABLES = ("metadata.jsonl", "captions.jsonl", "captions.csv", "metadata.csv", "captions.tsv")
+SIDECARS = (".txt", ".caption")
+_LISTED = 64  # folders whose lists of files are kept
 PICTURE_COLUMNS = ("file_name", "image", "filename", "file", "image_path", "image_name", "path")
 
 
@@ -42,25 +46,62 @@ def find_split_tables(root: Path) -> list[Path]:
     return [table for folder in folders if (table := find_table(folder))]
 
 
+class Sidecars:
+    """Text files beside pictures, in folders that are each listed once.
+
+    A sidecar has a picture's name and ends in `.txt` or `.caption`, in any letter case; if there
+    are several, `.txt` comes first.
+    """
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, Path]] = {}
+
+    def of(self, picture: Path) -> Path | None:
+        """The sidecar of a picture, or None."""
+        folder = picture.parent
+        if folder not in self._folders:
+            if len(self._folders) >= _LISTED:
+                self._folders.clear()
+            self._folders[folder] = _sidecars(folder)
+        return self._folders[folder].get(picture.stem)
+
+
+def _sidecars(folder: Path) -> dict[str, Path]:
+    """The sidecars in a folder by their pictures' names, without suffixes."""
+    found: dict[str, tuple[tuple[int, bool, str], Path]] = {}
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 (fast)
+    except OSError:
+        return {}
+    for name in names:
+        stem, suffix = os.path.splitext(name)  # noqa: PTH122 (fast)
+        if suffix.lower() in SIDECARS:
+            rank = (SIDECARS.index(suffix.lower()), suffix != suffix.lower(), suffix)
+            if (stem not in found or rank < found[stem][0]) and is_file(folder / name):
+                found[stem] = rank, folder / name
+    return {stem: path for stem, (_, path) in found.items()}
+
+
 def has_sidecars(root: Path) -> bool:
-    """Whether any picture of the folder has a `.txt` of its name beside it."""
-    return any(
-        is_image_path(path) and path.with_suffix(".txt").is_file() for path in root.rglob("*")
-    )
+    """Whether any picture of the folder has a text file of its name beside it."""
+    sidecars = Sidecars()
+    return any(is_image_path(path) and sidecars.of(path) for path in root.rglob("*"))
 
 
 def texts_alone(root: Path) -> list[str]:
-    """The `.txt` files that are beside no picture of their name, by path in the folder.
+    """The text files that are beside no picture of their name, by path in the folder.
 
     Texts about a dataset, such as `README.txt`, are none of them.
     """
     pictures = {path.with_suffix("") for path in find_images([root], readable=True)}
     return [
         path.relative_to(root).as_posix()
-        for path in sorted(root.rglob("*.txt"))
-        if path.with_suffix("") not in pictures
+        for path in sorted(root.rglob("*"))
+        if path.suffix.lower() in SIDECARS
+        and path.with_suffix("") not in pictures
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
         and path.stem.lower() not in _ABOUT
+        and is_file(path)
     ]
 
 
@@ -111,28 +152,26 @@ def _examples(path: Path, images: Path | None, prefix: str, source: str) -> list
 
 
 def read_sidecars(root: Path, *, split: str | None = None) -> list[Example]:
-    """Pictures with a `.txt` beside each, one caption a line; ids are their paths in the folder.
+    """Pictures with a text file beside each, one caption a line; ids are their paths in the folder.
 
+    Text files are found as `Sidecars` finds them.
     Subfolders are included. If all folders of the root are named for splits, these are the splits;
     otherwise splits are made by hashing.
 
     Raises:
-        DataError: a picture has no `.txt`, or a `.txt` has no caption.
+        DataError: a picture has no text file, or one has no caption.
     """
     pictures = find_images([root], readable=True)
+    beside = Sidecars()
     if refuses():
         refuse(
-            [
-                path.relative_to(root).as_posix()
-                for path in pictures
-                if not path.with_suffix(".txt").is_file()
-            ],
+            [path.relative_to(root).as_posix() for path in pictures if beside.of(path) is None],
             root,
             "has no .txt of its name beside it; write one caption a line there, or move it away",
         )
     found = []
     for path in pictures:
-        sidecar = path.with_suffix(".txt")
+        sidecar = beside.of(path) or path.with_suffix(SIDECARS[0])
         text = _sidecar(sidecar)
         lines = tuple(line.strip() for line in text.split("\n") if line.strip())
         if not lines and refuses():

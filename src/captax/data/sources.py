@@ -44,9 +44,9 @@ def open(
     A directory may be, in the order they are looked for: Karpathy's splits (`dataset_coco.json`),
     Flickr8k (`Flickr8k.token.txt`, or Kaggle's `captions.txt`), COCO (`annotations/*.json`), a
     folder of pictures with a table (`metadata.jsonl`, `captions.csv`) or one in each split's
-    folder, what Hugging Face's `datasets` saved to disk or as Parquet, pictures with a `.txt`
-    beside each, WebDataset shards. A `.json`, `.jsonl`, `.csv`, `.tsv` or `.tar` file may be given
-    instead, shards also as `train-{000..003}.tar`, and a dataset of the hub as `hf://owner/name`.
+    folder, what Hugging Face's `datasets` saved to disk or as Parquet, pictures with a `.txt` or
+    `.caption` beside each, WebDataset shards. A `.json`, `.jsonl`, `.csv`, `.tsv` or `.tar` file
+    may be given instead, shards also as `train-{000..003}.tar`, and a dataset of the hub as `hf://owner/name`.
 
     Args:
         path: the directory or file.
@@ -117,7 +117,8 @@ def recognise(path: str | Path, *, images: str | Path | None = None) -> DatasetL
     raise UnknownLayout(
         f"{path}: not a dataset that captax knows; looked for Flickr8k.token.txt, Kaggle's "
         f"captions.txt, dataset_coco.json, annotations/*.json, metadata.jsonl, captions.csv, "
-        f"*.parquet, what save_to_disk writes, pictures with a .txt beside each, and *.tar"
+        f"*.parquet, what save_to_disk writes, pictures with a .txt or .caption beside each, "
+        f"and *.tar"
     )
 
 

@@ -13,7 +13,7 @@ from captax.errors import quoted
 from captax.files import CSV_HEADER, csv_text, parse_json
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".json")
-CAPTION_COLUMNS = ("text", "caption", "captions", "sentences", "sentence")
+CAPTION_COLUMNS = ("text", "caption", "captions", "sentences", "sentence", "txt")
 NUMBERED_CAPTION = re.compile(r"caption_?\d+")  # Flickr8k on the hub: caption_0 to caption_4
 
 

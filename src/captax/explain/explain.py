@@ -19,6 +19,9 @@ from captax.text import Tokenizer
 ALL = "all"
 # The longest side, in pixels, of the picture that is kept to draw on.
 LONGEST_SIDE = 768
+# The sides of this picture differ at most this many times. One that is wider or taller is
+# stretched, because nothing could be seen on it.
+MOST_SIDES = 8
 
 
 def known_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
@@ -104,6 +107,9 @@ def explain(
 
 def _reduced(image: Image.Image) -> Image.Image:
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    least = -(-max(image.size) // MOST_SIDES)
+    if min(image.size) < least:
+        image = image.resize((max(image.width, least), max(image.height, least)))
     return image
 
 

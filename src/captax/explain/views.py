@@ -134,7 +134,7 @@ def _strip(
         return figure.add_axes((left / wide, 1 - (top + down) / tall, across / wide, down / tall))
 
     small = image.copy()
-    small.thumbnail((2 * round(width * DPI), 2 * round(height * DPI)))
+    small.thumbnail((2 * round(width * DPI), max(1, 2 * round(height * DPI))))
     for panel in range(panels):
         left = gap + panel % columns * (width + gap)
         top = head + panel // columns * (height + note) + note - 0.04

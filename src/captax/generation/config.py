@@ -43,6 +43,7 @@ SAMPLING = ("epsilon_cutoff", "eta_cutoff", "top_h", "typical_p")
 # Marks what captax saved. For some families transformers ignores the decoding options of a
 # checkpoint; captax obeys those that it wrote itself.
 MARK = {"saved_by": "captax"}
+NEW_TOKENS = "captax_max_new_tokens"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +239,8 @@ class GenerationConfig:
                     "does not support; captions may differ from those of transformers",
                     stacklevel=2,
                 )
+        if ours and NEW_TOKENS in said:
+            said = {**said, "max_new_tokens": said[NEW_TOKENS], "max_length": None}
         known = {field.name for field in dataclasses.fields(cls)}
         options = {key: value for key, value in said.items() if key in known}
         options.setdefault("num_beams", 1)
@@ -258,15 +261,26 @@ class GenerationConfig:
         return cls(**checked_fields(cls, options))
 
     def write(self) -> dict[str, Any]:
-        """The contents of a `generation_config.json`, which transformers can read as well."""
+        """The contents of a `generation_config.json`, which transformers can read as well.
+
+        There, the greatest length is `max_length`, which counts the start token. transformers
+        would prefer a `max_new_tokens` of the file to a `max_length` of the caller, so captax's own
+        limit has a name of its own.
+        """
+        contents = {**self.changed(), "bos_token_id": self.decoder_start_token_id, **MARK}
+        if (most := contents.pop("max_new_tokens", None)) is not None:
+            contents |= {"max_length": 1 + most, NEW_TOKENS: most}
+        return contents
+
+    def changed(self) -> dict[str, Any]:
+        """The options that are not the defaults, and some that transformers should always see."""
         default = GenerationConfig(num_beams=1, max_new_tokens=None)
         always = ("num_beams", "length_penalty", "early_stopping", "num_return_sequences")
-        contents = {
+        return {
             name: value
             for name, value in dataclasses.asdict(self).items()
             if name in always or value != getattr(default, name)
         }
-        return {**contents, "bos_token_id": self.decoder_start_token_id, **MARK}
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -393,6 +393,10 @@ def _height_width(config: Mapping[str, Any], key: str) -> tuple[int, int]:
     match _need(config, key):
         case int() as side:
             return side, side
+        case [int() as height, int() as width] if (
+            key == "size"
+        ):  # as old feature extractors wrote it
+            return height, width
         case {"height": int() as height, "width": int() as width, **rest} if not rest:
             return height, width
     edge = " or {shortest_edge}" if key == "size" else ""

@@ -190,10 +190,23 @@ def checked_fields(cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
     Raises `ConfigError` for a value that does not have its field's type.
     """
     hints = _hints(cls)
+    fields = {key: _plain(key, value, hints.get(key)) for key, value in fields.items()}
     for key, value in fields.items():
         if key in hints and not _is_of(value, hints[key]):
             raise ConfigError(f"{key}={quoted(value)} must be of the type {_told(hints[key])}")
     return {k: float(v) if hints.get(k) is float else v for k, v in fields.items()}
+
+
+def _plain(key: str, value: Any, kind: Any) -> Any:
+    """A value as files write it today: old ones have two sides of a square, and ids such as 1.0."""
+    if key in ("image_size", "patch_size") and kind is int and isinstance(value, tuple):
+        return value[0] if len(value) == 2 and value[0] == value[1] else value
+    if key.endswith("_id"):
+        if isinstance(value, tuple):
+            return tuple(_plain(key, each, kind) for each in value)
+        if type(value) is float and value.is_integer():
+            return int(value)
+    return value
 
 
 def _check_sizes(cls: type, fields: Mapping[str, Any]) -> None:

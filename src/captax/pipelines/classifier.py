@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from captax.checkpoints.directory import CARD, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
+from captax.data.example import Stored
 from captax.errors import CaptaxError
 from captax.generation.programs import Programs
 from captax.images import ImageError, ImageProcessor, ImageSource
@@ -106,7 +107,7 @@ class Classifier:
         return found
 
     def stream(
-        self, images: Iterable[ImageSource], *, top: int = 5, batch_size: int = 32
+        self, images: Iterable[ImageSource | Stored], *, top: int = 5, batch_size: int = 32
     ) -> Iterator[Classification | ImageError]:
         """Classify pictures as they arrive, in order; yield the error of one that is broken."""
         if top < 1:

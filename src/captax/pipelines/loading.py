@@ -1,6 +1,5 @@
 """Load checkpoints by name; the kind of the model decides what `load` returns."""
 
-from importlib import resources
 from os import PathLike
 from pathlib import Path
 from typing import Any, overload
@@ -22,8 +21,6 @@ from captax.pipelines.generator import read_calibration, read_generation
 from captax.pipelines.matcher import Matcher
 from captax.pipelines.text_generator import SOURCE_TOKENIZER, TextGenerator
 from captax.text import Tokenizer
-
-BUILT_IN = "flickr8k-lite"
 
 
 @overload
@@ -59,7 +56,8 @@ def load(
     """Load a checkpoint, ready for use.
 
     Args:
-        name: a checkpoint directory or a name on the hub; `None` is the built-in captioner.
+        name: a checkpoint directory or a name on the hub; `None` and `"default"` are the built-in
+            captioner.
         revision: a branch, tag or commit on the hub.
         token: gives access to private models on the hub.
         offline: use only hub models that were downloaded before.
@@ -104,9 +102,9 @@ def locate(
     offline: bool = False,
 ) -> Path:
     """The directory of a checkpoint, downloaded if needed; the arguments are those of `load`."""
-    if name is None:
-        return Path(str(resources.files("captax") / "assets" / BUILT_IN))
-    return hub.fetch(name, revision=revision, token=token, offline=offline)
+    return hub.fetch(
+        hub.DEFAULT if name is None else name, revision=revision, token=token, offline=offline
+    )
 
 
 def load_model(

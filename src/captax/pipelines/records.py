@@ -8,7 +8,7 @@ from captax.images import ImageError
 from captax.pipelines.classifier import Classification
 
 
-def classification_record(path: Path, found: Classification | ImageError) -> dict[str, Any]:
+def classification_record(path: Path | str, found: Classification | ImageError) -> dict[str, Any]:
     """A picture's path, and its labels with their probabilities or the error."""
     record: dict[str, Any] = {"path": str(path)}
     if isinstance(found, ImageError):
@@ -19,7 +19,7 @@ def classification_record(path: Path, found: Classification | ImageError) -> dic
     return record | first | ({"alternatives": others} if others else {})
 
 
-def classification_line(path: Path, found: Classification) -> str:
+def classification_line(path: Path | str, found: Classification) -> str:
     """A picture's path, and its labels with their probabilities in per cent."""
     labels = "; ".join(f"{each.label} ({each.probability:.1%})" for each in found.alternatives)
     return f"{path}: {labels}"

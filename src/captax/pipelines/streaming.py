@@ -11,6 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from captax.data import batched, filled, load_images
+from captax.data.example import Stored
 from captax.generation.programs import padded
 from captax.images import ImageProcessor, ImageSource, Prepared
 
@@ -31,7 +32,7 @@ class Placed(NamedTuple):
 
 
 def stream_pictures(
-    images: Iterable[ImageSource],
+    images: Iterable[ImageSource | Stored],
     processor: ImageProcessor,
     compute: Callable[..., Any],
     *,

@@ -200,7 +200,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
             },
             "urls": settings.allow_urls,
             "threshold": calibration and calibration.threshold,
-            "defaults": model.generation.write() if isinstance(model, Captioner) else {},
+            "defaults": model.generation.changed() if isinstance(model, Captioner) else {},
         }
 
     @app.get("/health", response_model=schemas.Health, tags=["server"])

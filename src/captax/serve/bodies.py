@@ -4,7 +4,9 @@ All of it is for a thread beside the event loop; how many run at once is for the
 """
 
 import dataclasses
+import re
 import time
+from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -106,7 +108,7 @@ class _Form:
         _, options = parse_options_header(self._disposition)
         if b"name" not in options:
             raise broken_form("a part has no name in its Content-Disposition")
-        filename = options.get(b"filename")
+        filename = options.get(b"filename", _extended_name(self._disposition))
         self._left[filename is not None] -= 1
         if self._left[True] < 0:
             raise too_many_images(f"more than {self.files}", self.files)
@@ -164,6 +166,19 @@ def broken_form(why: str) -> Refused:
 def too_many_images(found: int | str, most: int) -> Refused:
     """The refusal of a request with so many pictures."""
     return Refused(413, "too_many_images", f"the request has {found} pictures; send at most {most}")
+
+
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_EXTENDED = re.compile(rb";\s*filename\*\s*=\s*[^;\s']*'[^;\s']*'([^;\s]*)", re.IGNORECASE)
+
+
+def _extended_name(disposition: bytes) -> bytes | None:
+    """The name in `filename*` (RFC 8187), which some clients send alone for one beyond ASCII.
+
+    The parser leaves it out, as RFC 7578 forbids it in forms.
+    """
+    found = _EXTENDED.search(_QUOTED.sub(b'""', disposition))
+    return None if found is None else unquote_to_bytes(found[1])
 
 
 def _text(data: bytes) -> str:

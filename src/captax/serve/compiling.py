@@ -111,6 +111,7 @@ class Compiler:
         if sys.platform == "linux":
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while (missing := self._next()) is not None:
+            logger.info("compiling for new options, once")
             started = time.perf_counter()
             error = None
             try:

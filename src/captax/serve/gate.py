@@ -3,9 +3,12 @@
 import hashlib
 import hmac
 import logging
+import posixpath
 import re
 import time
 import uuid
+from collections.abc import Iterable, Iterator
+from urllib.parse import urlsplit, urlunsplit
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +20,7 @@ from captax.serve.service import Service
 
 logger = logging.getLogger("captax.serve")
 
+Header = tuple[bytes, bytes]
 WORK = "/v1/"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 # The page and its parts come from this server and talk to no other.
@@ -58,7 +62,11 @@ class Gate:
                 elif not body.ended and _has_body(headers):
                     extra["connection"] = "close"  # nobody reads the rest
                 message["headers"] = [
-                    *((n, v) for n, v in message["headers"] if n.decode().lower() not in extra),
+                    *(
+                        (n, v)
+                        for n, v in _relative(scope, message["headers"])
+                        if n.decode().lower() not in extra
+                    ),
                     *((name.encode(), value.encode()) for name, value in extra.items()),
                 ]
             await send(message)
@@ -101,6 +109,8 @@ class Gate:
         if path.startswith(WORK) and scope["method"] == "POST":
             with self.service.admitted(body):
                 await self.app(scope, body.receive, answer)
+        elif scope["method"] == "HEAD":  # the answer of GET, without its body
+            await self.app({**scope, "method": "GET"}, body.receive, _without_body(answer))
         else:
             await self.app(scope, body.receive, answer)
 
@@ -139,6 +149,28 @@ class Gate:
             1000 * seconds,
             f" {refused}" if refused else "",
         )
+
+
+def _without_body(send: Send) -> Send:
+    async def head(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return head
+
+
+def _relative(scope: Scope, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[Header]:
+    """Headers whose Location is relative to the request: a proxy may use another name or prefix."""
+    for name, value in headers:
+        if name.lower() == b"location":
+            to = urlsplit(value.decode("latin-1"))
+            above, _, last = to.path.rstrip("/").rpartition("/")
+            here = scope["path"].rpartition("/")[0]
+            steps = posixpath.relpath(f"/{above.lstrip('/')}", f"/{here.lstrip('/')}")
+            path = f"{steps}/{last}{'/' if to.path.endswith('/') else ''}"
+            value = urlunsplit(("", "", path, to.query, "")).encode("latin-1")
+        yield name, value
 
 
 def _has_body(headers: dict[bytes, bytes]) -> bool:

@@ -1,8 +1,6 @@
 """Pictures of a request: read from its body and resized for the model."""
 
 import asyncio
-import base64
-import binascii
 import dataclasses
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -11,7 +9,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from captax.data.inline import from_base64, from_data_url, is_data_url
 from captax.errors import plain
+from captax.generation.config import nearest
 from captax.images import ImageError, ImageProcessor, Prepared
 from captax.images.budget import NotWanted, never
 from captax.images.decode import NotQuick, TooManyPixels
@@ -23,6 +23,7 @@ from captax.serve.urls import UrlError, fetch
 Asked = TypeVar("Asked", bound=BaseModel)
 
 FILES = "images"
+_GZIP = b"\x1f\x8b"  # what a file of gzip begins with
 # Most errors in one answer; a body can hold thousands.
 MOST_ERRORS = 5
 # Characters of a URL, and of a file's name, that are kept.
@@ -31,7 +32,6 @@ _MOST_NAME = 1000
 # What pydantic says in words of its own classes.
 _MESSAGES = {
     "missing": "is missing; send it",
-    "extra_forbidden": "is not a field of this request; leave it out",
 }
 
 
@@ -92,6 +92,8 @@ async def read_request(
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
+    if body.startswith(_GZIP):
+        raise _unsupported("the body is compressed by gzip; send it as it is")
     parse = asyncio.get_running_loop().run_in_executor(
         parsers, _PARSERS[kind], content_type, body, schema, settings
     )
@@ -180,6 +182,10 @@ def _validated(schema: type[Asked], given: bytearray | Mapping[str, Any]) -> Ask
         for each in found[:MOST_ERRORS]:
             where = quoted(".".join(map(str, each["loc"]))) or "body"
             message = _MESSAGES.get(each["type"], quoted(plain(each["msg"])))
+            if each["type"] == "extra_forbidden":
+                near = nearest(str(each["loc"][-1])[:100], [*schema.model_fields])
+                told = near if near.startswith("; did you mean") else "; leave it out"
+                message = f"is not a field of this request{told}"
             parts.append(f"{where}: {message}")
         if len(found) > MOST_ERRORS:
             parts.append(f"there are {len(found) - MOST_ERRORS} more errors")
@@ -187,7 +193,7 @@ def _validated(schema: type[Asked], given: bytearray | Mapping[str, Any]) -> Ask
 
 
 def _bytes(text: str, settings: Settings) -> bytes:
-    if text.startswith(("http://", "https://")):
+    if text[:8].lower().startswith(("http://", "https://")):
         if not settings.allow_urls:
             raise Unreadable(
                 "urls_not_allowed", "this server does not fetch URLs; send the picture itself"
@@ -196,15 +202,10 @@ def _bytes(text: str, settings: Settings) -> bytes:
             return fetch(text, max_bytes=settings.max_bytes)
         except UrlError as error:
             raise Unreadable("url_not_fetched", f"{quoted(text)}: {error}") from None
-    if text.startswith("data:"):
-        head, _, text = text.partition(",")
-        if not head.endswith(";base64"):
-            raise Unreadable(
-                "unreadable_image", "the data: URL is not base64; encode the picture in base64"
-            )
     try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
+        return from_data_url(text) if is_data_url(text) else from_base64(text)
+    except ValueError as error:
+        what = "data: URL cannot be read" if is_data_url(text) else "text is not base64"
         raise Unreadable(
-            "unreadable_image", f"the text is not base64 ({error}); encode the picture in base64"
+            "unreadable_image", f"the {what} ({error}); encode the picture in base64"
         ) from None

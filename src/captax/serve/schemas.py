@@ -2,15 +2,30 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from captax.explain import METHODS
+
+
+def _if_null(default: Any) -> BeforeValidator:
+    """For a field that counts as not given if it is null."""
+    return BeforeValidator(lambda value: default if value is None else value)
+
+
+def _missing_if_null(value: Any) -> Any:
+    if value is None:
+        raise PydanticCustomError("missing", "is null")
+    return value
+
 
 Text = Annotated[str, Field(max_length=1000)]
 Phrase = Annotated[str, Field(min_length=1, max_length=100)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-Seed = Annotated[int, Field(ge=0, lt=2**31, description="Seed of the random draws when sampling.")]
-Prompt = Annotated[Text, Field(description="Text that captions begin with.")]
+Seed = Annotated[
+    int, _if_null(0), Field(ge=0, lt=2**31, description="Seed of the random draws when sampling.")
+]
+Prompt = Annotated[Text, _if_null(""), Field(description="Text that captions begin with.")]
 
 # A request keeps a beam or a sample in memory for each of these, so there is a limit.
 MOST_ROWS = 16
@@ -23,7 +38,15 @@ def _known(method: str) -> str:
     return method
 
 
-Method = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": [*METHODS]})]
+Method = Annotated[
+    str,
+    AfterValidator(_known),
+    _if_null("attention"),
+    Field(json_schema_extra={"enum": [*METHODS]}),
+]
+
+
+_REQUIRED = BeforeValidator(_missing_if_null)
 
 
 class _Request(BaseModel):
@@ -33,7 +56,7 @@ class _Request(BaseModel):
 class PicturesRequest(_Request):
     """A request with pictures."""
 
-    images: list[str] = Field(
+    images: Annotated[list[str], _REQUIRED] = Field(
         min_length=1,
         description="Pictures: base64, data: URLs or, where the server allows it, http(s) URLs.",
     )
@@ -91,7 +114,7 @@ class CaptionRequest(Options, PicturesRequest):
 class ExplainRequest(Options, PicturesRequest):
     """A picture whose caption is explained word by word."""
 
-    images: list[str] = Field(
+    images: Annotated[list[str], _REQUIRED] = Field(
         min_length=1,
         max_length=1,
         description="One picture: base64, a data: URL or, where allowed, an http(s) URL.",
@@ -111,14 +134,14 @@ class ExplainRequest(Options, PicturesRequest):
 class ScoreRequest(Options, PicturesRequest):
     """Captions to score: one for each picture, or any number for one picture."""
 
-    captions: list[Text] = Field(min_length=1)
+    captions: Annotated[list[Text], _REQUIRED] = Field(min_length=1)
     prompt: Prompt = ""
 
 
 class ClassifyRequest(PicturesRequest):
     """Pictures to label."""
 
-    top: int = Field(
+    top: Annotated[int, _if_null(5)] = Field(
         5, ge=1, le=10_000, description="Number of labels for each picture, most probable first."
     )
 

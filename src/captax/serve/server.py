@@ -12,11 +12,12 @@ from typing import Any
 
 import uvicorn
 
+from captax.checkpoints.hub import BUILT_IN, DEFAULT
 from captax.compilation import persist_compiled_programs, persist_no_more
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, quoted
 from captax.pipelines.captioner import Captioner
 from captax.pipelines.classifier import Classifier
-from captax.pipelines.loading import BUILT_IN, load
+from captax.pipelines.loading import load
 from captax.serve.app import create_app
 from captax.serve.connections import protocol
 from captax.serve.origins import is_loopback
@@ -64,8 +65,10 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain while still listening, so that new requests get an answer; then close."""
+        logger.info("stopping; requests that were accepted are finished first")
         await self.service.drain(lambda: self.force_exit)
         await super().shutdown(sockets)
+        logger.info("stopped")
 
 
 def refuse_taken(host: str, port: int) -> None:
@@ -158,12 +161,16 @@ def serve(
     """
     refuse_taken(host, port)
     persist_compiled_programs()
+    if name is None or name == DEFAULT:
+        shown = BUILT_IN
+    else:
+        shown = Path(name).name if Path(name).exists() else name
+    logging.config.dictConfig(LOG)
+    logger.info("loading %s", quoted(shown))
     model = load(name, revision=revision, offline=offline, dtype=dtype)
     if not isinstance(model, Captioner | Classifier):
         raise CaptaxError(
             f"{name}: holds a {type(model).__name__}; give a captioner or a classifier"
         )
-    logging.config.dictConfig(LOG)
-    shown = Path(name).name if name and Path(name).exists() else name or BUILT_IN
     settings = with_descriptors(dataclasses.replace(settings, name=shown))
     make_server(model, settings, host=host, port=port, when_warm=persist_no_more).run()

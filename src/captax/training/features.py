@@ -103,7 +103,9 @@ def cache_features(
         _make_room(data, directory, total * math.prod(shape[2:]) * 2)
         with own_file(data, "r+b", inside=directory) as file:
             rows = np.memmap(file, np.float16, "r+", shape=(total, *shape[2:]))
-        bar = tqdm(total=total, initial=done, desc=label, unit="picture", smoothing=0.05)
+        bar = tqdm(
+            total=total, initial=done, desc=label, unit="picture", smoothing=0.05, disable=None
+        )
         pictures = _views(examples, processor, augment, seed, range(done, total))
         for batch in batched(pictures, BATCH):
             size = len(batch)

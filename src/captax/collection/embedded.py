@@ -1,0 +1,88 @@
+"""The description inside a picture's own file, read without exiftool."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageFile, IptcImagePlugin
+
+from captax.collection.description import DescriptionError, described
+from captax.files import open_regular
+
+_IMAGE_DESCRIPTION, _XMP = 0x010E, 700  # tags of EXIF and TIFF
+_CAPTION = (2, 120)  # IPTC's Caption-Abstract
+_XMP_LIMIT = 2**24  # bytes
+
+# What cameras write as the description of every picture.
+_CAMERA_TEXTS = frozenset(
+    text.casefold()
+    for text in (
+        "OLYMPUS DIGITAL CAMERA",
+        "SONY DSC",
+        "MINOLTA DIGITAL CAMERA",
+        "KONICA MINOLTA DIGITAL CAMERA",
+        "KODAK Digital Still Camera",
+        "SAMSUNG DIGITAL CAMERA",
+        "DIGITAL CAMERA",
+        "Exif_JPEG_PICTURE",
+    )
+)
+
+
+def from_camera(text: str) -> bool:
+    """Whether a text is what cameras write by themselves."""
+    return text.casefold() in _CAMERA_TEXTS
+
+
+def embedded(picture: Path) -> str:
+    """The description in a picture's own file, "" if there is none or it cannot be read.
+
+    It is read from EXIF, IPTC and XMP, in this order, as `captax.collection.exiftool` reads it.
+    Pixels are not decoded.
+    """
+    with contextlib.suppress(OSError), open_regular(picture) as file:
+        try:
+            image = Image.open(file)
+        except Exception:  # damaged pictures, for which Pillow raises nearly anything
+            return ""
+        for read in (_exif, _iptc, _xmp):
+            # A damaged part does not hide the others.
+            with contextlib.suppress(Exception):
+                if (text := read(image).strip()) and not from_camera(text):
+                    return text
+    return ""
+
+
+def _exif(image: Image.Image) -> str:
+    value: Any = image.getexif().get(_IMAGE_DESCRIPTION, "")
+    if isinstance(value, str):  # Pillow reads every byte as a character
+        value = value.encode("latin-1", errors="replace")
+    return _text(value)
+
+
+def _iptc(image: ImageFile.ImageFile) -> str:
+    found: Any = IptcImagePlugin.getiptcinfo(image) or {}
+    value = found.get(_CAPTION, b"")
+    return _text(value[0] if isinstance(value, list) else value)
+
+
+def _xmp(image: Image.Image) -> str:
+    value: Any = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+    if value is None and image.format == "TIFF":
+        value = image.getexif().get(_XMP)
+    if isinstance(value, str):
+        value = value.encode()
+    if not isinstance(value, bytes) or len(value) > _XMP_LIMIT:
+        return ""
+    try:
+        return described(value.strip(b"\0 \r\n\t"))
+    except DescriptionError:
+        return ""
+
+
+def _text(value: Any) -> str:
+    value = bytes(value).rstrip(b"\0")
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
