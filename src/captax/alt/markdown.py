@@ -17,7 +17,7 @@ from markdown_it.token import Token
 from captax.alt import html
 from captax.alt.budget import check
 from captax.alt.found import LONGEST, Context, ImageUse
-from captax.alt.templates import mask_templates
+from captax.alt.templates import MASK, mask_templates
 from captax.errors import CaptaxError
 
 # One step of the parser, after which the budget is checked, takes up to 4 seconds for so many.
@@ -78,7 +78,7 @@ def find_markdown(text: str, heading: str = "") -> list[ImageUse]:
         elif len(some) > 1:  # a mark made something else of what is around it; most do not
             for part in (some[: len(some) // 2], some[len(some) // 2 :]):
                 yield from read(part)
-        else:
+        elif not _is_target(masked, some[0]):
             yield _unclear(some[0])
 
     uses += read(candidates)
@@ -122,8 +122,10 @@ class _Parser(MarkdownIt):
         self.inline.ruler2.before("balance_pairs", "budget", check)
 
     def normalizeLink(self, url: str) -> str:
-        """`url` with its characters escaped; long ones take long, and lead to no file."""
-        return url if len(url) > _LONGEST_SRC else super().normalizeLink(url)
+        """`url` with its characters escaped; long ones and templates lead to no file."""
+        if len(url) > _LONGEST_SRC or MASK in url:
+            return url
+        return super().normalizeLink(url)
 
 
 _PARSER = _Parser()
@@ -134,6 +136,13 @@ def _escaped(text: str, candidate: re.Match[str]) -> bool:
     while at and text[at - 1] == "\\":
         at -= 1
     return (candidate.start() - at) % 2 == 1
+
+
+def _is_target(text: str, candidate: re.Match[str]) -> bool:
+    """Whether what looks like a tag is the address of a link, as in `![](<img/a b.jpg>)`."""
+    if candidate["blank"] is not None:
+        return False
+    return text[max(0, candidate.start() - 100) : candidate.start()].rstrip().endswith(("](", "]:"))
 
 
 def _marked(text: str, candidates: Sequence[re.Match[str]], mark: str) -> str:
