@@ -7,12 +7,12 @@ import pytest
 from flax import nnx
 
 from captax.checkpoints.state import CheckpointError, fill, parameters, rebuilder
-from captax.models.modules import Mlp
+from captax.models.modules import Mlp, MlpConfig
 
 
 @pytest.fixture
 def mlp() -> Mlp:
-    return Mlp(3, 4, rngs=nnx.Rngs(0))
+    return Mlp(3, MlpConfig(4), rngs=nnx.Rngs(0))
 
 
 def test_parameters_go_out_and_come_back_by_name(mlp: Mlp) -> None:
@@ -24,7 +24,7 @@ def test_parameters_go_out_and_come_back_by_name(mlp: Mlp) -> None:
         "down.bias": (3,),
     }
     half = {name: np.asarray(value, np.float16) for name, value in tensors.items()}
-    filled = parameters(fill(Mlp(3, 4, rngs=None), half, where="here"))
+    filled = parameters(fill(Mlp(3, MlpConfig(4), rngs=None), half, where="here"))
     for name, value in filled.items():
         assert value.dtype == jnp.float32
         np.testing.assert_array_equal(value, half[name].astype(np.float32))
@@ -36,7 +36,7 @@ def test_everything_that_does_not_fit_is_in_one_error(mlp: Mlp) -> None:
     tensors["up.kernel"] = np.zeros((3, 4))
     tensors["down.scale"] = tensors["norm.scale"] = np.zeros(3)
     with pytest.raises(CheckpointError) as caught:
-        fill(Mlp(3, 4, rngs=None), tensors, where="model.safetensors")
+        fill(Mlp(3, MlpConfig(4), rngs=None), tensors, where="model.safetensors")
     message = str(caught.value)
     assert message.startswith("model.safetensors: ") and "\n" not in message
     for part in (

@@ -7,12 +7,14 @@ import pytest
 from flax import nnx
 
 from captax.models.attention import Attention
-from captax.models.modules import LayerConfig
+from captax.models.modules import AttentionConfig, LayerConfig, MlpConfig
 
 
 @pytest.fixture(scope="module")
 def attention() -> Attention:
-    return Attention(LayerConfig(12, 3, 24), context_width=7, rngs=nnx.Rngs(0))
+    return Attention(
+        LayerConfig(12, AttentionConfig(3), MlpConfig(24)), context_width=7, rngs=nnx.Rngs(0)
+    )
 
 
 def test_attention_is_softmax_of_scaled_products_head_by_head(attention: Attention) -> None:

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from captax.models.attention import Attention
-from captax.models.modules import Dropout, LayerConfig, LayerNorm
+from captax.models.modules import AttentionConfig, Dropout, LayerConfig, LayerNorm, MlpConfig
 
 
 def enabled(rate: float, seed: int = 0) -> Dropout:
@@ -59,7 +59,9 @@ def test_the_highest_dropout_rate_still_lets_something_through() -> None:
 
 def test_a_new_parameter_has_the_type_that_a_training_step_gives_back() -> None:
     """Of a weak type, it would have the step compiled again after the first."""
-    for leaf in jax.tree.leaves(nnx.state(Attention(LayerConfig(4, 2, 8), rngs=nnx.Rngs(0)))):
+    for leaf in jax.tree.leaves(
+        nnx.state(Attention(LayerConfig(4, AttentionConfig(2), MlpConfig(8)), rngs=nnx.Rngs(0)))
+    ):
         assert leaf.dtype == jnp.float32 and not leaf.weak_type
     for leaf in jax.tree.leaves(nnx.state(LayerNorm(4, rngs=nnx.Rngs(0)))):
         assert leaf.dtype == jnp.float32 and not leaf.weak_type

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from captax.models.modules import Mlp
+from captax.models.modules import Mlp, MlpConfig
 from captax.models.registry import ConfigError, build, describe, read_config
 
 ENCODER = {
@@ -120,4 +120,4 @@ def test_a_module_of_no_family_is_not_described() -> None:
     with pytest.raises(
         ConfigError, match="Mlp has no `config` of a family and cannot be saved; give a"
     ):
-        describe(Mlp(2, 2, rngs=None))
+        describe(Mlp(2, MlpConfig(2), rngs=None))

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from captax.checkpoints.state import parameters, rebuilder
 from captax.models.layers import Layer, run_layer
-from captax.models.modules import Dropout, LayerConfig, parameter
+from captax.models.modules import AttentionConfig, Dropout, LayerConfig, MlpConfig, parameter
 from captax.training.optimizers import make_optimizer
 from captax.training.recipe import Optimizer, Stage, matches
 from captax.training.step import (
@@ -208,7 +208,7 @@ class Stack(nnx.Module):
 
     def __init__(self) -> None:
         rngs = nnx.Rngs(0)
-        config = LayerConfig(width=8, heads=2, mlp_width=16, dropout=0.3, attention_dropout=0.3)
+        config = LayerConfig(8, AttentionConfig(2, dropout=0.3), MlpConfig(16), dropout=0.3)
         self.embedding = parameter(rngs, (6, 8), std=1.0)
         self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(2)])
 

@@ -27,7 +27,6 @@ NAMES = (
 FOREIGN = {
     "*.h5": "TensorFlow",
     "*.msgpack": "Flax",
-    "*.gguf": "GGUF",
     "*.onnx": "ONNX",
     "model.ckpt*": "TensorFlow",
 }
@@ -65,6 +64,8 @@ def open_weights(path: Path) -> dict[str, LazyTensor]:
         if (path / name).is_file():
             is_index = name.endswith(".index.json")
             return _open_index(path / name) if is_index else _open_file(path / name)
+    if any(path.glob("*.gguf")):
+        raise CheckpointError(f"{path}: holds GGUF files; give the path of one of them")
     foreign = {kind for pattern, kind in FOREIGN.items() if any(path.glob(pattern))}
     reason = (
         f"only {' and '.join(sorted(foreign))} weights, which are not supported; "

@@ -1,7 +1,7 @@
 """Attention, written once for every family.
 
 Legend: `batch` images, `rows` = batch x beams, `time` token positions, `places` what is attended
-to, `width` model width, `heads`, `head` = width of one head.
+to, `width` model width, `heads`, `kv_heads` heads of keys and values, `head` = width of one head.
 """
 
 import jax
@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 from captax.models.cache import KeysValues
 from captax.models.modules import Dropout, LayerConfig, Linear
 from captax.models.observing import record
+from captax.models.rotary import Turns, turn
 
 
 class Attention(nnx.Module):
@@ -20,19 +21,31 @@ class Attention(nnx.Module):
     def __init__(
         self, config: LayerConfig, *, rngs: nnx.Rngs | None, context_width: int | None = None
     ):
-        width, std, bias = config.width, config.std, config.qkv_bias
-        self.heads = config.heads
+        width, std, shape = config.width, config.std, config.attention
+        self.heads, self.kv_heads = shape.heads, shape.kv_heads or shape.heads
+        head = shape.head_dim or width // shape.heads
+        self.scale = head**-0.5 if shape.scale is None else shape.scale
         self.name = "attentions" if context_width is None else "cross_attentions"
-        context = context_width or width
-        self.query = Linear(width, width, rngs=rngs, std=std, bias=bias)
-        self.key = Linear(context, width, rngs=rngs, std=std, bias=bias)
-        self.value = Linear(context, width, rngs=rngs, std=std, bias=bias)
-        self.out = Linear(width, width, rngs=rngs, std=config.out_std or std)
-        self.dropout = Dropout(config.attention_dropout)
+        context, inner, narrow = context_width or width, self.heads * head, self.kv_heads * head
+        self.query = Linear(width, inner, rngs=rngs, std=std, bias=shape.bias)
+        self.key = Linear(context, narrow, rngs=rngs, std=std, bias=shape.bias)
+        self.value = Linear(context, narrow, rngs=rngs, std=std, bias=shape.bias)
+        self.out = Linear(inner, width, rngs=rngs, std=config.out_std or std, bias=shape.out_bias)
+        norm = shape.norm
+        self.query_norm = None if norm is None else norm.build(head, rngs=rngs)
+        self.key_norm = None if norm is None else norm.build(head, rngs=rngs)
+        self.dropout = Dropout(shape.dropout)
 
-    def keys_and_values(self, context: Float[Array, "batch places context_width"]) -> KeysValues:
-        """The keys and values of what is attended to."""
-        return self._split(self.key(context)), self._split(self.value(context))
+    def keys_and_values(
+        self, context: Float[Array, "batch places context_width"], turns: Turns | None = None
+    ) -> KeysValues:
+        """The keys and values of what is attended to; keys are turned to their positions."""
+        keys = self._split(self.key(context), self.kv_heads)
+        if self.key_norm is not None:
+            keys = self.key_norm(keys)
+        if turns is not None:
+            keys = turn(keys, turns)
+        return keys.swapaxes(1, 2), self._split(self.value(context), self.kv_heads).swapaxes(1, 2)
 
     def __call__(
         self,
@@ -40,15 +53,23 @@ class Attention(nnx.Module):
         own: KeysValues,
         mask: Bool[Array, "#batch #queries places"] | None = None,
         shared: KeysValues | None = None,
+        turns: Turns | None = None,
     ) -> Float[Array, "rows time width"]:
         """Attend from `x` to the keys and values `own`, and to `shared` ones before them.
 
-        `mask` is true where a place of `own` may be seen; `shared` is seen by all. If `x` has
-        more rows than the keys and values (beams of one picture), the rows of a picture are joined
-        along the time axis, as `queries`, so that no keys and values are repeated.
+        `mask` is true where a place of `own` may be seen; `shared` is seen by all. Queries are
+        turned to their positions by `turns`. If `x` has more rows than the keys and values (beams
+        of one picture), the rows of a picture are joined along the time axis, as `queries`, so
+        that no keys and values are repeated.
         """
-        batch, heads, _, head = own[0].shape
-        query = (self.query(x) * head**-0.5).reshape(batch, -1, heads, head).swapaxes(1, 2)
+        batch, _, _, head = own[0].shape
+        query = self._split(self.query(x), self.heads)
+        if self.query_norm is not None:
+            query = self.query_norm(query)
+        query = query * self.scale
+        if turns is not None:
+            query = turn(query, turns)
+        query = query.reshape(batch, -1, self.heads, head).swapaxes(1, 2)
         scores = self._scores(query, own[0])
         if mask is not None:
             scores = jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min)
@@ -58,13 +79,22 @@ class Attention(nnx.Module):
             scores = jnp.concatenate([self._scores(query, shared[0]), scores], axis=-1)
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
         weights = self.dropout(record(self.name, weights))
-        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights[..., count:], own[1])
+        mixed = self._mixed(weights[..., count:], own[1])
         if shared is not None:
-            mixed += jnp.einsum("bhqk,bhkd->bhqd", weights[..., :count], shared[1])
-        return self.out(mixed.swapaxes(1, 2).reshape(x.shape))
+            mixed += self._mixed(weights[..., :count], shared[1])
+        return self.out(mixed.swapaxes(1, 2).reshape(*x.shape[:2], -1))
 
     def _scores(self, query: Array, keys: Array) -> Float[Array, "batch heads queries places"]:
-        return jnp.einsum("bhqd,bhkd->bhqk", query, keys, preferred_element_type=jnp.float32)
+        # The queries of a group of heads follow each other, so that its keys are never repeated.
+        grouped = query.reshape(len(query), self.kv_heads, -1, query.shape[-1])
+        scores = jnp.einsum("bhqd,bhkd->bhqk", grouped, keys, preferred_element_type=jnp.float32)
+        return scores.reshape(*query.shape[:3], -1)
 
-    def _split(self, x: Array) -> Float[Array, "batch heads places head"]:
-        return x.reshape(*x.shape[:2], self.heads, -1).swapaxes(1, 2)
+    def _mixed(self, weights: Array, values: Array) -> Float[Array, "batch heads queries head"]:
+        batch, _, queries, places = weights.shape
+        grouped = weights.reshape(batch, self.kv_heads, -1, places)
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", grouped, values)
+        return mixed.reshape(batch, self.heads, queries, -1)
+
+    def _split(self, x: Array, heads: int) -> Float[Array, "batch places heads head"]:
+        return x.reshape(*x.shape[:2], heads, -1)

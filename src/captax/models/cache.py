@@ -55,11 +55,18 @@ class Cache:
         ancestry = jnp.broadcast_to(jnp.arange(times)[:, None], (batch, times, capacity))
         return dataclasses.replace(self, past=past, ancestry=ancestry)
 
-    def visible(self, time: Size) -> Bool[Array, "#batch queries places"]:
-        """Which places of the past the next `time` tokens see: earlier ones and their own."""
+    def visible(
+        self, time: Size, window: int | None = None
+    ) -> Bool[Array, "#batch queries places"]:
+        """Which places of the past the next `time` tokens see: earlier ones and their own.
+
+        With a `window` they are at most that many.
+        """
         batch, beams, capacity = self.ancestry.shape
         positions = self.length + jnp.arange(time)
         before = jnp.arange(capacity) <= positions[:, None]  # [time capacity]
+        if window is not None:
+            before &= jnp.arange(capacity) > positions[:, None] - window
         if beams == 1:
             return before[None]
         beam = jnp.arange(beams)

@@ -97,8 +97,9 @@ class ModelConfig:
 
     def _check_heads(self) -> None:
         if (layer := getattr(self, "layer", None)) is not None:
-            width, heads = layer().width, layer().heads
-            if width % heads:
+            width, attention = layer().width, layer().attention
+            heads = attention.heads
+            if attention.head_dim is None and width % heads:
                 raise ConfigError(
                     f"the width {width} is not a multiple of the number of heads, {heads}; change "
                     "one of them"

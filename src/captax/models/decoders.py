@@ -16,6 +16,7 @@ from captax.models.encoders import Features, LengthError
 from captax.models.layers import Layer, run_layer
 from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
 from captax.models.observing import record
+from captax.models.rotary import Rotary, Turns
 from captax.models.shapes import BertLikeConfig
 
 
@@ -104,13 +105,27 @@ class TextDecoder(nnx.Module):
         mask = jnp.tril(jnp.ones((1, time, time), bool))
         if segments is not None:
             mask = mask & (segments[:, :, None] == segments[:, None, :])
+        if positions is None:
+            positions = jnp.arange(time)[None]
         contexts, context_mask = self._look(features)
-        x = self.embed(tokens, jnp.arange(time)[None] if positions is None else positions)
+        turns = self._turns(positions)
+        x = self.embed(tokens, positions)
         for i, layer in enumerate(self.layers):
             record("hidden_states", x)
+            seen = mask
+            if layer.window is not None:
+                seen = mask & (positions[:, :, None] - positions[:, None] < layer.window)
 
-            def forward(x: Array, context: KeysValues | None, layer: Layer = layer) -> Array:
-                return layer(x, mask, context=context, context_mask=context_mask)[0]
+            def forward(
+                x: Array, context: KeysValues | None, layer: Layer = layer, seen: Array = seen
+            ) -> Array:
+                return layer(
+                    x,
+                    seen,
+                    context=context,
+                    context_mask=context_mask,
+                    turns=turns.get(layer.rotary),
+                )[0]
 
             x = run_layer(forward, x, contexts[i] if contexts else None)
         return self.logits(x)
@@ -135,7 +150,7 @@ class TextDecoder(nnx.Module):
         contexts, context_mask = self._look(features)
         attention = self.layers[0].self_attention
         kernel = attention.key.kernel[...]
-        heads = attention.heads
+        heads = attention.kv_heads
         shape = (prompt.shape[0], heads, capacity, len(kernel) // heads)
         empty = jnp.zeros(shape, activation_dtype(kernel.dtype))
         cache = Cache(
@@ -157,19 +172,34 @@ class TextDecoder(nnx.Module):
         self, tokens: Array, cache: Cache, length: Array | None = None
     ) -> tuple[Array, Cache]:
         time = tokens.shape[1]
-        mask = cache.visible(time)
-        x = self.embed(tokens, cache.length + jnp.arange(time)[None])
+        windows = {layer.window for layer in self.layers}
+        masks = {window: cache.visible(time, window) for window in windows}
+        positions = cache.length + jnp.arange(time)[None]
+        turns = self._turns(positions)
+        x = self.embed(tokens, positions)
         past = []
         for i, layer in enumerate(self.layers):
             context = cache.context[i] if cache.context else None
             before = (cache.past[i], cache.length)
-            x, seen = layer(x, mask, context=context, context_mask=cache.mask, past=before)
+            x, seen = layer(
+                x,
+                masks[layer.window],
+                context=context,
+                context_mask=cache.mask,
+                past=before,
+                turns=turns.get(layer.rotary),
+            )
             past.append(seen)
         if length is None:
             return self.logits(x[:, -1]), cache.extended(tuple(past), time)
         last = jax.lax.dynamic_index_in_dim(x, length - 1, axis=1, keepdims=False)
         # The next tokens take the places of the padding, which no token has seen.
         return self.logits(last), cache.extended(tuple(past), length)
+
+    def _turns(self, positions: Int[Array, "#rows time"]) -> dict[Rotary | None, Turns]:
+        """Cosines and sines of these positions, once for all layers with the same angles."""
+        kinds = {layer.rotary for layer in self.layers} - {None}
+        return {kind: kind.turns(positions) for kind in kinds if kind is not None}
 
     def _look(
         self, features: Features | None

@@ -15,7 +15,14 @@ from captax.models.arithmetic import project
 from captax.models.config import ModelConfig, Roles
 from captax.models.decoders import WordDecoder
 from captax.models.layout import Layout, Rule, conv1d, linear, norm, table
-from captax.models.modules import LayerConfig, LayerNorm, Linear
+from captax.models.modules import (
+    AttentionConfig,
+    LayerConfig,
+    LayerNorm,
+    Linear,
+    MlpConfig,
+    NormConfig,
+)
 from captax.models.observing import record
 
 
@@ -59,13 +66,11 @@ class GPT2Config(ModelConfig):
         """The shape of its layers."""
         return LayerConfig(
             self.n_embd,
-            self.n_head,
-            self.n_inner or 4 * self.n_embd,
+            AttentionConfig(self.n_head, dropout=self.attn_pdrop),
+            MlpConfig(self.n_inner or 4 * self.n_embd, self.activation_function),
+            NormConfig(self.layer_norm_epsilon),
             context_width=self.n_embd if self.add_cross_attention else None,
-            epsilon=self.layer_norm_epsilon,
-            activation=self.activation_function,
             dropout=self.resid_pdrop,
-            attention_dropout=self.attn_pdrop,
             std=self.initializer_range,
             # Smaller, so that the residual stream does not grow with depth.
             out_std=self.initializer_range * (2 * self.n_layer) ** -0.5,

@@ -13,11 +13,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from captax.models.attention import Attention
 from captax.models.cache import KeysValues, Past, write_cache
-from captax.models.modules import Dropout, LayerConfig, LayerNorm, Mlp
+from captax.models.modules import Dropout, LayerConfig, LayerNorm, Mlp, RmsNorm
 from captax.models.observing import record
+from captax.models.rotary import Turns
 from captax.models.tracing import modes
 
 T = TypeVar("T")
+Norm = LayerNorm | RmsNorm
 
 
 def run_layer(layer: Callable[..., T], *inputs: Any) -> T:
@@ -31,24 +33,27 @@ class Layer(nnx.Module):
     """One transformer layer: self-attention, cross-attention if it has any, MLP; each is added."""
 
     def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs | None):
-        width, context = config.width, config.context_width
-        self.pre_norm = config.pre_norm
+        width, context, norm = config.width, config.context_width, config.norm
+        self.order = config.order
+        self.rotary, self.window = config.attention.rotary, config.attention.window
         self.self_attention = Attention(config, rngs=rngs)
-        self.self_norm = LayerNorm(width, rngs=rngs, epsilon=config.epsilon)
+        self.self_norm = norm.build(width, rngs=rngs)
         crosses = context is not None
         self.cross_attention = (
             Attention(config, rngs=rngs, context_width=context) if crosses else None
         )
-        self.cross_norm = LayerNorm(width, rngs=rngs, epsilon=config.epsilon) if crosses else None
+        self.cross_norm = norm.build(width, rngs=rngs) if crosses else None
         self.mlp = Mlp(
             width,
-            config.mlp_width,
+            config.mlp,
             rngs=rngs,
-            activation=config.activation,
             std=config.mlp_std or config.std,
             out_std=config.mlp_out_std or config.out_std,
         )
-        self.mlp_norm = LayerNorm(width, rngs=rngs, epsilon=config.epsilon)
+        self.mlp_norm = norm.build(width, rngs=rngs)
+        outs = config.order == "sandwich"
+        self.self_out_norm = norm.build(width, rngs=rngs) if outs else None
+        self.mlp_out_norm = norm.build(width, rngs=rngs) if outs else None
         self.dropout = Dropout(config.dropout)
 
     def __call__(
@@ -59,33 +64,34 @@ class Layer(nnx.Module):
         context: KeysValues | None = None,
         context_mask: Bool[Array, "batch 1 patches"] | None = None,
         past: tuple[Past, Int[Array, ""]] | None = None,
+        turns: Turns | None = None,
     ) -> tuple[Float[Array, "rows time width"], KeysValues | Past]:
         """The layer's output, and the keys and values its self-attention saw.
 
         `context` is attended to besides the tokens: by cross-attention if the layer has it, else by
         self-attention together with them. With a `past`, which is cached keys and values and their
         length, the keys and values of `x` are written after them; `mask` then covers the places of
-        all beams, place by place.
+        all beams, place by place. `turns` are those of the positions of `x`, if `rotary` is set.
         """
         y = self._enter(x, self.self_norm)
-        places = seen = self.self_attention.keys_and_values(y)
+        places = seen = self.self_attention.keys_and_values(y, turns)
         if past is not None:
             places = seen = write_cache(past[0], places, past[1])
         shared = context if self.cross_attention is None else None
-        y = self.self_attention(y, places, mask, shared)
-        x = self._add(x, y, self.self_norm)
+        y = self.self_attention(y, places, mask, shared, turns)
+        x = self._add(x, y, self.self_norm, self.self_out_norm)
         if self.cross_attention and self.cross_norm and context is not None:
             y = self._enter(x, self.cross_norm)
             x = self._add(x, self.cross_attention(y, context, context_mask), self.cross_norm)
         y = self.mlp(self._enter(x, self.mlp_norm))
-        return self._add(x, y, self.mlp_norm), seen
+        return self._add(x, y, self.mlp_norm, self.mlp_out_norm), seen
 
-    def _enter(self, x: Array, norm: LayerNorm) -> Array:
-        return norm(x) if self.pre_norm else x
+    def _enter(self, x: Array, norm: Norm) -> Array:
+        return x if self.order == "post" else norm(x)
 
-    def _add(self, x: Array, y: Array, norm: LayerNorm) -> Array:
-        x = x + self.dropout(y)
-        return x if self.pre_norm else norm(x)
+    def _add(self, x: Array, y: Array, norm: Norm, out: Norm | None = None) -> Array:
+        x = x + self.dropout(y if out is None else out(y))
+        return norm(x) if self.order == "post" else x
 
 
 class EncoderLayer(Layer):

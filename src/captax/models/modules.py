@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float
 
 from captax.models.arithmetic import ACTIVATIONS, project
 from captax.models.observing import record
+from captax.models.rotary import Rotary
 
 
 def parameter(
@@ -74,26 +76,91 @@ class FinalNorm(LayerNorm):
         return super().__call__(record("hidden_states", x))
 
 
+class RmsNorm(nnx.Module):
+    """Unit mean square over the last axis, in float32, then `offset + scale`.
+
+    Zhang and Sennrich (https://arxiv.org/abs/1910.07467). Gemma's checkpoints hold scales around 0,
+    for an `offset` of 1.
+    """
+
+    def __init__(
+        self, width: int, *, rngs: nnx.Rngs | None, epsilon: float = 1e-6, offset: float = 0.0
+    ):
+        self.scale = parameter(rngs, (width,), fill=1.0 - offset)
+        self.epsilon, self.offset = epsilon, offset
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        wide = x.astype(jnp.float32)
+        factor = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.epsilon)
+        return (wide * factor * (self.offset + self.scale[...])).astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class NormConfig:
+    """A normalisation: `LayerNorm`, or with `rms` an `RmsNorm` of this `offset`."""
+
+    epsilon: float = 1e-6
+    rms: bool = False
+    offset: float = 0.0
+
+    def build(self, width: int, *, rngs: nnx.Rngs | None) -> LayerNorm | RmsNorm:
+        """The module."""
+        if self.rms:
+            return RmsNorm(width, rngs=rngs, epsilon=self.epsilon, offset=self.offset)
+        return LayerNorm(width, rngs=rngs, epsilon=self.epsilon)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig:
+    """What differs between the attentions of different families.
+
+    Each of `kv_heads` keys and values serves a group of query heads
+    (https://arxiv.org/abs/2305.13245); by default each head has its own. A head is `head_dim` wide,
+    by default the model's width divided by the heads. Scores are multiplied by `scale`, by default
+    `head_dim ** -0.5`. `norm` normalises each head's queries and keys. `rotary` turns them by their
+    positions. A query sees the last `window` places, its own included, by default all.
+    """
+
+    heads: int
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    scale: float | None = None
+    bias: bool = True
+    out_bias: bool = True
+    norm: NormConfig | None = None
+    rotary: Rotary | None = None
+    window: int | None = None
+    dropout: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class MlpConfig:
+    """Two linear layers with an activation between; `gated` ones multiply it by a third."""
+
+    width: int
+    activation: str = "gelu_new"
+    gated: bool = False
+    bias: bool = True
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerConfig:
     """What differs between the transformer layers of different families.
 
-    With `pre_norm` each block normalises its input (GPT-2, ViT), else the sum after it (BERT).
+    `order` says where blocks are normalised: their input (`pre`, as in GPT-2, ViT, Llama), the sum
+    after them (`post`, as in BERT), or their input and their output (`sandwich`, as in Gemma 3).
     With a `context_width` layers also have cross-attention, to places of that width. `out_std` is
     the initial deviation of the projections that write to the residual stream, by default `std`.
     The MLP takes the deviations of attention unless its own are given.
     """
 
     width: int
-    heads: int
-    mlp_width: int
-    pre_norm: bool = True
+    attention: AttentionConfig
+    mlp: MlpConfig
+    norm: NormConfig = NormConfig()
+    order: Literal["pre", "post", "sandwich"] = "pre"
     context_width: int | None = None
-    epsilon: float = 1e-6
-    activation: str = "gelu_new"
-    qkv_bias: bool = True
     dropout: float = 0.0
-    attention_dropout: float = 0.0
     std: float | None = None
     out_std: float | None = None
     mlp_std: float | None = None
@@ -101,24 +168,32 @@ class LayerConfig:
 
 
 class Mlp(nnx.Module):
-    """Two linear layers with an activation between."""
+    """Two linear layers with an activation between, which may be gated by a third.
+
+    Shazeer (https://arxiv.org/abs/2002.05202) compares the gates.
+    """
 
     def __init__(
         self,
         width: int,
-        hidden: int,
+        config: MlpConfig,
         *,
         rngs: nnx.Rngs | None,
-        activation: str = "gelu_new",
         std: float | None = None,
         out_std: float | None = None,
     ):
-        self.up = Linear(width, hidden, rngs=rngs, std=std)
-        self.down = Linear(hidden, width, rngs=rngs, std=out_std or std)
-        self.activation = activation
+        hidden, bias = config.width, config.bias
+        self.up = Linear(width, hidden, rngs=rngs, std=std, bias=bias)
+        gated = config.gated
+        self.gate = Linear(width, hidden, rngs=rngs, std=std, bias=bias) if gated else None
+        self.down = Linear(hidden, width, rngs=rngs, std=out_std or std, bias=bias)
+        self.activation = config.activation
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+        activation = ACTIVATIONS[self.activation]
+        if self.gate is None:
+            return self.down(activation(self.up(x)))
+        return self.down(activation(self.gate(x)) * self.up(x))
 
 
 class _Calls:

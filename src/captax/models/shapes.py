@@ -1,17 +1,17 @@
 """Config fields that families share, with transformers' names, and the layers they describe."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from captax.models.config import ModelConfig, Roles
-from captax.models.modules import LayerConfig
+from captax.models.modules import AttentionConfig, LayerConfig, MlpConfig, NormConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class StackConfig(ModelConfig):
-    """A stack of transformer layers; `pre_norm` as in `LayerConfig`."""
+    """A stack of transformer layers; `order` as in `LayerConfig`."""
 
-    pre_norm: ClassVar[bool] = True
+    order: ClassVar[Literal["pre", "post"]] = "pre"
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -25,11 +25,10 @@ class StackConfig(ModelConfig):
         """The shape of its layers."""
         return LayerConfig(
             self.hidden_size,
-            self.num_attention_heads,
-            self.intermediate_size,
-            pre_norm=self.pre_norm,
-            epsilon=self.layer_norm_eps,
-            activation=self.hidden_act,
+            AttentionConfig(self.num_attention_heads),
+            MlpConfig(self.intermediate_size, self.hidden_act),
+            NormConfig(self.layer_norm_eps),
+            order=self.order,
             std=self.initializer_range,
         )
 
@@ -42,7 +41,9 @@ class TowerConfig(StackConfig):
     attention_dropout: float = 0.0
 
     def layer(self) -> LayerConfig:
-        return dataclasses.replace(super().layer(), attention_dropout=self.attention_dropout)
+        layer = super().layer()
+        attention = dataclasses.replace(layer.attention, dropout=self.attention_dropout)
+        return dataclasses.replace(layer, attention=attention)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,18 +54,16 @@ class DroppingConfig(StackConfig):
     attention_probs_dropout_prob: float = 0.1
 
     def layer(self) -> LayerConfig:
-        return dataclasses.replace(
-            super().layer(),
-            dropout=self.hidden_dropout_prob,
-            attention_dropout=self.attention_probs_dropout_prob,
-        )
+        layer = super().layer()
+        attention = dataclasses.replace(layer.attention, dropout=self.attention_probs_dropout_prob)
+        return dataclasses.replace(layer, attention=attention, dropout=self.hidden_dropout_prob)
 
 
 @dataclasses.dataclass(frozen=True)
 class BertLikeConfig(DroppingConfig):
     """A stack over word and position embeddings, whose layers are post-norm as in BERT."""
 
-    pre_norm: ClassVar[bool] = False
+    order: ClassVar[Literal["pre", "post"]] = "post"
 
     vocab_size: int = 30522
     max_position_embeddings: int = 512

@@ -23,7 +23,15 @@ from captax.models.arithmetic import look_up, project
 from captax.models.config import ConfigError, ModelConfig, as_field
 from captax.models.decoders import WordDecoder
 from captax.models.encoders import Features
-from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
+from captax.models.modules import (
+    AttentionConfig,
+    Dropout,
+    LayerConfig,
+    LayerNorm,
+    Linear,
+    MlpConfig,
+    parameter,
+)
 from captax.models.observing import record
 
 
@@ -80,8 +88,8 @@ class TransformerDecoderConfig(ModelConfig):
         """The shape of its layers, which read the picture at the decoder's own width."""
         return LayerConfig(
             self.width,
-            self.heads,
-            self.mlp_width,
+            AttentionConfig(self.heads),
+            MlpConfig(self.mlp_width),
             context_width=self.width,
             dropout=self.dropout,
         )

@@ -49,7 +49,9 @@ class ViTConfig(DroppingConfig, PatchConfig):
         return dataclasses.replace(self, labels=labels, pooler=False)
 
     def layer(self) -> LayerConfig:
-        return dataclasses.replace(super().layer(), qkv_bias=self.qkv_bias)
+        layer = super().layer()
+        attention = dataclasses.replace(layer.attention, bias=self.qkv_bias)
+        return dataclasses.replace(layer, attention=attention)
 
     @classmethod
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "ViTConfig":

@@ -8,8 +8,11 @@ from flax import nnx
 
 from captax.checkpoints import hub
 from captax.checkpoints.directory import load_model as read_model
+from captax.checkpoints.gguf import is_gguf, open_gguf
+from captax.checkpoints.gguf_models import load_gguf
 from captax.compilation import refuse_fork
 from captax.errors import CheckpointError
+from captax.generation import GenerationConfig
 from captax.images import ImageProcessor
 from captax.models.clip import Clip
 from captax.models.decoders import TextDecoder
@@ -21,6 +24,7 @@ from captax.pipelines.generator import read_calibration, read_generation
 from captax.pipelines.matcher import Matcher
 from captax.pipelines.text_generator import SOURCE_TOKENIZER, TextGenerator
 from captax.text import Tokenizer
+from captax.text.gguf import read_gguf_tokenizer
 
 
 @overload
@@ -70,6 +74,8 @@ def load(
         CheckpointError: there is no checkpoint, or its model cannot be used alone.
     """
     refuse_fork()
+    if name is not None and is_gguf(Path(name)):
+        return _from_gguf(Path(name), dtype)
     directory = locate(name, revision=revision, token=token, offline=offline)
     model = read_model(directory, dtype=dtype)
     if isinstance(model, EncoderDecoder) and isinstance(model.encoder, VisionEncoder):
@@ -92,6 +98,12 @@ def load(
         f"{name}: holds a bare {type(model).__name__}, which cannot write or label; make it half "
         "of another model (captax.from_pretrained_halves), or load it as it is (captax.load_model)"
     )
+
+
+def _from_gguf(path: Path, dtype: str) -> TextGenerator:
+    gguf = open_gguf(path)
+    model, tokenizer = load_gguf(gguf, dtype=dtype), read_gguf_tokenizer(gguf.metadata, path)
+    return TextGenerator(model, tokenizer, GenerationConfig.read({}, model.config.roles()))
 
 
 def locate(

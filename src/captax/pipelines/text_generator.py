@@ -57,7 +57,11 @@ class TextGenerator(Generator):
             longest = self.model.encoder.max_positions
             read = self.source_tokenizer.encode_template(several, max_length=longest)
         else:
-            read = [ids or [self._start(config)] for ids in self.tokenizer.encode_plain(several)]
+            # Some models begin every text with a token of its own, which their template adds.
+            begins = self.tokenizer.encode_template([""])[0]
+            begins = begins if len(begins) == 1 else []
+            plain = [[*begins, *ids] for ids in self.tokenizer.encode_plain(several)]
+            read = [ids or [self._start(config)] for ids in plain]
         # Texts of similar length share a batch, so that it needs little padding.
         order = sorted(range(len(read)), key=lambda i: len(read[i]))
         found: dict[int, Generated] = {}

@@ -1,0 +1,139 @@
+"""A language model of today: rotary positions, RMS norms, grouped heads, gated MLPs.
+
+Families differ in the shapes of their layers and in how words are embedded and scored.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from captax.models.arithmetic import look_up, project
+from captax.models.config import ModelConfig, Roles
+from captax.models.decoders import TextDecoder
+from captax.models.layers import Layer
+from captax.models.layout import Layout, Rule, linear, table
+from captax.models.modules import LayerConfig, Linear, NormConfig, parameter
+from captax.models.observing import record
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageConfig(ModelConfig):
+    """Fields that these families share, with transformers' names.
+
+    A family gives `layer_of`, and `norm_config` unless its norms are plain.
+    """
+
+    architecture: ClassVar[str]
+
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+    bos_token_id: int | None = 1
+    eos_token_id: int | tuple[int, ...] | None = 2
+    pad_token_id: int | None = None
+
+    @property
+    def head(self) -> int:
+        """The width of one head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def norm(self) -> NormConfig:
+        """The norms of its layers, and after them."""
+        return NormConfig(self.rms_norm_eps, rms=True)
+
+    @property
+    def embedding_scale(self) -> float:
+        """What the words' embeddings are multiplied by."""
+        return 1.0
+
+    def layer_of(self, index: int) -> LayerConfig:
+        """The shape of a layer."""
+        raise NotImplementedError
+
+    def layer(self) -> LayerConfig:
+        """The shape of the first layer."""
+        return self.layer_of(0)
+
+    def roles(self) -> Roles:
+        return Roles(self.bos_token_id, self.eos_token_id, self.pad_token_id)
+
+    def write(self) -> dict[str, Any]:
+        return {**super().write(), "architectures": [self.architecture]}
+
+    def layout(self) -> Layout:
+        head = () if self.tie_word_embeddings else linear("lm_head", "head", bias=False)
+
+        def canonical(name: str) -> str | None:
+            copy = self.tie_word_embeddings and name == "lm_head.weight"
+            return None if copy or name.endswith("rotary_emb.inv_freq") else name
+
+        return Layout(table(self.rules(), head), canonical)
+
+    def rules(self) -> tuple[Rule, ...]:
+        """The tensors of all but the output layer."""
+        return RULES
+
+    def build(self, *, rngs: nnx.Rngs | None = None) -> "LanguageModel":
+        return LanguageModel(self, rngs=rngs)
+
+
+class LanguageModel(TextDecoder):
+    """Predicts each next token from the tokens before it.
+
+    If `tie_word_embeddings`, the token embedding is also the output layer.
+    """
+
+    def __init__(self, config: LanguageConfig, *, rngs: nnx.Rngs | None):
+        self.config = config
+        shape, std = (config.vocab_size, config.hidden_size), config.initializer_range
+        self.embedding = parameter(rngs, shape, std=std)
+        count = config.num_hidden_layers
+        self.layers = nnx.List([Layer(config.layer_of(i), rngs=rngs) for i in range(count)])
+        self.norm = config.norm.build(config.hidden_size, rngs=rngs)
+        if not config.tie_word_embeddings:
+            self.head = Linear(*shape[::-1], rngs=rngs, bias=False, std=std)
+
+    @property
+    def max_positions(self) -> int:
+        return self.config.max_position_embeddings
+
+    def embed(
+        self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
+    ) -> Float[Array, "rows time width"]:
+        return look_up(self.embedding[...], tokens) * self.config.embedding_scale
+
+    def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
+        x = record("hidden_states", self.norm(x))
+        return project(x, self.embedding[...]) if self.config.tie_word_embeddings else self.head(x)
+
+
+def scale(theirs: str, ours: str) -> Rule:
+    """The scale of an RMS norm."""
+    return Rule(f"{theirs}.weight", (f"{ours}.scale",))
+
+
+RULES = table(
+    Rule("model.embed_tokens.weight", ("embedding",)),
+    scale("model.norm", "norm"),
+    scale("model.layers.{}.input_layernorm", "layers.{}.self_norm"),
+    *(
+        linear(f"model.layers.{{}}.self_attn.{theirs}_proj", f"layers.{{}}.self_attention.{ours}")
+        for theirs, ours in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "out"))
+    ),
+    scale("model.layers.{}.post_attention_layernorm", "layers.{}.mlp_norm"),
+    *(
+        linear(f"model.layers.{{}}.mlp.{name}_proj", f"layers.{{}}.mlp.{name}")
+        for name in ("gate", "up", "down")
+    ),
+)

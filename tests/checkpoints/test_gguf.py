@@ -1,0 +1,316 @@
+"""GGUF files, which llama.cpp's own package writes here: metadata, narrow weights, whole models."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gguf.quants import dequantize
+
+import captax
+from captax.checkpoints.gguf import open_gguf
+from captax.checkpoints.gguf_models import load_gguf
+from captax.checkpoints.state import export
+from captax.errors import CaptaxError, CheckpointError
+from captax.pipelines.text_generator import TextGenerator
+from captax.text.gguf import read_gguf_tokenizer
+
+Kind = gguf.GGMLQuantizationType
+# Bytes of a block at which its half-precision numbers begin.
+HALVES = {
+    Kind.Q4_0: (0,),
+    Kind.Q4_1: (0, 2),
+    Kind.Q5_0: (0,),
+    Kind.Q5_1: (0, 2),
+    Kind.Q8_0: (0,),
+    Kind.Q4_K: (0, 2),
+    Kind.Q5_K: (0, 2),
+    Kind.Q6_K: (208,),
+}
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 12,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 40,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1000.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GEMMA = {
+    **LLAMA,
+    "model_type": "gemma3_text",
+    "num_hidden_layers": 7,
+    "head_dim": 16,
+    "sliding_window": 4,
+    "query_pre_attn_scalar": 16,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+}
+PIECES = ["<pad>", "<s>", "</s>", "<unk>", "a", "b", "c", "ab", "abc", "\u2581", "\u2581a", "x"]
+
+
+def write(
+    path: Path,
+    architecture: str,
+    numbers: dict[str, Any],
+    tensors: dict[str, np.ndarray],
+    kind: Kind = Kind.F32,
+    tokens: dict[str, Any] | None = None,
+) -> Path:
+    """A file with this metadata, whose matrices are of this kind."""
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in numbers.items():
+        add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
+        add(f"{architecture}.{key}", value)
+    if tokens is None:
+        scores = [-float(i) for i in range(12)]
+        ids = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 3}
+        tokens = {"model": "llama", "tokens": PIECES, "scores": scores, **ids}
+    for key, value in tokens.items():
+        add = {str: writer.add_string, bool: writer.add_bool, list: writer.add_array}.get(
+            type(value), writer.add_uint32
+        )
+        add(f"tokenizer.ggml.{key}", value)
+    for name, tensor in tensors.items():
+        if tensor.ndim > 1 and kind != Kind.F32:
+            packed = gguf.quants.quantize(tensor, kind)
+            writer.add_tensor(name, packed, raw_dtype=kind)
+        else:
+            writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def theirs(model: Any) -> dict[str, np.ndarray]:
+    """The tensors of a model as llama.cpp's scripts name and turn them."""
+    config = model.config
+    names = gguf.get_tensor_name_map(
+        gguf.MODEL_ARCH.GEMMA3 if "gemma" in config.model_type else gguf.MODEL_ARCH.LLAMA,
+        config.num_hidden_layers,
+    )
+    found = {}
+    for name, tensor in export(model, config.layout(), dtype="float32").items():
+        if config.model_type == "llama" and ("q_proj" in name or "k_proj" in name):
+            keys = config.num_key_value_heads
+            heads = config.num_attention_heads if "q_proj" in name else keys
+            halves = tensor.reshape(heads, 2, -1, *tensor.shape[1:])
+            tensor = halves.swapaxes(1, 2).reshape(tensor.shape)
+        if config.model_type == "gemma3_text" and "norm" in name:
+            tensor = tensor + 1
+        found[names.get_name(name, try_suffixes=(".weight", ".bias"))] = tensor
+    return found
+
+
+def numbers(config: dict[str, Any]) -> dict[str, Any]:
+    head = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    said = {
+        "embedding_length": config["hidden_size"],
+        "feed_forward_length": config["intermediate_size"],
+        "block_count": config["num_hidden_layers"],
+        "attention.head_count": config["num_attention_heads"],
+        "attention.head_count_kv": config["num_key_value_heads"],
+        "attention.key_length": head,
+        "attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
+        "context_length": config["max_position_embeddings"],
+        "rope.freq_base": config["rope_theta"],
+    }
+    if "sliding_window" in config:
+        said["attention.sliding_window"] = config["sliding_window"]
+    return said
+
+
+@pytest.fixture(params=[LLAMA, GEMMA], ids=["llama", "gemma3"])
+def pair(
+    request: pytest.FixtureRequest, make_model: Callable[..., Any], tmp_path: Path
+) -> tuple[Any, Path]:
+    """A model with random weights, and the file of it."""
+    model = make_model(request.param)
+    architecture = "llama" if request.param is LLAMA else "gemma3"
+    path = tmp_path / "model.gguf"
+    return model, write(path, architecture, numbers(request.param), theirs(model))
+
+
+@pytest.mark.parametrize("kind", HALVES, ids=lambda kind: kind.name)
+def test_narrow_weights_are_those_of_the_reference(kind: Kind, tmp_path: Path) -> None:
+    weights, size = gguf.GGML_QUANT_SIZES[kind]
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, (15, size), np.uint8)
+    for at in HALVES[kind]:
+        halves = rng.normal(size=15).astype("<f2")
+        blocks[:, at : at + 2] = halves.view(np.uint8).reshape(15, 2)
+    rows = blocks.reshape(5, 3 * size)
+    writer = gguf.GGUFWriter(tmp_path / "w.gguf", "none")
+    writer.add_tensor("x", rows, raw_dtype=kind)
+    for write_part in ("header", "kv_data", "tensors"):
+        getattr(writer, f"write_{write_part}_to_file")()
+    writer.close()
+    tensor = open_gguf(tmp_path / "w.gguf").tensors["x"]
+    assert tensor.shape == (5, 3 * weights)
+    np.testing.assert_array_equal(tensor.read(), dequantize(rows, kind))
+
+
+def test_a_model_computes_what_it_did_before_it_was_converted(pair: tuple[Any, Path]) -> None:
+    model, path = pair
+    again = load_gguf(open_gguf(path))
+    ours, theirs = again.config.write(), model.config.write()
+    for name in ("rms_norm_eps", "rope_parameters", "bos_token_id", "eos_token_id"):
+        assert ours[name] == theirs[name]
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 12, (2, 12)), jnp.int32)
+    want = jax.jit(lambda: model(None, tokens))()
+    np.testing.assert_allclose(jax.jit(lambda: again(None, tokens))(), want, atol=1e-5)
+
+
+def test_a_file_continues_texts(pair: tuple[Any, Path]) -> None:
+    model, path = pair
+    generator = captax.load(path)
+    assert isinstance(generator, TextGenerator)
+    [answer] = generator.generate("abc", max_new_tokens=5)
+    # Every text begins with <s>, as the file's tokenizer says.
+    read = [1, *generator.tokenizer.encode_plain(["abc"])[0]]
+    for _ in range(len(answer.tokens)):
+        logits = model(None, jnp.array([read]))
+        read.append(int(logits[0, -1].argmax()))
+    assert tuple(read[-len(answer.tokens) :]) == answer.tokens
+
+
+def test_llama_3s_stretched_angles_are_told_from_their_divisors(
+    make_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    config = {**LLAMA, "rope_theta": 500_000.0, "rope_scaling": scaling}
+    model = make_model(config)
+    rotary = model.layers[0].rotary
+    plain = rotary.theta ** -(np.arange(4) / 4)
+    divisors = (plain / rotary.frequencies()).astype(np.float32)
+    assert divisors.max() == 32 and divisors.min() == 1
+    tensors = {**theirs(model), "rope_freqs.weight": divisors}
+    path = write(tmp_path / "a.gguf", "llama", numbers(config), tensors)
+    assert load_gguf(open_gguf(path)).layers[0].rotary == rotary
+    tensors["rope_freqs.weight"] = divisors + np.array([0, 0, 1, 0], np.float32)
+    path = write(tmp_path / "b.gguf", "llama", numbers(config), tensors)
+    with pytest.raises(CheckpointError, match=r"rope_freqs.weight are not those of Llama 3"):
+        load_gguf(open_gguf(path))
+
+
+def test_a_file_cut_short_anywhere_is_told_of(pair: tuple[Any, Path], tmp_path: Path) -> None:
+    content = pair[1].read_bytes()
+    header = content.index(b"output_norm") + 100
+    broken = tmp_path / "broken.gguf"
+    for end in itertools.chain(range(0, 200, 3), range(200, header, 97), [len(content) - 1]):
+        broken.write_bytes(content[:end])
+        with pytest.raises(CheckpointError, match=r"broken\.gguf: "):
+            open_gguf(broken)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (b"GGUF\x03", b"GGUF\x01", "GGUF version 1 is not supported"),
+        (b"GGUF\x03\0\0\0", b"GGUF\x03\0\0\0" + b"\xff" * 7 + b"\x7f", "claims"),
+        (b"blk.0.attn_q.weight", b"blk.0.attn_k.weight", "has the tensor 'blk.0.attn_k.weight' t"),
+        (b"tokenizer.ggml.tokens\x09\0\0\0\x08", b"tokenizer.ggml.tokens\x09\0\0\0\x63", "type 99"),
+        (
+            b"tokens\x09\0\0\0\x08\0\0\0\x0c\0\0\0\0",
+            b"tokens\x09\0\0\0\x08\0\0\0\x0c\0\0\0\x7f",
+            "short",
+        ),
+    ],
+)
+def test_a_file_that_describes_itself_wrongly_is_refused(
+    make_model: Callable[..., Any], tmp_path: Path, old: bytes, new: bytes, told: str
+) -> None:
+    path = write(tmp_path / "a.gguf", "llama", numbers(LLAMA), theirs(make_model(LLAMA)))
+    content = path.read_bytes()
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new + b"" if len(new) == len(old) else new))
+    with pytest.raises(CheckpointError, match=told):
+        open_gguf(path)
+
+
+def test_what_captax_does_not_have_is_told_in_a_line(
+    make_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    tensors, said = theirs(make_model(LLAMA)), numbers(LLAMA)
+    with pytest.raises(CheckpointError, match="the architecture 'mamba' is not supported; use one"):
+        load_gguf(open_gguf(write(tmp_path / "a.gguf", "mamba", said, tensors)))
+    del said["block_count"]
+    with pytest.raises(CheckpointError, match=r"has no llama\.block_count in its metadata"):
+        load_gguf(open_gguf(write(tmp_path / "b.gguf", "llama", said, tensors)))
+    more = {**tensors, "blk.0.strange.weight": np.ones(3, np.float32)}
+    with pytest.raises(CheckpointError, match=r"blk\.0\.strange\.weight"):
+        load_gguf(open_gguf(write(tmp_path / "c.gguf", "llama", numbers(LLAMA), more)))
+    (tmp_path / "folder").mkdir()
+    path = write(tmp_path / "folder" / "d.gguf", "llama", numbers(LLAMA), tensors)
+    with pytest.raises(CaptaxError, match="holds GGUF files; give the path of one of them"):
+        (path.parent / "config.json").write_text('{"model_type": "llama"}')
+        captax.load(path.parent)
+
+
+def metadata(path: Path, tokens: dict[str, Any]) -> dict[str, Any]:
+    return dict(open_gguf(write(path, "none", {}, {"x": np.ones(2, "f4")}, tokens=tokens)).metadata)
+
+
+def test_pieces_are_joined_by_their_scores(tmp_path: Path) -> None:
+    tokens = {
+        "model": "llama",
+        "tokens": PIECES,
+        "scores": [0.0] * 7 + [-1.0, -2.0, -9.0, -3.0, 0.0],
+        "token_type": [3, 3, 3, 2, 1, 1, 1, 1, 1, 1, 1, 1],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "unknown_token_id": 3,
+        "add_space_prefix": False,
+    }
+    tokenizer = read_gguf_tokenizer(metadata(tmp_path / "a.gguf", tokens), tmp_path)
+    [ids] = tokenizer.encode_plain(["abc abcx"])
+    # The space joins "a" last, for the pair "ab" has a better score.
+    assert [PIECES[i] for i in ids] == ["abc", "\u2581", "abc", "x"]
+    assert tokenizer.decode(ids) == "abc abcx"
+    assert tokenizer.encode_template(["ab"]) == [[1, 7]]
+    assert tokenizer.encode_plain(["<s>"])[0][0] != 1  # written in a text it is no special token
+
+
+def test_bytes_are_joined_in_the_order_of_the_merges(tmp_path: Path) -> None:
+    tokens = {
+        "model": "gpt2",
+        "pre": "smollm",
+        "tokens": ["<s>", "a", "b", "\u0120", "1", "2", "ab", "\u0120ab", "12"],
+        "merges": ["a b", "\u0120 ab", "1 2"],
+        "token_type": [3, 1, 1, 1, 1, 1, 1, 1, 1],
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    tokenizer = read_gguf_tokenizer(metadata(tmp_path / "a.gguf", tokens), tmp_path)
+    assert tokenizer.encode_plain(["ab ab12"]) == [[6, 7, 4, 5]]  # digits stay apart
+    assert tokenizer.decode([6, 7, 4, 5]) == "ab ab12"
+    assert tokenizer.encode_template(["ab"]) == [[6]]
+    plain = metadata(tmp_path / "b.gguf", {**tokens, "pre": "gpt-2"})
+    assert read_gguf_tokenizer(plain, tmp_path).encode_plain(["ab12"]) == [[6, 8]]
+    for change, told in (
+        ({"pre": "tekken"}, "in the way 'tekken'"),
+        ({"model": "bert"}, "of the kind 'bert'"),
+        ({"merges": ["a"]}, "not a readable tokenizer"),
+        ({"merges": ["a z"]}, "not a readable tokenizer"),
+    ):
+        changed = metadata(tmp_path / "c.gguf", {**tokens, **change})
+        with pytest.raises(CaptaxError, match=told):
+            read_gguf_tokenizer(changed, tmp_path)
