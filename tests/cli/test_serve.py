@@ -1,5 +1,6 @@
 """`captax serve` before it serves: what it refuses, in one line."""
 
+import logging.config
 import socket
 import sys
 from collections.abc import Callable
@@ -9,6 +10,12 @@ from typing import Any
 import pytest
 
 from captax.serve import server
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's log would keep the standard error of a test, which is closed after it."""
+    monkeypatch.setattr(logging.config, "dictConfig", lambda config: None)
 
 
 def test_a_missing_extra_is_named(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ class Attention(nnx.Module):
 
     def _scores(self, query: Array, keys: Array) -> Float[Array, "batch heads queries places"]:
         # The queries of a group of heads follow each other, so that its keys are never repeated.
-        grouped = query.reshape(len(query), self.kv_heads, -1, query.shape[-1])
+        grouped = query.reshape(query.shape[0], self.kv_heads, -1, query.shape[-1])
         scores = jnp.einsum("bhqd,bhkd->bhqk", grouped, keys, preferred_element_type=jnp.float32)
         return scores.reshape(*query.shape[:3], -1)
 
