@@ -170,7 +170,7 @@ def test_captions_are_laid_side_by_side_and_what_was_cut_off_counts_nothing(
 
 def logprobs(task: CaptionTask, weights: dict[str, Any], found: Sampled) -> np.ndarray:
     """Of each caption, what the captioner itself says: one at a time, without the others."""
-    [pixels] = task.pictures.read(np.array([place(task, "shapes/3")]), 0)  # type: ignore[union-attr]
+    [pixels] = task.pictures.read(np.array([place(task, "shapes/3")]))  # type: ignore[union-attr]
     model: Any = rebuilder(task.model)(weights)
     inputs, targets, counted = (
         np.asarray(x).reshape(-1, TIME)
