@@ -220,8 +220,8 @@ class Beside:
     def lacks(self, item: Item, record: Record) -> bool:
         """Whether the caption that was written for a record is not there any more."""
         picture = self._picture(item)
-        if picture is None or record.target is None or record.error:
-            return False
+        if picture is None or record.target is None or record.error or not record.text.strip():
+            return False  # nothing was written, or nothing that could be missed
         try:
             self._check(self.kind.file(picture))
             return not self.kind.read(picture).strip()
