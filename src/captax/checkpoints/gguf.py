@@ -14,7 +14,7 @@ import os
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -126,7 +126,7 @@ class _Header:
             self.refuse(f"has metadata of the unknown type {kind}")
         return np.dtype(_SCALARS[kind])
 
-    def refuse(self, what: str) -> Any:
+    def refuse(self, what: str) -> NoReturn:
         raise CheckpointError(f"{self.path}: {what}; download it again")
 
 

@@ -13,8 +13,7 @@ from captax.checkpoints.lazy import LazyTensor
 from captax.checkpoints.state import CheckpointError, fill
 from captax.errors import quoted
 from captax.models.config import ConfigError, ModelConfig
-from captax.models.language import LanguageModel
-from captax.models.llama import rotary
+from captax.models.language import LanguageModel, rotary
 from captax.models.registry import read_config
 
 # Names within a layer, without `weight` and `bias`.

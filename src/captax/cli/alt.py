@@ -19,6 +19,7 @@ from captax.cli.options import (
     Revision,
     decoding,
     load_captioner,
+    lowest_of,
     min_score_option,
     output,
     threshold_of,
@@ -128,10 +129,8 @@ def alt(
         watch=watched(out),
         calibrated=min_score == AUTO,
     )
-    auto, lowest = min_score == AUTO, None
-    if min_score is not None and not auto:
-        lowest = float(min_score)
-    proposals = propose(surveyed.found, captions, min_score=lowest, sure_only=auto)
+    auto = min_score == AUTO
+    proposals = propose(surveyed.found, captions, min_score=lowest_of(min_score), sure_only=auto)
 
     if report is not None:
         with output(report) as file:

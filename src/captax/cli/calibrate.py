@@ -86,7 +86,7 @@ def calibrate(
         examples[str(each) if same_names else each.resolve().name] = found[::step][:limit]
     if len(examples) < len(data):
         raise CaptaxError("--data names a dataset twice; give each once")
-    captioner = load_captioner(None if model == "default" else model, dtype=dtype.value)
+    captioner = load_captioner(model, dtype=dtype.value)
     fit = run(
         captioner,
         examples,

@@ -22,6 +22,7 @@ from captax.cli.options import (
     Revision,
     decoding,
     load_captioner,
+    lowest_of,
     min_score_option,
     threshold_of,
     watched,
@@ -190,8 +191,7 @@ def caption(
     from captax.collection.plan import Plan
 
     asked = CaptionOptions(prompt, options.pop("seed", 0), batch_size, dedupe, options)
-    least = None if min_score is None or min_score == AUTO else float(min_score)
-    shape = Shape(CaptionTemplate(template, prefix, suffix), least)
+    shape = Shape(CaptionTemplate(template, prefix, suffix), lowest_of(min_score))
     plan = Plan(
         _named(sources),
         out,

@@ -123,6 +123,11 @@ def min_score_option(help: str, **rules: Any) -> Any:
     )
 
 
+def lowest_of(min_score: str | None) -> float | None:
+    """The lowest score of `--min-score`; None where it is not given or `auto`."""
+    return None if min_score in (None, AUTO) else float(min_score)
+
+
 def threshold_of(captioner: "Captioner") -> float:
     """The lowest confidence at which the checkpoint is sure, which `--min-score auto` uses.
 

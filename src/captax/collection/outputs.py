@@ -204,13 +204,30 @@ def format_of(path: Path) -> CaptionFormat:
     return suffixes.get(path.suffix.lower(), CaptionFormat.text)
 
 
-class OneFile:
+class _Elsewhere:
+    """What outputs share that write nothing beside a picture."""
+
+    changes_pictures = False
+
+    def plan(self, item: Item, earlier: Record | None = None) -> tuple[None, str, str]:
+        return None, "", ""
+
+    def target(self, item: Item) -> None:
+        """Nothing is written beside a picture."""
+
+    def lacks(self, item: Item, record: Record) -> bool:
+        """Never: the journal has every record."""
+        return False
+
+    def done(self, record: Record) -> None:
+        """Nothing to do: the journal has the record, and printed captions are not kept."""
+
+
+class OneFile(_Elsewhere):
     """All captions in one file, which is written when the job is done.
 
     The file `mark` holds a digest of it, so that a change by somebody else is noticed.
     """
-
-    changes_pictures = False
 
     def __init__(
         self, path: Path, format: CaptionFormat, mark: Path | None = None, *, csv_safe: bool = True
@@ -229,17 +246,7 @@ class OneFile:
                     "another name, such as captions.jsonl"
                 )
             below(self.path.parent, item.path)
-        return None, "", ""
-
-    def target(self, item: Item) -> None:
-        """Nothing is written beside a picture."""
-
-    def lacks(self, item: Item, record: Record) -> bool:
-        """Never: the journal has every record."""
-        return False
-
-    def done(self, record: Record) -> None:
-        """Nothing to do: the journal has the record."""
+        return super().plan(item, earlier)
 
     def write(self, record: Record) -> str:
         """Nothing to do: the file is written at the end."""
@@ -273,27 +280,13 @@ class OneFile:
             raise CollectionError(f"{self.path}: {what}; add --on-exists overwrite to replace it")
 
 
-class Screen:
+class Screen(_Elsewhere):
     """Prints captions as lines of text or JSON as soon as they are made."""
 
     holds_errors = False
-    changes_pictures = False
 
     def __init__(self, format: CaptionFormat):
         self.format = format
-
-    def plan(self, item: Item, earlier: Record | None = None) -> tuple[None, str, str]:
-        return None, "", ""
-
-    def target(self, item: Item) -> None:
-        """Nothing is written beside a picture."""
-
-    def lacks(self, item: Item, record: Record) -> bool:
-        """Never: the journal has every record."""
-        return False
-
-    def done(self, record: Record) -> None:
-        """Nothing to do: printed captions are not kept."""
 
     def write(self, record: Record) -> str:
         line = as_text(record) if self.format is CaptionFormat.text else as_line(as_json(record))

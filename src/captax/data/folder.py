@@ -30,7 +30,7 @@ from captax.images.find import find_images
 from captax.images.kinds import is_image_path
 
 TABLES = ("metadata.jsonl", "captions.jsonl", "captions.csv", "metadata.csv", "captions.tsv")
-SIDECARS = (".txt", ".caption")
+SIDECAR_SUFFIXES = (".txt", ".caption")
 _LISTED = 64  # folders whose lists of files are kept
 PICTURE_COLUMNS = ("file_name", "image", "filename", "file", "image_path", "image_name", "path")
 
@@ -75,8 +75,8 @@ def _sidecars(folder: Path) -> dict[str, Path]:
         return {}
     for name in names:
         stem, suffix = os.path.splitext(name)  # noqa: PTH122 (fast)
-        if suffix.lower() in SIDECARS:
-            rank = (SIDECARS.index(suffix.lower()), suffix != suffix.lower(), suffix)
+        if suffix.lower() in SIDECAR_SUFFIXES:
+            rank = (SIDECAR_SUFFIXES.index(suffix.lower()), suffix != suffix.lower(), suffix)
             if (stem not in found or rank < found[stem][0]) and is_file(folder / name):
                 found[stem] = rank, folder / name
     return {stem: path for stem, (_, path) in found.items()}
@@ -97,7 +97,7 @@ def texts_alone(root: Path) -> list[str]:
     return [
         path.relative_to(root).as_posix()
         for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in SIDECARS
+        if path.suffix.lower() in SIDECAR_SUFFIXES
         and path.with_suffix("") not in pictures
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
         and path.stem.lower() not in _ABOUT
@@ -171,7 +171,7 @@ def read_sidecars(root: Path, *, split: str | None = None) -> list[Example]:
         )
     found = []
     for path in pictures:
-        sidecar = beside.of(path) or path.with_suffix(SIDECARS[0])
+        sidecar = beside.of(path) or path.with_suffix(SIDECAR_SUFFIXES[0])
         text = _sidecar(sidecar)
         lines = tuple(line.strip() for line in text.split("\n") if line.strip())
         if not lines and refuses():

@@ -17,7 +17,7 @@ from captax.generation.confidence import SIGNALS
 from captax.images import ImageError
 from captax.images.synthetic import synthetic_pictures
 from captax.metrics import Metric, score
-from captax.metrics.logistic import auroc, fit_logistic, folds_of
+from captax.metrics.logistic import auroc, chances, fit_logistic, folds_of
 from captax.pipelines.captioner import Captioner
 
 ACCEPTABLE = 0.5
@@ -142,15 +142,15 @@ def calibrate(
             f"{every} acceptable, so there is nothing to tell apart; give more pictures, or "
             "another --acceptable"
         )
-    fold, chances = folds_of(len(pictures), FOLDS, seed=seed), np.zeros(len(pictures))
+    fold, outside = folds_of(len(pictures), FOLDS, seed=seed), np.zeros(len(pictures))
     for each in range(FOLDS):
         weights, bias = fit_logistic(signals[fold != each], right[fold != each])
-        chances[fold == each] = _chances(signals[fold == each], weights, bias)
+        outside[fold == each] = chances(signals[fold == each] @ weights + bias)
     weights, bias = fit_logistic(signals, right)
-    known = chances[: len(examples)]
+    known = outside[: len(examples)]
     right = right[: len(examples)]
-    fitted = _chances(signals[len(examples) :], weights, bias)
-    synthetic = float(max(chances[len(examples) :].max(), fitted.max()))
+    fitted = chances(signals[len(examples) :] @ weights + bias)
+    synthetic = float(max(outside[len(examples) :].max(), fitted.max()))
     least = _threshold(known, right, sure)
     # Other pictures of their kinds may come a little higher.
     threshold = 1.0 if least is None else min(1.0, max(least, synthetic + _MARGIN))
@@ -181,12 +181,6 @@ def _ciders(
         found = score(hypotheses, references, metrics=[Metric.cider_d]).per_image
         values += [found[example.id]["CIDEr-D"] for example in examples]
     return np.array(values)
-
-
-def _chances(
-    signals: Float[np.ndarray, "rows signals"], weights: Float[np.ndarray, " signals"], bias: float
-) -> Float[np.ndarray, " rows"]:
-    return 0.5 * (1 + np.tanh((signals @ weights + bias) / 2))
 
 
 def _threshold(

@@ -5,19 +5,18 @@ model of a few signals of the finished caption, fitted to captions whose quality
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from captax.errors import CheckpointError, quoted
 from captax.generation.loop import Prompts, Sequences
 from captax.models.encoders import Features
+from captax.models.transformer import padded_words
 
 SIGNALS = {
     "mean_logprob": "mean log-probability of the caption's tokens under the model",
@@ -151,9 +150,11 @@ def measure(
         measured["class_probability"] = jnp.exp(shares.max(-1))
         measured["class_entropy"] = -(jnp.exp(shares) * shares).sum(-1)
         if model.class_words:
-            names = np.array([*itertools.zip_longest(*model.class_words, fillvalue=-1)]).T
             likely, which = jax.lax.top_k(shares, min(_CLASSES, shares.shape[1]))
-            same = jnp.asarray(names)[which][..., None] == found.tokens[:, :1, None]
+            same = (
+                jnp.asarray(padded_words(model.class_words))[which][..., None]
+                == found.tokens[:, :1, None]
+            )
             named = (same & inside[:, None, None]).any((2, 3))
             measured["class_named"] = (jnp.exp(likely) * named).sum(-1)
     cells = features.tokens[:, features.lead :, ::_STEP].astype(jnp.float32)

@@ -32,9 +32,9 @@ def fit_logistic(
 
     values = np.zeros(design.shape[1])
     for _ in range(_STEPS):
-        chances = 0.5 * (1 + np.tanh(design @ values / 2))
-        slope = design.T @ (chances - targets) + penalty @ values
-        bend = (design.T * (chances * (1 - chances))) @ design + penalty
+        found = chances(design @ values)
+        slope = design.T @ (found - targets) + penalty @ values
+        bend = (design.T * (found * (1 - found))) @ design + penalty
         step = np.linalg.solve(bend, slope)
         while loss(values - step) > loss(values) and np.abs(step).max() > _CLOSE:
             step = step / 2
@@ -43,6 +43,11 @@ def fit_logistic(
             break
     weights = np.where(varies, values[:-1] / np.where(varies, scale, 1), 0)
     return weights, float(values[-1] - weights @ mean)
+
+
+def chances(odds: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
+    """The probabilities that a logistic model gives for log-odds."""
+    return 0.5 * (1 + np.tanh(odds / 2))
 
 
 def auroc(scores: Float[np.ndarray, " rows"], positive: Bool[np.ndarray, " rows"]) -> float:

@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 
 from captax.errors import quoted
 from captax.models.config import ConfigError
-from captax.models.language import RULES, LanguageConfig, scale
+from captax.models.language import RULES, LanguageConfig, rotary, scale
 from captax.models.layout import Rule, table
-from captax.models.llama import rope_fields, rotary
 from captax.models.modules import AttentionConfig, LayerConfig, MlpConfig, NormConfig
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
@@ -40,12 +39,10 @@ class Gemma3TextConfig(LanguageConfig):
     head_dim: int | None = 256
     hidden_activation: str = "gelu_pytorch_tanh"
     max_position_embeddings: int = 131_072
-    attention_bias: bool = False
     query_pre_attn_scalar: int = 256
     sliding_window: int = 4096
     layer_types: tuple[str, ...] = ()
     rope_theta: float = 1_000_000.0
-    rope_scaling: dict | None = None
     rope_local_base_freq: float = 10_000.0
     tie_word_embeddings: bool = True
     bos_token_id: int | None = 2
@@ -57,7 +54,7 @@ class Gemma3TextConfig(LanguageConfig):
         ropes = config.get("rope_parameters")
         if isinstance(ropes, Mapping):
             local = ropes.get(LOCAL)
-            config = {**config, **rope_fields(ropes.get(GLOBAL))}
+            config = {**config, "rope_parameters": ropes.get(GLOBAL)}
             if isinstance(local, Mapping) and "rope_theta" in local:
                 config["rope_local_base_freq"] = local["rope_theta"]
         described = super().read(config, tensors)
@@ -76,10 +73,8 @@ class Gemma3TextConfig(LanguageConfig):
 
     def write(self) -> dict[str, Any]:
         said = super().write()
-        scaling = said.pop("rope_scaling") or {"rope_type": "default"}
         local = {"rope_type": "default", "rope_theta": said.pop("rope_local_base_freq")}
-        whole = {**scaling, "rope_theta": said.pop("rope_theta")}
-        return {**said, "rope_parameters": {LOCAL: local, GLOBAL: whole}}
+        return {**said, "rope_parameters": {LOCAL: local, GLOBAL: said["rope_parameters"]}}
 
     @property
     def norm(self) -> NormConfig:

@@ -4,18 +4,23 @@ Families differ in the shapes of their layers and in how words are embedded and 
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, TypeVar
 
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from captax.errors import quoted
 from captax.models.arithmetic import look_up, project
-from captax.models.config import ModelConfig, Roles
+from captax.models.config import ConfigError, ModelConfig, Roles
 from captax.models.decoders import TextDecoder
 from captax.models.layers import Layer
 from captax.models.layout import Layout, Rule, linear, table
 from captax.models.modules import LayerConfig, Linear, NormConfig, parameter
 from captax.models.observing import record
+from captax.models.rotary import Llama3Scaling, Rotary
+
+Language = TypeVar("Language", bound="LanguageConfig")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +42,19 @@ class LanguageConfig(ModelConfig):
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
+    attention_bias: bool = False
+    rope_theta: float = 10_000.0
+    rope_scaling: dict | None = None
     tie_word_embeddings: bool = False
     bos_token_id: int | None = 1
     eos_token_id: int | tuple[int, ...] | None = 2
     pad_token_id: int | None = None
+
+    @classmethod
+    def read(
+        cls: type[Language], config: Mapping[str, Any], tensors: Collection[str] = ()
+    ) -> Language:
+        return super().read({**config, **rope_fields(config.get("rope_parameters"))}, tensors)
 
     @property
     def head(self) -> int:
@@ -69,7 +83,10 @@ class LanguageConfig(ModelConfig):
         return Roles(self.bos_token_id, self.eos_token_id, self.pad_token_id)
 
     def write(self) -> dict[str, Any]:
-        return {**super().write(), "architectures": [self.architecture]}
+        said = super().write()
+        scaling = said.pop("rope_scaling") or {"rope_type": "default"}
+        angles = {**scaling, "rope_theta": said.pop("rope_theta")}
+        return {**said, "architectures": [self.architecture], "rope_parameters": angles}
 
     def layout(self) -> Layout:
         head = () if self.tie_word_embeddings else linear("lm_head", "head", bias=False)
@@ -116,6 +133,45 @@ class LanguageModel(TextDecoder):
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
         x = record("hidden_states", self.norm(x))
         return project(x, self.embedding[...]) if self.config.tie_word_embeddings else self.head(x)
+
+
+def rope_fields(given: Any) -> dict[str, Any]:
+    """The older fields for the `rope_parameters` of newer versions of transformers."""
+    if not isinstance(given, Mapping):
+        return {}
+    scaling = {key: value for key, value in given.items() if key != "rope_theta"}
+    theta = {"rope_theta": given["rope_theta"]} if "rope_theta" in given else {}
+    return {**theta, "rope_scaling": None if _kind(scaling) == "default" else scaling}
+
+
+def _kind(scaling: Mapping[str, Any] | None) -> Any:
+    return "default" if not scaling else scaling.get("rope_type", scaling.get("type", "default"))
+
+
+def rotary(head: int, theta: float, scaling: Mapping[str, Any] | None) -> Rotary:
+    """The angles that a config's `rope_theta` and `rope_scaling` describe."""
+    kind = _kind(scaling)
+    scaling = scaling or {}
+    try:
+        match kind:
+            case "default":
+                return Rotary(head, theta)
+            case "linear":
+                return Rotary(head, theta, float(scaling["factor"]))
+            case "llama3":
+                stretched = Llama3Scaling(
+                    float(scaling["factor"]),
+                    float(scaling["low_freq_factor"]),
+                    float(scaling["high_freq_factor"]),
+                    int(scaling["original_max_position_embeddings"]),
+                )
+                return Rotary(head, theta, llama3=stretched)
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise ConfigError(
+        f"rope_scaling={quoted(scaling)} is not supported; it must be default, linear or llama3, "
+        "with its numbers"
+    )
 
 
 def scale(theirs: str, ours: str) -> Rule:

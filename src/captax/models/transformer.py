@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from captax.models.arithmetic import look_up, project
 from captax.models.config import ConfigError, ModelConfig, as_field
@@ -117,6 +117,13 @@ class Bridge(nnx.Module):
         return self.dropout(memory + jnp.pad(places, ((features.lead, 0), (0, 0))))
 
 
+def padded_words(
+    names: tuple[tuple[int, ...], ...],
+) -> Int[np.ndarray, "classes words"]:
+    """The tokens of each class's name in a row, and -1 after them."""
+    return np.array([*itertools.zip_longest(*names, fillvalue=-1)], np.int32).T
+
+
 class Hints(nnx.Module):
     """The encoder's likeliest classes, as places at the decoder's width.
 
@@ -139,11 +146,7 @@ class Hints(nnx.Module):
         # The loss of captions does not change what the classes are.
         shares = jax.nn.softmax(jax.lax.stop_gradient(labels).astype(jnp.float32))
         probable, which = jax.lax.top_k(shares, self.config.hints)
-        words = self.config.class_words
-        padded = np.full((len(words), max(map(len, words))), -1, np.int32)
-        for row, name in zip(padded, words, strict=True):
-            row[: len(name)] = name
-        tokens = jnp.asarray(padded)[which]
+        tokens = jnp.asarray(padded_words(self.config.class_words))[which]
         known = (tokens >= 0)[..., None]
         named = jnp.where(known, look_up(embedding, jnp.maximum(tokens, 0)), 0)
         hints = self.project(self.norm(named.sum(2) / known.sum(2)))

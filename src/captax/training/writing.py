@@ -96,8 +96,12 @@ class WritingTask(LearningTask):
         """The encoder's output for the `given` of a batch, as the decoder reads it."""
         if isinstance(given, TextBatch):
             return model.encode(given)
-        depth, size = self.depth, self.subject.processor.size
-        return model.bridge(model.encoder.last_parts(given.astype(jnp.float32), depth, size))
+        return model.bridge(self._encoded(model.encoder, given))
+
+    def _encoded(self, encoder: Any, given: Any) -> Any:
+        """The output of an encoder for pictures that have passed through its first parts."""
+        size = self.subject.processor.size
+        return encoder.last_parts(given.astype(jnp.float32), self.depth, size)
 
     def loss(self, model: Any, batch: Batch) -> Losses:
         features = self.features(model, batch.given)
@@ -117,8 +121,7 @@ class WritingTask(LearningTask):
         if self.depth == len(encoder.parts()):  # nothing of it is trained
             return losses
         before = rebuilder(encoder)(narrowed(parameters(encoder), options))
-        size = self.subject.processor.size
-        wanted = before.last_parts(given.astype(jnp.float32), self.depth, size).labels
+        wanted = self._encoded(before, given).labels
         wanted = jax.nn.log_softmax(jax.lax.stop_gradient(wanted).astype(jnp.float32))
         found = jax.nn.log_softmax(features.labels.astype(jnp.float32))
         apart = (jnp.exp(wanted) * (wanted - found)).sum(-1).mean() * losses.weight
