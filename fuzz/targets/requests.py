@@ -133,6 +133,10 @@ class _Stub(Captioner):
     def __init__(self) -> None:
         self.processor = ImageProcessor(size=(4, 4))
         self.generation = GenerationConfig(max_new_tokens=4)
+        self.calibration = None
+
+    def keep_programs(self) -> None:
+        """It compiles none."""
 
     def _check(self, options: dict[str, Any]) -> None:
         for name in ("seed", "batch_size", "prompt", "bad_words", "force_words", "methods"):
