@@ -158,6 +158,16 @@ def test_texts_below_the_score_or_said_beside_stay_out(tmp_path: Path) -> None:
     assert [(each.rule, each.alt, each.edit) for each in low] == [("low-score", "A cat", None)]
 
 
+def test_a_caption_of_a_graphic_stays_out_unless_graphics_are_wanted(tmp_path: Path) -> None:
+    picture(tmp_path / "p.png")
+    found = look(tmp_path, "<img src=p.png>")
+    [left] = caption(found, "a bar chart with five columns")
+    assert (left.rule, left.detail, left.edit) == ("graphic", "chart, says its caption", None)
+    said = {tmp_path / "p.png": ("a bar chart with five columns", -1.0)}
+    [kept] = propose(found, said, waived={"graphic"})
+    assert (kept.rule, kept.alt) == (None, "A bar chart with five columns")
+
+
 @pytest.mark.parametrize(
     ("content", "alt", "written"),
     [

@@ -70,6 +70,7 @@ def test_what_captax_wrote_is_written_anew(
 ) -> None:
     folder = pictures("a.png")
     row = {"path": "a.png", "caption": "old", "score": -9.0, "error": "", "name": "Anna"}
+    row |= {"confidence": 0.9, "graphic": "map"}
     Plan((str(make(folder / "list.csv", [row])),), folder / "out.jsonl").run(tiny_captioner)
     [found] = written(folder / "out.jsonl")
     assert list(found) == ["path", "caption", "score", "name"] and found["caption"] != "old"

@@ -61,6 +61,13 @@ def test_jsonl_is_read_back(tmp_path: Path) -> None:
     assert rows[-1] == {"path": BROKEN.name, "error": BROKEN.error}
 
 
+def test_a_caption_of_a_graphic_says_so(tmp_path: Path) -> None:
+    said = [Record("a.png", (("a map of a city", -1.0),)), Record("b.png", (("a dog", -1.0),))]
+    path = written(tmp_path, CaptionFormat.jsonl, *said)
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row.get("graphic") for row in found] == ["map", None]
+
+
 def test_parquet_is_read_back(tmp_path: Path) -> None:
     rows = pyarrow.parquet.read_table(
         written(tmp_path, CaptionFormat.parquet, *RECORDS, BROKEN)

@@ -19,6 +19,7 @@ from captax.alt.site import (
 )
 from captax.alt.templates import MASK
 from captax.alt.wording import LIMIT, alt_text
+from captax.text import graphic_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,15 +183,16 @@ def propose(
     *,
     min_score: float | None = None,
     sure_only: bool = False,
+    waived: Set[str] = frozenset(),
     limit: int = LIMIT,
 ) -> list[Proposal]:
     """`found` with alt texts from `captions`: a caption or an error, by picture.
 
     Alt texts have at most `limit` characters. One is kept out of the document if its caption scored
-    below `min_score`, or is unsure and `sure_only` is set, or if it would repeat what a reader
-    finds near the image.
+    below `min_score`, or is unsure and `sure_only` is set, if it says that the picture is a graphic
+    and that rule is not `waived`, or if it would repeat what a reader finds near the image.
     """
-    return [_word(each, captions, min_score, sure_only, limit) for each in found]
+    return [_word(each, captions, min_score, sure_only, waived, limit) for each in found]
 
 
 def _word(
@@ -198,6 +200,7 @@ def _word(
     captions: Mapping[Path, Answer],
     min_score: float | None,
     sure_only: bool,
+    waived: Set[str],
     limit: int,
 ) -> Proposal:
     if each.rule is not None or each.picture is None:
@@ -211,6 +214,8 @@ def _word(
     rule, detail = None, ""
     if not alt:
         rule, detail = "wordless", said.text
+    elif "graphic" not in waived and (kind := graphic_in(said.text)) is not None:
+        rule, detail = "graphic", f"{kind}, says its caption"
     elif min_score is not None and score < min_score:
         rule, detail = "low-score", f"{score:.2f}"
     elif sure_only and said.unsure:

@@ -28,7 +28,7 @@ RULES = {
     "small": "is less than 50 pixels wide or high, as the markup or the file says",
     "missing": "there is no such file",
     "unreadable": "is not a picture that can be read",
-    "graphic": "looks like a drawing, a plot or a screenshot: more than two thirds of it is flat",
+    "graphic": "its caption says so, or more than two thirds of it is flat, as in a plot",
     "low-score": "its caption scored below --min-score (with auto, its confidence is too low)",
     "wordless": "its caption has no words that can be an alt text",
     "repeats": "its alt text would repeat the figure's caption, the title or the link's text",

@@ -130,7 +130,9 @@ def alt(
         calibrated=min_score == AUTO,
     )
     auto = min_score == AUTO
-    proposals = propose(surveyed.found, captions, min_score=lowest_of(min_score), sure_only=auto)
+    proposals = propose(
+        surveyed.found, captions, min_score=lowest_of(min_score), sure_only=auto, waived=waived
+    )
 
     if report is not None:
         with output(report) as file:

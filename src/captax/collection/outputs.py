@@ -24,6 +24,7 @@ from captax.files import (
     text_file,
     write_text,
 )
+from captax.text import graphic_in
 
 Records = Callable[[], Iterable[Record]]
 
@@ -39,6 +40,8 @@ def as_json(record: Record) -> dict[str, Any]:
     values: dict[str, Any] = {"path": record.name, "caption": record.text, "score": record.score}
     if record.confidence is not None:
         values["confidence"] = record.confidence
+    if (kind := graphic_in(record.text)) is not None:
+        values["graphic"] = kind
     if record.captions[1:]:
         values["alternatives"] = [
             {"caption": text, "score": score} for text, score in record.captions[1:]
@@ -60,7 +63,7 @@ def write_text_lines(path: Path, records: Records) -> None:
 
 
 def write_json_lines(path: Path, records: Records, *, own: bool = False) -> None:
-    """A JSON object a line: `path`, and `caption`, `score` and perhaps `confidence`, or `error`.
+    """A JSON object a line: `path`, and `caption`, `score` and perhaps others, or `error`.
 
     A file of captax's `own` takes the place of a link.
     """

@@ -28,6 +28,7 @@ from captax.files import unwritable
 from captax.generation import Calibration
 from captax.images import ImageError, SheetRow, names_picture, write_sheet
 from captax.pipelines.captioner import Captioner
+from captax.text import graphic_in
 
 # The name of the journal's folder, or the end of its name if the output is a file.
 JOB = ".captax"
@@ -310,7 +311,8 @@ class Plan:
                 yield SheetRow(None, record.name, "", None, error=record.error or None)
                 continue
             unsure = calibration is not None and calibration.unsure(record.confidence)
-            notes = ["Not sure"] * unsure + ["For review"] * self.shape.doubtful(record)
+            notes = ["Graphic"] * (graphic_in(record.text) is not None) + ["Not sure"] * unsure
+            notes += ["For review"] * self.shape.doubtful(record)
             error, note = None, ", ".join(notes) or None
             try:
                 image = items[record.name].source()

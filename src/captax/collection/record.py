@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # Names that the files of captions have for what captax writes.
-_OWN = re.compile(r"path|error|alternatives|copy_of|(?:caption|score)(?:_\d+)?")
+_OWN = re.compile(r"path|error|alternatives|copy_of|confidence|graphic|(?:caption|score)(?:_\d+)?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
