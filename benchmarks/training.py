@@ -18,7 +18,7 @@ at the measured rate of a large product.
 
 With FOLDER, which holds `flickr8k`, the program also trains on the first pictures of it for an
 epoch with the feature cache and without it, from files to steps, with `flickr8k-vit` and both
-stages of `flickr8k-lite`. It prints the seconds for these pictures, and in proportion for an epoch
+stages of `captax-lite`. It prints the seconds for these pictures, and in proportion for an epoch
 of all 6,000.
 """
 
@@ -40,7 +40,7 @@ from training_peers import OVERRIDES, PEERS, THREADS, make_checkpoints, prepare
 PRECISIONS = ("float32", "bfloat16")
 FLICKR8K = 6000
 # Recipe and stage.
-EPOCHS = (("flickr8k-vit", 0), ("flickr8k-lite", 0), ("flickr8k-lite", 1))
+EPOCHS = (("flickr8k-vit", 0), ("captax-lite", 0), ("captax-lite", 1))
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> list[float]:

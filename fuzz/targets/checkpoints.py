@@ -12,7 +12,7 @@ from captax.images import ImageProcessor
 from captax.pipelines.generator import read_generation
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "checkpoints"
-BUILT_IN = Path(__file__).parents[2] / "src" / "captax" / "assets" / "flickr8k-lite"
+BUILT_IN = Path(__file__).parents[2] / "src" / "captax" / "assets" / "captax-lite"
 FAMILIES = (
     *("bert", "bert-decoder", "bert2bert", "blip", "clip", "clip-text", "clip-vision"),
     *("deit-classifier", "git", "gpt2", "resnet-classifier", "vit-classifier", "vit-gpt2"),

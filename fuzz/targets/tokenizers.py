@@ -9,7 +9,7 @@ from tokenizers import pre_tokenizers
 
 from captax.text import Tokenizer, train_word_tokenizer, trial
 
-BUILT_IN = Path(__file__).parents[2] / "src" / "captax" / "assets" / "flickr8k-lite"
+BUILT_IN = Path(__file__).parents[2] / "src" / "captax" / "assets" / "captax-lite"
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 KINDS = (
     *(f"words/{TOKENIZER}", f"words/{SETTINGS}", "words/special_tokens_map.json"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from captax.checkpoints.hub import HubError, fetch, push
+from captax.checkpoints.hub import BUILT_IN, FORMER_NAMES, HubError, fetch, push
 from captax.checkpoints.state import CheckpointError
 from captax.checkpoints.weights import open_weights
 from fake_hub import FakeHub, Repository
@@ -32,6 +32,16 @@ UNREAD = {
     "training_args.bin": b"state",
     "trainer_state.json": b"{}",
 }
+
+
+@pytest.mark.parametrize("name", [BUILT_IN, *FORMER_NAMES])
+def test_the_built_in_captioner_has_names_of_its_own(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert fetch(name) == fetch("default")
+    Path(name).mkdir()
+    assert fetch(name) == Path(name)
 
 
 def away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,7 +237,7 @@ def test_info_says_what_is_installed(
     monkeypatch.setattr("captax.pipelines.loading.load", lambda: tiny_captioner)
     result = run("info")
     assert result.code == 0, result.err
-    for part in ("captax ", "jax ", "64x64 px, 24 words", "flickr8k-lite", str(programs)):
+    for part in ("captax ", "jax ", "64x64 px, 24 words", "captax-lite", str(programs)):
         assert part in result.out
 
 
@@ -254,13 +254,13 @@ def test_train_runs_the_recipe_in_its_folder(
 
     monkeypatch.setattr(loop, "train", train)
     root = f"data.root={tmp_path}"
-    result = run("train", "flickr8k-lite", "--set", root, "--set", "stages.0.epochs=1")
-    assert (result.code, result.out) == (0, "best model: runs/flickr8k-lite/best\n")
+    result = run("train", "captax-lite", "--set", root, "--set", "stages.0.epochs=1")
+    assert (result.code, result.out) == (0, "best model: runs/captax-lite/best\n")
     start = ["--init-from", tmp_path / "other"]
-    run("train", "flickr8k-lite", "--set", root, "--out", tmp_path / "run", *start)
+    run("train", "captax-lite", "--set", root, "--out", tmp_path / "run", *start)
     assert runs[0][0].stages[0].epochs == 1 and runs[0][0].data.root == tmp_path
     assert [each[1:] for each in runs] == [
-        (Path("runs/flickr8k-lite"), None),
+        (Path("runs/captax-lite"), None),
         (tmp_path / "run", tmp_path / "other"),
     ]
 
@@ -272,7 +272,7 @@ def test_train_goes_on_by_the_recipe_of_the_run(
     from captax.training.recipe import load_recipe
 
     monkeypatch.chdir(tmp_path)
-    kept = load_recipe("flickr8k-lite", ["data.root=data", "seed=3", "stages.0.lr_scale=null"])
+    kept = load_recipe("captax-lite", ["data.root=data", "seed=3", "stages.0.lr_scale=null"])
     assert kept.data.root == tmp_path / "data"  # wherever it goes on from
     (tmp_path / "recipe.yaml").write_text(kept.to_yaml())
     monkeypatch.setattr(loop, "train", lambda recipe, out, **_: out / str(recipe.seed))
@@ -285,9 +285,9 @@ def test_train_goes_on_by_the_recipe_of_the_run(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["flickr8k-lite"], "data.root is missing;"),
-        (["flickr8k-lite", "--set", "data.rot=x"], "data.rot: unknown key; did you mean root?"),
-        (["flickr8k-lite", "--set", "data.root=nowhere"], "nowhere"),
+        (["captax-lite"], "data.root is missing;"),
+        (["captax-lite", "--set", "data.rot=x"], "data.rot: unknown key; did you mean root?"),
+        (["captax-lite", "--set", "data.root=nowhere"], "nowhere"),
         (["flickr8k"], "no recipe 'flickr8k'"),
     ],
 )

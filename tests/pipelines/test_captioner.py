@@ -357,7 +357,7 @@ def test_what_is_no_captioner_is_refused(
 
 
 def test_the_built_in_captioner_captions_the_examples(examples: Path) -> None:
-    if not (resources.files("captax") / "assets" / "flickr8k-lite" / "config.json").is_file():
+    if not (resources.files("captax") / "assets" / "captax-lite" / "config.json").is_file():
         pytest.skip("the built-in captioner is not in this source tree")
     captions = captax.load().caption(sorted(examples.glob("*.jpg")), num_beams=1, batch_size=1)
     assert len(captions) == 7

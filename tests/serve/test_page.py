@@ -439,7 +439,7 @@ def test_screenshots(open_page: Any, examples: Path, tmp_path: Path) -> None:
     import captax
 
     pictures = [examples / f"{name}.jpg" for name in ("cameraman", "coffee", "stairs")]
-    with listening(captax.load(), name="flickr8k-lite", max_batch=8) as server:
+    with listening(captax.load(), name="captax-lite", max_batch=8) as server:
         shots = []
         for viewport, scheme in ((WIDE, "light"), (NARROW, "dark")):
             page = open_page(server, viewport=viewport, color_scheme=scheme)

@@ -56,8 +56,13 @@ def small_encoder(make_model: Callable[..., Any]) -> Iterator[Any]:
     """One block wherever there would be an EfficientNet-Lite, pretrained or not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(efficientnet, "STAGES", ((1, 3, 16, 1, 8),))
-        encoder = make_model({"model_type": "efficientnet-lite", "image_size": 40})
-        patch.setattr(build, "load_efficientnet_lite", lambda size, weights, classifier: encoder)
+        described = {"model_type": "efficientnet-lite", "image_size": 40}
+        encoder = make_model(described)
+
+        def load(size: int, weights: object, classifier: bool) -> Any:
+            return make_model({**described, "num_labels": 1000}) if classifier else encoder
+
+        patch.setattr(build, "load_efficientnet_lite", load)
         yield encoder
 
 

@@ -157,7 +157,7 @@ def test_checkpoints_that_do_not_make_what_the_task_needs(
     told = refused("finetune", *CAPTIONS, classifier, "model.add_words=false")
     assert "task is caption, but the model's checkpoints make a Classifier; give other" in told
     texts = f"model.encoder.checkpoint={checkpoint('bert')}"
-    told = refused("flickr8k-lite", *CAPTIONS, "data.row_tokens=null", texts)
+    told = refused("captax-lite", *CAPTIONS, "data.row_tokens=null", texts)
     assert "model.encoder.checkpoint: " in told and "encodes texts" in told
     captioner = f"model.checkpoint={root / 'captioner'}"
     told = refused("finetune", *CAPTIONS, captioner, init_from=tmp_path / "nowhere")

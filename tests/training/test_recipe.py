@@ -196,10 +196,15 @@ def test_what_is_not_a_recipe_is_refused(write: Callable[[str], str], text: str)
 
 def test_recipes_that_do_not_exist_are_refused(tmp_path: Path) -> None:
     assert "no such recipe file" in error_of(str(tmp_path / "nowhere.yaml"))
-    said = error_of("flickr8k-light")
-    assert "no recipe 'flickr8k-light'" in said and "flickr8k-lite" in said
+    said = error_of("captax-light")
+    assert "no recipe 'captax-light'" in said and "captax-lite" in said
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
     assert "latin.yaml: " in error_of(str(tmp_path / "latin.yaml"))
+
+
+def test_a_former_name_of_the_built_in_captioner_names_its_recipe() -> None:
+    data = ["data.root=."]
+    assert load_recipe("flickr8k-lite", data) == load_recipe("captax-lite", data)
 
 
 def test_a_default_changes_nothing_that_was_set(write: Callable[[str], str]) -> None:

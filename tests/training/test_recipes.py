@@ -34,7 +34,15 @@ SMALL: dict[str, tuple[str, ...]] = {
     "bert2bert": ("model.encoder.checkpoint={bert}", "model.decoder.checkpoint={bert-decoder}"),
     "blip-finetune": ("model.checkpoint={blip}",),
     "finetune": ("model.checkpoint={default}",),
-    "flickr8k-lite": (*FLICKR, *NEW_DECODER, "model.decoder.max_positions=10"),
+    "captax-lite": (
+        *FLICKR,
+        *NEW_DECODER,
+        "data.train=[{path: shapes, split: train}, {path: own, split: train, weight: 2.5}]",
+        "data.dev=[{path: shapes, split: dev}, {path: own, split: dev}]",
+        "evaluation.limit=null",
+        "model.decoder.max_positions=10",
+        "stages.2.max_steps=2",
+    ),
     "flickr8k-resnet50": (
         *FLICKR,
         *NEW_DECODER,
@@ -130,7 +138,7 @@ SEARCH = ("vit-gpt2",)
 LONG = (
     "bert2bert",
     "blip-finetune",
-    "flickr8k-lite",
+    "captax-lite",
     "flickr8k-resnet50",
     "flickr8k-vit",
     "food101-vit",

@@ -28,7 +28,8 @@ class HubError(CheckpointError):
 
 
 DEFAULT = "default"  # names the built-in captioner wherever a model is named
-BUILT_IN = "flickr8k-lite"
+BUILT_IN = "captax-lite"
+FORMER_NAMES = ("flickr8k-lite",)  # which the built-in captioner had
 
 
 def fetch(
@@ -40,7 +41,8 @@ def fetch(
 ) -> Path:
     """The directory of a checkpoint: `name` itself, or the hub's checkpoint of that name.
 
-    `default` is the built-in captioner, also beside a directory of that name (give `./default`).
+    `default` is the built-in captioner, also beside a directory of that name (give `./default`). So
+    are its own name and its former ones, where there is no such directory.
     A hub name is `org/name`, or one word such as `gpt2`; `revision` is a branch, tag or commit.
     Only the files that captax reads are downloaded, and no code. They are kept in the hub's own
     cache and read from there when the network is down or `offline` is set. The hub's environment
@@ -51,6 +53,8 @@ def fetch(
         return Path(str(resources.files("captax") / "assets" / BUILT_IN))
     if os.fspath(name) and Path(name).is_dir():
         return Path(name)
+    if name in (BUILT_IN, *FORMER_NAMES):
+        return fetch(DEFAULT)
     name = _checked(name)
     if offline or _is_offline():
         return _cached(name, revision, "the hub is switched off")

@@ -14,6 +14,7 @@ import regex
 import yaml
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
+from captax.checkpoints.hub import BUILT_IN, FORMER_NAMES
 from captax.errors import CaptaxError, plain, quoted
 from captax.files import CONFIG_LIMIT, read_text
 
@@ -397,6 +398,8 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Values are read as YAML. Raises `RecipeError` that names every unknown key and bad value.
     """
+    if name in FORMER_NAMES:
+        name = BUILT_IN  # the recipe that it was trained by
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
