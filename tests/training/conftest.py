@@ -74,6 +74,6 @@ def small_classifier(
     described = {"model_type": "efficientnet-lite", "image_size": 40, "num_labels": 4}
     encoder = make_model(described)
     monkeypatch.setattr(build, "load_efficientnet_lite", lambda size, weights, classifier: encoder)
-    names = ["red stripe", "yo-yo", "square", "Egyptian cat"]
-    monkeypatch.setattr(build, "class_names", lambda name: names)
+    names = ["red stripe", "yo yo", "square", "Egyptian cat"]
+    monkeypatch.setattr(build, "class_words", lambda name: names)
     return encoder

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,14 +180,21 @@ def small(
     return overrides
 
 
-def test_classes_of_efficientnet_lite_have_their_names_in_order() -> None:
-    names = build.class_names("efficientnet-lite2")
-    assert len(names) == 1000
+def test_classes_of_efficientnet_lite_have_their_words_in_order() -> None:
+    words = build.class_words("efficientnet-lite2")
+    assert len(words) == 1000
     # Places in https://storage.googleapis.com/download.tensorflow.org/data/ImageNetLabels.txt
-    known = {0: "tench", 285: "Egyptian cat", 421: "bannister", 872: "tripod", 967: "espresso"}
-    assert {place: names[place] for place in known} == known
+    known = {
+        0: "tench fish",
+        285: "Egyptian cat cat",
+        421: "bannister staircase stairs railing",
+        872: "tripod camera tripod",
+        967: "espresso coffee cup",
+    }
+    assert {place: words[place] for place in known} == known
+    assert not any(re.search("[^A-Za-z' ]", each) for each in words)
     with pytest.raises(RecipeError, match=r"hints: the classes of resnet are not known"):
-        build.class_names("resnet")
+        build.class_words("resnet")
 
 
 def test_every_recipe_is_run() -> None:

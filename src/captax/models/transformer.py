@@ -3,9 +3,9 @@
 It is pre-norm (https://arxiv.org/abs/2002.04745). Every layer has self-attention, cross-attention
 to the picture and an MLP. The token embedding is also the output layer.
 
-If the encoder also classifies, the names of its likeliest classes are hints: further places that
-cross-attention reads beside the grid. A name has the embeddings of its words, so that the decoder
-can copy a word which it rarely or never saw in captions.
+If the encoder also classifies, its likeliest classes are hints: further places that cross-attention
+reads beside the grid. A class has the embeddings of its words (its name, and more common words for
+the same), so that the decoder can copy a word which it rarely or never saw in captions.
 """
 
 import dataclasses
@@ -39,8 +39,8 @@ from captax.models.observing import record
 class TransformerDecoderConfig(ModelConfig):
     """Shape of the decoder; `grid` and `features_width` describe the encoder that it reads.
 
-    `hints` of the encoder's classes are read beside the grid; `class_words` are the tokens of the
-    name of each class.
+    `hints` of the encoder's classes are read beside the grid; `class_words` are the tokens of
+    words for each class.
     """
 
     model_type: ClassVar[str] = "captax-transformer"
@@ -120,14 +120,14 @@ class Bridge(nnx.Module):
 def padded_words(
     names: tuple[tuple[int, ...], ...],
 ) -> Int[np.ndarray, "classes words"]:
-    """The tokens of each class's name in a row, and -1 after them."""
+    """The tokens of the words for each class in a row, and -1 after them."""
     return np.array([*itertools.zip_longest(*names, fillvalue=-1)], np.int32).T
 
 
 class Hints(nnx.Module):
     """The encoder's likeliest classes, as places at the decoder's width.
 
-    A class is the mean embedding of its name's words, normalised and projected, and a direction
+    A class is the mean embedding of its words, normalised and projected, and a direction
     that is scaled by its probability.
     """
 

@@ -93,12 +93,10 @@ def _refuse_too_many_words(tokenizer: Tokenizer, recipe: Recipe) -> None:
 def _with_new_decoder(recipe: Recipe, captions: Sequence[str]) -> Any:
     rngs = nnx.Rngs(recipe.seed)
     chosen, wanted = recipe.model.tokenizer, recipe.model.decoder.hints
-    names = class_names(recipe.model.encoder.checkpoint) if wanted else []
+    classes = class_words(recipe.model.encoder.checkpoint) if wanted else []
     if chosen == "words":
         count = recipe.data.min_count
-        # Captions seldom have a hyphen where these names have one.
-        names = [name.replace("-", " ") for name in names]
-        tokenizer = train_word_tokenizer([*captions, *names * count], min_count=count)
+        tokenizer = train_word_tokenizer([*captions, *classes * count], min_count=count)
         _refuse_too_many_words(tokenizer, recipe)
     else:
         tokenizer = Tokenizer.load(hub.fetch(chosen))
@@ -109,22 +107,23 @@ def _with_new_decoder(recipe: Recipe, captions: Sequence[str]) -> Any:
         vocab_size=tokenizer.vocab_size,
         features_width=encoder.features_width,
         grid=_grid(encoder, processor.size),
-        class_words=tuple(map(tuple, tokenizer.encode_plain(names))),
+        class_words=tuple(tuple(dict.fromkeys(words)) for words in tokenizer.encode_plain(classes)),
         **recipe.model.decoder.model_dump(exclude={"checkpoint"}),
     )
     model = EncoderDecoder(encoder, TransformerDecoder(config, rngs=rngs))
     return Captioner(model, processor, tokenizer)
 
 
-def class_names(name: str) -> list[str]:
-    """The names of the classes that this encoder tells apart."""
+def class_words(name: str) -> list[str]:
+    """Words for each class that this encoder tells apart: its name, then more common words."""
     if not LITE.fullmatch(name):
         raise RecipeError(
             f"model.decoder.hints: the classes of {name} are not known here; give an "
             "efficientnet-lite0 to 4 as the encoder, or remove hints"
         )
     listed = resources.files("captax") / "assets" / "imagenet-1k.txt"
-    return listed.read_text("utf-8").splitlines()
+    # Captions seldom have a hyphen where these names have one.
+    return re.sub("[-,]+ ?", " ", listed.read_text("utf-8")).splitlines()
 
 
 def _grid(encoder: VisionEncoder, size: tuple[int, int]) -> tuple[int, int]:
