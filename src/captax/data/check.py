@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Regex, pre_tokenizers
-from tqdm import tqdm
 
 from captax.data.batches import map_ahead
 from captax.data.example import Example, SplitError, collecting_faults, refuse
@@ -22,6 +21,7 @@ from captax.data.labelled import LabelledExample, is_labelled, read_labelled, un
 from captax.data.sources import SIDECARS, UnknownLayout, recognise
 from captax.data.splits import SPLIT_NAMES, split_name
 from captax.images import ImageError, SheetRow, decode
+from captax.progress import Progress
 from captax.text.vocabulary import WORD
 
 SPLITS = ("train", "dev", "test")
@@ -239,7 +239,7 @@ def check(path: str | Path, *, split: str | None = None, progress: bool = False)
     Args:
         path: as `captax.data.open` or `open_labelled` takes it.
         split: check only this split; leaks between splits are then not found.
-        progress: show a bar on stderr.
+        progress: show progress on stderr, as `captax.progress` does.
 
     Raises:
         DataError: the path is not a dataset, a file cannot be read at all, or the split does not
@@ -260,7 +260,7 @@ def check(path: str | Path, *, split: str | None = None, progress: bool = False)
         faults += more
     threads = os.cpu_count() or 1
     looked = map_ahead(lambda pair: _look(*pair), pairs, threads, 4 * threads)
-    bar = tqdm(looked, total=len(pairs), unit="picture", disable=not progress, leave=False)
+    bar = Progress(len(pairs), unit="picture", shown=progress).over(looked)
     return Check(layout, pictures, list(dict.fromkeys(faults)), list(bar), outside, unpictured)
 
 

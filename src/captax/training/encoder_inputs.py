@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from captax.data import map_ahead
 from captax.images import Augment, ImageError, ImageProcessor
 from captax.models.encoders import VisionEncoder
+from captax.progress import Progress
 from captax.training.features import FeatureCache, augmented_pixels, cache_features
 
 
@@ -69,8 +69,8 @@ class EncoderInputs:
 
         threads = os.cpu_count() or 1
         looked = map_ahead(look, self.examples, threads, 4 * threads)
-        bar = tqdm(looked, total=len(self.examples), desc=label, unit="picture", leave=False)
-        return [fault for fault in bar if fault is not None]
+        shown = Progress(len(self.examples), label=label, unit="picture")
+        return [fault for fault in shown.over(looked) if fault is not None]
 
     def read(
         self, chosen: np.ndarray, visits: np.ndarray | None = None

@@ -17,7 +17,6 @@ import numpy as np
 import pydantic
 from filelock import Timeout
 from flax import nnx
-from tqdm import tqdm
 
 from captax import data, metrics
 from captax.checkpoints.state import parameters, rebuilder
@@ -34,6 +33,7 @@ from captax.files import (
 from captax.images import ImageError, write_sheet
 from captax.models.encoders import VisionEncoder
 from captax.pipelines.loading import load_model
+from captax.progress import Progress, tell
 from captax.stopping import stopping
 from captax.training.card import model_card
 from captax.training.checkpoints import RunCheckpoints
@@ -104,7 +104,7 @@ def _train(recipe: Recipe, out: Path, init_from: Path | None, follow_links: bool
         run.resume(init_from)
         if (shared := run.task.shared()) and first:
             count = f"{shared} dev example{' is' if shared == 1 else 's are'}"
-            tqdm.write(f"warning: {count} also in the training data; dev scores will be too high")
+            tell(f"warning: {count} also in the training data; dev scores will be too high")
         try:
             for index, stage in enumerate(recipe.stages):
                 if index >= run.progress.stage:
@@ -335,12 +335,13 @@ class _Run:
         step, critic = self._step(stage, optimizer)
         evaluate = self.task.evaluate(self.model)
 
-        bar = tqdm(
-            total=total,
+        shown = Progress(
+            total,
             initial=progress.stage_step,
-            desc=stage.name,
+            label=stage.name,
             unit="step",
-            disable=jax.process_index() > 0,
+            shown=jax.process_index() == 0,
+            leave=True,
         )
         pending: tuple[Any, ...] | None = None
         clock = time.perf_counter()
@@ -357,30 +358,30 @@ class _Run:
                 progress.step += 1
                 progress.stage_step += 1
                 # Wait for the step before while this one runs.
-                clock = self._note(pending, clock, bar)
+                clock = self._note(pending, clock, shown)
                 rate = float(schedule(progress.stage_step - 1))
                 pending = (progress.step, stage, rate, output, chosen, batch)
                 done = progress.stage_step == total
                 if done or self._evaluates(progress.stage_step):
-                    clock, pending = self._note(pending, clock, bar), None
+                    clock, pending = self._note(pending, clock, shown), None
                     trained = {**frozen, **state.evaluated}
                     self._judge(stage, trained, evaluate(trained))
                     self._save(changed, state)
                     if self._out_of_patience():
                         count = progress.evaluations_since
-                        tqdm.write(
+                        tell(
                             f"{stage.name}: {count} evaluations brought no better score, so the "
                             "stage ends here"
                         )
                         break
                     clock = time.perf_counter()
                 elif progress.step % self.recipe.save_every == 0 or asked():
-                    clock, pending = self._note(pending, clock, bar), None
+                    clock, pending = self._note(pending, clock, shown), None
                     self._save(changed, state)
                 if asked():
-                    tqdm.write(f"saved at step {progress.step}")
+                    tell(f"saved at step {progress.step}")
                     raise KeyboardInterrupt
-        bar.close()
+        shown.close()
         self._end_stage(index, state)
 
     @contextlib.contextmanager
@@ -444,7 +445,7 @@ class _Run:
         )
         return made, critic
 
-    def _note(self, pending: tuple[Any, ...] | None, clock: float, bar: tqdm) -> float:
+    def _note(self, pending: tuple[Any, ...] | None, clock: float, shown: Progress) -> float:
         """Log a step once it is done; stop the run if its loss is not finite."""
         if pending is None:
             return clock
@@ -467,8 +468,8 @@ class _Run:
                 **measured,
             )
         rate = self.recipe.optimizer.batch_size / max(now - clock, 1e-9)
-        bar.set_postfix_str(f"loss {measured['loss']:.3f}, {rate:.0f} examples/s", refresh=False)
-        bar.update()
+        shown.detail = f"loss {measured['loss']:.3f}, {rate:.0f} examples/s"
+        shown.update()
         return now
 
     def _explain(
@@ -553,11 +554,11 @@ class _Run:
             return
         self.log.write(step=progress.step, stage=stage.name, scores=rounded(scores))
         told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        tqdm.write(f"step {progress.step}: {told}")
+        tell(f"step {progress.step}: {told}")
         for row in found.rows:
-            tqdm.write(f"  {row.title}: {row.caption}")
+            tell(f"  {row.title}: {row.caption}")
         if warning := collapse(found.said, labels=self.recipe.task == "classify"):
-            tqdm.write(f"warning: {warning}")
+            tell(f"warning: {warning}")
         if found.rows:
             title = f"{self.recipe.name}, step {progress.step}"
             path = self.out / "samples" / f"step-{progress.step:06}.html"
@@ -578,7 +579,7 @@ def _attempt(write: Callable[[], None]) -> None:
     try:
         write()
     except OutputError as error:
-        tqdm.write(f"warning: {error}")
+        tell(f"warning: {error}")
 
 
 def frozen_depth(encoder: VisionEncoder, prefix: str, trained: set[str]) -> int:
