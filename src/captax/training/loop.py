@@ -38,6 +38,17 @@ from captax.stopping import stopping
 from captax.training.card import model_card
 from captax.training.checkpoints import RunCheckpoints
 from captax.training.curves import plot_curves
+from captax.training.examples import (
+    SKIPPED,
+    BrokenData,
+    Examples,
+    decoded,
+    open_examples,
+    present,
+    read_skipped,
+    told_skipped,
+    write_skipped,
+)
 from captax.training.learning_task import DevResult
 from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, merge_lora
 from captax.training.mesh import Placement
@@ -60,25 +71,34 @@ LOWER_IS_BETTER = metrics.LOWER_IS_BETTER | {"loss", "perplexity"}
 
 LOCK = "lock"
 MOST_STEPS = 2**30  # a step's number and the seed are added as 32-bit integers
-SHOWN = 10  # how many broken pictures a message names
 
 
 def train(
-    recipe: Recipe, out: Path, *, init_from: Path | None = None, follow_links: bool = False
+    recipe: Recipe,
+    out: Path,
+    *,
+    init_from: Path | None = None,
+    follow_links: bool = False,
+    skip_broken: bool = False,
 ) -> Path:
     """Run the recipe in folder `out`, going on where an earlier run of it stopped.
 
     A new run begins with the weights of `init_from`, another run's folder or a checkpoint directory
     of the same model. Returns the directory of the best model, `out/best`. Nothing is written where
-    a link leads out of `out`, except with `follow_links`. Raises `RecipeError` when `out` holds a
-    run of another recipe, another process trains there, or the recipe cannot be carried out;
-    `DivergedError` when the loss or a gradient is not finite; `ImageError` when a picture cannot be
-    read; `OutputError` when the disk is full.
+    a link leads out of `out`, except with `follow_links`.
+
+    A new run looks at all its data first. With `skip_broken`, examples that cannot be used, such as
+    pictures that cannot be read, are left out of it, and `out/skipped.json` names them.
+
+    Raises `BrokenData` when examples cannot be used; `RecipeError` when `out` holds a run of
+    another recipe or one that began without `skip_broken`, another process trains there, or the
+    recipe cannot be carried out; `DivergedError` when the loss or a gradient is not finite;
+    `ImageError` when a picture cannot be read any more; `OutputError` when the disk is full.
     """
     with _alone_in(out):
         _refuse_other(out, recipe)
         try:
-            _train(recipe, out, init_from, follow_links)
+            _train(recipe, out, init_from, follow_links, skip_broken)
         except MemoryError as error:
             raise _too_large(error) from None
         except jax.errors.JaxRuntimeError as error:
@@ -88,12 +108,22 @@ def train(
     return out / "best"
 
 
-def _train(recipe: Recipe, out: Path, init_from: Path | None, follow_links: bool) -> None:
-    run = _Run(recipe, out, None if follow_links else out)
+def _train(
+    recipe: Recipe, out: Path, init_from: Path | None, follow_links: bool, skip_broken: bool
+) -> None:
     first = jax.process_index() == 0
-    if first and not (out / "recipe.yaml").exists():
-        run.refuse_broken_pictures()
+    new = not (out / "recipe.yaml").exists()
+    examples = _examples(recipe, out, new, skip_broken)
+    run = _Run(recipe, out, None if follow_links else out, examples)
+    if first and new:
+        if skip_broken:
+            write_skipped(out, examples.skipped)
+        else:  # of a run that was ended before it began
+            (out / SKIPPED).unlink(missing_ok=True)
         write_text(out / "recipe.yaml", recipe.to_yaml(), own=True)
+    if first:
+        for line in told_skipped(examples):
+            tell(line)
     if not follow_links:
         for name in ("best", "samples"):
             check_inside(out / name, out)
@@ -112,6 +142,22 @@ def _train(recipe: Recipe, out: Path, init_from: Path | None, follow_links: bool
         finally:
             if first:
                 run.log.close()
+
+
+def _examples(recipe: Recipe, out: Path, new: bool, skip_broken: bool) -> Examples:
+    """The examples of a run that begins, looked at one by one, or of a run that goes on."""
+    if new:
+        if skip_broken:  # in every process, and thoroughly: nothing can be left out later
+            return open_examples(recipe, look=decoded, skip=True)
+        look = None if jax.process_index() == 0 else present
+        return open_examples(recipe, look=look)
+    skipped = read_skipped(out)
+    if skip_broken and skipped is None:
+        raise RecipeError(
+            f"{out}: this run began without --skip-broken, and goes on with the same examples; "
+            "give another folder as --out, or leave out --skip-broken"
+        )
+    return open_examples(recipe, skipped=skipped)
 
 
 @contextlib.contextmanager
@@ -192,11 +238,11 @@ class _Run:
     log: Log
     weights: Parameters  # the current values, frozen ones too
 
-    def __init__(self, recipe: Recipe, out: Path, inside: Path | None):
+    def __init__(self, recipe: Recipe, out: Path, inside: Path | None, examples: Examples):
         self.recipe, self.out, self.inside = recipe, out, inside
         options = recipe.optimizer
         self.placement = Placement(recipe.mesh, options.batch_size // options.accumulation)
-        self.task = make_task(recipe)
+        self.task = make_task(recipe, examples)
         self.steps_per_epoch = self.task.size // options.batch_size
         if not self.steps_per_epoch:
             raise RecipeError(
@@ -289,23 +335,6 @@ class _Run:
                 "continue from an earlier checkpoint"
             )
         return progress
-
-    def refuse_broken_pictures(self) -> None:
-        """Decode every picture once, so that a broken one is told of now and not after hours."""
-        kinds = ((self.task.pictures, "training"), (self.task.dev_pictures, "dev"))
-        found = [
-            fault
-            for pictures, kind in kinds
-            if pictures is not None
-            for fault in pictures.faults(label=f"checking {kind} pictures")
-        ]
-        if found:
-            told = "; ".join(found[:SHOWN]) + ("; ..." if len(found) > SHOWN else "")
-            count = "1 picture" if len(found) == 1 else f"{len(found)} pictures"
-            raise ImageError(
-                f"{count} cannot be read: {told}. Repair or remove them; `captax data check` "
-                "lists all that is wrong with a dataset"
-            )
 
     def run_stage(self, index: int, stage: Stage) -> None:
         """Train one stage to its end."""
@@ -526,7 +555,12 @@ class _Run:
         for pictures, kind, views in kinds:
             label = f"{stage.name}: features of {kind} pictures"
             views = None if stage.views is None else views
-            pictures.cache(folder, encoder, depth, views=views, label=label)
+            try:
+                pictures.cache(folder, encoder, depth, views=views, label=label)
+            except ImageError:
+                if faults := task.examples.faults():  # tell of all, and not one a day
+                    raise BrokenData(faults) from None
+                raise
 
     def _batches(self, index: int, stage: Stage) -> Iterator[tuple[np.ndarray, Any]]:
         """The batches that are left in the stage; they depend only on the recipe."""
@@ -566,7 +600,7 @@ class _Run:
             _attempt(lambda: write(path, found.rows, title=title))
         if kept is not None:
             model = self.rebuild({n: jnp.asarray(v, jnp.float32) for n, v in kept.items()})
-            card = model_card(self.recipe, scores, metric=self.metric)
+            card = model_card(self.recipe, self.task.examples, scores, metric=self.metric)
             if self.inside is not None:
                 check_inside(self.out / "best", self.inside)
             self.task.save(model, self.out / "best", card)
