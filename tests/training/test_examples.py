@@ -211,12 +211,13 @@ def test_a_run_leaves_out_the_same_when_it_goes_on(
     told = capsys.readouterr().out
     assert "skipped 5 of 12 examples, which are listed in skipped.json:\n" in told
     assert "  shapes/10: has no caption" in told
+    assert "warning: the model is fine-tuned on only 5 pictures and will forget" in told
     card = (whole / "best" / "README.md").read_text()
     assert (
         "- `shapes` (train): 5 pictures\n\nLeft out because they could not be used: 5 pictures."
         in card
     )
-    assert "on 2 pictures of `shapes` (dev)" in card
+    assert "on 2 pictures of `shapes` (dev)" in card and "too few to say how good" in card
 
     save = loop.RunCheckpoints.save
 

@@ -21,6 +21,8 @@ NOUNS = {
     "classify": _PICTURES,
     "rewrite": ("pair of texts", "pairs of texts"),
 }
+# Fewer examples than these teach a model, and tell about it, only what holds for themselves.
+FEW = 100
 # Scores that are no shares, and so are not multiplied by 100.
 PLAIN = {"loss", "perplexity"}
 
@@ -46,6 +48,9 @@ def model_card(
         f"| {name} | {value:.3f} |" if name in PLAIN else f"| {name} x 100 | {100 * value:.1f} |"
         for name, value in scores.items()
     )
+    few = ":"
+    if len(examples.dev) < FEW:
+        few = ". These are too few to say how good the model is on others:"
     how = "" if recipe.task == "classify" else f", beam {recipe.evaluation.num_beams}"
     return f"""---
 library_name: captax
@@ -60,7 +65,7 @@ Trained with `captax train {recipe.name}` on
 
 {sources}
 
-and chosen by {metric} on {number_of(len(examples.dev), recipe)} of {dev}{how}:
+and chosen by {metric} on {number_of(len(examples.dev), recipe)} of {dev}{how}{few}
 
 | metric | value |
 | --- | --- |

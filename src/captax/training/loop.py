@@ -35,7 +35,7 @@ from captax.models.encoders import VisionEncoder
 from captax.pipelines.loading import load_model
 from captax.progress import Progress, tell
 from captax.stopping import stopping
-from captax.training.card import model_card
+from captax.training.card import FEW, model_card, number_of
 from captax.training.checkpoints import RunCheckpoints
 from captax.training.curves import plot_curves
 from captax.training.examples import (
@@ -124,6 +124,12 @@ def _train(
     if first:
         for line in told_skipped(examples):
             tell(line)
+        if (few := len(examples.train)) < FEW and (recipe.model.checkpoint or init_from):
+            tell(
+                f"warning: the model is fine-tuned on only {number_of(few, recipe)} and will "
+                "forget much of what it knows about others; give more, train for fewer epochs, or "
+                "train fewer parameters (model.lora, or trainable of the stages)"
+            )
     if not follow_links:
         for name in ("best", "samples"):
             check_inside(out / name, out)
