@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from tqdm import tqdm
+
+from captax.progress import tell
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -34,10 +35,7 @@ def stopping(after: str) -> Iterator[Callable[[], bool]]:
     def ask(number: int, frame: Any) -> None:
         restore()
         asked.set()
-        tqdm.write(
-            f"captax: stopping after this {after}; press Ctrl-C again to stop at once",
-            file=sys.stderr,
-        )
+        tell(f"captax: stopping after this {after}; press Ctrl-C again to stop at once", sys.stderr)
 
     for number in SIGNALS:
         signal.signal(number, ask)

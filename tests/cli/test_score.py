@@ -145,6 +145,36 @@ def test_pictures_without_a_hypothesis_are_refused_or_counted(run: Run, files: P
     assert result.err == "captax: skipped 1 picture that has no caption in h.json\n"
 
 
+PARTS = {"1": "train", "2": "test", "3": "test"}
+
+
+@pytest.mark.parametrize("named", ["id", "picture"])
+def test_captions_of_other_splits_are_left_out_and_counted(
+    run: Run, files: Path, named: str
+) -> None:
+    images = [
+        {
+            "cocoid": int(id),
+            "filename": f"picture-{id}.jpg",
+            "split": split,
+            "sentences": [{"raw": text} for text in REFERENCES[id]],
+        }
+        for id, split in PARTS.items()
+    ]
+    Path("karpathy.json").write_text(json.dumps({"images": images}))
+    said = {id if named == "id" else f"picture-{id}": text for id, text in HYPOTHESES.items()}
+    Path("h.json").write_text(json.dumps(said))
+    result = run("score", "h.json", "karpathy.json", "--split", "test", "--against", "h.json")
+    assert result.code == 0 and "pictures: 2, references: 2;" in result.out
+    assert result.err == "captax: left out the captions of 1 picture of other splits in h.json\n"
+    result = run("score", "h.json", "karpathy.json", "--split", "train")
+    assert "pictures: 1, references: 2;" in result.out and "of 2 pictures of other" in result.err
+    assert "left out" not in run("score", "h.json", "karpathy.json").err
+    Path("h.json").write_text(json.dumps(said | {"9": "a ghost"}))
+    result = run("score", "h.json", "karpathy.json", "--split", "test")
+    assert result.code == 2 and "image '9' has no references" in result.err
+
+
 def test_clip_score_is_of_the_pictures(
     run: Run, files: Path, checkpoint: Callable[[str], Path], model: Path
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from captax.checkpoints.state import CheckpointError
 from captax.checkpoints.weights import FOREIGN, NAMES
 from captax.errors import quoted
+from captax.progress import no_bars_in_logs
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 # Everything in a checkpoint besides its weights: configs, vocabularies, merges, tokenizers.
@@ -59,9 +60,9 @@ def fetch(
     if offline or _is_offline():
         return _cached(name, revision, "the hub is switched off")
     # Start-up time: huggingface_hub takes 0.4 s.
-    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download, utils
 
-    with _errors(name, revision):
+    with _errors(name, revision), no_bars_in_logs(utils):
         try:
             info = HfApi(_endpoint(), token=token).model_info(
                 name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT
@@ -103,13 +104,13 @@ def push(
     if _is_offline():
         raise HubError(f"{name}: cannot be uploaded while HF_HUB_OFFLINE is set; unset it")
     # Start-up time: huggingface_hub takes 0.4 s.
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi, utils
 
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     for path in files:
         _check_own(path, directory)
     places = [path.relative_to(directory) for path in files]
-    with _errors(name, None, writing=True):
+    with _errors(name, None, writing=True), no_bars_in_logs(utils):
         api = HfApi(_endpoint(), token=token)
         url = api.create_repo(name, private=private, exist_ok=True)
         repository = name if "/" in name else url.repo_id

@@ -1,6 +1,5 @@
 """`captax calibrate`: fit the confidence of a captioner to pictures that people captioned."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,7 +92,7 @@ def calibrate(
         acceptable=acceptable / 100,
         sure=sure,
         batch_size=batch_size,
-        progress=sys.stderr.isatty(),
+        progress=True,
     )
     write_text(folder / CONFIDENCE, calibration_text(fit.calibration), inside=folder)
     plot = (folder / CONFIDENCE).with_suffix(".png")

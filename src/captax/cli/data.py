@@ -49,7 +49,7 @@ def check(
     from captax.data.check import check as look
     from captax.images import write_sheet
 
-    found = look(path, split=split, progress=sys.stderr.isatty())
+    found = look(path, split=split, progress=True)
     report = found.report
     if as_json:
         print(json.dumps(report.to_json(), indent=1, ensure_ascii=False))

@@ -60,7 +60,7 @@ def evaluate(
         examples,
         batch_size=batch_size,
         metrics=names(metrics),
-        progress=sys.stderr.isatty(),
+        progress=True,
         **{name: value for name, value in options.items() if value is not None},
     )
     for name, value in found.scores.corpus.items():

@@ -38,7 +38,8 @@ def score(
     split: Annotated[
         str | None,
         typer.Option(
-            help="Split of a dataset or of Karpathy's JSON: train, dev or test. Default: all."
+            help="Split of a dataset or of Karpathy's JSON: train, dev or test; captions of others "
+            "are left out. Default: all."
         ),
     ] = None,
     partial: Annotated[
@@ -145,6 +146,13 @@ def score(
         have = "picture that has" if report.skipped == 1 else "pictures that have"
         print(
             f"captax: skipped {report.skipped:,} {have} no caption in {hypotheses}",
+            file=sys.stderr,
+        )
+    if report.other_splits:
+        pictures = "picture" if report.other_splits == 1 else "pictures"
+        print(
+            f"captax: left out the captions of {report.other_splits:,} {pictures} of other splits "
+            f"in {hypotheses}",
             file=sys.stderr,
         )
     for line in report.lines():

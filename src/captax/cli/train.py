@@ -40,6 +40,14 @@ def train(
             "recipe's model."
         ),
     ] = None,
+    skip_broken: Annotated[
+        bool,
+        typer.Option(
+            "--skip-broken",
+            help="Leave out examples that cannot be used, such as pictures that cannot be read. "
+            "skipped.json in the run's folder names them.",
+        ),
+    ] = False,
     follow_links: FollowLinks = False,
     coordinator: Annotated[
         str | None,
@@ -70,7 +78,7 @@ def train(
     The run's folder holds log.jsonl, curves.png, samples/, checkpoints/ and best/, the model.
     """
     # Start-up time.
-    from captax.errors import quoted
+    from captax.errors import CaptaxError, quoted
     from captax.training.recipe import RecipeError, load_recipe
 
     if resume is not None:
@@ -89,6 +97,7 @@ def train(
 
     # Start-up time: these import JAX, which is not needed to report mistakes in a recipe.
     from captax.compilation import persist_compiled_programs
+    from captax.training.examples import SHOWN, BrokenData
     from captax.training.loop import train as run
 
     if coordinator is not None:
@@ -97,7 +106,19 @@ def train(
         jax.distributed.initialize(coordinator, processes, process)
     persist_compiled_programs()
     try:
-        best = run(plan, out or Path("runs") / name, init_from=init_from, follow_links=follow_links)
+        best = run(
+            plan,
+            out or Path("runs") / name,
+            init_from=init_from,
+            follow_links=follow_links,
+            skip_broken=skip_broken,
+        )
+    except BrokenData as error:
+        if len(error.faults) == 1:
+            raise
+        for fault in error.faults[:SHOWN]:
+            print(f"captax: {CaptaxError(fault.told)}", file=sys.stderr)
+        raise CaptaxError(f"{error.counts}. {error.remedy}") from None
     except KeyboardInterrupt:
         print("captax: stopped; run the same command again to continue", file=sys.stderr)
         raise

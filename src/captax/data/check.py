@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Regex, pre_tokenizers
-from tqdm import tqdm
 
 from captax.data.batches import map_ahead
 from captax.data.example import Example, SplitError, collecting_faults, refuse
+from captax.data.faults import Kind, picture_fault, text_fault
 from captax.data.folder import texts_alone
 from captax.data.labelled import LabelledExample, is_labelled, read_labelled, unlabelled
 from captax.data.sources import SIDECARS, UnknownLayout, recognise
 from captax.data.splits import SPLIT_NAMES, split_name
 from captax.images import ImageError, SheetRow, decode
+from captax.progress import Progress
 from captax.text.vocabulary import WORD
 
 SPLITS = ("train", "dev", "test")
@@ -115,6 +116,9 @@ class _Looked:
     error: str | None
 
 
+_SAYS = {Kind.empty: "has an empty caption", Kind.uncaptioned: "has no caption"}
+
+
 class Check:
     """The result of `check`: a `report` of the dataset, and a contact sheet of it."""
 
@@ -148,9 +152,9 @@ class Check:
         for each in self._looked:
             name = self._name(each)
             error = each.error or ("is in another split too" if name in leaking else None)
-            captions = getattr(each.example, "captions", None)
-            if error is None and captions is not None and not all(captions or [""]):
-                error = "has an empty caption" if captions else "has no caption"
+            if error is None:
+                kind = text_fault(each.example)
+                error = None if kind is None else _SAYS[kind]
             if error is None:
                 right.append(each)
             else:
@@ -205,8 +209,8 @@ class Check:
             unreadable={self._name(e): e.error for e in self._looked if e.error is not None},
             leaks=leaks,
             repeated=repeated,
-            uncaptioned=[name for name, texts in captions.items() if not texts],
-            empty=[name for name, texts in captions.items() if not all(texts)],
+            uncaptioned=[n for n, e in examples.items() if text_fault(e) is Kind.uncaptioned],
+            empty=[n for n, e in examples.items() if text_fault(e) is Kind.empty],
             unpictured=[],
             repeated_captions=[n for n, t in captions.items() if len(set(map(_plain, t))) < len(t)],
             shared_captions=sum(len(names) > 1 for text, names in of_each.items() if text),
@@ -239,13 +243,13 @@ def check(path: str | Path, *, split: str | None = None, progress: bool = False)
     Args:
         path: as `captax.data.open` or `open_labelled` takes it.
         split: check only this split; leaks between splits are then not found.
-        progress: show a bar on stderr.
+        progress: show progress on stderr, as `captax.progress` does.
 
     Raises:
         DataError: the path is not a dataset, a file cannot be read at all, or the split does not
             exist.
     """
-    with collecting_faults() as faults:
+    with collecting_faults(keep_empty=True) as faults:
         layout, splits = _splits(path, None if split is None else split_name(split))
     pairs = [(name, example) for name, examples in splits.items() for example in examples]
     if not pairs:
@@ -260,8 +264,9 @@ def check(path: str | Path, *, split: str | None = None, progress: bool = False)
         faults += more
     threads = os.cpu_count() or 1
     looked = map_ahead(lambda pair: _look(*pair), pairs, threads, 4 * threads)
-    bar = tqdm(looked, total=len(pairs), unit="picture", disable=not progress, leave=False)
-    return Check(layout, pictures, list(dict.fromkeys(faults)), list(bar), outside, unpictured)
+    bar = Progress(len(pairs), unit="picture", shown=progress).over(looked)
+    told = list(dict.fromkeys(fault.told for fault in faults))
+    return Check(layout, pictures, told, list(bar), outside, unpictured)
 
 
 def _unlabelled(root: Path) -> dict[str, str]:
@@ -300,12 +305,17 @@ def _labelled_splits(root: Path, split: str | None) -> tuple[str, dict[str, list
 
 
 def _look(split: str, example: Example | LabelledExample) -> _Looked:
-    try:
-        picture = decode(example.image)
-    except ImageError as error:
-        return _Looked(split, example, None, b"", str(error))
-    pixels = blake2b(picture.tobytes(), digest_size=16, person=b"%dx%d" % picture.size).digest()
-    return _Looked(split, example, picture.size, pixels, None)
+    seen: list[tuple[tuple[int, int], bytes]] = []
+
+    def look(image: Any) -> None:
+        picture = decode(image)
+        person = b"%dx%d" % picture.size
+        digest = blake2b(picture.tobytes(), digest_size=16, person=person).digest()
+        seen.append((picture.size, digest))
+
+    if (fault := picture_fault(example, look)) is not None:
+        return _Looked(split, example, None, b"", fault[1])
+    return _Looked(split, example, *seen[0], None)
 
 
 _SPLIT_WORDS = pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True)

@@ -10,6 +10,7 @@ from captax.data.example import (
     Example,
     ListedCaption,
     gather,
+    keeps_empty,
     make_examples,
     read_text,
     refuse,
@@ -17,6 +18,7 @@ from captax.data.example import (
     refuse_repeats,
     refuses,
 )
+from captax.data.faults import Kind
 from captax.data.splits import choose_split, refuse_absent, split_in, split_name
 from captax.errors import quoted
 from captax.files import is_file, parse_json
@@ -122,6 +124,7 @@ def _coco(path: Path, content: dict[str, Any], named: str | None) -> Part:
         [f"image {id}" for id in captions if id not in names],
         path,
         "has captions but is not in 'images'; add it or remove them",
+        Kind.unpictured,
     )
     _refuse_uncaptioned(path, names, captions)
     return Part(named, names, captions)
@@ -139,7 +142,7 @@ def _karpathy(path: Path, content: dict[str, Any]) -> list[Part]:
             texts = [_string(sentence["raw"]).strip() for sentence in image["sentences"]]
             for text in texts:
                 refuse_long(text, f"{path}, image {id}")
-            captions[id] = [text for text in texts if text or not refuses()]
+            captions[id] = [text for text in texts if text or keeps_empty()]
             split = names.setdefault(split_name(_string(image["split"])), {})
             split[id] = (Path(_string(image.get("filepath", ""))) / name).as_posix()
     except (KeyError, TypeError) as error:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from captax import files
+from captax.data.faults import Fault, Kind
 from captax.errors import CaptaxError
 from captax.files import is_file
 
-_faults: ContextVar[list[str] | None] = ContextVar("faults", default=None)
+_faults: ContextVar[list[Fault] | None] = ContextVar("faults", default=None)
+_keeps_empty: ContextVar[bool] = ContextVar("keeps_empty", default=False)
 
 
 LONGEST_CAPTION = 100_000  # characters; a page of a book has 2,000
@@ -98,18 +100,25 @@ class ListedCaption:
 
 
 @contextlib.contextmanager
-def collecting_faults() -> Iterator[list[str]]:
+def collecting_faults(*, keep_empty: bool = False) -> Iterator[list[Fault]]:
     """Within the block, faults of single examples are added to the list it yields, not raised.
 
     Examples may then have no captions, empty captions, or pictures that do not exist. These faults
     are not added, because the examples show them. A file that cannot be read at all still raises.
+    Karpathy's files have empty sentences, which are passed over except with `keep_empty`.
     """
-    faults: list[str] = []
-    token = _faults.set(faults)
+    faults: list[Fault] = []
+    token, kept = _faults.set(faults), _keeps_empty.set(keep_empty)
     try:
         yield faults
     finally:
         _faults.reset(token)
+        _keeps_empty.reset(kept)
+
+
+def keeps_empty() -> bool:
+    """Whether empty sentences of Karpathy's files are kept, to be told of."""
+    return _keeps_empty.get()
 
 
 def refuses() -> bool:
@@ -126,9 +135,11 @@ def gather(rows: Iterable[ListedCaption]) -> dict[str, list[str]]:
     captions: dict[str, list[str]] = {}
     for row in rows:
         if not row.picture:
-            raise DataError(
-                f"{row.where}: a caption without a picture's name; add it or drop the row"
+            note(
+                f"{row.where}: a caption without a picture's name; add it or drop the row",
+                Kind.unpictured,
             )
+            continue
         caption = row.caption.strip()
         refuse_long(caption, row.where)
         if not caption and refuses():
@@ -174,7 +185,7 @@ def make_examples(
     return [Example(id, pictures[id], tuple(texts), source) for id, texts in captions.items()]
 
 
-def refuse(names: Iterable[str], where: object, fault: str) -> None:
+def refuse(names: Iterable[str], where: object, fault: str, kind: Kind = Kind.dataset) -> None:
     """Raise `where: name fault` for the first name and count the others; no names raise nothing.
 
     Raises:
@@ -184,10 +195,10 @@ def refuse(names: Iterable[str], where: object, fault: str) -> None:
     if faulty:
         rest = len(faulty) - 1
         others = f" (and {rest} {'other' if rest == 1 else 'others'})" if rest else ""
-        note(f"{where}: {faulty[0]}{others} {fault}")
+        note(f"{where}: {faulty[0]}{others} {fault}", kind)
 
 
-def note(fault: str) -> None:
+def note(fault: str, kind: Kind = Kind.dataset) -> None:
     """Raise a fault of single examples, or collect it where faults are collected.
 
     Raises:
@@ -196,7 +207,7 @@ def note(fault: str) -> None:
     noted = _faults.get()
     if noted is None:
         raise DataError(fault)
-    noted.append(fault)
+    noted.append(Fault(kind, fault))
 
 
 def refuse_repeats(ids: Iterable[str], where: object, fault: str) -> None:

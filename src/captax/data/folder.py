@@ -16,6 +16,7 @@ from captax.data.example import (
     refuse_long,
     refuses,
 )
+from captax.data.faults import Kind
 from captax.data.splits import SPLIT_NAMES, choose_split
 from captax.data.tables import (
     caption_columns,
@@ -191,7 +192,7 @@ def _sidecar(path: Path) -> str:
         if refuses():
             raise
         if path.is_file():
-            note(str(error))
+            note(str(error), Kind.text)
         return ""
 
 

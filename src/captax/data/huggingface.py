@@ -21,6 +21,7 @@ from captax.data.splits import SPLIT_NAMES, choose_split, refuse_absent
 from captax.data.tables import caption_columns, captions_in, find_column
 from captax.files import PICTURE_LIMIT, read_bytes
 from captax.images.decode import ImageError
+from captax.progress import no_bars_in_logs
 
 PICTURE_COLUMNS = ("image", "img", "picture", "jpg", "png", "webp")
 ID_COLUMNS = ("image_id", "cocoid", "id", "filename", "file_name", "imgid", "__key__")
@@ -84,6 +85,7 @@ def read_hub(name: str, *, split: str | None = None) -> list[Example]:
     owner_and_name, configuration = name.split("/")[:2], "/".join(name.split("/")[2:])
     library = _library(f"hf://{name}")
     return _read(
+        library,
         f"hf://{name}",
         owner_and_name[-1],
         lambda: library.load_dataset("/".join(owner_and_name), configuration or None),
@@ -113,7 +115,7 @@ def read_rows(root: Path, *, split: str | None = None) -> list[Example]:
             return library.load_from_disk(str(root))
         return library.load_dataset(str(root))
 
-    return _read(str(root), root.resolve().name, load, split)
+    return _read(library, str(root), root.resolve().name, load, split)
 
 
 def _library(where: object) -> ModuleType:
@@ -126,9 +128,10 @@ def _library(where: object) -> ModuleType:
     return datasets
 
 
-def _read(where: str, source: str, load: Any, split: str | None) -> list[Example]:
+def _read(library: Any, where: str, source: str, load: Any, split: str | None) -> list[Example]:
     try:
-        loaded = load()
+        with no_bars_in_logs(library):
+            loaded = load()
     except DataError:
         raise
     except Exception as error:  # the library raises its own, the hub's, Arrow's and Python's

@@ -11,6 +11,7 @@ from captax.data.example import (
     read_text,
     refuse_long,
     refuse_repeats,
+    refuses,
 )
 from captax.data.splits import (
     SPLIT_NAMES,
@@ -173,7 +174,7 @@ def _pair(id: str, source: object, target: object, where: str) -> Pair:
     ):
         if not isinstance(text, str):
             raise DataError(f"{where}: its {name} must be a string; got {quoted(text)}")
-        if not text.strip():
+        if not text.strip() and refuses():
             raise DataError(f"{where}: its {name} is empty; write it or drop the row")
         refuse_long(text, f"{where}: its {name}", most)
     return Pair(id, str(source).strip(), str(target).strip())

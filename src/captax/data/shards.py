@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from captax.data.example import DataError, Example, StoredExample, refuse, refuse_long, refuses
+from captax.data.faults import Kind
 from captax.data.splits import choose_split, refuse_absent, split_in
 from captax.data.tables import caption_columns, captions_in
 from captax.errors import quoted
@@ -148,6 +149,7 @@ def _examples(shard: Path, name: str, source: str) -> Iterator[Example]:
         (key for key, sample in samples.items() if sample.picture is None),
         shard,
         "has a caption and no picture; add key.jpg to the shard or remove the caption",
+        Kind.unpictured,
     )
     if refuses():
         refuse(

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from tqdm import tqdm
 
 from captax.data import Example
 from captax.errors import CaptaxError
@@ -19,6 +18,7 @@ from captax.images.synthetic import synthetic_pictures
 from captax.metrics import Metric, score
 from captax.metrics.logistic import auroc, chances, fit_logistic, folds_of
 from captax.pipelines.captioner import Captioner
+from captax.progress import Progress
 
 ACCEPTABLE = 0.5
 """The CIDEr-D above which a caption counts as acceptable (50 as `captax evaluate` prints it).
@@ -102,7 +102,7 @@ def calibrate(
         sure: the share of acceptable captions among those that are called sure.
         batch_size: the number of pictures in a batch.
         seed: the seed of the synthetic pictures and of the folds.
-        progress: whether to show a progress bar.
+        progress: whether to show progress on stderr, as `captax.progress` does.
         options: the options of `Captioner.caption`.
 
     Raises:
@@ -119,7 +119,7 @@ def calibrate(
     extra = max(FEWEST_SYNTHETIC, round(SYNTHETIC_SHARE * len(examples)))
     pictures = [*(example.image for example in examples), *synthetic_pictures(extra, seed=seed)]
     stream = captioner.stream(pictures, batch_size=batch_size, signals=True, **options)
-    bar = tqdm(stream, total=len(pictures), unit="picture", disable=not progress)
+    bar = Progress(len(pictures), unit="picture", shown=progress, leave=True).over(stream)
     captions: list[str] = []
     measured: list[Mapping[str, float]] = []
     for caption in bar:

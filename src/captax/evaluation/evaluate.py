@@ -6,12 +6,11 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
 from captax.data import Example
 from captax.images import ImageError
 from captax.metrics import STANDARD_METRICS, Metric, Scores, score
 from captax.pipelines.captioner import Captioner
+from captax.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +44,7 @@ def evaluate(
         examples: pictures with reference captions.
         batch_size: the number of pictures in a batch.
         metrics: metrics of `captax.metrics.score` that need only hypotheses and references.
-        progress: whether to show a progress bar.
+        progress: whether to show progress on stderr, as `captax.progress` does.
         options: the options of `Captioner.caption`.
 
     Raises:
@@ -61,7 +60,7 @@ def evaluate(
     score(dict.fromkeys(first, ""), first, metrics=metrics)
     started = time.perf_counter()
     stream = captioner.stream([e.image for e in examples], batch_size=batch_size, **options)
-    bar = tqdm(stream, total=len(examples), unit="picture", disable=not progress)
+    bar = Progress(len(examples), unit="picture", shown=progress, leave=True).over(stream)
     captions: dict[str, str] = {}
     for example, caption in zip(examples, bar, strict=True):
         if isinstance(caption, ImageError):

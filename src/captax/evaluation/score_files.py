@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from captax.metrics import (
     document_frequencies_of,
     score,
 )
-from captax.metrics.align import Aligned, align, merge
+from captax.metrics.align import Aligned, align, merge, without_other_splits
 from captax.metrics.caption_files import CaptionFile, Row, read_captions, read_objects
 
 
@@ -38,6 +39,7 @@ class Report:
         against: the scores of the other system, if there is one.
         comparisons: metric -> how the two systems differ, for metrics that can be compared.
         skipped: how many images have references but no hypothesis.
+        other_splits: how many images have a hypothesis and are in other splits.
         pictures: image id -> its picture, where pictures were looked for.
         document_frequencies: what CIDEr used if it was given, else None.
     """
@@ -48,6 +50,7 @@ class Report:
     against: Scores | None
     comparisons: dict[str, Comparison]
     skipped: int
+    other_splits: int
     pictures: dict[str, Path]
     document_frequencies: DocumentFrequencies | None
 
@@ -162,7 +165,8 @@ def score_files(
         references: files, or directories of datasets, that hold references.
         metrics: names of `captax.metrics.Metric`.
         against: the captions of another system, for the same images.
-        split: train, dev or test, where the references have splits.
+        split: train, dev or test, where the references have splits; hypotheses of other splits
+            are left out.
         partial: skip images that have references but no hypothesis; without it they are an error.
         document_frequencies: what CIDEr counts n-grams in, stored or as references.
         training: training captions; adds diversity with the share of novel captions.
@@ -180,11 +184,18 @@ def score_files(
     several = "mbleu" in wanted
     known = merge([_references(path, split) for path in references])
 
-    def aligned(path: Path) -> Aligned:
-        captions = read_captions(path, alternatives=several)
-        return align(captions, known, partial=partial, several=several)
+    @functools.cache
+    def everything() -> CaptionFile:
+        return merge([_references(path, None) for path in references])
 
-    found = aligned(hypotheses)
+    def aligned(path: Path) -> tuple[Aligned, int]:
+        given = captions = read_captions(path, alternatives=several)
+        if split is not None:
+            captions = without_other_splits(given, known, everything)
+        found = align(captions, known, partial=partial, several=several)
+        return found, len(given.rows) - len(captions.rows)
+
+    found, other_splits = aligned(hypotheses)
     options: dict[str, Any] = {}
     if document_frequencies is not None:
         options["document_frequencies"] = _frequencies(document_frequencies)
@@ -216,7 +227,7 @@ def score_files(
     scores = scored(found)
     other, comparisons = None, {}
     if against is not None:
-        other = _against((hypotheses, found), (against, aligned(against)), scored)
+        other = _against((hypotheses, found), (against, aligned(against)[0]), scored)
         comparisons = compare(scores.statistics, other.statistics, seed=seed)
     return Report(
         captions=found,
@@ -225,6 +236,7 @@ def score_files(
         against=other,
         comparisons=comparisons,
         skipped=len(known.rows) - len(found.hypotheses),
+        other_splits=other_splits,
         pictures=pictures,
         document_frequencies=options.get("document_frequencies"),
     )

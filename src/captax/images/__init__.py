@@ -4,7 +4,7 @@ Imports nothing of captax but its errors, and no JAX: data-loading workers start
 """
 
 from captax.images.augment import Augment, mentions_sides, rng_for
-from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode
+from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode, inspect
 from captax.images.find import UnusableImage, find_images, walk_images
 from captax.images.kinds import (
     IMAGE_SUFFIXES,
@@ -30,6 +30,7 @@ __all__ = [
     "begins_like_picture",
     "decode",
     "find_images",
+    "inspect",
     "is_image_path",
     "mentions_sides",
     "names_picture",

@@ -13,7 +13,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -160,9 +160,24 @@ def _decode(source: ImageSource, limits: "_Limits") -> Image.Image:
         return source.image
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
+    return _from_data(*_file(source, max_pixels), limits)
+
+
+def inspect(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> None:
+    """Read a file and its structure, and decode nothing: much faster than `decode`.
+
+    Raises `ImageError` if the file is missing, not a picture, or larger than is allowed, or if its
+    structure is broken, as it usually is where a file was cut off.
+    """
+    opener, data, name = _file(source, max_pixels)
+    _structure(opener, data, name, max_pixels, None)
+
+
+def _file(source: Any, max_pixels: int) -> tuple[type[ImageFile.ImageFile], bytes, str]:
+    """Which decoder the file of a picture needs, its bytes, and its name for messages."""
     if isinstance(source, bytes | bytearray):
-        name = f"picture of {len(source)} bytes"
-        return _from_data(_opener(source[:HEADER], name), bytes(source), name, limits)
+        name, content = f"picture of {len(source)} bytes", bytes(source)
+        return _opener(content[:HEADER], name), content, name
     if not isinstance(source, str | os.PathLike):
         raise ImageError(
             f"{type(source).__name__} is not a picture; give a path, bytes, a Pillow picture or a "
@@ -180,7 +195,7 @@ def _decode(source: ImageSource, limits: "_Limits") -> Image.Image:
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{source}: cannot be read: {reason}") from None
-    return _from_data(opener, data, name, limits)
+    return opener, data, name
 
 
 class _Limits(NamedTuple):

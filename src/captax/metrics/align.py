@@ -1,7 +1,7 @@
 """Hypotheses beside their references: the captions of several files, image by image."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 from captax.errors import quoted
@@ -71,12 +71,7 @@ def align(
                 f"{rows[1].where}: a second hypothesis for image {quoted(image)} (the first: "
                 f"{rows[0].where}); keep one; if this file holds the references, give it second"
             )
-    # For each image of the hypotheses, its id in the file of references.
-    known = {image: image for image in references.rows}
-    ids = {image: image for image in hypotheses.rows}
-    if known.keys().isdisjoint(ids):
-        known, names = _by_name(references), _by_name(hypotheses)
-        ids = {image: known.get(name, "") for name, image in names.items()}
+    ids = _ids(hypotheses, references)
     said = {}
     for image, rows in hypotheses.rows.items():
         if ids[image] not in references.rows:
@@ -111,6 +106,32 @@ def align(
             for image in found
         },
     )
+
+
+def without_other_splits(
+    hypotheses: CaptionFile, references: CaptionFile, everything: Callable[[], CaptionFile]
+) -> CaptionFile:
+    """The hypotheses but for those of images that are in other splits.
+
+    Args:
+        hypotheses: captions of images of any split.
+        references: the captions of a split.
+        everything: reads the captions of all splits, which may be many; called when it is needed.
+    """
+    if references.rows.keys() >= set(_ids(hypotheses, references).values()):
+        return hypotheses
+    whole = everything()
+    ids, others = _ids(hypotheses, whole), whole.rows.keys() - references.rows.keys()
+    rows = {image: rows for image, rows in hypotheses.rows.items() if ids[image] not in others}
+    return CaptionFile(hypotheses.path, rows, hypotheses.by_line)
+
+
+def _ids(hypotheses: CaptionFile, references: CaptionFile) -> dict[str, str]:
+    """For each image of the hypotheses its id in the file of references, or an unknown one."""
+    if not references.rows.keys().isdisjoint(hypotheses.rows):
+        return {image: image for image in hypotheses.rows}
+    known, names = _by_name(references), _by_name(hypotheses)
+    return {image: known.get(name, "") for name, image in names.items()}
 
 
 def _by_name(file: CaptionFile) -> dict[str, str]:

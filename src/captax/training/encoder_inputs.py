@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
-from captax.data import map_ahead
-from captax.images import Augment, ImageError, ImageProcessor
+from captax.images import Augment, ImageProcessor
 from captax.models.encoders import VisionEncoder
 from captax.training.features import FeatureCache, augmented_pixels, cache_features
 
@@ -56,21 +54,6 @@ class EncoderInputs:
             seed=self.seed,
             label=label,
         )
-
-    def faults(self, *, label: str) -> list[str]:
-        """Decode every picture once; what is wrong with those that cannot be read."""
-
-        def look(example: Any) -> str | None:
-            try:
-                self.processor.decode(example.image)
-            except ImageError as error:
-                return f"{example.id}: {error}"
-            return None
-
-        threads = os.cpu_count() or 1
-        looked = map_ahead(look, self.examples, threads, 4 * threads)
-        bar = tqdm(looked, total=len(self.examples), desc=label, unit="picture", leave=False)
-        return [fault for fault in bar if fault is not None]
 
     def read(
         self, chosen: np.ndarray, visits: np.ndarray | None = None

@@ -20,7 +20,6 @@ import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
-from tqdm import tqdm
 
 from captax.checkpoints.state import weights_digest
 from captax.data import batched, filled, load_images
@@ -35,6 +34,7 @@ from captax.files import (
 from captax.images import Augment, ImageError, ImageProcessor, mentions_sides, rng_for
 from captax.models.arithmetic import map_pictures
 from captax.models.encoders import VisionEncoder
+from captax.progress import Progress
 
 BATCH = 25
 VERSION = 1
@@ -103,19 +103,17 @@ def cache_features(
         _make_room(data, directory, total * math.prod(shape[2:]) * 2)
         with own_file(data, "r+b", inside=directory) as file:
             rows = np.memmap(file, np.float16, "r+", shape=(total, *shape[2:]))
-        bar = tqdm(
-            total=total, initial=done, desc=label, unit="picture", smoothing=0.05, disable=None
-        )
+        shown = Progress(total, initial=done, label=label, unit="picture", leave=True)
         pictures = _views(examples, processor, augment, seed, range(done, total))
         for batch in batched(pictures, BATCH):
             size = len(batch)
             rows[done : done + size] = np.asarray(first_parts(state, filled(batch, BATCH)))[:size]
             done += size
-            bar.update(size)
+            shown.update(size)
             if done == total or done // BATCH % 40 == 0:
                 rows.flush()
                 write_text(progress, json.dumps({"rows": done}), inside=directory, own=True)
-        bar.close()
+        shown.close()
     with own_file(data, "rb", inside=directory) as file:
         return FeatureCache(np.memmap(file, np.float16, "r", shape=shape))
 

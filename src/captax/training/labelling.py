@@ -1,7 +1,6 @@
 """The learning task whose outputs are labels of pictures."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,12 +10,14 @@ from flax import nnx, struct
 from jaxtyping import Array, Float, Int
 
 from captax import data
+from captax.data.example import collecting_faults
 from captax.images import Augment, SheetRow
 from captax.metrics.classification import top_k_accuracy
 from captax.pipelines.classifier import Classifier
 from captax.training.build import build
 from captax.training.encoder_inputs import EncoderInputs
-from captax.training.learning_task import DevResult, LearningTask, opened
+from captax.training.examples import Examples
+from captax.training.learning_task import DevResult, LearningTask
 from captax.training.recipe import Recipe, RecipeError
 from captax.training.step import Losses, Parameters, token_losses
 
@@ -34,18 +35,12 @@ class ClassifyTask(LearningTask):
 
     metric = "accuracy"
 
-    def __init__(self, recipe: Recipe):
-        super().__init__(recipe)
-
-        def read(path: Path, split: str | None) -> Sequence[Any]:
-            return data.open_labelled(path, split=split, classes=recipe.data.classes)
-
-        self.train, self.parts = opened(recipe, recipe.data.train, read)
-        self.dev, _ = opened(recipe, recipe.data.dev, read, recipe.evaluation.limit)
+    def __init__(self, recipe: Recipe, examples: Examples | None = None):
+        super().__init__(recipe, examples)
+        classes = recipe.data.classes
         sources = [recipe.data.root / source.path for source in recipe.data.train]
-        listed = [
-            name for path in sources for name in data.class_names(path, classes=recipe.data.classes)
-        ]
+        with collecting_faults():  # they were told of, or left out
+            listed = [name for path in sources for name in data.class_names(path, classes=classes)]
         there = {example.label for example in self.train}
         labels = [name for name in dict.fromkeys(listed) if name in there]
         if len(labels) < 2:

@@ -18,7 +18,8 @@ from captax import data
 from captax.data.example import StoredExample
 from captax.images import SheetRow
 from captax.training.encoder_inputs import EncoderInputs
-from captax.training.recipe import Recipe, RecipeError, Source
+from captax.training.examples import Examples, open_examples
+from captax.training.recipe import Recipe
 from captax.training.step import Losses, Parameters
 
 Scores = dict[str, float]
@@ -46,8 +47,12 @@ class LearningTask:
     pictures: EncoderInputs | None = None
     dev_pictures: EncoderInputs | None = None
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, examples: Examples | None = None):
+        """Without `examples`, the recipe's are read."""
         self.recipe = recipe
+        self.examples = open_examples(recipe) if examples is None else examples
+        self.train, self.parts = self.examples.train, self.examples.parts
+        self.dev = self.examples.dev
 
     @property
     def model(self) -> nnx.Module:
@@ -96,28 +101,6 @@ class LearningTask:
     def with_model(self, model: nnx.Module) -> Any:
         """The subject with another model."""
         raise NotImplementedError
-
-
-def opened(
-    recipe: Recipe,
-    sources: Sequence[Source],
-    read: Callable[..., Sequence[Any]],
-    limit: int | None = None,
-) -> tuple[list[Any], list[tuple[int, float]]]:
-    """The examples of all sources, each cut to its `rows`; at most `limit` in all.
-
-    With them comes the size of each source and its weight.
-    """
-    parts = [
-        source.take(read(recipe.data.root / source.path, split=source.split)) for source in sources
-    ]
-    found = data.mix(*parts) if recipe.task == "caption" else [x for part in parts for x in part]
-    for source, part in zip(sources, parts, strict=True):
-        if not part:
-            raise RecipeError(
-                f"data: {source.path} has no examples in rows {source.rows}; give other rows"
-            )
-    return found[:limit], [(len(p), s.weight) for s, p in zip(sources, parts, strict=True)]
 
 
 def _origin(example: Any) -> Any:

@@ -17,7 +17,6 @@ import numpy as np
 import pydantic
 from filelock import Timeout
 from flax import nnx
-from tqdm import tqdm
 
 from captax import data, metrics
 from captax.checkpoints.state import parameters, rebuilder
@@ -34,10 +33,22 @@ from captax.files import (
 from captax.images import ImageError, write_sheet
 from captax.models.encoders import VisionEncoder
 from captax.pipelines.loading import load_model
+from captax.progress import Progress, tell
 from captax.stopping import stopping
-from captax.training.card import model_card
+from captax.training.card import FEW, model_card, number_of
 from captax.training.checkpoints import RunCheckpoints
 from captax.training.curves import plot_curves
+from captax.training.examples import (
+    SKIPPED,
+    BrokenData,
+    Examples,
+    decoded,
+    open_examples,
+    present,
+    read_skipped,
+    told_skipped,
+    write_skipped,
+)
 from captax.training.learning_task import DevResult
 from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, merge_lora
 from captax.training.mesh import Placement
@@ -60,25 +71,34 @@ LOWER_IS_BETTER = metrics.LOWER_IS_BETTER | {"loss", "perplexity"}
 
 LOCK = "lock"
 MOST_STEPS = 2**30  # a step's number and the seed are added as 32-bit integers
-SHOWN = 10  # how many broken pictures a message names
 
 
 def train(
-    recipe: Recipe, out: Path, *, init_from: Path | None = None, follow_links: bool = False
+    recipe: Recipe,
+    out: Path,
+    *,
+    init_from: Path | None = None,
+    follow_links: bool = False,
+    skip_broken: bool = False,
 ) -> Path:
     """Run the recipe in folder `out`, going on where an earlier run of it stopped.
 
     A new run begins with the weights of `init_from`, another run's folder or a checkpoint directory
     of the same model. Returns the directory of the best model, `out/best`. Nothing is written where
-    a link leads out of `out`, except with `follow_links`. Raises `RecipeError` when `out` holds a
-    run of another recipe, another process trains there, or the recipe cannot be carried out;
-    `DivergedError` when the loss or a gradient is not finite; `ImageError` when a picture cannot be
-    read; `OutputError` when the disk is full.
+    a link leads out of `out`, except with `follow_links`.
+
+    A new run looks at all its data first. With `skip_broken`, examples that cannot be used, such as
+    pictures that cannot be read, are left out of it, and `out/skipped.json` names them.
+
+    Raises `BrokenData` when examples cannot be used; `RecipeError` when `out` holds a run of
+    another recipe or one that began without `skip_broken`, another process trains there, or the
+    recipe cannot be carried out; `DivergedError` when the loss or a gradient is not finite;
+    `ImageError` when a picture cannot be read any more; `OutputError` when the disk is full.
     """
     with _alone_in(out):
         _refuse_other(out, recipe)
         try:
-            _train(recipe, out, init_from, follow_links)
+            _train(recipe, out, init_from, follow_links, skip_broken)
         except MemoryError as error:
             raise _too_large(error) from None
         except jax.errors.JaxRuntimeError as error:
@@ -88,12 +108,28 @@ def train(
     return out / "best"
 
 
-def _train(recipe: Recipe, out: Path, init_from: Path | None, follow_links: bool) -> None:
-    run = _Run(recipe, out, None if follow_links else out)
+def _train(
+    recipe: Recipe, out: Path, init_from: Path | None, follow_links: bool, skip_broken: bool
+) -> None:
     first = jax.process_index() == 0
-    if first and not (out / "recipe.yaml").exists():
-        run.refuse_broken_pictures()
+    new = not (out / "recipe.yaml").exists()
+    examples = _examples(recipe, out, new, skip_broken)
+    run = _Run(recipe, out, None if follow_links else out, examples)
+    if first and new:
+        if skip_broken:
+            write_skipped(out, examples.skipped)
+        else:  # of a run that was ended before it began
+            (out / SKIPPED).unlink(missing_ok=True)
         write_text(out / "recipe.yaml", recipe.to_yaml(), own=True)
+    if first:
+        for line in told_skipped(examples):
+            tell(line)
+        if (few := len(examples.train)) < FEW and (recipe.model.checkpoint or init_from):
+            tell(
+                f"warning: the model is fine-tuned on only {number_of(few, recipe)} and will "
+                "forget much of what it knows about others; give more, train for fewer epochs, or "
+                "train fewer parameters (model.lora, or trainable of the stages)"
+            )
     if not follow_links:
         for name in ("best", "samples"):
             check_inside(out / name, out)
@@ -104,7 +140,7 @@ def _train(recipe: Recipe, out: Path, init_from: Path | None, follow_links: bool
         run.resume(init_from)
         if (shared := run.task.shared()) and first:
             count = f"{shared} dev example{' is' if shared == 1 else 's are'}"
-            tqdm.write(f"warning: {count} also in the training data; dev scores will be too high")
+            tell(f"warning: {count} also in the training data; dev scores will be too high")
         try:
             for index, stage in enumerate(recipe.stages):
                 if index >= run.progress.stage:
@@ -112,6 +148,22 @@ def _train(recipe: Recipe, out: Path, init_from: Path | None, follow_links: bool
         finally:
             if first:
                 run.log.close()
+
+
+def _examples(recipe: Recipe, out: Path, new: bool, skip_broken: bool) -> Examples:
+    """The examples of a run that begins, looked at one by one, or of a run that goes on."""
+    if new:
+        if skip_broken:  # in every process, and thoroughly: nothing can be left out later
+            return open_examples(recipe, look=decoded, skip=True)
+        look = None if jax.process_index() == 0 else present
+        return open_examples(recipe, look=look)
+    skipped = read_skipped(out)
+    if skip_broken and skipped is None:
+        raise RecipeError(
+            f"{out}: this run began without --skip-broken, and goes on with the same examples; "
+            "give another folder as --out, or leave out --skip-broken"
+        )
+    return open_examples(recipe, skipped=skipped)
 
 
 @contextlib.contextmanager
@@ -192,11 +244,11 @@ class _Run:
     log: Log
     weights: Parameters  # the current values, frozen ones too
 
-    def __init__(self, recipe: Recipe, out: Path, inside: Path | None):
+    def __init__(self, recipe: Recipe, out: Path, inside: Path | None, examples: Examples):
         self.recipe, self.out, self.inside = recipe, out, inside
         options = recipe.optimizer
         self.placement = Placement(recipe.mesh, options.batch_size // options.accumulation)
-        self.task = make_task(recipe)
+        self.task = make_task(recipe, examples)
         self.steps_per_epoch = self.task.size // options.batch_size
         if not self.steps_per_epoch:
             raise RecipeError(
@@ -290,23 +342,6 @@ class _Run:
             )
         return progress
 
-    def refuse_broken_pictures(self) -> None:
-        """Decode every picture once, so that a broken one is told of now and not after hours."""
-        kinds = ((self.task.pictures, "training"), (self.task.dev_pictures, "dev"))
-        found = [
-            fault
-            for pictures, kind in kinds
-            if pictures is not None
-            for fault in pictures.faults(label=f"checking {kind} pictures")
-        ]
-        if found:
-            told = "; ".join(found[:SHOWN]) + ("; ..." if len(found) > SHOWN else "")
-            count = "1 picture" if len(found) == 1 else f"{len(found)} pictures"
-            raise ImageError(
-                f"{count} cannot be read: {told}. Repair or remove them; `captax data check` "
-                "lists all that is wrong with a dataset"
-            )
-
     def run_stage(self, index: int, stage: Stage) -> None:
         """Train one stage to its end."""
         options, progress = self.recipe.optimizer.of(stage), self.progress
@@ -335,12 +370,13 @@ class _Run:
         step, critic = self._step(stage, optimizer)
         evaluate = self.task.evaluate(self.model)
 
-        bar = tqdm(
-            total=total,
+        shown = Progress(
+            total,
             initial=progress.stage_step,
-            desc=stage.name,
+            label=stage.name,
             unit="step",
-            disable=jax.process_index() > 0,
+            shown=jax.process_index() == 0,
+            leave=True,
         )
         pending: tuple[Any, ...] | None = None
         clock = time.perf_counter()
@@ -357,30 +393,30 @@ class _Run:
                 progress.step += 1
                 progress.stage_step += 1
                 # Wait for the step before while this one runs.
-                clock = self._note(pending, clock, bar)
+                clock = self._note(pending, clock, shown)
                 rate = float(schedule(progress.stage_step - 1))
                 pending = (progress.step, stage, rate, output, chosen, batch)
                 done = progress.stage_step == total
                 if done or self._evaluates(progress.stage_step):
-                    clock, pending = self._note(pending, clock, bar), None
+                    clock, pending = self._note(pending, clock, shown), None
                     trained = {**frozen, **state.evaluated}
                     self._judge(stage, trained, evaluate(trained))
                     self._save(changed, state)
                     if self._out_of_patience():
                         count = progress.evaluations_since
-                        tqdm.write(
+                        tell(
                             f"{stage.name}: {count} evaluations brought no better score, so the "
                             "stage ends here"
                         )
                         break
                     clock = time.perf_counter()
                 elif progress.step % self.recipe.save_every == 0 or asked():
-                    clock, pending = self._note(pending, clock, bar), None
+                    clock, pending = self._note(pending, clock, shown), None
                     self._save(changed, state)
                 if asked():
-                    tqdm.write(f"saved at step {progress.step}")
+                    tell(f"saved at step {progress.step}")
                     raise KeyboardInterrupt
-        bar.close()
+        shown.close()
         self._end_stage(index, state)
 
     @contextlib.contextmanager
@@ -444,7 +480,7 @@ class _Run:
         )
         return made, critic
 
-    def _note(self, pending: tuple[Any, ...] | None, clock: float, bar: tqdm) -> float:
+    def _note(self, pending: tuple[Any, ...] | None, clock: float, shown: Progress) -> float:
         """Log a step once it is done; stop the run if its loss is not finite."""
         if pending is None:
             return clock
@@ -467,8 +503,8 @@ class _Run:
                 **measured,
             )
         rate = self.recipe.optimizer.batch_size / max(now - clock, 1e-9)
-        bar.set_postfix_str(f"loss {measured['loss']:.3f}, {rate:.0f} examples/s", refresh=False)
-        bar.update()
+        shown.detail = f"loss {measured['loss']:.3f}, {rate:.0f} examples/s"
+        shown.update()
         return now
 
     def _explain(
@@ -525,7 +561,12 @@ class _Run:
         for pictures, kind, views in kinds:
             label = f"{stage.name}: features of {kind} pictures"
             views = None if stage.views is None else views
-            pictures.cache(folder, encoder, depth, views=views, label=label)
+            try:
+                pictures.cache(folder, encoder, depth, views=views, label=label)
+            except ImageError:
+                if faults := task.examples.faults():  # tell of all, and not one a day
+                    raise BrokenData(faults) from None
+                raise
 
     def _batches(self, index: int, stage: Stage) -> Iterator[tuple[np.ndarray, Any]]:
         """The batches that are left in the stage; they depend only on the recipe."""
@@ -553,11 +594,11 @@ class _Run:
             return
         self.log.write(step=progress.step, stage=stage.name, scores=rounded(scores))
         told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        tqdm.write(f"step {progress.step}: {told}")
+        tell(f"step {progress.step}: {told}")
         for row in found.rows:
-            tqdm.write(f"  {row.title}: {row.caption}")
+            tell(f"  {row.title}: {row.caption}")
         if warning := collapse(found.said, labels=self.recipe.task == "classify"):
-            tqdm.write(f"warning: {warning}")
+            tell(f"warning: {warning}")
         if found.rows:
             title = f"{self.recipe.name}, step {progress.step}"
             path = self.out / "samples" / f"step-{progress.step:06}.html"
@@ -565,7 +606,7 @@ class _Run:
             _attempt(lambda: write(path, found.rows, title=title))
         if kept is not None:
             model = self.rebuild({n: jnp.asarray(v, jnp.float32) for n, v in kept.items()})
-            card = model_card(self.recipe, scores, metric=self.metric)
+            card = model_card(self.recipe, self.task.examples, scores, metric=self.metric)
             if self.inside is not None:
                 check_inside(self.out / "best", self.inside)
             self.task.save(model, self.out / "best", card)
@@ -578,7 +619,7 @@ def _attempt(write: Callable[[], None]) -> None:
     try:
         write()
     except OutputError as error:
-        tqdm.write(f"warning: {error}")
+        tell(f"warning: {error}")
 
 
 def frozen_depth(encoder: VisionEncoder, prefix: str, trained: set[str]) -> int:

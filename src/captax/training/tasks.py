@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from captax.training.examples import Examples
 from captax.training.labelling import ClassifyTask
 from captax.training.recipe import Recipe
 from captax.training.writing import CaptionTask, RewriteTask
@@ -14,6 +15,6 @@ TASKS: Mapping[str, type[Any]] = {
 }
 
 
-def make_task(recipe: Recipe) -> Any:
-    """The recipe's task, its data read and its model built."""
-    return TASKS[recipe.task](recipe)
+def make_task(recipe: Recipe, examples: Examples | None = None) -> Any:
+    """The recipe's task with its model built; without `examples`, its data is read."""
+    return TASKS[recipe.task](recipe, examples)

@@ -20,7 +20,8 @@ from captax.pipelines.captioner import Captioner
 from captax.pipelines.text_generator import TextGenerator
 from captax.training.build import build
 from captax.training.encoder_inputs import EncoderInputs
-from captax.training.learning_task import DevResult, LearningTask, Scores, opened
+from captax.training.examples import Examples
+from captax.training.learning_task import DevResult, LearningTask, Scores
 from captax.training.recipe import Recipe, RecipeError
 from captax.training.step import Losses, Parameters, narrowed, token_losses
 
@@ -42,9 +43,9 @@ class Batch:
 class WritingTask(LearningTask):
     """What captions of pictures and texts from texts have in common."""
 
-    def __init__(self, recipe: Recipe, subject: Any):
-        super().__init__(recipe)
-        self.subject = subject
+    def __init__(self, recipe: Recipe, examples: Examples | None = None):
+        super().__init__(recipe, examples)
+        self.subject = subject = build(recipe, captions=self.learned())
         said, unknown = recipe.evaluation, subject.tokenizer.unk_id
         subject.generation = subject.generation.replace(
             # The unknown token stands for words that were not learned, and decodes to nothing.
@@ -75,6 +76,10 @@ class WritingTask(LearningTask):
                 f"evaluation.max_new_tokens is {said.max_new_tokens}, but the decoder reads "
                 f"{places} tokens, start included; give at most {places - 1}"
             )
+
+    def learned(self) -> list[str]:
+        """All texts that are learned."""
+        raise NotImplementedError
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Texts as the decoder is to write them: start, words, eos."""
@@ -204,11 +209,8 @@ class CaptionTask(WritingTask):
 
     metric = "CIDEr-D"
 
-    def __init__(self, recipe: Recipe):
-        self.train, self.parts = opened(recipe, recipe.data.train, data.open)
-        self.dev, _ = opened(recipe, recipe.data.dev, data.open, recipe.evaluation.limit)
-        captions = [caption for example in self.train for caption in example.captions]
-        super().__init__(recipe, build(recipe, captions=captions))
+    def __init__(self, recipe: Recipe, examples: Examples | None = None):
+        super().__init__(recipe, examples)
         self.dev_size = len(self.dev)
         self.texts = [self.tokens(example.captions) for example in self.train]
         self.dev_texts = [self.tokens(example.captions[:1]) for example in self.dev]
@@ -216,6 +218,9 @@ class CaptionTask(WritingTask):
         changed = augment if augment != Augment() else None
         self.pictures = EncoderInputs(self.train, processor, augment=changed, seed=recipe.seed)
         self.dev_pictures = EncoderInputs(self.dev, processor)
+
+    def learned(self) -> list[str]:
+        return [caption for example in self.train for caption in example.captions]
 
     def batch(self, chosen: Int[np.ndarray, " batch"], visits: Int[np.ndarray, " batch"]) -> Batch:
         visited = zip(visits.tolist(), chosen.tolist(), strict=True)
@@ -271,10 +276,8 @@ class RewriteTask(WritingTask):
 
     metric = "rougeL"
 
-    def __init__(self, recipe: Recipe):
-        self.train, self.parts = opened(recipe, recipe.data.train, data.open_pairs)
-        self.dev, _ = opened(recipe, recipe.data.dev, data.open_pairs, recipe.evaluation.limit)
-        super().__init__(recipe, build(recipe, captions=[pair.target for pair in self.train]))
+    def __init__(self, recipe: Recipe, examples: Examples | None = None):
+        super().__init__(recipe, examples)
         self.dev_size = len(self.dev)
         longest = min(recipe.data.max_source_tokens, self.subject.model.encoder.max_positions)
 
@@ -287,6 +290,9 @@ class RewriteTask(WritingTask):
         self.dev_texts = self.tokens([pair.target for pair in self.dev])
         # One length for all, so that one program serves all.
         self.time = max(map(len, [*self.sources, *self.dev_sources]))
+
+    def learned(self) -> list[str]:
+        return [pair.target for pair in self.train]
 
     def batch(self, chosen: Int[np.ndarray, " batch"], visits: Int[np.ndarray, " batch"]) -> Batch:
         packed = self.pack([[self.texts[place]] for place in chosen])
