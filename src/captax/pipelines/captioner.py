@@ -326,7 +326,8 @@ class Captioner(Generator):
             tokens[row, : len(caption)] = caption
         fill = (0, len(pixels) - len(captions))
         lengths = np.pad(lengths, fill, "edge").astype(np.int32)
-        limits = config.limits(np.full_like(lengths, prompt), self._max_positions)
+        prompts = np.full_like(lengths, prompt)
+        limits = config.limits(prompts, self._max_positions, self._borders(config))
 
         def make() -> Callable[..., jax.Array]:
             def program(
