@@ -166,6 +166,54 @@ def test_what_captax_does_not_have_is_told_in_a_line(
         captax.load(path.parent)
 
 
+@pytest.mark.parametrize("key", ["model", "pre", "add_bos_token", "bos_token_id"])
+def test_arrays_in_the_place_of_one_value_are_refused(tmp_path: Path, key: str) -> None:
+    tokens = {"model": "gpt2", "tokens": ["<s>", "a"], "merges": [], "bos_token_id": 0}
+    # Of texts, which no test is made of, and of numbers, which are neither true nor false.
+    for value in (["a", "b"], [1.0, 2.0]):
+        said = metadata(tmp_path / "a.gguf", {**tokens, key: value})
+        try:
+            read_gguf_tokenizer(said, tmp_path)
+        except CaptaxError as error:
+            assert str(tmp_path) in str(error)
+        config = {**numbers(LLAMA), "block_count": 1}
+        path = write(tmp_path / "b.gguf", "llama", config, {}, tokens={**tokens, key: value})
+        with pytest.raises(CheckpointError, match=r"b\.gguf: has no embedding of tokens"):
+            load_gguf(open_gguf(path))
+
+
+@pytest.mark.parametrize("divisors", [np.zeros((0,)), np.ones((2, 2)), np.full(4, np.nan), [0.5]])
+def test_divisors_of_nothing_are_refused(
+    make_model: Callable[..., Any], tmp_path: Path, divisors: Any
+) -> None:
+    tensors = {**theirs(make_model(LLAMA)), "rope_freqs.weight": np.asarray(divisors, np.float32)}
+    path = write(tmp_path / "a.gguf", "llama", numbers(LLAMA), tensors)
+    with pytest.raises(CheckpointError, match=r"a\.gguf: "):
+        load_gguf(open_gguf(path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("attention.head_count", 0),
+        ("block_count", 2**31),
+        ("embedding_length", 1.5),
+        ("rope.freq_base", float("nan")),
+        ("attention.layer_norm_rms_epsilon", float("inf")),
+        ("attention.key_length", 0),
+    ],
+)
+@pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=["llama", "gemma3"])
+def test_hostile_numbers_are_refused(
+    tmp_path: Path, config: dict[str, Any], key: str, value: float
+) -> None:
+    architecture = "gemma3" if config is GEMMA else "llama"
+    said = {**numbers(config), "block_count": 62, key: value}
+    tensors = {"token_embd.weight": np.ones((12, 32), np.float32)}
+    with pytest.raises(CheckpointError, match=r"a\.gguf: "):
+        load_gguf(open_gguf(write(tmp_path / "a.gguf", architecture, said, tensors)))
+
+
 def metadata(path: Path, tokens: dict[str, Any]) -> dict[str, Any]:
     return dict(open_gguf(write(path, "none", {}, {"x": np.ones(2, "f4")}, tokens=tokens)).metadata)
 
