@@ -78,7 +78,7 @@ class _Values:
     def number(self, key: str, default: float) -> float:
         """A finite number above 0."""
         found = self.get(key, default)
-        if type(found) not in (int, float) or not 0 < found < math.inf:
+        if type(found) is bool or not isinstance(found, int | float) or not 0 < found < math.inf:
             raise CheckpointError(
                 f"{self.gguf.path}: {self.prefix}.{key} is {quoted(found)}; convert it again"
             )
@@ -108,9 +108,9 @@ def _llama3(values: _Values, divisors: np.ndarray) -> dict[str, Any]:
     """The scaling that these divisors of the angles came from."""
     theta = values.number("rope.freq_base", 10_000.0)
     usual = divisors.ndim == 1 and divisors.size > 0 and np.isfinite(divisors).all()
-    found = {**_LLAMA3, "factor": float(divisors.max()) if usual else 1.0}
-    usual = usual and found["factor"] >= 1
-    if usual:
+    factor = float(divisors.max()) if usual else 0.0
+    found = {**_LLAMA3, "factor": factor}
+    if usual := factor >= 1:
         head = 2 * len(divisors)
         plain, stretched = (rotary(head, theta, each).frequencies() for each in (None, found))
         with np.errstate(all="ignore"):  # of numbers so large or small that they fit nothing
