@@ -21,6 +21,9 @@ WORDS = (
     *(b"\xff\xd8", b"\xff\xc0", b"\xff\xc2", b"\xff\xc4", b"\xff\xda", b"\xff\xdb", b"\xff\xdd"),
     *(b"\xff\xe0", b"\xff\xe1", b"\xff\xe2", b"\xff\xee", b"Adobe", b"ICC_PROFILE\0", b"MPF\0"),
     *(b"GIF89a", b"NETSCAPE2.0", b"\x21\xf9\x04", b"\x21\xff\x0b", b"\x2c", b"\x3b"),
+    *(b"ftypheic", b"mif1", b"hvcC", b"hvc1", b"pitm", b"iinf", b"infe", b"jP  ", b"ftypjp2 "),
+    *(b"jp2h", b"ihdr", b"colr", b"pclr", b"cmap", b"cdef", b"jp2c", b"\xff\x4f", b"\xff\x51"),
+    *(b"\xff\x52", b"\xff\x5c", b"\xff\x90", b"\xff\x93", b"\xff\xd9"),
     *(b"ftypavif", b"meta", b"iloc", b"iprp", b"ipma", b"ispe", b"av1C", b"irot", b"imir", b"grid"),
     *(b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n", b"# ", b"65535\n", b"BM"),
     *(b"\x01\x12\0\x03", b"\x12\x01\x03\0", b"\x01\x03\0\x03", b"\x03\x01\x03\0"),
@@ -51,6 +54,10 @@ def seeds() -> Iterator[tuple[str, bytes]]:
             except (OSError, ValueError, KeyError):
                 continue  # not every format has every mode
             yield "picture", file.getvalue()
+    file = io.BytesIO()
+    rgba.convert("RGB").save(file, "AVIF", quality=40)
+    # The containers of both are alike, and captax reads them itself before a decoder does.
+    yield "picture", file.getvalue().replace(b"avif", b"heic", 1).replace(b"av01", b"hvc1")
     for kind in ("GIF", "PNG", "WEBP", "TIFF", "AVIF"):
         file = io.BytesIO()
         frames = [rgba.rotate(90 * n) for n in range(2)]
@@ -82,6 +89,9 @@ _FORMATS: tuple[tuple[str, dict], ...] = (
     ("BMP", {}),
     ("PPM", {}),
     ("AVIF", {}),
+    ("JPEG2000", {}),
+    ("JPEG2000", {"irreversible": True, "quality_layers": [20, 5], "num_resolutions": 2}),
+    ("JPEG2000", {"no_jp2": True, "tile_size": (8, 8)}),
 )  # fmt: skip
 
 

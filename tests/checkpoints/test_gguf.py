@@ -15,12 +15,11 @@ from gguf.quants import dequantize
 import captax
 from captax.checkpoints.gguf import open_gguf
 from captax.checkpoints.gguf_models import load_gguf
-from captax.checkpoints.state import export
 from captax.errors import CaptaxError, CheckpointError
 from captax.pipelines.text_generator import TextGenerator
 from captax.text.gguf import read_gguf_tokenizer
+from checkpoints.gguf_files import GEMMA, LLAMA, PIECES, Kind, numbers, theirs, write
 
-Kind = gguf.GGMLQuantizationType
 # Bytes of a block at which its half-precision numbers begin.
 HALVES = {
     Kind.Q4_0: (0,),
@@ -32,104 +31,6 @@ HALVES = {
     Kind.Q5_K: (0, 2),
     Kind.Q6_K: (208,),
 }
-LLAMA = {
-    "model_type": "llama",
-    "vocab_size": 12,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 40,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 1000.0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-GEMMA = {
-    **LLAMA,
-    "model_type": "gemma3_text",
-    "num_hidden_layers": 7,
-    "head_dim": 16,
-    "sliding_window": 4,
-    "query_pre_attn_scalar": 16,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "tie_word_embeddings": True,
-}
-PIECES = ["<pad>", "<s>", "</s>", "<unk>", "a", "b", "c", "ab", "abc", "\u2581", "\u2581a", "x"]
-
-
-def write(
-    path: Path,
-    architecture: str,
-    numbers: dict[str, Any],
-    tensors: dict[str, np.ndarray],
-    kind: Kind = Kind.F32,
-    tokens: dict[str, Any] | None = None,
-) -> Path:
-    """A file with this metadata, whose matrices are of this kind."""
-    writer = gguf.GGUFWriter(path, architecture)
-    for key, value in numbers.items():
-        add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
-        add(f"{architecture}.{key}", value)
-    if tokens is None:
-        scores = [-float(i) for i in range(12)]
-        ids = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 3}
-        tokens = {"model": "llama", "tokens": PIECES, "scores": scores, **ids}
-    for key, value in tokens.items():
-        add = {str: writer.add_string, bool: writer.add_bool, list: writer.add_array}.get(
-            type(value), writer.add_uint32
-        )
-        add(f"tokenizer.ggml.{key}", value)
-    for name, tensor in tensors.items():
-        if tensor.ndim > 1 and kind != Kind.F32:
-            packed = gguf.quants.quantize(tensor, kind)
-            writer.add_tensor(name, packed, raw_dtype=kind)
-        else:
-            writer.add_tensor(name, tensor)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def theirs(model: Any) -> dict[str, np.ndarray]:
-    """The tensors of a model as llama.cpp's scripts name and turn them."""
-    config = model.config
-    names = gguf.get_tensor_name_map(
-        gguf.MODEL_ARCH.GEMMA3 if "gemma" in config.model_type else gguf.MODEL_ARCH.LLAMA,
-        config.num_hidden_layers,
-    )
-    found = {}
-    for name, tensor in export(model, config.layout(), dtype="float32").items():
-        if config.model_type == "llama" and ("q_proj" in name or "k_proj" in name):
-            keys = config.num_key_value_heads
-            heads = config.num_attention_heads if "q_proj" in name else keys
-            halves = tensor.reshape(heads, 2, -1, *tensor.shape[1:])
-            tensor = halves.swapaxes(1, 2).reshape(tensor.shape)
-        if config.model_type == "gemma3_text" and "norm" in name:
-            tensor = tensor + 1
-        found[names.get_name(name, try_suffixes=(".weight", ".bias"))] = tensor
-    return found
-
-
-def numbers(config: dict[str, Any]) -> dict[str, Any]:
-    head = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
-    said = {
-        "embedding_length": config["hidden_size"],
-        "feed_forward_length": config["intermediate_size"],
-        "block_count": config["num_hidden_layers"],
-        "attention.head_count": config["num_attention_heads"],
-        "attention.head_count_kv": config["num_key_value_heads"],
-        "attention.key_length": head,
-        "attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
-        "context_length": config["max_position_embeddings"],
-        "rope.freq_base": config["rope_theta"],
-    }
-    if "sliding_window" in config:
-        said["attention.sliding_window"] = config["sliding_window"]
-    return said
 
 
 @pytest.fixture(params=[LLAMA, GEMMA], ids=["llama", "gemma3"])
@@ -263,6 +164,54 @@ def test_what_captax_does_not_have_is_told_in_a_line(
     with pytest.raises(CaptaxError, match="holds GGUF files; give the path of one of them"):
         (path.parent / "config.json").write_text('{"model_type": "llama"}')
         captax.load(path.parent)
+
+
+@pytest.mark.parametrize("key", ["model", "pre", "add_bos_token", "bos_token_id"])
+def test_arrays_in_the_place_of_one_value_are_refused(tmp_path: Path, key: str) -> None:
+    tokens = {"model": "gpt2", "tokens": ["<s>", "a"], "merges": [], "bos_token_id": 0}
+    # Of texts, which no test is made of, and of numbers, which are neither true nor false.
+    for value in (["a", "b"], [1.0, 2.0]):
+        said = metadata(tmp_path / "a.gguf", {**tokens, key: value})
+        try:
+            read_gguf_tokenizer(said, tmp_path)
+        except CaptaxError as error:
+            assert str(tmp_path) in str(error)
+        config = {**numbers(LLAMA), "block_count": 1}
+        path = write(tmp_path / "b.gguf", "llama", config, {}, tokens={**tokens, key: value})
+        with pytest.raises(CheckpointError, match=r"b\.gguf: has no embedding of tokens"):
+            load_gguf(open_gguf(path))
+
+
+@pytest.mark.parametrize("divisors", [np.zeros((0,)), np.ones((2, 2)), np.full(4, np.nan), [0.5]])
+def test_divisors_of_nothing_are_refused(
+    make_model: Callable[..., Any], tmp_path: Path, divisors: Any
+) -> None:
+    tensors = {**theirs(make_model(LLAMA)), "rope_freqs.weight": np.asarray(divisors, np.float32)}
+    path = write(tmp_path / "a.gguf", "llama", numbers(LLAMA), tensors)
+    with pytest.raises(CheckpointError, match=r"a\.gguf: "):
+        load_gguf(open_gguf(path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("attention.head_count", 0),
+        ("block_count", 2**31),
+        ("embedding_length", 1.5),
+        ("rope.freq_base", float("nan")),
+        ("attention.layer_norm_rms_epsilon", float("inf")),
+        ("attention.key_length", 0),
+    ],
+)
+@pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=["llama", "gemma3"])
+def test_hostile_numbers_are_refused(
+    tmp_path: Path, config: dict[str, Any], key: str, value: float
+) -> None:
+    architecture = "gemma3" if config is GEMMA else "llama"
+    said = {**numbers(config), "block_count": 62, key: value}
+    tensors = {"token_embd.weight": np.ones((12, 32), np.float32)}
+    with pytest.raises(CheckpointError, match=r"a\.gguf: "):
+        load_gguf(open_gguf(write(tmp_path / "a.gguf", architecture, said, tensors)))
 
 
 def metadata(path: Path, tokens: dict[str, Any]) -> dict[str, Any]:

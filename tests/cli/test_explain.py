@@ -14,7 +14,7 @@ from PIL import Image
 
 from captax.cli import explain as command
 from captax.explain import maps
-from captax.explain.evidence import HIDE
+from captax.explain.evidence import EVIDENCE, HIDE
 from captax.explain.explain import ALL
 from captax.explain.views import VIEWS
 
@@ -82,6 +82,25 @@ def test_files_are_written_as_their_names_say(
     assert "How far to believe" in (tmp_path / "page.html").read_text()
     with np.load(tmp_path / "all.npz") as arrays:
         assert arrays["maps/attention"].shape == (3, 2, 2)
+
+
+def test_long_work_says_what_it_does(run: Callable[..., Any], model: Path, picture: Path) -> None:
+    """Each method as it begins, and each compilation."""
+    given = ("explain", picture, "--model", model, "--caption", "a red square")
+    told = run(*given, "--method", "attention", "--method", "occlusion").err.splitlines()
+    steps = [line.removeprefix("captax: ") for line in told]
+    compiling = "compiling a program for this step, which is kept for the next time"
+    assert steps == ["method attention", compiling, "method occlusion", compiling]
+
+
+@pytest.mark.slow
+def test_all_methods_that_the_model_has_are_named(
+    run: Callable[..., Any], model: Path, picture: Path
+) -> None:
+    told = run("explain", picture, "--model", model, "--method", "all", "--faithfulness").err
+    steps = [line.removeprefix("captax: ") for line in told.splitlines() if "compil" not in line]
+    methods = [f"method {name}" for name in ("attention", *EVIDENCE)]
+    assert steps == ["writing the caption", *methods, "measuring how far to believe each map"]
 
 
 def test_faithfulness_is_a_table_best_first(

@@ -196,13 +196,13 @@ def test_links_in_a_tar_are_the_files_that_they_lead_to(tmp_path: Path) -> None:
         ("p/harder.jpg", "p/hard.jpg", hard),
         ("p/.hidden.jpg", "a.jpg", soft),
         ("p/bare", "a.txt", soft),
+        ("p/folder.jpg", "sub", soft),
     ]
     broken = [
         ("p/gone.jpg", "no.jpg", soft),
         ("p/self.jpg", "self.jpg", soft),
         ("p/out.jpg", "/etc/hostname", soft),
         ("p/away.jpg", "../../a.jpg", soft),
-        ("p/folder.jpg", "sub", soft),
         ("p/later.jpg", "p/never.jpg", hard),
     ]
     path = tmp_path / "a.tar"
@@ -214,14 +214,58 @@ def test_links_in_a_tar_are_the_files_that_they_lead_to(tmp_path: Path) -> None:
     of_a = ["hard.jpg", "soft.jpg", "sub/up.jpg", "chain.jpg", "harder.jpg"]
     errors = {name: inside.pop(name) for name, _, _ in broken}
     assert inside == {"./p/a.jpg": a, "p/sub/b.jpg": b, "p/early.jpg": b} | {
-        f"p/{name}": a for name in of_a
-    }
+        f"p/{name}": a for name in [*of_a, "folder.jpg/up.jpg"]
+    } | {"p/folder.jpg/b.jpg": b}
     for name, target, _ in broken:
         assert errors[name] == (
             f"error: is a link to what is no file of the archive ({target!r}); pack that file too"
         )
     assert left_out == {"without suffix": 1}
     assert contents(f"file://{path}")[f"file://{path}/p/hard.jpg"] == a
+
+
+def test_links_to_folders_in_a_tar_are_the_files_in_them(tmp_path: Path) -> None:
+    soft = tarfile.SYMTYPE
+    links = [
+        ("album", "p/sub", soft),
+        ("again/", "album", soft),  # by way of another link
+        ("one.jpg", "album/b.jpg", soft),
+        ("p/sub/soft.jpg", "../../p/a.jpg", soft),
+        ("p/up", "..", soft),  # its pictures would have no end of names
+        ("p/self", ".", soft),
+        ("loop", "pool", soft),
+        ("pool", "loop", soft),
+        (".hidden", "p", soft),
+        ("none", "nowhere/at/all", soft),
+    ]
+    make_links(tmp_path / "a.tar", links)
+    left_out: Counter[str] = Counter()
+    found = {item.name: content(item) for item in find_items([str(tmp_path / "a.tar")], left_out)}
+    inside = {name.removeprefix(f"{tmp_path}/a.tar/"): value for name, value in found.items()}
+    a, b = b"./p/a.jpg", b"p/sub/b.jpg"
+    assert inside == {
+        "./p/a.jpg": a,
+        "p/sub/b.jpg": b,
+        "p/early.jpg": b,
+        "one.jpg": b,
+        "p/sub/soft.jpg": a,
+        "album/b.jpg": b,
+        "album/soft.jpg": a,
+        "again/b.jpg": b,
+        "again/soft.jpg": a,
+    }
+    assert left_out == {"without suffix": 5}
+
+
+def test_folders_in_folders_of_a_tar_do_not_multiply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "_MOST_LINKS", 30)
+    files = [(f"p/{n}.jpg", "", b"") for n in range(8)]
+    links = [(f"link{n}", "p", tarfile.SYMTYPE) for n in range(8)]
+    make_links(tmp_path / "a.tar", [*files, *links])
+    found = list(contents(tmp_path / "a.tar").values())
+    assert found[-1] == "error: has more than 30 links; unpack it" and len(found) < 50
 
 
 def test_a_hard_link_leads_to_the_file_before_it(tmp_path: Path) -> None:

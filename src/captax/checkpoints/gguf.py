@@ -56,6 +56,15 @@ class Gguf:
     metadata: Mapping[str, Any]
     tensors: Mapping[str, LazyTensor]
 
+    def one(self, key: str, default: Any = None) -> Any:
+        """A number, a truth value or a text. Raises `CheckpointError` for an array."""
+        found = self.metadata.get(key, default)
+        if isinstance(found, list | np.ndarray):
+            raise CheckpointError(
+                f"{self.path}: {key} is an array, which is not supported; give another model"
+            )
+        return found
+
 
 def is_gguf(path: Path) -> bool:
     """Whether this is a file that begins as GGUF does."""

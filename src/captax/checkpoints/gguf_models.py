@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -61,10 +62,10 @@ class _Values:
     """The metadata of an architecture, by the rest of each key."""
 
     def __init__(self, gguf: Gguf):
-        self.gguf, self.prefix = gguf, gguf.metadata["general.architecture"]
+        self.gguf, self.prefix = gguf, gguf.one("general.architecture")
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self.gguf.metadata.get(f"{self.prefix}.{key}", default)
+        return self.gguf.one(f"{self.prefix}.{key}", default)
 
     def __getitem__(self, key: str) -> Any:
         found = self.get(key)
@@ -73,6 +74,15 @@ class _Values:
                 f"{self.gguf.path}: has no {self.prefix}.{key} in its metadata; convert it again"
             )
         return found
+
+    def number(self, key: str, default: float) -> float:
+        """A finite number above 0."""
+        found = self.get(key, default)
+        if type(found) is bool or not isinstance(found, int | float) or not 0 < found < math.inf:
+            raise CheckpointError(
+                f"{self.gguf.path}: {self.prefix}.{key} is {quoted(found)}; convert it again"
+            )
+        return float(found)
 
     @property
     def scaling(self) -> dict[str, Any] | None:
@@ -96,11 +106,16 @@ def _llama(values: _Values) -> dict[str, Any]:
 
 def _llama3(values: _Values, divisors: np.ndarray) -> dict[str, Any]:
     """The scaling that these divisors of the angles came from."""
-    found = {**_LLAMA3, "factor": float(divisors.max())}
-    theta = values.get("rope.freq_base", 10_000.0)
-    head = 2 * len(divisors)
-    plain, stretched = (rotary(head, theta, each).frequencies() for each in (None, found))
-    if not np.allclose(divisors, plain / stretched, rtol=1e-3):
+    theta = values.number("rope.freq_base", 10_000.0)
+    usual = divisors.ndim == 1 and divisors.size > 0 and np.isfinite(divisors).all()
+    factor = float(divisors.max()) if usual else 0.0
+    found = {**_LLAMA3, "factor": factor}
+    if usual := factor >= 1:
+        head = 2 * len(divisors)
+        plain, stretched = (rotary(head, theta, each).frequencies() for each in (None, found))
+        with np.errstate(all="ignore"):  # of numbers so large or small that they fit nothing
+            usual = np.allclose(divisors, plain / stretched, rtol=1e-3)
+    if not usual:
         raise CheckpointError(
             f"{values.gguf.path}: {_DIVISORS} are not those of Llama 3; give another model"
         )
@@ -114,7 +129,9 @@ def _gemma3(values: _Values) -> dict[str, Any]:
         "rope_local_base_freq": values.get("rope.freq_base_swa", 10_000.0),
         "sliding_window": values["attention.sliding_window"],
         # The largest Gemma 3, of 62 layers, divides by the width per head and not of a head.
-        "query_pre_attn_scalar": values["embedding_length"] // values["attention.head_count"]
+        "query_pre_attn_scalar": int(
+            values.number("embedding_length", 0.0) // values.number("attention.head_count", 0.0)
+        )
         if values["block_count"] == 62
         else values["attention.key_length"],
     }
@@ -175,7 +192,7 @@ def load_gguf(gguf: Gguf, *, dtype: str = "float32") -> LanguageModel:
 
 
 def _config(gguf: Gguf, architecture: _Architecture) -> ModelConfig:
-    values, tokens = _Values(gguf), gguf.metadata
+    values = _Values(gguf)
     embedding = gguf.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise CheckpointError(f"{gguf.path}: has no embedding of tokens; convert it again")
@@ -193,9 +210,9 @@ def _config(gguf: Gguf, architecture: _Architecture) -> ModelConfig:
         "rms_norm_eps": values["attention.layer_norm_rms_epsilon"],
         "tie_word_embeddings": "output.weight" not in gguf.tensors,
         "attention_bias": "blk.0.attn_q.bias" in gguf.tensors,
-        "bos_token_id": tokens.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": tokens.get("tokenizer.ggml.eos_token_id"),
-        "pad_token_id": tokens.get("tokenizer.ggml.padding_token_id"),
+        "bos_token_id": gguf.one("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": gguf.one("tokenizer.ggml.eos_token_id"),
+        "pad_token_id": gguf.one("tokenizer.ggml.padding_token_id"),
         **architecture.fields(values),
     }
     return read_config(described)

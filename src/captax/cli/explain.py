@@ -1,6 +1,7 @@
 """`captax explain`: where in a picture each word of its caption came from."""
 
 import importlib
+import sys
 import threading
 from enum import StrEnum
 from pathlib import Path
@@ -46,6 +47,15 @@ class Method(StrEnum):
     integrated = "integrated"
     occlusion = "occlusion"
     all = "all"
+
+
+_COMPILING = "compiling"
+# What is told of each step, beside the methods.
+_STEPS = {
+    "caption": "writing the caption",
+    "faithfulness": "measuring how far to believe each map",
+    _COMPILING: "compiling a program for this step, which is kept for the next time",
+}
 
 
 class Per(StrEnum):
@@ -138,6 +148,7 @@ def explain(
     # Start-up time.
     from captax.explain.explanation import file_kind
     from captax.explain.maps import check_layers
+    from captax.generation.programs import telling
 
     kind = None if out is None else file_kind(out)
     methods = [each.value for each in method or [Method.attention]]
@@ -160,15 +171,24 @@ def explain(
         importlib.import_module("jax.numpy")
         threading.Thread(target=importlib.import_module, args=["matplotlib.figure"]).start()
     captioner = load_captioner(model, revision=revision, offline=offline, dtype=dtype.value)
-    found = captioner.explain(
-        _picture(image),
-        caption,
-        prompt=prompt,
-        methods=methods,
-        faithfulness=faithfulness,
-        hide=hide.value,
-        **options,
-    )
+    # Attention alone takes no longer than a caption.
+    long = faithfulness or methods != [Method.attention]
+
+    def tell(step: str) -> None:
+        if long:
+            print(f"captax: {_STEPS.get(step, f'method {step}')}", file=sys.stderr, flush=True)
+
+    with telling(lambda: tell(_COMPILING)):
+        found = captioner.explain(
+            _picture(image),
+            caption,
+            prompt=prompt,
+            methods=methods,
+            faithfulness=faithfulness,
+            hide=hide.value,
+            watch=tell,
+            **options,
+        )
     first = found.methods[0]
     chosen: dict[str, Any] = {"method": first, "layer": layer, "head": head, "per": per.value}
     place = None if word is None else found.find(word, per.value)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from captax.collection.item import MASKS, CollectionError, Item, place_of
+from captax.collection.own_files import OwnFiles
 from captax.collection.remote import RemoteSpan, one_line, opened
 from captax.data.example import DataError
 from captax.data.shards import TarPicture, refuse_unreadable, tar_files
@@ -91,6 +92,8 @@ def archive_items(archive: str, left_out: Counter[str]) -> Iterator[Item]:
     """
     root = place_of(PurePosixPath(archive.rpartition("://")[2]).with_suffix(""))
     find = _in_zip if archive.lower().endswith(".zip") else _in_tar
+    others: list[str] = []
+    pictures: list[str] = []
     for stored, image, header in find(archive):
         # Some programs for Windows write "\\" between folders, against the format.
         member = stored if "/" in stored else stored.replace("\\", "/")
@@ -104,9 +107,13 @@ def archive_items(archive: str, left_out: Counter[str]) -> Iterator[Item]:
         elif member.endswith(MASKS):
             left_out["masks"] += 1
         elif names_picture(member) or begins_like_picture(header()):
+            pictures.append(member)
             yield Item(f"{archive}/{member}", image, root / place_of(within))
         else:
-            left_out[suffix_told(member)] += 1
+            others.append(member)
+    pictures.sort()  # captions may come before theirs
+    own = OwnFiles()
+    left_out.update(suffix_told(each) for each in others if not own.is_caption(each, pictures))
 
 
 def _in_zip(archive: str) -> Iterator[Found]:

@@ -18,6 +18,7 @@ from captax.collection.item import (
     place_of,
 )
 from captax.collection.lists import list_items
+from captax.collection.own_files import OwnFiles
 from captax.collection.remote import RemotePicture, data_picture, file_system, one_line
 from captax.data.inline import data_url_name, is_data_url
 from captax.data.shards import find_shards
@@ -30,13 +31,18 @@ from captax.images import (
     walk_images,
 )
 
+OWN = OwnFiles()
 
-def find_items(sources: Sequence[str], left_out: Counter[str] | None = None) -> Iterator[Item]:
+
+def find_items(
+    sources: Sequence[str], left_out: Counter[str] | None = None, own: OwnFiles = OWN
+) -> Iterator[Item]:
     """The pictures of `sources`, one at a time, in the same order every time.
 
     A folder is searched with its subfolders (sorted; hidden files and trainers' masks are left
     out). A picture is what has a picture's name or begins like one; all other files of folders and
-    archives are counted in `left_out`, by suffix, as the search comes upon them. `.zip` and `.tar`
+    archives are counted in `left_out`, by suffix, as the search comes upon them, except captax's
+    `own`. `.zip` and `.tar`
     files, `.tar` names with braces, and lists (`.parquet`, `.jsonl`, `.csv`, `.tsv`, `.txt`: a
     picture's path, URL or bytes in each row) are opened. fsspec opens sources with `://`, which may
     be folders and patterns too; a `data:` URL is a picture. Any other source is a picture or a
@@ -46,7 +52,7 @@ def find_items(sources: Sequence[str], left_out: Counter[str] | None = None) -> 
         CollectionError: a source has no picture at all; raised before the first item.
     """
     counted: Counter[str] = Counter() if left_out is None else left_out
-    found = [_pictures(source, counted, alone=len(sources) == 1) for source in sources]
+    found = [_pictures(source, counted, own, alone=len(sources) == 1) for source in sources]
     if len(sources) == 1 and not glob.has_magic(sources[0]):
         return found[0]
     # Several sources may have the same picture, and "**" matches a folder and its contents.
@@ -62,7 +68,7 @@ def _each_once(items: Iterable[Item]) -> Iterator[Item]:
             yield item
 
 
-def _pictures(source: str, left_out: Counter[str], *, alone: bool) -> Iterator[Item]:
+def _pictures(source: str, left_out: Counter[str], own: OwnFiles, *, alone: bool) -> Iterator[Item]:
     """The pictures of one source; there is at least one."""
     if not source:
         raise CollectionError("an empty path was given; give a file, a folder or a pattern")
@@ -73,7 +79,7 @@ def _pictures(source: str, left_out: Counter[str], *, alone: bool) -> Iterator[I
         elif "://" in source:
             items = _remote(source, left_out)
         else:
-            items = _local(Path(source), left_out, alone=alone)
+            items = _local(Path(source), left_out, own, alone=alone)
         first = next(items, None)
     except OSError as error:
         raise CollectionError(f"{source}: cannot be read: {error.strerror or error}") from None
@@ -99,9 +105,9 @@ def _nothing(path: Path, left_out: Counter[str]) -> str:
     return "no such file or folder"
 
 
-def _local(path: Path, left_out: Counter[str], *, alone: bool) -> Iterator[Item]:
+def _local(path: Path, left_out: Counter[str], own: OwnFiles, *, alone: bool) -> Iterator[Item]:
     if path.is_dir():
-        yield from _folder(path, path if alone else None, left_out)
+        yield from _folder(path, path if alone else None, left_out, own)
     elif path.exists():
         yield from _file(path, left_out)
     elif not glob.has_magic(str(path)):
@@ -112,13 +118,17 @@ def _local(path: Path, left_out: Counter[str], *, alone: bool) -> Iterator[Item]
             yield Item(str(path), path, place_of(path))  # decoding says that it is missing
     else:
         for match in sorted(map(Path, glob.iglob(str(path), recursive=True))):  # noqa: PTH207
-            is_folder = match.is_dir()
-            yield from _folder(match, None, left_out) if is_folder else _file(match, left_out)
+            if match.is_dir():
+                yield from _folder(match, None, left_out, own)
+            else:
+                yield from _file(match, left_out)
 
 
-def _folder(folder: Path, root: Path | None, left_out: Counter[str]) -> Iterator[Item]:
+def _folder(
+    folder: Path, root: Path | None, left_out: Counter[str], own: OwnFiles
+) -> Iterator[Item]:
     """Pictures in a folder; their places are relative to `root`, if it is given."""
-    for found in walk_images(folder, left_out):
+    for found in walk_images(folder, left_out, own=own.in_folder):
         if isinstance(found, UnusableImage):
             yield Item(str(found.path), ImageError(found.reason), place_of(found.path))
         elif found.name.endswith(MASKS):
@@ -166,5 +176,5 @@ def _remote(url: str, left_out: Counter[str]) -> Iterator[Item]:
         elif found == [path] or (names_picture(each) and not each.endswith(MASKS)):
             within = each.removeprefix(root).split("://")[-1].split("?")[0]
             yield Item(name, RemotePicture(name), place_of(PurePosixPath(within)))
-        else:
+        elif not OWN.is_caption(each, found):
             left_out["masks" if each.endswith(MASKS) else suffix_told(each)] += 1

@@ -21,6 +21,7 @@ from captax.collection.items import find_items
 from captax.collection.job import Output, Shape, Summary, caption_collection
 from captax.collection.journal import Journal
 from captax.collection.outputs import OneFile, Screen, below, format_of
+from captax.collection.own_files import JOB, OwnFiles
 from captax.collection.record import Record
 from captax.data.tables import parquet_library
 from captax.errors import quoted
@@ -29,9 +30,6 @@ from captax.generation import Calibration
 from captax.images import ImageError, SheetRow, names_picture, write_sheet
 from captax.pipelines.captioner import Captioner
 from captax.text import graphic_in
-
-# The name of the journal's folder, or the end of its name if the output is a file.
-JOB = ".captax"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +253,13 @@ class Plan:
         settings, unless `resume` says what to do then.
         """
         left_out: Counter[str] = Counter()
-        items = find_items(self.sources, left_out)
+        written = frozenset(
+            os.path.abspath(each)  # noqa: PTH100 (`resolve` follows links)
+            for each in (self.out, self.sheet)
+            if each is not None
+        )
+        own = OwnFiles(written, self.ext or "" if self.beside else "")
+        items = find_items(self.sources, left_out, own)
         shown: list[Record] = []
 
         def engine(wanted: Iterator[Wanted], copies: Copies | None) -> Iterator[list[Record]]:

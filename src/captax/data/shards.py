@@ -4,13 +4,15 @@ A shard is scanned once, header by header. Captions are kept; for a picture, onl
 place of its bytes are kept, so that it can be read at any time, in any order and thread.
 """
 
+import copy
 import dataclasses
+import functools
 import itertools
 import os
 import posixpath
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
@@ -195,9 +197,10 @@ def _members(shard: Path) -> Iterator[tuple[str, str, str, TarPicture | bytes]]:
 def tar_files(file: Any, name: object) -> Iterator[tarfile.TarInfo]:
     """The files in an uncompressed tar, without hidden ones (such as macOS's `._a.jpg`).
 
-    A link is the file that it leads to, under its own name; links come after all files. A link
-    that leads to no file of the archive is refused by `refuse_unreadable`. `file` is seekable; the
-    caller may read anywhere in it between two of its members.
+    A link is the file that it leads to, under its own name, and a link to a folder is the files in
+    that folder, but not if it leads back up; links come after all files. A link that leads to
+    nothing in the archive is refused by `refuse_unreadable`. `file` is seekable; the caller may
+    read anywhere in it between two of its members.
 
     Raises:
         DataError: the file is not a tar file, or is damaged; the message calls it `name`.
@@ -213,16 +216,33 @@ def tar_files(file: Any, name: object) -> Iterator[tarfile.TarInfo]:
                 raise DataError(f"{name}: has more than {_MOST_LINKS:,} links; unpack it")
     if links:  # most archives have none, and their names need not be kept
         file.seek(0)
-        yield from _followed(links, _tar_members(file, name))
+        yield from _followed(links, _tar_members(file, name), name)
 
 
 def _followed(
-    links: list[tarfile.TarInfo], members: Iterator[tarfile.TarInfo]
+    links: list[tarfile.TarInfo], members: Iterator[tarfile.TarInfo], name: object
 ) -> Iterator[tarfile.TarInfo]:
     """The files that links lead to, under the names of the links."""
-    targets = {_target(link) for link in links}
+    step = _steps({_plain(link.name): _target(link) for link in links if link.issym()})
+    ways = [_way(_target(link), step) if link.issym() else [_target(link)] for link in links]
+    targets = {path for way in ways for path in way}
+    # By what each link may lead to as a folder; one that leads back up would have no end.
+    folders = [
+        way[-1] if link.issym() and not _holds(way[-1], _plain(link.name)) else None
+        for link, way in zip(links, ways, strict=True)
+    ]
+    inside: dict[str | None, list[tuple[str, tarfile.TarInfo]]] = {
+        folder: [] for folder in folders if folder is not None
+    }
+
+    def note(path: str, file: tarfile.TarInfo) -> None:
+        """Remember a file of the folders that links lead to."""
+        parts = path.split("/", _DEEPEST)
+        for end in range(1, len(parts)):
+            if (found := inside.get("/".join(parts[:end]))) is not None:
+                found.append((path, file))
+
     files: dict[str, tarfile.TarInfo] = {}
-    leads = {_plain(link.name): _target(link) for link in links if link.issym()}
     hard: dict[int, tarfile.TarInfo] = {}
     for member in members:  # a hard link leads to the file before it, if two have the same name
         path = _plain(member.name)
@@ -230,21 +250,62 @@ def _followed(
             hard[member.offset] = file
             if path in targets:
                 files[path] = file
-        elif member.isreg() and path in targets:
-            files[path] = member
-    for link in links:
-        if PurePosixPath(link.name).name.startswith("."):
-            continue
-        path, steps = _target(link), 0
-        while path not in files and path in leads and steps < _MOST_STEPS:
-            path, steps = leads[path], steps + 1
+        elif member.isreg():
+            note(path, member)
+            if path in targets:
+                files[path] = member
+    for link, way in zip(links, ways, strict=True):
+        path = next((each for each in way if each in files), "")
         file = hard.get(link.offset) if link.islnk() else files.get(path)
         if file is not None:
+            note(_plain(link.name), file)
             link.type, link.size, link.sparse = file.type, file.size, file.sparse
             link.offset_data = file.offset_data
-        yield link
+    left = _MOST_LINKS
+    for link, folder in zip(links, folders, strict=True):
+        found = inside.get(folder, [])
+        left -= len(found)
+        if left < 0:
+            raise DataError(f"{name}: has more than {_MOST_LINKS:,} links; unpack it")
+        for path, file in found:
+            named = copy.copy(file)
+            named.name = link.name.rstrip("/") + path.removeprefix(str(folder))
+            if not PurePosixPath(named.name).name.startswith("."):
+                yield named
+        if not found and not PurePosixPath(link.name).name.startswith("."):
+            yield link
 
 
+def _steps(leads: dict[str, str]) -> Callable[[str], str | None]:
+    """A function from a path to the one that it stands for, if a part of it is a link."""
+
+    @functools.cache
+    def step(path: str) -> str | None:
+        if path in leads:
+            return leads[path]
+        parts = path.split("/", _DEEPEST)
+        for end in range(1, len(parts)):
+            if (folder := leads.get("/".join(parts[:end]))) is not None:
+                return _plain(posixpath.join(folder, *parts[end:]))
+        return None
+
+    return step
+
+
+def _way(path: str, step: Callable[[str], str | None]) -> list[str]:
+    """A path, and the paths that links in it lead to, one after the other."""
+    way = [path]
+    while len(way) <= _MOST_STEPS and (path := step(path) or "") not in ("", way[-1]):
+        way.append(path)
+    return way
+
+
+def _holds(folder: str, path: str) -> bool:
+    """Whether a path is in a folder, or is that folder."""
+    return folder in (".", path) or path.startswith(f"{folder}/")
+
+
+_DEEPEST = 32  # folders above a file, in which links are followed
 _MOST_LINKS = 100_000  # in one archive; each is kept
 _MOST_STEPS = 40  # from one link to the next, as on Linux
 
@@ -258,7 +319,7 @@ def _target(link: tarfile.TarInfo) -> str:
     """Where a link leads to, within the archive."""
     if link.islnk():
         return _plain(link.linkname)
-    return _plain(posixpath.join(posixpath.dirname(link.name), link.linkname))
+    return _plain(posixpath.join(posixpath.dirname(_plain(link.name)), link.linkname))
 
 
 def _tar_members(file: Any, name: object) -> Iterator[tarfile.TarInfo]:

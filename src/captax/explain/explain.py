@@ -1,6 +1,6 @@
 """From a picture and a caption of it to their explanation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -48,13 +48,15 @@ def explain(
     faithfulness: bool = False,
     hide: str = "mean",
     alternatives: int = 5,
+    watch: Callable[[str], None] = lambda step: None,
 ) -> Explanation:
     """Explain `caption` by reading it with the picture, once or many times.
 
     `begin` holds the start token and the prompt's tokens; captions are padded to `room` tokens, so
     that few programs serve all. Evidence and faithfulness hide places of the picture behind its
-    mean colour or a blur. With `all`, methods that the model does not have are left out. Raises
-    `ExplainError` for a method that does not exist or that the model does not have.
+    mean colour or a blur. With `all`, methods that the model does not have are left out. `watch` is
+    called with the name of each method as it begins, and with `faithfulness`. Raises `ExplainError`
+    for a method that does not exist or that the model does not have.
     """
     wanted = known_methods(methods)
     if hide not in HIDE:
@@ -63,6 +65,10 @@ def explain(
     if not said:
         raise ExplainError("the caption has no tokens to explain; give one that has some")
     given = _given(processor, image, [*begin, *said], len(said), room, hide)
+    # One reading gives both. Whether there is a rollout depends on the encoder.
+    for method in (ATTENTION, ROLLOUT):
+        if method in wanted and (method == ATTENTION or ALL not in methods):
+            watch(method)
     seen = reader.observe(given, alternatives)
     if seen.rollout is None and ROLLOUT in wanted:
         if ALL not in methods:
@@ -71,8 +77,15 @@ def explain(
                 f"convolutional); choose {', '.join(m for m in METHODS if m != ROLLOUT)}"
             )
         wanted = tuple(method for method in wanted if method != ROLLOUT)
+    elif ROLLOUT in wanted and ALL in methods:
+        watch(ROLLOUT)
     bare = said[:-1] if said[-1] in eos else said
     logprobs = [float(each) for each in seen.logprobs]
+
+    def found(method: str) -> Float[np.ndarray, "said rows columns"]:
+        watch(method)
+        return evidence(method, reader, given, seen.grid)
+
     explanation = Explanation(
         caption=caption,
         prompt=prompt,
@@ -90,16 +103,13 @@ def explain(
         self_attentions=seen.self_attentions,
         encoder_attentions=seen.encoder_attentions,
         rollout=seen.rollout,
-        evidence={
-            method: evidence(method, reader, given, seen.grid)
-            for method in wanted
-            if method in EVIDENCE
-        },
+        evidence={method: found(method) for method in wanted if method in EVIDENCE},
         methods=wanted,
         faithfulness={},
     )
     if faithfulness:
         spelt = [word.tokens for word in explanation.words]
+        watch("faithfulness")
         rankings = {method: explanation.weights(method) for method in wanted}
         explanation.faithfulness.update(faith.measure(reader, given, spelt, rankings))
     return explanation

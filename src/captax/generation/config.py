@@ -10,10 +10,11 @@ import numpy as np
 
 from captax.errors import quoted
 from captax.generation.beam import Beam, DiverseBeam
-from captax.generation.constraints import Constraints, Phrase
+from captax.generation.constraints import Constraints, Phrase, shortest_spelling
 from captax.generation.decoding import GenerationError, Strategy
 from captax.generation.strategies import Greedy, Sample
 from captax.models.config import Roles, checked_fields
+from captax.text import Borders
 
 # New tokens if neither the checkpoint nor the caller gives a limit, as in transformers.
 DEFAULT_NEW_TOKENS = 20
@@ -147,7 +148,9 @@ class GenerationConfig:
             return 1 + self.max_new_tokens
         return self.max_length or 1 + DEFAULT_NEW_TOKENS
 
-    def limits(self, prompts: np.ndarray, max_positions: int) -> np.ndarray:
+    def limits(
+        self, prompts: np.ndarray, max_positions: int, borders: Borders | None = None
+    ) -> np.ndarray:
         """The largest number of tokens for each caption with its prompt.
 
         `prompts` holds the number of tokens in each prompt. Raises `GenerationError` if there is no
@@ -174,7 +177,7 @@ class GenerationConfig:
                 f"`min_new_tokens` is {self.min_new_tokens}; it must be at most `max_new_tokens`, "
                 f"which is {self.max_new_tokens}"
             )
-        needed = sum(min(map(len, phrase)) for phrase in self.force_words_ids)
+        needed = sum(shortest_spelling(phrase, borders) for phrase in self.force_words_ids)
         room = int((limits - prompts).min()) - bool(self.forced_eos_token_id)
         if room < needed:
             raise GenerationError(

@@ -20,6 +20,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from captax.generation.decoding import GenerationError
+from captax.text import Borders
 
 Scores = Float[Array, "rows vocab"]
 Ids = Bool[Any, " vocab"]
@@ -95,11 +96,14 @@ def force(scores: Scores, ids: Ids, when: Bool[Array, "#rows 1"] | Bool[Array, "
 
 @struct.dataclass
 class Required:
-    """Phrases that captions must contain, each in one of its spellings.
+    """Phrases that captions must contain as whole words, each in one of its spellings.
 
     The `count` first rows of `tokens` are spellings, of which `sizes` says the number of tokens.
     The spellings of a phrase follow each other: `phrases` numbers the phrases, `first` says where
-    one begins, and `shortest` is the number of tokens of its shortest spelling.
+    one begins, and `shortest` is the number of tokens that its shortest spelling takes (see
+    `shortest_spelling`). A spelling that `joins` continues the word before it, and one that
+    `ends_inside` is continued by the next token, if that joins. The fields of `Borders` for all
+    tokens are `token_joins`, `token_ends_inside` and `token_silent`.
     """
 
     tokens: Int[Any, "spellings size"]
@@ -107,11 +111,27 @@ class Required:
     phrases: Int[Any, " spellings"]
     first: Bool[Any, " spellings"]
     shortest: Int[Any, " spellings"]
+    joins: Bool[Any, " spellings"]
+    ends_inside: Bool[Any, " spellings"]
     count: Int[Any, ""]
+    token_joins: Ids
+    token_ends_inside: Ids
+    token_silent: Ids
 
     @classmethod
-    def of(cls, phrases: Sequence[Sequence[Phrase]]) -> "Required":
-        """The table of phrases that are given with their spellings."""
+    def of(
+        cls, phrases: Sequence[Sequence[Phrase]], vocab: int, borders: Borders | None = None
+    ) -> "Required":
+        """The table of phrases that are given with their spellings.
+
+        Without `borders`, tokens are all that counts: a phrase may be a part of a word.
+        """
+        none = np.zeros(vocab, bool)
+        token_joins, token_ends, token_silent = none, none.copy(), none.copy()
+        if borders is not None:
+            token_joins = _padded(borders.joins, vocab, False)
+            token_ends = _padded(borders.ends_inside, vocab, False)
+            token_silent = _padded(borders.silent, vocab, True)
         spellings = [spelling for phrase in phrases for spelling in phrase]
         side = _rounded(max(len(spellings), *map(len, spellings)))
         tokens = np.full((side, side), -1, np.int32)
@@ -127,9 +147,61 @@ class Required:
             sizes=column(map(len, spellings)),
             phrases=column(i for i, phrase in enumerate(phrases) for _ in phrase),
             first=column(j == 0 for phrase in phrases for j, _ in enumerate(phrase)).astype(bool),
-            shortest=column(min(map(len, phrase)) for phrase in phrases for _ in phrase),
+            shortest=column(
+                shortest_spelling(phrase, borders) for phrase in phrases for _ in phrase
+            ),
+            # If every spelling of a phrase joins, there is no way to force it as a word.
+            joins=column(
+                token_joins[spelling[0]] and not all(token_joins[each[0]] for each in phrase)
+                for phrase in phrases
+                for spelling in phrase
+            ).astype(bool),
+            ends_inside=column(token_ends[spelling[-1]] for spelling in spellings).astype(bool),
             count=np.array(len(spellings), np.int32),
+            token_joins=token_joins,
+            token_ends_inside=token_ends,
+            token_silent=token_silent,
         )
+
+
+def shortest_spelling(phrase: Sequence[Phrase], borders: Borders | None = None) -> int:
+    """The number of tokens of the shortest spelling that can follow any text as whole words."""
+    free = [each for each in phrase if borders is None or not borders.joins[each[0]]]
+    return min(map(len, free or phrase))
+
+
+def _padded(which: Bool[np.ndarray, " some"], vocab: int, rest: bool) -> Ids:
+    """For all tokens of a model, which may have more of them than the tokenizer."""
+    found = np.full(vocab, rest)
+    found[: len(which)] = which[:vocab]
+    return found
+
+
+class _Words:
+    """Where the texts of rows are inside a word: places run from 0 to `time`, the end of a row.
+
+    The token at place 0 is the one that captions begin with, which has no text.
+    """
+
+    def __init__(self, tokens: Tokens, position: Position, required: Required):
+        time = tokens.shape[1]
+        places = jnp.arange(time)
+        written = (places > 0) & (places < position) & ~required.token_silent[tokens]
+        before = jax.lax.cummax(jnp.where(written, places, -1), axis=1)
+        after = jax.lax.cummin(jnp.where(written, places, time), axis=1, reverse=True)
+        ends = required.token_ends_inside[tokens]
+        joins = required.token_joins[tokens]
+        edge = ((0, 0), (1, 0))
+        # Whether the text before each place ends within a word.
+        self.inside = jnp.pad((before >= 0) & _take(ends, before), edge)
+        edge = ((0, 0), (0, 1))
+        # Whether there is text from each place on, and whether it joins what is before.
+        self.continued = jnp.pad(after < time, edge)
+        self.joined = jnp.pad((after < time) & _take(joins, after), edge)
+
+
+def _take(values: Bool[Array, "rows time"], places: Int[Array, "rows time"]) -> Bool[Array, "..."]:
+    return jnp.take_along_axis(values, jnp.clip(places, 0, values.shape[1] - 1), axis=1)
 
 
 def require_phrases(
@@ -146,10 +218,19 @@ def require_phrases(
 
     Until then eos is forbidden. When only as many tokens are `left` as the missing phrases need,
     their next token is the only one allowed, even if another constraint forbids it. So every
-    caption that has room for all phrases contains them.
+    caption that has room for all phrases contains them. A phrase is not contained in a longer word.
+    One at the end of the text would be, if the next token continued it: this is allowed only if
+    there is room to say the phrase again.
     """
-    missing, next_token = _progress(tokens, position, jax.tree.map(jnp.asarray, required))
+    required = jax.tree.map(jnp.asarray, required)
+    missing, loose, next_token = _progress(tokens, position, required, left)
     scores = forbid(scores, eos, (missing > 0)[:, None])
+    tight = (loose > 0)[:, None] & (left - 1 < (missing + loose)[:, None])
+    others = jnp.where(tight & required.token_joins, -jnp.inf, scores)
+    # Other constraints may have left no token but those.
+    rest = jnp.where(required.token_joins, -jnp.inf, unconstrained)
+    stuck = tight & jnp.isneginf(others).all(-1, keepdims=True)
+    scores = jnp.where(stuck, rest, others)
     # A free choice may have interrupted a phrase; then the whole phrase is still missing.
     urgent = (missing > 0)[:, None] & (left - 1 < missing[:, None])
     wanted = jnp.arange(scores.shape[1]) == next_token[:, None]
@@ -157,28 +238,50 @@ def require_phrases(
 
 
 def _progress(
-    tokens: Tokens, position: Position, required: Required
-) -> tuple[Int[Array, " rows"], Int[Array, " rows"]]:
-    """The number of tokens in missing phrases, and the next token of the most complete one."""
+    tokens: Tokens, position: Position, required: Required, left: Length
+) -> tuple[Int[Array, " rows"], Int[Array, " rows"], Int[Array, " rows"]]:
+    """The numbers of tokens in missing and in loose phrases, and the most complete one's next.
+
+    A loose phrase is at the end of the text, where the next token may make it a part of a word.
+    """
     rows, side = len(tokens), required.tokens.shape[1]
     none = jnp.zeros((rows, side), bool)
+    words = _Words(tokens, position, required)
 
-    def look(row: Array, said: Array) -> Array:
+    def look(row: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
         here = _contains(tokens, position, required.tokens[row], required.sizes[row])
-        return said | (here[:, None] & (required.phrases == required.phrases[row]))
+        here &= ~(required.joins[row] & words.inside[:, :-1])
+        open_end = required.ends_inside[row]
+        ends = (jnp.roll(x, -required.sizes[row], axis=1)[:, :-1]
+                for x in (words.joined, words.continued))  # fmt: skip
+        joined, continued = ends
+        here &= ~(open_end & joined)
+        same = required.phrases == required.phrases[row]
+        whole, firm = here.any(-1), (here & (~open_end | continued)).any(-1)
+        said, sure = found
+        return said | (whole[:, None] & same), sure | (firm[:, None] & same)
 
-    said = jax.lax.fori_loop(0, required.count, look, none)
-    real = jnp.arange(side) < required.count
-    needed = jnp.where(said, 0, required.shortest)
-    missing = jnp.where(required.first & real, needed, 0).sum(-1)
+    said, sure = jax.lax.fori_loop(0, required.count, look, (none, none))
+    each = required.first & (jnp.arange(side) < required.count)
+
+    def total(which: Array) -> Array:
+        return jnp.where(each & which, required.shortest, 0).sum(-1)
+
+    missing, loose = total(~said), total(said & ~sure)
+    inside = _take_at(words.inside, position)
 
     def follow(row: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
         best, following = found
         size = required.sizes[row]
         begun = _ends_with(tokens, position, required.tokens[row], size)
         counts = jnp.arange(side)
+        begun &= ~(required.joins[row] & _take_at(words.inside, position - counts))
         gain = jnp.where(begun & (counts < size), counts - (size - required.shortest[row]), -1)
         gain = jnp.where(said[:, row, None], -1, gain)
+        # A phrase that goes on with the word of a loose one needs room for that one again.
+        joins = (counts > 0) & required.token_joins[required.tokens[row]] & inside
+        room = left + gain >= (missing + loose)[:, None]
+        gain = jnp.where(joins & (loose > 0)[:, None] & ~room, -1, gain)
         most = gain.argmax(-1)
         gained = gain.max(-1)
         better = gained > best
@@ -187,19 +290,26 @@ def _progress(
 
     start = jnp.full(rows, -1, jnp.int32), jnp.zeros(rows, jnp.int32)
     _, following = jax.lax.fori_loop(0, required.count, follow, start)
-    return missing, following
+    return missing, loose, following
+
+
+def _take_at(
+    inside: Bool[Array, "rows places"], places: Int[Array, "*some"] | int
+) -> Bool[Array, "rows some"]:
+    """The values at the same places of every row, as columns."""
+    return inside[:, jnp.atleast_1d(jnp.clip(places, 0, inside.shape[1] - 1))]
 
 
 def _contains(
     tokens: Tokens, position: Position, phrase: Int[Array, " side"], size: Int[Array, ""]
-) -> Bool[Array, " rows"]:
-    """Which rows contain the first `size` tokens of `phrase`."""
+) -> Bool[Array, "rows time"]:
+    """At which places of which rows the first `size` tokens of `phrase` are."""
     here = jnp.broadcast_to(jnp.arange(tokens.shape[1]) + size <= position, tokens.shape)
 
     def also(i: Array, here: Array) -> Array:
         return here & (jnp.roll(tokens, -i, axis=1) == phrase[i])
 
-    return jax.lax.fori_loop(0, size, also, here).any(-1)
+    return jax.lax.fori_loop(0, size, also, here)
 
 
 def _ends_with(
@@ -328,16 +438,19 @@ class Constraints:
         rules = self.rules(scores.shape[-1], eos)
         return rules(scores, tokens, position, prompt=prompt, limit=limit)
 
-    def rules(self, vocab: int, eos: Sequence[int]) -> Rules:
+    def rules(self, vocab: int, eos: Sequence[int], borders: Borders | None = None) -> Rules:
         """The constraints as arrays, for a model that writes `vocab` tokens.
 
-        Raises `GenerationError` for tokens that are not among them.
+        With the tokenizer's `borders`, required phrases are whole words. Raises `GenerationError`
+        for tokens that are not among them.
         """
         ids = functools.partial(_ids, vocab)
         phrases = [phrase for phrase in self.bad_words_ids if phrase not in [(e,) for e in eos]]
         several = [phrase for phrase in phrases if len(phrase) > 1]
         ids([phrase[-1] for phrase in several])  # looks whether they are in the vocabulary
         bos = self.forced_bos_token_id
+        required = self.force_words_ids
+        ids([token for phrase in required for spelling in phrase for token in spelling])
         return Rules(
             repetition_penalty=np.array(self.repetition_penalty, np.float32),
             no_repeat_ngram_size=np.array(min(self.no_repeat_ngram_size, MOST), np.int32),
@@ -349,7 +462,7 @@ class Constraints:
             forced_eos=ids(self.forced_eos_token_id),
             suppressed=ids(self.suppress_tokens),
             suppressed_first=ids(self.begin_suppress_tokens),
-            required=Required.of(self.force_words_ids) if self.force_words_ids else None,
+            required=Required.of(required, vocab, borders) if required else None,
             eos=ids(eos),
             renormalize=self.renormalize_logits,
         )

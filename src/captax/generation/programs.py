@@ -34,6 +34,21 @@ def compiling_elsewhere() -> Iterator[None]:
         _not_here.reset(token)
 
 
+_tell: contextvars.ContextVar[Callable[[], None] | None] = contextvars.ContextVar(
+    "tell", default=None
+)
+
+
+@contextlib.contextmanager
+def telling(tell: Callable[[], None]) -> Iterator[None]:
+    """Call `tell` before each compilation inside, so that nobody waits without a word."""
+    token = _tell.set(tell)
+    try:
+        yield
+    finally:
+        _tell.reset(token)
+
+
 class NotCompiled(Exception):
     """A program is needed that has not been compiled; `compile` compiles and keeps it.
 
@@ -80,6 +95,8 @@ class Programs:
 
             if _not_here.get():
                 raise NotCompiled(key, compile)
+            if (tell := _tell.get()) is not None:
+                tell()
             program = compile()
         return program(*arguments)
 

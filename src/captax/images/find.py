@@ -3,7 +3,7 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from captax.files import open_regular
@@ -60,22 +60,25 @@ def walk_images(
     left_out: Counter[str] | None = None,
     *,
     readable: bool = False,
+    own: Callable[[Path, str, Sequence[str]], bool] = lambda folder, name, names: False,
 ) -> Iterator[Path | UnusableImage]:
     """The pictures in a folder and its subfolders, as `find_images` finds them, one at a time.
 
-    Files that are no pictures are counted in `left_out`, by suffix.
+    Files that are no pictures are counted in `left_out`, by suffix, except those that `own` knows:
+    it is given a file's folder and name, and the sorted names of that folder.
 
     In the place of what has a picture's name and is no file (a pipe would never end), and of a
     subfolder that cannot be looked into, comes an `UnusableImage` that says so.
     """
     seen: set[tuple[int, int]] = set()
-    waiting: list[Iterator[tuple[Path, str, bool]]] = [iter([(Path(folder), "", True)])]
+    waiting: list[Iterator[tuple[Path, str, bool, Sequence[str]]]]
+    waiting = [iter([(Path(folder), "", True, ())])]
     while waiting:
-        parent, name, is_folder = next(waiting[-1], (None, "", False))
+        parent, name, is_folder, names = next(waiting[-1], (None, "", False, ()))
         if parent is None:
             waiting.pop()
         elif not is_folder and not _is_picture(parent, name, readable):
-            if left_out is not None:
+            if left_out is not None and not own(parent, name, names):
                 left_out[suffix_told(name)] += 1
         elif is_folder:
             path = parent / name
@@ -95,12 +98,17 @@ def walk_images(
                 yield path
 
 
-def _entries(folder: Path) -> Iterator[tuple[Path, str, bool]]:
-    """What a search looks at in a folder, sorted by name: files and, with True, folders."""
+def _entries(folder: Path) -> Iterator[tuple[Path, str, bool, Sequence[str]]]:
+    """What a search looks at in a folder, sorted by name: files and, with True, folders.
+
+    With each come all the names.
+    """
     with os.scandir(folder) as entries:
         named = [(each.name, _is_folder(each)) for each in entries if each.name[0] != "."]
+    named.sort()
+    names = [name for name, _ in named]
     # The paths of a large folder would take several times the memory of its names.
-    return ((folder, name, is_folder) for name, is_folder in sorted(named))
+    return ((folder, name, is_folder, names) for name, is_folder in named)
 
 
 def _is_picture(folder: Path, name: str, readable: bool) -> bool:

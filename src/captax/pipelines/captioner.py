@@ -225,6 +225,7 @@ class Captioner(Generator):
         faithfulness: bool = False,
         hide: str = "mean",
         alternatives: int = 5,
+        watch: Callable[[str], None] = lambda step: None,
         **options: Any,
     ) -> Explanation:
         """Show where in the picture each word of its caption came from, and what else was likely.
@@ -234,13 +235,15 @@ class Captioner(Generator):
         every method that the model supports: attention costs one pass, evidence many.
         `faithfulness` also measures how far each method can be trusted, by hiding cells and showing
         them; `hide` says whether the mean colour or a blur hides them. `alternatives` is the number
-        of other tokens kept at each step. Raises `ImageError` for a picture that cannot be read,
-        and `ExplainError` for a method that the model does not support.
+        of other tokens kept at each step. `watch` is called with the name of each step as it
+        begins: `caption`, the methods and `faithfulness`. Raises `ImageError` for a picture that
+        cannot be read, and `ExplainError` for a method that the model does not support.
         """
         config = self._config(options)
         known_methods(methods)
         picture = image if isinstance(image, Prepared) else self.processor.decode(image)
         if caption is None:
+            watch("caption")
             [caption] = self.caption(picture, prompt=prompt, seed=seed, **options)
         [said] = self._said([caption], prompt, config)
         begin = [self._start(config), *self._prompts([prompt])[0]]
@@ -261,6 +264,7 @@ class Captioner(Generator):
             faithfulness=faithfulness,
             hide=hide,
             alternatives=alternatives,
+            watch=watch,
         )
         if isinstance(caption, Caption):
             return explanation
@@ -326,7 +330,8 @@ class Captioner(Generator):
             tokens[row, : len(caption)] = caption
         fill = (0, len(pixels) - len(captions))
         lengths = np.pad(lengths, fill, "edge").astype(np.int32)
-        limits = config.limits(np.full_like(lengths, prompt), self._max_positions)
+        prompts = np.full_like(lengths, prompt)
+        limits = config.limits(prompts, self._max_positions, self._borders(config))
 
         def make() -> Callable[..., jax.Array]:
             def program(

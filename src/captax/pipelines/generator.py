@@ -27,7 +27,7 @@ from captax.generation.constraints import Rules
 from captax.generation.programs import Programs, fill_prompts
 from captax.generation.result import Alternative
 from captax.models.registry import ConfigError, model_config
-from captax.text import Tokenizer
+from captax.text import Borders, Tokenizer
 
 GENERATION = "generation_config.json"
 CONFIDENCE = "confidence.json"
@@ -136,7 +136,7 @@ class Generator:
         """
         real = len(prompts)
         lengths = np.array([len(prompt) for prompt in prompts])
-        limits = config.limits(lengths, self._max_positions)
+        limits = config.limits(lengths, self._max_positions, self._borders(config))
         most = self._max_positions
         usual = min(self.generation.usual_limit, most + 1)
         prompt = fill_prompts(prompts, lengths, limits, rows, usual=usual, max_positions=most)
@@ -159,7 +159,12 @@ class Generator:
         if constraints == Constraints():
             return None
         decoder = getattr(self.model, "decoder", self.model)
-        return constraints.rules(decoder.config.vocab_size, config.eos_ids)
+        vocab = decoder.config.vocab_size
+        return constraints.rules(vocab, config.eos_ids, self._borders(config))
+
+    def _borders(self, config: GenerationConfig) -> Borders | None:
+        """Where words begin and end, which only matters for required ones."""
+        return self.tokenizer.borders if config.force_words_ids else None
 
     def _program(
         self, config: GenerationConfig, signals: tuple[str, ...] | None

@@ -53,35 +53,35 @@ def read_gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
         raise TextError(f"{path}: has no vocabulary; give a model that comes with its tokenizer")
     kind = metadata.get(f"{_KEY}model")
     builders = {"gpt2": _of_bytes, "llama": _of_pieces}
-    if kind not in builders:
+    if not isinstance(kind, str) or kind not in builders:
         raise TextError(
             f"{path}: a tokenizer of the kind {quoted(kind)} is not supported; use one of "
             f"{', '.join(builders)}"
         )
-
-    def build() -> tokenizers.Tokenizer:
-        backend = builders[kind](metadata, tokens, path)
-        _add_special(backend, metadata, tokens)
-        return backend
-
-    backend = guarded(build, lambda why: f"{path}: not a readable tokenizer ({why})")
 
     def role(name: str) -> str | None:
         index = metadata.get(f"{_KEY}{name}_token_id")
         return tokens[index] if type(index) is int and 0 <= index < len(tokens) else None
 
     start = role("bos")
-    if start is not None and metadata.get(f"{_KEY}add_bos_token", kind == "llama"):
-        backend.post_processor = processors.TemplateProcessing(
-            single=[start, "$A"], special_tokens=[(start, backend.token_to_id(start))]
-        )
+
+    def build() -> tokenizers.Tokenizer:
+        backend = builders[kind](metadata, tokens, path)
+        _add_special(backend, metadata, tokens)
+        if start is not None and metadata.get(f"{_KEY}add_bos_token", kind == "llama"):
+            backend.post_processor = processors.TemplateProcessing(
+                single=[start, "$A"], special_tokens=[(start, backend.token_to_id(start))]
+            )
+        return backend
+
+    backend = guarded(build, lambda why: f"{path}: not a readable tokenizer ({why})")
     return Tokenizer(backend, start=start, eos=role("eos"), pad=role("padding"), path=path)
 
 
 def _of_bytes(metadata: Mapping[str, Any], tokens: list[str], path: Path) -> tokenizers.Tokenizer:
     """GPT-2's kind: pairs of bytes are joined in the order of a list."""
     way = metadata.get(f"{_KEY}pre", "default")
-    if way not in _SPLITS:
+    if not isinstance(way, str) or way not in _SPLITS:
         raise TextError(
             f"{path}: a text cannot be split in the way {quoted(way)}; captax knows "
             f"{', '.join(_SPLITS)}"

@@ -1,5 +1,6 @@
 """The tokenizer of every captioner: a `tokenizers` pipeline and the roles of its special tokens."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import tokenizers
 
 from captax.errors import quoted
 from captax.files import write_text
+from captax.text.borders import Borders, borders_of
 from captax.text.pretrained import (
     CLIP,
     CONFIG,
@@ -174,10 +176,24 @@ class Tokenizer:
             tokens = tokens[1:]
         if self._ids["eos"] in tokens:
             tokens = tokens[: tokens.index(self.eos_id)]
-        text = self._called(self._backend.decode, tokens, skip_special_tokens=True)
-        for written, meant in self.replacements:
-            text = text.replace(written, meant)
+        [text] = self._texts([tokens])
         return text.strip() if self._strips else text
+
+    def _texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of all tokens of each row, special ones skipped."""
+        texts: list[str] = self._called(
+            self._backend.decode_batch, [list(row) for row in rows], skip_special_tokens=True
+        )
+        for written, meant in self.replacements:
+            texts = [text.replace(written, meant) for text in texts]
+        return texts
+
+    @functools.cached_property
+    def borders(self) -> Borders:
+        """Which tokens begin, continue and end words."""
+        meant = [meant for written, meant in self.replacements if written.startswith(" ")]
+        joined = [each for each in meant if each[:1].isalpha()]
+        return borders_of(self._texts, self.vocab_size, joined)
 
     def token(self, index: int) -> str:
         """The token with this id, as the vocabulary spells it.
