@@ -171,6 +171,16 @@ def test_convert_casts_what_a_checkpoint_holds(
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+def test_average_writes_a_checkpoint_once(
+    run: Run, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    same = [checkpoint("vit")] * 2
+    result = run("average", *same, "--out", tmp_path / "mean")
+    assert (result.code, result.out) == (0, f"wrote {tmp_path / 'mean'}\n")
+    again = run("average", *same, "--out", tmp_path / "mean")
+    assert again.code == 2 and "--overwrite" in again.err
+
+
 def test_convert_refuses_files_that_are_no_weights(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     file.write_bytes(b"cos\nsystem\n(S'true'\ntR.")

@@ -228,7 +228,7 @@ def desk(
     _recipe(next(recipe for recipe in RECIPES if recipe.stem == "finetune"))
     for name, kind in MODELS.items():
         shutil.copytree(checkpoint(kind), name)
-    for name in ("my-captioner", "runs/mine/best", "runs/flickr8k-vit/best"):
+    for name in ("my-captioner", "runs/mine/best", "runs/longer/best", "runs/flickr8k-vit/best"):
         shutil.copytree(captioner, name)
     config = gguf_files.LLAMA
     gguf_files.write(

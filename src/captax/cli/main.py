@@ -16,6 +16,7 @@ import typer
 from captax.cli import (
     alt,
     assemble,
+    average,
     calibrate,
     caption,
     classify,
@@ -76,6 +77,7 @@ app.add_typer(data.app, name="data")
 app.command("generate")(generate.generate)
 app.command("assemble")(assemble.assemble)
 app.command("convert")(convert.convert)
+app.command("average")(average.average)
 app.command("export")(export.export)
 app.command("push")(push.push)
 app.command("serve")(serve.serve)

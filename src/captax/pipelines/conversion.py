@@ -50,10 +50,7 @@ def convert(
         model, processor = load_resnet(Path(source)), TORCHVISION
     else:
         directory = hub.fetch(source, revision=revision, offline=offline)
-        model = load_model(directory)
-        indexes = set(directory.glob(WEIGHT_INDEX))
-        found = {path for pattern in COMPANIONS for path in directory.glob(pattern)}
-        companions = sorted(found - indexes - {directory / CONFIG})
+        model, companions = load_model(directory), companions_of(directory)
 
     def write(folder: Path) -> None:
         save_model(folder, model, dtype=dtype)
@@ -63,3 +60,9 @@ def convert(
             processor.save(folder)
 
     write_directory(out, write)
+
+
+def companions_of(directory: Path) -> list[Path]:
+    """The files of a checkpoint besides its config and weights, sorted."""
+    found = {path for pattern in COMPANIONS for path in directory.glob(pattern)}
+    return sorted(found - set(directory.glob(WEIGHT_INDEX)) - {directory / CONFIG})
