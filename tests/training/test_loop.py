@@ -103,6 +103,19 @@ def test_a_run_logs_every_step_and_scores_every_epoch(finished: Path) -> None:
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_is_frozen_is_saved_as_it_was(
+    recipe: Recipe, small_encoder: Any, tmp_path: Path
+) -> None:
+    """Also if it was narrowed for the products."""
+    stage = recipe.stages[0].model_copy(update={"max_steps": 1, "views": None})
+    narrow = recipe.optimizer.model_copy(update={"precision": "bfloat16"})
+    changed = {"stages": (stage,), "optimizer": narrow}
+    saved = captax.load(train(recipe.model_copy(update=changed), tmp_path / "run"))
+    kept = parameters(saved.model)
+    for name, value in parameters(small_encoder).items():
+        np.testing.assert_array_equal(kept[f"encoder.{name}"], value)
+
+
 def test_the_best_captioner_captions(finished: Path, root: Path) -> None:
     captioner = captax.load(finished / "best")
     assert captioner.generation.num_beams == 2

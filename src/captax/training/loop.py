@@ -590,6 +590,10 @@ class _Run:
         if better:
             progress.best = score
         kept = self.placement.whole(self.merge(trained)) if better else None
+        if kept is not None and self.recipe.model.lora is None:
+            # What is frozen was narrowed for the products of this stage, and is kept as it was.
+            names = self.trained[progress.stage]
+            kept = {n: v if n in names else self.parameters[n] for n, v in kept.items()}
         if jax.process_index() > 0:
             return
         self.log.write(step=progress.step, stage=stage.name, scores=rounded(scores))
