@@ -21,7 +21,6 @@ from checkpoints import gguf_files  # noqa: E402
 
 KINDS = ("header.gguf", "model.gguf", "tokenizer.gguf")
 SECONDS = 6.0  # of a model, which is built however small the file is
-_ARCHITECTURES = (("llama", gguf_files.LLAMA), ("gemma3", gguf_files.GEMMA))
 _GPT2 = {
     "model": "gpt2",
     "pre": "smollm",
@@ -44,7 +43,7 @@ _KEYS = (
             *("rope.scaling.type", "rope.scaling.factor"),
         )
     ),
-    *("gemma3.attention.sliding_window", "linear", "yarn"),
+    *("gemma3.attention.sliding_window", "gemma2.attn_logit_softcapping", "linear", "yarn"),
     *(
         f"tokenizer.ggml.{key}"
         for key in (
@@ -53,7 +52,7 @@ _KEYS = (
             "add_space_prefix",
         )
     ),
-    *("default", "gpt-2", "smollm", "llama-bpe", "qwen2", "gpt2", "llama", "gemma3", "<0x0A>"),
+    *("default", "gpt-2", "smollm", "llama-bpe", "qwen2", "gpt2", *gguf_files.MODELS, "<0x0A>"),
 )
 WORDS = (
     b"GGUF",
@@ -71,7 +70,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     """A small model of each architecture and in each narrow form, and tokenizers of each kind."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.gguf"
-        for name, config in _ARCHITECTURES:
+        for name, config in gguf_files.MODELS.items():
             model = registry.build({**config, "num_hidden_layers": 1}, rngs=nnx.Rngs(0))
             tensors = gguf_files.theirs(model)
             numbers = gguf_files.numbers({**config, "num_hidden_layers": 1})

@@ -25,13 +25,32 @@ LLAMA = {
 }
 GEMMA = {
     **LLAMA,
-    "model_type": "gemma3_text",
-    "num_hidden_layers": 7,
+    "model_type": "gemma",
     "head_dim": 16,
+    "tie_word_embeddings": True,
+}
+GEMMA2 = {
+    **GEMMA,
+    "model_type": "gemma2",
+    "num_hidden_layers": 3,
     "sliding_window": 4,
     "query_pre_attn_scalar": 16,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "tie_word_embeddings": True,
+    "attn_logit_softcapping": 0.5,
+    "final_logit_softcapping": 2.0,
+}
+GEMMA3 = {
+    **GEMMA,
+    "model_type": "gemma3_text",
+    "num_hidden_layers": 7,
+    "sliding_window": 4,
+    "query_pre_attn_scalar": 16,
+}
+# By llama.cpp's names of their architectures.
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": LLAMA,
+    "gemma": GEMMA,
+    "gemma2": GEMMA2,
+    "gemma3": GEMMA3,
 }
 PIECES = ["<pad>", "<s>", "</s>", "<unk>", "a", "b", "c", "ab", "abc", "\u2581", "\u2581a", "x"]
 
@@ -74,9 +93,9 @@ def write(
 def theirs(model: Any) -> dict[str, np.ndarray]:
     """The tensors of a model as llama.cpp's scripts name and turn them."""
     config = model.config
+    [architecture] = (k for k, v in MODELS.items() if v["model_type"] == config.model_type)
     names = gguf.get_tensor_name_map(
-        gguf.MODEL_ARCH.GEMMA3 if "gemma" in config.model_type else gguf.MODEL_ARCH.LLAMA,
-        config.num_hidden_layers,
+        gguf.MODEL_ARCH[architecture.upper()], config.num_hidden_layers
     )
     found = {}
     for name, tensor in export(model, config.layout(), dtype="float32").items():
@@ -85,7 +104,7 @@ def theirs(model: Any) -> dict[str, np.ndarray]:
             heads = config.num_attention_heads if "q_proj" in name else keys
             halves = tensor.reshape(heads, 2, -1, *tensor.shape[1:])
             tensor = halves.swapaxes(1, 2).reshape(tensor.shape)
-        if config.model_type == "gemma3_text" and "norm" in name:
+        if "gemma" in architecture and "norm" in name:
             tensor = tensor + 1
         found[names.get_name(name, try_suffixes=(".weight", ".bias"))] = tensor
     return found
@@ -105,6 +124,9 @@ def numbers(config: dict[str, Any]) -> dict[str, Any]:
         "context_length": config["max_position_embeddings"],
         "rope.freq_base": config["rope_theta"],
     }
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if key in config:
+            said[key] = config[key]
     if "sliding_window" in config:
         said["attention.sliding_window"] = config["sliding_window"]
     return said

@@ -1,5 +1,6 @@
 """GGUF files, which llama.cpp's own package writes here: metadata, narrow weights, whole models."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from captax.checkpoints.gguf_models import load_gguf
 from captax.errors import CaptaxError, CheckpointError
 from captax.pipelines.text_generator import TextGenerator
 from captax.text.gguf import read_gguf_tokenizer
-from checkpoints.gguf_files import GEMMA, LLAMA, PIECES, Kind, numbers, theirs, write
+from checkpoints.gguf_files import GEMMA2, LLAMA, MODELS, PIECES, Kind, numbers, theirs, write
 
 # Bytes of a block at which its half-precision numbers begin.
 HALVES = {
@@ -33,15 +34,15 @@ HALVES = {
 }
 
 
-@pytest.fixture(params=[LLAMA, GEMMA], ids=["llama", "gemma3"])
+@pytest.fixture(params=MODELS)
 def pair(
     request: pytest.FixtureRequest, make_model: Callable[..., Any], tmp_path: Path
 ) -> tuple[Any, Path]:
     """A model with random weights, and the file of it."""
-    model = make_model(request.param)
-    architecture = "llama" if request.param is LLAMA else "gemma3"
+    config = MODELS[request.param]
+    model = make_model(config)
     path = tmp_path / "model.gguf"
-    return model, write(path, architecture, numbers(request.param), theirs(model))
+    return model, write(path, request.param, numbers(config), theirs(model))
 
 
 @pytest.mark.parametrize("kind", HALVES, ids=lambda kind: kind.name)
@@ -110,6 +111,36 @@ def test_llama_3s_stretched_angles_are_told_from_their_divisors(
     path = write(tmp_path / "b.gguf", "llama", numbers(config), tensors)
     with pytest.raises(CheckpointError, match=r"rope_freqs.weight are not those of Llama 3"):
         load_gguf(open_gguf(path))
+
+
+def test_the_largest_gemma_2_divides_queries_by_another_width(
+    make_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    """As llama.cpp does, which writes no such number into the file; nor the usual limits."""
+    config = {**GEMMA2, "num_hidden_layers": 46, "query_pre_attn_scalar": 32 // 4}
+    said = numbers(config)
+    for key in ("attn_logit_softcapping", "final_logit_softcapping", "attention.sliding_window"):
+        del said[key]
+    model = make_model(config)
+    again = load_gguf(open_gguf(write(tmp_path / "a.gguf", "gemma2", said, theirs(model))))
+    assert again.config == dataclasses.replace(
+        model.config,
+        sliding_window=4096,
+        attn_logit_softcapping=50.0,
+        final_logit_softcapping=30.0,
+        pad_token_id=None,
+        rms_norm_eps=again.config.rms_norm_eps,
+    )
+    assert again.layers[1].self_attention.scale == 8**-0.5
+
+
+@pytest.mark.parametrize("cap", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("key", ["attn_logit_softcapping", "final_logit_softcapping"])
+def test_limits_that_are_none_are_refused(tmp_path: Path, key: str, cap: float) -> None:
+    tensors = {"token_embd.weight": np.ones((12, 32), np.float32)}
+    said = {**numbers(GEMMA2), key: cap}
+    with pytest.raises(CheckpointError, match=rf"a\.gguf: gemma2: {key}="):
+        load_gguf(open_gguf(write(tmp_path / "a.gguf", "gemma2", said, tensors)))
 
 
 def test_a_file_cut_short_anywhere_is_told_of(pair: tuple[Any, Path], tmp_path: Path) -> None:
@@ -203,12 +234,12 @@ def test_divisors_of_nothing_are_refused(
         ("attention.key_length", 0),
     ],
 )
-@pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=["llama", "gemma3"])
+@pytest.mark.parametrize("architecture", MODELS)
 def test_hostile_numbers_are_refused(
-    tmp_path: Path, config: dict[str, Any], key: str, value: float
+    tmp_path: Path, architecture: str, key: str, value: float
 ) -> None:
-    architecture = "gemma3" if config is GEMMA else "llama"
-    said = {**numbers(config), "block_count": 62, key: value}
+    count = 46 if architecture == "gemma2" else 62
+    said = {**numbers(MODELS[architecture]), "block_count": count, key: value}
     tensors = {"token_embd.weight": np.ones((12, 32), np.float32)}
     with pytest.raises(CheckpointError, match=r"a\.gguf: "):
         load_gguf(open_gguf(write(tmp_path / "a.gguf", architecture, said, tensors)))

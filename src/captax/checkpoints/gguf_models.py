@@ -122,19 +122,41 @@ def _llama3(values: _Values, divisors: np.ndarray) -> dict[str, Any]:
     return found
 
 
+def _gemma(values: _Values) -> dict[str, Any]:
+    return {
+        "rope_theta": values.get("rope.freq_base", 10_000.0),
+        "rope_scaling": values.scaling,
+    }
+
+
+def _gemma2(values: _Values) -> dict[str, Any]:
+    return {
+        **_gemma(values),
+        "attn_logit_softcapping": values.get("attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": values.get("final_logit_softcapping", 30.0),
+        "sliding_window": values.get("attention.sliding_window", 4096),
+        "query_pre_attn_scalar": _scalar(values, largest=46),
+    }
+
+
 def _gemma3(values: _Values) -> dict[str, Any]:
     return {
         "rope_theta": values.get("rope.freq_base", 1_000_000.0),
         "rope_scaling": values.scaling,
         "rope_local_base_freq": values.get("rope.freq_base_swa", 10_000.0),
         "sliding_window": values["attention.sliding_window"],
-        # The largest Gemma 3, of 62 layers, divides by the width per head and not of a head.
-        "query_pre_attn_scalar": int(
-            values.number("embedding_length", 0.0) // values.number("attention.head_count", 0.0)
-        )
-        if values["block_count"] == 62
-        else values["attention.key_length"],
+        "query_pre_attn_scalar": _scalar(values, largest=62),
     }
+
+
+def _scalar(values: _Values, *, largest: int) -> Any:
+    """What queries are divided by the root of, which no key of the metadata says.
+
+    It is the width of a head, but in the `largest` model, of so many layers, the width per head.
+    """
+    if values["block_count"] != largest:
+        return values["attention.key_length"]
+    return int(values.number("embedding_length", 0.0) // values.number("attention.head_count", 0.0))
 
 
 def _unpermute(tensor: np.ndarray, heads: int) -> np.ndarray:
@@ -143,6 +165,8 @@ def _unpermute(tensor: np.ndarray, heads: int) -> np.ndarray:
     return pairs.swapaxes(1, 2).reshape(tensor.shape)
 
 
+# llama.cpp keeps the whole scale, and transformers what is above 1.
+_NORMS = {"norm": lambda x, config: x - 1}
 _ARCHITECTURES = {
     "llama": _Architecture(
         "llama",
@@ -155,13 +179,9 @@ _ARCHITECTURES = {
             ),
         },
     ),
-    "gemma3": _Architecture(
-        "gemma3_text",
-        "pre_feedforward_layernorm",
-        _gemma3,
-        # llama.cpp keeps the whole scale, and transformers what is above 1.
-        {"norm": lambda x, config: x - 1},
-    ),
+    "gemma": _Architecture("gemma", "post_attention_layernorm", _gemma, _NORMS),
+    "gemma2": _Architecture("gemma2", "pre_feedforward_layernorm", _gemma2, _NORMS),
+    "gemma3": _Architecture("gemma3_text", "pre_feedforward_layernorm", _gemma3, _NORMS),
 }
 
 

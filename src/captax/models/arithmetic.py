@@ -109,6 +109,14 @@ def look_up(
     return table[tokens].astype(activation_dtype(table.dtype))
 
 
+def softcapped(x: Float[Array, "*shape"], cap: float | None) -> Float[Array, "*shape"]:
+    """`cap * tanh(x / cap)`, which stays below `cap`; `x` itself without one.
+
+    Bello et al. (https://arxiv.org/abs/1611.09940).
+    """
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
 def map_pictures(function: Callable[[Array], T], pixels: Float[Array, "batch *picture"]) -> T:
     """`function(pixels)`, computed in the way that suits the device.
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from captax.models.arithmetic import softcapped
 from captax.models.cache import KeysValues
 from captax.models.modules import Dropout, LayerConfig, Linear
 from captax.models.observing import record
@@ -25,6 +26,7 @@ class Attention(nnx.Module):
         self.heads, self.kv_heads = shape.heads, shape.kv_heads or shape.heads
         head = shape.head_dim or width // shape.heads
         self.scale = head**-0.5 if shape.scale is None else shape.scale
+        self.softcap = shape.softcap
         self.name = "attentions" if context_width is None else "cross_attentions"
         context, inner, narrow = context_width or width, self.heads * head, self.kv_heads * head
         self.query = Linear(width, inner, rngs=rngs, std=std, bias=shape.bias)
@@ -88,7 +90,7 @@ class Attention(nnx.Module):
         # The queries of a group of heads follow each other, so that its keys are never repeated.
         grouped = query.reshape(query.shape[0], self.kv_heads, -1, query.shape[-1])
         scores = jnp.einsum("bhqd,bhkd->bhqk", grouped, keys, preferred_element_type=jnp.float32)
-        return scores.reshape(*query.shape[:3], -1)
+        return softcapped(scores, self.softcap).reshape(*query.shape[:3], -1)
 
     def _mixed(self, weights: Array, values: Array) -> Float[Array, "batch heads queries head"]:
         batch, _, queries, places = weights.shape

@@ -70,14 +70,14 @@ class ModelConfig:
                     f"{cls.model_type}: {key}={quoted(config[key])} is not supported; it must be "
                     f"{quoted(supported)}"
                 )
-        for key in ("hidden_act", "activation_function"):
-            name = config.get(key, "gelu")
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in ("hidden_act", "hidden_activation", "activation_function"):
+            name = config.get(key, "gelu") if key in known else "gelu"
             if not isinstance(name, str) or name not in ACTIVATIONS:
                 raise ConfigError(
                     f"{cls.model_type}: {key}={quoted(config[key])} is not supported; use one of "
                     f"{', '.join(ACTIVATIONS)}"
                 )
-        known = [field.name for field in dataclasses.fields(cls)]
         fields = {
             key: as_field(value)
             for key, value in config.items()
@@ -195,7 +195,9 @@ def checked_fields(cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in fields.items():
         if key in hints and not _is_of(value, hints[key]):
             raise ConfigError(f"{key}={quoted(value)} must be of the type {_told(hints[key])}")
-    return {k: float(v) if hints.get(k) is float else v for k, v in fields.items()}
+    whole = {key for key, value in fields.items() if type(value) is int}
+    floats = {key for key in whole if hints.get(key) in (float, float | None)}
+    return {key: float(value) if key in floats else value for key, value in fields.items()}
 
 
 def _plain(key: str, value: Any, kind: Any) -> Any:

@@ -11,12 +11,19 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from captax.errors import quoted
-from captax.models.arithmetic import look_up, project
+from captax.models.arithmetic import look_up, project, softcapped
 from captax.models.config import ConfigError, ModelConfig, Roles
 from captax.models.decoders import TextDecoder
 from captax.models.layers import Layer
 from captax.models.layout import Layout, Rule, linear, table
-from captax.models.modules import LayerConfig, Linear, NormConfig, parameter
+from captax.models.modules import (
+    AttentionConfig,
+    LayerConfig,
+    Linear,
+    MlpConfig,
+    NormConfig,
+    parameter,
+)
 from captax.models.observing import record
 from captax.models.rotary import Llama3Scaling, Rotary
 
@@ -27,7 +34,7 @@ Language = TypeVar("Language", bound="LanguageConfig")
 class LanguageConfig(ModelConfig):
     """Fields that these families share, with transformers' names.
 
-    A family gives `layer_of`, and `norm_config` unless its norms are plain.
+    A family gives `activation`, and overrides what differs from plain layers.
     """
 
     architecture: ClassVar[str]
@@ -71,9 +78,36 @@ class LanguageConfig(ModelConfig):
         """What the words' embeddings are multiplied by."""
         return 1.0
 
+    @property
+    def logit_softcap(self) -> float | None:
+        """The limit that logits approach; None if they have none."""
+        return None
+
+    @property
+    def activation(self) -> str:
+        """The activation in the MLPs."""
+        raise NotImplementedError
+
+    def rotary_of(self, index: int) -> Rotary:
+        """The angles of a layer."""
+        return rotary(self.head, self.rope_theta, self.rope_scaling)
+
     def layer_of(self, index: int) -> LayerConfig:
         """The shape of a layer."""
-        raise NotImplementedError
+        return LayerConfig(
+            self.hidden_size,
+            AttentionConfig(
+                self.num_attention_heads,
+                self.num_key_value_heads,
+                self.head,
+                bias=self.attention_bias,
+                out_bias=self.attention_bias,
+                rotary=self.rotary_of(index),
+            ),
+            MlpConfig(self.intermediate_size, self.activation, gated=True, bias=False),
+            self.norm,
+            std=self.initializer_range,
+        )
 
     def layer(self) -> LayerConfig:
         """The shape of the first layer."""
@@ -132,7 +166,9 @@ class LanguageModel(TextDecoder):
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
         x = record("hidden_states", self.norm(x))
-        return project(x, self.embedding[...]) if self.config.tie_word_embeddings else self.head(x)
+        tied = self.config.tie_word_embeddings
+        logits = project(x, self.embedding[...]) if tied else self.head(x)
+        return softcapped(logits, self.config.logit_softcap)
 
 
 def rope_fields(given: Any) -> dict[str, Any]:

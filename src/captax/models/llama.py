@@ -8,8 +8,8 @@ computes.
 import dataclasses
 from typing import ClassVar
 
-from captax.models.language import LanguageConfig, rotary
-from captax.models.modules import AttentionConfig, LayerConfig, MlpConfig
+from captax.models.language import LanguageConfig
+from captax.models.modules import LayerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,18 +22,10 @@ class LlamaConfig(LanguageConfig):
     hidden_act: str = "silu"
     mlp_bias: bool = False
 
+    @property
+    def activation(self) -> str:
+        return self.hidden_act
+
     def layer_of(self, index: int) -> LayerConfig:
-        return LayerConfig(
-            self.hidden_size,
-            AttentionConfig(
-                self.num_attention_heads,
-                self.num_key_value_heads,
-                self.head,
-                bias=self.attention_bias,
-                out_bias=self.attention_bias,
-                rotary=rotary(self.head, self.rope_theta, self.rope_scaling),
-            ),
-            MlpConfig(self.intermediate_size, self.hidden_act, gated=True, bias=self.mlp_bias),
-            self.norm,
-            std=self.initializer_range,
-        )
+        layer = super().layer_of(index)
+        return dataclasses.replace(layer, mlp=dataclasses.replace(layer.mlp, bias=self.mlp_bias))

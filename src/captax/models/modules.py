@@ -117,14 +117,16 @@ class AttentionConfig:
     Each of `kv_heads` keys and values serves a group of query heads
     (https://arxiv.org/abs/2305.13245); by default each head has its own. A head is `head_dim` wide,
     by default the model's width divided by the heads. Scores are multiplied by `scale`, by default
-    `head_dim ** -0.5`. `norm` normalises each head's queries and keys. `rotary` turns them by their
-    positions. A query sees the last `window` places, its own included, by default all.
+    `head_dim ** -0.5`, and stay below `softcap` if there is one. `norm` normalises each head's
+    queries and keys. `rotary` turns them by their positions. A query sees the last `window` places,
+    its own included, by default all.
     """
 
     heads: int
     kv_heads: int | None = None
     head_dim: int | None = None
     scale: float | None = None
+    softcap: float | None = None
     bias: bool = True
     out_bias: bool = True
     norm: NormConfig | None = None
@@ -148,7 +150,7 @@ class LayerConfig:
     """What differs between the transformer layers of different families.
 
     `order` says where blocks are normalised: their input (`pre`, as in GPT-2, ViT, Llama), the sum
-    after them (`post`, as in BERT), or their input and their output (`sandwich`, as in Gemma 3).
+    after them (`post`, as in BERT), or their input and their output (`sandwich`, as in Gemma 2).
     With a `context_width` layers also have cross-attention, to places of that width. `out_std` is
     the initial deviation of the projections that write to the residual stream, by default `std`.
     The MLP takes the deviations of attention unless its own are given.

@@ -12,6 +12,8 @@ from captax.models import (  # noqa: F401
     clip,
     efficientnet,
     encoder_decoder,
+    gemma,
+    gemma2,
     gemma3,
     git,
     gpt2,
