@@ -22,7 +22,7 @@ from captax.pipelines.classifier import Classification, Classifier, LabelError
 from golden.families import CASES
 
 PROCESSOR = ImageProcessor(size=(32, 32), mean=(0.5, 0.4, 0.3), std=(0.1, 0.1, 0.1))
-FAMILIES = ["vit-classifier", "resnet-classifier"]
+FAMILIES = ["vit-classifier", "resnet-classifier", "siglip-classifier"]
 
 
 @pytest.fixture(scope="module")
