@@ -16,6 +16,7 @@ BUILT_IN = Path(__file__).parents[2] / "src" / "captax" / "assets" / "captax-lit
 FAMILIES = (
     *("bert", "bert-decoder", "bert2bert", "blip", "clip", "clip-text", "clip-vision"),
     *("deit-classifier", "git", "gpt2", "resnet-classifier", "vit-classifier", "vit-gpt2"),
+    *("siglip", "siglip-classifier"),
 )
 CONFIG, GENERATION, PICTURES = "config.json", "generation_config.json", "preprocessor_config.json"
 KINDS = (*(f"{family}/{CONFIG}" for family in FAMILIES), f"git/{GENERATION}", f"git/{PICTURES}")
@@ -34,6 +35,7 @@ WORDS = (
     *(b"image_mean", b"image_std", b"rescale_factor", b"do_center_crop", b"image_processor_type"),
     *(b"CLIPImageProcessor", b"ConvNextImageProcessor", b"ViTFeatureExtractor", b"vit", b"bert"),
     *(b"gpt2", b"git", b"blip", b"clip", b"resnet", b"deit", b"vision-encoder-decoder", b"-1"),
+    *(b"siglip", b"vision_use_head", b"projection_size", b"SiglipImageProcessor"),
     *(b"efficientnet-lite", b"transformer", b"captax-encoder-decoder", b"relu", b"100000"),
 )
 

@@ -215,6 +215,9 @@ def test_clip_score_is_of_the_pictures(
     assert written["against"]["scores"]["RefCLIPScore"] == pytest.approx(worse.mean(), rel=1e-6)
     result = run("score", "h.json", "r.json", "--clip", model, "--images", ".")
     assert result.code == 2 and "holds a Captioner, but CLIPScore needs a CLIP" in result.err
+    other = checkpoint("siglip")
+    result = run("score", "h.json", "r.json", "--clip", other, "--images", ".")
+    assert result.code == 2 and f"{other}: holds a Siglip, but CLIPScore needs a CL" in result.err
 
 
 def test_diversity_counts_words_and_novel_captions(run: Run, files: Path) -> None:

@@ -23,7 +23,10 @@ from captax.pipelines.captioner import Captioner
 Captioners = Callable[[str], Captioner]
 Exported = Callable[..., Path]
 
-OTHERS = ("git", "blip", "vit-gpt2", "vit-gpt2-projected", "vit-bert", "clip-gpt2", "resnet-gpt2")
+OTHERS = (
+    *("git", "blip", "vit-gpt2", "vit-gpt2-projected", "vit-bert", "clip-gpt2", "siglip-gpt2"),
+    "resnet-gpt2",
+)
 LONG = [pytest.mark.slow, pytest.mark.nightly("exported programs")]
 CASES = [
     ("tiny", "onnx"),

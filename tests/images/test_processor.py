@@ -227,6 +227,7 @@ def test_what_a_config_leaves_out_is_its_classs():
         "DeiT": ImageProcessor((224, 224), resize_to=(256, 256)),
         "CLIP": ImageProcessor((224, 224), "shortest_edge", 224, **clip),
         "Blip": ImageProcessor((384, 384), **clip),
+        "Siglip": ImageProcessor((224, 224)),
         "ConvNext": ImageProcessor((384, 384)),
     }
     for name, processor in want.items():

@@ -15,7 +15,7 @@ from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import TextEncoder, as_text_batch
 
 NARROW = jnp.bfloat16
-CAPTIONERS = ["vit-gpt2", "clip-gpt2", "vit-bert", "git", "blip", "bert2bert"]
+CAPTIONERS = ["vit-gpt2", "clip-gpt2", "siglip-gpt2", "vit-bert", "git", "blip", "bert2bert"]
 
 
 def rounded(x: jax.Array) -> jax.Array:

@@ -35,6 +35,8 @@ CONFIGS: list[tuple[str, dict[str, Any]]] = [
     ("CLIP", {"size": {"height": 60, "width": 50}, "do_center_crop": False}),
     ("Blip", {}),
     ("Blip", {"size": {"height": 64, "width": 64}, "resample": 5, "image_std": [0.1, 0.2, 0.3]}),
+    ("Siglip", {}),
+    ("Siglip", {"size": {"height": 60, "width": 50}, "resample": 2}),
     ("ConvNext", {}),
     ("ConvNext", {"size": 224, "crop_pct": 0.875, "resample": 3, **IMAGENET}),
     ("ConvNext", {"size": {"shortest_edge": 224}, "crop_pct": 0.95}),
@@ -99,7 +101,7 @@ def test_pixels_and_files_both_ways(name: str, config: dict[str, Any], tmp_path:
     close(pixels(again), want)
 
 
-@pytest.mark.parametrize("name", ["ViT", "DeiT", "CLIP", "Blip", "ConvNext"])
+@pytest.mark.parametrize("name", ["ViT", "DeiT", "CLIP", "Blip", "Siglip", "ConvNext"])
 def test_a_class_by_its_newer_names(name: str) -> None:
     ours = ImageProcessor.from_config({"image_processor_type": f"{name}ImageProcessorFast"})
     assert ours == ImageProcessor.from_config(reference(name)().to_dict())

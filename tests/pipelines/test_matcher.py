@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import captax
+from captax.errors import CaptaxError
 from captax.images import ImageError
 from captax.models.encoders import TextBatch
 from captax.pipelines.matcher import Matcher
@@ -40,6 +41,50 @@ def test_probabilities_are_those_of_the_models_logits(matcher: Matcher, examples
     odds = np.exp(logits)
     np.testing.assert_allclose(found, odds / odds.sum(1, keepdims=True), atol=1e-5)
     assert np.ptp(found) > 0.01
+
+
+@pytest.fixture(scope="module")
+def siglip(checkpoint: Callable[[str], Path]) -> Matcher:
+    matcher = captax.load(checkpoint("siglip"))
+    assert isinstance(matcher, Matcher)
+    return matcher
+
+
+@pytest.mark.slow
+def test_a_siglip_judges_each_text_alone_with_its_padding(siglip: Matcher, examples: Path) -> None:
+    pictures = sorted(examples.glob("*.jpg"))[:3]
+    found = siglip.match(pictures, TEXTS)
+    ids = siglip.tokenizer.encode_plain(TEXTS)
+    tokens = np.full((3, 12), siglip.tokenizer.pad_id)
+    for row, text in zip(tokens, ids, strict=True):
+        row[: len(text) + 1] = [*text, siglip.tokenizer.eos_id]
+    seen = TextBatch(jnp.array(tokens), jnp.ones(tokens.shape, bool))
+    logits, _ = siglip.model(jnp.array(siglip.processor(pictures)), seen)
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-np.asarray(logits))), atol=1e-5)
+    np.testing.assert_allclose(siglip.match(pictures, TEXTS[1]), found[:, 1:2], atol=1e-5)
+    assert abs(found.sum(1) - 1).min() > 0.01
+    assert siglip.match(pictures[0], []).shape == (1, 0)
+
+
+def test_a_text_that_is_too_long_for_a_siglip_is_cut(siglip: Matcher) -> None:
+    long = " ".join(["red"] * 40)
+    cut, whole, short = siglip.embed_texts([long, " ".join(["red"] * 11), "red"])
+    np.testing.assert_allclose(cut, whole, atol=1e-6)
+    assert abs(cut - short).max() > 0.01
+    assert siglip.embed_texts([]).shape == (0, 24)
+
+
+def test_a_siglip_has_no_clip_score(siglip: Matcher, examples: Path) -> None:
+    with pytest.raises(CaptaxError, match="the model is a Siglip, but CLIPScore needs a CLIP"):
+        siglip.clip_score(examples / "cat.jpg", "a cat")
+
+
+@pytest.mark.slow
+def test_a_saved_siglip_says_the_same(siglip: Matcher, examples: Path, tmp_path: Path) -> None:
+    siglip.save(tmp_path / "saved")
+    again = captax.load(tmp_path / "saved")
+    picture = examples / "cat.jpg"
+    np.testing.assert_array_equal(again.match(picture, TEXTS), siglip.match(picture, TEXTS))
 
 
 def test_embeddings_have_length_one_and_do_not_depend_on_the_batch(

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer as Tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
 from captax.text import TextError, Tokenizer
 
@@ -141,6 +142,49 @@ def test_clip(tmp_path: Path) -> None:
     assert tokenizer.pad_id == tokenizer.eos_id == tokenizer.start_id + 1
     tokenizer.save(tmp_path / "saved")
     assert Tokenizer.load(tmp_path / "saved").decode(ids) == "dog a"
+
+
+def siglip(directory: Path, **contents: object) -> Path:
+    """Pieces of words with scores, in the order of SentencePiece's own file."""
+    special = ["<pad>", "</s>", "<unk>"]
+    pieces = [*special, "\u2581a", "\u2581dog", "s", "\u2581", *"abcdgo.!'A"]
+    scores = [(piece, 0.0 if piece in special else -len(special)) for piece in pieces]
+    backend = Tokenizers(models.Unigram(scores, unk_id=2))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    backend.add_special_tokens(special)
+    backend.save(str(directory / "tokenizer.json"))
+    config = {"tokenizer_class": "SiglipTokenizer", "model_max_length": 64}
+    return write(directory, **{"tokenizer_config": config, **contents})
+
+
+def test_siglip_reads_texts_without_capitals_and_punctuation(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(siglip(tmp_path))
+    assert names(tokenizer, "  A  dog's,\n(DOG)! ") == [
+        *("\u2581a", "\u2581dog", "s", "\u2581dog"),
+    ]
+    assert (tokenizer.eos_id, tokenizer.pad_id) == (1, 1)
+    with pytest.raises(TextError, match="names no start token"):
+        tokenizer.encode(["a dog"])
+    tokenizer.save(tmp_path / "saved")
+    again = Tokenizer.load(tmp_path / "saved")
+    assert names(again, "A dog's!") == ["\u2581a", "\u2581dog", "s"]
+    again.save(tmp_path / "again")  # what is done to texts is written once
+    files = [tmp_path / name / "tokenizer.json" for name in ("saved", "again")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_siglip_keeps_capitals_where_its_config_says_so(tmp_path: Path) -> None:
+    config = {"tokenizer_class": "SiglipTokenizer", "do_lower_case": False}
+    tokenizer = Tokenizer.load(siglip(tmp_path, tokenizer_config=config))
+    assert names(tokenizer, "A dog.") == ["\u2581", "A", "\u2581dog"]
+
+
+def test_siglip_needs_a_tokenizer_json(tmp_path: Path) -> None:
+    write(tmp_path, tokenizer_config={"tokenizer_class": "SiglipTokenizer"})
+    (tmp_path / "spiece.model").write_bytes(b"pieces")
+    with pytest.raises(TextError, match=r"SiglipTokenizer can only be read from a tokenizer\.json"):
+        Tokenizer.load(tmp_path)
 
 
 def test_what_the_config_says_beside_roles_is_kept(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
 
-# The tensors of heads and, in a CLIP checkpoint, everything that is not its vision tower.
+# The tensors of heads and, beside a text tower, everything that is not the vision tower.
 HEADS = (
     r"(^|\.)(classifier|cls_classifier|distillation_classifier|lm_head|cls)\."
-    r"|^(text_model|text_projection|visual_projection)\.|^logit_scale$"
+    r"|^(text_model|text_projection|visual_projection)\.|^logit_(scale|bias)$"
 )
 # Files of an older checkpoint in the same directory that would contradict the new one.
 REPLACED = re.compile(

@@ -9,6 +9,7 @@ from captax.errors import CaptaxError, quoted
 from captax.metrics import Scores
 from captax.metrics.clip_score import PROMPT, clip_score, ref_clip_score
 from captax.metrics.significance import mean_statistics
+from captax.models.clip import Clip
 from captax.pipelines.loading import load
 from captax.pipelines.matcher import Matcher
 
@@ -38,9 +39,10 @@ class ClipScorer:
                 f"their folder with --images"
             )
         matcher = load(model)
-        if not isinstance(matcher, Matcher):
+        found = matcher.model if isinstance(matcher, Matcher) else matcher
+        if not isinstance(found, Clip):
             raise CaptaxError(
-                f"{model}: holds a {type(matcher).__name__}, but CLIPScore needs a CLIP"
+                f"{model}: holds a {type(found).__name__}, but CLIPScore needs a CLIP"
             )
         self._matcher = matcher
         self._images = list(references)

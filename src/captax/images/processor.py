@@ -48,6 +48,7 @@ _CLASSES: dict[str, dict[str, Any]] = {
         "crop_size": 224,
         **_OPENAI,
     },
+    "Siglip": {"size": {"height": 224, "width": 224}, "resample": 3, "do_center_crop": False},
     "ConvNext": {
         "size": {"shortest_edge": 384},
         "resample": 3,
@@ -261,8 +262,8 @@ class ImageProcessor:
         """The processor that a Hugging Face preprocessor_config.json describes, old or new style.
 
         A key that it leaves out has the default of its class, if that is ViT's, DeiT's, CLIP's,
-        BLIP's or ConvNeXT's (which ResNets use too). Raises `ImageError`, which names the key that
-        asks for something this processor does not do, or the key that is missing.
+        BLIP's, SigLIP's or ConvNeXT's (which ResNets use too). Raises `ImageError`, which names the
+        key that asks for something this processor does not do, or the key that is missing.
         """
         config = {key: value for key, value in config.items() if value is not None}
         if not config.get("do_resize", True):

@@ -6,71 +6,40 @@ Radford et al., *Learning Transferable Visual Models From Natural Language Super
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from captax.errors import quoted
-from captax.models.arithmetic import look_up
-from captax.models.config import ConfigError, ModelConfig
-from captax.models.encoders import Features, PatchEncoder, TextBatch, TextEncoder
-from captax.models.layers import EncoderLayer
-from captax.models.layout import Layout, Rule, conv2d, join, linear, norm, table
-from captax.models.modules import FinalNorm, LayerConfig, LayerNorm, Linear, parameter
-from captax.models.observing import record, scope
+from captax.models.encoders import Features, PatchEncoder, TextBatch
+from captax.models.layout import Rule, conv2d, linear, norm, table
+from captax.models.modules import LayerConfig, LayerNorm, Linear, parameter
+from captax.models.observing import record
 from captax.models.patches import PatchEmbedding
-from captax.models.shapes import PatchConfig, TowerConfig
+from captax.models.two_towers import (
+    LAYERS,
+    PictureTowerConfig,
+    TextTower,
+    TextTowerConfig,
+    TwoTowers,
+    TwoTowersConfig,
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipTowerConfig(TowerConfig):
-    """What the two towers of CLIP share, with the names and defaults of transformers.
-
-    The tensor names of a tower that is saved alone begin with `prefix`. In a larger model, and in
-    checkpoints from before transformers 5, they begin with `tower`.
-    """
-
-    architecture: ClassVar[str]
-    tower: ClassVar[str]
-    prefix: ClassVar[str] = ""
-
-    hidden_act: str = "quick_gelu"
-
-    def rules(self) -> tuple[Rule, ...]:
-        """The rules of the tower's tensors, without prefixes."""
-        raise NotImplementedError
-
-    def write(self) -> dict[str, Any]:
-        return {**super().write(), "architectures": [self.architecture]}
-
-    def layout(self) -> Layout:
-        def canonical(name: str) -> str | None:
-            name = name.removeprefix(self.tower)
-            # The position ids are a buffer that counts 0, 1, 2, ...
-            return None if name == "embeddings.position_ids" else self.prefix + name
-
-        return Layout(Layout(self.rules()).within(self.prefix, "").rules, canonical)
-
-
-@dataclasses.dataclass(frozen=True)
-class VisionTowerConfig(ClipTowerConfig, PatchConfig):
+class VisionTowerConfig(PictureTowerConfig):
     """A vision transformer with a norm before its layers.
 
     With `final_norm`, the norm after the layers is for all tokens, else for the pooled one alone.
     """
 
-    fixed: ClassVar[dict[str, Any]] = {"num_channels": 3}
-    tower: ClassVar[str] = "vision_model."
     final_norm: ClassVar[bool] = False
 
-    image_size: int = 224
+    hidden_act: str = "quick_gelu"
     patch_size: int = 32
-
-    def as_encoder(self) -> "VisionTowerConfig":
-        return self
 
     def deviations(self) -> tuple[float, float]:
         """Initial standard deviations: of patch and position embeddings, and of the CLS token."""
@@ -102,39 +71,32 @@ class ClipVisionConfig(VisionTowerConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipTextConfig(ClipTowerConfig):
+class ClipTextConfig(TextTowerConfig):
     """CLIP's text tower."""
 
     model_type: ClassVar[str] = "clip_text_model"
     architecture: ClassVar[str] = "CLIPTextModel"
-    tower: ClassVar[str] = "text_model."
 
-    vocab_size: int = 49408
+    hidden_act: str = "quick_gelu"
     hidden_size: int = 512
     intermediate_size: int = 2048
     projection_dim: int = 512
     num_attention_heads: int = 8
-    max_position_embeddings: int = 77
     initializer_factor: float = 1.0
-    pad_token_id: int | None = 1
-    bos_token_id: int | None = 49406
-    eos_token_id: int | tuple[int, ...] | None = 49407
 
     def layer(self) -> LayerConfig:
         return _scaled(super().layer(), self.num_hidden_layers, self.initializer_factor)
 
-    def rules(self) -> tuple[Rule, ...]:
-        return TEXT
-
     def build(self, *, rngs: nnx.Rngs | None = None) -> "ClipText":
-        return ClipText(self, rngs=rngs)
+        return ClipText(self, rngs=rngs, std=0.02 * self.initializer_factor)
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipConfig(ModelConfig):
+class ClipConfig(TwoTowersConfig):
     """The configs of both towers and the width of the space in which they are compared."""
 
     model_type: ClassVar[str] = "clip"
+    architecture: ClassVar[str] = "CLIPModel"
 
     text_config: ClipTextConfig = ClipTextConfig()
     vision_config: ClipVisionConfig = ClipVisionConfig()
@@ -142,26 +104,8 @@ class ClipConfig(ModelConfig):
     logit_scale_init_value: float = 2.6592
     initializer_factor: float = 1.0
 
-    @classmethod
-    def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "ClipConfig":
-        text = ClipTextConfig.read(_tower(config, "text_config"))
-        vision = ClipVisionConfig.read(_tower(config, "vision_config"))
-        return super().read({**config, "text_config": text, "vision_config": vision}, tensors)
-
-    def write(self) -> dict[str, Any]:
-        towers = {"text_config": self.text_config, "vision_config": self.vision_config}
-        written = {name: tower.write() for name, tower in towers.items()}
-        return {**super().write(), **written, "architectures": ["CLIPModel"]}
-
-    def as_encoder(self) -> ClipVisionConfig:
-        return self.vision_config
-
-    def layout(self) -> Layout:
-        towers = join(
-            self.text_config.layout().within("text_model.", "text."),
-            self.vision_config.layout().within("vision_model.", "vision."),
-        )
-        return Layout(table(towers.rules, RULES), towers.canonical)
+    def rules(self) -> tuple[Rule, ...]:
+        return RULES
 
     def build(self, *, rngs: nnx.Rngs | None = None) -> "Clip":
         return Clip(self, rngs=rngs)
@@ -202,27 +146,14 @@ class ClipVision(PatchEncoder):
         return cls if self.config.final_norm else self.norm(cls)
 
 
-class ClipText(TextEncoder):
+class ClipText(TextTower):
     """Turns a text into tokens, each of which has seen only itself and the tokens before it."""
 
-    def __init__(self, config: ClipTextConfig, *, rngs: nnx.Rngs | None):
-        self.config = config
-        width, std = config.hidden_size, 0.02 * config.initializer_factor
-        self.embedding = parameter(rngs, (config.vocab_size, width), std=std)
-        self.positions = parameter(rngs, (config.max_position_embeddings, width), std=std)
-        self.layers = nnx.List(
-            [EncoderLayer(config.layer(), rngs=rngs) for _ in range(config.num_hidden_layers)]
-        )
-        self.norm = FinalNorm(width, rngs=rngs, epsilon=config.layer_norm_eps)
+    config: ClipTextConfig
 
-    def __call__(self, text: TextBatch | Int[Array, "batch time"]) -> Features:
-        text = self.checked(text)
+    def visible(self, text: TextBatch) -> Bool[Array, "batch time time"]:
         time = text.tokens.shape[1]
-        x = look_up(self.embedding[...], text.tokens) + self.positions[...][:time]
-        mask = jnp.tril(jnp.ones((time, time), bool)) & text.mask[:, None]
-        for layer in self.layers:
-            x = layer(x, mask)
-        return Features(self.norm(x), grid=(1, time), mask=text.mask)
+        return jnp.tril(jnp.ones((time, time), bool)) & super().visible(text)
 
     def pool(self, features: Features, text: TextBatch) -> Float[Array, "batch width"]:
         """One vector for each text: its first eos token."""
@@ -232,44 +163,29 @@ class ClipText(TextEncoder):
         return jnp.take_along_axis(features.tokens, place[:, None, None], axis=1)[:, 0]
 
 
-class Clip(nnx.Module):
-    """Compares pictures with texts."""
+class Clip(TwoTowers):
+    """Compares pictures with texts, of which one at most describes each picture."""
 
     def __init__(self, config: ClipConfig, *, rngs: nnx.Rngs | None):
-        self.config = config
-        self.vision = config.vision_config.build(rngs=rngs)
-        self.text = config.text_config.build(rngs=rngs)
+        super().__init__(config, rngs=rngs, scale=config.logit_scale_init_value)
         self.visual_projection = self._projection(config.vision_config.hidden_size, rngs)
         self.text_projection = self._projection(config.text_config.hidden_size, rngs)
-        self.logit_scale = parameter(rngs, (), fill=config.logit_scale_init_value)
+
+    @property
+    def vector_width(self) -> int:
+        return self.config.projection_dim
 
     def embed_images(
         self, pixels: Float[Array, "batch height width 3"]
     ) -> Float[Array, "batch projection"]:
-        """One vector for each picture, not normalised, in the space that texts share."""
-        with scope("vision"):
-            features = self.vision(pixels)
-        return self.visual_projection(self.vision.pool(features))
+        return self.visual_projection(super().embed_images(pixels))
 
     def embed_texts(self, text: TextBatch) -> Float[Array, "batch projection"]:
-        """One vector for each text, not normalised, in the space that pictures share."""
-        with scope("text"):
-            features = self.text(text)
-        return self.text_projection(self.text.pool(features, text))
+        return self.text_projection(super().embed_texts(text))
 
-    def __call__(
-        self, pixels: Float[Array, "batch height width 3"], text: TextBatch
-    ) -> tuple[Float[Array, "batch texts"], Float[Array, "texts batch"]]:
-        """Logits of every text for each picture, and of every picture for each text."""
-        return self.compare(self.embed_images(pixels), self.embed_texts(text))
-
-    def compare(
-        self, images: Float[Array, "batch projection"], texts: Float[Array, "texts projection"]
-    ) -> tuple[Float[Array, "batch texts"], Float[Array, "texts batch"]]:
-        """The same logits, from outputs of `embed_images` and `embed_texts`: scaled cosines."""
-        images, texts = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (images, texts))
-        logits = jnp.exp(self.logit_scale[...]) * (images @ texts.T)
-        return logits, logits.T
+    def probabilities(self, cosines: Float[Array, "batch texts"]) -> Float[Array, "batch texts"]:
+        """Of each text, given that one of the texts describes the picture."""
+        return jax.nn.softmax(self.logits(cosines))
 
     def _projection(self, width: int, rngs: nnx.Rngs | None) -> Linear:
         std = self.config.initializer_factor * width**-0.5
@@ -285,27 +201,6 @@ def _scaled(layer: LayerConfig, depth: int, factor: float) -> LayerConfig:
     )
 
 
-def _tower(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A tower's part of the config; the key from before 2023 comes first, as in transformers."""
-    for key in (f"{name}_dict", name):
-        described = config.get(key)
-        if isinstance(described, Mapping):
-            return described
-        if described is not None:
-            raise ConfigError(f"clip: {key}={quoted(described)} must be a JSON object")
-    return {}
-
-
-LAYERS = table(
-    norm("encoder.layers.{}.layer_norm1", "layers.{}.self_norm"),
-    linear("encoder.layers.{}.self_attn.q_proj", "layers.{}.self_attention.query"),
-    linear("encoder.layers.{}.self_attn.k_proj", "layers.{}.self_attention.key"),
-    linear("encoder.layers.{}.self_attn.v_proj", "layers.{}.self_attention.value"),
-    linear("encoder.layers.{}.self_attn.out_proj", "layers.{}.self_attention.out"),
-    norm("encoder.layers.{}.layer_norm2", "layers.{}.mlp_norm"),
-    linear("encoder.layers.{}.mlp.fc1", "layers.{}.mlp.up"),
-    linear("encoder.layers.{}.mlp.fc2", "layers.{}.mlp.down"),
-)
 VISION = table(
     Rule("embeddings.class_embedding", ("embeddings.cls_token",)),
     Rule("embeddings.position_embedding.weight", ("embeddings.positions",)),
@@ -313,12 +208,6 @@ VISION = table(
     norm("pre_layrnorm", "first_norm"),
     LAYERS,
     norm("post_layernorm", "norm"),
-)
-TEXT = table(
-    Rule("embeddings.token_embedding.weight", ("embedding",)),
-    Rule("embeddings.position_embedding.weight", ("positions",)),
-    LAYERS,
-    norm("final_layer_norm", "norm"),
 )
 RULES = table(
     linear("visual_projection", "visual_projection", bias=False),

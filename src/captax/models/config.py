@@ -172,6 +172,17 @@ def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"LABEL_{index}" for index in range(count))
 
 
+def labels_of_head(config: Mapping[str, Any], tensors: Collection[str]) -> tuple[str, ...]:
+    """The labels of a checkpoint with a layer `classifier`; without that layer, none.
+
+    Without the names of its tensors, the class that wrote the config says whether there is one.
+    """
+    classifies = "Classification" in architecture_of(config)
+    if tensors:
+        classifies = any("classifier.weight" in name for name in tensors)
+    return labels_of(config) if classifies else ()
+
+
 def architecture_of(config: Mapping[str, Any]) -> str:
     """The transformers class that wrote a config; empty if the config does not name it."""
     match config.get("architectures"):

@@ -19,17 +19,20 @@ class PatchEmbedding(nnx.Module):
         grid: tuple[int, int],
         *,
         rngs: nnx.Rngs | None,
+        has_cls: bool = True,
         distilled: bool = False,
         bias: bool = True,
         dropout: float = 0.0,
         std: float = 0.02,
+        position_std: float | None = None,
     ):
         self.patch, self.grid = patch, grid
         self.kernel = parameter(rngs, (patch, patch, 3, width), std=std)
         self.bias = parameter(rngs, (width,)) if bias else None
-        self.cls_token = parameter(rngs, (width,), std=std)
+        self.cls_token = parameter(rngs, (width,), std=std) if has_cls else None
         self.distillation_token = parameter(rngs, (width,), std=std) if distilled else None
-        self.positions = parameter(rngs, (1 + distilled + grid[0] * grid[1], width), std=std)
+        places = has_cls + distilled + grid[0] * grid[1]
+        self.positions = parameter(rngs, (places, width), std=position_std or std)
         self.dropout = Dropout(dropout)
 
     def __call__(
@@ -46,8 +49,9 @@ class PatchEmbedding(nnx.Module):
         if self.bias is not None:
             x = x + self.bias[...]
         lead = [t[...] for t in (self.cls_token, self.distillation_token) if t is not None]
-        first = jnp.broadcast_to(jnp.stack(lead), (batch, len(lead), x.shape[-1]))
-        x = jnp.concatenate([first, x], axis=1)
+        if lead:
+            first = jnp.broadcast_to(jnp.stack(lead), (batch, len(lead), x.shape[-1]))
+            x = jnp.concatenate([first, x], axis=1)
         positions = self.positions[...]
         return self.dropout(
             x + interpolate_positions(positions, len(lead), self.grid, (rows, columns))

@@ -19,6 +19,7 @@ from captax.models import (  # noqa: F401
     gpt2,
     llama,
     resnet,
+    siglip,
     transformer,
     vit,
     vit_msn,

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float
 
-from captax.models.config import architecture_of, labels_of, write_labels
+from captax.models.config import labels_of_head, write_labels
 from captax.models.encoders import Features, PatchEncoder
 from captax.models.layout import Layout, Rule, conv2d, linear, norm, table
 from captax.models.modules import LayerConfig, Linear
@@ -56,12 +56,8 @@ class ViTConfig(DroppingConfig, PatchConfig):
     @classmethod
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "ViTConfig":
         described = super().read(config, tensors)
-        classifies = "Classification" in architecture_of(config)
-        pooler = described.pooler
-        if tensors:
-            classifies = any("classifier.weight" in name for name in tensors)
-            pooler = pooler or any(name.endswith("pooler.dense.weight") for name in tensors)
-        labels = labels_of(config) if classifies else ()
+        pooler = described.pooler or any(name.endswith("pooler.dense.weight") for name in tensors)
+        labels = labels_of_head(config, tensors)
         return dataclasses.replace(described, labels=labels, pooler=pooler)
 
     def write(self) -> dict[str, Any]:

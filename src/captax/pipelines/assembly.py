@@ -27,7 +27,7 @@ from captax.text import Tokenizer
 Name = str | PathLike[str]
 
 # The families that can be half of an encoder-decoder in transformers.
-HALVES = {"vit", "deit", "vit_msn", "clip_vision_model", "bert", "gpt2"}
+HALVES = {"vit", "deit", "vit_msn", "clip_vision_model", "siglip_vision_model", "bert", "gpt2"}
 
 
 def from_pretrained_halves(
@@ -42,8 +42,8 @@ def from_pretrained_halves(
 ) -> Captioner | TextGenerator:
     """Join an encoder and a decoder into a captioner or a text generator, to be fine-tuned.
 
-    The encoder is a ViT, DeiT, ViT-MSN, ResNet, CLIP or BERT, and the decoder a GPT-2 or BERT. If
-    the decoder has no cross-attention, it is added with new weights, initialised as in
+    The encoder is a ViT, DeiT, ViT-MSN, ResNet, CLIP, SigLIP or BERT, and the decoder a GPT-2 or
+    BERT. If the decoder has no cross-attention, it is added with new weights, initialised as in
     transformers. If the widths of the halves differ, a new projection is added between them.
     Captions begin with the decoder's bos (or CLS) token, end with its eos (or SEP) token, and are
     padded with its pad token, or with eos if it has none.
@@ -100,7 +100,7 @@ def classifier_for(
     token: str | None = None,
     offline: bool = False,
 ) -> Classifier:
-    """Make a classifier with new `labels` from a pretrained ViT or ResNet, to be fine-tuned.
+    """Make a classifier of new `labels` from a pretrained ViT, ResNet or SigLIP, to be fine-tuned.
 
     The head is new and initialised as is usual in the family, even if the checkpoint has a head.
 

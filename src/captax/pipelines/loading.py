@@ -14,10 +14,10 @@ from captax.compilation import refuse_fork
 from captax.errors import CheckpointError
 from captax.generation import GenerationConfig
 from captax.images import ImageProcessor
-from captax.models.clip import Clip
 from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import VisionEncoder
+from captax.models.two_towers import TwoTowers
 from captax.pipelines.captioner import Captioner
 from captax.pipelines.classifier import Classifier
 from captax.pipelines.generator import read_calibration, read_generation
@@ -68,7 +68,8 @@ def load(
         dtype: the type that weights are cast to.
 
     Returns:
-        A `Captioner`, a `TextGenerator`, a `Classifier`, or a `Matcher` for a CLIP.
+        A `Captioner`, a `TextGenerator`, a `Classifier`, or a `Matcher` for a CLIP or
+        SigLIP.
 
     Raises:
         CheckpointError: there is no checkpoint, or its model cannot be used alone.
@@ -90,7 +91,7 @@ def load(
             read_generation(directory, model),
             source_tokenizer=Tokenizer.load(source) if source.is_dir() else None,
         )
-    if isinstance(model, Clip):
+    if isinstance(model, TwoTowers):
         return Matcher(model, ImageProcessor.load(directory), Tokenizer.load(directory))
     if getattr(getattr(model, "config", None), "labels", ()):
         return Classifier(model, ImageProcessor.load(directory))

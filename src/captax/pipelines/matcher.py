@@ -1,4 +1,4 @@
-"""The matcher: a CLIP that tells which text fits which picture."""
+"""The matcher: a CLIP or SigLIP that tells which text fits which picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +18,7 @@ from captax.metrics.clip_score import PROMPT, clip_score, ref_clip_score
 from captax.models.arithmetic import map_pictures
 from captax.models.clip import Clip
 from captax.models.encoders import TextBatch
+from captax.models.two_towers import TwoTowers
 from captax.pipelines.streaming import several, stream_pictures
 from captax.text import Tokenizer
 
@@ -25,7 +26,7 @@ from captax.text import Tokenizer
 class Matcher:
     """Tells how well pictures and texts fit each other."""
 
-    def __init__(self, model: Clip, processor: ImageProcessor, tokenizer: Tokenizer):
+    def __init__(self, model: TwoTowers, processor: ImageProcessor, tokenizer: Tokenizer):
         self.model = model
         self.processor = processor
         self.tokenizer = tokenizer
@@ -42,12 +43,14 @@ class Matcher:
     def match(
         self, images: ImageSource | Sequence[ImageSource], texts: str | Sequence[str]
     ) -> Float[np.ndarray, "images texts"]:
-        """For each picture, the probabilities of the texts, given that one of them describes it."""
-        scale = np.exp(np.asarray(parameters(self.model)["logit_scale"], np.float32))
+        """For each picture, the probabilities of the texts.
+
+        A CLIP's probabilities of a picture add up to 1: they hold given that one of the texts
+        describes it. A SigLIP says of each text alone whether it describes the picture.
+        """
         texts = [texts] if isinstance(texts, str) else texts
-        logits = scale * self.embed_images(images) @ self.embed_texts(texts).T
-        odds = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=0))
-        return odds / odds.sum(axis=-1, keepdims=True)
+        cosines = self.embed_images(images) @ self.embed_texts(texts).T
+        return np.array(self.model.probabilities(jnp.asarray(cosines)))
 
     def embed_images(
         self, images: ImageSource | Sequence[ImageSource], *, batch_size: int = 32
@@ -73,15 +76,21 @@ class Matcher:
     ) -> Float[np.ndarray, "texts projection"]:
         """A vector of length 1 for each text; a text that is too long for the model is cut."""
         time = self.model.text.max_positions
-        end = self.tokenizer.eos_id
-        sources = [[*row[:-1][: time - 1], end] for row in self.tokenizer.encode(texts)]
-        vectors = [np.zeros((0, self.model.config.projection_dim), np.float32)]
+        end, reads_padding = self.tokenizer.eos_id, self.model.text.reads_padding
+        if self.model.text.has_start:
+            bodies = [row[:-1] for row in self.tokenizer.encode(texts)]
+        else:
+            bodies = self.tokenizer.encode_plain(texts)
+        sources = [[*body[: time - 1], end] for body in bodies]
+        fill = self.tokenizer.pad_id if reads_padding else end
+        vectors = [np.zeros((0, self.model.vector_width), np.float32)]
         for start in range(0, len(sources), batch_size):
             rows = sources[start : start + batch_size]
             size = padded(len(rows), batch_size)
-            # Tokens after a text's end have no effect: the model is causal and pools at the end.
-            tokens = np.full((size, time), end, np.int32)
-            mask = np.zeros((size, time), bool)
+            # Without `reads_padding`, tokens after a text's end have no effect: the model is causal
+            # and pools at the end.
+            tokens = np.full((size, time), fill, np.int32)
+            mask = np.full((size, time), reads_padding)
             mask[:, 0] = True
             for i, row in enumerate(rows):
                 tokens[i, : len(row)], mask[i, : len(row)] = row, True
@@ -99,10 +108,15 @@ class Matcher:
         """CLIPScore of each image's caption, or RefCLIPScore if `references` are given.
 
         Raises:
-            CaptaxError: the numbers of images, captions and lists of references differ, or an image
-                has no reference.
+            CaptaxError: the model is not a CLIP; the numbers of images, captions and lists of
+                references differ; or an image has no reference.
             ImageError: a picture cannot be read; the error names the first.
         """
+        if not isinstance(self.model, Clip):
+            # The cosines of other models have another range than CLIPScore's weight is for.
+            raise CaptaxError(
+                f"the model is a {type(self.model).__name__}, but CLIPScore needs a CLIP"
+            )
         pictures = several(images)
         captions = [captions] if isinstance(captions, str) else captions
         if any(isinstance(texts, str) for texts in references or ()):

@@ -16,6 +16,7 @@ TASKS = {
     "encoder-decoder": "text-generation",
     "gpt2": "text-generation",
     "clip": "zero-shot-image-classification",
+    "siglip": "zero-shot-image-classification",
 }
 USES = {
     "image-to-text": 'captax.load("{name}").caption("photo.jpg")',

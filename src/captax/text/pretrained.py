@@ -2,10 +2,12 @@
 
 A GPT-2, BERT or CLIP checkpoint holds its vocabulary in `tokenizer.json`, or in the older
 `vocab.json` + `merges.txt` or `vocab.txt`, and its class determines the rest. Any other tokenizer
-is built from its `tokenizer.json` alone.
+is built from its `tokenizer.json` alone, but SigLIP's class also changes texts before that.
 """
 
 import dataclasses
+import re
+import string
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ TOKENIZER, CONFIG, ROLES = "tokenizer.json", "tokenizer_config.json", "special_t
 ADDED = "added_tokens.json"
 
 GPT2, BERT, CLIP = "GPT2Tokenizer", "BertTokenizer", "CLIPTokenizer"
+SIGLIP = "SiglipTokenizer"
 _OF_MODEL = {
     "gpt2": GPT2,
     "bert": BERT,
@@ -57,6 +60,7 @@ _DEFAULTS = {
         "pad_token": "<|endoftext|>",
     },
 }
+_SIGLIP_ROLES = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "</s>"}
 # Used if neither files nor class name the roles: the first entry whose tokens all exist.
 _CONVENTIONS: tuple[dict[str, str], ...] = (
     {"bos_token": "<start>", "eos_token": "<eos>", "pad_token": "<pad>"},
@@ -116,6 +120,9 @@ def read_pretrained(directory: Path) -> Pretrained:
                 "tried in a process of its own; use another"
             )
         backend = _parse(path, lambda: tokenizers.Tokenizer.from_file(str(path)))
+        if _class_of(settings, {}) == SIGLIP:
+            settings = _SIGLIP_ROLES | settings
+            _normalize_as_siglip(backend, settings)
         # A class that does not fit the model in the file is ignored.
         if isinstance(backend.model, models.WordPiece if kind == BERT else models.BPE):
             settings = _DEFAULTS.get(kind or "", {}) | settings
@@ -151,13 +158,12 @@ def _settings(directory: Path) -> dict[str, Any]:
 def _kind(directory: Path, settings: Mapping[str, Any]) -> str | None:
     """The class that `tokenizer_config.json` or `config.json` names, if it is a known one."""
     config = _object(directory / "config.json")
-    name = settings.get("tokenizer_class") or config.get("tokenizer_class")
-    name = name.removesuffix("Fast") if isinstance(name, str) else None
+    name = _class_of(settings, config)
     if name not in _ANY:
         if name not in _DEFAULTS and not (directory / TOKENIZER).is_file():
             raise TextError(
                 f"{directory}: {name} can only be read from a tokenizer.json; "
-                "save it there with transformers' AutoTokenizer"
+                "copy it from the original checkpoint, or save it with transformers' AutoTokenizer"
             )
         return name if name in _DEFAULTS else None
     if name is not None and (directory / TOKENIZER).is_file():
@@ -166,6 +172,31 @@ def _kind(directory: Path, settings: Mapping[str, Any]) -> str | None:
         if isinstance(part, Mapping) and part.get("model_type") in _OF_MODEL:
             return _OF_MODEL[part["model_type"]]
     return None
+
+
+def _class_of(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
+    """The class that the tokenizer's or else the model's config names, without `Fast`."""
+    name = settings.get("tokenizer_class") or config.get("tokenizer_class")
+    return name.removesuffix("Fast") if isinstance(name, str) else None
+
+
+def _normalize_as_siglip(backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Remove ASCII's punctuation and needless spaces, and capitals, before all else.
+
+    transformers' class does this in Python. A `tokenizer.json` may do it too, or leave it out;
+    twice has no other effect than once.
+    """
+    steps: list[normalizers.Normalizer] = []
+    if settings.get("do_lower_case", True):
+        steps.append(normalizers.Lowercase())
+    steps += [
+        normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""),
+        normalizers.Replace(Regex(r"\s+"), " "),
+        normalizers.Strip(),
+    ]
+    if backend.normalizer is not None:
+        steps.append(backend.normalizer)
+    backend.normalizer = normalizers.Sequence(steps)
 
 
 def _vocabulary_file(directory: Path, kind: str | None) -> tuple[str, Path]:

@@ -101,7 +101,8 @@ def _captions(full: bool) -> Inputs:
     }
 
 
-def _ask(model: Any, tensors: dict[str, Any]) -> Any:
+def ask_pairs(model: Any, tensors: dict[str, Any]) -> Any:
+    """What a model of two towers computes, with the states of both."""
     output = model(**tensors, **STATES)
     vision, text = output.vision_model_output, output.text_model_output
     return {
@@ -116,49 +117,54 @@ def _ask(model: Any, tensors: dict[str, Any]) -> Any:
     }
 
 
-def _interpolated(model: Any, tensors: dict[str, Any]) -> Any:
+def interpolated(model: Any, tensors: dict[str, Any]) -> Any:
+    """What a vision tower computes of pictures of another size."""
     return model(**tensors, **STATES, interpolate_pos_encoding=True)
 
 
-def _as_text(inputs: Inputs) -> TextBatch:
+def as_text(inputs: Inputs) -> TextBatch:
+    """The texts as our models take them."""
     return TextBatch(inputs["input_ids"], inputs["attention_mask"] == 1)
 
 
-def _run(model: Any, inputs: Inputs) -> Outputs:
-    logits, seen = observe(model, pixels(inputs), _as_text(inputs))
-    states = {name.replace(".", "_"): value for name, value in seen.items()}
+def run_pairs(model: Any, inputs: Inputs) -> Outputs:
+    """The same of ours; transformers does not give the attention of a tower's head."""
+    logits, seen = observe(model, pixels(inputs), as_text(inputs))
+    states = {k.replace(".", "_"): value for k, value in seen.items() if ".head." not in k}
     return {
         "logits_per_image": logits[0],
         "logits_per_text": logits[1],
         "image_embeds": model.embed_images(pixels(inputs)),
-        "text_embeds": model.embed_texts(_as_text(inputs)),
+        "text_embeds": model.embed_texts(as_text(inputs)),
         **states,
     }
 
 
-def _run_vision(model: Any, inputs: Inputs) -> Outputs:
+def run_vision(model: Any, inputs: Inputs) -> Outputs:
+    """What a vision tower computes."""
     features, seen = observe(model, pixels(inputs))
     return {"last_hidden_state": features.tokens, "pooler_output": model.pool(features), **seen}
 
 
-def _run_text(model: Any, inputs: Inputs) -> Outputs:
-    text = _as_text(inputs)
+def run_text(model: Any, inputs: Inputs) -> Outputs:
+    """What a text tower computes."""
+    text = as_text(inputs)
     features, seen = observe(model, text)
     pooled = model.pool(features, text)
     return {"last_hidden_state": features.tokens, "pooler_output": pooled, **seen}
 
 
 CASES = [
-    Case("clip", _clip, _pairs, _run, _ask, loss="logits_per_image"),
-    Case("clip-vision", _vision, _pictures, _run_vision, loss="pooler_output"),
+    Case("clip", _clip, _pairs, run_pairs, ask_pairs, loss="logits_per_image"),
+    Case("clip-vision", _vision, _pictures, run_vision, loss="pooler_output"),
     Case(
         "clip-vision-other-size",
         _vision,
         _other_size,
-        _run_vision,
-        _interpolated,
+        run_vision,
+        interpolated,
         loss="last_hidden_state",
     ),
-    Case("clip-text", _text, _texts, _run_text, loss="pooler_output"),
+    Case("clip-text", _text, _texts, run_text, loss="pooler_output"),
     Case("clip-gpt2", _clip_gpt2, _captions, vision_encoder_decoder.run),
 ]

@@ -69,7 +69,8 @@ def run_encoder(model: Any, inputs: Inputs) -> Outputs:
     return {"last_hidden_state": features.tokens, **seen}
 
 
-def _classify(model: Any, inputs: Inputs) -> Outputs:
+def run_classifier(model: Any, inputs: Inputs) -> Outputs:
+    """What a classifier computes."""
     logits, seen = observe(model.classify, pixels(inputs))
     return {"logits": logits, **seen}
 
@@ -77,7 +78,7 @@ def _classify(model: Any, inputs: Inputs) -> Outputs:
 CASES = [
     Case("vit", _vit, vit_inputs, run_encoder, loss="last_hidden_state"),
     Case("vit-other-size", _vit, _other_size, run_encoder, _interpolated, loss="last_hidden_state"),
-    Case("vit-classifier", _vit_classifier, vit_inputs, _classify),
-    Case("vit-large-384", _vit_large, _large_inputs, _classify, large=True),
-    Case("deit-classifier", _deit, vit_inputs, _classify),
+    Case("vit-classifier", _vit_classifier, vit_inputs, run_classifier),
+    Case("vit-large-384", _vit_large, _large_inputs, run_classifier, large=True),
+    Case("deit-classifier", _deit, vit_inputs, run_classifier),
 ]
