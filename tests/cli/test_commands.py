@@ -258,7 +258,7 @@ def test_train_runs_the_recipe_in_its_folder(
 
     runs = []
 
-    def train(recipe: Any, out: Path, *, init_from: Path | None, follow_links: bool) -> Path:
+    def train(recipe: Any, out: Path, *, init_from: Path | None, **_: bool) -> Path:
         runs.append((recipe, out, init_from))
         return out / "best"
 
@@ -297,7 +297,7 @@ def test_train_goes_on_by_the_recipe_of_the_run(
     [
         (["captax-lite"], "data.root is missing;"),
         (["captax-lite", "--set", "data.rot=x"], "data.rot: unknown key; did you mean root?"),
-        (["captax-lite", "--set", "data.root=nowhere"], "nowhere"),
+        (["finetune", "--set", "data.root=nowhere"], "nowhere"),
         (["flickr8k"], "no recipe 'flickr8k'"),
     ],
 )

@@ -208,9 +208,8 @@ def test_a_model_without_a_head_gets_one(checkpoint: Callable[[str], Path]) -> N
     for name, value in parameters(classifier.model).items():
         if "classifier" not in name:
             np.testing.assert_array_equal(value, bare[name])
-    with pytest.raises(
-        ConfigError, match=r"gpt2 cannot classify; use one of deit, resnet, vit, vit_msn$"
-    ):
+    known = "deit, resnet, siglip, siglip_vision_model, vit, vit_msn"
+    with pytest.raises(ConfigError, match=f"gpt2 cannot classify; use one of {known}$"):
         captax.classifier_for(checkpoint("gpt2"), ["a"])
 
 

@@ -77,7 +77,9 @@ def test_a_panic_of_the_library_is_an_error_in_one_line() -> None:
         raise Panic("index out of bounds")
 
     tokenizer = train_word_tokenizer(["a dog"], min_count=1)
-    tokenizer._backend = type("Broken", (), dict.fromkeys(("decode", "encode_batch"), panics))()
+    tokenizer._backend = type(
+        "Broken", (), dict.fromkeys(("decode_batch", "encode_batch"), panics)
+    )()
     for call in (lambda: tokenizer.decode([7]), lambda: tokenizer.encode_plain(["a"])):
         with pytest.raises(TextError, match=r"cannot do its work .index out of bounds."):
             call()

@@ -92,7 +92,7 @@ def test_every_fault_is_told_before_a_model_is_built(
     message = str(told.value)
     assert message.startswith(
         "2 pictures cannot be read, 1 picture does not exist, 1 picture has no caption, "
-        "1 picture has an empty caption, 2 datasets have other faults: "
+        "1 picture has an empty caption, 2 datasets have faults: "
     )
     for name in ("nowhere", "shapes/text", "3.jpg", "4.jpg", "shapes/6", "9.jpg", "shapes/10"):
         assert name in message

@@ -157,7 +157,8 @@ def test_checkpoints_that_do_not_make_what_the_task_needs(
     told = refused("finetune", *CAPTIONS, classifier, "model.add_words=false")
     assert "task is caption, but the model's checkpoints make a Classifier; give other" in told
     texts = f"model.encoder.checkpoint={checkpoint('bert')}"
-    told = refused("captax-lite", *CAPTIONS, "data.row_tokens=null", texts)
+    rows, hints = "data.row_tokens=null", "model.decoder.hints=0"
+    told = refused("captax-lite", *CAPTIONS, rows, hints, texts)
     assert "model.encoder.checkpoint: " in told and "encodes texts" in told
     captioner = f"model.checkpoint={root / 'captioner'}"
     told = refused("finetune", *CAPTIONS, captioner, init_from=tmp_path / "nowhere")

@@ -171,8 +171,8 @@ def explain(
         importlib.import_module("jax.numpy")
         threading.Thread(target=importlib.import_module, args=["matplotlib.figure"]).start()
     captioner = load_captioner(model, revision=revision, offline=offline, dtype=dtype.value)
-    # Attention alone takes no longer than a caption.
-    long = faithfulness or methods != [Method.attention]
+    # Attention and its rollout take no longer than a caption.
+    long = faithfulness or not {Method.attention, Method.rollout}.issuperset(methods)
 
     def tell(step: str) -> None:
         if long:

@@ -21,7 +21,7 @@ class Kind(enum.Enum):
     text = "file of captions cannot be read", "files of captions cannot be read"
     unpictured = "list has captions without a picture", "lists have captions without a picture"
     blank = "pair has an empty text", "pairs have an empty text"
-    dataset = "dataset has another fault", "datasets have other faults"
+    dataset = "dataset has a fault", "datasets have faults"
 
     @property
     def of_example(self) -> bool:
