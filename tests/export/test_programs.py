@@ -77,8 +77,8 @@ def _of_the_programs(
     manifest = json.loads((folder / "export.json").read_text())
     programs = script.load_programs(manifest)
     writer = script.Writer(programs, pixels, said[0, :first], said.shape[1] + 1, None)
-    features = programs["encoder"]({"pixels": pixels})["features"]
-    found = programs["prefill"]({"tokens": said[:, :first], "features": features})
+    seen = programs["encoder"]({"pixels": pixels})
+    found = programs["prefill"]({"tokens": said[:, :first], **seen})
     logits = [found.pop("logits")]
     writer.tokens, writer.cache = said[:, :first], writer._as_past(found)
     for i in range(first, said.shape[1]):

@@ -76,13 +76,17 @@ def make_programs(
         prompted, time = jax_export.symbolic_shape("batch, time", constraints=limits)
 
     def encoder(weights: Weights, pixels: jax.Array) -> Features:
-        return rebuild(weights).encode(pixels)
+        found = rebuild(weights).encode(pixels)
+        return found if hinted else dataclasses.replace(found, labels=None)
 
+    # The classes of the encoder, if the decoder takes hints from them.
+    hinted = bool(model.decoder.classes)
+    written = ["features", *(["labels"] if hinted else [])]
     pixels = {"pixels": Shape((batch, height, width, 3), jnp.float32)}
-    looking, seen = _program("encoder", encoder, shapes, pixels, ["features"])
+    looking, seen = _program("encoder", encoder, shapes, pixels, written)
 
-    def prefill(weights: Weights, tokens: jax.Array, features: jax.Array) -> tuple[jax.Array, Any]:
-        given = jax.tree.unflatten(seen, [features])
+    def prefill(weights: Weights, tokens: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, Any]:
+        given = jax.tree.unflatten(seen, arrays)
         logits, cache = rebuild(weights).begin(given, tokens, capacity)
         return logits, (cache.past, cache.context)
 

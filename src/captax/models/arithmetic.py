@@ -109,6 +109,24 @@ def look_up(
     return table[tokens].astype(activation_dtype(table.dtype))
 
 
+def largest(
+    x: Float[Array, "batch values"], count: int
+) -> tuple[Float[Array, "batch count"], Int[Array, "batch count"]]:
+    """The `count` largest values of each row and their places, the largest first."""
+    if not modes().portable:
+        values, places = jax.lax.top_k(x, count)
+        return values, places
+    places = jnp.arange(x.shape[1])
+    found = []
+    for _ in range(count):
+        value = x.max(-1, keepdims=True)
+        place = jnp.where(x == value, places, x.shape[1] - 1).min(-1, keepdims=True)
+        found.append((value, place))
+        x = jnp.where(places == place, -jnp.inf, x)
+    firsts, seconds = zip(*found, strict=True)
+    return jnp.concatenate(firsts, 1), jnp.concatenate(seconds, 1)
+
+
 def softcapped(x: Float[Array, "*shape"], cap: float | None) -> Float[Array, "*shape"]:
     """`cap * tanh(x / cap)`, which stays below `cap`; `x` itself without one.
 

@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from captax.models.arithmetic import look_up, project
+from captax.models.arithmetic import largest, look_up, project
 from captax.models.config import ConfigError, ModelConfig, as_field
 from captax.models.decoders import WordDecoder
 from captax.models.encoders import Features
@@ -145,7 +145,7 @@ class Hints(nnx.Module):
     ) -> Float[Array, "batch hints width"]:
         # The loss of captions does not change what the classes are.
         shares = jax.nn.softmax(jax.lax.stop_gradient(labels).astype(jnp.float32))
-        probable, which = jax.lax.top_k(shares, self.config.hints)
+        probable, which = largest(shares, self.config.hints)
         tokens = jnp.asarray(padded_words(self.config.class_words))[which]
         known = (tokens >= 0)[..., None]
         named = jnp.where(known, look_up(embedding, jnp.maximum(tokens, 0)), 0)

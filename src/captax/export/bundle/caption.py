@@ -182,11 +182,11 @@ class Writer:
 
     def __init__(self, programs, pixels, prompt, limit, first):
         self.programs, self.limit = programs, limit
-        features = programs["encoder"]({"pixels": pixels})["features"]
+        seen = programs["encoder"]({"pixels": pixels})
         tokens = np.tile(np.array(prompt, np.int32), (len(pixels), 1))
         # A program of fixed sizes reads one token first; the rest of a prompt follows.
         first = first or len(prompt)
-        found = programs["prefill"]({"tokens": tokens[:, :first], "features": features})
+        found = programs["prefill"]({"tokens": tokens[:, :first], **seen})
         self.logits, self.cache = np.asarray(found.pop("logits")), self._as_past(found)
         self.tokens = tokens[:, :first]
         for i in range(first, len(prompt)):
