@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from captax.checkpoints.hub import BUILT_IN, FORMER_NAMES, HubError, fetch, push
+from captax.checkpoints.hub import HubError, fetch, push
+from captax.checkpoints.names import BUILT_IN, FORMER_NAMES
 from captax.checkpoints.state import CheckpointError
 from captax.checkpoints.weights import open_weights
 from fake_hub import FakeHub, Repository

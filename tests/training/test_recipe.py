@@ -1,6 +1,8 @@
 """Recipes: what is read, what may be set, and how mistakes are told."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -200,6 +202,12 @@ def test_recipes_that_do_not_exist_are_refused(tmp_path: Path) -> None:
     assert "no recipe 'captax-light'" in said and "captax-lite" in said
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
     assert "latin.yaml: " in error_of(str(tmp_path / "latin.yaml"))
+
+
+def test_recipes_are_read_without_jax() -> None:
+    """Which takes a second, and is not needed to tell a mistake."""
+    said = "import sys, captax.training.recipe; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", said]).returncode == 0
 
 
 def test_a_former_name_of_the_built_in_captioner_names_its_recipe() -> None:

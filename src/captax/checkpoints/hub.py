@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
+from captax.checkpoints.names import BUILT_IN, DEFAULT, FORMER_NAMES
 from captax.checkpoints.state import CheckpointError
 from captax.checkpoints.weights import FOREIGN, NAMES
 from captax.errors import quoted
@@ -26,11 +27,6 @@ WEIGHTS = {
 
 class HubError(CheckpointError):
     """A checkpoint cannot be downloaded from, or uploaded to, the Hugging Face hub."""
-
-
-DEFAULT = "default"  # names the built-in captioner wherever a model is named
-BUILT_IN = "captax-lite"
-FORMER_NAMES = ("flickr8k-lite",)  # which the built-in captioner had
 
 
 def fetch(

@@ -10,6 +10,7 @@ from captax.checkpoints import hub
 from captax.checkpoints.directory import load_model as read_model
 from captax.checkpoints.gguf import is_gguf, open_gguf
 from captax.checkpoints.gguf_models import load_gguf
+from captax.checkpoints.names import DEFAULT
 from captax.compilation import refuse_fork
 from captax.errors import CheckpointError
 from captax.generation import GenerationConfig
@@ -116,7 +117,7 @@ def locate(
 ) -> Path:
     """The directory of a checkpoint, downloaded if needed; the arguments are those of `load`."""
     return hub.fetch(
-        hub.DEFAULT if name is None else name, revision=revision, token=token, offline=offline
+        DEFAULT if name is None else name, revision=revision, token=token, offline=offline
     )
 
 

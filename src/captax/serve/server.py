@@ -12,7 +12,7 @@ from typing import Any
 
 import uvicorn
 
-from captax.checkpoints.hub import BUILT_IN, DEFAULT
+from captax.checkpoints.names import BUILT_IN, DEFAULT
 from captax.compilation import persist_compiled_programs, persist_no_more
 from captax.errors import CaptaxError, quoted
 from captax.pipelines.captioner import Captioner

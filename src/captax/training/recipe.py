@@ -14,7 +14,7 @@ import regex
 import yaml
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from captax.checkpoints.hub import BUILT_IN, FORMER_NAMES
+from captax.checkpoints.names import BUILT_IN, FORMER_NAMES
 from captax.errors import CaptaxError, plain, quoted
 from captax.files import CONFIG_LIMIT, read_text
 
