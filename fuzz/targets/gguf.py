@@ -21,16 +21,7 @@ from checkpoints import gguf_files  # noqa: E402
 
 KINDS = ("header.gguf", "model.gguf", "tokenizer.gguf")
 SECONDS = 6.0  # of a model, which is built however small the file is
-_GPT2 = {
-    "model": "gpt2",
-    "pre": "smollm",
-    "tokens": ["<s>", "a", "b", "\u0120", "1", "2", "ab", "\u0120ab", "12"],
-    "merges": ["a b", "\u0120 ab", "1 2"],
-    "token_type": [3, 1, 1, 1, 1, 1, 1, 1, 1],
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "add_bos_token": True,
-}
+_GPT2 = {**gguf_files.GPT2, "add_bos_token": True}
 _KEYS = (
     *("general.architecture", "general.alignment", "rope_freqs.weight", "token_embd.weight"),
     *("output.weight", "blk.0.attn_q.weight", "blk.0.attn_q.bias", "blk.99.ffn_up.weight"),

@@ -53,6 +53,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "gemma3": GEMMA3,
 }
 PIECES = ["<pad>", "<s>", "</s>", "<unk>", "a", "b", "c", "ab", "abc", "\u2581", "\u2581a", "x"]
+# A tokenizer of bytes: what its metadata say.
+GPT2 = {
+    "model": "gpt2",
+    "pre": "smollm",
+    "tokens": ["<s>", "a", "b", "\u0120", "1", "2", "ab", "\u0120ab", "12"],
+    "merges": ["a b", "\u0120 ab", "1 2"],
+    "token_type": [3, 1, 1, 1, 1, 1, 1, 1, 1],
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
 
 
 def write(

@@ -19,7 +19,7 @@ from captax.checkpoints.gguf_models import load_gguf
 from captax.errors import CaptaxError, CheckpointError
 from captax.pipelines.text_generator import TextGenerator
 from captax.text.gguf import read_gguf_tokenizer
-from checkpoints.gguf_files import GEMMA2, LLAMA, MODELS, PIECES, Kind, numbers, theirs, write
+from checkpoints.gguf_files import GEMMA2, GPT2, LLAMA, MODELS, PIECES, Kind, numbers, theirs, write
 
 # Bytes of a block at which its half-precision numbers begin.
 HALVES = {
@@ -270,20 +270,11 @@ def test_pieces_are_joined_by_their_scores(tmp_path: Path) -> None:
 
 
 def test_bytes_are_joined_in_the_order_of_the_merges(tmp_path: Path) -> None:
-    tokens = {
-        "model": "gpt2",
-        "pre": "smollm",
-        "tokens": ["<s>", "a", "b", "\u0120", "1", "2", "ab", "\u0120ab", "12"],
-        "merges": ["a b", "\u0120 ab", "1 2"],
-        "token_type": [3, 1, 1, 1, 1, 1, 1, 1, 1],
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-    }
-    tokenizer = read_gguf_tokenizer(metadata(tmp_path / "a.gguf", tokens), tmp_path)
+    tokenizer = read_gguf_tokenizer(metadata(tmp_path / "a.gguf", GPT2), tmp_path)
     assert tokenizer.encode_plain(["ab ab12"]) == [[6, 7, 4, 5]]  # digits stay apart
     assert tokenizer.decode([6, 7, 4, 5]) == "ab ab12"
     assert tokenizer.encode_template(["ab"]) == [[6]]
-    plain = metadata(tmp_path / "b.gguf", {**tokens, "pre": "gpt-2"})
+    plain = metadata(tmp_path / "b.gguf", {**GPT2, "pre": "gpt-2"})
     assert read_gguf_tokenizer(plain, tmp_path).encode_plain(["ab12"]) == [[6, 8]]
     for change, told in (
         ({"pre": "tekken"}, "in the way 'tekken'"),
@@ -291,6 +282,6 @@ def test_bytes_are_joined_in_the_order_of_the_merges(tmp_path: Path) -> None:
         ({"merges": ["a"]}, "not a readable tokenizer"),
         ({"merges": ["a z"]}, "not a readable tokenizer"),
     ):
-        changed = metadata(tmp_path / "c.gguf", {**tokens, **change})
+        changed = metadata(tmp_path / "c.gguf", {**GPT2, **change})
         with pytest.raises(CaptaxError, match=told):
             read_gguf_tokenizer(changed, tmp_path)

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from captax.models import efficientnet
+from captax.pipelines.captioner import Captioner
 from captax.training import build
+from captax.training.recipe import Recipe, load_recipe
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
 
@@ -49,6 +51,37 @@ def dataset() -> Callable[[Path], Path]:
         return root
 
     return write
+
+
+@pytest.fixture
+def root(dataset: Callable[[Path], Path], tiny_captioner: Captioner, tmp_path: Path) -> Path:
+    """The dataset, and a captioner to train on it."""
+    root = dataset(tmp_path)
+    tiny_captioner.save(root / "captioner")
+    return root
+
+
+@pytest.fixture
+def finetune(root: Path) -> Callable[[int], Recipe]:
+    """A recipe that trains this captioner for two epochs, with batches of a size."""
+
+    def recipe(batch_size: int) -> Recipe:
+        return load_recipe(
+            "finetune",
+            [
+                f"data.root={root}",
+                "data.train=[{path: shapes, split: train}]",
+                "data.dev=[{path: shapes, split: dev}]",
+                "data.max_tokens=10",
+                f"model.checkpoint={root / 'captioner'}",
+                "evaluation={num_beams: 1, max_new_tokens: 4, metric: loss, samples: 1, epochs: 1}",
+                f"optimizer={{batch_size: {batch_size}}}",
+                "stages=[{name: s, epochs: 2, lr: 0.01, trainable: [decoder]}]",
+                "save_every=1",
+            ],
+        )
+
+    return recipe
 
 
 @pytest.fixture(scope="module")

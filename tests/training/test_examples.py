@@ -13,36 +13,15 @@ from PIL import Image
 from captax.data import DataError
 from captax.data.faults import Kind
 from captax.images import ImageError
-from captax.pipelines.captioner import Captioner
 from captax.training import examples, loop, writing
 from captax.training.examples import BrokenData, open_examples
 from captax.training.loop import train
-from captax.training.recipe import Recipe, RecipeError, load_recipe
+from captax.training.recipe import Recipe, RecipeError
 
 
 @pytest.fixture
-def root(dataset: Callable[[Path], Path], tiny_captioner: Captioner, tmp_path: Path) -> Path:
-    root = dataset(tmp_path)
-    tiny_captioner.save(root / "captioner")
-    return root
-
-
-@pytest.fixture
-def recipe(root: Path) -> Recipe:
-    return load_recipe(
-        "finetune",
-        [
-            f"data.root={root}",
-            "data.train=[{path: shapes, split: train}]",
-            "data.dev=[{path: shapes, split: dev}]",
-            "data.max_tokens=10",
-            f"model.checkpoint={root / 'captioner'}",
-            "evaluation={num_beams: 1, max_new_tokens: 4, metric: loss, samples: 1, epochs: 1}",
-            "optimizer={batch_size: 2}",
-            "stages=[{name: s, epochs: 2, lr: 0.01, trainable: [decoder]}]",
-            "save_every=1",
-        ],
-    )
+def recipe(finetune: Callable[[int], Recipe]) -> Recipe:
+    return finetune(2)
 
 
 def changed(recipe: Recipe, **fields: Any) -> Recipe:

@@ -12,7 +12,6 @@ from PIL import Image
 from captax.errors import CaptaxError
 from captax.files import OutputError
 from captax.images import ImageError
-from captax.pipelines.captioner import Captioner
 from captax.training import build, loop
 from captax.training.checkpoints import RunCheckpoints
 from captax.training.loop import train
@@ -22,28 +21,8 @@ from captax.training.writing import CaptionTask
 
 
 @pytest.fixture
-def root(dataset: Callable[[Path], Path], tiny_captioner: Captioner, tmp_path: Path) -> Path:
-    root = dataset(tmp_path)
-    tiny_captioner.save(root / "captioner")
-    return root
-
-
-@pytest.fixture
-def recipe(root: Path) -> Recipe:
-    return load_recipe(
-        "finetune",
-        [
-            f"data.root={root}",
-            "data.train=[{path: shapes, split: train}]",
-            "data.dev=[{path: shapes, split: dev}]",
-            "data.max_tokens=10",
-            f"model.checkpoint={root / 'captioner'}",
-            "evaluation={num_beams: 1, max_new_tokens: 4, metric: loss, samples: 1, epochs: 1}",
-            "optimizer={batch_size: 4}",
-            "stages=[{name: s, epochs: 2, lr: 0.01, trainable: [decoder]}]",
-            "save_every=1",
-        ],
-    )
+def recipe(finetune: Callable[[int], Recipe]) -> Recipe:
+    return finetune(4)
 
 
 @pytest.mark.slow
