@@ -87,7 +87,7 @@ def run(tree: Path, captioner: captax.Captioner, waived: frozenset[str]) -> tupl
             path: caption if isinstance(caption, Exception) else (caption.text, caption.score)
             for path, caption in zip(found.pictures, captioner.stream(found.pictures), strict=True)
         }
-        proposed = edits(propose(found.found, captions))
+        proposed = edits(propose(found.found, captions, waived=waived))
         written, patch = {}, b""
         for path, each in proposed.items():
             document = each[0].document
@@ -104,7 +104,7 @@ def run(tree: Path, captioner: captax.Captioner, waived: frozenset[str]) -> tupl
                 assert (patched / path.relative_to(site)).read_bytes() == content, path
                 made = [proposal.edit for proposal in proposed[path] if proposal.edit]
                 proposed[path][0].document.write(made)
-        again = propose(survey([site], waived=waived).found, captions)
+        again = propose(survey([site], waived=waived).found, captions, waived=waived)
         assert not edits(again), "a second run proposes more"
         return found, sum(map(len, proposed.values())), len(proposed)
 

@@ -15,8 +15,10 @@ from captax.files import parse_json
 from captax.pipelines.conversion import companions_of
 from captax.pipelines.generator import CONFIDENCE
 
-# Files that belong to one set of weights, or do not change what the weights mean.
-_OWN = (CONFIDENCE, "README.md", "generation_config.json")
+# Files that tell of one set of weights, and are not copied.
+_OF_WEIGHTS = (CONFIDENCE, "README.md")
+# They may differ, and so may options, which do not change what the weights mean.
+_OWN = (*_OF_WEIGHTS, "generation_config.json")
 
 
 def average(sources: Sequence[str], out: Path, *, dtype: str = "float32") -> None:
@@ -44,7 +46,7 @@ def average(sources: Sequence[str], out: Path, *, dtype: str = "float32") -> Non
     def write(folder: Path) -> None:
         save_model(folder, model, dtype=dtype)
         for path in companions_of(first):
-            if path.name not in (CONFIDENCE, "README.md"):
+            if path.name not in _OF_WEIGHTS:
                 shutil.copyfile(path, folder / path.name)
 
     write_directory(out, write)
