@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import captax
 from captax.data import DataError
+from captax.data.check import check
 from captax.data.faults import Kind
 from captax.images import ImageError
 from captax.training import examples, loop, writing
@@ -122,6 +124,26 @@ def test_captions_without_a_picture_are_left_out_and_other_faults_are_not(
     listed.write_text(json.dumps({"images": [*images, images[1]], "annotations": captions}))
     with pytest.raises(BrokenData, match="image 1 comes twice; remove one"):
         open_examples(spoken, skip=True)
+
+
+def test_texts_that_are_too_long_are_left_out(recipe: Recipe, root: Path) -> None:
+    tokens = root / "shapes" / "text" / "Flickr8k.token.txt"
+    long = "6.jpg#0\t" + "word " * 30_000
+    lines = [
+        long if line.startswith("6.jpg#0") else line for line in tokens.read_text().split("\n")
+    ]
+    tokens.write_text("\n".join(lines))
+    told = (
+        r"^1 text is too long: shapes/6: has a text of more than 100,000 characters; shorten it\."
+    )
+    with pytest.raises(BrokenData, match=told):
+        open_examples(recipe)
+    found = open_examples(recipe, skip=True)
+    assert [each.id for each in found.skipped] == ["6"] and len(found.train) == 7
+    [fault] = check(root / "shapes").report.faults
+    assert fault.endswith("6 has a caption of more than 100,000 characters")
+    with pytest.raises(DataError, match=r"line 13: a text of 149,999 characters; give at most"):
+        captax.data.open(root / "shapes")
 
 
 def test_pairs_with_an_empty_text(root: Path, recipe: Recipe) -> None:

@@ -16,7 +16,7 @@ from tokenizers import Regex, pre_tokenizers
 
 from captax.data.batches import map_ahead
 from captax.data.example import Example, SplitError, collecting_faults, refuse
-from captax.data.faults import Kind, picture_fault, text_fault
+from captax.data.faults import LONGEST_CAPTION, Kind, picture_fault, text_fault
 from captax.data.folder import texts_alone
 from captax.data.labelled import LabelledExample, is_labelled, read_labelled, unlabelled
 from captax.data.sources import SIDECARS, UnknownLayout, recognise
@@ -116,7 +116,11 @@ class _Looked:
     error: str | None
 
 
-_SAYS = {Kind.empty: "has an empty caption", Kind.uncaptioned: "has no caption"}
+_SAYS = {
+    Kind.empty: "has an empty caption",
+    Kind.uncaptioned: "has no caption",
+    Kind.long: f"has a caption of more than {LONGEST_CAPTION:,} characters",
+}
 
 
 class Check:
@@ -205,7 +209,10 @@ class Check:
             pictures=pictures,
             captions=dict(spoken_in),
             classes={split: dict(sorted(found.items())) for split, found in classes.items()},
-            faults=faults,
+            faults=[
+                *faults,
+                *(f"{n} {_SAYS[Kind.long]}" for n, e in examples.items() if _is_long(e)),
+            ],
             unreadable={self._name(e): e.error for e in self._looked if e.error is not None},
             leaks=leaks,
             repeated=repeated,
@@ -316,6 +323,10 @@ def _look(split: str, example: Example | LabelledExample) -> _Looked:
     if (fault := picture_fault(example, look)) is not None:
         return _Looked(split, example, None, b"", fault[1])
     return _Looked(split, example, *seen[0], None)
+
+
+def _is_long(example: Example | LabelledExample) -> bool:
+    return text_fault(example) is Kind.long
 
 
 _SPLIT_WORDS = pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True)

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from captax import files
-from captax.data.faults import Fault, Kind
+from captax.data.faults import LONGEST_CAPTION, Fault, Kind
 from captax.errors import CaptaxError
 from captax.files import is_file
 
 _faults: ContextVar[list[Fault] | None] = ContextVar("faults", default=None)
 _keeps_empty: ContextVar[bool] = ContextVar("keeps_empty", default=False)
-
-
-LONGEST_CAPTION = 100_000  # characters; a page of a book has 2,000
 
 
 class DataError(CaptaxError):
@@ -103,8 +100,9 @@ class ListedCaption:
 def collecting_faults(*, keep_empty: bool = False) -> Iterator[list[Fault]]:
     """Within the block, faults of single examples are added to the list it yields, not raised.
 
-    Examples may then have no captions, empty captions, or pictures that do not exist. These faults
-    are not added, because the examples show them. A file that cannot be read at all still raises.
+    Examples may then have no captions, empty captions, texts that are too long, or pictures that do
+    not exist. These faults are not added, because the examples show them. A file that cannot be
+    read at all still raises.
     Karpathy's files have empty sentences, which are passed over except with `keep_empty`.
     """
     faults: list[Fault] = []
@@ -149,13 +147,13 @@ def gather(rows: Iterable[ListedCaption]) -> dict[str, list[str]]:
 
 
 def refuse_long(text: str, where: object, most: int = LONGEST_CAPTION) -> None:
-    """Refuse a text that is no caption: metrics and tokenizers take memory for every word.
+    """Refuse a text that is too long to be a caption.
 
     Raises:
         DataError: it is longer than `most` characters, and faults are not collected.
     """
-    if len(text) > most:
-        note(f"{where}: a text of {len(text):,} characters; give at most {most:,}")
+    if len(text) > most and refuses():
+        raise DataError(f"{where}: a text of {len(text):,} characters; give at most {most:,}")
 
 
 def make_examples(

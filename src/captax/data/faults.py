@@ -10,6 +10,10 @@ from typing import Any
 from captax.files import is_file
 from captax.images.decode import ImageError
 
+# Metrics and tokenizers take memory for every word.
+LONGEST_CAPTION = 100_000  # characters; a page of a book has 2,000
+LONGEST_SOURCE = 10_000_000  # characters; the longest novels have five million
+
 
 class Kind(enum.Enum):
     """Kinds of faults; the values say how one, and how several, are counted."""
@@ -18,6 +22,7 @@ class Kind(enum.Enum):
     missing = "picture does not exist", "pictures do not exist"
     uncaptioned = "picture has no caption", "pictures have no caption"
     empty = "picture has an empty caption", "pictures have an empty caption"
+    long = "text is too long", "texts are too long"
     text = "file of captions cannot be read", "files of captions cannot be read"
     unpictured = "list has captions without a picture", "lists have captions without a picture"
     blank = "pair has an empty text", "pairs have an empty text"
@@ -47,13 +52,18 @@ def text_fault(example: Any) -> Kind | None:
     """What is wrong with the texts of an example: a picture's captions, or a pair."""
     captions: Sequence[str] | None = getattr(example, "captions", None)
     if captions is None:
-        return None if all(getattr(example, name, "-") for name in _PAIR) else Kind.blank
+        pair = [(getattr(example, name, "-"), most) for name, most in _PAIR.items()]
+        if any(len(text) > most for text, most in pair):
+            return Kind.long
+        return None if all(text for text, _ in pair) else Kind.blank
     if not captions:
         return Kind.uncaptioned
+    if any(len(caption) > LONGEST_CAPTION for caption in captions):
+        return Kind.long
     return None if all(captions) else Kind.empty
 
 
-_PAIR = ("source", "target")
+_PAIR = {"source": LONGEST_SOURCE, "target": LONGEST_CAPTION}
 
 
 def picture_fault(example: Any, look: Callable[[Any], object]) -> tuple[Kind, str] | None:

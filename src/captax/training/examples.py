@@ -11,7 +11,7 @@ import pydantic
 
 from captax import data
 from captax.data.example import DataError, StoredExample, collecting_faults
-from captax.data.faults import Fault, Kind, counted, picture_fault, text_fault
+from captax.data.faults import LONGEST_CAPTION, Fault, Kind, counted, picture_fault, text_fault
 from captax.files import is_file, own_file, parse_json, write_text
 from captax.images import ImageError, decode, inspect
 from captax.progress import Progress
@@ -238,6 +238,7 @@ def _looked(examples: Sequence[Any], look: Callable[[Any], None]) -> list[Fault 
 _SAYS = {
     Kind.uncaptioned: "has no caption; write one, or remove the picture",
     Kind.empty: "has an empty caption; write it or drop it",
+    Kind.long: f"has a text of more than {LONGEST_CAPTION:,} characters; shorten it",
     Kind.blank: "has an empty text; write it or drop the row",
 }
 
