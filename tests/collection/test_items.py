@@ -449,6 +449,9 @@ def test_a_list_damaged_midway_gives_what_is_before_and_says_so(tmp_path: Path) 
         assert str(damage).startswith(
             f"error: this list is damaged and was read no further: {where}"
         )
+    (tmp_path / "l.csv").write_text("image\na.png\nb,c\nd.png\ne,f,g\n")
+    _, damage = contents(tmp_path / "l.csv").values()
+    assert "line 3: this row has 2 fields" in str(damage) and "; line 5: this row" in str(damage)
     (tmp_path / "l.csv").write_text("image\nb,c\n")
     with pytest.raises(DataError, match="line 2: this row has 2 fields"):
         find_items([str(tmp_path / "l.csv")])

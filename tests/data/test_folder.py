@@ -104,6 +104,27 @@ def test_refuses_malformed_jsonl(layout: Layout, line: str, fault: str) -> None:
         captax.data.open(root)
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_all_malformed_rows_are_told_at_once(layout: Layout, suffix: str) -> None:
+    if suffix == "csv":
+        header, good, bad = "file_name,text\n", "a.jpg,A dog", "a.jpg"
+    else:
+        header, good, bad = "", '{"file_name": "a.jpg", "text": "A dog"}', '{"file_name": 3}'
+    root = layout(PICTURES | {f"metadata.{suffix}": header + "\n".join([good, *[bad] * 12, good])})
+    with pytest.raises(DataError) as raised:
+        captax.data.open(root)
+    first = 2 + bool(header)
+    told = str(raised.value).split("line ")
+    assert [each.partition(":")[0] for each in told[1:]] == [str(first + n) for n in range(10)]
+    assert told[0] == f"{root / 'metadata'}.{suffix}, " and told[-1].endswith("; and 2 more rows")
+    # A fault of every row is one of the file.
+    (root / f"metadata.{suffix}").write_text(header + "\n".join([bad] * 12))
+    with pytest.raises(DataError) as raised:
+        captax.data.open(root)
+    assert str(raised.value).count("line ") == 1
+    assert str(raised.value).endswith("; and 11 more rows")
+
+
 def test_refuses_pictures_without_captions(layout: Layout) -> None:
     root = layout(PICTURES | {"c.jpg": "", "c.txt": "A bird"})
     with pytest.raises(DataError, match=r"made-up: a\.jpg \(and 1 other\) has no \.txt"):

@@ -18,6 +18,7 @@ from captax.data.example import (
 )
 from captax.data.folder import read_csv
 from captax.data.splits import choose_split
+from captax.data.tables import read_rows
 from captax.files import open_regular
 
 CAPTIONS = "Flickr8k.token.txt"
@@ -113,14 +114,17 @@ def _examples(
 
 def _token_rows(path: Path) -> Iterator[ListedCaption]:
     """Lines `1000268201_693b08cb0e.jpg#0<tab>A child in a pink dress .`."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
+
+    def listed(row: tuple[int, str]) -> ListedCaption:
+        number, line = row
         key, tab, caption = line.partition("\t")
         picture, hash_sign, index = key.rpartition("#")
         if not (tab and hash_sign and index.isdigit()):
             raise DataError(f"{path}, line {number}: expected picture.jpg#number<tab>caption")
-        yield ListedCaption(picture, caption, f"{path}, line {number}")
+        return ListedCaption(picture, caption, f"{path}, line {number}")
+
+    lines = enumerate(read_text(path).split("\n"), 1)
+    return read_rows(path, (row for row in lines if row[1].strip()), listed)
 
 
 def _listed(path: Path, captions: dict[str, list[str]]) -> list[str]:

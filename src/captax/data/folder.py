@@ -1,8 +1,10 @@
 """A folder of one's own pictures, captioned by a table or by a text file beside each."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from captax.data.example import (
     DataError,
@@ -24,6 +26,7 @@ from captax.data.tables import (
     find_column,
     read_delimited,
     read_records,
+    read_rows,
 )
 from captax.errors import quoted
 from captax.files import is_file
@@ -207,10 +210,13 @@ def read_csv(path: Path) -> Iterator[ListedCaption]:
     header, rows = read_delimited(path)
     picture = header.index(find_column(f"{path}, line 1", header, PICTURE_COLUMNS))
     columns = [header.index(name) for name in caption_columns(f"{path}, line 1", header)]
-    for where, row in rows:
-        for column in columns:
-            for text in captions_in(where, row[column]):
-                yield ListedCaption(row[picture].strip(), text, where)
+
+    def listed(row: tuple[str, list[str]]) -> list[ListedCaption]:
+        where, fields = row
+        texts = (text for column in columns for text in captions_in(where, fields[column]))
+        return [ListedCaption(fields[picture].strip(), text, where) for text in texts]
+
+    return itertools.chain.from_iterable(read_rows(path, rows, listed))
 
 
 def read_jsonl(path: Path) -> Iterator[ListedCaption]:
@@ -221,10 +227,14 @@ def read_jsonl(path: Path) -> Iterator[ListedCaption]:
     Raises:
         DataError: a line is not such an object; the message names the line.
     """
-    for where, record in read_records(path):
+
+    def listed(row: tuple[str, dict[str, Any]]) -> list[ListedCaption]:
+        where, record = row
         picture = record[find_column(where, list(record), PICTURE_COLUMNS)]
         if not isinstance(picture, str):
             raise DataError(f"{where}: the picture must be a file's name; got {quoted(picture)}")
-        for column in caption_columns(where, list(record)):
-            for text in captions_in(where, record[column]):
-                yield ListedCaption(picture, text, where)
+        columns = caption_columns(where, list(record))
+        texts = (text for column in columns for text in captions_in(where, record[column]))
+        return [ListedCaption(picture, text, where) for text in texts]
+
+    return itertools.chain.from_iterable(read_rows(path, read_records(path), listed))

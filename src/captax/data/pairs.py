@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from captax.data.example import (
-    LONGEST_CAPTION,
     DataError,
     SplitError,
     read_text,
@@ -13,6 +13,7 @@ from captax.data.example import (
     refuse_repeats,
     refuses,
 )
+from captax.data.faults import LONGEST_CAPTION, LONGEST_SOURCE
 from captax.data.splits import (
     SPLIT_NAMES,
     choose_split,
@@ -20,10 +21,9 @@ from captax.data.splits import (
     split_in,
     split_name,
 )
-from captax.data.tables import TABLE_SUFFIXES, read_records
+from captax.data.tables import TABLE_SUFFIXES, read_records, read_rows
 from captax.errors import quoted
 
-LONGEST_SOURCE = 10_000_000  # characters; the longest novels have five million
 COLUMNS = (
     ("source", "target"),
     ("article", "highlights"),
@@ -139,7 +139,8 @@ def _lines(path: Path, prefix: str) -> Iterator[Pair]:
 
 
 def _table(path: Path, prefix: str, source: str | None, target: str | None) -> Iterator[Pair]:
-    for number, (where, row) in enumerate(read_records(path), 1):
+    def pair(numbered: tuple[int, tuple[str, dict[str, Any]]]) -> Pair:
+        number, (where, row) = numbered
         record = row["translation"] if isinstance(row.get("translation"), dict) else row
         if source is None or target is None:
             columns = _columns(where, list(record))
@@ -152,7 +153,9 @@ def _table(path: Path, prefix: str, source: str | None, target: str | None) -> I
                     )
         id = row.get("id")
         id = f"{prefix}{number if id is None else id}"
-        yield _pair(id, record[columns[0]], record[columns[1]], where)
+        return _pair(id, record[columns[0]], record[columns[1]], where)
+
+    return read_rows(path, enumerate(read_records(path), 1), pair)
 
 
 def _columns(where: str, names: Sequence[str]) -> tuple[str, str]:

@@ -4,9 +4,9 @@ import contextlib
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from captax.data.example import DataError, read_text
 from captax.errors import quoted
@@ -14,6 +14,9 @@ from captax.files import CSV_HEADER, csv_text, parse_json
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".json")
 CAPTION_COLUMNS = ("text", "caption", "captions", "sentences", "sentence", "txt")
+MOST_TOLD = 10  # malformed rows of a file
+Row = TypeVar("Row")
+Read = TypeVar("Read")
 NUMBERED_CAPTION = re.compile(r"caption_?\d+")  # Flickr8k on the hub: caption_0 to caption_4
 
 
@@ -24,7 +27,7 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     a TSV are never quoted. A `.jsonl` has one object a line, and a `.json` a list of objects.
 
     Raises:
-        DataError: a malformed row; the message names its line.
+        DataError: a malformed row; the message names its line, and those of others.
     """
     if path.suffix.lower() == ".jsonl":
         yield from _json_lines(path)
@@ -55,38 +58,49 @@ def read_delimited(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]
 
 
 def _rows(path: Path, reader: Any, header: list[str]) -> Iterator[tuple[str, list[str]]]:
-    line, width = reader.line_num + 1, len(header)
+    width = len(header)
     ours = path.suffix.lower() == ".csv" and header[: len(CSV_HEADER)] == CSV_HEADER
-    separator = "tabs" if path.suffix.lower() == ".tsv" else "commas"
     remedy = (
         "replace tabs in fields by spaces"
-        if separator == "tabs"
+        if path.suffix.lower() == ".tsv"
         else "put fields that contain commas in double quotes"
     )
+
+    def fields(row: tuple[str, list[str]]) -> tuple[str, list[str]]:
+        where, values = row
+        if len(values) != width:
+            raise DataError(
+                f"{where}: this row has {len(values)} fields and the header has {width}; {remedy}"
+            )
+        return where, list(map(csv_text, values)) if ours else values
+
+    return read_rows(path, _placed(path, reader), fields)
+
+
+def _placed(path: Path, reader: Any) -> Iterator[tuple[str, list[str]]]:
+    """The rows after the header, each with its place; empty lines are passed over."""
+    line = reader.line_num + 1
     try:
         for row in reader:
             # A row that spans several lines is named by its first line.
             where, line = f"{path}, line {line}", reader.line_num + 1
-            if not row:
-                continue
-            if len(row) != width:
-                raise DataError(
-                    f"{where}: this row has {len(row)} fields and the header has {width}; {remedy}"
-                )
-            yield where, list(map(csv_text, row)) if ours else row
+            if row:
+                yield where, row
     except csv.Error as error:
         raise DataError(f"{path}, line {line}: {error}; check its quotes") from error
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            try:
-                record = parse_json(line)
-            except ValueError as error:
-                raise DataError(f"{where}: not JSON ({error}); write one object a line") from error
-            yield where, _object(where, record)
+    def record(row: tuple[int, str]) -> tuple[str, dict[str, Any]]:
+        number, line = row
+        where = f"{path}, line {number}"
+        try:
+            return where, _object(where, parse_json(line))
+        except ValueError as error:
+            raise DataError(f"{where}: not JSON ({error}); write one object a line") from error
+
+    lines = enumerate(read_text(path).split("\n"), 1)
+    return read_rows(path, (row for row in lines if row[1].strip()), record)
 
 
 def _json_list(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -98,9 +112,51 @@ def _json_list(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ) from error
     if not isinstance(records, list):
         raise DataError(f"{path}: expected a list of objects, got {type(records).__name__}")
-    for index, record in enumerate(records):
-        where = f"{path}, [{index}]"
-        yield where, _object(where, record)
+
+    def record(row: tuple[int, object]) -> tuple[str, dict[str, Any]]:
+        where = f"{path}, [{row[0]}]"
+        return where, _object(where, row[1])
+
+    return read_rows(path, enumerate(records), record)
+
+
+def read_rows(path: Path, rows: Iterable[Row], read: Callable[[Row], Read]) -> Iterator[Read]:
+    """What `read` makes of each row of a file, until it refuses one.
+
+    Raises:
+        DataError: `read` refused rows. The message tells of all, the first of them by their faults,
+            or of one if there is no good row, because then the fault is in the file as a whole.
+    """
+    left = iter(rows)
+    good = False
+    for row in left:
+        try:
+            found = read(row)
+        except DataError as error:
+            raise _together(path, error, left, read, good) from error
+        good = True
+        yield found
+
+
+def _together(
+    path: Path, first: DataError, rows: Iterator[Row], read: Callable[[Row], Any], good: bool
+) -> DataError:
+    """One error for the first fault and those of the rows that are left."""
+    told, count = [str(first)], 1
+    while True:
+        try:
+            for row in rows:
+                read(row)
+                good = True
+            break
+        except DataError as error:
+            count += 1
+            if len(told) < MOST_TOLD:
+                told.append(str(error).removeprefix(f"{path}, "))
+    told = told if good else told[:1]
+    rest = count - len(told)
+    more = f"; and {rest:,} more {'row' if rest == 1 else 'rows'}" if rest else ""
+    return DataError("; ".join(told) + more)
 
 
 def _object(where: str, record: object) -> dict[str, Any]:
