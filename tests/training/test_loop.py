@@ -342,6 +342,31 @@ def test_a_run_may_begin_with_anothers_weights(
 
 
 @pytest.mark.slow
+def test_words_of_other_data_are_refused(
+    recipe: Recipe,
+    dataset: Callable[[Path], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A vocabulary that is as large numbers its words in another order."""
+    canned(monkeypatch, 0.5, 0.5)
+    root = dataset(tmp_path)
+    own = {**recipe.model_dump()["data"], "root": root}
+    short = changed(recipe, data=own, stages=[{**DECODER, "name": "s", "max_steps": 1}])
+    best = train(short, tmp_path / "run")
+    listed = root / "shapes" / "text" / "Flickr8k.token.txt"
+    listed.write_text(listed.read_text().replace("dark", "zone"))
+    other = changed(short, name="other")
+    with pytest.raises(RecipeError, match=r"/best: token \d+ is .* set model.tokenizer=.*/best "):
+        train(other, tmp_path / "other", init_from=tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"/run: the tokens or labels of its model are no longer"):
+        train(short, tmp_path / "run")
+    # What the message says to do.
+    advised = changed(other, model={**short.model_dump()["model"], "tokenizer": str(best)})
+    train(advised, tmp_path / "other", init_from=tmp_path / "run")
+
+
+@pytest.mark.slow
 def test_hints_keep_the_classes_they_are_taken_from(
     recipe: Recipe, small_classifier: Any, tmp_path: Path
 ) -> None:

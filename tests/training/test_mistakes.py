@@ -1,6 +1,7 @@
 """What cannot be trained is told in one line before anything is."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from captax.errors import CaptaxError
+from captax.pipelines.assembly import classifier_for
 from captax.pipelines.captioner import Captioner
 from captax.training import loop
 from captax.training.loop import train
@@ -165,3 +167,42 @@ def test_checkpoints_that_do_not_make_what_the_task_needs(
     assert "nowhere" in told
     told = refused("finetune", *CAPTIONS, captioner, init_from=checkpoint("vit-gpt2"))
     assert "vit-gpt2 holds another model than the recipe's" in told
+
+
+def test_weights_that_mean_something_else_are_refused(
+    refused: Callable[..., str], root: Path, tmp_path: Path, checkpoint: Callable[[str], Path]
+) -> None:
+    """All shapes are those of the recipe's model, so that training would begin, from nonsense."""
+    captioner = (f"model.checkpoint={root / 'captioner'}", "model.add_words=false")
+
+    def other(file: str, change: Callable[[Any], None]) -> str:
+        path = tmp_path / "other"
+        shutil.copytree(root / "captioner", path, dirs_exist_ok=True)
+        content = json.loads((path / file).read_text())
+        change(content)
+        (path / file).write_text(json.dumps(content))
+        told = refused("finetune", *CAPTIONS, *captioner, init_from=path)
+        assert told.startswith(f"{path}: ")
+        return told.removeprefix(f"{path}: ")
+
+    def swap(content: Any) -> None:
+        words = content["model"]["vocab"]
+        words["a"], words["red"] = words["red"], words["a"]
+
+    told = other("tokenizer.json", swap)
+    assert " is 'a' there and 'red' in the recipe's model; " in told or " is 'red' there" in told
+    assert told.startswith("token ") and "make it the recipe's model.checkpoint" in told
+    told = other("config.json", lambda config: config["decoder"].update(heads=1))
+    assert told.startswith("decoder.heads is 1 there and 2 in the recipe's model; give a run or")
+    told = other("preprocessor_config.json", lambda config: config.update(image_mean=[0.4] * 3))
+    assert told.startswith("preprocessor.mean is [0.4, 0.4, 0.4] there and [0.5, 0.5, 0.5] in the")
+
+    start = checkpoint("vit")
+    classifier_for(start, ["tea", "soup"]).save(tmp_path / "labels")
+    told = refused(
+        "food101-vit",
+        *LABELS,
+        f"model.encoder.checkpoint={start}",
+        init_from=tmp_path / "labels",
+    )
+    assert "labels: label 0 is 'tea' there and 'soup' in the recipe's model; make it the" in told

@@ -124,6 +124,12 @@ class Tokenizer:
         """How many tokens there are, special ones included."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def vocabulary(self) -> dict[int, str]:
+        """All tokens by their ids, in order."""
+        tokens = self._backend.get_vocab(with_added_tokens=True)
+        return {index: token for token, index in sorted(tokens.items(), key=lambda each: each[1])}
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each caption, `[start, ..., eos]`, without a limit on its length."""
         start, eos = self.start_id, self.eos_id

@@ -1,9 +1,12 @@
 """The captioner, text generator or classifier that a recipe trains, before its first step."""
 
 import dataclasses
+import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +17,7 @@ from captax.checkpoints import hub
 from captax.checkpoints.directory import load_half
 from captax.checkpoints.efficientnet_lite import load_efficientnet_lite
 from captax.checkpoints.state import parameters, rebuilder
+from captax.errors import quoted
 from captax.images import ImageProcessor
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import TextEncoder, VisionEncoder
@@ -32,6 +36,8 @@ MOST_WORDS = 300_000
 # EfficientNet-Lite was trained on (x - 127) / 128.
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 KINDS: dict[str, Any] = {"caption": Captioner, "rewrite": TextGenerator, "classify": Classifier}
+# Settings of a config that say nothing about what its weights compute.
+_OF_TRAINING = re.compile("drop|initializer|_token_id|id2label|label2id")
 
 
 def build(recipe: Recipe, *, captions: Sequence[str] = (), labels: Sequence[str] = ()) -> Any:
@@ -148,3 +154,88 @@ def _encoder(recipe: Recipe) -> tuple[VisionEncoder, ImageProcessor]:
             "reads pictures; give the checkpoint of a vision encoder"
         )
     return half, ImageProcessor.load(source)
+
+
+def weights_from(source: Path, subject: Any, recipe: Recipe) -> dict[str, jax.Array]:
+    """The weights of a run's best model, or of a checkpoint, for the recipe's model.
+
+    Raises `RecipeError` unless they mean there what they mean in `subject`: equal shapes do not
+    show that words are numbered alike.
+    """
+    best = source / "best"
+    path = best if best.is_dir() else source
+    other = load(path)
+    given, own = parameters(other.model), parameters(subject.model)
+    if type(other) is not type(subject) or (
+        {name: value.shape for name, value in given.items()}
+        != {name: value.shape for name, value in own.items()}
+    ):
+        raise RecipeError(
+            f"{source} holds another model than the recipe's; give a run or a checkpoint of the "
+            "same architecture and sizes"
+        )
+    if difference := _difference(_tokens(other), _tokens(subject)):
+        if recipe.task == "caption" and not (
+            recipe.model.checkpoint or recipe.model.decoder.checkpoint
+        ):
+            do = f"set model.tokenizer={path} to train with its tokens"
+        else:
+            do = "make it the recipe's model.checkpoint, and leave out --init-from"
+        raise RecipeError(f"{path}: {difference}; {do}")
+    if difference := _difference(_labels(other), _labels(subject)):
+        raise RecipeError(
+            f"{path}: {difference}; make it the recipe's model.checkpoint, which gets a head for "
+            "the labels of the data, and leave out --init-from"
+        )
+    if difference := _difference(_settings(other), _settings(subject)):
+        raise RecipeError(
+            f"{path}: {difference}; give a run or a checkpoint of the same architecture, or change "
+            "the recipe's model"
+        )
+    return given
+
+
+def fingerprint(subject: Any) -> str:
+    """A digest of what a model's numbers stand for: its tokens and labels."""
+    told = json.dumps([*_tokens(subject).items(), *_labels(subject).items()])
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _tokens(subject: Any) -> dict[str, str]:
+    """The tokens that a model reads and writes, by their numbers."""
+    tokens = {}
+    for name, noun in (("tokenizer", "token"), ("source_tokenizer", "source token")):
+        if (tokenizer := getattr(subject, name, None)) is not None:
+            tokens |= {f"{noun} {number}": token for number, token in tokenizer.vocabulary.items()}
+    return tokens
+
+
+def _labels(subject: Any) -> dict[str, str]:
+    return {f"label {number}": name for number, name in enumerate(getattr(subject, "labels", ()))}
+
+
+def _settings(subject: Any) -> dict[str, Any]:
+    """What the shapes of a model's weights may not show, by the names of its config."""
+    settings = subject.model.config.write()
+    if (processor := getattr(subject, "processor", None)) is not None:
+        norm = {name: getattr(processor, name) for name in ("mean", "std", "rescale")}
+        settings = {**settings, "preprocessor": norm}
+    return dict(_flat(json.loads(json.dumps(settings))))  # a list and a tuple say the same
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping) and not _OF_TRAINING.search(name):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif not _OF_TRAINING.search(name):
+            yield f"{prefix}{name}", value
+
+
+def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+    """The first of what both have that is not the same, in words."""
+    for name, value in here.items():
+        if there.get(name, value) != value:
+            return (
+                f"{name} is {quoted(there[name])} there and {quoted(value)} in the recipe's model"
+            )
+    return None

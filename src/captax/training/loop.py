@@ -32,9 +32,9 @@ from captax.files import (
 )
 from captax.images import ImageError, write_sheet
 from captax.models.encoders import VisionEncoder
-from captax.pipelines.loading import load_model
 from captax.progress import Progress, tell
 from captax.stopping import stopping
+from captax.training.build import fingerprint, weights_from
 from captax.training.card import FEW, model_card, number_of
 from captax.training.checkpoints import RunCheckpoints
 from captax.training.curves import plot_curves
@@ -84,16 +84,17 @@ def train(
     """Run the recipe in folder `out`, going on where an earlier run of it stopped.
 
     A new run begins with the weights of `init_from`, another run's folder or a checkpoint directory
-    of the same model. Returns the directory of the best model, `out/best`. Nothing is written where
-    a link leads out of `out`, except with `follow_links`.
+    of the same model with the same tokens or labels. Returns the directory of the best model,
+    `out/best`. Nothing is written where a link leads out of `out`, except with `follow_links`.
 
     A new run looks at all its data first. With `skip_broken`, examples that cannot be used, such as
     pictures that cannot be read, are left out of it, and `out/skipped.json` names them.
 
     Raises `BrokenData` when examples cannot be used; `RecipeError` when `out` holds a run of
-    another recipe or one that began without `skip_broken`, another process trains there, or the
-    recipe cannot be carried out; `DivergedError` when the loss or a gradient is not finite;
-    `ImageError` when a picture cannot be read any more; `OutputError` when the disk is full.
+    another recipe or one that began without `skip_broken`, another process trains there, its data
+    makes another vocabulary than when it began, `init_from` is another model, or the recipe cannot
+    be carried out; `DivergedError` when the loss or a gradient is not finite; `ImageError` when a
+    picture cannot be read any more; `OutputError` when the disk is full.
     """
     with _alone_in(out):
         _refuse_other(out, recipe)
@@ -115,6 +116,8 @@ def _train(
     new = not (out / "recipe.yaml").exists()
     examples = _examples(recipe, out, new, skip_broken)
     run = _Run(recipe, out, None if follow_links else out, examples)
+    if new and init_from is not None:  # it may be refused, and nothing is written yet
+        run.begin_with(init_from)
     if first and new:
         if skip_broken:
             write_skipped(out, examples.skipped)
@@ -137,7 +140,7 @@ def _train(
             check_inside(out / name, out)
             check_no_links(out / name)
     with RunCheckpoints(out / "checkpoints", keep=recipe.keep) as run.checkpoints:
-        run.resume(init_from)
+        run.resume(None if new else init_from)
         if (shared := run.task.shared()) and first:
             count = f"{shared} dev example{' is' if shared == 1 else 's are'}"
             tell(f"warning: {count} also in the training data; dev scores will be too high")
@@ -228,6 +231,7 @@ class _Progress:
     """How far a run is: its steps, its stage, the stage's steps, the best score and its age.
 
     `best` is the score (higher is better) and minus the loss, which decides between equal scores.
+    `fingerprint` is that of the model; runs of earlier versions have none.
     """
 
     step: pydantic.NonNegativeInt = 0
@@ -235,6 +239,7 @@ class _Progress:
     stage_step: pydantic.NonNegativeInt = 0
     best: list[float] | None = None
     evaluations_since: pydantic.NonNegativeInt = 0
+    fingerprint: str | None = None
 
 
 class _Run:
@@ -270,7 +275,7 @@ class _Run:
                 "give one "
                 f"of {', '.join(known)}"
             )
-        self.progress = _Progress()
+        self.progress = _Progress(fingerprint=fingerprint(self.task.subject))
         self.key = jax.random.key(recipe.seed)
 
     def _trained(self, index: int, stage: Stage) -> set[str]:
@@ -296,23 +301,17 @@ class _Run:
         """The model with these parameters, in the precision of the recipe."""
         return self.rebuild(narrowed(self.merge(tensors), self.recipe.optimizer))
 
+    def begin_with(self, init_from: Path) -> None:
+        """Take the weights of another run or a checkpoint."""
+        self.parameters |= weights_from(init_from, self.task.subject, self.recipe)
+
     def resume(self, init_from: Path | None) -> None:
         """Go on from the newest checkpoint, if there is one; else begin."""
         found = self.checkpoints.progress()
         if found is not None:
             self.progress = self._progress(found)
         elif init_from is not None:
-            best = init_from / "best"
-            model = load_model(best if best.is_dir() else init_from)
-            given = parameters(model)
-            if {n: v.shape for n, v in given.items()} != {
-                n: v.shape for n, v in parameters(self.task.model).items()
-            }:
-                raise RecipeError(
-                    f"{init_from} holds another model than the recipe's; give a run or a "
-                    "checkpoint of the same architecture and sizes"
-                )
-            self.parameters |= given
+            self.begin_with(init_from)
         if jax.process_index() == 0:
             self.log = Log(
                 self.out / "log.jsonl",
@@ -340,7 +339,13 @@ class _Run:
                 f"{folder}: its progress is not one of this recipe's; remove this folder to "
                 "continue from an earlier checkpoint"
             )
-        return progress
+        if progress.fingerprint not in (None, self.progress.fingerprint):
+            raise RecipeError(
+                f"{self.out}: the tokens or labels of its model are no longer those that the run "
+                "began with, because its data or checkpoints have changed; restore them, or give "
+                "another folder as --out"
+            )
+        return dataclasses.replace(progress, fingerprint=self.progress.fingerprint)
 
     def run_stage(self, index: int, stage: Stage) -> None:
         """Train one stage to its end."""
