@@ -20,7 +20,7 @@ from captax.serve.document import describe
 from captax.serve.gate import Gate
 from captax.serve.origins import OtherPages
 from captax.serve.pictures import Sent, Unreadable, read_request
-from captax.serve.refusals import Refused, error_record, quoted
+from captax.serve.refusals import Refused, error_record, repeated
 from captax.serve.service import Service
 from captax.serve.settings import Settings
 from captax.serve.work import Model, Work
@@ -262,6 +262,8 @@ async def _refused(request: Request, error: Any) -> JSONResponse:
 
 async def _not_here(request: Request, error: Any) -> JSONResponse:
     kind = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-    message = f"{quoted(request.method)} {quoted(request.url.path)}: {str(error.detail).lower()}"
+    message = (
+        f"{repeated(request.method)} {repeated(request.url.path)}: {str(error.detail).lower()}"
+    )
     refused = Refused(error.status_code, kind, message, error.headers)
     return await _refused(request, refused)

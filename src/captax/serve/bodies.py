@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from captax.serve.refusals import Refused, quoted
+from captax.serve.refusals import Refused, repeated
 
 # Values of a request beside its pictures and captions: all fields, with all lists at their longest.
 MOST_VALUES = 1000
@@ -124,7 +124,7 @@ class _Form:
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         part = self.parts[-1]
         if part.filename is None and len(part.data) + end - start > MOST_TEXT:
-            raise broken_form(f"{quoted(part.name)}: has more than {MOST_TEXT:,} bytes of text")
+            raise broken_form(f"{repeated(part.name)}: has more than {MOST_TEXT:,} bytes of text")
         part.data += data[start:end]
 
     def on_end(self) -> None:

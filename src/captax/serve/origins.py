@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Scope
 
-from captax.serve.refusals import Refused, quoted
+from captax.serve.refusals import Refused, repeated
 from captax.serve.settings import Settings
 
 ANY = "*"
@@ -90,7 +90,7 @@ def check(scope: Scope, settings: Settings) -> None:
 
 
 def _foreign(origin: str | None) -> Refused:
-    shown = quoted(origin or "another site")
+    shown = repeated(origin or "another site")
     return Refused(
         403,
         "foreign_origin",
@@ -111,6 +111,6 @@ def _check_host(host: str, settings: Settings) -> None:
     raise Refused(
         421,
         "foreign_host",
-        f"the request calls this server {quoted(name)}, which is not a name of it; "
+        f"the request calls this server {repeated(name)}, which is not a name of it; "
         "start the server with --allow-host NAME to allow it",
     )

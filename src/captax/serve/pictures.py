@@ -16,7 +16,7 @@ from captax.images import ImageError, ImageProcessor, Prepared
 from captax.images.budget import NotWanted, never
 from captax.images.decode import NotQuick, TooManyPixels
 from captax.serve.bodies import MOST_VALUES, check_json, read_form, too_many_images
-from captax.serve.refusals import Refused, quoted
+from captax.serve.refusals import Refused, repeated
 from captax.serve.settings import Settings
 from captax.serve.urls import UrlError, fetch
 
@@ -85,10 +85,10 @@ async def read_request(
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in _PARSERS:
-        raise _unsupported(f"the content type is {quoted(kind) or 'missing'}; send {_KINDS}")
+        raise _unsupported(f"the content type is {repeated(kind) or 'missing'}; send {_KINDS}")
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("", "identity"):
-        raise _unsupported(f"the body is encoded as {quoted(coding)}; send it as it is")
+        raise _unsupported(f"the body is encoded as {repeated(coding)}; send it as it is")
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -141,7 +141,7 @@ def _of_form(
             raise Refused(
                 422,
                 "invalid_request",
-                f"{quoted(part.name)}: is not a field for files; send pictures as {FILES!r}",
+                f"{repeated(part.name)}: is not a field for files; send pictures as {FILES!r}",
             )
     asked = _validated(schema, {**_gathered(schema, fields), FILES: [""] * len(sent)})
     return asked, sent
@@ -164,7 +164,7 @@ def _gathered(schema: type[BaseModel], fields: list[tuple[str, str]]) -> dict[st
             gathered.setdefault(name, []).append(value)
         elif name in gathered:
             raise Refused(
-                422, "invalid_request", f"{quoted(name)}: is given more than once; send it once"
+                422, "invalid_request", f"{repeated(name)}: is given more than once; send it once"
             )
         else:
             gathered[name] = value
@@ -180,8 +180,8 @@ def _validated(schema: type[Asked], given: bytearray | Mapping[str, Any]) -> Ask
         found = error.errors(include_url=False, include_context=False, include_input=False)
         parts = []
         for each in found[:MOST_ERRORS]:
-            where = quoted(".".join(map(str, each["loc"]))) or "body"
-            message = _MESSAGES.get(each["type"], quoted(plain(each["msg"])))
+            where = repeated(".".join(map(str, each["loc"]))) or "body"
+            message = _MESSAGES.get(each["type"], repeated(plain(each["msg"])))
             if each["type"] == "extra_forbidden":
                 near = nearest(str(each["loc"][-1])[:100], [*schema.model_fields])
                 told = near if near.startswith("; did you mean") else "; leave it out"
@@ -201,7 +201,7 @@ def _bytes(text: str, settings: Settings) -> bytes:
         try:
             return fetch(text, max_bytes=settings.max_bytes)
         except UrlError as error:
-            raise Unreadable("url_not_fetched", f"{quoted(text)}: {error}") from None
+            raise Unreadable("url_not_fetched", f"{repeated(text)}: {error}") from None
     try:
         return from_data_url(text) if is_data_url(text) else from_base64(text)
     except ValueError as error:

@@ -30,7 +30,7 @@ def error_record(kind: str, message: str, request_id: str) -> dict[str, Any]:
     return {"type": kind, "message": message, "request_id": request_id}
 
 
-def quoted(text: str) -> str:
+def repeated(text: str) -> str:
     """What a client sent, as a message may repeat it: short, in one line, and writable."""
     plain = "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:200]
