@@ -181,6 +181,25 @@ def _scored() -> None:
         Path(file).write_text("\n".join(rows))
 
 
+def _half_described(name: str) -> None:
+    """DATA in which half of the captions are what this captioner says, and the rest never are.
+
+    What its random weights make of noise differs by machine; it is made to say words.
+    """
+    path = Path(name, "generation_config.json")
+    how = json.loads(path.read_text()) | {"suppress_tokens": [0, 1, 3]}  # <pad> <start> <unk>
+    path.write_text(json.dumps(how))
+    pictures = sorted([*Path("DATA/coco").glob("*.jpg"), *Path("DATA/flickr8k").rglob("*.jpg")])
+    lines = []
+    for picture, said in zip(pictures, captax.load(name).caption(pictures), strict=True):
+        caption = said.text if int(picture.stem) % 2 else f"something else, number {picture.stem}"
+        if picture.parent.name == "coco":
+            picture.with_suffix(".txt").write_text(caption)
+        else:
+            lines.append(f"{picture.name}#0\t{caption}\n")
+    Path("DATA/flickr8k/text/Flickr8k.token.txt").write_text("".join(lines))
+
+
 def _pictures() -> None:
     """Pictures in files, folders and shards, and a site that shows one."""
     for name in ("cat", "coffee"):
@@ -296,6 +315,8 @@ def test_the_commands_of_a_page_run(
         if command.page == page:
             if command.words[0] == "score":
                 _scored()
+            if command.words[0] == "calibrate":
+                _half_described(command.words[1])
             for option, name in itertools.pairwise(command.words):
                 if option == "--out" and Path(name).is_file():
                     Path(name).unlink()  # of another example
