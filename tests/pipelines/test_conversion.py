@@ -1,6 +1,7 @@
 """Checkpoints rewritten."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,17 @@ def test_weights_are_cast_and_companions_kept(checkpoint: Checkpoint, tmp_path: 
         assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float16"
     assert captax.load(tmp_path / "out").generation == captax.load(source).generation
+
+
+def test_the_tokenizer_of_sources_is_kept(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(checkpoint("bert2bert"), source)
+    (source / "source_tokenizer").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(source / name, source / "source_tokenizer" / name)
+    convert(str(source), tmp_path / "out")
+    kept = tmp_path / "out" / "source_tokenizer"
+    assert {path.name for path in kept.iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
 
 
 def test_old_names_become_todays(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Average the weights of several checkpoints of one model, as of one training run."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from captax.checkpoints import hub
 from captax.checkpoints.directory import CONFIG, load_model, save_model, write_directory
 from captax.errors import CaptaxError
 from captax.files import parse_json
-from captax.pipelines.conversion import companions_of
+from captax.pipelines.conversion import companions_of, copy_companions
 from captax.pipelines.generator import CONFIDENCE
 
 # Files that tell of one set of weights, and are not copied.
@@ -45,9 +44,8 @@ def average(sources: Sequence[str], out: Path, *, dtype: str = "float32") -> Non
 
     def write(folder: Path) -> None:
         save_model(folder, model, dtype=dtype)
-        for path in companions_of(first):
-            if path.name not in _OF_WEIGHTS:
-                shutil.copyfile(path, folder / path.name)
+        kept = [path for path in companions_of(first) if path.name not in _OF_WEIGHTS]
+        copy_companions(kept, first, folder)
 
     write_directory(out, write)
 
@@ -60,9 +58,9 @@ def _difference(first: Path, other: Path) -> str | None:
     if configs[0] != configs[1]:
         return CONFIG
     for path in companions_of(first):
-        there = other / path.name
+        there = other / path
         if path.name not in _OWN and (
-            not there.is_file() or there.read_bytes() != path.read_bytes()
+            not there.is_file() or there.read_bytes() != (first / path).read_bytes()
         ):
-            return path.name
+            return str(path)
     return None

