@@ -17,6 +17,7 @@ from captax.explain import maps
 from captax.explain.evidence import EVIDENCE, HIDE
 from captax.explain.explain import ALL
 from captax.explain.views import VIEWS
+from captax.generation import programs
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,15 @@ def test_long_work_says_what_it_does(run: Callable[..., Any], model: Path, pictu
     steps = [line.removeprefix("captax: ") for line in told]
     compiling = "compiling a program for this step, which is kept for the next time"
     assert steps == ["method attention", compiling, "method occlusion", compiling]
+
+
+def test_a_compilation_that_takes_long_is_told_of(
+    run: Callable[..., Any], model: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing else is said, because all else is quick."""
+    monkeypatch.setattr(programs, "PATIENCE", 1e-6)
+    told = run("explain", picture, "--model", model, "--caption", "a red square").err
+    assert told == "captax: compiling a program for this step, which is kept for the next time\n"
 
 
 @pytest.mark.slow

@@ -148,7 +148,7 @@ def explain(
     # Start-up time.
     from captax.explain.explanation import file_kind
     from captax.explain.maps import check_layers
-    from captax.generation.programs import telling
+    from captax.generation.programs import PATIENCE, telling
 
     kind = None if out is None else file_kind(out)
     methods = [each.value for each in method or [Method.attention]]
@@ -175,10 +175,10 @@ def explain(
     long = faithfulness or not {Method.attention, Method.rollout}.issuperset(methods)
 
     def tell(step: str) -> None:
-        if long:
+        if long or step == _COMPILING:
             print(f"captax: {_STEPS.get(step, f'method {step}')}", file=sys.stderr, flush=True)
 
-    with telling(lambda: tell(_COMPILING)):
+    with telling(lambda: tell(_COMPILING), after=0 if long else PATIENCE):
         found = captioner.explain(
             _picture(image),
             caption,

@@ -18,6 +18,7 @@ from captax.generation.loop import Prompts
 BATCH_SIZES = (1, 8, 32)
 # How many programs are kept: clients of a server may ask for any number of decoding options.
 KEPT_PROGRAMS = 16
+PATIENCE = 2  # seconds that work may take without a word
 # Prompts are padded to one of these lengths, and then to powers of two.
 PROMPT_LENGTHS = (1, 8, 32)
 
@@ -34,19 +35,39 @@ def compiling_elsewhere() -> Iterator[None]:
         _not_here.reset(token)
 
 
-_tell: contextvars.ContextVar[Callable[[], None] | None] = contextvars.ContextVar(
+_tell: contextvars.ContextVar[tuple[Callable[[], None], float] | None] = contextvars.ContextVar(
     "tell", default=None
 )
 
 
 @contextlib.contextmanager
-def telling(tell: Callable[[], None]) -> Iterator[None]:
-    """Call `tell` before each compilation inside, so that nobody waits without a word."""
-    token = _tell.set(tell)
+def telling(tell: Callable[[], None], *, after: float = 0) -> Iterator[None]:
+    """Call `tell` for each compilation inside, so that nobody waits without a word.
+
+    It is called at once, or in another thread if the compilation takes longer than `after` seconds.
+    """
+    token = _tell.set((tell, after))
     try:
         yield
     finally:
         _tell.reset(token)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Tell of the compilation in the block, if somebody wants to know."""
+    tell, after = _tell.get() or (lambda: None, 0)
+    if not after:
+        tell()
+        yield
+        return
+    timer = threading.Timer(after, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class NotCompiled(Exception):
@@ -95,9 +116,8 @@ class Programs:
 
             if _not_here.get():
                 raise NotCompiled(key, compile)
-            if (tell := _tell.get()) is not None:
-                tell()
-            program = compile()
+            with _told():
+                program = compile()
         return program(*arguments)
 
     def pin(self) -> None:
