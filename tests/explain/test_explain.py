@@ -113,6 +113,16 @@ def test_a_caption_is_made_and_its_tokens_explained(tiny_captioner: Captioner) -
     assert prompted.caption.text.startswith("a red")
 
 
+def test_what_is_never_said_is_no_alternative(tiny_captioner: Captioner) -> None:
+    options = {"caption": "a red square", "alternatives": 100}
+    found, whole = (
+        tiny_captioner.explain(PICTURE, suppress_tokens=unsaid, **options) for unsaid in ([3], [])
+    )
+    assert len(found.steps[0]) == len(whole.steps[0]) - 1
+    for some, every in zip(found.steps, whole.steps, strict=True):
+        assert dict(some) == pytest.approx({t: p for t, p in every if t != "<unk>"})
+
+
 def test_a_text_that_is_given_has_the_score_that_scoring_says(tiny_captioner: Captioner) -> None:
     found = tiny_captioner.explain(PICTURE, "three green stripes")
     assert found.caption.text == "three green stripes"

@@ -48,13 +48,15 @@ def explain(
     faithfulness: bool = False,
     hide: str = "mean",
     alternatives: int = 5,
+    unsaid: Sequence[int] = (),
     watch: Callable[[str], None] = lambda step: None,
 ) -> Explanation:
     """Explain `caption` by reading it with the picture, once or many times.
 
     `begin` holds the start token and the prompt's tokens; captions are padded to `room` tokens, so
     that few programs serve all. Evidence and faithfulness hide places of the picture behind its
-    mean colour or a blur. With `all`, methods that the model does not have are left out. `watch` is
+    mean colour or a blur. With `all`, methods that the model does not have are left out. The
+    `alternatives` of each token are none of the `unsaid`, which decoding never chooses. `watch` is
     called with the name of each method as it begins, and with `faithfulness`. Raises `ExplainError`
     for a method that does not exist or that the model does not have.
     """
@@ -69,7 +71,7 @@ def explain(
     for method in (ATTENTION, ROLLOUT):
         if method in wanted and (method == ATTENTION or ALL not in methods):
             watch(method)
-    seen = reader.observe(given, alternatives)
+    seen = reader.observe(given, alternatives, unsaid)
     if seen.rollout is None and ROLLOUT in wanted:
         if ALL not in methods:
             raise ExplainError(

@@ -5,7 +5,7 @@ counts the tokens that are predicted, each from those before it, and `places` wh
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -82,13 +82,23 @@ class Reader:
         self._rebuild = rebuild
         self._programs = programs or Programs()
 
-    def observe(self, given: Given, alternatives: int) -> Seen:
-        """What the model computes for the explained tokens of the caption."""
-        count = min(alternatives, self._model.decoder.config.vocab_size)
-        name = ("observe", count)
+    def observe(self, given: Given, alternatives: int, unsaid: Sequence[int] = ()) -> Seen:
+        """What the model computes for the explained tokens of the caption.
+
+        Tokens that are `unsaid`, because decoding never chooses them, are no alternatives.
+        """
+        size = self._model.decoder.config.vocab_size
+        sayable = np.ones(size, bool)
+        sayable[[token for token in unsaid if 0 <= token < size]] = False
+        count = min(alternatives, int(sayable.sum()))
         seen = jax.device_get(
             self._programs.run(
-                name, lambda: self._observe(count), self._weights, given.pixels, given.tokens
+                ("observe", count),
+                lambda: self._observe(count),
+                self._weights,
+                given.pixels,
+                given.tokens,
+                sayable,
             )
         )
         time = given.predicted
@@ -149,7 +159,7 @@ class Reader:
         return parameters(self._model)
 
     def _observe(self, alternatives: int) -> Callable[..., Seen]:
-        def program(weights: Any, pixels: Any, tokens: Any) -> Seen:
+        def program(weights: Any, pixels: Any, tokens: Any, sayable: Any) -> Seen:
             model = self._rebuild(weights)
 
             def look_and_read() -> tuple[Features, Array]:
@@ -158,7 +168,7 @@ class Reader:
 
             (features, logits), seen = observe(look_and_read)
             logprobs = jax.nn.log_softmax(logits[0].astype(jnp.float32))
-            best, which = jax.lax.top_k(logprobs, alternatives)
+            best, which = jax.lax.top_k(jnp.where(sayable, logprobs, -jnp.inf), alternatives)
             places = features.tokens.shape[1]
             texts = _stacked(seen["decoder.attentions"])
             if "decoder.cross_attentions" in seen:

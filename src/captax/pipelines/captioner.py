@@ -235,9 +235,10 @@ class Captioner(Generator):
         every method that the model supports: attention costs one pass, evidence many.
         `faithfulness` also measures how far each method can be trusted, by hiding cells and showing
         them; `hide` says whether the mean colour or a blur hides them. `alternatives` is the number
-        of other tokens kept at each step. `watch` is called with the name of each step as it
-        begins: `caption`, the methods and `faithfulness`. Raises `ImageError` for a picture that
-        cannot be read, and `ExplainError` for a method that the model does not support.
+        of other tokens kept at each step, none of which is suppressed. `watch` is called with the
+        name of each step as it begins: `caption`, the methods and `faithfulness`. Raises
+        `ImageError` for a picture that cannot be read, and `ExplainError` for a method that the
+        model does not support.
         """
         config = self._config(options)
         known_methods(methods)
@@ -264,6 +265,7 @@ class Captioner(Generator):
             faithfulness=faithfulness,
             hide=hide,
             alternatives=alternatives,
+            unsaid=config.suppress_tokens,
             watch=watch,
         )
         if isinstance(caption, Caption):
