@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from captax.collection.items import find_items
+from captax.collection.outputs import write_csv, write_json_lines
 from captax.collection.own_files import OwnFiles
+from captax.collection.record import Record
 
 OWN = (
     *("a.txt", "a.CAPTION", "b.jpg.xmp", "b.xmp", "sub/c.json", "metadata.jsonl"),
@@ -47,6 +49,22 @@ def test_a_folder(folder: Path) -> None:
     left_out: Counter[str] = Counter()
     assert len(list(find_items([str(folder)], left_out, OwnFiles(written)))) == 4
     assert left_out == counted(OTHERS)
+
+
+def test_lists_of_earlier_runs_are_known_by_how_they_begin(tmp_path: Path) -> None:
+    said = Record('a "dog".jpg', (("a dog", -0.5), ("a cat", -1.5)), columns={"id": "7"})
+    failed = Record("b.jpg", error="is broken")
+    for name, first in (("said", said), ("failed", failed)):
+        write_csv(tmp_path / f"{name}.csv", [first, said].copy)
+        write_json_lines(tmp_path / f"{name}.jsonl", [first, said].copy)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
+    left_out: Counter[str] = Counter()
+    list(find_items([str(tmp_path)], left_out))
+    assert not left_out
+    (tmp_path / "mine.csv").write_text("path,caption,score\na.jpg,a dog,1\n")
+    (tmp_path / "mine.jsonl").write_text('{"path": "a.jpg", "caption": "a dog"}\n')
+    list(find_items([str(tmp_path)], left_out))
+    assert left_out == {".csv": 1, ".jsonl": 1}
 
 
 def test_sidecars_of_another_suffix(folder: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from captax.data.folder import SIDECAR_SUFFIXES
+from captax.files import CSV_HEADER, open_regular
 from captax.images import names_picture
 
 # Files beside a picture that hold its caption; JSON is what WebDataset has.
@@ -17,6 +18,13 @@ _SIDECARS = (*SIDECAR_SUFFIXES, ".xmp", ".json")
 _TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _LISTED = re.compile(r"\.(errors|review)\.jsonl$")
 _LIST_OF_SIDECARS = re.compile(r"captax-[a-z]+\.(errors|review)\.jsonl")
+# How the files of all captions begin, as `captax.collection.outputs` writes them.
+_TEXT = rb'"(?:[^"\\]|\\.)*"'
+_BEGINNINGS = {
+    ".csv": re.compile(",".join(CSV_HEADER).encode() + rb"[,\n]"),
+    ".jsonl": re.compile(rb'{"path": %b, "(?:error": "|caption": %b, "score": )' % (_TEXT, _TEXT)),
+}
+_BEGINNING = 65_536  # bytes that are looked at
 # The end of the name of the folder in which a job keeps its journal.
 JOB = ".captax"
 
@@ -26,8 +34,8 @@ class OwnFiles:
     """Tells the files that a summary of what was left out need not name.
 
     They are sidecars of a picture, tables of captions, and what a job wrote: this one, whose files
-    are the absolute `paths` and whose sidecars may end in another `suffix`, or one whose journal is
-    still there.
+    are the absolute `paths` and whose sidecars may end in another `suffix`, one whose journal is
+    still there, or one that wrote a CSV or lines of JSON, which are known by how they begin.
     """
 
     paths: frozenset[str] = frozenset()
@@ -39,7 +47,9 @@ class OwnFiles:
             return True
         written = _LISTED.sub("", name)
         places = (os.path.abspath(folder / each) for each in (name, written))  # noqa: PTH100
-        return any(each in self.paths for each in places) or (folder / f".{written}{JOB}").is_dir()
+        if any(each in self.paths for each in places) or (folder / f".{written}{JOB}").is_dir():
+            return True
+        return _begins_as_written(folder / name)
 
     def is_caption(self, name: str, names: Sequence[str]) -> bool:
         """Whether a file holds captions of pictures that are among the sorted `names`."""
@@ -53,3 +63,14 @@ class OwnFiles:
         others = itertools.islice(names, bisect.bisect_left(names, begins), None)
         same = itertools.takewhile(lambda each: each.startswith(begins), others)
         return any(names_picture(each) and "." not in each[len(begins) :] for each in same)
+
+
+def _begins_as_written(path: Path) -> bool:
+    begins = _BEGINNINGS.get(path.suffix.lower())
+    if begins is None:
+        return False
+    try:
+        with open_regular(path) as file:
+            return begins.match(file.read(_BEGINNING)) is not None
+    except OSError:
+        return False
