@@ -55,7 +55,7 @@ def _of_the_model(model: Any, pixels: np.ndarray, said: np.ndarray) -> list[jax.
 
     @jax.jit
     def run(pixels: jax.Array, said: jax.Array) -> list[jax.Array]:
-        logits, cache = model.begin(model.encode(pixels), said[:, :PROMPT], 12)
+        logits, cache = model.begin(model.encode(pixels), said[:, :PROMPT], 9)
         found = [logits]
         for i in range(PROMPT, said.shape[1]):
             logits, cache = model.advance(said[:, i], cache)

@@ -13,6 +13,7 @@ from flax import struct
 
 from captax.generation import Constraints, Prompts, Sequences, Strategy, generate
 from captax.models.encoders import Features
+from captax.models.prompt import Prompt
 
 VOCAB, PAD, START, EOS = 9, 0, 1, 2
 
@@ -23,11 +24,6 @@ class History:
 
     pictures: jax.Array
     trace: jax.Array
-    length: jax.Array
-
-    def repeat(self, times: int) -> "History":
-        rows = jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), (self.pictures, self.trace))
-        return History(*rows, self.length)
 
     def reorder(self, rows: jax.Array) -> "History":
         return dataclasses.replace(self, trace=self.trace[rows])
@@ -39,18 +35,22 @@ class Chain:
 
     pictures: np.ndarray | None = None
 
-    def begin(self, features: Any, prompt: Any, capacity: int, length: Any = None) -> Any:
-        pictures = features.tokens
-        history = History(pictures, jnp.zeros(pictures.shape[:2]), jnp.zeros((), jnp.int32))
-        logits, history = self.advance(prompt[:, 0], history)
-        for i, token in enumerate(prompt.T[1:], 1):
-            # What comes after `length` tokens is padding.
-            count = prompt.shape[1] if length is None else length
+    def begin(self, features: Any, prompt: Prompt, new_tokens: int, beams: int) -> Any:
+        pictures, tokens = features.tokens, jnp.asarray(prompt.tokens)
+        history = History(pictures, jnp.zeros(pictures.shape[:2]))
+        logits, history = self.advance(tokens[:, 0], history)
+        for i, token in enumerate(tokens.T[1:], 1):
             read = self.advance(token, history)
-            logits, history = jax.tree.map(
-                functools.partial(jnp.where, i < count), read, (logits, history)
-            )
-        return logits, history
+            if prompt.lengths is None:
+                logits, history = read
+                continue
+            # What comes after `lengths` tokens is padding.
+
+            def keep(new: Any, old: Any, counts: Any = i < prompt.lengths) -> Any:
+                return jnp.where(counts.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+            logits, history = jax.tree.map(keep, read, (logits, history))
+        return logits, jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), history)
 
     def advance(self, tokens: Any, cache: Any) -> Any:
         trace = 0.5 * cache.trace + jax.nn.one_hot(tokens, VOCAB)
@@ -85,8 +85,7 @@ class Chain:
             tokens = np.full((len(prompts), lengths.max()), 7, np.int32)
             for row, each in enumerate(prompts):
                 tokens[row, : len(each)] = each
-            capacity = int(lengths.max()) + steps
-            prompt = Prompts(tokens, lengths, lengths + steps, capacity)
+            prompt = Prompts(Prompt(tokens, lengths), np.full_like(lengths, steps), steps)
         known = ("eos_id", "pad_id", "constraints")
         static = {"eos_id": EOS, "pad_id": PAD, "constraints": Constraints()}
         static |= {key: options.pop(key) for key in known if key in options}

@@ -12,9 +12,10 @@ import pytest
 
 from captax.checkpoints.directory import load_model
 from captax.errors import CheckpointError
-from captax.generation import Calibration, Prompts, Sequences
+from captax.generation import Calibration, Sequences
 from captax.generation.confidence import SIGNALS, measure
 from captax.models.encoders import Features
+from captax.models.prompt import Prompt
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
 GOOD: dict[str, Any] = {
@@ -87,7 +88,7 @@ def test_signals_are_what_their_names_say() -> None:
     lengths = np.array([1, 2, 3, 4, 5, 1, 2, 3])
     prompts = np.array([1, 2, 3, 1, 2, 3, 1, 2])
     given = jnp.asarray(rng.integers(0, 6, (batch, 3)))
-    prompt = Prompts(given, jnp.asarray(prompts), jnp.asarray(prompts + 5), capacity=8)
+    prompt = Prompt(given, jnp.asarray(prompts))
     said = rng.integers(0, 6, (batch, 2, time))
     logprobs = np.where(np.arange(time) < lengths[:, None, None], -rng.random((batch, 2, time)), 0)
     both = np.stack([lengths, lengths], 1), np.zeros((batch, 2)), logprobs
@@ -132,7 +133,7 @@ def test_captions_that_are_read_in_one_row_do_not_see_each_other(name: str) -> N
     @jax.jit
     def evidence(pixels: Any, said: Any, lengths: Any) -> Any:
         batch = len(said)
-        prompt = Prompts(jnp.full((batch, 2), 2), lengths, lengths + 5, capacity=7)
+        prompt = Prompt(jnp.full((batch, 2), 2), lengths)
         whole = jnp.full((batch, 1), 5), jnp.zeros((batch, 1)), jnp.full((batch, 1, 5), -1.0)
         found = Sequences(said, *whole)
         return measure(model, model.encode(pixels), pixels, prompt, found)["evidence"]

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from captax.models.attention import Attention
+from captax.models.cache import Span
 from captax.models.modules import AttentionConfig, LayerConfig, MlpConfig
 
 
@@ -21,7 +22,7 @@ def test_attention_is_softmax_of_scaled_products_head_by_head(attention: Attenti
     x = jax.random.normal(jax.random.key(1), (2, 5, 12))
     context = jax.random.normal(jax.random.key(2), (2, 4, 7))
     mask = jnp.array([[[1, 1, 0, 0]] * 5, [[0, 1, 1, 1]] * 5], bool)
-    got = attention(x, attention.keys_and_values(context), mask)
+    got = attention(x, [Span(*attention.keys_and_values(context), mask)])
 
     query = np.asarray(attention.query(x))
     key, value = np.asarray(attention.key(context)), np.asarray(attention.value(context))
@@ -41,5 +42,5 @@ def test_attention_is_softmax_of_scaled_products_head_by_head(attention: Attenti
 def test_beams_attend_to_their_own_picture(attention: Attention) -> None:
     keys, values = attention.keys_and_values(jax.random.normal(jax.random.key(1), (2, 4, 7)))
     x = jax.random.normal(jax.random.key(2), (6, 1, 12))
-    want = attention(x, (jnp.repeat(keys, 3, axis=0), jnp.repeat(values, 3, axis=0)))
-    np.testing.assert_allclose(attention(x, (keys, values)), want, atol=1e-6)
+    want = attention(x, [Span(jnp.repeat(keys, 3, axis=0), jnp.repeat(values, 3, axis=0))])
+    np.testing.assert_allclose(attention(x, [Span(keys, values)]), want, atol=1e-6)

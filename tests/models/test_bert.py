@@ -79,10 +79,9 @@ def test_decoding_with_a_cache_gives_the_logits_of_the_whole_text(prompt: int) -
     features = jax.jit(model.encode)(text)
     repeated = jax.tree.map(lambda each: jnp.repeat(each, 2, axis=0), features)
     whole = jax.jit(model.read)(repeated, tokens)
-    begin, advance = jax.jit(model.begin, static_argnums=2), jax.jit(model.advance)
-    logits, cache = begin(features, tokens[::2, :prompt], 7)
+    begin, advance = jax.jit(model.begin, static_argnums=(2, 3)), jax.jit(model.advance)
+    logits, cache = begin(features, tokens[::2, :prompt], 7 - prompt, 2)
     np.testing.assert_allclose(logits, whole[::2, prompt - 1], atol=1e-4)
-    cache = cache.repeat(2)
     for t in range(prompt, 7):
         logits, cache = advance(tokens[:, t], cache)
         np.testing.assert_allclose(logits, whole[:, t], atol=1e-4)

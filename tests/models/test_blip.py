@@ -45,7 +45,7 @@ def test_decoding_with_a_cache_gives_the_logits_of_the_whole_caption(prompt: int
     features = jax.jit(model.encode)(pixels)
     whole = jax.jit(model.read)(features, tokens)
     begin, advance = jax.jit(model.begin, static_argnums=2), jax.jit(model.advance)
-    got, cache = begin(features, tokens[:, :prompt], 7)
+    got, cache = begin(features, tokens[:, :prompt], 7 - prompt)
     np.testing.assert_allclose(got, whole[:, prompt - 1], atol=1e-4)
     for t in range(prompt, 7):
         got, cache = advance(tokens[:, t], cache)

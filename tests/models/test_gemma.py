@@ -11,9 +11,11 @@ from flax import nnx
 
 from captax.checkpoints.directory import load_model
 from captax.models.attention import Attention
+from captax.models.cache import Span
 from captax.models.config import ConfigError
 from captax.models.modules import AttentionConfig, LayerConfig, MlpConfig
 from captax.models.observing import observe
+from captax.models.prompt import Prompt
 from captax.models.registry import read_config
 from golden.case import random_tokens
 from golden.families import CASES
@@ -109,9 +111,9 @@ def test_what_is_shared_is_limited_as_a_query_s_own_places_are() -> None:
     attention = Attention(LayerConfig(8, shape, MlpConfig(8), std=3.0), rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (1, 6, 8))
     keys, values = attention.keys_and_values(x)
-    whole = attention(x, (keys, values))
-    first, last = (keys[:, :, :2], values[:, :, :2]), (keys[:, :, 2:], values[:, :, 2:])
-    np.testing.assert_allclose(attention(x, last, shared=first), whole, atol=1e-5)
+    whole = attention(x, [Span(keys, values)])
+    parts = [Span(keys[:, :, part], values[:, :, part]) for part in (slice(2), slice(2, None))]
+    np.testing.assert_allclose(attention(x, parts), whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["gemma", "gemma2", "gemma3"])
@@ -121,9 +123,9 @@ def test_one_token_at_a_time_gives_the_logits_of_all_at_once(name: str) -> None:
     tokens = jnp.asarray(random_tokens(40, 2, 12, seed=3))
     want = jax.jit(lambda: model(None, tokens))()
     advance = jax.jit(model.advance)
-    for prompt, length in ((4, 4), (8, 3)):
-        logits, cache = model.begin(None, tokens[:, :prompt], 14, jnp.asarray(length))
-        for at in range(length, 12):
-            np.testing.assert_allclose(logits, want[:, at - 1], atol=1e-5)
-            logits, cache = advance(tokens[:, at], cache)
-        np.testing.assert_allclose(logits, want[:, -1], atol=1e-5)
+    row = jnp.arange(2)
+    for time, lengths in ((4, jnp.array([4, 4])), (8, jnp.array([3, 7]))):
+        logits, cache = model.begin(None, Prompt(tokens[:, :time], lengths), 9)
+        for step in range(int(12 - lengths.max())):
+            np.testing.assert_allclose(logits, want[row, lengths + step - 1], atol=1e-5)
+            logits, cache = advance(tokens[row, lengths + step], cache)

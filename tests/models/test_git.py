@@ -37,12 +37,12 @@ def test_decoding_with_a_cache_gives_the_logits_of_the_whole_caption(
     tokens = np.random.default_rng(0).integers(0, 40, (2, 6)).astype(np.int32)
     whole = jax.jit(git.read)(features, tokens)
     advance = jax.jit(git.advance)
-    logits, cache = jax.jit(git.begin, static_argnums=2)(features, tokens[:, :prompt], 6)
+    logits, cache = jax.jit(git.begin, static_argnums=2)(features, tokens[:, :prompt], 6 - prompt)
     np.testing.assert_allclose(logits, whole[:, prompt - 1], atol=1e-4)
     for t in range(prompt, 6):
         logits, cache = advance(tokens[:, t], cache)
         np.testing.assert_allclose(logits, whole[:, t], atol=1e-4)
-    assert int(cache.length) == 6
+    assert int(cache.length) == 6 - prompt
 
 
 def test_beams_that_branch_and_swap_give_the_logits_of_their_own_captions(
@@ -51,9 +51,9 @@ def test_beams_that_branch_and_swap_give_the_logits_of_their_own_captions(
     batch, beams, rng = 2, 3, np.random.default_rng(1)
     rows = batch * beams
     said = np.repeat(rng.integers(0, 40, (batch, 2)), beams, axis=0).astype(np.int32)
-    _, cache = jax.jit(git.begin, static_argnums=2)(features, jnp.array(said[::beams]), 6)
-    cache = cache.repeat(beams)
-    assert cache.context[0][0].shape[0] == batch  # pictures are never repeated
+    begin = jax.jit(git.begin, static_argnums=(2, 3))
+    _, cache = begin(features, jnp.array(said[::beams]), 4, beams)
+    assert cache.prefix.places[0][0].shape[0] == batch  # what was read is never repeated
     advance = jax.jit(lambda tokens, cache, parents: git.advance(tokens, cache.reorder(parents)))
     whole = jax.jit(git.read)
     shared = Features(jnp.repeat(features.tokens, beams, axis=0), features.grid, features.lead)

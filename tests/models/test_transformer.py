@@ -48,12 +48,12 @@ def test_decoding_with_a_cache_gives_the_logits_of_the_whole_caption(
     tokens = np.random.default_rng(0).integers(0, 9, (2, 6)).astype(np.int32)
     whole = jax.jit(decoder)(features, tokens)
     begin, advance = jax.jit(decoder.begin, static_argnums=2), jax.jit(decoder.advance)
-    logits, cache = begin(features, tokens[:, :prompt], 6)
+    logits, cache = begin(features, tokens[:, :prompt], 6 - prompt)
     np.testing.assert_allclose(logits, whole[:, prompt - 1], atol=1e-4)
     for t in range(prompt, 6):
         logits, cache = advance(tokens[:, t], cache)
         np.testing.assert_allclose(logits, whole[:, t], atol=1e-4)
-    assert int(cache.length) == 6
+    assert int(cache.length) == 6 - prompt
 
 
 def test_beams_that_branch_and_swap_give_the_logits_of_their_own_captions(
@@ -63,9 +63,9 @@ def test_beams_that_branch_and_swap_give_the_logits_of_their_own_captions(
     rows = batch * beams
     features = pictures(batch)
     said = np.repeat(rng.integers(0, 9, (batch, 2)), beams, axis=0).astype(np.int32)
-    _, cache = jax.jit(decoder.begin, static_argnums=2)(features, jnp.array(said[::beams]), 6)
-    cache = cache.repeat(beams)
-    assert cache.context[0][0].shape[0] == batch  # pictures are never repeated
+    begin = jax.jit(decoder.begin, static_argnums=(2, 3))
+    _, cache = begin(features, jnp.array(said[::beams]), 4, beams)
+    assert cache.prefix.memory[0][0].shape[0] == batch  # what was read is never repeated
     advance = jax.jit(
         lambda tokens, cache, parents: decoder.advance(tokens, cache.reorder(parents))
     )

@@ -60,11 +60,10 @@ def test_the_cache_holds_what_the_reference_keeps(tmp_path: Path) -> None:
     with torch.no_grad():
         want = torch_side.ask(case, reference, inputs).past_key_values
     features = model.encode(jnp.asarray(pixels(inputs)))
-    _, cache = model.begin(features, jnp.asarray(tokens), capacity=12)
-    assert int(cache.length) == tokens.shape[1]
+    _, cache = model.begin(features, jnp.asarray(tokens), new_tokens=5)
     kept = (
-        ([(k[:, :, :7], v[:, :, :7]) for k, v in cache.past], want.self_attention_cache),
-        (cache.context, want.cross_attention_cache),
+        (cache.prefix.places, want.self_attention_cache),
+        (cache.prefix.memory, want.cross_attention_cache),
     )
     for ours, theirs in kept:
         assert len(ours) == len(theirs.layers)

@@ -179,9 +179,7 @@ class Reader:
             flow = None
             if inner:
                 # GIT's picture tokens go on attending to one another beside the text.
-                flow = rollout(
-                    [a[0] for a in (*inner, *seen.get("decoder.picture.attentions", []))]
-                )
+                flow = rollout([a[0] for a in (*inner, *seen.get("decoder.prefix.attentions", []))])
             return Seen(
                 logprobs=_of(logprobs, tokens),
                 top=which,

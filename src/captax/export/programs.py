@@ -16,8 +16,9 @@ from jax import export as jax_export
 
 from captax.checkpoints.state import parameters, rebuilder
 from captax.errors import CaptaxError
-from captax.models.cache import Cache
+from captax.models.cache import Cache, KeysValues, Prefix
 from captax.models.encoders import Features
+from captax.models.prompt import Prompt
 from captax.models.tracing import portable
 from captax.pipelines.captioner import Captioner
 
@@ -79,6 +80,8 @@ def make_programs(
         found = rebuild(weights).encode(pixels)
         return found if hinted else dataclasses.replace(found, labels=None)
 
+    # Whether the decoder reads the picture as part of its text.
+    fronted = model.decoder.layers[0].cross_attention is None
     # The classes of the encoder, if the decoder takes hints from them.
     hinted = bool(model.decoder.classes)
     written = ["features", *(["labels"] if hinted else [])]
@@ -87,8 +90,8 @@ def make_programs(
 
     def prefill(weights: Weights, tokens: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, Any]:
         given = jax.tree.unflatten(seen, arrays)
-        logits, cache = rebuild(weights).begin(given, tokens, capacity)
-        return logits, (cache.past, cache.context)
+        prefix, logits = rebuild(weights).prefill(given, Prompt(tokens))
+        return logits, _parts(prefix, capacity, given.tokens.shape[1] if fronted else 0)
 
     features = _of(prompted, looking.outputs)
     given = {"tokens": Shape((prompted, time), jnp.int32), **features}
@@ -105,7 +108,8 @@ def make_programs(
     ) -> tuple[jax.Array, Any]:
         _, (past, context) = jax.tree.unflatten(begun, (tokens, *arrays))
         ancestry = jnp.zeros((tokens.shape[0], 1, capacity), jnp.int32)
-        cache = Cache(past, context, mask=None, length=position, ancestry=ancestry)
+        prefix = Prefix(places=context) if fronted else Prefix(memory=context)
+        cache = Cache(prefix, past, length=position, ancestry=ancestry)
         logits, cache = rebuild(weights).advance(tokens, cache)
         return logits, cache.past
 
@@ -114,6 +118,27 @@ def make_programs(
     last = {"tokens": Shape((batch,), jnp.int32), "position": Shape((), jnp.int32)}
     going_on, _ = _program("step", step, shapes, {**last, **cache}, ["logits", *present])
     return [looking, beginning, going_on]
+
+
+def _parts(
+    prefix: Prefix, capacity: int, picture: int
+) -> tuple[tuple[KeysValues, ...], tuple[KeysValues, ...] | None]:
+    """The prefix as a past that begins with the prompt, and the context, which is the picture.
+
+    All prompts are of one length, so their next tokens can follow them in the past. The first
+    `picture` places of the prefix are the picture's.
+    """
+    assert prefix.places is not None
+
+    def begun(places: jax.Array) -> jax.Array:
+        batch, heads, _, head = places.shape
+        empty = jnp.zeros((batch, heads, capacity, head), places.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(empty, places[:, :, picture:], 0, axis=2)
+
+    past = jax.tree.map(begun, prefix.places)
+    if not picture:
+        return past, prefix.memory
+    return past, jax.tree.map(lambda places: places[:, :, :picture], prefix.places)
 
 
 def _of(batch: Any, arrays: Mapping[str, Shape]) -> dict[str, Shape]:

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from captax.errors import CheckpointError, quoted
-from captax.generation.loop import Prompts, Sequences
+from captax.generation.loop import Sequences
 from captax.models.encoders import Features
+from captax.models.prompt import Prompt
 from captax.models.transformer import padded_words
 
 SIGNALS = {
@@ -125,7 +126,7 @@ def measure(
     model: Reading,
     features: Features,
     pixels: Float[Array, "batch height width 3"],
-    prompt: Prompts,
+    prompt: Prompt,
     found: Sequences,
 ) -> dict[str, Float[Array, " batch"]]:
     """The signals of each picture's best caption, as far as the model gives them."""
@@ -164,7 +165,7 @@ def measure(
 
 
 def _blind(
-    model: Reading, features: Features, prompt: Prompts, said: Int[Array, "batch time"]
+    model: Reading, features: Features, prompt: Prompt, said: Int[Array, "batch time"]
 ) -> Float[Array, "batch time"]:
     """The log-probability of each token that is said after the prompts, without the picture.
 
@@ -172,7 +173,8 @@ def _blind(
     are read in one row, for which the decoder prepares the features once.
     """
     batch, longest = prompt.tokens.shape
-    places, first = jnp.arange(longest + said.shape[1] - 1), prompt.lengths[:, None]
+    lengths = jnp.full(batch, longest) if prompt.lengths is None else prompt.lengths
+    places, first = jnp.arange(longest + said.shape[1] - 1), lengths[:, None]
     given = jnp.pad(prompt.tokens, ((0, 0), (0, said.shape[1] - 1)))
     after = jnp.clip(places - first, 0, said.shape[1] - 1)
     tokens = jnp.where(places < first, given, jnp.take_along_axis(said, after, 1))

@@ -143,10 +143,10 @@ class GenerationConfig:
 
     @property
     def usual_limit(self) -> int:
-        """The largest number of tokens of a caption with its prompt, if that has one token."""
+        """The largest number of tokens that follow a prompt of one token."""
         if self.max_new_tokens is not None:
-            return 1 + self.max_new_tokens
-        return self.max_length or 1 + DEFAULT_NEW_TOKENS
+            return self.max_new_tokens
+        return DEFAULT_NEW_TOKENS if self.max_length is None else self.max_length - 1
 
     def limits(
         self, prompts: np.ndarray, max_positions: int, borders: Borders | None = None

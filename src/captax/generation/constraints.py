@@ -4,8 +4,8 @@ Each computes what the logits processor of transformers by that name does; `Cons
 them in its order. Scores are logits, or log-probabilities in beam search.
 
 Legend: `rows` captions, `time` places for tokens, of which the first `position` are filled, prompt
-included. Lists of tokens are arrays that are padded to a few sizes, so that a few programs serve
-all.
+included. A row begins at its place `start`; before it, tokens are `NONE`. Lists of tokens are
+arrays that are padded to a few sizes, so that a few programs serve all.
 """
 
 import dataclasses
@@ -26,11 +26,13 @@ Scores = Float[Array, "rows vocab"]
 Ids = Bool[Any, " vocab"]
 Tokens = Int[Array, "rows time"]
 Position = Int[Array, ""] | int
-# The length of each row's prompt or caption: one number for all, or a column.
-Length = Int[Array, "#rows 1"] | Int[Array, ""] | int
+# A place in each row, such as its prompt's end: one number for all, or a column.
+Place = Int[Array, "#rows 1"] | Int[Array, ""] | int
 
 Phrase = tuple[int, ...]
 
+# In the place of a token where there is none.
+NONE = -1
 # Tables of phrases have a power of this as their number of rows and columns.
 TABLE = 8
 # More than any caption has; sums with it stay within 32 bits.
@@ -41,8 +43,8 @@ def penalise_repetition(
     scores: Scores, tokens: Tokens, position: Position, penalty: Float[Any, ""] | float
 ) -> Scores:
     """Divide the positive scores of tokens that occurred by the penalty; multiply negative ones."""
-    filled = jnp.arange(tokens.shape[1]) < position
-    seen = _marked(scores, tokens, jnp.broadcast_to(filled, tokens.shape))
+    filled = (jnp.arange(tokens.shape[1]) < position) & (tokens != NONE)
+    seen = _marked(scores, tokens, filled)
     return jnp.where(seen, jnp.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
@@ -51,8 +53,8 @@ def forbid_repeated_ngrams(
 ) -> Scores:
     """Forbid every token that would repeat an n-gram of that size, which is 1 or more."""
     starts = jnp.arange(tokens.shape[1])
-    # An n-gram begins at each place, and ends among the tokens so far.
-    repeats = jnp.broadcast_to(starts + size <= position, tokens.shape)
+    # An n-gram begins at each place that has a token, and ends among the tokens so far.
+    repeats = (starts + size <= position) & (tokens != NONE)
 
     def also(i: Array, repeats: Array) -> Array:
         last = jax.lax.dynamic_slice_in_dim(tokens, position - size + 1 + i, 1, axis=1)
@@ -180,13 +182,13 @@ def _padded(which: Bool[np.ndarray, " some"], vocab: int, rest: bool) -> Ids:
 class _Words:
     """Where the texts of rows are inside a word: places run from 0 to `time`, the end of a row.
 
-    The token at place 0 is the one that captions begin with, which has no text.
+    The token at `start` is the one that captions begin with, which has no text.
     """
 
-    def __init__(self, tokens: Tokens, position: Position, required: Required):
+    def __init__(self, tokens: Tokens, position: Position, required: Required, start: Place):
         time = tokens.shape[1]
         places = jnp.arange(time)
-        written = (places > 0) & (places < position) & ~required.token_silent[tokens]
+        written = (places > start) & (places < position) & ~required.token_silent[tokens]
         before = jax.lax.cummax(jnp.where(written, places, -1), axis=1)
         after = jax.lax.cummin(jnp.where(written, places, time), axis=1, reverse=True)
         ends = required.token_ends_inside[tokens]
@@ -211,7 +213,8 @@ def require_phrases(
     position: Position,
     required: Required,
     *,
-    left: Length,
+    start: Place = 0,
+    left: Place,
     eos: Ids,
 ) -> Scores:
     """Let no caption end before it contains each phrase, in any one of its spellings.
@@ -223,7 +226,7 @@ def require_phrases(
     there is room to say the phrase again.
     """
     required = jax.tree.map(jnp.asarray, required)
-    missing, loose, next_token = _progress(tokens, position, required, left)
+    missing, loose, next_token = _progress(tokens, position, required, start, left)
     scores = forbid(scores, eos, (missing > 0)[:, None])
     tight = (loose > 0)[:, None] & (left - 1 < (missing + loose)[:, None])
     others = jnp.where(tight & required.token_joins, -jnp.inf, scores)
@@ -238,7 +241,7 @@ def require_phrases(
 
 
 def _progress(
-    tokens: Tokens, position: Position, required: Required, left: Length
+    tokens: Tokens, position: Position, required: Required, start: Place, left: Place
 ) -> tuple[Int[Array, " rows"], Int[Array, " rows"], Int[Array, " rows"]]:
     """The numbers of tokens in missing and in loose phrases, and the most complete one's next.
 
@@ -246,7 +249,7 @@ def _progress(
     """
     rows, side = len(tokens), required.tokens.shape[1]
     none = jnp.zeros((rows, side), bool)
-    words = _Words(tokens, position, required)
+    words = _Words(tokens, position, required, start)
 
     def look(row: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
         here = _contains(tokens, position, required.tokens[row], required.sizes[row])
@@ -288,8 +291,8 @@ def _progress(
         following = jnp.where(better, required.tokens[row][most], following)
         return jnp.where(better, gained, best), following
 
-    start = jnp.full(rows, -1, jnp.int32), jnp.zeros(rows, jnp.int32)
-    _, following = jax.lax.fori_loop(0, required.count, follow, start)
+    none_yet = jnp.full(rows, -1, jnp.int32), jnp.zeros(rows, jnp.int32)
+    _, following = jax.lax.fori_loop(0, required.count, follow, none_yet)
     return missing, loose, following
 
 
@@ -367,9 +370,19 @@ class Rules:
     renormalize: bool = struct.field(pytree_node=False)
 
     def __call__(
-        self, scores: Scores, tokens: Tokens, position: Position, *, prompt: Length, limit: Length
+        self,
+        scores: Scores,
+        tokens: Tokens,
+        position: Position,
+        *,
+        start: Place = 0,
+        prompt: Place,
+        limit: Place,
     ) -> Scores:
-        """Scores of the next token; prompts end at `prompt`, captions at `limit` at the latest."""
+        """Scores of the next token.
+
+        Rows begin at `start`, prompts end at `prompt`, and captions at `limit` at the latest.
+        """
         unconstrained = scores
         scores = _if(
             self.repetition_penalty != 1,
@@ -384,20 +397,20 @@ class Rules:
         scores = forbid(scores, self.bad_tokens)
         if self.bad_phrases is not None:
             scores = forbid_phrases(scores, tokens, position, self.bad_phrases)
-        short = jnp.asarray(position < self.min_length)
+        short = jnp.asarray(position - start < self.min_length)
         short |= jnp.asarray(position - prompt < self.min_new_tokens)
         scores = forbid(scores, self.eos, short)
         bos, end = jnp.asarray(self.forced_bos).any(), jnp.asarray(self.forced_eos).any()
-        scores = force(scores, self.forced_bos, bos & (position == 1))
+        scores = force(scores, self.forced_bos, bos & jnp.asarray(position - start == 1))
         scores = force(scores, self.forced_eos, end & jnp.asarray(position == limit - 1))
         scores = forbid(scores, self.suppressed)
         # The caption begins after a forced bos.
-        later = bos & jnp.asarray(prompt == 1)
+        later = bos & jnp.asarray(prompt - start == 1)
         scores = forbid(scores, self.suppressed_first, position == prompt + later)
         if self.required is not None:
             left = limit - position - end
             given = scores, unconstrained, tokens, position, self.required
-            scores = require_phrases(*given, left=left, eos=self.eos)
+            scores = require_phrases(*given, start=start, left=left, eos=self.eos)
         return jax.nn.log_softmax(scores) if self.renormalize else scores
 
 
@@ -430,13 +443,17 @@ class Constraints:
         tokens: Tokens,
         position: Position,
         *,
-        prompt: Length,
-        limit: Length,
+        start: Place = 0,
+        prompt: Place,
+        limit: Place,
         eos: tuple[int, ...],
     ) -> Scores:
-        """Scores of the next token; prompts end at `prompt`, captions at `limit` at the latest."""
+        """Scores of the next token.
+
+        Rows begin at `start`, prompts end at `prompt`, and captions at `limit` at the latest.
+        """
         rules = self.rules(scores.shape[-1], eos)
-        return rules(scores, tokens, position, prompt=prompt, limit=limit)
+        return rules(scores, tokens, position, start=start, prompt=prompt, limit=limit)
 
     def rules(self, vocab: int, eos: Sequence[int], borders: Borders | None = None) -> Rules:
         """The constraints as arrays, for a model that writes `vocab` tokens.

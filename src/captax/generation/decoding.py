@@ -57,8 +57,8 @@ def as_arguments(
 class Decoding:
     """One batch to decode, as a strategy sees it.
 
-    `prompt` is the number of tokens in the prompt, `limit` the largest number of tokens that a
-    caption may have with its prompt: one number for all pictures, or a column with one for each.
+    In the tokens of a picture, the prompt ends at the place `prompt`, and captions at `limit` at
+    the latest: one number for all pictures, or a column with one for each.
     `constrain` changes the scores of the next tokens, given the tokens so far and their number.
     Random draws for a picture depend on its row of `seeds` alone.
     """

@@ -1,7 +1,7 @@
 """The decoding loop: encode once, then one token a step for all rows until all have ended.
 
-It knows only `begin`, `advance` and the cache's `repeat` and `reorder`, so it decodes every family
-alike. Everything here runs inside one jitted program.
+It knows only `begin`, `advance` and the cache's `reorder`, so it decodes every family alike.
+Everything here runs inside one jitted program.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from captax.generation.constraints import Constraints, Rules
+from captax.generation.constraints import NONE, Constraints, Rules
 from captax.generation.decoding import (
     Constrain,
     Decoding,
@@ -22,6 +22,7 @@ from captax.generation.decoding import (
 )
 from captax.models.cache import Cache
 from captax.models.encoders import Features
+from captax.models.prompt import Prompt
 
 
 @struct.dataclass
@@ -44,18 +45,14 @@ class Sequences:
 
 @struct.dataclass
 class Prompts:
-    """Prompts of different lengths, padded on the right with any token.
+    """Prompts of any lengths, and the largest number of tokens that may follow each of them.
 
-    Row `i` has `lengths[i]` tokens, and at most `limits[i]` together with its caption. As many
-    tokens as the shortest prompt has are read in one call. The rest is read token by token while
-    shorter prompts are already being continued, so each row is decoded as if it were alone. There
-    is room for `capacity` tokens, the largest limit or more.
+    There is room for `new_tokens` tokens after every prompt, the largest of `limits` or more.
     """
 
-    tokens: Int[Any, "batch time"]
-    lengths: Int[Any, " batch"]
+    prompt: Prompt
     limits: Int[Any, " batch"]
-    capacity: int = struct.field(pytree_node=False)
+    new_tokens: int = struct.field(pytree_node=False)
 
 
 @runtime_checkable
@@ -63,13 +60,9 @@ class Captioning(Protocol):
     """What the loop asks of a model."""
 
     def begin(
-        self,
-        features: Any,
-        prompt: Int[Array, "batch time"],
-        capacity: int,
-        length: Int[Array, ""] | None = None,
+        self, features: Any, prompt: Prompt, new_tokens: int, beams: int
     ) -> tuple[Float[Array, "batch vocab"], Cache]:
-        """Logits after the prompt, or after its first `length` tokens alone, and the cache."""
+        """Logits after the prompts, and a cache for `beams` texts of `new_tokens` after each."""
 
     def advance(
         self, tokens: Int[Array, " rows"], cache: Cache
@@ -96,38 +89,27 @@ def generate(
     the loop does not wait for it. Sampling draws by `seeds`, by default the number of the row.
     Raises `GenerationError` if no token may be decoded.
     """
-    # The number of tokens that all prompts have; with a single place it is known.
-    begun: Any
+    given: Any
+    start: Any
+    limit: Any
     if isinstance(prompt, Prompts):
-        given, time = prompt.tokens, prompt.capacity
-        begun = jnp.min(prompt.lengths) if given.shape[1] > 1 else 1
-        first, limit = prompt.lengths[:, None], prompt.limits[:, None]
+        read, new_tokens = prompt.prompt, prompt.new_tokens
+        given, lengths = read.tokens, read.lengths
+        limit = given.shape[1] + prompt.limits[:, None]
+        start = 0 if lengths is None else given.shape[1] - lengths[:, None]
     else:
         if max_new_tokens is None or max_new_tokens < 1:
             raise GenerationError(f"`max_new_tokens` is {max_new_tokens}; it must be 1 or more")
-        given, begun = prompt, prompt.shape[1]
-        first, limit = begun, begun + max_new_tokens
-        time = limit
-    ragged = not isinstance(begun, int)
-    batch, beams = len(given), strategy.beams
+        read, given, new_tokens, start = Prompt(prompt), prompt, max_new_tokens, 0
+        limit = prompt.shape[1] + new_tokens
+    (batch, first), beams = given.shape, strategy.beams
     if alive is None:
         alive = jnp.ones(batch, bool)
     if seeds is None:
         seeds = jnp.stack([jnp.zeros(batch, jnp.int32), jnp.arange(batch, dtype=jnp.int32)], 1)
     eos = (eos_id,) if isinstance(eos_id, int) else eos_id
-    decoding = Decoding(first, limit, eos, constrainer(constraints, first, limit, eos), seeds)
-
-    def choose(state: Any, logits: Array, position: Array) -> Any:
-        new = strategy.choose(decoding, state, logits, position)
-        if not ragged:
-            return new
-        # A row whose prompt has not ended keeps the prompt's own token.
-        prompted = position < first[:, 0]
-
-        def keep(old: Array, new: Array) -> Array:
-            return jnp.where(prompted.reshape(-1, *[1] * (old.ndim - 1)), old, new)
-
-        return jax.tree.map(keep, state, new)
+    constrain = constrainer(constraints, start, first, limit, eos)
+    decoding = Decoding(first, limit, eos, constrain, seeds)
 
     def unfinished(carry: tuple) -> Array:
         return carry[1].live.any()
@@ -138,25 +120,32 @@ def generate(
         cache = cache if parents is None else cache.reorder(parents)
         last = state.tokens[:, :, position - 1].reshape(-1)
         logits, cache = model.advance(last, cache)
-        return position + 1, choose(state, logits, position), cache
+        return position + 1, strategy.choose(decoding, state, logits, position), cache
 
     # The last token is never fed back, so the cache needs no place for it.
-    logits, cache = model.begin(features, given, time - 1, begun if ragged else None)
-    tokens = jnp.full((batch, time), pad_id, jnp.int32)
-    inside = jnp.arange(given.shape[1]) < first
-    tokens = tokens.at[:, : given.shape[1]].set(jnp.where(inside, given, pad_id))
+    logits, cache = model.begin(features, read, max(1, new_tokens - 1), beams)
+    # Prompts end at the same place, so that the next tokens have one place in all rows.
+    places = jnp.broadcast_to(jnp.arange(first) - start, given.shape)
+    given = jnp.where(places >= 0, jnp.take_along_axis(given, places % first, 1), NONE)
+    tokens = jnp.pad(given, ((0, 0), (0, new_tokens)), constant_values=pad_id)
     state = strategy.start(tokens, alive)
-    position = jnp.asarray(begun, jnp.int32)
-    state = choose(state, jnp.repeat(logits, beams, axis=0), position)
-    carry = (position + 1, state, cache.repeat(beams))
-    _, state, _ = jax.lax.while_loop(unfinished, body, carry)
-    return _sequences(decoding, *strategy.finish(state), shared=0 if ragged else begun, pad=pad_id)
+    position = jnp.asarray(first, jnp.int32)
+    state = strategy.choose(decoding, state, jnp.repeat(logits, beams, axis=0), position)
+    _, state, _ = jax.lax.while_loop(unfinished, body, (position + 1, state, cache))
+    return _sequences(decoding, *strategy.finish(state))
 
 
 def constrainer(
-    constraints: Constraints | Rules | None, first: Any, limit: Any, eos: tuple[int, ...]
+    constraints: Constraints | Rules | None,
+    start: Any,
+    first: Any,
+    limit: Any,
+    eos: tuple[int, ...],
 ) -> Constrain:
-    """`constraints` for pictures that have several captions each: [batch beams vocab]."""
+    """`constraints` for pictures that have several captions each: [batch beams vocab].
+
+    Rows begin at `start`, their prompts end at `first`, and they end at `limit` at the latest.
+    """
     if constraints is None or constraints == Constraints():
         return lambda scores, tokens, position: scores
 
@@ -165,13 +154,14 @@ def constrainer(
         given = constraints
         rules = given.rules(vocab, eos) if isinstance(given, Constraints) else given
 
-        def of_rows(length: Any) -> Any:
-            return length if isinstance(length, int) else jnp.repeat(length, beams, axis=0)
+        def of_rows(place: Any) -> Any:
+            return place if isinstance(place, int) else jnp.repeat(place, beams, axis=0)
 
         found = rules(
             scores.reshape(-1, vocab),
             tokens.reshape(-1, tokens.shape[-1]),
             position,
+            start=of_rows(start),
             prompt=of_rows(first),
             limit=of_rows(limit),
         )
@@ -180,20 +170,9 @@ def constrainer(
     return constrain
 
 
-def _sequences(
-    decoding: Decoding, tokens: Array, logprobs: Array, scores: Array, *, shared: int, pad: int
-) -> Sequences:
+def _sequences(decoding: Decoding, tokens: Array, logprobs: Array, scores: Array) -> Sequences:
     """The decoded captions without their prompts."""
-    tokens, logprobs = tokens[:, :, shared:], logprobs[:, :, shared:]
-    if not shared:
-        places = jnp.arange(tokens.shape[-1] - 1) + decoding.prompt
-        inside = (places < tokens.shape[-1])[:, None]
-        places = jnp.minimum(places, tokens.shape[-1] - 1)[:, None]
-        shape = (*tokens.shape[:2], places.shape[-1])
-        tokens, logprobs = (
-            jnp.take_along_axis(x, jnp.broadcast_to(places, shape), -1) for x in (tokens, logprobs)
-        )
-        tokens, logprobs = jnp.where(inside, tokens, pad), jnp.where(inside, logprobs, 0)
+    tokens, logprobs = (each[:, :, decoding.prompt :] for each in (tokens, logprobs))
     ends = is_any(tokens, decoding.eos)
     lengths = ((ends.cumsum(-1) - ends) == 0).sum(-1)
     lengths = jnp.minimum(lengths, decoding.limit - decoding.prompt)

@@ -13,6 +13,8 @@ from jaxtyping import Int
 from captax.compilation import refuse_fork
 from captax.generation.decoding import GenerationError
 from captax.generation.loop import Prompts
+from captax.models.encoders import LengthError
+from captax.models.prompt import Prompt
 
 # Each size has a compiled program; a smaller batch is padded to the next size.
 BATCH_SIZES = (1, 8, 32)
@@ -176,7 +178,6 @@ def seeds_of(seed: int | Sequence[int], places: Sequence[int]) -> list[tuple[int
 
 def fill_prompts(
     prompts: Sequence[Sequence[int]],
-    lengths: Int[np.ndarray, " real"],
     limits: Int[np.ndarray, " real"],
     rows: int,
     *,
@@ -185,18 +186,25 @@ def fill_prompts(
 ) -> Prompts:
     """Prompts for the device, padded to one of a few lengths, with one of a few capacities.
 
-    A handful of compiled programs serves them all. `usual` is the capacity that captions without
-    a prompt and with default options need, which is thus not rounded up.
+    A handful of compiled programs serves them all. `limits` are the largest numbers of new tokens,
+    and `usual` is the one of the default options, which is thus not rounded up. Raises
+    `LengthError` if a prompt and its new tokens are more than `max_positions`.
     """
-    most = max_positions + 1
+    real = len(prompts)
+    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     longest = int(lengths.max())
-    capacity = max(int(limits.max()), padded_length(int(limits.max()), usual, most))
+    # The last token is never read.
+    if (needed := int((lengths + limits).max()) - 1) > max_positions:
+        raise LengthError(
+            f"the decoder has {max_positions} positions and {needed} are needed; use a lower "
+            "`max_new_tokens` or a shorter prompt"
+        )
+    room = padded_length(int(limits.max()), usual, max_positions)
     bucket = next((size for size in PROMPT_LENGTHS if longest <= size), 0)
-    bucket = min(bucket or padded_length(longest, 1, most), capacity - 1)
+    bucket = min(bucket or padded_length(longest, 1, max_positions), max_positions)
     tokens = np.zeros((rows, bucket), np.int32)
     for row in range(rows):
-        prompt = prompts[min(row, len(prompts) - 1)]
+        prompt = prompts[min(row, real - 1)]
         tokens[row, : len(prompt)] = prompt
-    fill = (0, rows - len(prompts))
-    lengths, limits = (np.pad(x, fill, "edge").astype(np.int32) for x in (lengths, limits))
-    return Prompts(tokens, lengths, limits, capacity=capacity)
+    lengths, limits = (np.pad(x, (0, rows - real), "edge") for x in (lengths, limits))
+    return Prompts(Prompt(tokens, lengths), limits.astype(np.int32), new_tokens=room)

@@ -42,7 +42,7 @@ def score(
     """
     eos = (eos_id,) if isinstance(eos_id, int) else eos_id
     first, limit = prompts[:, None], limits[:, None]
-    decoding = Decoding(first, limit, eos, constrainer(constraints, first, limit, eos))
+    decoding = Decoding(first, limit, eos, constrainer(constraints, 0, first, limit, eos))
     logits = model.read(features, tokens[:, :-1])
 
     def of(position: Int[Array, ""]) -> Float[Array, " batch"]:

@@ -4,20 +4,22 @@ Legend: `batch` images, `rows` = batch x beams, `time` token positions, `places`
 to, `width` model width, `heads`, `kv_heads` heads of keys and values, `head` = width of one head.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from captax.models.arithmetic import softcapped
-from captax.models.cache import KeysValues
+from captax.models.cache import KeysValues, Span
 from captax.models.modules import Dropout, LayerConfig, Linear
 from captax.models.observing import record
 from captax.models.rotary import Turns, turn
 
 
 class Attention(nnx.Module):
-    """Multi-head attention whose keys and values may come from elsewhere, or from a cache."""
+    """Multi-head attention to keys and values that may come from elsewhere, or from a cache."""
 
     def __init__(
         self, config: LayerConfig, *, rngs: nnx.Rngs | None, context_width: int | None = None
@@ -52,19 +54,16 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "rows time width"],
-        own: KeysValues,
-        mask: Bool[Array, "#batch #queries places"] | None = None,
-        shared: KeysValues | None = None,
+        spans: Sequence[Span],
         turns: Turns | None = None,
     ) -> Float[Array, "rows time width"]:
-        """Attend from `x` to the keys and values `own`, and to `shared` ones before them.
+        """Attend from `x` to the places of all `spans`, under one softmax.
 
-        `mask` is true where a place of `own` may be seen; `shared` is seen by all. Queries are
-        turned to their positions by `turns`. If `x` has more rows than the keys and values (beams
+        Queries are turned to their positions by `turns`. If `x` has more rows than the spans (beams
         of one picture), the rows of a picture are joined along the time axis, as `queries`, so
         that no keys and values are repeated.
         """
-        batch, _, _, head = own[0].shape
+        batch, _, _, head = spans[0].keys.shape
         query = self._split(self.query(x), self.heads)
         if self.query_norm is not None:
             query = self.query_norm(query)
@@ -72,30 +71,32 @@ class Attention(nnx.Module):
         if turns is not None:
             query = turn(query, turns)
         query = query.reshape(batch, -1, self.heads, head).swapaxes(1, 2)
-        scores = self._scores(query, own[0])
-        if mask is not None:
-            scores = jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min)
-        count = 0
-        if shared is not None:
-            count = shared[0].shape[2]
-            scores = jnp.concatenate([self._scores(query, shared[0]), scores], axis=-1)
-        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+        scores = [self._scores(query, span) for span in spans]
+        together = jnp.concatenate(scores, axis=-1) if len(scores) > 1 else scores[0]
+        weights = jax.nn.softmax(together, axis=-1).astype(x.dtype)
         weights = self.dropout(record(self.name, weights))
-        mixed = self._mixed(weights[..., count:], own[1])
-        if shared is not None:
-            mixed += self._mixed(weights[..., :count], shared[1])
+        first, last = 0, spans[0].keys.shape[2]
+        mixed = self._mixed(weights[..., :last], spans[0])
+        for span in spans[1:]:
+            first, last = last, last + span.keys.shape[2]
+            mixed += self._mixed(weights[..., first:last], span)
         return self.out(mixed.swapaxes(1, 2).reshape(*x.shape[:2], -1))
 
-    def _scores(self, query: Array, keys: Array) -> Float[Array, "batch heads queries places"]:
+    def _scores(self, query: Array, span: Span) -> Float[Array, "batch heads queries places"]:
         # The queries of a group of heads follow each other, so that its keys are never repeated.
         grouped = query.reshape(query.shape[0], self.kv_heads, -1, query.shape[-1])
-        scores = jnp.einsum("bhqd,bhkd->bhqk", grouped, keys, preferred_element_type=jnp.float32)
-        return softcapped(scores, self.softcap).reshape(*query.shape[:3], -1)
+        scores = jnp.einsum(
+            "bhqd,bhkd->bhqk", grouped, span.keys, preferred_element_type=jnp.float32
+        )
+        scores = softcapped(scores, self.softcap).reshape(*query.shape[:3], -1)
+        if span.mask is None:
+            return scores
+        return jnp.where(span.mask[:, None], scores, jnp.finfo(scores.dtype).min)
 
-    def _mixed(self, weights: Array, values: Array) -> Float[Array, "batch heads queries head"]:
+    def _mixed(self, weights: Array, span: Span) -> Float[Array, "batch heads queries head"]:
         batch, _, queries, places = weights.shape
         grouped = weights.reshape(batch, self.kv_heads, -1, places)
-        mixed = jnp.einsum("bhqk,bhkd->bhqd", grouped, values)
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", grouped, span.values)
         return mixed.reshape(batch, self.heads, queries, -1)
 
     def _split(self, x: Array, heads: int) -> Float[Array, "batch places heads head"]:

@@ -3,19 +3,20 @@
 Legend: `batch` images, `rows` = batch x beams, `time` token positions, `patches` visual tokens.
 """
 
+import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from captax.models.arithmetic import ACTIVATIONS, activation_dtype, look_up, project
-from captax.models.cache import Cache, KeysValues
+from captax.models.cache import Cache, KeysValues, Prefix, Span
 from captax.models.encoders import Features, LengthError
 from captax.models.layers import Layer, run_layer
 from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
-from captax.models.observing import record
+from captax.models.observing import record, scope
+from captax.models.prompt import Prompt
 from captax.models.rotary import Rotary, Turns
 from captax.models.shapes import BertLikeConfig
 
@@ -46,8 +47,9 @@ class LanguageHead(nnx.Module):
 class TextDecoder(nnx.Module):
     """Predicts each next token from the tokens before it and, where there is one, a picture.
 
-    A family gives `layers`, `max_positions`, `embed` and `logits`. It also gives `memory` or
-    `context` if its tokens do not see the picture by cross-attention to `Features.tokens`.
+    A family gives `layers`, `max_positions`, `embed` and `logits`. Its tokens see the picture by
+    cross-attention to `memory`, if the layers have it. A family that reads the picture as part of
+    its text gives `front`, for places before all tokens.
     """
 
     config: Any
@@ -80,14 +82,9 @@ class TextDecoder(nnx.Module):
         """What cross-attention reads."""
         return features.tokens
 
-    def context(self, features: Features) -> tuple[KeysValues, ...]:
-        """The keys and values of a picture that each layer attends to, computed once."""
-        memory = self.memory(features)
-        return tuple(
-            layer.cross_attention.keys_and_values(memory)
-            for layer in self.layers
-            if layer.cross_attention is not None
-        )
+    def front(self, features: Features) -> Float[Array, "batch places width"] | None:
+        """Places of the picture before all tokens, which see each other and no token."""
+        return None
 
     def __call__(
         self,
@@ -107,107 +104,148 @@ class TextDecoder(nnx.Module):
             mask = mask & (segments[:, :, None] == segments[:, None, :])
         if positions is None:
             positions = jnp.arange(time)[None]
-        contexts, context_mask = self._look(features)
-        turns = self._turns(positions)
-        x = self.embed(tokens, positions)
-        for i, layer in enumerate(self.layers):
-            record("hidden_states", x)
-            seen = mask
-            if layer.window is not None:
-                seen = mask & (positions[:, :, None] - positions[:, None] < layer.window)
-
-            def forward(
-                x: Array, context: KeysValues | None, layer: Layer = layer, seen: Array = seen
-            ) -> Array:
-                return layer(
-                    x,
-                    seen,
-                    context=context,
-                    context_mask=context_mask,
-                    turns=turns.get(layer.rotary),
-                )[0]
-
-            x = run_layer(forward, x, contexts[i] if contexts else None)
+        prefix, _ = self.prefill(features)
+        x, _ = self._run(self.embed(tokens, positions), mask, positions, prefix)
         return self.logits(x)
 
     def begin(
         self,
         features: Features | None,
-        prompt: Int[Array, "batch time"],
-        capacity: int,
-        length: Int[Array, ""] | None = None,
+        prompt: Prompt | Int[Array, "batch time"],
+        new_tokens: int,
+        beams: int = 1,
     ) -> tuple[Float[Array, "batch vocab"], Cache]:
-        """Logits after the prompt, and a cache with room for `capacity` tokens in all.
+        """Logits after the prompts, and a cache for `beams` texts after each of them.
 
-        With a `length`, only so many tokens of the prompt count; the rest is padding.
-        Raises `LengthError` when that is more than the decoder can read.
+        There is room for `new_tokens` tokens in every text. Raises `LengthError` when these and
+        prompts of one length are more than the decoder can read.
         """
-        if capacity > self.max_positions:
+        given = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+        batch, time = given.tokens.shape
+        needed = time + new_tokens
+        if given.lengths is None and needed > self.max_positions:
             raise LengthError(
-                f"the decoder has {self.max_positions} positions and {capacity} are needed; use a "
+                f"the decoder has {self.max_positions} positions and {needed} are needed; use a "
                 "lower `max_new_tokens` or a shorter prompt"
             )
-        contexts, context_mask = self._look(features)
+        prefix, logits = self.prefill(features, given)
+        assert logits is not None  # since there is a prompt
         attention = self.layers[0].self_attention
         kernel = attention.key.kernel[...]
         heads = attention.kv_heads
-        shape = (prompt.shape[0], heads, capacity, len(kernel) // heads)
+        shape = (batch, heads, new_tokens * beams, len(kernel) // heads)
         empty = jnp.zeros(shape, activation_dtype(kernel.dtype))
+        own = jnp.arange(beams)[:, None]
         cache = Cache(
+            prefix,
             past=tuple((empty, empty) for _ in self.layers),
-            context=contexts,
-            mask=context_mask,
             length=jnp.zeros((), jnp.int32),
-            ancestry=jnp.zeros((prompt.shape[0], 1, capacity), jnp.int32),
+            ancestry=jnp.broadcast_to(own, (batch, beams, new_tokens)),
         )
-        return self._extend(prompt, cache, length)
+        return logits, cache
 
     def advance(
         self, tokens: Int[Array, " rows"], cache: Cache
     ) -> tuple[Float[Array, "rows vocab"], Cache]:
         """Logits after one more token in each row."""
-        return self._extend(tokens[:, None], cache)
-
-    def _extend(
-        self, tokens: Array, cache: Cache, length: Array | None = None
-    ) -> tuple[Array, Cache]:
-        time = tokens.shape[1]
+        positions = cache.positions
         windows = {layer.window for layer in self.layers}
-        masks = {window: cache.visible(time, window) for window in windows}
-        positions = cache.length + jnp.arange(time)[None]
-        turns = self._turns(positions)
-        x = self.embed(tokens, positions)
+        masks = {window: cache.visible(window) for window in windows}
+        # All beams of a picture are at the same position.
+        beams = cache.ancestry.shape[1]
+        alike = beams == 1 or len(positions) == 1
+        of_rows = positions if alike else jnp.repeat(positions, beams, axis=0)
+        turns = self._turns(of_rows)
+        x = self.embed(tokens[:, None], of_rows)
         past = []
         for i, layer in enumerate(self.layers):
-            context = cache.context[i] if cache.context else None
-            before = (cache.past[i], cache.length)
             x, seen = layer(
                 x,
                 masks[layer.window],
-                context=context,
-                context_mask=cache.mask,
-                past=before,
+                before=cache.prefix.before(i, positions, layer.window),
+                memory=cache.prefix.remembered(i),
+                past=(cache.past[i], cache.length),
                 turns=turns.get(layer.rotary),
             )
             past.append(seen)
-        if length is None:
-            return self.logits(x[:, -1]), cache.extended(tuple(past), time)
-        last = jax.lax.dynamic_index_in_dim(x, length - 1, axis=1, keepdims=False)
-        # The next tokens take the places of the padding, which no token has seen.
-        return self.logits(last), cache.extended(tuple(past), length)
+        return self.logits(x[:, 0]), cache.extended(tuple(past))
+
+    def prefill(
+        self, features: Features | None, prompt: Prompt | None = None
+    ) -> tuple[Prefix, Float[Array, "batch vocab"] | None]:
+        """Read the picture and the prompts, once; with them come the logits after the prompts.
+
+        Hidden states and attentions are recorded under `prefix.`.
+        """
+        memory, memory_mask, front = None, None, None
+        if features is not None:
+            front = self.front(features)
+            crosses = [layer.cross_attention for layer in self.layers]
+            if any(crosses):
+                read = self.memory(features)
+                memory = tuple(cross.keys_and_values(read) for cross in crosses if cross)
+                memory_mask = None if features.mask is None else features.mask[:, None]
+        prefix = Prefix(memory, memory_mask)
+        if prompt is None and front is None:
+            return prefix, None
+        time = 0 if prompt is None else prompt.tokens.shape[1]
+        positions = jnp.arange(time)[None]
+        mask = positions[:, :, None] >= positions[:, None]
+        parts = [] if prompt is None else [self.embed(prompt.tokens, positions)]
+        count = 0
+        if front is not None:
+            count = front.shape[1]
+            parts = [front, *parts]
+            # The picture's places see each other, and tokens see them all.
+            seen = jnp.arange(count + time) < count
+            mask = jnp.pad(mask, ((0, 0), (count, 0), (count, 0))) | seen
+            positions = jnp.pad(positions, ((0, 0), (count, 0)))
+        x = jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        with scope("prefix"):
+            x, places = self._run(x, None if time == 0 else mask, positions, prefix)
+            record("hidden_states", x)
+        prefix = dataclasses.replace(prefix, places=tuple(places), positions=positions)
+        if prompt is None:
+            return prefix, None
+        if prompt.lengths is None:
+            ends = jnp.full(1, time)
+            return dataclasses.replace(prefix, next_position=ends), self.logits(x[:, -1])
+        ends = jnp.asarray(prompt.lengths)
+        real = jnp.arange(count + time) < count + ends[:, None] if time > 1 else None
+        prefix = dataclasses.replace(prefix, real=real, next_position=ends)
+        return prefix, self.logits(x[jnp.arange(len(ends)), count + ends - 1])
+
+    def _run(
+        self, x: Array, mask: Array | None, positions: Array, prefix: Prefix
+    ) -> tuple[Array, list[KeysValues]]:
+        """Run all layers on tokens after a prefix: their output, and their keys and values."""
+        turns = self._turns(positions)
+        found = []
+        for i, layer in enumerate(self.layers):
+            record("hidden_states", x)
+            seen = mask
+            if layer.window is not None and mask is not None:
+                seen = mask & (positions[:, :, None] - positions[:, None] < layer.window)
+
+            def forward(
+                x: Array,
+                before: Span | None,
+                memory: Span | None,
+                layer: Layer = layer,
+                seen: Array | None = seen,
+            ) -> tuple[Array, KeysValues]:
+                turned = turns.get(layer.rotary)
+                return layer(x, seen, before=before, memory=memory, turns=turned)
+
+            before = prefix.before(i, positions, layer.window)
+            x, own = run_layer(forward, x, before, prefix.remembered(i))
+            found.append(own)
+        return x, found
 
     def _turns(self, positions: Int[Array, "#rows time"]) -> dict[Rotary | None, Turns]:
         """Cosines and sines of these positions, once for all layers with the same angles."""
         kinds = {layer.rotary for layer in self.layers} - {None}
         return {kind: kind.turns(positions) for kind in kinds if kind is not None}
-
-    def _look(
-        self, features: Features | None
-    ) -> tuple[tuple[KeysValues, ...] | None, Array | None]:
-        if features is None:
-            return None, None
-        mask = None if features.mask is None else features.mask[:, None]
-        return self.context(features), mask
 
 
 class WordDecoder(TextDecoder):

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from captax.errors import quoted
-from captax.models.cache import Cache
+from captax.models.cache import Cache, Prefix
 from captax.models.config import (
     ConfigError,
     ModelConfig,
@@ -26,6 +26,7 @@ from captax.models.encoders import Features, TextBatch, TextEncoder, VisionEncod
 from captax.models.layout import Layout, join, linear, table
 from captax.models.modules import Linear
 from captax.models.observing import scope
+from captax.models.prompt import Prompt
 
 # What an encoder reads: pictures, or texts.
 Inputs = Float[Array, "batch height width 3"] | TextBatch | Int[Array, "batch time"]
@@ -196,18 +197,23 @@ class EncoderDecoder(nnx.Module):
         with scope("decoder"):
             return self.decoder(features, tokens, positions, segments)
 
+    def prefill(
+        self, features: Features, prompt: Prompt | None = None
+    ) -> tuple[Prefix, Float[Array, "batch vocab"] | None]:
+        """What the decoder keeps of the picture and the prompts, and the logits after these."""
+        with scope("decoder"):
+            return self.decoder.prefill(features, prompt)
+
     def begin(
         self,
         features: Features,
-        prompt: Int[Array, "batch time"],
-        capacity: int,
-        length: Int[Array, ""] | None = None,
+        prompt: Prompt | Int[Array, "batch time"],
+        new_tokens: int,
+        beams: int = 1,
     ) -> tuple[Float[Array, "batch vocab"], Cache]:
-        """Logits after the prompt, or after its first `length` tokens alone, and a cache with room
-        for `capacity` tokens in all.
-        """
+        """Logits after the prompts, and a cache for `beams` texts of `new_tokens` after each."""
         with scope("decoder"):
-            return self.decoder.begin(features, prompt, capacity, length)
+            return self.decoder.begin(features, prompt, new_tokens, beams)
 
     def advance(
         self, tokens: Int[Array, " rows"], cache: Cache

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 from captax.errors import quoted
 from captax.models.arithmetic import project
 from captax.models.bert import LAYER_RULES
-from captax.models.cache import KeysValues
 from captax.models.clip import VisionTowerConfig
 from captax.models.config import ConfigError
 from captax.models.decoders import BertLikeDecoder
@@ -22,7 +21,7 @@ from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
 from captax.models.layout import Layout, Rule, join, linear, norm, table
 from captax.models.modules import LayerNorm, Linear, parameter
-from captax.models.observing import record, scope
+from captax.models.observing import record
 from captax.models.shapes import BertLikeConfig
 
 
@@ -102,20 +101,8 @@ class GitDecoder(BertLikeDecoder):
     def context_width(self) -> None:
         return None  # the decoder projects the encoder's tokens
 
-    def context(self, features: Features) -> tuple[KeysValues, ...]:
-        """The picture's keys and values, which each layer's self-attention reads with the text's.
-
-        The picture tokens' hidden states and attentions are recorded under `picture.`.
-        """
-        x = self.project_norm(self.project(features.tokens))
-        contexts = []
-        with scope("picture"):
-            for layer in self.layers:
-                record("hidden_states", x)
-                x, seen = layer(x)
-                contexts.append(seen)
-            record("hidden_states", x)
-        return tuple(contexts)
+    def front(self, features: Features) -> Float[Array, "batch places width"]:
+        return self.project_norm(self.project(features.tokens))
 
     def normed(self, x: Float[Array, "rows time width"]) -> Float[Array, "rows time width"]:
         return self.embedding_norm(x)

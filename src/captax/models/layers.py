@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from captax.models.attention import Attention
-from captax.models.cache import KeysValues, Past, write_cache
+from captax.models.cache import KeysValues, Past, Span, write_cache
 from captax.models.modules import Dropout, LayerConfig, LayerNorm, Mlp, RmsNorm
 from captax.models.observing import record
 from captax.models.rotary import Turns
@@ -61,28 +61,29 @@ class Layer(nnx.Module):
         x: Float[Array, "rows time width"],
         mask: Bool[Array, "#batch #queries places"] | None = None,
         *,
-        context: KeysValues | None = None,
-        context_mask: Bool[Array, "batch 1 patches"] | None = None,
+        before: Span | None = None,
+        memory: Span | None = None,
         past: tuple[Past, Int[Array, ""]] | None = None,
         turns: Turns | None = None,
     ) -> tuple[Float[Array, "rows time width"], KeysValues | Past]:
-        """The layer's output, and the keys and values its self-attention saw.
+        """The layer's output, and the keys and values of `x` or, with a `past`, all of it.
 
-        `context` is attended to besides the tokens: by cross-attention if the layer has it, else by
-        self-attention together with them. With a `past`, which is cached keys and values and their
-        length, the keys and values of `x` are written after them; `mask` then covers the places of
-        all beams, place by place. `turns` are those of the positions of `x`, if `rotary` is set.
+        Self-attention reads what is `before` the tokens and those tokens that `mask` lets see; with
+        a `past`, which is cached keys and values and their length, the keys and values of `x` are
+        written after them, and `mask` covers the places of all beams, place by place.
+        Cross-attention reads the `memory`. `turns` are those of the positions of `x`, if `rotary`
+        is set.
         """
         y = self._enter(x, self.self_norm)
-        places = seen = self.self_attention.keys_and_values(y, turns)
+        seen = self.self_attention.keys_and_values(y, turns)
         if past is not None:
-            places = seen = write_cache(past[0], places, past[1])
-        shared = context if self.cross_attention is None else None
-        y = self.self_attention(y, places, mask, shared, turns)
+            seen = write_cache(past[0], seen, past[1])
+        own = Span(*seen, mask)
+        y = self.self_attention(y, [own] if before is None else [before, own], turns)
         x = self._add(x, y, self.self_norm, self.self_out_norm)
-        if self.cross_attention and self.cross_norm and context is not None:
+        if self.cross_attention and self.cross_norm and memory is not None:
             y = self._enter(x, self.cross_norm)
-            x = self._add(x, self.cross_attention(y, context, context_mask), self.cross_norm)
+            x = self._add(x, self.cross_attention(y, [memory]), self.cross_norm)
         y = self.mlp(self._enter(x, self.mlp_norm))
         return self._add(x, y, self.mlp_norm, self.mlp_out_norm), seen
 

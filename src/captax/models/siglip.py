@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from captax.models.attention import Attention
+from captax.models.cache import Span
 from captax.models.config import ConfigError, labels_of_head, write_labels
 from captax.models.encoders import Features, PatchEncoder, TextBatch, VisionEncoder
 from captax.models.layout import Layout, Rule, conv2d, linear, norm, table
@@ -159,7 +160,7 @@ class PoolingHead(nnx.Module):
         batch, _, width = tokens.shape
         query = jnp.broadcast_to(self.probe[...].astype(tokens.dtype), (batch, 1, width))
         with scope("head"):
-            x = self.attention(query, self.attention.keys_and_values(tokens))[:, 0]
+            x = self.attention(query, [Span(*self.attention.keys_and_values(tokens))])[:, 0]
         return x + self.mlp(self.norm(x))
 
 

@@ -137,9 +137,8 @@ class Generator:
         real = len(prompts)
         lengths = np.array([len(prompt) for prompt in prompts])
         limits = config.limits(lengths, self._max_positions, self._borders(config))
-        most = self._max_positions
-        usual = min(self.generation.usual_limit, most + 1)
-        prompt = fill_prompts(prompts, lengths, limits, rows, usual=usual, max_positions=most)
+        usual, most = self.generation.usual_limit, self._max_positions
+        prompt = fill_prompts(prompts, limits - lengths, rows, usual=usual, max_positions=most)
         drawn = None
         if config.do_sample:
             drawn = np.zeros((rows, 2), np.int64)
@@ -197,7 +196,7 @@ class Generator:
             )
             if signals == ():
                 return found
-            measured = measure(model, features, inputs, prompt, found)
+            measured = measure(model, features, inputs, prompt.prompt, found)
             return dataclasses.replace(found, signals=_chosen(measured, signals))
 
         return program
