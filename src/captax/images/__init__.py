@@ -16,6 +16,7 @@ from captax.images.kinds import (
 from captax.images.prepared import Prepared
 from captax.images.processor import ImageProcessor
 from captax.images.sheet import SheetRow, write_sheet
+from captax.images.tiles import TileProcessor, load_processor
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -26,12 +27,14 @@ __all__ = [
     "ImageSource",
     "Prepared",
     "SheetRow",
+    "TileProcessor",
     "UnusableImage",
     "begins_like_picture",
     "decode",
     "find_images",
     "inspect",
     "is_image_path",
+    "load_processor",
     "mentions_sides",
     "names_picture",
     "rng_for",

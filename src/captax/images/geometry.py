@@ -6,6 +6,7 @@ without captax, so `export/bundle/caption.py` has a copy. Sizes are
 """
 
 import dataclasses
+import math
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
@@ -54,6 +55,42 @@ def shortest_edge(picture: Size, edge: int, size: Size) -> Fit:
     short = min(picture)
     resized = edge * picture[0] // short, edge * picture[1] // short
     return Fit(picture, resized, centred(resized, size))
+
+
+def longest_edge(picture: Size, edge: int, most: int) -> Size:
+    """The size of `picture` when its longer side is `edge`, and then at most `most`.
+
+    The shorter side is rounded down, then up to an even number unless `most` is what limits it, as
+    transformers does for Idefics3.
+    """
+    height, width = picture
+    aspect = width / height
+    if width >= height:
+        width, height = edge, int(edge / aspect)
+        height += height % 2
+    else:
+        height, width = edge, int(edge * aspect)
+        width += width % 2
+    height, width = max(height, 1), max(width, 1)
+    aspect = width / height
+    if width >= height and width > most:
+        width, height = most, int(most / aspect)
+    elif height > width and height > most:
+        height, width = most, int(most * aspect)
+    return max(height, 1), max(width, 1)
+
+
+def tiles(picture: Size, side: int) -> Size:
+    """How many rows and columns of square tiles `picture` is stretched to, as for Idefics3."""
+    height, width = picture
+    aspect = width / height
+    if width >= height:
+        columns = math.ceil(width / side)
+        rows = math.ceil(int(columns * side / aspect) / side)
+    else:
+        rows = math.ceil(height / side)
+        columns = math.ceil(int(rows * side * aspect) / side)
+    return max(rows, 1), max(columns, 1)
 
 
 def centred(outer: Size, size: Size) -> Box:

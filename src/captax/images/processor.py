@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -18,6 +19,7 @@ from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode
 from captax.images.geometry import Fit, shortest_edge, stretched
 from captax.images.prepared import Prepared
 
+Kind = TypeVar("Kind", bound="Processor")
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 _RESAMPLE: tuple[Resample, ...] = get_args(Resample)  # in the order of Pillow's 0..5
 _STEPS = {"do_convert_rgb", "do_resize", "do_center_crop", "do_rescale", "do_normalize"}
@@ -61,8 +63,105 @@ _LONG = 2**16  # sides that are twice as long are reduced before they are resize
 _WHOLE = 384  # ConvNeXT's class crops if the size is below this, and stretches otherwise
 
 
+class Processor:
+    """What all processors share: how pictures are decoded, normalised, read and written.
+
+    `size` is the (height, width) that the encoder takes, and `decode_size` the most that resizing
+    to it can use. `resample` names Pillow's filter, with its antialiasing, as checkpoints were
+    trained with it.
+    """
+
+    resample: Resample
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    rescale: float
+
+    @property
+    def decode_size(self) -> tuple[int, int]:
+        """The (height, width) to give `decode` as `at_least`: the most that this resize uses."""
+        raise NotImplementedError
+
+    def to_config(self) -> dict[str, Any]:
+        """The contents of a Hugging Face preprocessor_config.json that does the same."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls: type[Kind], config: Mapping[str, Any]) -> Kind:
+        """The processor that a Hugging Face preprocessor_config.json describes."""
+        raise NotImplementedError
+
+    def check_pixels(self) -> None:
+        """Raise `ImageError` if the filter, the mean or the deviation cannot be."""
+        if self.resample not in _RESAMPLE:
+            raise ImageError(
+                f"resample {quoted(self.resample)}: must be one of {', '.join(_RESAMPLE)}"
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ImageError(f"mean {self.mean}, std {self.std}: give three each, std above 0")
+
+    def decode(
+        self, image: ImageSource, *, max_pixels: int = MAX_PIXELS, **limits: Any
+    ) -> Image.Image:
+        """`image` upright, in RGB, and at least as large as the resize needs.
+
+        `limits` are the other arguments of `captax.images.decode`, which says what is raised too.
+        """
+        return decode(image, max_pixels=max_pixels, at_least=self.decode_size, **limits)
+
+    def resized(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        """`image` stretched to `size` (height, width)."""
+        height, width = size
+        resample = Image.Resampling[self.resample.upper()]
+        return _shortened(image, (width, height)).resize((width, height), resample)
+
+    def normalize(
+        self, pixels: UInt8[np.ndarray, "batch height width 3"]
+    ) -> Float32[np.ndarray, "batch height width 3"]:
+        """`(pixels * rescale - mean) / std` of 8-bit pixels."""
+        mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
+        normalized = np.empty(pixels.shape, np.float32)
+        # Factors for a whole line of pixels at once are three times as fast as NumPy's loop over 3.
+        width = pixels.shape[2]
+        lines = normalized.reshape(-1, 3 * width)
+        scale, offset = np.tile(self.rescale / std, width), np.tile(-mean / std, width)
+        np.multiply(pixels.reshape(lines.shape), scale.astype(np.float32), out=lines)
+        lines += offset.astype(np.float32)
+        return normalized
+
+    def pixel_config(self) -> dict[str, Any]:
+        """The part of `to_config` that says how pixels are computed."""
+        return {
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "resample": _RESAMPLE.index(self.resample),
+            "do_rescale": True,
+            "rescale_factor": self.rescale,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+
+    def save(self, directory: str | Path) -> None:
+        """Write what `load` and transformers read into a checkpoint directory."""
+        contents = json.dumps(self.to_config(), indent=2)
+        write_text(Path(directory) / PREPROCESSOR, contents + "\n", own=True)
+
+    @classmethod
+    def load(cls: type[Kind], directory: str | Path) -> Kind:
+        """Read the processor of a checkpoint directory, from the file that `described` finds.
+
+        Raises:
+            ImageError: no file has it, or it asks for what this processor does not do.
+        """
+        path, config = described(directory)
+        try:
+            return cls.from_config(config)
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from None
+
+
 @dataclasses.dataclass(frozen=True)
-class ImageProcessor:
+class ImageProcessor(Processor):
     """Pictures to `Float32 [batch height width 3]`: `(resized * rescale - mean) / std`.
 
     `size` is the (height, width) that the encoder takes. `resize="stretch"` resizes to
@@ -70,7 +169,6 @@ class ImageProcessor:
     `"shortest_edge"` resizes so that the shorter side is `resize_to` pixels, by default the larger
     of `size`. If the result is larger than `size`, its centre is cut out; if it is smaller, it is
     padded with black.
-    `resample` names Pillow's filter, with its antialiasing, as checkpoints were trained with it.
     """
 
     size: tuple[int, int]
@@ -98,16 +196,10 @@ class ImageProcessor:
                 f"size {self.size}, {self.resize} to {to}: give (height, width) in pixels, "
                 "or resize_to as one number for shortest_edge"
             )
-        if self.resample not in _RESAMPLE:
-            raise ImageError(
-                f"resample {quoted(self.resample)}: must be one of {', '.join(_RESAMPLE)}"
-            )
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ImageError(f"mean {self.mean}, std {self.std}: give three each, std above 0")
+        self.check_pixels()
 
     @property
     def decode_size(self) -> tuple[int, int]:
-        """The (height, width) to give `decode` as `at_least`: the most that this resize uses."""
         to = self.resize_to
         assert to is not None
         return to if isinstance(to, tuple) else (to, to)
@@ -134,15 +226,6 @@ class ImageProcessor:
                 raise ImageError(f"{place}{error}") from None
         return self.normalize(pixels)
 
-    def decode(
-        self, image: ImageSource, *, max_pixels: int = MAX_PIXELS, **limits: Any
-    ) -> Image.Image:
-        """`image` upright, in RGB, and at least as large as the resize needs.
-
-        `limits` are the other arguments of `captax.images.decode`, which says what is raised too.
-        """
-        return decode(image, max_pixels=max_pixels, at_least=self.decode_size, **limits)
-
     def prepare(self, image: Image.Image | Prepared, *, whole: bool = False) -> Prepared:
         """RGB `image` resized and cut or padded to `size`; a prepared picture is not changed.
 
@@ -151,23 +234,15 @@ class ImageProcessor:
         is kept, or if a picture was prepared for another size.
         """
         if isinstance(image, Prepared):
-            if image.pixels.shape != (*self.size, 3):
-                raise ImageError(
-                    f"the picture was prepared as {list(image.pixels.shape)} and the model takes "
-                    f"{[*self.size, 3]}; prepare it with the model's own processor"
-                )
-            return image
+            return checked(image, self.size)
         picture = image.height, image.width
         fit = stretched(picture, self.size, self.size) if whole else self.fit(image)
-        height, width = fit.resized
-        if height * width > MAX_PIXELS:
+        if math.prod(fit.resized) > MAX_PIXELS:
             raise ImageError(
                 f"{image.width}x{image.height} picture: too narrow to be resized to a shortest "
                 f"edge of {self.resize_to}; crop it first"
             )
-        resample = Image.Resampling[self.resample.upper()]
-        resized = _shortened(image, (width, height)).resize((width, height), resample)
-        return Prepared(np.asarray(resized.crop(fit.box)), fit.seen)
+        return Prepared(np.asarray(self.resized(image, fit.resized).crop(fit.box)), fit.seen)
 
     def view(self, image: Image.Image | Prepared) -> Image.Image:
         """The part of RGB `image` that `prepare` keeps, neither resized nor stretched.
@@ -183,22 +258,7 @@ class ImageProcessor:
             return shortest_edge(picture, min(self.decode_size), self.size)
         return stretched(picture, self.decode_size, self.size)
 
-    def normalize(
-        self, pixels: UInt8[np.ndarray, "batch height width 3"]
-    ) -> Float32[np.ndarray, "batch height width 3"]:
-        """`(pixels * rescale - mean) / std` of 8-bit pixels."""
-        mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
-        normalized = np.empty(pixels.shape, np.float32)
-        # Factors for a whole line of pixels at once are three times as fast as NumPy's loop over 3.
-        width = pixels.shape[2]
-        lines = normalized.reshape(-1, 3 * width)
-        scale, offset = np.tile(self.rescale / std, width), np.tile(-mean / std, width)
-        np.multiply(pixels.reshape(lines.shape), scale.astype(np.float32), out=lines)
-        lines += offset.astype(np.float32)
-        return normalized
-
     def to_config(self) -> dict[str, Any]:
-        """The contents of a Hugging Face preprocessor_config.json that does the same."""
         height, width = self.size
         if self.resize == "shortest_edge":
             kind, size = "CLIPImageProcessor", {"shortest_edge": self.resize_to}
@@ -208,54 +268,14 @@ class ImageProcessor:
             size = {"height": to_height, "width": to_width}
         config: dict[str, Any] = {
             "image_processor_type": kind,
-            "do_convert_rgb": True,
-            "do_resize": True,
             "size": size,
-            "resample": _RESAMPLE.index(self.resample),
             "do_center_crop": kind != "ViTImageProcessor",
             "crop_size": {"height": height, "width": width},
-            "do_rescale": True,
-            "rescale_factor": self.rescale,
-            "do_normalize": True,
-            "image_mean": list(self.mean),
-            "image_std": list(self.std),
+            **self.pixel_config(),
         }
         if kind == "ViTImageProcessor":
             del config["crop_size"]
         return config
-
-    def save(self, directory: str | Path) -> None:
-        """Write what `load` and transformers read into a checkpoint directory."""
-        contents = json.dumps(self.to_config(), indent=2)
-        write_text(Path(directory) / PREPROCESSOR, contents + "\n", own=True)
-
-    @classmethod
-    def load(cls, directory: str | Path) -> "ImageProcessor":
-        """Read the processor of a checkpoint directory.
-
-        It is in `processor_config.json` under `image_processor`, where transformers 5 puts it and
-        looks first, or in `preprocessor_config.json`.
-
-        Raises:
-            ImageError: neither file has it, or it asks for what this processor does not do.
-        """
-        directory = Path(directory)
-        path = directory / PROCESSOR
-        nested = _object(path).get("image_processor") if path.is_file() else None
-        if nested is None:
-            path = directory / PREPROCESSOR
-            if not path.is_file():
-                raise ImageError(
-                    f"{path}: no such file, and no {PROCESSOR} with an image_processor beside it; "
-                    "add the checkpoint's file, which says how its pictures are prepared"
-                )
-            nested = _object(path)
-        if not isinstance(nested, Mapping):
-            raise ImageError(f"{path}: image_processor={quoted(nested)} must be an object")
-        try:
-            return cls.from_config(nested)
-        except ImageError as error:
-            raise ImageError(f"{path}: {error}") from None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "ImageProcessor":
@@ -266,11 +286,7 @@ class ImageProcessor:
         key that asks for something this processor does not do, or the key that is missing.
         """
         config = {key: value for key, value in config.items() if value is not None}
-        if not config.get("do_resize", True):
-            raise ImageError("preprocessor config: do_resize=False is not supported")
-        name = config.get("image_processor_type", config.get("feature_extractor_type", ""))
-        named = _NAMED.fullmatch(name) if isinstance(name, str) else None
-        kind = named[1] if named else ""
+        kind = named_class(config)
         if (defaults := _CLASSES.get(kind)) is not None:
             config = {"image_mean": _HALF, "image_std": _HALF, **defaults, **config}
             edge = isinstance(defaults["size"], Mapping)
@@ -278,10 +294,7 @@ class ImageProcessor:
                 config["size"] = {"shortest_edge": config["size"]}
         if kind == "ConvNext":
             config = _without_crop_pct(config)
-        for key, value in config.items():
-            unknown = key.startswith("do_") and key not in _STEPS
-            if value and (unknown or key in _CHANGES_PIXELS):
-                raise ImageError(f"preprocessor config: {key}={quoted(value)} is not supported")
+        refuse_unknown(config, _STEPS)
         size, crop = _need(config, "size"), None
         if config.get("do_center_crop", "crop_size" in config):
             crop = _height_width(config, "crop_size")
@@ -299,29 +312,83 @@ class ImageProcessor:
                 )
         else:
             resize_to = _height_width(config, "size")
-        resample = _need(config, "resample")
-        # Pillow's own constants for its filters are integers too; True and 2.0 are refused.
-        whole = isinstance(resample, int) and not isinstance(resample, bool)
-        if not whole or resample not in range(len(_RESAMPLE)):
-            raise ImageError(
-                f"preprocessor config: resample={quoted(resample)} is not a filter of Pillow; "
-                "give 0 to 5"
-            )
-        rescale = config.get("rescale_factor", 1 / 255)
-        if not _is_number(rescale):
-            raise ImageError(
-                f"preprocessor config: rescale_factor={quoted(rescale)} must be a number"
-            )
-        rescales, normalizes = config.get("do_rescale", True), config.get("do_normalize", True)
         return cls(
-            size=crop or resize_to,
-            resize=resize,
-            resize_to=resize_to,
-            resample=_RESAMPLE[resample],
-            mean=_three(config, "image_mean") if normalizes else (0.0, 0.0, 0.0),
-            std=_three(config, "image_std") if normalizes else (1.0, 1.0, 1.0),
-            rescale=float(rescale) if rescales else 1.0,
+            size=crop or resize_to, resize=resize, resize_to=resize_to, **pixel_fields(config)
         )
+
+
+def checked(picture: Prepared, size: tuple[int, int]) -> Prepared:
+    """`picture`; raises `ImageError` if it was prepared for another (height, width)."""
+    if picture.pixels.shape != (*size, 3):
+        raise ImageError(
+            f"the picture was prepared as {list(picture.pixels.shape)} and the model takes "
+            f"{[*size, 3]}; prepare it with the model's own processor"
+        )
+    return picture
+
+
+def described(directory: str | Path) -> tuple[Path, Mapping[str, Any]]:
+    """The config of a checkpoint directory's processor, and the file that it is in.
+
+    It is in `processor_config.json` under `image_processor`, where transformers 5 puts it and looks
+    first, or in `preprocessor_config.json`. Raises `ImageError` if neither file has it.
+    """
+    directory = Path(directory)
+    path = directory / PROCESSOR
+    nested = _object(path).get("image_processor") if path.is_file() else None
+    if nested is None:
+        path = directory / PREPROCESSOR
+        if not path.is_file():
+            raise ImageError(
+                f"{path}: no such file, and no {PROCESSOR} with an image_processor beside it; "
+                "add the checkpoint's file, which says how its pictures are prepared"
+            )
+        nested = _object(path)
+    if not isinstance(nested, Mapping):
+        raise ImageError(f"{path}: image_processor={quoted(nested)} must be an object")
+    return path, nested
+
+
+def named_class(config: Mapping[str, Any]) -> str:
+    """The class that a preprocessor_config.json names, such as `CLIP`; empty if it names none."""
+    name = config.get("image_processor_type", config.get("feature_extractor_type", ""))
+    named = _NAMED.fullmatch(name) if isinstance(name, str) else None
+    return named[1] if named else ""
+
+
+def pixel_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that all processors have, as a preprocessor_config.json gives them.
+
+    Raises `ImageError` for a value that cannot be, or a key that is missing.
+    """
+    resample = _need(config, "resample")
+    # Pillow's own constants for its filters are integers too; True and 2.0 are refused.
+    whole = isinstance(resample, int) and not isinstance(resample, bool)
+    if not whole or resample not in range(len(_RESAMPLE)):
+        raise ImageError(
+            f"preprocessor config: resample={quoted(resample)} is not a filter of Pillow; "
+            "give 0 to 5"
+        )
+    rescale = config.get("rescale_factor", 1 / 255)
+    if not _is_number(rescale):
+        raise ImageError(f"preprocessor config: rescale_factor={quoted(rescale)} must be a number")
+    rescales, normalizes = config.get("do_rescale", True), config.get("do_normalize", True)
+    return {
+        "resample": _RESAMPLE[resample],
+        "mean": _three(config, "image_mean") if normalizes else (0.0, 0.0, 0.0),
+        "std": _three(config, "image_std") if normalizes else (1.0, 1.0, 1.0),
+        "rescale": float(rescale) if rescales else 1.0,
+    }
+
+
+def refuse_unknown(config: Mapping[str, Any], steps: Collection[str]) -> None:
+    """Raise `ImageError` if a preprocessor_config.json asks for a step that is not in `steps`."""
+    for key, value in config.items():
+        unknown = key.startswith("do_") and key not in steps
+        if value and (unknown or key in _CHANGES_PIXELS):
+            raise ImageError(f"preprocessor config: {key}={quoted(value)} is not supported")
+    if not config.get("do_resize", True):
+        raise ImageError("preprocessor config: do_resize=False is not supported")
 
 
 def _shortened(image: Image.Image, to: tuple[int, int]) -> Image.Image:

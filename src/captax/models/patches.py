@@ -52,10 +52,12 @@ class PatchEmbedding(nnx.Module):
         if lead:
             first = jnp.broadcast_to(jnp.stack(lead), (batch, len(lead), x.shape[-1]))
             x = jnp.concatenate([first, x], axis=1)
-        positions = self.positions[...]
-        return self.dropout(
-            x + interpolate_positions(positions, len(lead), self.grid, (rows, columns))
-        )
+        return self.dropout(x + self.placed((rows, columns)))
+
+    def placed(self, grid: tuple[int, int]) -> Float[Array, "places width"]:
+        """The position embeddings of the special tokens and of the cells of `grid`."""
+        lead = self.positions.shape[0] - self.grid[0] * self.grid[1]
+        return interpolate_positions(self.positions[...], lead, self.grid, grid)
 
 
 def interpolate_positions(

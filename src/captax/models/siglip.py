@@ -33,21 +33,27 @@ from captax.models.two_towers import (
 
 
 @dataclasses.dataclass(frozen=True)
-class SiglipVisionConfig(PictureTowerConfig):
-    """SigLIP's vision tower; with `vision_use_head` it can pool a picture's tokens."""
-
-    model_type: ClassVar[str] = "siglip_vision_model"
-    architecture: ClassVar[str] = "SiglipVisionModel"
+class SiglipTowerConfig(PictureTowerConfig):
+    """SigLIP's vision tower without a head, which other families have too."""
 
     hidden_act: str = "gelu_pytorch_tanh"
     layer_norm_eps: float = 1e-6
-    vision_use_head: bool = True
 
     def layer(self) -> LayerConfig:
         return _xavier(super().layer())
 
     def rules(self) -> tuple[Rule, ...]:
         return VISION
+
+
+@dataclasses.dataclass(frozen=True)
+class SiglipVisionConfig(SiglipTowerConfig):
+    """SigLIP's vision tower; with `vision_use_head` it can pool a picture's tokens."""
+
+    model_type: ClassVar[str] = "siglip_vision_model"
+    architecture: ClassVar[str] = "SiglipVisionModel"
+
+    vision_use_head: bool = True
 
     def as_classifier(self, labels: tuple[str, ...]) -> "SiglipConfig":
         return SiglipConfig(vision_config=self, labels=labels)
@@ -164,14 +170,14 @@ class PoolingHead(nnx.Module):
         return x + self.mlp(self.norm(x))
 
 
-class SiglipVision(PatchEncoder):
+class SiglipTower(PatchEncoder):
     """Turns a picture into a grid of visual tokens, without CLS."""
 
-    config: SiglipVisionConfig
+    patches: ClassVar[type[PatchEmbedding]] = PatchEmbedding
 
-    def __init__(self, config: SiglipVisionConfig, *, rngs: nnx.Rngs | None):
+    def __init__(self, config: SiglipTowerConfig, *, rngs: nnx.Rngs | None):
         width, patch = config.hidden_size, config.patch_size
-        embeddings = PatchEmbedding(
+        embeddings = self.patches(
             width,
             patch,
             config.grid,
@@ -181,6 +187,15 @@ class SiglipVision(PatchEncoder):
             position_std=width**-0.5,
         )
         super().__init__(config, embeddings, rngs=rngs)
+
+
+class SiglipVision(SiglipTower):
+    """The tower, with the head if the config has one."""
+
+    config: SiglipVisionConfig
+
+    def __init__(self, config: SiglipVisionConfig, *, rngs: nnx.Rngs | None):
+        super().__init__(config, rngs=rngs)
         self.head = PoolingHead(config, rngs=rngs) if config.vision_use_head else None
 
     def pool(self, features: Features) -> Float[Array, "batch width"]:

@@ -1,0 +1,199 @@
+"""How models were taught to read a question: formats as data, which tests hold to chat templates.
+
+A prompt is whole, its first token included, so that it is encoded without adding special tokens.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+from captax.errors import OptionError, quoted
+
+_MARKER = re.compile(r"<[^<>\s]+>")
+_NUMBER = re.compile(r"\\\{\w+\\\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TileMarkers:
+    """What stands around the tokens of a picture that is seen as tiles and a whole view.
+
+    `around` stands before each view and after the last one; then comes `cell`, which names a tile's
+    row and column, or `whole`. A row of tiles ends with `row_end`, and so do all of them.
+    """
+
+    around: str
+    cell: str
+    whole: str
+    row_end: str
+
+    def text(self, view: str, grid: tuple[int, int]) -> str:
+        """The text for a picture whose `view`s are all the same text.
+
+        `grid` has the rows and columns of its tiles; (0, 0) if there is only the whole view.
+        """
+        rows, columns = grid
+        parts = []
+        for row in range(1, rows + 1):
+            for column in range(1, columns + 1):
+                parts += [self.around, self.cell.format(row=row, column=column), view]
+            parts.append(self.row_end)
+        if parts:
+            parts.append(self.row_end)
+        return "".join([*parts, self.around, self.whole, view, self.around])
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptFormat:
+    """The texts around what a user says.
+
+    A prompt is `start`, the system's turn, and the user's turn: `user`, the pictures, `asked`, the
+    prompt, `user_end`. Then `answer` begins the model's turn. `pictureless` takes the place of
+    `asked` if there is no picture.
+
+    Attributes:
+        system: what stands before and after the system's text; None if the format has no such turn.
+        system_text: what the system says if nothing else is given; None for nothing.
+        picture: the token of a place of a picture; None if the model sees none.
+        picture_start: what stands before a picture's tokens.
+        picture_end: what stands after them.
+        tiles: what stands around them instead, if pictures are seen as tiles.
+        prompt: what is asked if nothing else is given.
+    """
+
+    user: str
+    user_end: str
+    answer: str
+    start: str = ""
+    asked: str = ""
+    pictureless: str | None = None
+    system: tuple[str, str] | None = None
+    system_text: str | None = None
+    picture: str | None = None
+    picture_start: str = ""
+    picture_end: str = ""
+    tiles: TileMarkers | None = None
+    prompt: str = ""
+
+    def picture_text(self, places: int, grid: tuple[int, int] = (0, 0)) -> str:
+        """The text for one picture, each of whose views takes `places` tokens.
+
+        `grid` has the rows and columns of its tiles. Raises `OptionError` if the format has no
+        pictures, or no tiles and was given some.
+        """
+        if self.picture is None:
+            raise OptionError("a prompt of this format has no pictures; give a text alone")
+        view = self.picture * places
+        if self.tiles is not None:
+            return self.tiles.text(view, grid)
+        if grid != (0, 0):
+            raise OptionError(
+                f"a picture of {grid[0]} x {grid[1]} tiles: a prompt of this format has no tiles"
+            )
+        return f"{self.picture_start}{view}{self.picture_end}"
+
+    def text(
+        self, prompt: str | None = None, *, pictures: Sequence[str] = (), system: str | None = None
+    ) -> str:
+        """The whole text that the model continues with its answer.
+
+        `pictures` are texts of `picture_text`, which come before the prompt. White space around
+        `prompt` and `system` is left out; by default they are those of the format. Raises
+        `OptionError` if they contain one of the format's markers, or if there is a system's text
+        and no turn for it.
+        """
+        asked = self._said(self.prompt if prompt is None else prompt)
+        between = self.asked if pictures or self.pictureless is None else self.pictureless
+        parts = [self.start]
+        said = self.system_text if system is None else system
+        if said is not None:
+            if self.system is None:
+                raise OptionError("a prompt of this format has no system's turn; leave it out")
+            parts += [self.system[0], self._said(said), self.system[1]]
+        parts += [self.user, *pictures, between, asked, self.user_end, self.answer]
+        return "".join(parts)
+
+    @property
+    def markers(self) -> re.Pattern[str]:
+        """Matches the texts that are tokens with a meaning of their own to the model."""
+        tiles = () if self.tiles is None else dataclasses.astuple(self.tiles)
+        around = self.start, self.user, self.user_end, self.answer, self.asked, *(self.system or ())
+        shown = self.picture or "", self.picture_start, self.picture_end
+        found = _MARKER.findall("".join([*tiles, *around, *shown]))
+        patterns = {_NUMBER.sub(r"\\d+", re.escape(marker)) for marker in found}
+        return re.compile("|".join(sorted(patterns)) or r"(?!)")
+
+    def _said(self, text: str) -> str:
+        if found := self.markers.search(text):
+            raise OptionError(
+                f"the prompt contains {quoted(found[0])}, which has a meaning of its own to the "
+                "model; leave it out"
+            )
+        return text.strip()
+
+
+SMOLVLM = PromptFormat(
+    start="<|im_start|>",
+    system=("System: ", "<end_of_utterance>\n"),
+    user="User:",
+    pictureless=" ",
+    user_end="<end_of_utterance>\n",
+    answer="Assistant:",
+    picture="<image>",
+    tiles=TileMarkers(
+        "<fake_token_around_image>", "<row_{row}_col_{column}>", "<global-img>", "\n"
+    ),
+    prompt="Can you describe this image?",
+)
+IDEFICS3 = dataclasses.replace(SMOLVLM, start="<|begin_of_text|>")
+PALIGEMMA = PromptFormat(
+    user="", asked="<bos>", user_end="\n", answer="", picture="<image>", prompt="caption en"
+)
+LLAVA = PromptFormat(
+    start="<s>",
+    system=("", " "),
+    user="USER: ",
+    user_end=" ",
+    answer="ASSISTANT:",
+    picture="<image>",
+    picture_end="\n",
+    prompt="Describe this image.",
+)
+CHATML = PromptFormat(
+    system=("<|im_start|>system\n", "<|im_end|>\n"),
+    user="<|im_start|>user\n",
+    user_end="<|im_end|>\n",
+    answer="<|im_start|>assistant\n",
+)
+SMOLLM2 = dataclasses.replace(
+    CHATML, system_text="You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+)
+QWEN_VL = dataclasses.replace(
+    CHATML,
+    system_text="You are a helpful assistant.",
+    picture="<|image_pad|>",
+    picture_start="<|vision_start|>",
+    picture_end="<|vision_end|>",
+    prompt="Describe this image.",
+)
+GEMMA = PromptFormat(
+    start="<bos>",
+    user="<start_of_turn>user\n",
+    user_end="<end_of_turn>\n",
+    answer="<start_of_turn>model\n",
+)
+LLAMA2 = PromptFormat(
+    start="<s>[INST] ",
+    system=("<<SYS>>\n", "\n<</SYS>>\n\n"),
+    user="",
+    user_end=" [/INST]",
+    answer="",
+)
+LLAMA3 = PromptFormat(
+    start="<|begin_of_text|>",
+    system=("<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"),
+    user="<|start_header_id|>user<|end_header_id|>\n\n",
+    user_end="<|eot_id|>",
+    answer="<|start_header_id|>assistant<|end_header_id|>\n\n",
+)
+# By the `model_type` of models that see pictures.
+FORMATS = {"smolvlm": SMOLVLM, "idefics3": IDEFICS3, "paligemma": PALIGEMMA, "llava": LLAVA}

@@ -1,0 +1,239 @@
+"""The parts of vision-language models against transformers, with random weights."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import nnx
+
+from captax.checkpoints.state import export, fill
+from captax.models.config import FAMILIES
+from captax.models.paligemma import PaliGemmaConfig
+from captax.models.smolvlm import Idefics3Config, SmolVLMConfig, buckets
+from captax.models.vision_language import VisionLanguageConfig
+from captax.text.prompt_format import FORMATS, IDEFICS3, PALIGEMMA, SMOLVLM, PromptFormat
+
+transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch")
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
+
+LAYERS = {"num_hidden_layers": 2, "intermediate_size": 20}
+VISION = {
+    **LAYERS,
+    "hidden_size": 24,
+    "num_attention_heads": 3,
+    "image_size": 32,
+    "patch_size": 8,
+}
+TEXT = {
+    **LAYERS,
+    "hidden_size": 16,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 6,
+    "vocab_size": 40,
+}
+GEMMA2 = {**TEXT, "model_type": "gemma2", "sliding_window": 5, "query_pre_attn_scalar": 6}
+SIGLIP = {**VISION, "model_type": "siglip_vision_model", "vision_use_head": False}
+SMOLVLM_MODEL = {"vision_config": VISION, "text_config": {**TEXT, "model_type": "llama"}}
+# (class, our config, the arguments of theirs)
+MODELS: list[tuple[str, type[VisionLanguageConfig], dict[str, Any]]] = [
+    ("SmolVLM", SmolVLMConfig, {**SMOLVLM_MODEL, "image_token_id": 39}),
+    ("Idefics3", Idefics3Config, {**SMOLVLM_MODEL, "image_token_id": 39, "scale_factor": 4}),
+    (
+        "SmolVLM",
+        SmolVLMConfig,
+        {
+            "vision_config": VISION,
+            "text_config": {**TEXT, "model_type": "llama", "tie_word_embeddings": True},
+            "tie_word_embeddings": True,
+        },
+    ),
+    (
+        "PaliGemma",
+        PaliGemmaConfig,
+        {
+            "vision_config": SIGLIP,
+            "text_config": {**TEXT, "model_type": "gemma"},
+            "image_token_index": 39,
+            "projection_dim": 16,
+        },
+    ),
+    (
+        "PaliGemma",
+        PaliGemmaConfig,
+        {"vision_config": SIGLIP, "text_config": GEMMA2, "projection_dim": 16},
+    ),
+    (
+        "PaliGemma",
+        PaliGemmaConfig,
+        {
+            "vision_config": {**SIGLIP, "vision_use_head": True},
+            "text_config": {**GEMMA2, "tie_word_embeddings": False},
+            "tie_word_embeddings": False,
+            "projection_dim": 16,
+        },
+    ),
+]
+
+
+class Parts(nnx.Module):
+    """The parts of a model, by the names that they have in it."""
+
+    def __init__(self, config: VisionLanguageConfig):
+        self.encoder = config.vision_config.build()
+        self.connector = config.connector(rngs=None)
+        self.decoder = config.text_config.build()
+
+
+def reference(name: str, arguments: dict[str, Any]) -> Any:
+    """A model of transformers with random weights, biases and scales included."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**arguments)
+    model = getattr(transformers, f"{name}ForConditionalGeneration")(config).eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(0.1 * torch.randn_like(value))
+    return model
+
+
+def differences(got: dict[str, Any], want: dict[str, Any]) -> list[str]:
+    """The settings of `want` that `got` has otherwise; it may have fields that theirs has not."""
+    left_out = ("architectures", "transformers_version", "dtype", "_name_or_path")
+    found = []
+    for key in want.keys() - set(left_out):
+        value = got.get(key)
+        if isinstance(want[key], dict) and isinstance(value, dict):
+            found += [f"{key}.{each}" for each in differences(value, want[key])]
+        elif key not in got or value != want[key]:
+            found.append(f"{key}={value!r}, not {want[key]!r}")
+    return found
+
+
+@pytest.mark.parametrize(("name", "kind", "arguments"), MODELS)
+def test_configs_tensors_and_features_of_pictures(
+    name: str, kind: type[VisionLanguageConfig], arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    theirs = reference(name, arguments)
+    theirs.save_pretrained(tmp_path / "theirs")
+    said = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    config = kind.read(theirs.config.to_dict())
+    assert kind.read(said) == config
+    # Configs, both ways.
+    written = json.loads(json.dumps(config.write()))
+    assert kind.read(written) == config
+    again = type(theirs.config).from_dict(written)
+    assert differences(again.to_dict(), theirs.config.to_dict()) == []
+    # Tensors, both ways, and as transformers has them in memory.
+    saved = safetensors.numpy.load_file(tmp_path / "theirs" / "model.safetensors")
+    layout = config.layout()
+    ours = fill(Parts(config), saved, where="theirs", layout=layout)
+    exported = export(ours, layout)
+    assert exported.keys() == saved.keys()
+    for tensor, value in saved.items():
+        assert (exported[tensor] == value).all(), tensor
+    memory = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    fill(Parts(config), memory, where="memory", layout=layout)
+    old = {
+        key.replace("vision_tower.", "vision_tower.vision_model."): value
+        for key, value in saved.items()
+    }
+    fill(Parts(config), old, where="old", layout=layout)
+    # What takes the place of a picture's tokens.
+    pixels = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    views = torch.from_numpy(pixels)
+    with torch.no_grad():
+        if name == "PaliGemma":
+            want = theirs.model.get_image_features(views).pooler_output
+        else:
+            want = torch.stack(list(theirs.model.get_image_features(views[:, None]).pooler_output))
+    compute = jax.jit(lambda pixels: ours.connector(ours.encoder(pixels)))
+    features = compute(pixels.transpose(0, 2, 3, 1))
+    assert features.tokens.shape == (2, config.places, config.text_config.hidden_size)
+    assert features.grid[0] * features.grid[1] == config.places
+    np.testing.assert_allclose(features.tokens, want.numpy(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["SmolVLM", "Idefics3"])
+def test_the_tower_alone_and_pictures_of_other_sizes(name: str) -> None:
+    theirs = reference(name, SMOLVLM_MODEL).model.vision_model
+    config = FAMILIES[theirs.config.model_type].read(theirs.config.to_dict())
+    saved = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    ours = fill(config.build(), saved, where="theirs", layout=config.layout())
+    for size in ((32, 32), (24, 48), (16, 8)):
+        pixels = np.random.default_rng(1).standard_normal((2, 3, *size)).astype(np.float32)
+        with torch.no_grad():
+            want = theirs(torch.from_numpy(pixels)).last_hidden_state.numpy()
+        got = jax.jit(lambda pixels: ours(pixels))(pixels.transpose(0, 2, 3, 1))
+        assert got.grid == (size[0] // 8, size[1] // 8) and got.lead == 0
+        np.testing.assert_allclose(got.tokens, want, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("learned", [*range(1, 33), 40, 41, 47, 64, 73, 100])
+def test_positions_are_rounded_as_transformers_rounds_them(learned: int) -> None:
+    from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionEmbeddings
+
+    config = transformers.Idefics3VisionConfig(hidden_size=1, image_size=learned, patch_size=1)
+    embeddings = Idefics3VisionEmbeddings(config)
+    with torch.no_grad():
+        for value in embeddings.parameters():
+            value.zero_()
+        embeddings.position_embedding.weight[:, 0] = torch.arange(learned**2)
+        for rows, columns in ((learned, learned), (learned + 3, 5)):
+            seen = torch.ones((1, rows, columns), dtype=torch.bool)
+            want = embeddings(torch.zeros((1, 3, rows, columns)), seen)[0, :, 0].numpy()
+            places = buckets(rows, learned)[:, None] * learned + buckets(columns, learned)
+            assert (want == places.reshape(-1)).all()
+
+
+@pytest.mark.parametrize(("name", "format"), [("SmolVLM", SMOLVLM), ("Idefics3", IDEFICS3)])
+@pytest.mark.parametrize("grid", [(0, 0), (1, 4), (3, 2), (4, 4)])
+def test_pictures_as_text(name: str, format: PromptFormat, grid: tuple[int, int]) -> None:
+    processor = getattr(transformers, f"{name}Processor")
+    markers = {
+        "fake_image_token": "<fake_token_around_image>",
+        "image_token": "<image>",
+        "image_seq_len": 7,
+    }
+    whole = {"global_image_tag": "<global-img>", "global_image_token": "<global-img>"}
+    seen = {"rows": [[grid[0]]], "cols": [[grid[1]]]}
+    want = processor.replace_image_token(SimpleNamespace(**markers, **whole), seen, 0)
+    assert format.picture_text(7, grid) == want
+
+
+@pytest.mark.parametrize("system", [None, "You look closely."])
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_the_chat_template_that_comes_with_transformers(count: int, system: str | None) -> None:
+    from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
+
+    jinja2 = pytest.importorskip("jinja2")
+    asked = {"type": "text", "text": SMOLVLM.prompt}
+    turns = [{"role": "user", "content": [{"type": "image"}] * count + [asked]}]
+    if system is not None:
+        turns.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(
+        DEFAULT_CHAT_TEMPLATE
+    )
+    want = template.render(messages=turns, add_generation_prompt=True)
+    assert SMOLVLM.text(pictures=["<image>"] * count, system=system) == want
+
+
+def test_paligemma_prompts() -> None:
+    processor = transformers.PaliGemmaProcessor
+    tokens = SimpleNamespace(bos_token="<bos>")
+    this = object.__new__(processor)
+    this.tokenizer, this.image_token, this.image_seq_length = tokens, "<image>", 5
+    picture = processor.replace_image_token(this, {}, 0)
+    assert PALIGEMMA.picture_text(5) == picture
+    image = np.zeros((4, 4, 3), np.uint8)
+    _, texts, *_ = processor.prepare_inputs_layout(this, images=[[image]], text=["<image>say"])
+    assert PALIGEMMA.text("say", pictures=["<image>"]) == texts[0]
+
+
+def test_formats_have_the_model_types_of_configs() -> None:
+    assert {kind.model_type for _, kind, _ in MODELS} <= FORMATS.keys()
