@@ -201,6 +201,7 @@ def checkpoint(
     tiny_tokenizer: "Tokenizer", tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
     """`checkpoint(name)`: a golden checkpoint, with a tokenizer and a processor beside it."""
+    import vision_language_files
     from captax.images import ImageProcessor
     from golden.families import CASES
 
@@ -209,6 +210,9 @@ def checkpoint(
     def make(name: str) -> Path:
         if name not in made:
             directory = tmp_path_factory.mktemp(name) / name
+            if name in vision_language_files.MARKERS:
+                made[name] = vision_language_files.write(name, directory)
+                return made[name]
             shutil.copytree(CASES[name].stored, directory)
             tiny_tokenizer.save(directory)
             config = ImageProcessor(size=(32, 32)).to_config()

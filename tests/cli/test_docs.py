@@ -93,6 +93,8 @@ INSTEAD = {
     'data.dev.0.rows="-300:"': 'data.dev.0.rows="-3:"',
 }
 MODELS = {
+    "HuggingFaceTB/SmolVLM-256M-Instruct": "smolvlm",
+    "google/paligemma2-3b-mix-224": "paligemma",
     "Salesforce/blip-image-captioning-base": "blip",
     "google/vit-base-patch16-224": "vit-classifier",
     "google/vit-base-patch16-224-in21k": "vit",

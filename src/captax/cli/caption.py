@@ -61,8 +61,28 @@ def caption(
     ],
     model: Model = None,
     prompt: Annotated[
-        str, typer.Option(help="Text that captions begin with. Default: none.", show_default=False)
+        str,
+        typer.Option(
+            help="Text that captions begin with; a vision-language model answers it instead. "
+            "Default: none, or the model's own.",
+            show_default=False,
+        ),
     ] = "",
+    system: Annotated[
+        str,
+        typer.Option(
+            help="What a vision-language model is told before the prompt. Default: nothing.",
+            show_default=False,
+        ),
+    ] = "",
+    raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw",
+            help="Give a vision-language model the prompt as it is, after the picture and without "
+            "its prompt format. Default: no.",
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Pictures captioned at once.", min=1)] = 32,
     out: Annotated[
         Path | None,
@@ -190,6 +210,8 @@ def caption(
     from captax.collection.job import Shape
     from captax.collection.plan import Plan
 
+    options |= {"system": system} if system else {}
+    options |= {"raw": raw} if raw else {}
     asked = CaptionOptions(prompt, options.pop("seed", 0), batch_size, dedupe, options)
     shape = Shape(CaptionTemplate(template, prefix, suffix), lowest_of(min_score))
     plan = Plan(

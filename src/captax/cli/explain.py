@@ -178,7 +178,7 @@ def explain(
         if long or step == _COMPILING:
             print(f"captax: {_STEPS.get(step, f'method {step}')}", file=sys.stderr, flush=True)
 
-    with telling(lambda: tell(_COMPILING), after=0 if long else PATIENCE):
+    with telling(lambda: tell(_COMPILING), after=0.0 if long else PATIENCE):
         found = captioner.explain(
             _picture(image),
             caption,

@@ -33,6 +33,22 @@ def generate(
     file: Annotated[
         Path | None, typer.Option(help="Also read the lines of this file as texts. Default: none.")
     ] = None,
+    system: Annotated[
+        str,
+        typer.Option(
+            help="What a language model with a prompt format is told before each text. Default: "
+            "what its makers tell it.",
+            show_default=False,
+        ),
+    ] = "",
+    raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw",
+            help="Let a language model continue the texts as they are, without its prompt format. "
+            "Default: no.",
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of texts in a batch.")] = 32,
     format: Formatted = None,
     out: Out = None,
@@ -42,9 +58,10 @@ def generate(
     *,
     options: dict[str, Any],
 ) -> None:
-    """Rewrite texts with an encoder-decoder, or continue them with a language model.
+    """Rewrite texts with an encoder-decoder, or let a language model answer or continue them.
 
-    Each answer is printed on a line.
+    A language model whose prompt format captax knows answers; others, and all with --raw, continue
+    the texts. Each answer is printed on a line.
     """
     # Start-up time.
     from captax.compilation import persist_compiled_programs
@@ -69,7 +86,8 @@ def generate(
             f"{model}: holds a {type(generator).__name__}, which does not take texts; "
             "give a text generator"
         )
-    answers = generator.generate(lines, batch_size=batch_size, **options)
+    options |= {"system": system, "raw": raw, "batch_size": batch_size}
+    answers = generator.generate(lines, **options)
     with output(out) as writer:
         for line, answer in zip(lines, answers, strict=True):
             if as_json(format, out):

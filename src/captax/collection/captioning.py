@@ -121,10 +121,10 @@ def caption_batches(
         try:
             picture = processor.decode(each.item.source())
             look = fingerprint(picture) if copies is not None else None
-            pixels = processor([processor.prepare(picture)])[0]
+            prepared = captioner.prepare(processor.prepare(picture))
         except ImageError as error:
             return each.error(_reason(each.item, error)), None
-        return each.record(look), Placed(each.place, pixels)
+        return each.record(look), Placed(each.place, prepared)
 
     def ready() -> Iterator[Placed | Record]:
         """Pictures for the captioner, and between them the records of pictures without captions."""

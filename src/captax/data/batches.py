@@ -17,8 +17,11 @@ from jaxtyping import Float32, Int32, Int64, Shaped
 
 from captax.data.example import DataError, Stored
 from captax.images.decode import ImageError
+from captax.images.prepared import Prepared
 
 T = TypeVar("T")
+# A picture that a processor has prepared: normalised pixels, or bytes.
+Picture = Float32[np.ndarray, "height width 3"] | Prepared
 Made = TypeVar("Made")
 
 
@@ -214,17 +217,17 @@ def _prefetch(iterable: Iterable[T], size: int) -> Generator[T, None, None]:
 
 def load_images(
     sources: Iterable[T],
-    processor: Callable[[list[Any]], Float32[np.ndarray, "1 height width 3"]],
+    processor: Callable[[list[Any]], Any],
     *,
     threads: int,
     ahead: int,
-) -> Generator[Float32[np.ndarray, "height width 3"] | ImageError, None, None]:
+) -> Generator[Picture | ImageError, None, None]:
     """Pictures decoded in a pool of threads, in order; a picture that fails gives its error.
 
     Args:
         sources: pictures: files, bytes, what reads them, or whatever else the processor takes.
-        processor: a function from a list of one picture to its pixels, such as
-            `captax.images.ImageProcessor`.
+        processor: a function from a list of one picture to a batch of one, normalised such as
+            `captax.images.ImageProcessor` or only prepared.
         threads: how many decode at once.
         ahead: how many may be decoded, or decoding, before they are asked for.
 
@@ -238,11 +241,11 @@ def load_images(
 
 def _load_images(
     sources: Iterable[T],
-    processor: Callable[[list[Any]], Float32[np.ndarray, "1 height width 3"]],
+    processor: Callable[[list[Any]], Any],
     threads: int,
     ahead: int,
-) -> Generator[Float32[np.ndarray, "height width 3"] | ImageError, None, None]:
-    def load(source: T) -> Float32[np.ndarray, "height width 3"] | ImageError:
+) -> Generator[Picture | ImageError, None, None]:
+    def load(source: T) -> Picture | ImageError:
         try:
             content: Any = source.read() if isinstance(source, Stored) else source
             return processor([content])[0]

@@ -20,6 +20,7 @@ from captax.export.programs import WEIGHTS, ExportError, Program, make_programs
 from captax.generation import GenerationConfig
 from captax.generation.config import DEFAULT_NEW_TOKENS
 from captax.pipelines.captioner import Captioner
+from captax.pipelines.vision_language import VisionLanguageCaptioner
 
 FORMATS = ("onnx", "stablehlo")
 MANIFEST, SCRIPT = "export.json", "caption.py"
@@ -73,6 +74,11 @@ def export(
     and `CheckpointError` if the folder holds something else. Warns about decoding options that the
     script does not support.
     """
+    if isinstance(captioner, VisionLanguageCaptioner):
+        raise ExportError(
+            "vision-language models cannot be exported yet; give a captioner that reads its "
+            "picture by cross-attention, or GIT"
+        )
     if format not in FORMATS:
         raise ExportError(f"there is no format {format!r}; give one of {', '.join(FORMATS)}")
     if batch_size is not None and batch_size < 1:

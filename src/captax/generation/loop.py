@@ -124,15 +124,22 @@ def generate(
 
     # The last token is never fed back, so the cache needs no place for it.
     logits, cache = model.begin(features, read, max(1, new_tokens - 1), beams)
-    # Prompts end at the same place, so that the next tokens have one place in all rows.
-    places = jnp.broadcast_to(jnp.arange(first) - start, given.shape)
-    given = jnp.where(places >= 0, jnp.take_along_axis(given, places % first, 1), NONE)
-    tokens = jnp.pad(given, ((0, 0), (0, new_tokens)), constant_values=pad_id)
+    tokens = jnp.pad(at_the_end(read), ((0, 0), (0, new_tokens)), constant_values=pad_id)
     state = strategy.start(tokens, alive)
     position = jnp.asarray(first, jnp.int32)
     state = strategy.choose(decoding, state, jnp.repeat(logits, beams, axis=0), position)
     _, state, _ = jax.lax.while_loop(unfinished, body, (position + 1, state, cache))
     return _sequences(decoding, *strategy.finish(state))
+
+
+def at_the_end(prompt: Prompt) -> Int[Array, "batch time"]:
+    """Tokens of prompts that all end at the last place, so that what follows has one place too."""
+    tokens = jnp.asarray(prompt.tokens)
+    if prompt.lengths is None:
+        return tokens
+    time = tokens.shape[1]
+    places = jnp.arange(time) - (time - prompt.lengths[:, None])
+    return jnp.where(places >= 0, jnp.take_along_axis(tokens, places % time, 1), NONE)
 
 
 def constrainer(

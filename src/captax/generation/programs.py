@@ -20,9 +20,9 @@ from captax.models.prompt import Prompt
 BATCH_SIZES = (1, 8, 32)
 # How many programs are kept: clients of a server may ask for any number of decoding options.
 KEPT_PROGRAMS = 16
-PATIENCE = 2  # seconds that work may take without a word
-# Prompts are padded to one of these lengths, and then to powers of two.
-PROMPT_LENGTHS = (1, 8, 32)
+PATIENCE = 2.0  # seconds that work may take without a word
+# Prompts are padded to one of these lengths, or to eighths of a power of two.
+PROMPT_LENGTHS = (1, 8, 32, 64, 128, 256)
 
 _not_here: contextvars.ContextVar[bool] = contextvars.ContextVar("not_here", default=False)
 
@@ -43,7 +43,7 @@ _tell: contextvars.ContextVar[tuple[Callable[[], None], float] | None] = context
 
 
 @contextlib.contextmanager
-def telling(tell: Callable[[], None], *, after: float = 0) -> Iterator[None]:
+def telling(tell: Callable[[], None], *, after: float = 0.0) -> Iterator[None]:
     """Call `tell` for each compilation inside, so that nobody waits without a word.
 
     It is called at once, or in another thread if the compilation takes longer than `after` seconds.
@@ -176,35 +176,40 @@ def seeds_of(seed: int | Sequence[int], places: Sequence[int]) -> list[tuple[int
     return [(seed[place], 0) for place in places]
 
 
-def fill_prompts(
-    prompts: Sequence[Sequence[int]],
-    limits: Int[np.ndarray, " real"],
-    rows: int,
-    *,
-    usual: int,
-    max_positions: int,
-) -> Prompts:
-    """Prompts for the device, padded to one of a few lengths, with one of a few capacities.
+def fill_prompts(prompts: Sequence[Sequence[int]], rows: int, *, max_positions: int) -> Prompt:
+    """Prompts for the device, padded to one of a few lengths and to so many rows.
 
-    A handful of compiled programs serves them all. `limits` are the largest numbers of new tokens,
-    and `usual` is the one of the default options, which is thus not rounded up. Raises
-    `LengthError` if a prompt and its new tokens are more than `max_positions`.
+    The last prompt stands in the rows that are left.
     """
-    real = len(prompts)
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     longest = int(lengths.max())
+    time = next((size for size in PROMPT_LENGTHS if longest <= size), 0)
+    if not time:
+        # Pictures can be a thousand tokens: at most a fifth is padding.
+        step = 1 << ((longest - 1).bit_length() - 3)
+        time = -(-longest // step) * step
+    tokens = np.zeros((rows, max(longest, min(time, max_positions))), np.int32)
+    for row in range(rows):
+        prompt = prompts[min(row, len(prompts) - 1)]
+        tokens[row, : len(prompt)] = prompt
+    return Prompt(tokens, np.pad(lengths, (0, rows - len(prompts)), "edge"))
+
+
+def with_limits(
+    prompt: Prompt, limits: Int[np.ndarray, " real"], *, usual: int, max_positions: int
+) -> Prompts:
+    """Prompts with the largest numbers of new tokens, and room for a few numbers of them.
+
+    A handful of compiled programs serves them all: `usual`, the limit of the default options, is
+    not rounded up. Raises `LengthError` if a prompt and its new tokens are more than
+    `max_positions`.
+    """
+    assert prompt.lengths is not None
+    limits = np.pad(limits, (0, len(prompt.tokens) - len(limits)), "edge").astype(np.int32)
     # The last token is never read.
-    if (needed := int((lengths + limits).max()) - 1) > max_positions:
+    if (needed := int((prompt.lengths + limits).max()) - 1) > max_positions:
         raise LengthError(
             f"the decoder has {max_positions} positions and {needed} are needed; use a lower "
             "`max_new_tokens` or a shorter prompt"
         )
-    room = padded_length(int(limits.max()), usual, max_positions)
-    bucket = next((size for size in PROMPT_LENGTHS if longest <= size), 0)
-    bucket = min(bucket or padded_length(longest, 1, max_positions), max_positions)
-    tokens = np.zeros((rows, bucket), np.int32)
-    for row in range(rows):
-        prompt = prompts[min(row, real - 1)]
-        tokens[row, : len(prompt)] = prompt
-    lengths, limits = (np.pad(x, (0, rows - real), "edge") for x in (lengths, limits))
-    return Prompts(Prompt(tokens, lengths), limits.astype(np.int32), new_tokens=room)
+    return Prompts(prompt, limits, padded_length(int(limits.max()), usual, max_positions))

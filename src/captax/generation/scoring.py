@@ -8,25 +8,26 @@ from jaxtyping import Array, Float, Int
 
 from captax.generation.constraints import Constraints, Rules
 from captax.generation.decoding import Decoding, Strategy
-from captax.generation.loop import constrainer
+from captax.generation.loop import at_the_end, constrainer
 from captax.models.encoders import Features
+from captax.models.prompt import Prompt
 
 
 @runtime_checkable
-class Reading(Protocol):
+class Predicting(Protocol):
     """What scoring needs from a model."""
 
-    def read(
-        self, features: Any, tokens: Int[Array, "batch time"]
+    def predict(
+        self, features: Any, prompt: Prompt, tokens: Int[Array, "batch time"]
     ) -> Float[Array, "batch time vocab"]:
-        """Logits after every token."""
+        """Logits that predict each of `tokens`, from the prompt and the tokens before it."""
 
 
 def score(
-    model: Reading,
+    model: Predicting,
     features: Features,
+    prompt: Prompt,
     tokens: Int[Array, "batch time"],
-    prompts: Int[Array, " batch"],
     lengths: Int[Array, " batch"],
     strategy: Strategy,
     *,
@@ -36,24 +37,27 @@ def score(
 ) -> Float[Array, " batch"]:
     """The scores that `strategy` would give to captions if it had chosen them.
 
-    Row `i` of `tokens` holds `lengths[i]` tokens, of which the first `prompts[i]` are the prompt;
-    the rest is padding. `limits` mean the same as in decoding. A token that a constraint forbids
-    has the score that it would have without constraints.
+    Row `i` of `tokens` holds the `lengths[i]` tokens of a caption, without its prompt; the rest is
+    padding. `limits` are the largest numbers of tokens in decoding. A token that a constraint
+    forbids has the score that it would have without constraints.
     """
     eos = (eos_id,) if isinstance(eos_id, int) else eos_id
-    first, limit = prompts[:, None], limits[:, None]
-    decoding = Decoding(first, limit, eos, constrainer(constraints, 0, first, limit, eos))
-    logits = model.read(features, tokens[:, :-1])
+    first, start = prompt.tokens.shape[1], 0
+    if prompt.lengths is not None:
+        start = first - prompt.lengths[:, None]
+    limit = first + limits[:, None]
+    decoding = Decoding(first, limit, eos, constrainer(constraints, start, first, limit, eos))
+    logits = model.predict(features, prompt, tokens)
+    history = jnp.concatenate([at_the_end(prompt), tokens], axis=1)[:, None]
 
-    def of(position: Int[Array, ""]) -> Float[Array, " batch"]:
-        here = logits[:, position - 1].astype(jnp.float32)
-        said = tokens[:, position][:, None]
-        given = strategy.logprobs(decoding, here[:, None], tokens[:, None], position)[:, 0]
+    def of(place: Int[Array, ""]) -> Float[Array, " batch"]:
+        here = logits[:, place].astype(jnp.float32)
+        said = tokens[:, place][:, None]
+        given = strategy.logprobs(decoding, here[:, None], history, first + place)[:, 0]
         given, free = (
             jnp.take_along_axis(x, said, -1)[:, 0] for x in (given, jax.nn.log_softmax(here))
         )
-        inside = (position >= prompts) & (position < lengths)
-        return jnp.where(inside, jnp.where(jnp.isneginf(given), free, given), 0)
+        return jnp.where(place < lengths, jnp.where(jnp.isneginf(given), free, given), 0)
 
-    totals = jax.lax.map(of, jnp.arange(1, tokens.shape[1])).sum(0)
-    return totals / (lengths - prompts).astype(jnp.float32) ** strategy.length_penalty
+    totals = jax.lax.map(of, jnp.arange(tokens.shape[1])).sum(0)
+    return totals / lengths.astype(jnp.float32) ** strategy.length_penalty

@@ -6,17 +6,18 @@ Legend: `batch` images, `rows` = batch x beams, `time` token positions, `patches
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from captax.models.arithmetic import ACTIVATIONS, activation_dtype, look_up, project
-from captax.models.cache import Cache, KeysValues, Prefix, Span
+from captax.models.cache import Cache, KeysValues, Past, Prefix, Span
 from captax.models.encoders import Features, LengthError
 from captax.models.layers import Layer, run_layer
 from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
 from captax.models.observing import record, scope
-from captax.models.prompt import Prompt
+from captax.models.prompt import Prompt, splice
 from captax.models.rotary import Rotary, Turns
 from captax.models.shapes import BertLikeConfig
 
@@ -56,6 +57,8 @@ class TextDecoder(nnx.Module):
     layers: nnx.List[Layer]
     # How many classes the encoder must tell apart, if the decoder takes them as hints.
     classes: int = 0
+    # Whether all tokens of a prompt see each other, and not only those before them.
+    whole_prompts: bool = False
 
     @property
     def max_positions(self) -> int:
@@ -98,15 +101,25 @@ class TextDecoder(nnx.Module):
         Several captions of one picture may lie in one row, told apart by `segments`: a token sees
         those before it in its own segment, and `positions` count from each caption's start.
         """
-        time = tokens.shape[1]
-        mask = jnp.tril(jnp.ones((1, time, time), bool))
+        mask = _causal(tokens.shape[1])
         if segments is not None:
             mask = mask & (segments[:, :, None] == segments[:, None, :])
         if positions is None:
-            positions = jnp.arange(time)[None]
+            positions = jnp.arange(tokens.shape[1])[None]
         prefix, _ = self.prefill(features)
         x, _ = self._run(self.embed(tokens, positions), mask, positions, prefix)
         return self.logits(x)
+
+    def predict(
+        self, features: Features | None, prompt: Prompt, tokens: Int[Array, "batch time"]
+    ) -> Float[Array, "batch time vocab"]:
+        """Logits that predict each of `tokens`, from the prompt and the tokens before it."""
+        prefix, first = self.prefill(features, prompt)
+        assert first is not None  # since there is a prompt
+        read = tokens[:, :-1]
+        positions = prefix.next_position[:, None] + jnp.arange(read.shape[1])
+        x, _ = self._run(self.embed(read, positions), _causal(read.shape[1]), positions, prefix)
+        return jnp.concatenate([first[:, None], self.logits(x)], axis=1)
 
     def begin(
         self,
@@ -135,14 +148,20 @@ class TextDecoder(nnx.Module):
         heads = attention.kv_heads
         shape = (batch, heads, new_tokens * beams, len(kernel) // heads)
         empty = jnp.zeros(shape, activation_dtype(kernel.dtype))
+        past: tuple[Past, ...] = tuple((empty, empty) for _ in self.layers)
         own = jnp.arange(beams)[:, None]
-        cache = Cache(
-            prefix,
-            past=tuple((empty, empty) for _ in self.layers),
-            length=jnp.zeros((), jnp.int32),
-            ancestry=jnp.broadcast_to(own, (batch, beams, new_tokens)),
-        )
-        return logits, cache
+        length = 0
+        if prefix.places is not None and prefix.places[0][0].shape[2] == 1:
+            # A place in the past costs less than a span of its own.
+            length, new_tokens = 1, new_tokens + 1
+            past = jax.tree.map(
+                lambda one, room: jnp.concatenate([jnp.repeat(one, beams, axis=2), room], axis=2),
+                prefix.places,
+                past,
+            )
+            prefix = dataclasses.replace(prefix, places=None, next_position=jnp.zeros(1, jnp.int32))
+        ancestry = jnp.broadcast_to(own, (batch, beams, new_tokens))
+        return logits, Cache(prefix, past, jnp.asarray(length, jnp.int32), ancestry)
 
     def advance(
         self, tokens: Int[Array, " rows"], cache: Cache
@@ -189,10 +208,16 @@ class TextDecoder(nnx.Module):
         if prompt is None and front is None:
             return prefix, None
         time = 0 if prompt is None else prompt.tokens.shape[1]
-        positions = jnp.arange(time)[None]
-        mask = positions[:, :, None] >= positions[:, None]
-        parts = [] if prompt is None else [self.embed(prompt.tokens, positions)]
-        count = 0
+        positions, mask, count = jnp.arange(time)[None], _causal(time), 0
+        parts, together = [], None
+        if prompt is not None:
+            x = self.embed(prompt.tokens, positions)
+            if prompt.pictures is not None and features is not None:
+                x = splice(x, features.tokens, prompt.pictures)
+            parts = [x]
+            if self.whole_prompts:
+                ends = time if prompt.lengths is None else prompt.lengths[:, None, None]
+                together = positions[:, None] < ends
         if front is not None:
             count = front.shape[1]
             parts = [front, *parts]
@@ -202,23 +227,36 @@ class TextDecoder(nnx.Module):
             positions = jnp.pad(positions, ((0, 0), (count, 0)))
         x = jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
         with scope("prefix"):
-            x, places = self._run(x, None if time == 0 else mask, positions, prefix)
+            x, places = self._run(x, mask if time else None, positions, prefix, together)
             record("hidden_states", x)
         prefix = dataclasses.replace(prefix, places=tuple(places), positions=positions)
         if prompt is None:
             return prefix, None
         if prompt.lengths is None:
-            ends = jnp.full(1, time)
-            return dataclasses.replace(prefix, next_position=ends), self.logits(x[:, -1])
-        ends = jnp.asarray(prompt.lengths)
-        real = jnp.arange(count + time) < count + ends[:, None] if time > 1 else None
-        prefix = dataclasses.replace(prefix, real=real, next_position=ends)
-        return prefix, self.logits(x[jnp.arange(len(ends)), count + ends - 1])
+            ends, last = jnp.full(1, time), x[:, -1]
+        else:
+            ends = jnp.asarray(prompt.lengths)
+            last = x[jnp.arange(len(ends)), count + ends - 1]
+            if time > 1:
+                real = jnp.arange(count + time) < count + ends[:, None]
+                prefix = dataclasses.replace(prefix, real=real)
+        with scope("prefix"):
+            logits = self.logits(last)
+        return dataclasses.replace(prefix, next_position=ends), logits
 
     def _run(
-        self, x: Array, mask: Array | None, positions: Array, prefix: Prefix
+        self,
+        x: Array,
+        mask: Array | None,
+        positions: Array,
+        prefix: Prefix,
+        together: Array | None = None,
     ) -> tuple[Array, list[KeysValues]]:
-        """Run all layers on tokens after a prefix: their output, and their keys and values."""
+        """Run all layers on tokens after a prefix: their output, and their keys and values.
+
+        Tokens see what `mask` says within the layer's window, and at any distance what is
+        `together`.
+        """
         turns = self._turns(positions)
         found = []
         for i, layer in enumerate(self.layers):
@@ -226,6 +264,8 @@ class TextDecoder(nnx.Module):
             seen = mask
             if layer.window is not None and mask is not None:
                 seen = mask & (positions[:, :, None] - positions[:, None] < layer.window)
+            if seen is not None and together is not None:
+                seen = seen | together
 
             def forward(
                 x: Array,
@@ -246,6 +286,12 @@ class TextDecoder(nnx.Module):
         """Cosines and sines of these positions, once for all layers with the same angles."""
         kinds = {layer.rotary for layer in self.layers} - {None}
         return {kind: kind.turns(positions) for kind in kinds if kind is not None}
+
+
+def _causal(time: Any) -> Bool[Array, "1 time time"]:
+    """True where a token (second axis) may see another: those before it, and itself."""
+    places = jnp.arange(time)
+    return (places[:, None] >= places)[None]
 
 
 class WordDecoder(TextDecoder):

@@ -197,6 +197,13 @@ class EncoderDecoder(nnx.Module):
         with scope("decoder"):
             return self.decoder(features, tokens, positions, segments)
 
+    def predict(
+        self, features: Features, prompt: Prompt, tokens: Int[Array, "batch time"]
+    ) -> Float[Array, "batch time vocab"]:
+        """Logits that predict each of `tokens`, from the prompt and the tokens before it."""
+        with scope("decoder"):
+            return self.decoder.predict(features, prompt, tokens)
+
     def prefill(
         self, features: Features, prompt: Prompt | None = None
     ) -> tuple[Prefix, Float[Array, "batch vocab"] | None]:

@@ -50,6 +50,7 @@ class PaliGemmaConfig(VisionLanguageConfig):
     model_type: ClassVar[str] = "paligemma"
     architecture: ClassVar[str] = "PaliGemmaForConditionalGeneration"
     languages: ClassVar[tuple[type[LanguageConfig], ...]] = (GemmaConfig, Gemma2Config)
+    whole_prompts: ClassVar[bool] = True
 
     vision_config: SiglipVisionConfig = VISION
     text_config: LanguageConfig = TEXT

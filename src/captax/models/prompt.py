@@ -2,17 +2,34 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 @struct.dataclass
 class Prompt:
     """Prompts of any lengths, filled up on the right with any token.
 
-    The first `lengths[i]` tokens of row `i` count, one or more; without `lengths`, all do. The
-    arrays may be NumPy's; inside a compiled program they are JAX's.
+    The first `lengths[i]` tokens of row `i` count, one or more; without `lengths`, all do. Where
+    `pictures` is true, a token only keeps the place of a token of the picture, in order. The arrays
+    may be NumPy's; inside a compiled program they are JAX's.
     """
 
     tokens: Int[Any, "batch time"]
     lengths: Int[Any, " batch"] | None = None
+    pictures: Bool[Any, "batch time"] | None = None
+
+
+def splice(
+    embeddings: Float[Array, "batch time width"],
+    features: Float[Array, "batch places width"],
+    pictures: Bool[Array, "batch time"],
+) -> Float[Array, "batch time width"]:
+    """Embeddings of a prompt with the tokens of its pictures in their places, in order.
+
+    A picture may have more tokens than its prompt has places, which are those of padding.
+    """
+    order = jnp.clip(jnp.cumsum(pictures, axis=1) - 1, 0, features.shape[1] - 1)
+    found = jnp.take_along_axis(features, order[..., None], axis=1)
+    return jnp.where(pictures[..., None], found.astype(embeddings.dtype), embeddings)

@@ -1,23 +1,29 @@
-"""What configs of vision-language models share: an encoder, a connector, a language model.
-
-The model has them as `encoder`, `connector` and `decoder`.
-"""
+"""Language models that read pictures inside their prompts, and what their configs share."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, TypeVar
 
+import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Int
 
 from captax.errors import quoted
+from captax.models.cache import Cache, Prefix
 from captax.models.config import ConfigError, ModelConfig, Roles
 from captax.models.connectors import Connector
+from captax.models.decoders import TextDecoder
+from captax.models.encoder_decoder import EncoderDecoder
+from captax.models.encoders import Features, VisionEncoder
 from captax.models.language import LanguageConfig
 from captax.models.layout import Layout
+from captax.models.observing import scope
+from captax.models.prompt import Prompt
 from captax.models.two_towers import PictureTowerConfig
 
 Config = TypeVar("Config", bound="VisionLanguageConfig")
 VISION, TEXT = PictureTowerConfig(), LanguageConfig()  # of no family, which each replaces
+Views = Float[Array, "batch views height width 3"] | Float[Array, "batch height width 3"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +38,8 @@ class VisionLanguageConfig(ModelConfig):
 
     architecture: ClassVar[str]
     languages: ClassVar[tuple[type[LanguageConfig], ...]]
+    # Whether pictures and prompt all see each other.
+    whole_prompts: ClassVar[bool] = False
 
     vision_config: PictureTowerConfig = VISION
     text_config: LanguageConfig = TEXT
@@ -75,6 +83,18 @@ class VisionLanguageConfig(ModelConfig):
     def roles(self) -> Roles:
         return self.text_config.roles()
 
+    def build(self, *, rngs: nnx.Rngs | None = None) -> "VisionLanguageModel":
+        encoder: Any = self.vision_config.build(rngs=rngs)
+        decoder = self.text_config.build(rngs=rngs)
+        decoder.whole_prompts = self.whole_prompts
+        return VisionLanguageModel(
+            encoder,
+            self.connector(rngs=rngs),
+            decoder,
+            config=self,
+            picture_id=self.image_token_id,
+        )
+
     def connector(self, *, rngs: nnx.Rngs | None) -> Connector:
         """The part between the encoder and the language model."""
         raise NotImplementedError
@@ -84,6 +104,69 @@ class VisionLanguageConfig(ModelConfig):
         """How many tokens stand for one view of a picture."""
         rows, columns = self.connector(rngs=None).grid(self.vision_config.grid)
         return rows * columns
+
+
+class VisionLanguageModel(EncoderDecoder):
+    """An encoder, a connector to the decoder's width, and a language model.
+
+    A picture is one view or several of the same size. Their tokens take the places of the tokens
+    `picture_id` of a prompt, in order.
+    """
+
+    config: Any
+
+    def __init__(
+        self,
+        encoder: VisionEncoder,
+        connector: nnx.Module,
+        decoder: TextDecoder,
+        *,
+        config: ModelConfig,
+        picture_id: int,
+    ):
+        super().__init__(encoder, decoder, config=config)
+        self.connector: Any = connector
+        self.picture_id = picture_id
+
+    def encode(self, inputs: Views) -> Features:  # type: ignore[override]
+        """Encode pictures: the tokens of all views of each, one view after the other."""
+        views = inputs[:, None] if inputs.ndim == 4 else inputs
+        batch, count = views.shape[:2]
+        with scope("encoder"):
+            features = self.encoder(views.reshape(-1, *views.shape[2:]))
+        found = self.bridge(features)
+        tokens = found.tokens.reshape(batch, count * found.tokens.shape[1], -1)
+        return dataclasses.replace(found, tokens=tokens)
+
+    def bridge(self, features: Features) -> Features:
+        return self.connector(features)
+
+    def prefill(
+        self, features: Features, prompt: Prompt | None = None
+    ) -> tuple[Prefix, Float[Array, "batch vocab"] | None]:
+        return super().prefill(features, prompt and self._placed(prompt))
+
+    def predict(
+        self, features: Features, prompt: Prompt, tokens: Int[Array, "batch time"]
+    ) -> Float[Array, "batch time vocab"]:
+        return super().predict(features, self._placed(prompt), tokens)
+
+    def begin(
+        self,
+        features: Features,
+        prompt: Prompt | Int[Array, "batch time"],
+        new_tokens: int,
+        beams: int = 1,
+    ) -> tuple[Float[Array, "batch vocab"], Cache]:
+        given = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+        return super().begin(features, self._placed(given), new_tokens, beams)
+
+    def _placed(self, prompt: Prompt) -> Prompt:
+        """The prompt, which knows where its pictures are."""
+        pictures = jnp.asarray(prompt.tokens) == self.picture_id
+        if prompt.lengths is not None:
+            pictures &= jnp.arange(pictures.shape[1]) < prompt.lengths[:, None]
+        return dataclasses.replace(prompt, pictures=pictures)
 
 
 def language_layout(text: LanguageConfig, within: str, head: str) -> Layout:

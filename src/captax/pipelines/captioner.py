@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from captax.checkpoints.state import parameters
-from captax.data import load_images
+from captax.data import filled, load_images
 from captax.explain import Explanation, Reader, explain, known_methods
 from captax.generation import (
     Beam,
@@ -22,14 +22,14 @@ from captax.generation import (
     Sequences,
     score,
 )
-from captax.generation.programs import padded_length, seeds_of
+from captax.generation.programs import fill_prompts, padded, padded_length, seeds_of
 from captax.generation.result import Alternative, Generated
-from captax.images import ImageError, ImageProcessor, ImageSource, Prepared
+from captax.images import ImageError, ImageProcessor, ImageSource, Prepared, TileProcessor
 from captax.models.arithmetic import map_pictures
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
 from captax.pipelines.generator import CONFIDENCE, Generator, calibration_text
-from captax.pipelines.streaming import Placed, pace, several, stream_pictures, stream_pixels
+from captax.pipelines.streaming import Picture, Placed, pace, several, stream_prepared
 from captax.text import Tokenizer
 
 # Captions to score or explain are padded to this length or to powers of two.
@@ -57,13 +57,13 @@ class Captioner(Generator):
     def __init__(
         self,
         model: EncoderDecoder,
-        processor: ImageProcessor,
+        processor: ImageProcessor | TileProcessor,
         tokenizer: Tokenizer,
         generation: GenerationConfig | None = None,
         calibration: Calibration | None = None,
     ):
         super().__init__(model, tokenizer, generation)
-        self.processor = processor
+        self.processor: Any = processor
         self.calibration = calibration
 
     def caption(
@@ -71,6 +71,8 @@ class Captioner(Generator):
         images: ImageSource | Sequence[ImageSource],
         *,
         prompt: str | Sequence[str] = "",
+        system: str = "",
+        raw: bool = False,
         seed: int | Sequence[int] = 0,
         batch_size: int = 32,
         **options: Any,
@@ -78,8 +80,10 @@ class Captioner(Generator):
         """Caption one picture or several, given as paths, bytes, PIL images or arrays, in order.
 
         Captions begin with `prompt` and continue it; give one prompt for all pictures or one for
-        each. Sampling (`do_sample=True`) depends on `seed` and the picture's place among `images`,
-        or on its own seed if there are several, but not on the other pictures of the batch.
+        each. A vision-language model answers it instead, in its prompt format, where `system` has a
+        turn before it; if it is `raw`, it follows the picture as it is. Sampling (`do_sample=True`)
+        depends on `seed` and the picture's place among `images`, or on its own seed if there are
+        several, but not on the other pictures of the batch.
         `options` are fields of `GenerationConfig`, such as `num_beams=3, max_new_tokens=20`, and
         `bad_words` and `force_words`: words and phrases that captions must not, or must, contain.
         They are compared as tokens, so a bad word also excludes longer words whose tokens begin
@@ -87,7 +91,8 @@ class Captioner(Generator):
         after it.
         """
         captions = []
-        options = {"prompt": prompt, "seed": seed, "batch_size": batch_size, **options}
+        options |= {"prompt": prompt, "system": system, "raw": raw}
+        options |= {"seed": seed, "batch_size": batch_size}
         for caption in self.stream(several(images), **options):
             if isinstance(caption, ImageError):
                 raise caption
@@ -99,6 +104,8 @@ class Captioner(Generator):
         images: Iterable[ImageSource],
         *,
         prompt: str | Sequence[str] = "",
+        system: str = "",
+        raw: bool = False,
         seed: int | Sequence[int] = 0,
         batch_size: int = 32,
         signals: bool = False,
@@ -110,22 +117,25 @@ class Captioner(Generator):
         `signals`, captions carry all signals of `captax.generation.confidence` that the model
         gives, whether or not it is calibrated.
         """
-        pictures = load_images(images, self.processor, **pace(batch_size))
+        pictures = load_images(images, self._prepare_one, **pace(batch_size))
+        options |= {"prompt": prompt, "system": system, "raw": raw}
         return self.stream_pixels(
-            pictures, prompt=prompt, seed=seed, batch_size=batch_size, signals=signals, **options
+            pictures, seed=seed, batch_size=batch_size, signals=signals, **options
         )
 
     def stream_pixels(
         self,
-        pictures: Iterable[Float[np.ndarray, "height width 3"] | Placed | Other],
+        pictures: Iterable[Picture | Placed | Other],
         *,
         prompt: str | Sequence[str] = "",
+        system: str = "",
+        raw: bool = False,
         seed: int | Sequence[int] = 0,
         batch_size: int = 32,
         signals: bool = False,
         **options: Any,
     ) -> Iterator[Caption | Other]:
-        """Caption pictures that `processor` has prepared, as `stream` does.
+        """Caption pictures that `prepare` has prepared, as `stream` does.
 
         Anything else among `pictures` is passed on in its turn. A picture's prompt and random draws
         depend on its place among `pictures`. If it is a `Placed`, they depend on the place that it
@@ -135,31 +145,34 @@ class Captioner(Generator):
         calibration = self.calibration
         measured = None if signals else tuple(calibration.weights) if calibration else ()
         one = isinstance(prompt, str)
-        said = self._prompts([prompt] if isinstance(prompt, str) else list(prompt))
+        asked = self._asked([prompt] if isinstance(prompt, str) else list(prompt), system, raw)
 
-        def prompted(place: int) -> list[int]:
-            if not one and place >= len(said):
+        def prompted(place: int) -> Any:
+            if not one and place >= len(asked):
                 raise GenerationError(
-                    f"{len(said)} prompts are given for more pictures: give one prompt for each"
+                    f"{len(asked)} prompts are given for more pictures: give one prompt for each"
                 )
-            return said[0 if one else place]
+            return asked[0 if one else place]
 
-        def write(
-            pixels: Float[np.ndarray, "batch height width 3"], places: Sequence[int]
-        ) -> Sequences:
-            prompts = [[self._start(config), *prompted(place)] for place in places]
+        def write(pictures: list[Picture], places: list[int]) -> Sequences:
+            rows = padded(len(pictures), batch_size)
+            prompts = [
+                self._whole_prompt(prompted(place), picture, config)
+                for place, picture in zip(places, pictures, strict=True)
+            ]
             seeds = seeds_of(seed, places)
-            return self._dispatch(pixels, prompts, len(pixels), config, seeds, measured)
+            inputs = self._inputs(pictures, rows)
+            return self._dispatch(inputs, prompts, rows, config, seeds, measured)
 
         placed = (
             each if isinstance(each, Placed) else (place, each)
             for place, each in enumerate(pictures)
         )
-        for place, found in stream_pixels(placed, write, batch_size=batch_size):
+        for place, found in stream_prepared(placed, write, batch_size=batch_size):
             if isinstance(found, Sequences):
                 told = {name: float(value) for name, value in found.signals.items()}
                 yield Caption(
-                    *self._texts(prompted(place), found, config),
+                    *self._texts(self._spoken(prompted(place)), found, config),
                     confidence=calibration.confidence(told) if calibration else None,
                     signals=told,
                 )
@@ -176,6 +189,8 @@ class Captioner(Generator):
         captions: str | Generated | Sequence[str | Generated],
         *,
         prompt: str = "",
+        system: str = "",
+        raw: bool = False,
         batch_size: int = 32,
         **options: Any,
     ) -> list[float]:
@@ -193,22 +208,21 @@ class Captioner(Generator):
             raise GenerationError(
                 f"{len(given)} captions for {len(pictures)} pictures: give one for each"
             )
-        begin = [self._start(config), *self._prompts([prompt])[0]]
-        tokens = [[*begin, *said] for said in self._said(given, prompt, config)]
+        [asked] = self._asked([prompt], system, raw)
+        tokens = self._said(given, prompt, config)
         # Captions of similar length share a batch, so that it needs little padding.
         order = sorted(range(len(given)), key=lambda i: len(tokens[i]))
 
-        def read(
-            pixels: Float[np.ndarray, "batch height width 3"], places: Sequence[int]
-        ) -> Float[jax.Array, " batch"]:
-            rows = [tokens[order[place]] for place in places]
-            return self._score(pixels, rows, len(begin), config)
+        def read(pictures: list[Picture], places: list[int]) -> Float[jax.Array, " batch"]:
+            prompts = [self._whole_prompt(asked, picture, config) for picture in pictures]
+            rows = padded(len(pictures), batch_size)
+            said = [tokens[order[place]] for place in places]
+            return self._score(self._inputs(pictures, rows), prompts, said, rows, config)
 
-        found = stream_pictures(
-            [pictures[i] for i in order], self.processor, read, batch_size=batch_size, numbered=True
-        )
+        prepared = load_images([pictures[i] for i in order], self._prepare_one, **pace(batch_size))
+        found = stream_prepared(enumerate(prepared), read, batch_size=batch_size)
         scores = [0.0] * len(given)
-        for i, value in zip(order, found, strict=True):
+        for i, (_, value) in zip(order, found, strict=True):
             if isinstance(value, ImageError):
                 raise value
             scores[i] = float(value)
@@ -309,6 +323,34 @@ class Captioner(Generator):
             for each, ids in zip(captions, encoded, strict=True)
         ]
 
+    def prepare(self, image: ImageSource) -> Picture:
+        """A picture as `stream_pixels` takes it."""
+        return self.processor([image])[0]
+
+    def _prepare_one(self, images: list[Any]) -> list[Picture]:
+        return [self.prepare(image) for image in images]
+
+    def _inputs(self, pictures: list[Any], rows: int) -> Any:
+        """Prepared pictures as the model's program takes them, filled up to so many rows."""
+        return filled(pictures, rows)
+
+    def _asked(self, prompts: Sequence[str], system: str, raw: bool) -> list[Any]:
+        """Users' prompts as `_whole_prompt` takes them: here, the tokens that captions continue."""
+        if system:
+            raise GenerationError(
+                "`system` is for models that are asked for captions, and this one continues its "
+                "prompt; leave it out"
+            )
+        return self._prompts(prompts)
+
+    def _whole_prompt(self, asked: Any, picture: Any, config: GenerationConfig) -> list[int]:
+        """All tokens that the decoder reads before it writes."""
+        return [self._start(config), *asked]
+
+    def _spoken(self, asked: Any) -> list[int]:
+        """The tokens of a user's prompt that captions begin with."""
+        return asked
+
     def _room(self, longest: int) -> int:
         """The number of tokens that complete captions are padded to."""
         if longest - 1 > self._max_positions:
@@ -320,27 +362,30 @@ class Captioner(Generator):
 
     def _score(
         self,
-        pixels: Float[np.ndarray, "batch height width 3"],
+        inputs: Any,
+        prompts: Sequence[Sequence[int]],
         captions: Sequence[Sequence[int]],
-        prompt: int,
+        rows: int,
         config: GenerationConfig,
     ) -> Float[jax.Array, " batch"]:
-        lengths = np.array([len(caption) for caption in captions])
-        time = self._room(int(lengths.max()))
-        tokens = np.zeros((len(pixels), time), np.int32)
+        lengths = np.array([len(caption) for caption in captions], np.int32)
+        begun = np.array([len(prompt) for prompt in prompts])
+        self._room(int((begun + lengths).max()))
+        most = self._max_positions
+        tokens = np.zeros((rows, padded_length(int(lengths.max()), SCORED_LENGTH, most)), np.int32)
         for row, caption in enumerate(captions):
             tokens[row, : len(caption)] = caption
-        fill = (0, len(pixels) - len(captions))
-        lengths = np.pad(lengths, fill, "edge").astype(np.int32)
-        prompts = np.full_like(lengths, prompt)
-        limits = config.limits(prompts, self._max_positions, self._borders(config))
+        lengths = np.pad(lengths, (0, rows - len(captions)), "edge")
+        limits = config.limits(begun, most, self._borders(config)) - begun
+        limits = np.pad(limits, (0, rows - len(captions)), "edge").astype(np.int32)
+        prompt = fill_prompts(prompts, rows, max_positions=most)
 
         def make() -> Callable[..., jax.Array]:
             def program(
                 parameters: Any,
-                pixels: Any,
+                inputs: Any,
+                prompt: Any,
                 tokens: Any,
-                prompts: Any,
                 lengths: Any,
                 limits: Any,
                 strategy: Any,
@@ -349,9 +394,9 @@ class Captioner(Generator):
                 model = self._rebuild(parameters)
                 return score(
                     model,
-                    self._encode(model, pixels),
+                    self._encode(model, inputs),
+                    prompt,
                     tokens,
-                    prompts,
                     lengths,
                     strategy,
                     eos_id=config.eos_ids,
@@ -361,17 +406,15 @@ class Captioner(Generator):
 
             return program
 
-        prompts = np.full_like(lengths, prompt)
-        given = (parameters(self.model), pixels, tokens, prompts, lengths, limits.astype(np.int32))
+        given = (parameters(self.model), inputs, prompt, tokens, lengths, limits)
         # Scores depend on the strategy only in this: beam search counts what constraints do.
         rules = None if isinstance(config.strategy, Greedy) else self._rules(config)
         kind = Greedy if rules is None else Beam
         strategy = kind(length_penalty=config.length_penalty)
         return self._programs.run(("score", config.eos_ids), make, *given, strategy, rules)
 
-    def _encode(
-        self, model: EncoderDecoder, inputs: Float[jax.Array, "batch height width 3"]
-    ) -> Features:
+    def _encode(self, model: Any, inputs: Any) -> Features:
+        """Features of what `_inputs` made, inside a program."""
         return map_pictures(model.encode, inputs)
 
     def save(self, directory: str | Path, *, dtype: str = "float32", card: str = "") -> None:

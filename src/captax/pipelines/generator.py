@@ -24,7 +24,7 @@ from captax.generation import (
 )
 from captax.generation.confidence import measure
 from captax.generation.constraints import Rules
-from captax.generation.programs import Programs, fill_prompts
+from captax.generation.programs import Programs, fill_prompts, with_limits
 from captax.generation.result import Alternative
 from captax.models.registry import ConfigError, model_config
 from captax.text import Borders, Tokenizer
@@ -70,6 +70,15 @@ class Generator:
                     f"prompt {quoted(text)}: holds words that the tokenizer lacks; use other words"
                 )
         return prompts
+
+    def _refuse_special(self, texts: Sequence[str]) -> None:
+        """Raise `GenerationError` if a user's text holds one of the tokens that are no text."""
+        read = self.tokenizer.encode_special(texts)
+        if not self.tokenizer.special_ids.isdisjoint(token for ids in read for token in ids):
+            raise GenerationError(
+                "the prompt contains a token that has a meaning of its own to the model; leave it "
+                "out"
+            )
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """The texts of token sequences."""
@@ -138,7 +147,12 @@ class Generator:
         lengths = np.array([len(prompt) for prompt in prompts])
         limits = config.limits(lengths, self._max_positions, self._borders(config))
         usual, most = self.generation.usual_limit, self._max_positions
-        prompt = fill_prompts(prompts, limits - lengths, rows, usual=usual, max_positions=most)
+        prompt = with_limits(
+            fill_prompts(prompts, rows, max_positions=most),
+            limits - lengths,
+            usual=usual,
+            max_positions=most,
+        )
         drawn = None
         if config.do_sample:
             drawn = np.zeros((rows, 2), np.int64)

@@ -14,18 +14,21 @@ from captax.checkpoints.names import DEFAULT
 from captax.compilation import refuse_fork
 from captax.errors import CheckpointError
 from captax.generation import GenerationConfig
-from captax.images import ImageProcessor
+from captax.images import ImageProcessor, load_processor
 from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import VisionEncoder
 from captax.models.two_towers import TwoTowers
+from captax.models.vision_language import VisionLanguageModel
 from captax.pipelines.captioner import Captioner
 from captax.pipelines.classifier import Classifier
 from captax.pipelines.generator import read_calibration, read_generation
 from captax.pipelines.matcher import Matcher
 from captax.pipelines.text_generator import SOURCE_TOKENIZER, TextGenerator
+from captax.pipelines.vision_language import VisionLanguageCaptioner
 from captax.text import Tokenizer
 from captax.text.gguf import read_gguf_tokenizer
+from captax.text.prompt_format import FORMATS
 
 
 @overload
@@ -80,6 +83,14 @@ def load(
         return _from_gguf(Path(name), dtype)
     directory = locate(name, revision=revision, token=token, offline=offline)
     model = read_model(directory, dtype=dtype)
+    if isinstance(model, VisionLanguageModel):
+        return VisionLanguageCaptioner(
+            model,
+            load_processor(directory),
+            Tokenizer.load(directory),
+            FORMATS[model.config.model_type],
+            read_generation(directory, model),
+        )
     if isinstance(model, EncoderDecoder) and isinstance(model.encoder, VisionEncoder):
         processor, tokenizer = ImageProcessor.load(directory), Tokenizer.load(directory)
         generation, calibration = read_generation(directory, model), read_calibration(directory)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from captax.data import batched, filled, load_images
+from captax.data.batches import Picture
 from captax.data.example import Stored
 from captax.generation.programs import padded
 from captax.images import ImageProcessor, ImageSource, Prepared
@@ -28,56 +29,58 @@ class Placed(NamedTuple):
     """A picture that is one of many, by its place among all of them."""
 
     place: int
-    pixels: Float[np.ndarray, "height width 3"]
+    picture: Picture
 
 
 def stream_pictures(
     images: Iterable[ImageSource | Stored],
     processor: ImageProcessor,
-    compute: Callable[..., Any],
+    compute: Callable[[Float[np.ndarray, "batch height width 3"]], Any],
     *,
     batch_size: int,
-    numbered: bool = False,
 ) -> Iterator[Any]:
     """Yield the result of `compute` for each picture, in order, or the error of a broken one.
 
-    This is `stream_pixels` for pictures that have yet to be read. If `numbered`, `compute` is also
-    given the places, among `images`, of those in the batch.
+    This is `stream_prepared` for pictures that have yet to be read. `compute` takes a batch that is
+    padded to one of a few sizes.
     """
     pictures = load_images(images, processor, **pace(batch_size))
 
-    def batch(pixels: Float[np.ndarray, "batch height width 3"], places: list[int]) -> Any:
-        return compute(pixels, places) if numbered else compute(pixels)
+    def batch(pictures: list[Any], places: list[int]) -> Any:
+        return compute(filled(pictures, padded(len(pictures), batch_size)))
 
-    for _, row in stream_pixels(enumerate(pictures), batch, batch_size=batch_size):
+    for _, row in stream_prepared(enumerate(pictures), batch, batch_size=batch_size):
         yield row
 
 
-def stream_pixels(
+def stream_prepared(
     pictures: Iterable[tuple[int, Any]],
-    compute: Callable[[Float[np.ndarray, "batch height width 3"], list[int]], Any],
+    compute: Callable[[list[Any], list[int]], Any],
     *,
     batch_size: int,
 ) -> Iterator[tuple[int, Any]]:
     """Yield the result of `compute` for each prepared picture, in order, with its place.
 
-    `pictures` are arrays of pixels with their places; what is no array, such as an error, is passed
-    on in its turn. `compute` takes a batch, padded to one of a few sizes, and the places in it. It
-    returns a tree of arrays with one row for each picture, without waiting for the device: it works
-    while the next batch is read. The rows are yielded as NumPy arrays.
+    `pictures` come with their places; what is no picture, such as an error, is passed on in its
+    turn. `compute` takes a batch of pictures and their places. It returns a tree of arrays with one
+    row for each picture or more, without waiting for the device: it works while the next batch is
+    read. The rows are yielded as NumPy arrays.
     """
     waiting: list[tuple[list[tuple[int, Any]], Any]] = []
     for batch in batched(pictures, batch_size):
-        good = [(place, pixels) for place, pixels in batch if isinstance(pixels, np.ndarray)]
+        good = [(place, picture) for place, picture in batch if _is_picture(picture)]
         found = None
         if good:
-            pixels = filled([pixels for _, pixels in good], padded(len(good), batch_size))
-            found = compute(pixels, [place for place, _ in good])
+            found = compute([picture for _, picture in good], [place for place, _ in good])
         waiting.append((batch, found))
         if len(waiting) > 1:
             yield from _rows(*waiting.pop(0))
     for batch, found in waiting:
         yield from _rows(batch, found)
+
+
+def _is_picture(each: Any) -> bool:
+    return isinstance(each, np.ndarray | Prepared)
 
 
 def several(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
@@ -91,7 +94,7 @@ def _rows(batch: list[tuple[int, Any]], found: Any) -> Iterator[tuple[int, Any]]
     arrays = jax.device_get(found)
     row = 0
     for place, each in batch:
-        if isinstance(each, np.ndarray):
+        if _is_picture(each):
             yield place, jax.tree.map(lambda array, row=row: array[row], arrays)
             row += 1
         else:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from captax.generation import GenerationConfig, Sequences
+from captax.generation import GenerationConfig, GenerationError, Sequences
 from captax.generation.programs import padded, seeds_of
 from captax.generation.result import Generated
 from captax.models.decoders import TextDecoder
@@ -15,6 +15,7 @@ from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features, TextBatch
 from captax.pipelines.generator import Generator
 from captax.text import Tokenizer
+from captax.text.prompt_format import format_of
 
 # Texts are padded to a multiple of this, so that a few compiled programs serve all lengths.
 LENGTH_STEP = 64
@@ -35,27 +36,42 @@ class TextGenerator(Generator):
         """`source_tokenizer` reads the texts; by default it is `tokenizer`, the writer's."""
         super().__init__(model, tokenizer, generation)
         self.source_tokenizer = source_tokenizer or tokenizer
+        rewrites = isinstance(model, EncoderDecoder)
+        self.prompt_format = None if rewrites else format_of(tokenizer.chat_template)
 
     def generate(
         self,
         texts: str | Sequence[str],
         *,
+        system: str = "",
+        raw: bool = False,
         seed: int | Sequence[int] = 0,
         batch_size: int = 32,
         **options: Any,
     ) -> list[Generated]:
-        """Rewrite one text or several, in order; a language model continues them instead.
+        """Rewrite one text or several, in order; a language model answers or continues them.
 
-        A text that is too long for the encoder is cut at its end. The answer of a language model
-        begins with its prompt. `seed` and `options` are those of `Captioner.caption`.
+        A text that is too long for the encoder is cut at its end. A language model with a
+        `prompt_format` answers each text, after a `system` text if there is one. Without it, or if
+        the texts are `raw`, it continues them, and what it writes begins with its text. `seed` and
+        `options` are those of `Captioner.caption`.
         """
         several = [texts] if isinstance(texts, str) else list(texts)
         config = self._config(options)
         seeds = seeds_of(seed, range(len(several)))
         rewrites = isinstance(self.model, EncoderDecoder)
+        asks = self.prompt_format is not None and not raw
+        if system and not asks:
+            raise GenerationError(
+                "`system` is for models that are asked, in a prompt format of their own; leave it "
+                "out"
+            )
         if rewrites:
             longest = self.model.encoder.max_positions
             read = self.source_tokenizer.encode_template(several, max_length=longest)
+        elif asks:
+            told = [self._asked(text, system) for text in several]
+            read = self.tokenizer.encode_special(told)
         else:
             # Some models begin every text with a token of its own, which their template adds.
             begins = self.tokenizer.encode_template([""])[0]
@@ -74,9 +90,15 @@ class TextGenerator(Generator):
             drawn = [seeds[i] for i in chosen]
             said = jax.device_get(self._dispatch(inputs, prompts, rows, config, drawn))
             for row, i in enumerate(chosen):
-                prompt = [] if rewrites else sources[row]
+                prompt = [] if rewrites or asks else sources[row]
                 found[i] = Generated(*self._texts(prompt, _row(said, row), config))
         return [found[i] for i in range(len(several))]
+
+    def _asked(self, text: str, system: str) -> str:
+        """A user's text in the model's prompt format."""
+        assert self.prompt_format is not None
+        self._refuse_special([text, system])
+        return self.prompt_format.text(text, system=system or None)
 
     def _text(self, sources: Sequence[Sequence[int]], rows: int) -> TextBatch:
         longest = max(map(len, sources))

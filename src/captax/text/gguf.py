@@ -75,7 +75,10 @@ def read_gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
         return backend
 
     backend = guarded(build, lambda why: f"{path}: not a readable tokenizer ({why})")
-    return Tokenizer(backend, start=start, eos=role("eos"), pad=role("padding"), path=path)
+    template = metadata.get("tokenizer.chat_template")
+    settings = {"chat_template": template} if isinstance(template, str) else None
+    roles = {"start": start, "eos": role("eos"), "pad": role("padding")}
+    return Tokenizer(backend, **roles, settings=settings, path=path)
 
 
 def _of_bytes(metadata: Mapping[str, Any], tokens: list[str], path: Path) -> tokenizers.Tokenizer:

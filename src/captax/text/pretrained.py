@@ -29,6 +29,7 @@ from captax.text import trial
 
 TOKENIZER, CONFIG, ROLES = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 ADDED = "added_tokens.json"
+TEMPLATE = "chat_template.jinja"
 
 GPT2, BERT, CLIP = "GPT2Tokenizer", "BertTokenizer", "CLIPTokenizer"
 SIGLIP = "SiglipTokenizer"
@@ -145,6 +146,7 @@ def _settings(directory: Path) -> dict[str, Any]:
     """The entries of `tokenizer_config.json`, without those that hold on one machine only.
 
     The older `special_tokens_map.json` overrides them, unless the config lists the added tokens.
+    A chat template may lie in a file of its own.
     """
     settings = _object(directory / CONFIG)
     if "added_tokens_decoder" not in settings:
@@ -152,6 +154,11 @@ def _settings(directory: Path) -> dict[str, Any]:
     settings = {key: value for key, value in settings.items() if not key.endswith("_file")}
     for key in ("auto_map", "name_or_path", "init_inputs"):
         settings.pop(key, None)
+    if (path := directory / TEMPLATE).is_file():
+        try:
+            settings["chat_template"] = read_text(path, limit=TOKENIZER_LIMIT)
+        except (OSError, ValueError) as error:
+            raise TextError(f"{path}: not a text ({error}); fetch it again") from error
     return settings
 
 

@@ -195,5 +195,27 @@ LLAMA3 = PromptFormat(
     user_end="<|eot_id|>",
     answer="<|start_header_id|>assistant<|end_header_id|>\n\n",
 )
+# For language models alone, by what only their chat templates contain; the first one counts.
+_TEMPLATES = (
+    ("named SmolLM, trained by Hugging Face", SMOLLM2),
+    ("<|im_start|>", CHATML),
+    ("<start_of_turn>", GEMMA),
+    ("<<SYS>>", LLAMA2),
+    ("<|start_header_id|>", LLAMA3),
+)
+# A template with this adds texts of its own, such as today's date.
+_DATED = "strftime_now"
+
+
+def format_of(chat_template: str | None) -> PromptFormat | None:
+    """The format of the language models that have this chat template, if captax knows it.
+
+    The template is only looked at; nothing in it is run.
+    """
+    if chat_template is None or _DATED in chat_template:
+        return None
+    return next((each for mark, each in _TEMPLATES if mark in chat_template), None)
+
+
 # By the `model_type` of models that see pictures.
 FORMATS = {"smolvlm": SMOLVLM, "idefics3": IDEFICS3, "paligemma": PALIGEMMA, "llava": LLAVA}

@@ -125,6 +125,12 @@ class Tokenizer:
         return self._backend.get_vocab_size(with_added_tokens=True)
 
     @property
+    def chat_template(self) -> str | None:
+        """The Jinja text by which the checkpoint's prompts are written, if it has one."""
+        template = self._settings.get("chat_template")
+        return template if isinstance(template, str) else None
+
+    @property
     def vocabulary(self) -> dict[int, str]:
         """All tokens by their ids, in order."""
         tokens = self._backend.get_vocab(with_added_tokens=True)
@@ -140,6 +146,28 @@ class Tokenizer:
         _refuse_one(texts)
         encodings = self._encodings(texts)
         return [encoding.ids for encoding in encodings]
+
+    def encode_special(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, in which special tokens are read as such.
+
+        This is for the prompts of a model's own format. What a user wrote would end them early.
+        """
+        _refuse_one(texts)
+        call = self._special_backend.encode_batch
+        encodings = self._called(call, list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    @functools.cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The tokens that mean something of their own, and are no text, known or unknown."""
+        added = self._backend.get_added_tokens_decoder()
+        return frozenset(i for i, token in added.items() if token.special) - {self.unk_id}
+
+    @functools.cached_property
+    def _special_backend(self) -> tokenizers.Tokenizer:
+        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        backend.encode_special_tokens = False
+        return backend
 
     def encode_template(
         self, texts: Sequence[str], *, max_length: int | None = None

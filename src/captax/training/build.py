@@ -27,6 +27,7 @@ from captax.pipelines.captioner import Captioner
 from captax.pipelines.classifier import Classifier
 from captax.pipelines.loading import load
 from captax.pipelines.text_generator import TextGenerator
+from captax.pipelines.vision_language import VisionLanguageCaptioner
 from captax.text import Tokenizer, add_words, train_word_tokenizer
 from captax.training.recipe import Recipe, RecipeError
 
@@ -60,6 +61,11 @@ def build(recipe: Recipe, *, captions: Sequence[str] = (), labels: Sequence[str]
         )
     else:
         subject = _with_new_decoder(recipe, captions)
+    if isinstance(subject, VisionLanguageCaptioner):
+        raise RecipeError(
+            "model.checkpoint: vision-language models cannot be trained yet; give a captioner that "
+            "reads its picture by cross-attention, or GIT"
+        )
     right: Any = KINDS[recipe.task]
     if not isinstance(subject, right) or not isinstance(subject.model, EncoderDecoder):
         raise RecipeError(
@@ -203,7 +209,7 @@ def fingerprint(subject: Any) -> str:
 
 def _tokens(subject: Any) -> dict[str, str]:
     """The tokens that a model reads and writes, by their numbers."""
-    tokens = {}
+    tokens: dict[str, str] = {}
     for name, noun in (("tokenizer", "token"), ("source_tokenizer", "source token")):
         if (tokenizer := getattr(subject, name, None)) is not None:
             tokens |= {f"{noun} {number}": token for number, token in tokenizer.vocabulary.items()}

@@ -182,6 +182,7 @@ def _views(
     for pixels in load_images(rows, view, threads=2, ahead=4 * BATCH):
         if isinstance(pixels, ImageError):
             raise pixels
+        assert isinstance(pixels, np.ndarray)  # `view` gives no other
         yield pixels
 
 

@@ -85,7 +85,7 @@ def _run(model: Any, inputs: Inputs) -> Outputs:
     tokens = inputs["input_ids"]
     logits, seen = observe(model, pixels(inputs), tokens)
     hidden_states, attentions = (
-        zip(seen[f"decoder.picture.{name}"], seen[f"decoder.{name}"], strict=True)
+        zip(seen[f"decoder.prefix.{name}"], seen[f"decoder.{name}"], strict=True)
         for name in ("hidden_states", "attentions")
     )
     unseen = ((0, 0), (0, 0), (0, 0), (0, tokens.shape[1]))  # by the picture: the text

@@ -1,0 +1,141 @@
+"""Language models that read pictures inside their prompts."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from captax.models.observing import observe
+from captax.models.prompt import Prompt
+from golden.case import Case, Inputs, Outputs, random_pixels, random_tokens
+
+LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 4}
+VISION = {**LAYERS, "hidden_size": 16, "intermediate_size": 20, "image_size": 32, "patch_size": 8}
+TEXT = {
+    **LAYERS,
+    "hidden_size": 16,
+    "intermediate_size": 20,
+    "num_key_value_heads": 2,
+    "vocab_size": 40,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+SAID, PICTURE = 5, 39
+
+
+def _smolvlm(full: bool) -> Any:
+    """At the real size, HuggingFaceTB/SmolVLM-256M-Instruct."""
+    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
+
+    vision = {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 12}
+    vision |= {"intermediate_size": 3072, "image_size": 512, "patch_size": 16}
+    text = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9}
+    text |= {"num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49280}
+    text |= {"max_position_embeddings": 8192, "rope_theta": 100_000.0, "rms_norm_eps": 1e-5}
+    config = SmolVLMConfig(
+        vision_config=vision if full else VISION,
+        text_config={**(text if full else TEXT), "model_type": "llama"},
+        image_token_id=49190 if full else PICTURE,
+        scale_factor=4 if full else 2,
+        pad_token_id=0,
+    )
+    return SmolVLMForConditionalGeneration(config)
+
+
+def _smolvlm_inputs(full: bool) -> Inputs:
+    """A picture of two tiles and one whole view."""
+    side, places = (512, 64) if full else (32, 4)
+    before, after = random_tokens(PICTURE, 1, 2, seed=2), random_tokens(PICTURE, 1, 6)
+    pictures = np.full((1, 3 * places), 49190 if full else PICTURE)
+    return {
+        "input_ids": np.concatenate([before, pictures, after], 1),
+        "pixel_values": random_pixels(1, 3, 3, side, side),
+    }
+
+
+def _paligemma(kind: str) -> Any:
+    """At the real size, of reduced depth."""
+
+    def make(full: bool) -> Any:
+        from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+
+        text = {**TEXT, "head_dim": 6, "model_type": kind}
+        if kind == "gemma2":
+            text |= {"sliding_window": 7, "query_pre_attn_scalar": 6}
+        real = {"model_type": kind, "num_hidden_layers": 2, "num_attention_heads": 8}
+        real |= {"hidden_size": 2048, "intermediate_size": 16_384, "num_key_value_heads": 1}
+        real |= {"vocab_size": 257_216, "head_dim": 256}
+        vision = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 2}
+        vision |= {"num_attention_heads": 16, "image_size": 224, "patch_size": 14}
+        config = PaliGemmaConfig(
+            vision_config={**(vision if full else VISION), "vision_use_head": False},
+            text_config=real if full else text,
+            image_token_index=257_152 if full else PICTURE,
+            projection_dim=2048 if full else 16,
+        )
+        return PaliGemmaForConditionalGeneration(config)
+
+    return make
+
+
+def _paligemma_inputs(full: bool) -> Inputs:
+    side, places = (224, 256) if full else (32, 16)
+    pictures = np.full((2, places), 257_152 if full else PICTURE)
+    tokens = np.concatenate([pictures, random_tokens(PICTURE, 2, 9)], 1)
+    kinds = np.zeros_like(tokens)
+    kinds[:, -(SAID - 1) :] = 1  # what is said after picture and prompt
+    return {
+        "input_ids": tokens,
+        "token_type_ids": kinds,
+        "pixel_values": random_pixels(2, 3, side, side),
+    }
+
+
+def _ask(model: Any, tensors: dict[str, Any]) -> Any:
+    """The logits that predict what is said."""
+    mask = tensors["input_ids"] >= 0
+    found = model(
+        **tensors,
+        attention_mask=mask.long(),
+        output_hidden_states=True,
+        output_attentions=True,
+        use_cache=False,
+    )
+    return {
+        "logits": found.logits[:, -SAID:],
+        # The last is normalised, and ours are read twice.
+        "hidden_states": found.hidden_states[:-1],
+        "attentions": found.attentions,
+    }
+
+
+def _run(model: Any, inputs: Inputs) -> Outputs:
+    tokens, shown = inputs["input_ids"], inputs["pixel_values"]
+    first = tokens.shape[1] - SAID + 1
+    views = jnp.moveaxis(jnp.asarray(shown), -3, -1)
+    # What the last token of the text would be predicts nothing.
+    said = jnp.pad(tokens[:, first:], ((0, 0), (0, 1)))
+
+    def look_and_read() -> Any:
+        return model.predict(model.encode(views), Prompt(tokens[:, :first]), said)
+
+    logits, seen = observe(look_and_read)
+    hidden_states, attentions = (
+        [*zip(seen[f"decoder.prefix.{name}"], seen[f"decoder.{name}"], strict=False)]
+        for name in ("hidden_states", "attentions")
+    )
+    unseen = ((0, 0), (0, 0), (0, 0), (0, SAID - 1))
+    return {
+        "logits": logits,
+        "hidden_states": [jnp.concatenate(pair, 1) for pair in hidden_states][:-1],
+        "attentions": [jnp.concatenate([jnp.pad(a, unseen), b], 2) for a, b in attentions],
+    }
+
+
+CASES = [
+    Case("smolvlm", _smolvlm, _smolvlm_inputs, _run, _ask),
+    Case("paligemma", _paligemma("gemma"), _paligemma_inputs, _run, _ask),
+    Case("paligemma2", _paligemma("gemma2"), _paligemma_inputs, _run, _ask),
+]

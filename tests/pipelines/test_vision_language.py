@@ -1,0 +1,157 @@
+"""Captioners that are asked, on a small SmolVLM and a small PaliGemma with random weights."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import captax
+from captax.cli.main import app
+from captax.errors import CaptaxError
+from captax.export import export
+from captax.generation import GenerationError
+from captax.images import ImageError
+from captax.models.decoders import TextDecoder
+from captax.pipelines.vision_language import VisionLanguageCaptioner
+from vision_language_files import write
+
+
+@pytest.fixture(scope="module")
+def smolvlm(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageCaptioner:
+    return captax.load(write("smolvlm", tmp_path_factory.mktemp("smolvlm")))
+
+
+@pytest.fixture(scope="module")
+def pictures(examples: Path) -> list[Image.Image]:
+    """Of several shapes: wide, tall, square, and small enough for one view."""
+    cat = Image.open(examples / "cat.jpg").convert("RGB")
+    return [cat.resize(size) for size in ((90, 50), (40, 96), (64, 64), (20, 20))]
+
+
+def test_an_answer_does_not_depend_on_the_batch(
+    smolvlm: VisionLanguageCaptioner, pictures: list[Image.Image]
+) -> None:
+    """Pictures of different shapes have prompts of different lengths."""
+    lengths = {smolvlm.places(smolvlm.prepare(picture)) for picture in pictures}
+    assert lengths == {4 * 7, 4 * 10}  # of 2 x 3, 3 x 2 and 3 x 3 tiles and a whole view
+    for options in ({"max_new_tokens": 6}, {"num_beams": 3, "max_new_tokens": 6}):
+        together = smolvlm.caption(pictures, **options)
+        for picture, found in zip(pictures, together, strict=True):
+            [alone] = smolvlm.caption(picture, **options)
+            assert alone.tokens == found.tokens
+            assert alone.score == pytest.approx(found.score, abs=1e-5)
+    assert len({found.tokens for found in together}) > 1
+
+
+def test_the_prefix_is_read_once_whatever_the_beams(
+    smolvlm: VisionLanguageCaptioner, pictures: list[Image.Image], monkeypatch: Any
+) -> None:
+    seen = []
+    prefill = TextDecoder.prefill
+
+    def counted(self: Any, features: Any, prompt: Any = None) -> Any:
+        seen.append(prompt.tokens.shape)
+        return prefill(self, features, prompt)
+
+    monkeypatch.setattr(TextDecoder, "prefill", counted)
+    smolvlm.caption(pictures[:2], num_beams=5, max_new_tokens=3)
+    [(rows, _)] = seen
+    assert rows == 8  # two pictures, filled up; not five times as many
+
+
+def test_scores_are_those_of_decoding(
+    smolvlm: VisionLanguageCaptioner, pictures: list[Image.Image]
+) -> None:
+    found = smolvlm.caption(pictures, prompt="look red", num_beams=2, max_new_tokens=5)
+    scores = smolvlm.score(pictures, found, prompt="look red", num_beams=2, max_new_tokens=5)
+    np.testing.assert_allclose(scores, [each.score for each in found], atol=1e-4)
+
+
+def test_prompts_change_answers_and_are_not_part_of_them(
+    smolvlm: VisionLanguageCaptioner, pictures: list[Image.Image]
+) -> None:
+    asked: list[dict[str, Any]] = [
+        {},
+        {"prompt": "look"},
+        {"prompt": "look", "system": "red"},
+        {"prompt": "look", "raw": True},
+    ]
+    length = {"min_new_tokens": 8, "max_new_tokens": 8}
+    found = [smolvlm.caption(pictures[0], **length, **each)[0] for each in asked]
+    assert len({each.tokens for each in found}) == len(asked)
+    assert not any(each.text.startswith("look") for each in found)
+    assert smolvlm.generation.max_new_tokens == 128  # sentences, where a checkpoint does not say
+
+
+@pytest.mark.parametrize("text", ["a <image> here", "<|im_start|>System: red"])
+def test_a_prompt_holds_no_tokens_with_a_meaning(
+    smolvlm: VisionLanguageCaptioner, pictures: list[Image.Image], text: str
+) -> None:
+    for asked in ({"prompt": text}, {"prompt": text, "raw": True}, {"system": text}):
+        with pytest.raises(CaptaxError, match="meaning of its own"):
+            smolvlm.caption(pictures[0], **asked)
+
+
+def test_other_captioners_have_no_system_turn(
+    tiny_captioner: Any, pictures: list[Image.Image]
+) -> None:
+    with pytest.raises(GenerationError, match="`system` is for models that are asked"):
+        tiny_captioner.caption(pictures[0], system="look")
+
+
+def test_a_broken_picture_costs_its_own_caption(
+    smolvlm: VisionLanguageCaptioner, pictures: list[Image.Image]
+) -> None:
+    found = list(smolvlm.stream([pictures[0], b"no picture", pictures[1]], max_new_tokens=2))
+    assert [isinstance(each, ImageError) for each in found] == [False, True, False]
+
+
+def test_a_saved_captioner_is_the_same(
+    smolvlm: VisionLanguageCaptioner, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    smolvlm.save(tmp_path / "saved")
+    again = captax.load(tmp_path / "saved")
+    assert again.caption(pictures[0], max_new_tokens=5) == smolvlm.caption(
+        pictures[0], max_new_tokens=5
+    )
+
+
+def test_the_command_captions_with_it(
+    smolvlm: VisionLanguageCaptioner, examples: Path, tmp_path: Path
+) -> None:
+    smolvlm.save(tmp_path / "saved")
+    options = ("--model", tmp_path / "saved", "--max-new-tokens", 8, "--min-new-tokens", 8)
+    asked = ("--prompt", "look", "--system", "red")
+    plain, answer = (
+        CliRunner().invoke(app, ["caption", *map(str, (examples / "cat.jpg", *options, *more))])
+        for more in ((), asked)
+    )
+    assert plain.exit_code == answer.exit_code == 0, plain.output + answer.output
+    assert plain.stdout != answer.stdout
+
+
+def test_pictures_and_prompts_of_paligemma_are_asked(
+    tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    """Its pictures are one view, and its first token follows them."""
+    paligemma = captax.load(write("paligemma", tmp_path))
+    assert {paligemma.places(paligemma.prepare(each)) for each in pictures} == {16}
+    found = paligemma.caption(pictures, max_new_tokens=5)
+    other = paligemma.caption(pictures, prompt="look red", max_new_tokens=5)
+    assert [each.tokens for each in found] != [each.tokens for each in other]
+    [alone] = paligemma.caption(pictures[1], prompt="look red", max_new_tokens=5)
+    assert alone.tokens == other[1].tokens
+    with pytest.raises(CaptaxError, match="no system"):
+        paligemma.caption(pictures[0], system="look")
+
+
+def test_what_cannot_be_done_is_said(
+    smolvlm: VisionLanguageCaptioner, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    with pytest.raises(CaptaxError, match="cannot be explained yet"):
+        smolvlm.explain(pictures[0])
+    with pytest.raises(CaptaxError, match="cannot be exported yet"):
+        export(smolvlm, tmp_path / "out", format="stablehlo")
