@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from captax.errors import quoted
+from captax.models.arithmetic import map_pictures
 from captax.models.cache import Cache, Prefix
 from captax.models.config import ConfigError, ModelConfig, Roles
 from captax.models.connectors import Connector
@@ -23,6 +24,8 @@ from captax.models.two_towers import PictureTowerConfig
 
 Config = TypeVar("Config", bound="VisionLanguageConfig")
 VISION, TEXT = PictureTowerConfig(), LanguageConfig()  # of no family, which each replaces
+# More would take more memory for attention than for all else: 32 pictures may have 544 views.
+VIEWS_AT_ONCE = 32
 Views = Float[Array, "batch views height width 3"] | Float[Array, "batch height width 3"]
 
 
@@ -133,7 +136,8 @@ class VisionLanguageModel(EncoderDecoder):
         views = inputs[:, None] if inputs.ndim == 4 else inputs
         batch, count = views.shape[:2]
         with scope("encoder"):
-            features = self.encoder(views.reshape(-1, *views.shape[2:]))
+            flat = views.reshape(-1, *views.shape[2:])
+            features = map_pictures(self.encoder, flat, VIEWS_AT_ONCE)
         found = self.bridge(features)
         tokens = found.tokens.reshape(batch, count * found.tokens.shape[1], -1)
         return dataclasses.replace(found, tokens=tokens)
