@@ -89,26 +89,22 @@ def generate(
     the loop does not wait for it. Sampling draws by `seeds`, by default the number of the row.
     Raises `GenerationError` if no token may be decoded.
     """
-    given: Any
-    start: Any
     limit: Any
     if isinstance(prompt, Prompts):
         read, new_tokens = prompt.prompt, prompt.new_tokens
-        given, lengths = read.tokens, read.lengths
-        limit = given.shape[1] + prompt.limits[:, None]
-        start = 0 if lengths is None else given.shape[1] - lengths[:, None]
+        limit = read.tokens.shape[1] + prompt.limits[:, None]
     else:
         if max_new_tokens is None or max_new_tokens < 1:
             raise GenerationError(f"`max_new_tokens` is {max_new_tokens}; it must be 1 or more")
-        read, given, new_tokens, start = Prompt(prompt), prompt, max_new_tokens, 0
+        read, new_tokens = Prompt(prompt), max_new_tokens
         limit = prompt.shape[1] + new_tokens
-    (batch, first), beams = given.shape, strategy.beams
+    (batch, first), beams = read.tokens.shape, strategy.beams
     if alive is None:
         alive = jnp.ones(batch, bool)
     if seeds is None:
         seeds = jnp.stack([jnp.zeros(batch, jnp.int32), jnp.arange(batch, dtype=jnp.int32)], 1)
     eos = (eos_id,) if isinstance(eos_id, int) else eos_id
-    constrain = constrainer(constraints, start, first, limit, eos)
+    constrain = constrainer(constraints, read.filled, first, limit, eos)
     decoding = Decoding(first, limit, eos, constrain, seeds)
 
     def unfinished(carry: tuple) -> Array:
@@ -138,7 +134,7 @@ def at_the_end(prompt: Prompt) -> Int[Array, "batch time"]:
     if prompt.lengths is None:
         return tokens
     time = tokens.shape[1]
-    places = jnp.arange(time) - (time - prompt.lengths[:, None])
+    places = jnp.arange(time) - prompt.filled
     return jnp.where(places >= 0, jnp.take_along_axis(tokens, places % time, 1), NONE)
 
 

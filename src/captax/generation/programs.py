@@ -13,7 +13,7 @@ from jaxtyping import Int
 from captax.compilation import refuse_fork
 from captax.generation.decoding import GenerationError
 from captax.generation.loop import Prompts
-from captax.models.encoders import LengthError
+from captax.models.encoders import check_positions
 from captax.models.prompt import Prompt
 
 # Each size has a compiled program; a smaller batch is padded to the next size.
@@ -207,9 +207,5 @@ def with_limits(
     assert prompt.lengths is not None
     limits = np.pad(limits, (0, len(prompt.tokens) - len(limits)), "edge").astype(np.int32)
     # The last token is never read.
-    if (needed := int((prompt.lengths + limits).max()) - 1) > max_positions:
-        raise LengthError(
-            f"the decoder has {max_positions} positions and {needed} are needed; use a lower "
-            "`max_new_tokens` or a shorter prompt"
-        )
+    check_positions(int((prompt.lengths + limits).max()) - 1, max_positions)
     return Prompts(prompt, limits, padded_length(int(limits.max()), usual, max_positions))

@@ -42,11 +42,10 @@ def score(
     forbids has the score that it would have without constraints.
     """
     eos = (eos_id,) if isinstance(eos_id, int) else eos_id
-    first, start = prompt.tokens.shape[1], 0
-    if prompt.lengths is not None:
-        start = first - prompt.lengths[:, None]
+    first = prompt.tokens.shape[1]
     limit = first + limits[:, None]
-    decoding = Decoding(first, limit, eos, constrainer(constraints, start, first, limit, eos))
+    constrain = constrainer(constraints, prompt.filled, first, limit, eos)
+    decoding = Decoding(first, limit, eos, constrain)
     logits = model.predict(features, prompt, tokens)
     history = jnp.concatenate([at_the_end(prompt), tokens], axis=1)[:, None]
 

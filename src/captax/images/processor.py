@@ -114,18 +114,23 @@ class Processor:
         resample = Image.Resampling[self.resample.upper()]
         return _shortened(image, (width, height)).resize((width, height), resample)
 
+    @property
+    def factors(self) -> tuple[Float32[np.ndarray, " 3"], Float32[np.ndarray, " 3"]]:
+        """The scale and the offset of each channel: normalised are `pixels * scale + offset`."""
+        mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
+        return (self.rescale / std).astype(np.float32), (-mean / std).astype(np.float32)
+
     def normalize(
         self, pixels: UInt8[np.ndarray, "batch height width 3"]
     ) -> Float32[np.ndarray, "batch height width 3"]:
         """`(pixels * rescale - mean) / std` of 8-bit pixels."""
-        mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
+        scale, offset = self.factors
         normalized = np.empty(pixels.shape, np.float32)
         # Factors for a whole line of pixels at once are three times as fast as NumPy's loop over 3.
         width = pixels.shape[2]
         lines = normalized.reshape(-1, 3 * width)
-        scale, offset = np.tile(self.rescale / std, width), np.tile(-mean / std, width)
-        np.multiply(pixels.reshape(lines.shape), scale.astype(np.float32), out=lines)
-        lines += offset.astype(np.float32)
+        np.multiply(pixels.reshape(lines.shape), np.tile(scale, width), out=lines)
+        lines += np.tile(offset, width)
         return normalized
 
     def pixel_config(self) -> dict[str, Any]:

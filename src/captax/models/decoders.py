@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from captax.models.arithmetic import ACTIVATIONS, activation_dtype, look_up, project
 from captax.models.cache import Cache, KeysValues, Past, Prefix, Span
-from captax.models.encoders import Features, LengthError
+from captax.models.encoders import Features, check_positions
 from captax.models.layers import Layer, run_layer
 from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
 from captax.models.observing import record, scope
@@ -135,12 +135,8 @@ class TextDecoder(nnx.Module):
         """
         given = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
         batch, time = given.tokens.shape
-        needed = time + new_tokens
-        if given.lengths is None and needed > self.max_positions:
-            raise LengthError(
-                f"the decoder has {self.max_positions} positions and {needed} are needed; use a "
-                "lower `max_new_tokens` or a shorter prompt"
-            )
+        if given.lengths is None:
+            check_positions(time + new_tokens, self.max_positions)
         prefix, logits = self.prefill(features, given)
         assert logits is not None  # since there is a prompt
         attention = self.layers[0].self_attention

@@ -197,19 +197,23 @@ class EncoderDecoder(nnx.Module):
         with scope("decoder"):
             return self.decoder(features, tokens, positions, segments)
 
+    def placed(self, prompt: Prompt) -> Prompt:
+        """The prompt, which knows where its pictures are if they are read as part of it."""
+        return prompt
+
     def predict(
         self, features: Features, prompt: Prompt, tokens: Int[Array, "batch time"]
     ) -> Float[Array, "batch time vocab"]:
         """Logits that predict each of `tokens`, from the prompt and the tokens before it."""
         with scope("decoder"):
-            return self.decoder.predict(features, prompt, tokens)
+            return self.decoder.predict(features, self.placed(prompt), tokens)
 
     def prefill(
         self, features: Features, prompt: Prompt | None = None
     ) -> tuple[Prefix, Float[Array, "batch vocab"] | None]:
         """What the decoder keeps of the picture and the prompts, and the logits after these."""
         with scope("decoder"):
-            return self.decoder.prefill(features, prompt)
+            return self.decoder.prefill(features, prompt and self.placed(prompt))
 
     def begin(
         self,
@@ -219,8 +223,9 @@ class EncoderDecoder(nnx.Module):
         beams: int = 1,
     ) -> tuple[Float[Array, "batch vocab"], Cache]:
         """Logits after the prompts, and a cache for `beams` texts of `new_tokens` after each."""
+        given = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
         with scope("decoder"):
-            return self.decoder.begin(features, prompt, new_tokens, beams)
+            return self.decoder.begin(features, self.placed(given), new_tokens, beams)
 
     def advance(
         self, tokens: Int[Array, " rows"], cache: Cache

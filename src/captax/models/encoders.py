@@ -46,6 +46,15 @@ class LengthError(OptionError):
     """A text is longer than a model can read, or a caption would become so."""
 
 
+def check_positions(needed: int, most: int) -> None:
+    """Raise `LengthError` if a text and its prompt need more positions than a decoder has."""
+    if needed > most:
+        raise LengthError(
+            f"the decoder has {most} positions and {needed} are needed; use a lower "
+            "`max_new_tokens` or a shorter prompt"
+        )
+
+
 class ShapeError(CaptaxError):
     """An array does not have the shape that a model takes."""
 

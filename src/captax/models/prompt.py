@@ -20,6 +20,11 @@ class Prompt:
     lengths: Int[Any, " batch"] | None = None
     pictures: Bool[Any, "batch time"] | None = None
 
+    @property
+    def filled(self) -> Any:
+        """How many places each row is filled up by: a column, or 0 for all."""
+        return 0 if self.lengths is None else self.tokens.shape[1] - self.lengths[:, None]
+
 
 def splice(
     embeddings: Float[Array, "batch time width"],

@@ -6,11 +6,10 @@ from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from captax.errors import quoted
 from captax.models.arithmetic import map_pictures
-from captax.models.cache import Cache, Prefix
 from captax.models.config import ConfigError, ModelConfig, Roles
 from captax.models.connectors import Connector
 from captax.models.decoders import TextDecoder
@@ -145,28 +144,7 @@ class VisionLanguageModel(EncoderDecoder):
     def bridge(self, features: Features) -> Features:
         return self.connector(features)
 
-    def prefill(
-        self, features: Features, prompt: Prompt | None = None
-    ) -> tuple[Prefix, Float[Array, "batch vocab"] | None]:
-        return super().prefill(features, prompt and self._placed(prompt))
-
-    def predict(
-        self, features: Features, prompt: Prompt, tokens: Int[Array, "batch time"]
-    ) -> Float[Array, "batch time vocab"]:
-        return super().predict(features, self._placed(prompt), tokens)
-
-    def begin(
-        self,
-        features: Features,
-        prompt: Prompt | Int[Array, "batch time"],
-        new_tokens: int,
-        beams: int = 1,
-    ) -> tuple[Float[Array, "batch vocab"], Cache]:
-        given = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
-        return super().begin(features, self._placed(given), new_tokens, beams)
-
-    def _placed(self, prompt: Prompt) -> Prompt:
-        """The prompt, which knows where its pictures are."""
+    def placed(self, prompt: Prompt) -> Prompt:
         pictures = jnp.asarray(prompt.tokens) == self.picture_id
         if prompt.lengths is not None:
             pictures &= jnp.arange(pictures.shape[1]) < prompt.lengths[:, None]

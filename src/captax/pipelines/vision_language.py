@@ -92,7 +92,5 @@ class VisionLanguageCaptioner(Captioner):
         return views
 
     def _encode(self, model: Any, inputs: Any) -> Features:
-        how = self.processor
-        mean, std = np.array(how.mean), np.array(how.std)
-        scale, offset = (np.asarray(x, np.float32) for x in (how.rescale / std, -mean / std))
+        scale, offset = self.processor.factors
         return model.encode(jnp.asarray(inputs, jnp.float32) * scale + offset)
