@@ -244,6 +244,8 @@ async def _unless_gone(request: Request, work: Awaitable[Given]) -> Given:
     finally:
         working.cancel()
         gone.cancel()
+        # What the pictures took is given back before the request counts as ended.
+        await asyncio.wait({working, gone})
 
 
 def _unread(request: Request, sent: Sent, result: Any) -> dict[str, Any] | None:
