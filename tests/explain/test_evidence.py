@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captax.explain.evidence import evidence, hidden_picture, occlusion
+from captax.explain.evidence import evidence, occlusion
 from captax.explain.faithfulness import measure
+from captax.explain.hiding import hidden_picture
 from captax.explain.reading import Given, Reader
 from captax.explain.rollout import rollout
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
+from captax.models.prompt import Prompt
 
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.normal(size=(6, 4, 3)).astype(np.float32) / 3
@@ -29,7 +31,7 @@ class Logistic(EncoderDecoder):
     def encode(self, pixels: Any) -> Features:
         return Features((pixels * WEIGHTS).reshape(len(pixels), -1, 1), grid=GRID)
 
-    def read(self, features: Features, tokens: Any) -> Any:
+    def predict(self, features: Features, prompt: Prompt, tokens: Any) -> Any:
         odds = features.tokens.sum((1, 2))[:, None]
         odds = jnp.broadcast_to(odds, tokens.shape)
         return jnp.stack([odds, jnp.zeros_like(odds)], axis=-1)
@@ -43,9 +45,10 @@ def reader() -> Reader:
 
 @pytest.fixture
 def given() -> Given:
-    """Of the five tokens the last two, 0 and 1, are explained; besides are prompt and padding."""
+    """The first two tokens, 0 and 1, are explained; the others are padding."""
     pixels, hidden = RNG.normal(size=(2, 6, 4, 3)).astype(np.float32)
-    return Given(pixels, hidden, np.array([1, 0, 0, 1, 0], np.int32), length=4, said=2)
+    prompt = Prompt(np.array([[1, 0]], np.int32), np.array([2], np.int32))
+    return Given(pixels, hidden, prompt, np.array([0, 1, 0], np.int32), said=2)
 
 
 def odds(pixels: np.ndarray) -> float:

@@ -6,14 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+import captax
 from captax.checkpoints.directory import load_model
 from captax.generation import GenerationConfig
-from captax.images import ImageProcessor
+from captax.images import ImageProcessor, Prepared
 from captax.pipelines.captioner import Caption, Captioner
 from captax.text import Tokenizer
 from golden.families import CASES
+from vision_language_files import write
 
 torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 torch_side = pytest.importorskip("golden.torch_side")
 pytestmark = pytest.mark.parity
 
@@ -66,6 +69,35 @@ def test_attentions_of_a_caption_are_the_reference_s(
     np.testing.assert_allclose(found.self_attentions, texts, atol=1e-4)
     logprobs = torch.log_softmax(logits, -1).numpy()[range(len(SAID)), SAID]
     np.testing.assert_allclose(found.logprobs, logprobs, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "paligemma"])
+def test_attentions_to_a_picture_in_the_prompt_are_the_reference_s(
+    name: str, tmp_path: Path
+) -> None:
+    """The mean over heads, cut in the picture and the text, in the order of the prompt."""
+    captioner = captax.load(write(name, tmp_path))
+    picture = Prepared(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    found = captioner.explain(picture, Caption("", 0.0, SAID, ()), prompt="look")
+
+    reference = transformers.AutoModelForImageTextToText.from_pretrained(
+        tmp_path, attn_implementation="eager", dtype=torch.float32
+    ).eval()
+    prompt = captioner._encode_prompt("look", "", False, picture.grid)
+    pixels = torch.from_numpy(captioner.processor.normalize(picture.views).transpose(0, 3, 1, 2))
+    given = {"pixel_values": pixels[None] if name == "smolvlm" else pixels}
+    if name == "paligemma":
+        # Without these it takes the prompt for a caption that it learns.
+        given["token_type_ids"] = torch.tensor([[0] * len(prompt) + [1] * (len(SAID) - 1)])
+    tokens = torch.tensor([[*prompt, *SAID[:-1]]])
+    with torch.no_grad():
+        want = reference(input_ids=tokens, **given, output_attentions=True)
+    joint = stacked(want.attentions)[:, :, len(prompt) - 1 :].mean(1, keepdims=True)
+    pictured = tokens[0].numpy() == captioner.model.picture_id
+    np.testing.assert_allclose(found.cross_attentions, joint[..., pictured], atol=1e-4)
+    np.testing.assert_allclose(found.self_attentions, joint[..., ~pictured], atol=1e-4)
+    logprobs = torch.log_softmax(want.logits[0, len(prompt) - 1 :], -1).numpy()
+    np.testing.assert_allclose(found.logprobs, logprobs[range(len(SAID)), SAID], atol=1e-3)
 
 
 def stacked(layers: Any) -> np.ndarray:

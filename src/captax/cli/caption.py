@@ -19,7 +19,9 @@ from captax.cli.options import (
     Loaded,
     Model,
     Offline,
+    Raw,
     Revision,
+    System,
     decoding,
     load_captioner,
     lowest_of,
@@ -68,21 +70,8 @@ def caption(
             show_default=False,
         ),
     ] = "",
-    system: Annotated[
-        str,
-        typer.Option(
-            help="What a vision-language model is told before the prompt. Default: nothing.",
-            show_default=False,
-        ),
-    ] = "",
-    raw: Annotated[
-        bool,
-        typer.Option(
-            "--raw",
-            help="Give a vision-language model the prompt as it is, after the picture and without "
-            "its prompt format. Default: no.",
-        ),
-    ] = False,
+    system: System = "",
+    raw: Raw = False,
     batch_size: Annotated[int, typer.Option(help="Pictures captioned at once.", min=1)] = 32,
     out: Annotated[
         Path | None,

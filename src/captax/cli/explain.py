@@ -14,7 +14,9 @@ from captax.cli.options import (
     Loaded,
     Model,
     Offline,
+    Raw,
     Revision,
+    System,
     decoding,
     load_captioner,
     named_pictures,
@@ -80,8 +82,15 @@ def explain(
         str | None, typer.Option(help="Explain this caption. By default the model writes one.")
     ] = None,
     prompt: Annotated[
-        str, typer.Option(help="The text that the caption begins with. By default there is none.")
+        str,
+        typer.Option(
+            help="The text that the caption begins with; a vision-language model answers it "
+            "instead. Default: none, or the model's own.",
+            show_default=False,
+        ),
     ] = "",
+    system: System = "",
+    raw: Raw = False,
     method: Annotated[
         list[Method] | None,
         typer.Option(
@@ -183,6 +192,8 @@ def explain(
             _picture(image),
             caption,
             prompt=prompt,
+            system=system,
+            raw=raw,
             methods=methods,
             faithfulness=faithfulness,
             hide=hide.value,
@@ -202,7 +213,9 @@ def explain(
         _judge(found)
     if feed_back:
         options.pop("seed", None)
-        again = captioner.caption_again(found, method=first, word=place, **options)
+        again = captioner.caption_again(
+            found, method=first, word=place, system=system, raw=raw, **options
+        )
         print(f"fed back: {again.text}")
 
 

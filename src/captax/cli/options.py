@@ -76,6 +76,21 @@ Loaded = Annotated[
         help="The type of weights in memory. bfloat16 is fastest on TPUs, GPUs and CPUs with AMX.",
     ),
 ]
+System = Annotated[
+    str,
+    typer.Option(
+        help="What a vision-language model is told before the prompt. Default: nothing.",
+        show_default=False,
+    ),
+]
+Raw = Annotated[
+    bool,
+    typer.Option(
+        "--raw",
+        help="Give a vision-language model the prompt as it is, after the picture and without its "
+        "prompt format. Default: no.",
+    ),
+]
 # What commands exit with when they went on past inputs that could not be read.
 SOME_FAILED = 1
 

@@ -13,20 +13,10 @@ Evidence is signed: what speaks against a word is negative.
 
 import numpy as np
 from jaxtyping import Bool, Float
-from PIL import Image, ImageFilter
 
 from captax.explain.reading import STEPS, Given, Reader
 
 EVIDENCE = ("gradient", "integrated", "occlusion")
-HIDE = ("mean", "blur")
-
-
-def hidden_picture(image: Image.Image, hide: str) -> Image.Image:
-    """The RGB picture with everything hidden: filled with its mean colour, or blurred."""
-    if hide == "blur":
-        return image.filter(ImageFilter.GaussianBlur(max(image.size) / 8))
-    colour = np.asarray(image).reshape(-1, 3).mean(0).round().astype(int)
-    return Image.new("RGB", image.size, tuple(map(int, colour)))
 
 
 def evidence(

@@ -7,13 +7,15 @@ from jaxtyping import Float
 from PIL import Image
 
 from captax.explain import faithfulness as faith
-from captax.explain.evidence import EVIDENCE, HIDE, evidence, hidden_picture
+from captax.explain.evidence import EVIDENCE, evidence
 from captax.explain.explanation import Explanation
+from captax.explain.hiding import HIDE, hidden
 from captax.explain.maps import ATTENTION, METHODS, ROLLOUT, ExplainError
 from captax.explain.reading import Given, Reader
 from captax.explain.words import merge_tokens, token_texts
+from captax.generation.programs import CAPTION_LENGTH, fill_prompts, padded_length
 from captax.generation.result import Generated
-from captax.images import ImageProcessor, Prepared
+from captax.images import ImageProcessor, Prepared, TileProcessor
 from captax.text import Tokenizer
 
 ALL = "all"
@@ -35,13 +37,15 @@ def known_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
 
 def explain(
     reader: Reader,
-    processor: ImageProcessor,
+    processor: ImageProcessor | TileProcessor,
     tokenizer: Tokenizer,
     image: Image.Image | Prepared,
+    shown: Prepared,
     caption: Generated,
     begin: Sequence[int],
     *,
     prompt: str = "",
+    spoken: Sequence[int] = (),
     eos: tuple[int, ...],
     room: int,
     methods: str | Sequence[str] = (ATTENTION,),
@@ -53,8 +57,9 @@ def explain(
 ) -> Explanation:
     """Explain `caption` by reading it with the picture, once or many times.
 
-    `begin` holds the start token and the prompt's tokens; captions are padded to `room` tokens, so
-    that few programs serve all. Evidence and faithfulness hide places of the picture behind its
+    `shown` is the `image` as the processor prepares it. `begin` holds all tokens that the decoder
+    reads before it writes, and `spoken` are those of them that the caption begins with; the decoder
+    has `room` for so many tokens. Evidence and faithfulness hide places of the picture behind its
     mean colour or a blur. With `all`, methods that the model does not have are left out. The
     `alternatives` of each token are none of the `unsaid`, which decoding never chooses. `watch` is
     called with the name of each method as it begins, and with `faithfulness`. Raises `ExplainError`
@@ -66,7 +71,7 @@ def explain(
     said = list(caption.tokens)
     if not said:
         raise ExplainError("the caption has no tokens to explain; give one that has some")
-    given = _given(processor, image, [*begin, *said], len(said), room, hide)
+    given = _given(processor, shown, begin, said, room, hide)
     # One reading gives both. Whether there is a rollout depends on the encoder.
     for method in (ATTENTION, ROLLOUT):
         if method in wanted and (method == ATTENTION or ALL not in methods):
@@ -76,7 +81,8 @@ def explain(
         if ALL not in methods:
             raise ExplainError(
                 "rollout needs an encoder with attention, and this model's encoder has none (it is "
-                f"convolutional); choose {', '.join(m for m in METHODS if m != ROLLOUT)}"
+                "convolutional) or reads a picture in several views; choose "
+                f"{', '.join(m for m in METHODS if m != ROLLOUT)}"
             )
         wanted = tuple(method for method in wanted if method != ROLLOUT)
     elif ROLLOUT in wanted and ALL in methods:
@@ -92,7 +98,7 @@ def explain(
         caption=caption,
         prompt=prompt,
         image=_reduced(processor.view(image)),
-        words=merge_tokens(tokenizer, begin, bare, logprobs),
+        words=merge_tokens(tokenizer, spoken, bare, logprobs),
         tokens=token_texts(tokenizer, said),
         logprobs=seen.logprobs,
         steps=tuple(
@@ -126,16 +132,17 @@ def _reduced(image: Image.Image) -> Image.Image:
 
 
 def _given(
-    processor: ImageProcessor,
-    image: Image.Image | Prepared,
-    tokens: Sequence[int],
-    said: int,
+    processor: ImageProcessor | TileProcessor,
+    shown: Prepared,
+    begin: Sequence[int],
+    said: Sequence[int],
     room: int,
     hide: str,
 ) -> Given:
-    shown = processor.prepare(image)
-    hidden = np.asarray(hidden_picture(shown.image, hide))
-    pixels: Float[np.ndarray, "two height width 3"] = processor([shown, Prepared(hidden)])
-    padded = np.zeros(room, np.int32)
-    padded[: len(tokens)] = tokens
-    return Given(pixels[0], pixels[1], padded, len(tokens), said)
+    pixels, nothing = (processor.normalize(each.views) for each in (shown, hidden(shown, hide)))
+    if shown.tiles is None:
+        pixels, nothing = pixels[0], nothing[0]
+    tokens = np.zeros(padded_length(len(said), CAPTION_LENGTH, room), np.int32)
+    tokens[: len(said)] = said
+    prompt = fill_prompts([begin], 1, max_positions=room)
+    return Given(pixels, nothing, prompt, tokens, len(said), shown.grid)

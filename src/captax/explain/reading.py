@@ -1,7 +1,8 @@
 """A model reads a whole caption, and returns all that an explanation needs.
 
 Programs are compiled once for each size of pictures and length of captions. In shapes, `time`
-counts the tokens that are predicted, each from those before it, and `places` what they attend to.
+counts the tokens that are predicted, each from the prompt and the tokens before it, and `places`
+what they attend to.
 """
 
 import dataclasses
@@ -16,11 +17,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from captax.checkpoints.state import parameters
 from captax.explain.rollout import rollout
+from captax.explain.tiles import cells, paste, whole_grid
 from captax.generation.programs import Programs
+from captax.images.geometry import Size
 from captax.models.arithmetic import map_pictures
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
 from captax.models.observing import observe
+from captax.models.prompt import Prompt
+from captax.models.tracing import rematerialised
 
 # How many versions of one picture a program reads at once.
 VERSIONS = 16
@@ -33,14 +38,16 @@ class Seen:
     """What a model computed from one picture and one caption.
 
     `cross_attentions` go to the encoder's output: `lead` tokens, then the grid. A decoder that
-    reads picture and text under one softmax (GIT) divides its attention between them and
-    `self_attentions`. `rollout` is None where the encoder has no attention.
+    reads picture and text under one softmax divides its attention between them and
+    `self_attentions`. Where pictures are part of the prompt, both are the mean over the heads,
+    because there may be thousands of places, and nothing is told of the encoder, which reads
+    several views. `rollout` is None there and where the encoder has no attention.
     """
 
     logprobs: Float[Any, " time"]
     top: Int[Any, "time alternatives"]
     top_logprobs: Float[Any, "time alternatives"]
-    cross_attentions: Float[Any, "layers heads time places"]
+    cross_attentions: Any
     self_attentions: Float[Any, "layers heads time positions"]
     encoder_attentions: Float[Any, "depth encoder_heads places places"] | None
     rollout: Float[Any, "places places"] | None
@@ -52,20 +59,16 @@ class Seen:
 class Given:
     """A picture as the model takes it, the same with everything hidden, and a caption.
 
-    `tokens` begin with the start token and the prompt, and are padded after the first `length`. The
-    last `said` tokens before the padding are explained.
+    A picture that is read in views has an axis for them: its `tiles` (rows and columns), then all
+    of it. The `tokens` follow the prompt, and the first `said` are explained; the rest is padding.
     """
 
-    pixels: Float[np.ndarray, "height width 3"]
-    hidden: Float[np.ndarray, "height width 3"]
+    pixels: Float[np.ndarray, "*views height width 3"]
+    hidden: Float[np.ndarray, "*views height width 3"]
+    prompt: Prompt
     tokens: Int[np.ndarray, " padded"]
-    length: int
     said: int
-
-    @property
-    def predicted(self) -> slice:
-        """Where the explained tokens are among the predictions, which begin with the second."""
-        return slice(self.length - 1 - self.said, self.length - 1)
+    tiles: Size = (0, 0)
 
 
 class Reader:
@@ -97,18 +100,42 @@ class Reader:
                 lambda: self._observe(count),
                 self._weights,
                 given.pixels,
+                given.prompt,
                 given.tokens,
                 sayable,
             )
         )
-        time = given.predicted
+        texts = seen.self_attentions[:, :, : given.said]
+        pictures, words = self._columns(given, texts.shape[-1])
+        crosses = texts[..., pictures] if seen.cross_attentions is None else seen.cross_attentions
+        crosses = crosses[:, :, : given.said]
         return seen.replace(
-            logprobs=seen.logprobs[time],
-            top=seen.top[time],
-            top_logprobs=seen.top_logprobs[time],
-            cross_attentions=seen.cross_attentions[:, :, time],
-            self_attentions=seen.self_attentions[:, :, time, : given.length - 1],
+            logprobs=seen.logprobs[: given.said],
+            top=seen.top[: given.said],
+            top_logprobs=seen.top_logprobs[: given.said],
+            cross_attentions=paste(crosses, given.tiles, seen.grid),
+            self_attentions=texts[..., words],
+            grid=whole_grid(given.tiles, seen.grid),
         )
+
+    def _columns(
+        self, given: Given, count: int
+    ) -> tuple[Bool[np.ndarray, " places"], Bool[np.ndarray, " places"]]:
+        """Which of `count` places of self-attention are the picture's, and which are real tokens'.
+
+        They are places of the picture before the prompt, if it has any there, those of the prompt,
+        which may hold the picture, and those of the caption.
+        """
+        prompt = self._model.placed(given.prompt)
+        real = np.ones(prompt.tokens.shape[1], bool)
+        if prompt.lengths is not None:
+            real = np.arange(len(real)) < int(prompt.lengths[0])
+        inside = np.zeros_like(real) if prompt.pictures is None else np.asarray(prompt.pictures[0])
+        later = len(given.tokens) - 1
+        front = np.ones(count - len(real) - later, bool)
+        written = np.arange(later) < given.said - 1
+        pictures = np.concatenate([front, inside, np.zeros_like(written)])
+        return pictures, np.concatenate([~front, real & ~inside, written])
 
     def logprobs(
         self, given: Given, shown: Bool[np.ndarray, "versions rows columns"]
@@ -118,15 +145,25 @@ class Reader:
         In each version the cells of the grid that are not `shown` are hidden.
         """
         found = []
-        for first in range(0, len(shown), VERSIONS):
-            batch = shown[first : first + VERSIONS]
-            filled = np.ones((VERSIONS, *batch.shape[1:]), bool)
+        views = given.pixels.shape[0] if given.pixels.ndim == 4 else 1
+        at_once = max(1, VERSIONS // views)
+        for first in range(0, len(shown), at_once):
+            batch = shown[first : first + at_once]
+            filled = np.ones((at_once, *batch.shape[1:]), bool)
             filled[: len(batch)] = batch
-            shown_here = self._weights, given.pixels, given.hidden, filled, given.tokens
-            read = self._programs.run("versions", self._versions, *shown_here)
+            read = self._programs.run(
+                ("versions", given.tiles),
+                lambda: self._versions(given.tiles),
+                self._weights,
+                given.pixels,
+                given.hidden,
+                filled,
+                given.prompt,
+                given.tokens,
+            )
             found.append(read[: len(batch)])
         whole = np.concatenate([np.asarray(each) for each in found])
-        return whole[:, given.predicted]
+        return whole[:, : given.said]
 
     def gradients(
         self, given: Given, grid: tuple[int, int], steps: int
@@ -141,52 +178,56 @@ class Reader:
         way = np.ones(STEPS, np.float32)
         way[:steps] = (np.arange(steps) + 0.5) / max(steps, 1)
         found = self._programs.run(
-            ("gradients", grid),
-            lambda: self._gradients(grid),
+            ("gradients", grid, given.tiles),
+            lambda: self._gradients(grid, given.tiles),
             self._weights,
             given.pixels,
             given.hidden,
+            given.prompt,
             given.tokens,
             way,
             max(steps, 1),
-            given.predicted.start,
-            given.predicted.stop,
+            given.said,
         )
-        return np.asarray(found)[given.predicted]
+        return np.asarray(found)[: given.said]
 
     @property
     def _weights(self) -> Mapping[str, jax.Array]:
         return parameters(self._model)
 
     def _observe(self, alternatives: int) -> Callable[..., Seen]:
-        def program(weights: Any, pixels: Any, tokens: Any, sayable: Any) -> Seen:
+        def program(weights: Any, pixels: Any, prompt: Any, tokens: Any, sayable: Any) -> Seen:
             model = self._rebuild(weights)
+            inside = model.placed(prompt).pictures is not None
+            early = model.encode(pixels[None]) if inside else None
 
             def look_and_read() -> tuple[Features, Array]:
-                features = model.encode(pixels[None])
-                return features, model.read(features, tokens[None, :-1])
+                features = model.encode(pixels[None]) if early is None else early
+                return features, model.predict(features, prompt, tokens[None])
 
             (features, logits), seen = observe(look_and_read)
             logprobs = jax.nn.log_softmax(logits[0].astype(jnp.float32))
             best, which = jax.lax.top_k(jnp.where(sayable, logprobs, -jnp.inf), alternatives)
-            places = features.tokens.shape[1]
-            texts = _stacked(seen["decoder.attentions"])
-            if "decoder.cross_attentions" in seen:
-                crosses = _stacked(seen["decoder.cross_attentions"])
-            else:
-                crosses, texts = texts[..., :places], texts[..., places:]
+
+            def attentions(name: str) -> Float[Array, "layers heads time places"]:
+                layers = zip(seen[f"decoder.prefix.{name}"], seen[f"decoder.{name}"], strict=True)
+                return jnp.stack([_of_predictions(*layer, prompt, inside) for layer in layers])
+
             inner = seen.get("encoder.attentions")
+            crossed = "decoder.cross_attentions" in seen
             flow = None
             if inner:
                 # GIT's picture tokens go on attending to one another beside the text.
-                flow = rollout([a[0] for a in (*inner, *seen.get("decoder.prefix.attentions", []))])
+                later = [] if crossed else seen["decoder.prefix.attentions"]
+                count = features.tokens.shape[1]
+                flow = rollout([a[0, :, :count, :count] for a in (*inner, *later)])
             return Seen(
                 logprobs=_of(logprobs, tokens),
                 top=which,
                 top_logprobs=best,
-                cross_attentions=crosses,
-                self_attentions=texts,
-                encoder_attentions=_stacked(inner) if inner else None,
+                cross_attentions=attentions("cross_attentions") if crossed else None,
+                self_attentions=attentions("attentions"),
+                encoder_attentions=jnp.stack([a[0] for a in inner]) if inner else None,
                 rollout=flow,
                 grid=features.grid,
                 lead=features.lead,
@@ -194,41 +235,48 @@ class Reader:
 
         return program
 
-    def _versions(self) -> Callable[..., Float[Array, "versions time"]]:
-        def program(weights: Any, pixels: Any, hidden: Any, shown: Any, tokens: Any) -> Array:
+    def _versions(self, tiles: Size) -> Callable[..., Float[Array, "versions time"]]:
+        def program(
+            weights: Any, pixels: Any, hidden: Any, shown: Any, prompt: Any, tokens: Any
+        ) -> Array:
             model = self._rebuild(weights)
-            rows, columns = (
-                _cells(side, count)
-                for side, count in zip(pixels.shape, shown.shape[1:], strict=False)
-            )
-            visible = shown[:, rows[:, None], columns][..., None]
+            rows, columns = cells(pixels.shape, tiles, shown.shape[1:])
+            visible = shown[:, rows[..., :, None], columns[..., None, :]][..., None]
             features = map_pictures(model.encode, jnp.where(visible, pixels, hidden))
-            read = jnp.broadcast_to(tokens[:-1], (len(shown), len(tokens) - 1))
-            logprobs = jax.nn.log_softmax(model.read(features, read).astype(jnp.float32))
+            prompts, read = jax.tree.map(
+                lambda x: jnp.broadcast_to(x, (len(shown), *x.shape[1:])), (prompt, tokens[None])
+            )
+            logits = model.predict(features, prompts, read)
+            logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
             return jax.vmap(_of, (0, None))(logprobs, tokens)
 
         return program
 
-    def _gradients(self, grid: tuple[int, int]) -> Callable[..., Float[Array, "time rows columns"]]:
+    def _gradients(
+        self, grid: Size, tiles: Size
+    ) -> Callable[..., Float[Array, "time rows columns"]]:
         def program(
             weights: Any,
             pixels: Array,
             hidden: Array,
+            prompt: Prompt,
             tokens: Array,
             way: Array,
             stops: Array,
-            first: Array,
-            last: Array,
+            said: Array,
         ) -> Array:
             model = self._rebuild(weights)
             gather = [
-                np.eye(count, dtype=np.float32)[_cells(side, count)]
-                for side, count in zip(pixels.shape, grid, strict=False)
+                np.eye(count, dtype=np.float32)[places]
+                for count, places in zip(grid, cells(pixels.shape, tiles, grid), strict=True)
             ]
-            time = len(tokens) - 1
+            time = len(tokens)
 
             def read(pixels: Array) -> Float[Array, " time"]:
-                logits = model.read(model.encode(pixels[None]), tokens[None, :-1])[0]
+                # All views of a picture at once would need gigabytes to go back through.
+                with rematerialised(pixels.ndim == 4):
+                    features = model.encode(pixels[None])
+                logits = model.predict(features, prompt, tokens[None])[0]
                 return _of(jax.nn.log_softmax(logits.astype(jnp.float32)), tokens)
 
             def at(stop: Array, total: Array) -> Float[Array, "time rows columns"]:
@@ -238,10 +286,11 @@ class Reader:
                 def of(token: Array, found: Array) -> Array:
                     [gradient] = back(jax.nn.one_hot(token, time))
                     moved = (gradient * (pixels - hidden)).sum(-1)
-                    return found.at[token].set(jnp.einsum("yx,yr,xc->rc", moved, *gather))
+                    by_cell = jnp.einsum("...yx,...yr,...xc->...rc", moved, *gather)
+                    return found.at[token].set(by_cell.reshape(-1, *grid).sum(0))
 
                 # Only the explained tokens take a backward pass, one each.
-                return total + jax.lax.fori_loop(first, last, of, jnp.zeros((time, *grid)))
+                return total + jax.lax.fori_loop(0, said, of, jnp.zeros((time, *grid)))
 
             return jax.lax.fori_loop(0, stops, at, jnp.zeros((time, *grid))) / stops
 
@@ -249,14 +298,21 @@ class Reader:
 
 
 def _of(logprobs: Float[Array, "time vocab"], tokens: Int[Array, " padded"]) -> Array:
-    """The log-probability of every token but the first."""
-    return jnp.take_along_axis(logprobs, tokens[1:, None], -1)[:, 0]
+    """The log-probability of every token."""
+    return jnp.take_along_axis(logprobs, tokens[:, None], -1)[:, 0]
 
 
-def _stacked(layers: list[Array]) -> Float[Array, "layers heads time places"]:
-    return jnp.stack([layer[0] for layer in layers])
-
-
-def _cells(side: int, count: int) -> Int[np.ndarray, " side"]:
-    """Which of `count` cells each of so many pixels lies in."""
-    return np.arange(side) * count // side
+def _of_predictions(
+    read: Float[Array, "1 heads before _"],
+    written: Float[Array, "1 heads later _"],
+    prompt: Prompt,
+    averaged: bool,
+) -> Float[Array, "_ time places"]:
+    """A layer's attention for each prediction: the first is made by the prompt's last token."""
+    count = prompt.tokens.shape[1]
+    length = count if prompt.lengths is None else prompt.lengths[0]
+    first = read[0][:, read.shape[2] - count + length - 1][:, None]
+    # The tokens that are written later, which the first prediction does not see.
+    first = jnp.pad(first, ((0, 0), (0, 0), (0, written.shape[-1] - first.shape[-1])))
+    found = jnp.concatenate([first, written[0]], axis=1)
+    return found.mean(0, keepdims=True) if averaged else found

@@ -23,6 +23,8 @@ KEPT_PROGRAMS = 16
 PATIENCE = 2.0  # seconds that work may take without a word
 # Prompts are padded to one of these lengths, or to eighths of a power of two.
 PROMPT_LENGTHS = (1, 8, 32, 64, 128, 256)
+# Captions that are read, and not written, are padded to this length or to powers of two.
+CAPTION_LENGTH = 16
 
 _not_here: contextvars.ContextVar[bool] = contextvars.ContextVar("not_here", default=False)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from captax.errors import quoted
@@ -111,10 +112,9 @@ class TileProcessor(Processor):
             return Prepared(np.asarray(self.resized(resized, self.size)))
         side = self.side
         resized = self.resized(resized, (rows * side, columns * side))
-        tiles = np.asarray(resized).reshape(rows, side, columns, side, 3).swapaxes(1, 2)
         return Prepared(
             np.asarray(self.resized(resized, self.size)),
-            tiles=tiles.reshape(rows * columns, side, side, 3),
+            tiles=cut(np.asarray(resized), (rows, columns)),
             grid=(rows, columns),
         )
 
@@ -154,6 +154,24 @@ class TileProcessor(Processor):
             split=bool(config.get("do_image_splitting", True)),
             **pixel_fields(config),
         )
+
+
+def cut(
+    picture: UInt8[np.ndarray, "height width 3"], grid: Size
+) -> UInt8[np.ndarray, "tiles side_1 side_2 3"]:
+    """A picture as tiles, in row order."""
+    (rows, columns), (height, width) = grid, picture.shape[:2]
+    tiles = picture.reshape(rows, height // rows, columns, width // columns, 3).swapaxes(1, 2)
+    return tiles.reshape(rows * columns, *tiles.shape[2:])
+
+
+def joined(
+    tiles: UInt8[np.ndarray, "tiles side_1 side_2 3"], grid: Size
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture that was `cut`."""
+    (rows, columns), (height, width) = grid, tiles.shape[1:3]
+    parts = tiles.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
+    return parts.reshape(rows * height, columns * width, 3)
 
 
 def load_processor(directory: str | Path) -> ImageProcessor | TileProcessor:

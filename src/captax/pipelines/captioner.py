@@ -22,7 +22,13 @@ from captax.generation import (
     Sequences,
     score,
 )
-from captax.generation.programs import fill_prompts, padded, padded_length, seeds_of
+from captax.generation.programs import (
+    CAPTION_LENGTH,
+    fill_prompts,
+    padded,
+    padded_length,
+    seeds_of,
+)
 from captax.generation.result import Alternative, Generated
 from captax.images import ImageError, ImageProcessor, ImageSource, Prepared, TileProcessor
 from captax.models.arithmetic import map_pictures
@@ -31,9 +37,6 @@ from captax.models.encoders import Features
 from captax.pipelines.generator import CONFIDENCE, Generator, calibration_text
 from captax.pipelines.streaming import Picture, Placed, pace, several, stream_prepared
 from captax.text import Tokenizer
-
-# Captions to score or explain are padded to this length or to powers of two.
-SCORED_LENGTH = 16
 
 Other = TypeVar("Other")
 
@@ -234,6 +237,8 @@ class Captioner(Generator):
         caption: str | Generated | None = None,
         *,
         prompt: str = "",
+        system: str = "",
+        raw: bool = False,
         seed: int = 0,
         methods: str | Sequence[str] = ("attention",),
         faithfulness: bool = False,
@@ -259,10 +264,14 @@ class Captioner(Generator):
         picture = image if isinstance(image, Prepared) else self.processor.decode(image)
         if caption is None:
             watch("caption")
-            [caption] = self.caption(picture, prompt=prompt, seed=seed, **options)
+            [caption] = self.caption(
+                picture, prompt=prompt, system=system, raw=raw, seed=seed, **options
+            )
         [said] = self._said([caption], prompt, config)
-        begin = [self._start(config), *self._prompts([prompt])[0]]
-        length = len(begin) + len(said)
+        [asked] = self._asked([prompt], system, raw)
+        shown = self.processor.prepare(picture)
+        begin = self._whole_prompt(asked, shown, config)
+        self._check_room(len(begin) + len(said))
         text = str(caption)
         given = caption if isinstance(caption, Caption) else Caption(text, 0.0, tuple(said), ())
         explanation = explain(
@@ -270,11 +279,13 @@ class Captioner(Generator):
             self.processor,
             self.tokenizer,
             picture,
+            shown,
             given,
             begin,
             prompt=prompt,
+            spoken=self._spoken(asked),
             eos=config.eos_ids,
-            room=self._room(length),
+            room=self._max_positions,
             methods=methods,
             faithfulness=faithfulness,
             hide=hide,
@@ -351,14 +362,13 @@ class Captioner(Generator):
         """The tokens of a user's prompt that captions begin with."""
         return asked
 
-    def _room(self, longest: int) -> int:
-        """The number of tokens that complete captions are padded to."""
+    def _check_room(self, longest: int) -> None:
+        """Raise `GenerationError` if complete captions have more tokens than the decoder reads."""
         if longest - 1 > self._max_positions:
             raise GenerationError(
                 f"a caption has {longest - 1} tokens and the decoder reads {self._max_positions}; "
                 "shorten the caption"
             )
-        return padded_length(longest, SCORED_LENGTH, self._max_positions + 1)
 
     def _score(
         self,
@@ -370,9 +380,9 @@ class Captioner(Generator):
     ) -> Float[jax.Array, " batch"]:
         lengths = np.array([len(caption) for caption in captions], np.int32)
         begun = np.array([len(prompt) for prompt in prompts])
-        self._room(int((begun + lengths).max()))
+        self._check_room(int((begun + lengths).max()))
         most = self._max_positions
-        tokens = np.zeros((rows, padded_length(int(lengths.max()), SCORED_LENGTH, most)), np.int32)
+        tokens = np.zeros((rows, padded_length(int(lengths.max()), CAPTION_LENGTH, most)), np.int32)
         for row, caption in enumerate(captions):
             tokens[row, : len(caption)] = caption
         lengths = np.pad(lengths, (0, rows - len(captions)), "edge")

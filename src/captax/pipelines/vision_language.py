@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from captax.explain import ExplainError
 from captax.generation import GenerationConfig
 from captax.images import ImageProcessor, ImageSource, Prepared, TileProcessor
 from captax.models.encoders import Features
@@ -54,13 +53,6 @@ class VisionLanguageCaptioner(Captioner):
     def places(self, picture: Prepared) -> int:
         """How many tokens stand for a prepared picture."""
         return self.model.config.places * len(picture.views)
-
-    def explain(self, *arguments: Any, **options: Any) -> Any:
-        """Vision-language models cannot be explained yet: this raises `ExplainError`."""
-        raise ExplainError(
-            "vision-language models cannot be explained yet; give a captioner that reads its "
-            "picture by cross-attention, or GIT"
-        )
 
     def _asked(self, prompts: Sequence[str], system: str, raw: bool) -> list[Any]:
         self._refuse_special([*prompts, system])
