@@ -7,6 +7,7 @@ from flax import nnx
 
 # Importing a family's file adds it to `FAMILIES`.
 from captax.models import (  # noqa: F401
+    bart,
     bert,
     blip,
     clip,

@@ -73,7 +73,7 @@ def _vit_bert(full: bool) -> Any:
     return VisionEncoderDecoderModel(config)
 
 
-def _texts(full: bool) -> Inputs:
+def texts(full: bool) -> Inputs:
     """One text is padded behind and one before, and what pads them is not all the same."""
     mask = np.ones((BATCH, 11), np.int64)
     mask[0, -4:] = mask[1, :2] = 0
@@ -85,7 +85,7 @@ def _prompts(full: bool) -> Inputs:
 
 
 def _pairs(full: bool) -> Inputs:
-    return _texts(full) | _said(full)
+    return texts(full) | _said(full)
 
 
 def _pictures(full: bool) -> Inputs:
@@ -111,15 +111,15 @@ def _continue(model: Any, inputs: Inputs) -> Outputs:
     return {"logits": logits, **seen}
 
 
-def _rewrite(model: Any, inputs: Inputs) -> Outputs:
+def rewrite(model: Any, inputs: Inputs) -> Outputs:
     return named(*observe(model, _text(inputs), inputs["decoder_input_ids"]))
 
 
 CASES = [
-    Case("bert", _bert, _texts, _encode, loss="last_hidden_state"),
+    Case("bert", _bert, texts, _encode, loss="last_hidden_state"),
     Case("bert-decoder", _decoder, _prompts, _continue),
     Case("bert-decoder-untied", _untied, _prompts, _continue),
-    Case("bert2bert", _bert2bert, _pairs, _rewrite),
-    Case("bert-gpt2", _bert_gpt2, _pairs, _rewrite),
+    Case("bert2bert", _bert2bert, _pairs, rewrite),
+    Case("bert-gpt2", _bert_gpt2, _pairs, rewrite),
     Case("vit-bert", _vit_bert, _pictures, run),
 ]
