@@ -17,7 +17,9 @@ MARKERS = {
         *(f"<row_{row}_col_{column}>" for row in (1, 2, 3) for column in (1, 2)),
     ),
     "paligemma": ("<bos>", END),
+    "florence2": (END, "<poly>", "</poly>", "<sep>", *(f"<loc_{part}>" for part in range(5))),
 }
+SIZES = {"paligemma": (32, 32), "florence2": (48, 80)}
 WORDS = ("User:", "System:", "Assistant:", "red", "blue", "square", "look", "Can", "you", "?")
 TILES = {
     "image_processor_type": "SmolVLMImageProcessor",
@@ -27,10 +29,11 @@ TILES = {
 
 
 def write(name: str, folder: Path) -> Path:
-    """`name` is "smolvlm" (tiles of 32 pixels; longer sides of 96) or "paligemma"."""
+    """`name` is "smolvlm" (tiles of 32 pixels; longer sides of 96), "paligemma" or "florence2"."""
     shutil.copytree(CASES[name].stored, folder, dirs_exist_ok=True)
     contents = json.loads((folder / "config.json").read_text())
-    contents["text_config"]["max_position_embeddings"] = 256
+    if name != "florence2":  # whose positions are a table
+        contents["text_config"]["max_position_embeddings"] = 256
     (folder / "config.json").write_text(json.dumps(contents))
     markers = MARKERS[name]
     said = ["<pad>", "<s>", "</s>", "<unk>", *markers, *WORDS]
@@ -38,10 +41,14 @@ def write(name: str, folder: Path) -> Path:
     words |= {f"w{index}": index for index in range(len(words), 39)} | {"<image>": 39}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    if name == "florence2":
+        backend.decoder = tokenizers.decoders.Fuse()  # nothing stands between location tokens
     backend.add_special_tokens([*markers, "<image>", "<pad>", "<s>", "</s>"])
     Tokenizer(backend, start="<s>", eos=END, pad="<pad>").save(folder)
-    config = TILES if name == "smolvlm" else ImageProcessor(size=(32, 32)).to_config()
+    config = TILES if name == "smolvlm" else ImageProcessor(size=SIZES[name]).to_config()
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
     roles = {"eos_token_id": words[END], "pad_token_id": 0, "bos_token_id": 1}
+    if name == "florence2":
+        roles |= {"decoder_start_token_id": 2, "max_length": 20}
     (folder / "generation_config.json").write_text(json.dumps(roles))
     return folder

@@ -233,7 +233,7 @@ RULES = table(
     _half("decoder"),
 )
 # A file may hold any of these tied names.
-_TIED = ("lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
+TIED = ("lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
 
 
 def _canonical(name: str) -> str | None:
@@ -242,4 +242,4 @@ def _canonical(name: str) -> str | None:
         name = f"model.{name}"
     if name in ("model.encoder.version", "model.decoder.version"):
         return None
-    return WORDS if name in _TIED else name
+    return WORDS if name in TIED else name

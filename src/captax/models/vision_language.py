@@ -145,9 +145,7 @@ class VisionLanguageModel(EncoderDecoder):
         return self.connector(features)
 
     def placed(self, prompt: Prompt) -> Prompt:
-        pictures = jnp.asarray(prompt.tokens) == self.picture_id
-        if prompt.lengths is not None:
-            pictures &= jnp.arange(pictures.shape[1]) < prompt.lengths[:, None]
+        pictures = (jnp.asarray(prompt.tokens) == self.picture_id) & prompt.real
         return dataclasses.replace(prompt, pictures=pictures)
 
 

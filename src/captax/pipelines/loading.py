@@ -18,10 +18,12 @@ from captax.images import ImageProcessor, load_processor
 from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import VisionEncoder
+from captax.models.florence2 import Florence2
 from captax.models.two_towers import TwoTowers
 from captax.models.vision_language import VisionLanguageModel
 from captax.pipelines.captioner import Captioner
 from captax.pipelines.classifier import Classifier
+from captax.pipelines.florence2 import Florence2Captioner
 from captax.pipelines.generator import read_calibration, read_generation
 from captax.pipelines.matcher import Matcher
 from captax.pipelines.text_generator import SOURCE_TOKENIZER, TextGenerator
@@ -84,12 +86,13 @@ def load(
     directory = locate(name, revision=revision, token=token, offline=offline)
     model = read_model(directory, dtype=dtype)
     if isinstance(model, VisionLanguageModel):
+        tokenizer, generation = Tokenizer.load(directory), read_generation(directory, model)
+        asked = FORMATS[model.config.model_type]
+        if isinstance(model, Florence2):
+            processor = ImageProcessor.load(directory)
+            return Florence2Captioner(model, processor, tokenizer, asked, generation)
         return VisionLanguageCaptioner(
-            model,
-            load_processor(directory),
-            Tokenizer.load(directory),
-            FORMATS[model.config.model_type],
-            read_generation(directory, model),
+            model, load_processor(directory), tokenizer, asked, generation
         )
     if isinstance(model, EncoderDecoder) and isinstance(model.encoder, VisionEncoder):
         processor, tokenizer = ImageProcessor.load(directory), Tokenizer.load(directory)

@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 
 from captax.errors import OptionError, quoted
+from captax.text.tasks import FLORENCE2 as FLORENCE2_TASKS
+from captax.text.tasks import Task
 
 _MARKER = re.compile(r"<[^<>\s]+>")
 _NUMBER = re.compile(r"\\\{\w+\\\}")
@@ -58,6 +60,7 @@ class PromptFormat:
         picture_end: what stands after them.
         tiles: what stands around them instead, if pictures are seen as tiles.
         prompt: what is asked if nothing else is given.
+        tasks: the tasks that a prompt may begin with the token of.
     """
 
     user: str
@@ -73,6 +76,7 @@ class PromptFormat:
     picture_end: str = ""
     tiles: TileMarkers | None = None
     prompt: str = ""
+    tasks: tuple[Task, ...] = ()
 
     def picture_text(self, places: int, grid: tuple[int, int] = (0, 0)) -> str:
         """The text for one picture, each of whose views takes `places` tokens.
@@ -112,6 +116,17 @@ class PromptFormat:
         parts += [self.user, *pictures, between, asked, self.user_end, self.answer]
         return "".join(parts)
 
+    def task_of(self, prompt: str) -> tuple[Task | None, str]:
+        """The task whose token a prompt begins with, if there is one, and the rest of the prompt.
+
+        Raises `OptionError` if a token stands elsewhere.
+        """
+        begun = next((task for task in self.tasks if prompt.startswith(task.token)), None)
+        rest = prompt if begun is None else prompt.removeprefix(begun.token)
+        if other := next((task.token for task in self.tasks if task.token in rest), None):
+            raise OptionError(f"{other} names a task; put it at the beginning of the prompt, alone")
+        return begun, rest
+
     @property
     def markers(self) -> re.Pattern[str]:
         """Matches the texts that are tokens with a meaning of their own to the model."""
@@ -147,6 +162,15 @@ SMOLVLM = PromptFormat(
 IDEFICS3 = dataclasses.replace(SMOLVLM, start="<|begin_of_text|>")
 PALIGEMMA = PromptFormat(
     user="", asked="<bos>", user_end="\n", answer="", picture="<image>", prompt="caption en"
+)
+FLORENCE2 = PromptFormat(
+    user="",
+    asked="<s>",
+    user_end="</s>",
+    answer="",
+    picture="<image>",
+    prompt=FLORENCE2_TASKS[0].question,
+    tasks=FLORENCE2_TASKS,
 )
 LLAVA = PromptFormat(
     start="<s>",
@@ -218,4 +242,10 @@ def format_of(chat_template: str | None) -> PromptFormat | None:
 
 
 # By the `model_type` of models that see pictures.
-FORMATS = {"smolvlm": SMOLVLM, "idefics3": IDEFICS3, "paligemma": PALIGEMMA, "llava": LLAVA}
+FORMATS = {
+    "smolvlm": SMOLVLM,
+    "idefics3": IDEFICS3,
+    "paligemma": PALIGEMMA,
+    "llava": LLAVA,
+    "florence2": FLORENCE2,
+}

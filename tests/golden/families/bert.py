@@ -73,10 +73,10 @@ def _vit_bert(full: bool) -> Any:
     return VisionEncoderDecoderModel(config)
 
 
-def texts(full: bool) -> Inputs:
-    """One text is padded behind and one before, and what pads them is not all the same."""
-    mask = np.ones((BATCH, 11), np.int64)
-    mask[0, -4:] = mask[1, :2] = 0
+def texts(full: bool, batch: int = BATCH) -> Inputs:
+    """Some texts are padded behind and some before, and what pads them is not all the same."""
+    mask = np.ones((batch, 11), np.int64)
+    mask[::2, -4:] = mask[1::2, :2] = 0
     return {"input_ids": random_tokens(VOCAB if full else 40, *mask.shape), "attention_mask": mask}
 
 
@@ -97,12 +97,13 @@ def _said(full: bool) -> Inputs:
     return {"decoder_input_ids": random_tokens(VOCAB if full else 40, BATCH, 7, seed=2)}
 
 
-def _text(inputs: Inputs) -> TextBatch:
+def text(inputs: Inputs) -> TextBatch:
+    """The texts as ours takes them."""
     return TextBatch(inputs["input_ids"], inputs["attention_mask"] == 1)
 
 
 def _encode(model: Any, inputs: Inputs) -> Outputs:
-    features, seen = observe(model, _text(inputs))
+    features, seen = observe(model, text(inputs))
     return {"last_hidden_state": features.tokens, **seen}
 
 
@@ -112,7 +113,7 @@ def _continue(model: Any, inputs: Inputs) -> Outputs:
 
 
 def rewrite(model: Any, inputs: Inputs) -> Outputs:
-    return named(*observe(model, _text(inputs), inputs["decoder_input_ids"]))
+    return named(*observe(model, text(inputs), inputs["decoder_input_ids"]))
 
 
 CASES = [
