@@ -347,9 +347,9 @@ class Captioner(Generator):
         texts = [
             "" if isinstance(each, Generated) else each.removeprefix(prompt) for each in captions
         ]
-        encoded = self.tokenizer.encode_plain(texts)
+        encoded, begin = self.tokenizer.encode_plain(texts), config.forced_begin
         return [
-            list(each.tokens) if isinstance(each, Generated) else [*ids, config.eos_ids[0]]
+            list(each.tokens) if isinstance(each, Generated) else [*begin, *ids, config.eos_ids[0]]
             for each, ids in zip(captions, encoded, strict=True)
         ]
 

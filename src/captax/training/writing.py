@@ -82,9 +82,13 @@ class WritingTask(LearningTask):
         raise NotImplementedError
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Texts as the decoder is to write them: start, words, eos."""
+        """Texts as the decoder is to write them: start, words, eos.
+
+        Where decoding forces a first token, as BART's checkpoints ask, it comes after the start.
+        """
+        begin = [self.start, *self.generation.forced_begin]
         encoded = self.subject.tokenizer.encode_plain(texts)
-        return [[self.start, *ids, self.eos] for ids in encoded]
+        return [[*begin, *ids, self.eos] for ids in encoded]
 
     def pack(self, texts: Sequence[Sequence[Sequence[int]]]) -> PackedCaptions:
         """Each example's texts in one row."""
