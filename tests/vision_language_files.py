@@ -17,6 +17,20 @@ MARKERS = {
         *(f"<row_{row}_col_{column}>" for row in (1, 2, 3) for column in (1, 2)),
     ),
     "paligemma": ("<bos>", END),
+    "llava": (END,),
+    "joycaption": (
+        *("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", END, "<|eot_id|>"),
+        *("<|reserved_special_token_70|>", "<|reserved_special_token_71|>"),
+    ),
+    "gemma3-vision": (
+        *("<bos>", "<start_of_turn>", "<end_of_turn>", END),
+        *("<start_of_image>", "<end_of_image>"),
+    ),
+}
+# What keeps the places of a picture, where it is not `<image>`.
+PICTURES = {
+    "joycaption": "<|reserved_special_token_69|>",
+    "gemma3-vision": "<image_soft_token>",
 }
 WORDS = ("User:", "System:", "Assistant:", "red", "blue", "square", "look", "Can", "you", "?")
 TILES = {
@@ -27,18 +41,18 @@ TILES = {
 
 
 def write(name: str, folder: Path) -> Path:
-    """`name` is "smolvlm" (tiles of 32 pixels; longer sides of 96) or "paligemma"."""
+    """`name` is one of `MARKERS`; "smolvlm" has tiles of 32 pixels, and longer sides of 96."""
     shutil.copytree(CASES[name].stored, folder, dirs_exist_ok=True)
     contents = json.loads((folder / "config.json").read_text())
-    contents["text_config"]["max_position_embeddings"] = 256
+    contents["text_config"]["max_position_embeddings"] = 512
     (folder / "config.json").write_text(json.dumps(contents))
-    markers = MARKERS[name]
+    markers, picture = MARKERS[name], PICTURES.get(name, "<image>")
     said = ["<pad>", "<s>", "</s>", "<unk>", *markers, *WORDS]
     words = {word: index for index, word in enumerate(said)}
-    words |= {f"w{index}": index for index in range(len(words), 39)} | {"<image>": 39}
+    words |= {f"w{index}": index for index in range(len(words), 39)} | {picture: 39}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    backend.add_special_tokens([*markers, "<image>", "<pad>", "<s>", "</s>"])
+    backend.add_special_tokens([*markers, picture, "<pad>", "<s>", "</s>"])
     Tokenizer(backend, start="<s>", eos=END, pad="<pad>").save(folder)
     config = TILES if name == "smolvlm" else ImageProcessor(size=(32, 32)).to_config()
     (folder / "preprocessor_config.json").write_text(json.dumps(config))

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from flax import nnx
 
 from captax.checkpoints.state import export, fill
 from captax.models.config import FAMILIES
+from captax.models.gemma3_vision import Gemma3Config
+from captax.models.llava import LlavaConfig
 from captax.models.paligemma import PaliGemmaConfig
 from captax.models.smolvlm import Idefics3Config, SmolVLMConfig, buckets
 from captax.models.vision_language import VisionLanguageConfig
@@ -70,6 +71,47 @@ MODELS: list[tuple[str, type[VisionLanguageConfig], dict[str, Any]]] = [
         {"vision_config": SIGLIP, "text_config": GEMMA2, "projection_dim": 16},
     ),
     (
+        "Llava",
+        LlavaConfig,
+        {
+            "vision_config": {**VISION, "model_type": "clip_vision_model"},
+            "text_config": {**TEXT, "model_type": "llama"},
+            "image_token_index": 39,
+        },
+    ),
+    (
+        "Llava",
+        LlavaConfig,
+        {
+            "vision_config": {**VISION, "model_type": "clip_vision_model"},
+            "text_config": {**TEXT, "model_type": "llama", "tie_word_embeddings": True},
+            "vision_feature_select_strategy": "full",
+            "vision_feature_layer": 1,
+            "projector_hidden_act": "relu",
+            "multimodal_projector_bias": False,
+        },
+    ),
+    (
+        "Llava",
+        LlavaConfig,
+        {
+            "vision_config": {**SIGLIP, "vision_use_head": True},
+            "text_config": {**TEXT, "model_type": "llama"},
+            "vision_feature_select_strategy": "full",
+            "vision_feature_layer": -1,
+        },
+    ),
+    (
+        "Gemma3",
+        Gemma3Config,
+        {
+            "vision_config": SIGLIP,
+            "text_config": {**TEXT, "sliding_window": 5, "query_pre_attn_scalar": 6},
+            "image_token_index": 39,
+            "mm_tokens_per_image": 4,
+        },
+    ),
+    (
         "PaliGemma",
         PaliGemmaConfig,
         {
@@ -80,15 +122,6 @@ MODELS: list[tuple[str, type[VisionLanguageConfig], dict[str, Any]]] = [
         },
     ),
 ]
-
-
-class Parts(nnx.Module):
-    """The parts of a model, by the names that they have in it."""
-
-    def __init__(self, config: VisionLanguageConfig):
-        self.encoder = config.vision_config.build()
-        self.connector = config.connector(rngs=None)
-        self.decoder = config.text_config.build()
 
 
 def reference(name: str, arguments: dict[str, Any]) -> Any:
@@ -132,30 +165,28 @@ def test_configs_tensors_and_features_of_pictures(
     # Tensors, both ways, and as transformers has them in memory.
     saved = safetensors.numpy.load_file(tmp_path / "theirs" / "model.safetensors")
     layout = config.layout()
-    ours = fill(Parts(config), saved, where="theirs", layout=layout)
+    ours = fill(config.build(), saved, where="theirs", layout=layout)
     exported = export(ours, layout)
     assert exported.keys() == saved.keys()
     for tensor, value in saved.items():
         assert (exported[tensor] == value).all(), tensor
     memory = {key: value.numpy() for key, value in theirs.state_dict().items()}
-    fill(Parts(config), memory, where="memory", layout=layout)
+    fill(config.build(), memory, where="memory", layout=layout)
     old = {
         key.replace("vision_tower.", "vision_tower.vision_model."): value
         for key, value in saved.items()
     }
-    fill(Parts(config), old, where="old", layout=layout)
+    fill(config.build(), old, where="old", layout=layout)
     # What takes the place of a picture's tokens.
     pixels = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
     views = torch.from_numpy(pixels)
     with torch.no_grad():
-        if name == "PaliGemma":
-            want = theirs.model.get_image_features(views).pooler_output
-        else:
-            want = torch.stack(list(theirs.model.get_image_features(views[:, None]).pooler_output))
-    compute = jax.jit(lambda pixels: ours.connector(ours.encoder(pixels)))
-    features = compute(pixels.transpose(0, 2, 3, 1))
+        tiled = name in ("SmolVLM", "Idefics3")
+        found = theirs.model.get_image_features(views[:, None] if tiled else views).pooler_output
+        want = torch.stack(list(found))
+    features = jax.jit(lambda pixels: ours.encode(pixels))(pixels.transpose(0, 2, 3, 1))
     assert features.tokens.shape == (2, config.places, config.text_config.hidden_size)
-    assert features.grid[0] * features.grid[1] == config.places
+    assert features.lead + features.grid[0] * features.grid[1] == config.places
     np.testing.assert_allclose(features.tokens, want.numpy(), atol=1e-4, rtol=0)
 
 

@@ -12,7 +12,7 @@ from captax.checkpoints.gguf import is_gguf, open_gguf
 from captax.checkpoints.gguf_models import load_gguf
 from captax.checkpoints.names import DEFAULT
 from captax.compilation import refuse_fork
-from captax.errors import CheckpointError
+from captax.errors import CheckpointError, quoted
 from captax.generation import GenerationConfig
 from captax.images import ImageProcessor, load_processor
 from captax.models.decoders import TextDecoder
@@ -28,7 +28,7 @@ from captax.pipelines.text_generator import SOURCE_TOKENIZER, TextGenerator
 from captax.pipelines.vision_language import VisionLanguageCaptioner
 from captax.text import Tokenizer
 from captax.text.gguf import read_gguf_tokenizer
-from captax.text.prompt_format import FORMATS
+from captax.text.prompt_format import picture_format
 
 
 @overload
@@ -84,11 +84,20 @@ def load(
     directory = locate(name, revision=revision, token=token, offline=offline)
     model = read_model(directory, dtype=dtype)
     if isinstance(model, VisionLanguageModel):
+        tokenizer = Tokenizer.load(directory)
+        kind, picture = model.config.model_type, tokenizer.token(model.config.image_token_id)
+        prompt_format = picture_format(kind, picture)
+        if prompt_format is None:
+            raise CheckpointError(
+                f"{name}: captax does not know the prompt format of this {kind} checkpoint, whose "
+                f"pictures are the token {quoted(picture)}; load the bare model with "
+                "captax.load_model"
+            )
         return VisionLanguageCaptioner(
             model,
             load_processor(directory),
-            Tokenizer.load(directory),
-            FORMATS[model.config.model_type],
+            tokenizer,
+            prompt_format,
             read_generation(directory, model),
         )
     if isinstance(model, EncoderDecoder) and isinstance(model.encoder, VisionEncoder):
