@@ -130,19 +130,19 @@ def _llava(tower: str) -> Any:
 
 
 def _gemma3(full: bool) -> Any:
-    """At the real size, of reduced depth."""
+    """At the real widths: with fewer layers, words and pixels, which would need 11 GB."""
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
     kinds = {"layer_types": ["sliding_attention", "full_attention"], "num_hidden_layers": 2}
     text = {**TEXT, **kinds, "head_dim": 6, "sliding_window": 7, "query_pre_attn_scalar": 6}
-    real = {**kinds, "hidden_size": 2560, "intermediate_size": 10_240, "vocab_size": 262_208}
+    real = {**kinds, "hidden_size": 2560, "intermediate_size": 10_240, "vocab_size": 32_064}
     real |= {"num_attention_heads": 8, "num_key_value_heads": 4, "sliding_window": 1024}
     vision = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 2}
-    vision |= {"num_attention_heads": 16, "image_size": 896, "patch_size": 14}
+    vision |= {"num_attention_heads": 16, "image_size": 448, "patch_size": 14}
     config = Gemma3Config(
         vision_config={**(vision if full else VISION), "vision_use_head": False},
         text_config=real if full else text,
-        image_token_index=262_144 if full else PICTURE,
+        image_token_index=32_000 if full else PICTURE,
         mm_tokens_per_image=256 if full else 4,
     )
     return Gemma3ForConditionalGeneration(config)
@@ -164,8 +164,8 @@ def _inputs(side: int, real_side: int, places: int, real_places: int, token: int
 
 
 def _gemma3_inputs(full: bool) -> Inputs:
-    inputs = _inputs(32, 896, 4, 256, 262_144)(full)
-    pictures = inputs["input_ids"] == (262_144 if full else PICTURE)
+    inputs = _inputs(32, 448, 4, 256, 32_000)(full)
+    pictures = inputs["input_ids"] == (32_000 if full else PICTURE)
     return {**inputs, "token_type_ids": pictures.astype(np.int64)}
 
 
