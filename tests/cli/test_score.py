@@ -87,7 +87,7 @@ def test_the_worst_are_a_page(run: Run, files: Path) -> None:
         Image.new("RGB", (8, 8)).save(files / "pictures" / name)
     options = ("--images", "pictures", "--out", "page.html", "--worst")
     result = run("score", "h.json", "r.json", *options, 2, "--by", "bleu-1")
-    assert result.out.splitlines()[-1] == "wrote page.html"
+    assert result.err == "captax: wrote page.html\n"
     page = Path("page.html").read_text()
     assert "The 2 worst of 3 captions by BLEU-1" in page
     # exp(1 - 6 / 2): both words are in the reference, which is three times as long.

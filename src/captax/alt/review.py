@@ -1,6 +1,7 @@
 """Proposals for people and programs to look at: cards, records and lines."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Any
 
 from captax.alt.proposals import Proposal
 from captax.alt.rules import RULES
+from captax.files import JSON_TEXT, Kind
 from captax.images import SheetRow
 
 # From so many places on, a card shows where its picture is only when it is unfolded.
 _FOLDED = 6
+# Lines of what `record` returns.
+REPORT = Kind("report", re.compile(rb'{"document": %b, "line": \d+, "src": ' % JSON_TEXT))
 
 
 def record(each: Proposal) -> dict[str, Any]:

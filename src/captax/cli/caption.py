@@ -19,13 +19,16 @@ from captax.cli.options import (
     Loaded,
     Model,
     Offline,
+    Replace,
     Revision,
+    checkpoint_files,
     decoding,
     load_captioner,
     lowest_of,
     min_score_option,
     threshold_of,
     watched,
+    wrote,
 )
 from captax.collection.choices import CaptionFormat, Compare, Engine, OnExists, Resume
 from captax.errors import CaptaxError
@@ -104,6 +107,7 @@ def caption(
         Path | None,
         typer.Option(help="Also write pictures and captions to this HTML page. Default: no page."),
     ] = None,
+    overwrite: Replace = False,
     dtype: Loaded = Dtype.float32,
     revision: Revision = None,
     offline: Offline = False,
@@ -227,7 +231,9 @@ def caption(
         follow_links,
         csv_safe,
         compare,
+        overwrite,
     )
+    plan.check_new_files(checkpoint_files(model))
     loaded: dict[str, Any] = {
         "name": model,
         "revision": revision,
@@ -250,6 +256,8 @@ def caption(
     if not plan.printed or summary.errors or summary.doubtful or others:
         for line in summary.lines():
             print(f"captax: {line}", file=sys.stderr)
+    if sheet is not None and not summary.stopped:
+        wrote(sheet)
     if summary.stopped:
         raise typer.Exit(INTERRUPTED)
     if summary.errors:

@@ -1,12 +1,14 @@
 """`captax data`: look at datasets before training on them."""
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from captax.cli.options import Replace, is_no_page, wrote
+from captax.files import NewFile, check_new_files
 
 if TYPE_CHECKING:
     from captax.data.check import Report
@@ -38,6 +40,7 @@ def check(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole report as JSON.")
     ] = False,
+    overwrite: Replace = False,
 ) -> None:
     """Count a dataset's pictures and captions, decode each picture, and say what is wrong.
 
@@ -47,8 +50,9 @@ def check(
     """
     # Start-up time.
     from captax.data.check import check as look
-    from captax.images import write_sheet
+    from captax.images import SHEET, write_sheet
 
+    check_new_files([NewFile("--sheet", sheet, SHEET, overwrite)], [path], reads=is_no_page)
     found = look(path, split=split, progress=True)
     report = found.report
     if as_json:
@@ -58,7 +62,7 @@ def check(
             print(line)
     if sheet is not None:
         write_sheet(sheet, found.sheet_rows(cards), title=f"{path}: {report.layout}")
-        print(f"captax: wrote {sheet}", file=sys.stderr)
+        wrote(sheet)
     if not report.sound:
         raise typer.Exit(SOMETHING_WRONG)
 

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+from captax.cli.options import Replace, checkpoint_files, is_no_page, wrote
+from captax.files import NewFile, check_new_files
+
 _OUTPUT = "Output"
 
 Metrics = Annotated[
@@ -114,6 +117,7 @@ def score(
     out: Annotated[
         Path, typer.Option(help="Where --worst writes its page.", rich_help_panel=_OUTPUT)
     ] = Path("worst.html"),
+    overwrite: Replace = False,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the samples for intervals and p-values.")
     ] = 0,
@@ -124,8 +128,23 @@ def score(
     lines, CSV, Flickr8k.token.txt, or plain text, line for line.
     """
     # Start-up time.
-    from captax.evaluation.score_files import score_files
+    from captax.evaluation.score_files import SCORES, TABLE, score_files
+    from captax.images import SHEET
+    from captax.metrics.cider import FREQUENCIES
 
+    given = [hypotheses, *references, against, document_frequencies, training, objects, images]
+    check_new_files(
+        [
+            NewFile("--json", json_out, SCORES, overwrite),
+            NewFile("--csv", csv_out, TABLE, overwrite),
+            NewFile("--out", out if worst else None, SHEET, overwrite),
+            NewFile(
+                "--write-document-frequencies", write_document_frequencies, FREQUENCIES, overwrite
+            ),
+        ],
+        [*(each for each in given if each is not None), *checkpoint_files(clip)],
+        reads=is_no_page,
+    )
     report = score_files(
         hypotheses,
         references,
@@ -159,10 +178,13 @@ def score(
         print(line)
     if write_document_frequencies is not None:
         report.write_document_frequencies(write_document_frequencies)
+        wrote(write_document_frequencies)
     if json_out is not None:
         report.write_json(json_out)
+        wrote(json_out)
     if csv_out is not None:
         report.write_csv(csv_out)
+        wrote(csv_out)
     if worst:
         report.write_worst(out, worst, ranked_by)
-        print(f"wrote {out}")
+        wrote(out)

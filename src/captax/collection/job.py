@@ -408,9 +408,10 @@ class _Job:
         if listed is not None:
             errors = [record for record in every() if record.error]
             doubtful = filter(shape.doubtful, every())
-            files += _list(listed.with_name(f"{listed.name}.review.jsonl"), doubtful)
+            of_doubtful, of_errors = lists_of(listed)
+            files += _list(of_doubtful, doubtful)
             if not self.output.holds_errors:
-                files += _list(listed.with_name(f"{listed.name}.errors.jsonl"), errors)
+                files += _list(of_errors, errors)
         self.summary.files = files
 
 
@@ -430,6 +431,12 @@ def reason_of(error: str) -> str:
     """The kind of an error, without the details of one picture."""
     of_a_file = re.sub(r"\A\S*/.*?: ", "", error, count=1, flags=re.DOTALL)
     return re.split(r": | \(|; ", of_a_file, maxsplit=1)[0]
+
+
+def lists_of(listed: Path) -> tuple[Path, Path]:
+    """The lists of captions for review and of errors."""
+    review, errors = (listed.with_name(f"{listed.name}.{of}.jsonl") for of in ("review", "errors"))
+    return review, errors
 
 
 def _list(path: Path, records: Iterable[Record]) -> list[Path]:

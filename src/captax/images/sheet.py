@@ -4,14 +4,18 @@ import base64
 import dataclasses
 import io
 import os
+import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from captax.files import replacing, text_file
+from captax.files import Kind, replacing, text_file
 from captax.images.decode import ImageError, ImageSource, decode
 
 _LONGEST_SIDE = 480
+SHEET = Kind(
+    "page", re.compile(rb'.{,200}<meta name="generator" content="captax: sheet">', re.DOTALL)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +131,7 @@ _HEAD = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="generator" content="captax: sheet">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"

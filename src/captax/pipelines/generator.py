@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from captax.checkpoints.directory import CARD, CONFIG, read_json, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
 from captax.errors import CheckpointError, quoted
+from captax.files import Kind
 from captax.generation import (
     Calibration,
     Constraints,
@@ -279,6 +281,9 @@ def read_calibration(directory: Path) -> Calibration | None:
         return Calibration.read(content)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}; make it anew with captax calibrate") from None
+
+
+CALIBRATION = Kind("calibration", re.compile(rb'{\s*"weights": {[^}]*},\s*"bias": '))
 
 
 def calibration_text(calibration: Calibration) -> str:
