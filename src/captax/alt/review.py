@@ -67,6 +67,12 @@ def _place(each: Proposal) -> str:
     return ", ".join(parts)
 
 
+def unreadable(proposals: Sequence[Proposal]) -> list[str]:
+    """A line for each picture that cannot be read, with the reason."""
+    details = {each.picture: each.detail for each in proposals if each.rule == "unreadable"}
+    return [f"{path}: {detail.removeprefix(f'{path}: ')}" for path, detail in details.items()]
+
+
 def reasons(proposals: Sequence[Proposal]) -> Iterator[str]:
     """A line for each image that is left alone: where it is, and why."""
     for each in proposals:

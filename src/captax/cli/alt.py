@@ -117,7 +117,7 @@ def alt(
     # Start-up time.
     from captax.alt import WAIVABLE, make_patch, propose, survey
     from captax.alt.patch import PATCH
-    from captax.alt.review import REPORT, cards, reasons, record, summary
+    from captax.alt.review import REPORT, cards, reasons, record, summary, unreadable
     from captax.alt.site import is_document
     from captax.images import SHEET, names_picture, write_sheet
 
@@ -162,6 +162,8 @@ def alt(
     written, failures = patch.write() if write else (0, [])
     for failure in [*surveyed.errors, *failures]:
         _tell(f"captax: {failure}")
+    for line in unreadable(proposals):
+        _tell(f"captax: {line}")
     if verbose:
         for line in reasons(proposals):
             _tell(line)
@@ -171,8 +173,7 @@ def alt(
         _tell(f"captax: wrote {written:,} alt texts")
     elif patch.edits and (out is not None or patch.base != Path.cwd()):
         _tell(f"captax: apply the patch with `{patch.command(out)}`")
-    unreadable = any(each.rule == "unreadable" for each in proposals)
-    if surveyed.errors or failures or unreadable:
+    if surveyed.errors or failures or any(unreadable(proposals)):
         raise typer.Exit(SOME_FAILED)
 
 

@@ -26,6 +26,7 @@ from captax.cli.options import (
     load_captioner,
     lowest_of,
     min_score_option,
+    refuse_idle,
     threshold_of,
     watched,
     wrote,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 # Errors beyond these are not shown one by one.
 SHOWN = 100
+SHARD = 256
 LOG_SECONDS = 30  # from one line of progress in a log to the next
 
 
@@ -196,7 +198,7 @@ def caption(
     ] = None,
     shard_size: Annotated[
         int, _collection("Pictures that a worker is given at a time.", min=1)
-    ] = 256,
+    ] = SHARD,
     *,
     options: dict[str, Any],
 ) -> None:
@@ -240,8 +242,19 @@ def caption(
         "offline": offline,
         "dtype": dtype.value,
     }
-    if workers is not None and engine is Engine.local:
-        raise CaptaxError("--workers only applies to a cluster; add --engine ray")
+    _refuse_idle(
+        plan,
+        kept={
+            "--resume": resume is not Resume.if_possible,
+            "--retry-errors": retry_errors,
+            "--compare": compare is not Compare.time,
+            "--follow-links": follow_links,
+        },
+        of_a_cluster={
+            "--workers": workers is not None and engine is Engine.local,
+            "--shard-size": shard_size != SHARD and engine is Engine.local,
+        },
+    )
     cluster = Cluster(loaded, workers, shard_size) if engine is Engine.ray else None
     if cluster is not None and plan.printed:
         raise CaptaxError("--engine ray cannot print captions; add --out, or --format sidecar")
@@ -262,6 +275,43 @@ def caption(
         raise typer.Exit(INTERRUPTED)
     if summary.errors:
         raise typer.Exit(SOME_FAILED)
+
+
+def _refuse_idle(plan: "Plan", kept: dict[str, bool], of_a_cluster: dict[str, bool]) -> None:
+    """Raise `CaptaxError` for an option that was given and has no effect without another one.
+
+    The options in `kept` need captions that are kept, those `of_a_cluster` a cluster.
+    """
+    beside = "--format sidecar, xmp or embed"
+    adds = plan.on_exists in (OnExists.append, OnExists.prepend)
+    rules = [(option, given, "a cluster", "--engine ray") for option, given in of_a_cluster.items()]
+    rules += [
+        (option, given and plan.printed, "captions that are kept", f"--out FILE, or {beside}")
+        for option, given in kept.items()
+    ]
+    rules += [
+        (f"--on-exists {plan.on_exists}", adds and not plan.beside, "texts of pictures", beside),
+        (
+            "--on-exists",
+            plan.on_exists is not OnExists.skip and plan.printed,
+            "captions that are kept",
+            f"--out FILE, or {beside}",
+        ),
+        (
+            "--separator",
+            plan.separator != "\n" and not (adds and plan.beside),
+            "texts that are added to",
+            f"{beside}, and --on-exists append or prepend",
+        ),
+        ("--no-csv-safe", not plan.csv_safe and plan.wanted != "csv", "tables", "--out NAME.csv"),
+        (
+            "--overwrite",
+            plan.overwrite and plan.printed and plan.sheet is None,
+            "files",
+            f"--out FILE, --sheet FILE, or {beside}",
+        ),
+    ]
+    refuse_idle(*rules)
 
 
 def _named(sources: list[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captax.cli.options import Replace, is_no_page, wrote
+from captax.cli.options import Replace, is_no_page, refuse_idle, wrote
 from captax.files import NewFile, check_new_files
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SOMETHING_WRONG = 1
 SHOWN = 10
+CARDS = 60
 
 app = typer.Typer(help="Check datasets.")
 
@@ -36,7 +37,7 @@ def check(
             help="Also write an HTML page here, with what is wrong and a sample. Default: no page."
         ),
     ] = None,
-    cards: Annotated[int, typer.Option(min=1, help="How many pictures the page shows.")] = 60,
+    cards: Annotated[int, typer.Option(min=1, help="How many pictures the page shows.")] = CARDS,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole report as JSON.")
     ] = False,
@@ -52,6 +53,7 @@ def check(
     from captax.data.check import check as look
     from captax.images import SHEET, write_sheet
 
+    refuse_idle(("--cards", cards != CARDS and sheet is None, "the page", "--sheet FILE"))
     check_new_files([NewFile("--sheet", sheet, SHEET, overwrite)], [path], reads=is_no_page)
     found = look(path, split=split, progress=True)
     report = found.report

@@ -136,7 +136,8 @@ def explain(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Write a picture .png, a page .html or arrays .npz. By default words are listed."
+            help="Also write a picture .png, a page .html or arrays .npz. By default words are "
+            "only listed."
         ),
     ] = None,
     overwrite: Replace = False,
@@ -148,7 +149,7 @@ def explain(
 ) -> None:
     """Show where in a picture each word of its caption came from, and how far to believe it.
 
-    Without --out, each word is listed with its log-probability and where its map is highest.
+    Each word is listed with its log-probability and where its map is highest.
     """
     # Start-up time.
     from captax.explain.explanation import KINDS, file_kind
@@ -205,8 +206,7 @@ def explain(
         shown = view or (View.STRIP if word is None else View.OVERLAY)
         found.save(out, shown.value, word=place, **chosen)
         wrote(out)
-    else:
-        _list(found, found.maps(**chosen), per)
+    _list(found, found.maps(**chosen), per)
     if found.faithfulness:
         _judge(found)
     if feed_back:

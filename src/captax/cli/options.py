@@ -359,6 +359,16 @@ def as_json(format: LineFormat | None, out: Path | None) -> bool:
     )
 
 
+def refuse_idle(*rules: tuple[str, bool, str, str]) -> None:
+    """Raise `CaptaxError` for an option that was given and would have no effect.
+
+    A rule is the option, whether it is idle, what it applies to, and what to add.
+    """
+    for option, idle, what, other in rules:
+        if idle:
+            raise CaptaxError(f"{option} only applies to {what}; add {other}")
+
+
 def checkpoint_files(*names: str | PathLike[str] | None) -> list[Path]:
     """The files of checkpoint directories among `names`: what a command reads besides its inputs.
 

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from captax.cli.options import Replace, checkpoint_files, is_no_page, wrote
+from captax.cli.options import Replace, checkpoint_files, is_no_page, refuse_idle, wrote
 from captax.files import NewFile, check_new_files
 
 _OUTPUT = "Output"
+_WORST = Path("worst.html")
 
 Metrics = Annotated[
     str,
@@ -116,7 +117,7 @@ def score(
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Where --worst writes its page.", rich_help_panel=_OUTPUT)
-    ] = Path("worst.html"),
+    ] = _WORST,
     overwrite: Replace = False,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the samples for intervals and p-values.")
@@ -132,6 +133,16 @@ def score(
     from captax.images import SHEET
     from captax.metrics.cider import FREQUENCIES
 
+    refuse_idle(
+        ("--by", by is not None and not worst, "the worst captions", "--worst NUMBER"),
+        ("--out", out != _WORST and not worst, "the worst captions", "--worst NUMBER"),
+        (
+            "--images",
+            images is not None and not worst and clip is None,
+            "metrics and pages with pictures",
+            "--clip MODEL or --worst NUMBER",
+        ),
+    )
     given = [hypotheses, *references, against, document_frequencies, training, objects, images]
     check_new_files(
         [

@@ -20,16 +20,18 @@ from captax.collection.item import ARCHIVES, CollectionError
 from captax.collection.items import find_items
 from captax.collection.job import Output, Shape, Summary, caption_collection, lists_of
 from captax.collection.journal import Journal
-from captax.collection.outputs import OneFile, Screen, below, format_of
+from captax.collection.outputs import HOLD_ONE, OneFile, Screen, below, format_of
 from captax.collection.own_files import JOB, LINES, OwnFiles
 from captax.collection.record import Record
 from captax.data.tables import parquet_library
-from captax.errors import quoted
+from captax.errors import OptionError, quoted
 from captax.files import NewFile, check_new_files, unwritable
 from captax.generation import Calibration
 from captax.images import SHEET, ImageError, SheetRow, names_picture, write_sheet
 from captax.pipelines.captioner import Captioner
 from captax.text import graphic_in
+
+_BESIDE = (CaptionFormat.sidecar, CaptionFormat.xmp, CaptionFormat.embed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,13 @@ class Plan:
             raise CollectionError(f"--format {self.wanted} writes a file; add --out")
         elif self.out is not None:
             self._check_file(self.out, within)
+        several = self.options.decoding.get("num_return_sequences") or 1
+        if self.wanted in HOLD_ONE and several > 1 and self.sheet is None:
+            raise OptionError(
+                f"`num_return_sequences` is {several}, and the format {self.wanted} holds one "
+                "caption of each picture; leave it out, or write text, jsonl, csv, parquet or "
+                "sidecars"
+            )
 
     def check_new_files(self, others: Sequence[Path] = ()) -> None:
         """Raise `OutputError` if the job would write over what it or its model (`others`) reads,
@@ -153,9 +162,9 @@ class Plan:
     @property
     def wanted(self) -> CaptionFormat:
         """The format that captions are written in."""
-        if self.format is not None:
-            return self.format
-        return CaptionFormat.text if self.out is None else format_of(self.out)
+        if self.out is None or self.format in _BESIDE:
+            return self.format or CaptionFormat.text
+        return format_of(self.out, self.format)
 
     @property
     def printed(self) -> bool:
@@ -165,7 +174,7 @@ class Plan:
     @property
     def beside(self) -> bool:
         """Whether each caption is written beside its own picture."""
-        return self.wanted in (CaptionFormat.sidecar, CaptionFormat.xmp, CaptionFormat.embed)
+        return self.wanted in _BESIDE
 
     def _output(self, stack: contextlib.ExitStack) -> Output:
         """The output, which is open until `stack` is closed."""

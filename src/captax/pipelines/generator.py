@@ -96,7 +96,12 @@ class Generator:
         for name, spell in (("bad_words", self._bad_words), ("force_words", self._force_words)):
             if name in said:
                 words = said.pop(name)
-                said[f"{name}_ids"] = spell([words] if isinstance(words, str) else words or ())
+                phrases = [words] if isinstance(words, str) else list(words or ())
+                if not all(phrase.strip() for phrase in phrases):
+                    raise GenerationError(
+                        f"`{name}` has a phrase without words; give it some, or leave it out"
+                    )
+                said[f"{name}_ids"] = spell(phrases)
         config = self.generation.replace(**said)
         _ = config.strategy, config.constraints  # this raises if options contradict each other
         return config
