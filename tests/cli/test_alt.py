@@ -126,6 +126,10 @@ def test_a_picture_that_cannot_be_read_is_named_once(run: Run, model: Path, site
     assert result.code == 1
     [line] = [each for each in result.err.splitlines() if "q.png" in each]
     assert line == f"captax: {Path('site/q.png').absolute()}: is empty (0 bytes)"
+    (site / "notes.md").write_text("![](p.png)")
+    result = run("alt", "site/notes.md", "--write", "--model", model)
+    assert "captax: 1 document shows 1 image; 1 alt text is proposed, 0 images are" in result.err
+    assert "captax: wrote 1 alt text\n" in result.err
 
 
 def test_the_report_names_every_image(run: Run, site: Path, dogs: list[str]) -> None:

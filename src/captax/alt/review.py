@@ -9,6 +9,7 @@ from typing import Any
 
 from captax.alt.proposals import Proposal
 from captax.alt.rules import RULES
+from captax.errors import plural
 from captax.files import JSON_TEXT, Kind
 from captax.images import SheetRow
 
@@ -87,8 +88,10 @@ def summary(proposals: Sequence[Proposal], documents: int) -> Iterator[str]:
     counts = Counter(each.rule for each in proposals if each.rule is not None)
     left = counts.total()
     yield (
-        f"{documents:,} documents show {len(proposals):,} images; "
-        f"{len(proposals) - left:,} alt texts are proposed, {left:,} images are left alone"
+        f"{plural(documents, 'document shows', 'documents show')} "
+        f"{plural(len(proposals), 'image')}; "
+        f"{plural(len(proposals) - left, 'alt text is', 'alt texts are')} proposed, "
+        f"{plural(left, 'image is', 'images are')} left alone"
     )
     for rule, why in RULES.items():
         if counts[rule]:

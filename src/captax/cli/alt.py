@@ -28,7 +28,7 @@ from captax.cli.options import (
     watched,
     wrote,
 )
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, plural
 from captax.files import NewFile, check_new_files, replacing
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def alt(
     first, *rest = summary(proposals, surveyed.documents)
     _tell("\n".join([f"captax: {first}", *rest]))
     if write:
-        _tell(f"captax: wrote {written:,} alt texts")
+        _tell(f"captax: wrote {plural(written, 'alt text')}")
     elif patch.edits and (out is not None or patch.base != Path.cwd()):
         _tell(f"captax: apply the patch with `{patch.command(out)}`")
     if surveyed.errors or failures or any(unreadable(proposals)):

@@ -32,7 +32,7 @@ from captax.cli.options import (
     wrote,
 )
 from captax.collection.choices import CaptionFormat, Compare, Engine, OnExists, Resume
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, plural
 
 if TYPE_CHECKING:
     from captax.collection.job import Summary
@@ -385,10 +385,12 @@ def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
 def _progress(summary: "Summary", seconds: float, total: list[int]) -> str:
     """How far it is, and how long it may yet take."""
     rate = (summary.settled - summary.before) / seconds
-    of = f" of {total[0]:,}" if total else ""
     left = (total[0] - summary.settled) / rate / 60 if total and rate else 0
     about = f", about {left:.0f} min left" if left >= 1 else ""
-    return f"{summary.settled:,}{of} pictures, {rate:.1f} a second{about}"
+    pictures = plural(summary.settled, "picture")
+    if total:
+        pictures = f"{summary.settled:,} of {plural(total[0], 'picture')}"
+    return f"{pictures}, {rate:.1f} a second{about}"
 
 
 def _count(plan: "Plan", bar: Any, total: list[int]) -> None:

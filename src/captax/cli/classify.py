@@ -22,7 +22,7 @@ from captax.cli.options import (
     output,
     watched,
 )
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, plural
 from captax.files import NewFile, check_new_files
 
 
@@ -86,5 +86,8 @@ def classify(
                 print(classification_line(path, found), file=writer, flush=True)
         bar.close()
     if failed:
-        print(f"captax: {failed} of {len(files)} pictures could not be read", file=sys.stderr)
+        print(
+            f"captax: {failed} of {plural(len(files), 'picture')} could not be read",
+            file=sys.stderr,
+        )
         raise typer.Exit(SOME_FAILED)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from captax.cli.options import Replace, is_no_page, refuse_idle, wrote
+from captax.errors import plural
 from captax.files import NewFile, check_new_files
 
 if TYPE_CHECKING:
@@ -72,12 +73,12 @@ def check(
 def _lines(path: str, report: "Report") -> Iterator[str]:
     yield f"{path}: {report.layout}"
     for split, count in report.pictures.items():
-        line = f"  {split:5} {count:>9,} pictures"
+        line = f"  {split:5} {_column(count, 'picture')}"
         if split in report.captions:
-            line += f" {report.captions[split]:>9,} captions"
+            line += f" {_column(report.captions[split], 'caption')}"
         if split in report.classes:
-            line += f" {len(report.classes[split]):>9,} classes"
-        yield line
+            line += f" {_column(len(report.classes[split]), 'class', 'classes')}"
+        yield line.rstrip()
     yield from _classes(report.classes)
     if report.words and report.vocabulary:
         words, vocabulary = report.words, report.vocabulary
@@ -86,8 +87,8 @@ def _lines(path: str, report: "Report") -> Iterator[str]:
             f"{words.p95}"
         )
         yield (
-            f"vocabulary: {vocabulary.size:,} words, {vocabulary.frequent:,} of them 5 times or "
-            f"more, {vocabulary.singletons:,} once"
+            f"vocabulary: {plural(vocabulary.size, 'word')}, {vocabulary.frequent:,} of them 5 "
+            f"times or more, {vocabulary.singletons:,} once"
         )
         yield f"captions of more than one picture: {report.shared_captions:,}"
     if report.widths and report.heights:
@@ -109,6 +110,11 @@ def _lines(path: str, report: "Report") -> Iterator[str]:
         yield from _listed("pictures with an empty caption", report.empty)
         yield from _listed("captions without a picture", report.unpictured, 0)
         yield from _listed("pictures with a caption twice", report.repeated_captions)
+
+
+def _column(count: int, one: str, several: str = "") -> str:
+    number, noun = plural(count, one, several).split(" ")
+    return f"{number:>9} {noun:{len(several or one) + (not several)}}"
 
 
 def _classes(classes: dict[str, dict[str, int]]) -> Iterator[str]:

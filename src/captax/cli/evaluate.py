@@ -8,6 +8,7 @@ import typer
 
 from captax.cli.options import Dtype, Loaded, Replace, checkpoint_files, load_captioner, wrote
 from captax.cli.score import STANDARD, Metrics, names
+from captax.errors import plural
 from captax.files import NewFile, check_new_files
 
 
@@ -73,7 +74,7 @@ def evaluate(
             "captax: scored the pictures of all splits; --split dev scores only those of dev",
             file=sys.stderr,
         )
-    print(f"{len(examples)} pictures, {found.pictures_per_second:.1f} a second")
+    print(f"{plural(len(examples), 'picture')}, {found.pictures_per_second:.1f} a second")
     if json_out is not None:
         content = {
             "scores": found.scores.corpus,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from captax.cli.options import Replace, checkpoint_files, is_no_page, refuse_idle, wrote
+from captax.errors import plural
 from captax.files import NewFile, check_new_files
 
 _OUTPUT = "Output"
@@ -173,16 +174,12 @@ def score(
     )
     ranked_by = report.metric(by) if worst else ""
     if report.skipped:
-        have = "picture that has" if report.skipped == 1 else "pictures that have"
-        print(
-            f"captax: skipped {report.skipped:,} {have} no caption in {hypotheses}",
-            file=sys.stderr,
-        )
+        skipped = plural(report.skipped, "picture that has", "pictures that have")
+        print(f"captax: skipped {skipped} no caption in {hypotheses}", file=sys.stderr)
     if report.other_splits:
-        pictures = "picture" if report.other_splits == 1 else "pictures"
+        others = plural(report.other_splits, "picture")
         print(
-            f"captax: left out the captions of {report.other_splits:,} {pictures} of other splits "
-            f"in {hypotheses}",
+            f"captax: left out the captions of {others} of other splits in {hypotheses}",
             file=sys.stderr,
         )
     for line in report.lines():

@@ -17,7 +17,7 @@ from captax.collection.journal import Journal
 from captax.collection.outputs import write_json_lines
 from captax.collection.record import Record
 from captax.collection.stamps import changed, stamp
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, plural
 from captax.files import OutputError
 from captax.images import ImageError
 
@@ -448,7 +448,7 @@ def _duration(seconds: float) -> str:
 
 
 def _pictures(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count:,} pictures"
+    return plural(count, "picture")
 
 
 def reason_of(error: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from captax.data import Example
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, plural
 from captax.files import Kind, replacing
 from captax.generation import Calibration
 from captax.generation.confidence import SIGNALS
@@ -118,9 +118,8 @@ def calibrate(
     examples = [example for each in data.values() for example in each]
     source = [name for name, each in data.items() for _ in each]
     if len(examples) < FOLDS:
-        raise CaptaxError(
-            f"{len(examples)} pictures are too few for a calibration; give {FOLDS} or more"
-        )
+        few = plural(len(examples), "picture is", "pictures are")
+        raise CaptaxError(f"{few} too few for a calibration; give {FOLDS} or more")
     extra = max(FEWEST_SYNTHETIC, round(SYNTHETIC_SHARE * len(examples)))
     pictures = [*(example.image for example in examples), *synthetic_pictures(extra, seed=seed)]
     stream = captioner.stream(pictures, batch_size=batch_size, signals=True, **options)

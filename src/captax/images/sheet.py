@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
+from captax.errors import plural
 from captax.files import Kind, replacing, text_file
 from captax.images.decode import ImageError, ImageSource, decode
 
@@ -123,7 +124,7 @@ def _score(row: SheetRow, score: float | None) -> str:
 
 
 def _count(pictures: int, failed: int) -> str:
-    count = "1 picture" if pictures == 1 else f"{pictures:,} pictures"
+    count = plural(pictures, "picture")
     return f"{count}, {failed:,} with an error" if failed else count
 
 
