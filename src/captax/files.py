@@ -158,6 +158,14 @@ JSON_TEXT = rb'"(?:[^"\\]|\\.)*"'  # the pattern of a text in JSON, for marks
 _BEGINNING = 65_536  # bytes in which a mark is looked for
 
 
+# Suffixes by which people and programs know what is in a file.
+_TELLING = frozenset({
+    *(".csv", ".tsv", ".parquet", ".json", ".jsonl", ".npz", ".npy", ".zip", ".tar"),
+    *(".html", ".htm", ".md", ".yaml", ".patch", ".diff", ".safetensors"),
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".heic"),
+})  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """A kind of file that captax makes, and by what captax knows such a file again.
@@ -165,10 +173,21 @@ class Kind:
     Attributes:
         name: what messages call it.
         mark: how it begins, and nothing that somebody else makes does; None if it has no mark.
+        suffixes: what its name may end in, the usual one first; () if somebody else looks at that.
     """
 
     name: str
     mark: re.Pattern[bytes] | None = None
+    suffixes: tuple[str, ...] = ()
+
+    def check_name(self, option: str, path: Path) -> None:
+        """Raise `OutputError` if the name that an option gives says another kind of file."""
+        suffix = path.suffix.lower()
+        if self.suffixes and suffix in _TELLING and suffix not in self.suffixes:
+            raise OutputError(
+                f"{path}: {option} writes a {self.name}, and the name says something else; give "
+                f"one that ends in {self.suffixes[0]}"
+            )
 
     def made(self, path: Path) -> bool:
         """Whether captax made the file at `path`, and made it as one of this kind."""
@@ -204,6 +223,7 @@ def check_new_files(
 ) -> None:
     """Raise `OutputError` if writing `files` would lose something that captax did not make.
 
+    A name must not say that a file is of another kind.
     A file of captax's own of the same kind is replaced, and so is an empty one, a device or a pipe;
     another file only if its `NewFile` says `overwrite`. What is read is never replaced: neither one
     of the `inputs`, nor, in a folder among them, what captax did not make and `reads` is true of.
@@ -236,6 +256,8 @@ def check_new_files(
                 f"{path}: is there already, and is no {each.kind.name} that captax made; give "
                 f"{each.option} another name, or add --overwrite to replace it"
             )
+    for each, path in named:
+        each.kind.check_name(each.option, path)
 
 
 def _is_read(

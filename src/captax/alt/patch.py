@@ -20,7 +20,7 @@ from captax.files import Kind
 
 _CONTEXT = 3
 _FIRST = b"Alt texts that captax proposes\n"  # programs skip what comes before the first file
-PATCH = Kind("patch", re.compile(re.escape(_FIRST)))
+PATCH = Kind("patch", re.compile(re.escape(_FIRST)), (".patch", ".diff"))
 
 
 @dataclasses.dataclass(frozen=True)

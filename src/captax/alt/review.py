@@ -16,7 +16,9 @@ from captax.images import SheetRow
 # From so many places on, a card shows where its picture is only when it is unfolded.
 _FOLDED = 6
 # Lines of what `record` returns.
-REPORT = Kind("report", re.compile(rb'{"document": %b, "line": \d+, "src": ' % JSON_TEXT))
+REPORT = Kind(
+    "report", re.compile(rb'{"document": %b, "line": \d+, "src": ' % JSON_TEXT), (".jsonl", ".json")
+)
 
 
 def record(each: Proposal) -> dict[str, Any]:

@@ -25,12 +25,16 @@ from captax.collection.own_files import JOB, LINES, OwnFiles
 from captax.collection.record import Record
 from captax.data.tables import parquet_library
 from captax.errors import OptionError, quoted
+from captax.files import Kind as FileKind
 from captax.files import NewFile, check_new_files, unwritable
 from captax.generation import Calibration
 from captax.images import SHEET, ImageError, SheetRow, names_picture, write_sheet
 from captax.pipelines.captioner import Captioner
 from captax.text import graphic_in
 
+_CAPTIONS = FileKind(
+    "file of captions", suffixes=(".txt", ".jsonl", ".csv", ".parquet", ".json", ".md")
+)
 _BESIDE = (CaptionFormat.sidecar, CaptionFormat.xmp, CaptionFormat.embed)
 
 
@@ -98,7 +102,7 @@ class Plan:
             for path in (lists_of(self.listed) if self.folder is not None and self.listed else ())
         ]
         # Whether the file of all captions may be replaced, `OneFile` knows from the journal.
-        out = NewFile("--out", None if self.beside else self.out, LINES, overwrite=True)
+        out = NewFile("--out", None if self.beside else self.out, _CAPTIONS, overwrite=True)
         sheet = NewFile("--sheet", self.sheet, SHEET, self.overwrite)
         check_new_files([out, sheet, *beside], [*self.sources, *others], reads=names_picture)
 

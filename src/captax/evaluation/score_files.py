@@ -32,8 +32,8 @@ _METRICS = (
     rb"m?BLEU-\d|ROUGE-L|CIDEr(?:-D)?|METEOR|SPICE|WER|CER|rouge[12L]|CHAIR[si]|(?:Ref)?CLIPScore"
 )
 # What `write_scores` and `Report.write_csv` write.
-SCORES = Kind("file of scores", re.compile(rb'{\s*"generator": "captax",'))
-TABLE = Kind("table of scores", re.compile(rb"id,caption(?:,(?:%b))+\r?\n" % _METRICS))
+SCORES = Kind("file of scores", re.compile(rb'{\s*"generator": "captax",'), (".json",))
+TABLE = Kind("table of scores", re.compile(rb"id,caption(?:,(?:%b))+\r?\n" % _METRICS), (".csv",))
 
 
 def write_scores(path: Path, content: dict[str, Any]) -> None:

@@ -15,7 +15,9 @@ from captax.images.decode import ImageError, ImageSource, decode
 
 _LONGEST_SIDE = 480
 SHEET = Kind(
-    "page", re.compile(rb'.{,200}<meta name="generator" content="captax: sheet">', re.DOTALL)
+    "page",
+    re.compile(rb'.{,200}<meta name="generator" content="captax: sheet">', re.DOTALL),
+    (".html", ".htm"),
 )
 
 

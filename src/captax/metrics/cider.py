@@ -21,7 +21,9 @@ SIGMA = 6.0
 """Standard deviation, in tokens, of CIDEr-D's penalty for a length unlike the reference's."""
 
 # What `DocumentFrequencies.write` writes.
-FREQUENCIES = Kind("file of document frequencies", re.compile(rb'{"images": \d+, "frequencies": {'))
+FREQUENCIES = Kind(
+    "file of document frequencies", re.compile(rb'{"images": \d+, "frequencies": {'), (".json",)
+)
 
 
 class DocumentFrequencies:

@@ -13,15 +13,17 @@ from captax.pipelines.classifier import Classification
 CLASSIFICATION_RECORDS = Kind(
     "list of labels",
     re.compile(rb'{"path": %b, "(?:error|label)": %b[,}]' % (JSON_TEXT, JSON_TEXT)),
+    (".jsonl", ".json"),
 )
 CLASSIFICATION_LINES = Kind(
-    "list of labels", re.compile(rb"[^\n]*: [^\n]+ \(\d{1,3}\.\d%\)(?:; [^\n]+%\))*\n")
+    "list of labels", re.compile(rb"[^\n]*: [^\n]+ \(\d{1,3}\.\d%\)(?:; [^\n]+%\))*\n"), (".txt",)
 )
 TEXT_RECORDS = Kind(
     "list of texts",
     re.compile(rb'{"text": %b, "generated": %b, "score": ' % (JSON_TEXT, JSON_TEXT)),
+    (".jsonl", ".json"),
 )
-TEXT_LINES = Kind("list of texts")
+TEXT_LINES = Kind("list of texts", suffixes=(".txt", ".md"))
 
 
 def classification_record(path: Path | str, found: Classification | ImageError) -> dict[str, Any]:
