@@ -75,6 +75,7 @@ def test_files_are_written_as_their_names_say(
         found = run(*given, tmp_path / name, *options)
         assert found.code == 0, found.err
         assert (tmp_path / name).stat().st_size > 1000
+        assert found.out.startswith("a red square\n  1  ")  # as without --out
     sizes = set()
     for name in ("strip.png", "word.png", "token.png"):
         with Image.open(tmp_path / name) as image:
