@@ -14,8 +14,9 @@ from PIL import Image
 
 from captax.cli import explain as command
 from captax.explain import maps
-from captax.explain.evidence import EVIDENCE, HIDE
+from captax.explain.evidence import EVIDENCE
 from captax.explain.explain import ALL
+from captax.explain.hiding import HIDE
 from captax.explain.views import VIEWS
 from captax.generation import programs
 
