@@ -157,7 +157,8 @@ def test_faithfulness_is_a_table_best_first(
         (
             ("--method", "rollout"),
             "rollout needs an encoder with attention, and this model's encoder has none (it is "
-            "convolutional); choose attention, gradient, integrated, occlusion",
+            "convolutional) or reads a picture in several views; choose attention, gradient, "
+            "integrated, occlusion",
         ),
         (
             ("--out", "x.jpg"),
