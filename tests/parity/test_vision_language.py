@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import captax
 from captax.checkpoints.state import export, fill
 from captax.models.config import FAMILIES
 from captax.models.gemma3_vision import Gemma3Config
@@ -18,6 +19,7 @@ from captax.models.paligemma import PaliGemmaConfig
 from captax.models.smolvlm import Idefics3Config, SmolVLMConfig, buckets
 from captax.models.vision_language import VisionLanguageConfig
 from captax.text.prompt_format import FORMATS, IDEFICS3, PALIGEMMA, SMOLVLM, PromptFormat
+from vision_language_files import MARKERS, write
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
@@ -188,6 +190,51 @@ def test_configs_tensors_and_features_of_pictures(
     assert features.tokens.shape == (2, config.places, config.text_config.hidden_size)
     assert features.lead + features.grid[0] * features.grid[1] == config.places
     np.testing.assert_allclose(features.tokens, want.numpy(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("name", sorted(MARKERS))
+def test_a_batch_is_answered_as_the_reference_answers_each(
+    name: str, beams: int, tmp_path: Path
+) -> None:
+    """Pictures of many shapes and prompts of many lengths, token for token."""
+    folder = write(name, tmp_path / "model")
+    theirs = transformers.AutoModelForImageTextToText.from_pretrained(
+        folder, attn_implementation="eager", dtype=torch.float32
+    ).eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        # As they are, weights choose one token for ever.
+        for value in theirs.parameters():
+            value.add_(0.3 * torch.randn_like(value))
+    theirs.save_pretrained(folder)
+    ours = captax.load(folder)
+    noise = np.random.default_rng(0)
+    shapes, prompts = ((50, 90), (96, 40), (64, 64)), ["look red", "look", "red blue red square"]
+    pictures = [noise.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
+    options = {"num_beams": beams, "max_new_tokens": 12, "length_penalty": 1.0}
+    found = ours.caption(pictures, prompt=prompts, **options)
+    assert len({each.tokens for each in found}) > 1
+    for picture, prompt, got in zip(pictures, prompts, found, strict=True):
+        shown = ours.prepare(picture)
+        tokens = torch.tensor([ours._encode_prompt(prompt, "", False, shown.grid)])
+        pixels = torch.from_numpy(ours.processor.normalize(shown.views).transpose(0, 3, 1, 2))
+        given = {"pixel_values": pixels[None] if name == "smolvlm" else pixels}
+        if name in ("paligemma", "gemma3-vision"):
+            marked = tokens == ours.model.config.image_token_id
+            given["token_type_ids"] = marked.long() * (name != "paligemma")
+        want = theirs.generate(
+            input_ids=tokens,
+            attention_mask=torch.ones_like(tokens),
+            **given,
+            **options,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        assert list(got.tokens) == want.sequences[0, tokens.shape[1] :].tolist()
+        if beams > 1:
+            assert got.score == pytest.approx(want.sequences_scores[0].item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["SmolVLM", "Idefics3"])
