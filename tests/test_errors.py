@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from captax.errors import CaptaxError, quoted
+from captax.errors import CaptaxError, plural, quoted
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,15 @@ def test_what_is_long_or_multiplies_is_cut() -> None:
         deep = (deep,)
     for value in (laughs, deep, "x" * 10**7, [0] * 10**6, 2**100_000, {"x" * 10**6: 1}):
         assert len(quoted(value)) < 310
+
+
+def test_one_thing_is_not_several() -> None:
+    assert [plural(n, "picture") for n in (0, 1, 2000)] == [
+        "0 pictures",
+        "1 picture",
+        "2,000 pictures",
+    ]
+    assert plural(1, "class", "classes") == "1 class" and plural(2, "is", "are") == "2 are"
 
 
 def test_a_message_keeps_its_beginning_and_its_end() -> None:

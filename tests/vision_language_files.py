@@ -18,8 +18,22 @@ MARKERS = {
     ),
     "paligemma": ("<bos>", END),
     "florence2": (END, "<poly>", "</poly>", "<sep>", *(f"<loc_{part}>" for part in range(5))),
+    "llava": (END,),
+    "joycaption": (
+        *("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", END, "<|eot_id|>"),
+        *("<|reserved_special_token_70|>", "<|reserved_special_token_71|>"),
+    ),
+    "gemma3-vision": (
+        *("<bos>", "<start_of_turn>", "<end_of_turn>", END),
+        *("<start_of_image>", "<end_of_image>"),
+    ),
 }
-SIZES = {"paligemma": (32, 32), "florence2": (48, 80)}
+# What keeps the places of a picture, where it is not `<image>`.
+PICTURES = {
+    "joycaption": "<|reserved_special_token_69|>",
+    "gemma3-vision": "<image_soft_token>",
+}
+SIZES = {"florence2": (48, 80)}
 WORDS = ("User:", "System:", "Assistant:", "red", "blue", "square", "look", "Can", "you", "?")
 TILES = {
     "image_processor_type": "SmolVLMImageProcessor",
@@ -29,23 +43,25 @@ TILES = {
 
 
 def write(name: str, folder: Path) -> Path:
-    """`name` is "smolvlm" (tiles of 32 pixels; longer sides of 96), "paligemma" or "florence2"."""
+    """`name` is one of `MARKERS`; "smolvlm" has tiles of 32 pixels, and longer sides of 96."""
     shutil.copytree(CASES[name].stored, folder, dirs_exist_ok=True)
     contents = json.loads((folder / "config.json").read_text())
     if name != "florence2":  # whose positions are a table
-        contents["text_config"]["max_position_embeddings"] = 256
+        contents["text_config"]["max_position_embeddings"] = 512
     (folder / "config.json").write_text(json.dumps(contents))
-    markers = MARKERS[name]
+    markers, picture = MARKERS[name], PICTURES.get(name, "<image>")
     said = ["<pad>", "<s>", "</s>", "<unk>", *markers, *WORDS]
     words = {word: index for index, word in enumerate(said)}
-    words |= {f"w{index}": index for index in range(len(words), 39)} | {"<image>": 39}
+    words |= {f"w{index}": index for index in range(len(words), 39)} | {picture: 39}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     if name == "florence2":
         backend.decoder = tokenizers.decoders.Fuse()  # nothing stands between location tokens
-    backend.add_special_tokens([*markers, "<image>", "<pad>", "<s>", "</s>"])
+    backend.add_special_tokens([*markers, picture, "<pad>", "<s>", "</s>"])
     Tokenizer(backend, start="<s>", eos=END, pad="<pad>").save(folder)
-    config = TILES if name == "smolvlm" else ImageProcessor(size=SIZES[name]).to_config()
+    config = (
+        TILES if name == "smolvlm" else ImageProcessor(size=SIZES.get(name, (32, 32))).to_config()
+    )
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
     roles = {"eos_token_id": words[END], "pad_token_id": 0, "bos_token_id": 1}
     if name == "florence2":

@@ -76,6 +76,11 @@ def _pieces(value: Any, depth: int) -> Iterator[str]:
         yield f",{brackets[1]}" if kind is tuple and len(value) == 1 else brackets[1]
 
 
+def plural(count: int, one: str, several: str = "") -> str:
+    """A number of things in words: "1 picture", "2,000 pictures"; `several` if no s is added."""
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
+
+
 def plain(message: str) -> str:
     """A message of pydantic without the words that it puts around a validator's own."""
     return re.sub(r"Value error, |, unable to [\w ]+", "", message)

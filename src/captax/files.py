@@ -1,6 +1,7 @@
 """Write files whole or not at all, and read files of bounded size, JSON among them."""
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import importlib
@@ -12,7 +13,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
@@ -151,6 +152,129 @@ def own_file(path: Path, mode: str, *, inside: Path | None = None) -> BinaryIO:
     ):
         shutil.copyfileobj(shared, alone)
     return own_file(path, mode, inside=inside)
+
+
+JSON_TEXT = rb'"(?:[^"\\]|\\.)*"'  # the pattern of a text in JSON, for marks
+_BEGINNING = 65_536  # bytes in which a mark is looked for
+
+
+# Suffixes by which people and programs know what is in a file.
+_TELLING = frozenset({
+    *(".csv", ".tsv", ".parquet", ".json", ".jsonl", ".npz", ".npy", ".zip", ".tar"),
+    *(".html", ".htm", ".md", ".yaml", ".patch", ".diff", ".safetensors"),
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".heic"),
+})  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of file that captax makes, and by what captax knows such a file again.
+
+    Attributes:
+        name: what messages call it.
+        mark: how it begins, and nothing that somebody else makes does; None if it has no mark.
+        suffixes: what its name may end in, the usual one first; () if somebody else looks at that.
+    """
+
+    name: str
+    mark: re.Pattern[bytes] | None = None
+    suffixes: tuple[str, ...] = ()
+
+    def check_name(self, option: str, path: Path) -> None:
+        """Raise `OutputError` if the name that an option gives says another kind of file."""
+        suffix = path.suffix.lower()
+        if self.suffixes and suffix in _TELLING and suffix not in self.suffixes:
+            raise OutputError(
+                f"{path}: {option} writes a {self.name}, and the name says something else; give "
+                f"one that ends in {self.suffixes[0]}"
+            )
+
+    def made(self, path: Path) -> bool:
+        """Whether captax made the file at `path`, and made it as one of this kind."""
+        try:
+            with open_regular(path) as file:
+                return self.mark is not None and self.mark.match(file.read(_BEGINNING)) is not None
+        except OSError:
+            return False
+
+
+@dataclasses.dataclass(frozen=True)
+class NewFile:
+    """A file that a command is to write.
+
+    Attributes:
+        option: the option that names it.
+        path: where; None if it is not asked for.
+        kind: what it will be.
+        overwrite: whether it may replace a file that is not captax's own of that kind.
+    """
+
+    option: str
+    path: Path | None
+    kind: Kind
+    overwrite: bool = False
+
+
+def check_new_files(
+    files: Iterable[NewFile],
+    inputs: Sequence[str | os.PathLike[str]] = (),
+    *,
+    reads: Callable[[Path], bool] = lambda path: True,
+) -> None:
+    """Raise `OutputError` if writing `files` would lose something that captax did not make.
+
+    A name must not say that a file is of another kind.
+    A file of captax's own of the same kind is replaced, and so is an empty one, a device or a pipe;
+    another file only if its `NewFile` says `overwrite`. What is read is never replaced: neither one
+    of the `inputs`, nor, in a folder among them, what captax did not make and `reads` is true of.
+    An input that is no path of a file or a folder, such as a pattern, stands for the deepest folder
+    above it; URLs are left out.
+    """
+    named = [(each, each.path) for each in files if each.path is not None]
+    for place, (each, path) in enumerate(named):
+        for earlier, other in named[:place]:
+            if os.path.realpath(path) == os.path.realpath(other) and not is_special(path):
+                raise OutputError(
+                    f"{path}: {earlier.option} and {each.option} name the same file; give two names"
+                )
+        try:
+            status = path.stat()
+        except (OSError, ValueError):  # nothing is there; or writing will tell what is wrong
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            raise OutputError(f"{path}: is a folder; give {each.option} the name of a file")
+        if not stat.S_ISREG(status.st_mode):
+            continue
+        made = each.kind.made(path)
+        if any(_is_read(path, status, given, not made and reads(path)) for given in inputs):
+            raise OutputError(
+                f"{path}: is there to be read, so it is not replaced; give {each.option} another "
+                "name"
+            )
+        if status.st_size and not made and not each.overwrite:
+            raise OutputError(
+                f"{path}: is there already, and is no {each.kind.name} that captax made; give "
+                f"{each.option} another name, or add --overwrite to replace it"
+            )
+    for each, path in named:
+        each.kind.check_name(each.option, path)
+
+
+def _is_read(
+    path: Path, status: os.stat_result, given: str | os.PathLike[str], in_folders: bool
+) -> bool:
+    """Whether `path` is an input, or is in a folder that is one and is read there."""
+    if "://" in (text := os.fspath(given)) or text[:5].lower() == "data:":
+        return False
+    source = Path(given)
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if stat.S_ISREG((found := source.stat()).st_mode):
+                return os.path.samestat(found, status)
+        folder = next(each for each in (source, *source.parents) if each.is_dir())
+    except (OSError, ValueError, StopIteration):
+        return False
+    return in_folders and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def copy_mode(path: Path, file: BinaryIO) -> None:

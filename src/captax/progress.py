@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, plural
 
 LOG_SECONDS = 30  # from one line of progress in a log to the next
 
@@ -106,7 +106,7 @@ class Progress:
     def _line(self, seconds: float) -> str:
         rate = (self.done - self._initial) / seconds
         label = f"{self.label}: " if self.label else ""
-        line = f"{label}{self.done:,} of {self.total:,} {self.unit}s"
+        line = f"{label}{self.done:,} of {plural(self.total, self.unit)}"
         left = (self.total - self.done) / rate if rate else 0
         if left >= 1:
             line += f", about {tqdm.format_interval(left)} left"

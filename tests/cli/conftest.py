@@ -26,6 +26,8 @@ def run(
 ) -> Callable[..., Result]:
     """`run("caption", path, ...)`: run the command line with these arguments."""
     monkeypatch.setenv("COLUMNS", "100")
+    # On a busy machine any compilation may take long enough to be told of.
+    monkeypatch.setattr("captax.generation.programs.PATIENCE", 600.0)
 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["captax", *map(str, arguments)])

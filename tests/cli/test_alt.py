@@ -119,6 +119,19 @@ def test_each_picture_is_captioned_once(
     assert sorted(path.name for path in asked) == ["p.png", "q.png"]
 
 
+def test_a_picture_that_cannot_be_read_is_named_once(run: Run, model: Path, site: Path) -> None:
+    (site / "q.png").write_bytes(b"")
+    (site / "notes.md").write_text("![](q.png)\n\n![](q.png)")
+    result = run("alt", "site", "--model", model)
+    assert result.code == 1
+    [line] = [each for each in result.err.splitlines() if "q.png" in each]
+    assert line == f"captax: {Path('site/q.png').absolute()}: is empty (0 bytes)"
+    (site / "notes.md").write_text("![](p.png)")
+    result = run("alt", "site/notes.md", "--write", "--model", model)
+    assert "captax: 1 document shows 1 image; 1 alt text is proposed, 0 images are" in result.err
+    assert "captax: wrote 1 alt text\n" in result.err
+
+
 def test_the_report_names_every_image(run: Run, site: Path, dogs: list[str]) -> None:
     files = {"--report": "r.jsonl", "--out": "a.patch", "--sheet": "r.html"}
     options = [part for pair in files.items() for part in pair]

@@ -167,7 +167,7 @@ def test_convert_casts_what_a_checkpoint_holds(
     run: Run, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     result = run("convert", checkpoint("vit"), tmp_path / "out", "--dtype", "bfloat16")
-    assert (result.code, result.out) == (0, f"wrote {tmp_path / 'out'}\n")
+    assert (result.code, result.out, result.err) == (0, "", f"captax: wrote {tmp_path / 'out'}\n")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
@@ -176,7 +176,7 @@ def test_average_writes_a_checkpoint_once(
 ) -> None:
     same = [checkpoint("vit")] * 2
     result = run("average", *same, "--out", tmp_path / "mean")
-    assert (result.code, result.out) == (0, f"wrote {tmp_path / 'mean'}\n")
+    assert (result.code, result.out, result.err) == (0, "", f"captax: wrote {tmp_path / 'mean'}\n")
     again = run("average", *same, "--out", tmp_path / "mean")
     assert again.code == 2 and "--overwrite" in again.err
 
@@ -193,7 +193,7 @@ def test_assemble_joins_halves_and_caption_uses_them(
     run: Run, checkpoint: Callable[[str], Path], dataset: Path, tmp_path: Path
 ) -> None:
     result = run("assemble", checkpoint("vit"), checkpoint("gpt2"), tmp_path / "out")
-    assert (result.code, result.err) == (0, "")
+    assert (result.code, result.err) == (0, f"captax: wrote {tmp_path / 'out'}\n")
     pictures = sorted(dataset.glob("*.png"))
     options = ("--max-new-tokens", 3, "--num-beams", 1, "--prompt", "a red")
     result = run("caption", *pictures, "--model", tmp_path / "out", *options)

@@ -31,7 +31,7 @@ def test_a_sound_dataset(run: Run, dataset: Path) -> None:
     assert result.out.splitlines() == [
         f"{dataset}: folder with a .txt beside each picture",
         "  train         2 pictures         2 captions",
-        "  dev           1 pictures         1 captions",
+        "  dev           1 picture          1 caption",
         "words a caption: 3 to 3, median 3, 95% have at most 3",
         "vocabulary: 5 words, 0 of them 5 times or more, 3 once",
         "captions of more than one picture: 0",
@@ -78,7 +78,7 @@ def test_labelled_pictures(run: Run, tmp_path: Path) -> None:
     assert result.out.splitlines()[:6] == [
         f"{tmp_path}: a folder for each class, in folders of splits",
         "  train         3 pictures         2 classes",
-        "  dev           1 pictures         1 classes",
+        "  dev           1 picture          1 class",
         "  train: from 1 (bread) to 2 (soup) a class",
         "  dev: from 1 (soup) to 1 (soup) a class",
         "classes without pictures in dev: 1",

@@ -14,8 +14,9 @@ from PIL import Image
 
 from captax.cli import explain as command
 from captax.explain import maps
-from captax.explain.evidence import EVIDENCE, HIDE
+from captax.explain.evidence import EVIDENCE
 from captax.explain.explain import ALL
+from captax.explain.hiding import HIDE
 from captax.explain.views import VIEWS
 from captax.generation import programs
 
@@ -75,6 +76,7 @@ def test_files_are_written_as_their_names_say(
         found = run(*given, tmp_path / name, *options)
         assert found.code == 0, found.err
         assert (tmp_path / name).stat().st_size > 1000
+        assert found.out.startswith("a red square\n  1  ")  # as without --out
     sizes = set()
     for name in ("strip.png", "word.png", "token.png"):
         with Image.open(tmp_path / name) as image:
@@ -155,7 +157,8 @@ def test_faithfulness_is_a_table_best_first(
         (
             ("--method", "rollout"),
             "rollout needs an encoder with attention, and this model's encoder has none (it is "
-            "convolutional); choose attention, gradient, integrated, occlusion",
+            "convolutional) or reads a picture in several views; choose attention, gradient, "
+            "integrated, occlusion",
         ),
         (
             ("--out", "x.jpg"),

@@ -17,8 +17,8 @@ def test_a_folder_is_written_and_its_script_runs(
     out = tmp_path / "out"
     options = ("--dtype", "bfloat16", "--max-length", "9")
     result = run("export", model, out, "--format", "onnx", *options)
-    assert (result.code, result.err) == (0, "")
-    assert result.out == f"wrote {out}; try: python {out}/caption.py PICTURES\n"
+    assert (result.code, result.out) == (0, "")
+    assert result.err == (f"captax: wrote {out}\ncaptax: try: python {out}/caption.py PICTURES\n")
     manifest = json.loads((out / "export.json").read_text())
     assert (manifest["format"], manifest["dtype"], manifest["capacity"]) == ("onnx", "bfloat16", 8)
     command = [sys.executable, out / "caption.py", examples / "cat.jpg"]

@@ -326,6 +326,8 @@ def test_errors_are_counted_by_what_they_have_in_common() -> None:
         "damaged or truncated JPEG picture: ends early"
     )
     assert reason_of("/a b/c.txt: is not UTF-8 text; move it away") == "is not UTF-8 text"
+    needs = "captax reads HEIC pictures with pillow-heif; pip install 'captax[heic]', or convert it"
+    assert reason_of(f"a/b.heic: {needs}") == needs
     assert reason_of("x/y.tar: ends within a picture; fetch it") == "ends within a picture"
     assert reason_of("is empty (0 bytes)") == "is empty"
 

@@ -53,7 +53,7 @@ def test_captions_all_the_same_have_an_mbleu_of_1() -> None:
     ("captions", "message"),
     [
         ({}, "give at least one image"),
-        ({"x": [["a"]]}, r"image 'x' has 1 caption\(s\)"),
+        ({"x": [["a"]]}, "image 'x' has 1 caption, but"),
         ({"x": [["a"]] * 3, "y": [["a"]] * 2}, "image 'y' has 2 captions, but others have 3"),
     ],
 )

@@ -93,7 +93,7 @@ def test_attentions_to_a_picture_in_the_prompt_are_the_reference_s(
     with torch.no_grad():
         want = reference(input_ids=tokens, **given, output_attentions=True)
     joint = stacked(want.attentions)[:, :, len(prompt) - 1 :].mean(1, keepdims=True)
-    pictured = tokens[0].numpy() == captioner.model.picture_id
+    pictured = tokens[0].numpy() == captioner.model.config.image_token_id
     np.testing.assert_allclose(found.cross_attentions, joint[..., pictured], atol=1e-4)
     np.testing.assert_allclose(found.self_attentions, joint[..., ~pictured], atol=1e-4)
     logprobs = torch.log_softmax(want.logits[0, len(prompt) - 1 :], -1).numpy()

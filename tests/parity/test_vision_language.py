@@ -9,14 +9,17 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from flax import nnx
 
+import captax
 from captax.checkpoints.state import export, fill
 from captax.models.config import FAMILIES
+from captax.models.gemma3_vision import Gemma3Config
+from captax.models.llava import LlavaConfig
 from captax.models.paligemma import PaliGemmaConfig
 from captax.models.smolvlm import Idefics3Config, SmolVLMConfig, buckets
 from captax.models.vision_language import VisionLanguageConfig
 from captax.text.prompt_format import FORMATS, IDEFICS3, PALIGEMMA, SMOLVLM, PromptFormat
+from vision_language_files import MARKERS, write
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
@@ -70,6 +73,47 @@ MODELS: list[tuple[str, type[VisionLanguageConfig], dict[str, Any]]] = [
         {"vision_config": SIGLIP, "text_config": GEMMA2, "projection_dim": 16},
     ),
     (
+        "Llava",
+        LlavaConfig,
+        {
+            "vision_config": {**VISION, "model_type": "clip_vision_model"},
+            "text_config": {**TEXT, "model_type": "llama"},
+            "image_token_index": 39,
+        },
+    ),
+    (
+        "Llava",
+        LlavaConfig,
+        {
+            "vision_config": {**VISION, "model_type": "clip_vision_model"},
+            "text_config": {**TEXT, "model_type": "llama", "tie_word_embeddings": True},
+            "vision_feature_select_strategy": "full",
+            "vision_feature_layer": 1,
+            "projector_hidden_act": "relu",
+            "multimodal_projector_bias": False,
+        },
+    ),
+    (
+        "Llava",
+        LlavaConfig,
+        {
+            "vision_config": {**SIGLIP, "vision_use_head": True},
+            "text_config": {**TEXT, "model_type": "llama"},
+            "vision_feature_select_strategy": "full",
+            "vision_feature_layer": -1,
+        },
+    ),
+    (
+        "Gemma3",
+        Gemma3Config,
+        {
+            "vision_config": SIGLIP,
+            "text_config": {**TEXT, "sliding_window": 5, "query_pre_attn_scalar": 6},
+            "image_token_index": 39,
+            "mm_tokens_per_image": 4,
+        },
+    ),
+    (
         "PaliGemma",
         PaliGemmaConfig,
         {
@@ -80,15 +124,6 @@ MODELS: list[tuple[str, type[VisionLanguageConfig], dict[str, Any]]] = [
         },
     ),
 ]
-
-
-class Parts(nnx.Module):
-    """The parts of a model, by the names that they have in it."""
-
-    def __init__(self, config: VisionLanguageConfig):
-        self.encoder = config.vision_config.build()
-        self.connector = config.connector(rngs=None)
-        self.decoder = config.text_config.build()
 
 
 def reference(name: str, arguments: dict[str, Any]) -> Any:
@@ -132,31 +167,74 @@ def test_configs_tensors_and_features_of_pictures(
     # Tensors, both ways, and as transformers has them in memory.
     saved = safetensors.numpy.load_file(tmp_path / "theirs" / "model.safetensors")
     layout = config.layout()
-    ours = fill(Parts(config), saved, where="theirs", layout=layout)
+    ours = fill(config.build(), saved, where="theirs", layout=layout)
     exported = export(ours, layout)
     assert exported.keys() == saved.keys()
     for tensor, value in saved.items():
         assert (exported[tensor] == value).all(), tensor
     memory = {key: value.numpy() for key, value in theirs.state_dict().items()}
-    fill(Parts(config), memory, where="memory", layout=layout)
+    fill(config.build(), memory, where="memory", layout=layout)
     old = {
         key.replace("vision_tower.", "vision_tower.vision_model."): value
         for key, value in saved.items()
     }
-    fill(Parts(config), old, where="old", layout=layout)
+    fill(config.build(), old, where="old", layout=layout)
     # What takes the place of a picture's tokens.
     pixels = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
     views = torch.from_numpy(pixels)
     with torch.no_grad():
-        if name == "PaliGemma":
-            want = theirs.model.get_image_features(views).pooler_output
-        else:
-            want = torch.stack(list(theirs.model.get_image_features(views[:, None]).pooler_output))
-    compute = jax.jit(lambda pixels: ours.connector(ours.encoder(pixels)))
-    features = compute(pixels.transpose(0, 2, 3, 1))
+        tiled = name in ("SmolVLM", "Idefics3")
+        found = theirs.model.get_image_features(views[:, None] if tiled else views).pooler_output
+        want = torch.stack(list(found))
+    features = jax.jit(lambda pixels: ours.encode(pixels))(pixels.transpose(0, 2, 3, 1))
     assert features.tokens.shape == (2, config.places, config.text_config.hidden_size)
-    assert features.grid[0] * features.grid[1] == config.places
+    assert features.lead + features.grid[0] * features.grid[1] == config.places
     np.testing.assert_allclose(features.tokens, want.numpy(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("name", sorted(MARKERS))
+def test_a_batch_is_answered_as_the_reference_answers_each(
+    name: str, beams: int, tmp_path: Path
+) -> None:
+    """Pictures of many shapes and prompts of many lengths, token for token."""
+    folder = write(name, tmp_path / "model")
+    theirs = transformers.AutoModelForImageTextToText.from_pretrained(
+        folder, attn_implementation="eager", dtype=torch.float32
+    ).eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        # As they are, weights choose one token for ever.
+        for value in theirs.parameters():
+            value.add_(0.3 * torch.randn_like(value))
+    theirs.save_pretrained(folder)
+    ours = captax.load(folder)
+    noise = np.random.default_rng(0)
+    shapes, prompts = ((50, 90), (96, 40), (64, 64)), ["look red", "look", "red blue red square"]
+    pictures = [noise.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
+    options = {"num_beams": beams, "max_new_tokens": 12, "length_penalty": 1.0}
+    found = ours.caption(pictures, prompt=prompts, **options)
+    assert len({each.tokens for each in found}) > 1
+    for picture, prompt, got in zip(pictures, prompts, found, strict=True):
+        shown = ours.prepare(picture)
+        tokens = torch.tensor([ours._encode_prompt(prompt, "", False, shown.grid)])
+        pixels = torch.from_numpy(ours.processor.normalize(shown.views).transpose(0, 3, 1, 2))
+        given = {"pixel_values": pixels[None] if name == "smolvlm" else pixels}
+        if name in ("paligemma", "gemma3-vision"):
+            marked = tokens == ours.model.config.image_token_id
+            given["token_type_ids"] = marked.long() * (name != "paligemma")
+        want = theirs.generate(
+            input_ids=tokens,
+            attention_mask=torch.ones_like(tokens),
+            **given,
+            **options,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        assert list(got.tokens) == want.sequences[0, tokens.shape[1] :].tolist()
+        if beams > 1:
+            assert got.score == pytest.approx(want.sequences_scores[0].item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["SmolVLM", "Idefics3"])

@@ -245,7 +245,7 @@ def test_any_text_can_be_scored(tiny_captioner: Captioner, pictures: list[np.nda
     # What constraints forbid scores as if they did not.
     forbidden = tiny_captioner.score(pictures[0], texts[0], bad_words="red", min_length=9)
     assert forbidden == pytest.approx(scores[:1], abs=1e-4)
-    with pytest.raises(GenerationError, match="1 captions for 2 pictures"):
+    with pytest.raises(GenerationError, match="1 caption for 2 pictures"):
         tiny_captioner.score(pictures[:2], ["a"])
     with pytest.raises(GenerationError, match="has 21 tokens and the decoder reads 16"):
         tiny_captioner.score(pictures[0], "a " * 20)

@@ -1,5 +1,6 @@
 """Captioners that are asked, on a small SmolVLM and a small PaliGemma with random weights."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -133,19 +134,39 @@ def test_the_command_captions_with_it(
     assert plain.stdout != answer.stdout
 
 
-def test_pictures_and_prompts_of_paligemma_are_asked(
+@pytest.mark.parametrize(
+    ("family", "places"),
+    [("paligemma", 16), ("llava", 16), ("joycaption", 16), ("gemma3-vision", 4)],
+)
+def test_pictures_of_one_view_are_asked(
+    family: str, places: int, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    """Answers do not depend on other pictures, or on the lengths of their prompts."""
+    captioner = captax.load(write(family, tmp_path))
+    assert {captioner.places(captioner.prepare(each)) for each in pictures} == {places}
+    found = captioner.caption(pictures, max_new_tokens=5)
+    prompts = ["look red", "look", "look red red square", "blue"]
+    other = captioner.caption(pictures, prompt=prompts, max_new_tokens=5)
+    assert all(a.score != b.score for a, b in zip(found, other, strict=True))
+    [alone] = captioner.caption(pictures[1], prompt="look", max_new_tokens=5)
+    assert alone.tokens == other[1].tokens
+    assert alone.score == pytest.approx(other[1].score, abs=1e-5)
+
+
+def test_a_format_without_a_system_turn_says_so(
     tmp_path: Path, pictures: list[Image.Image]
 ) -> None:
-    """Its pictures are one view, and its first token follows them."""
     paligemma = captax.load(write("paligemma", tmp_path))
-    assert {paligemma.places(paligemma.prepare(each)) for each in pictures} == {16}
-    found = paligemma.caption(pictures, max_new_tokens=5)
-    other = paligemma.caption(pictures, prompt="look red", max_new_tokens=5)
-    assert [each.tokens for each in found] != [each.tokens for each in other]
-    [alone] = paligemma.caption(pictures[1], prompt="look red", max_new_tokens=5)
-    assert alone.tokens == other[1].tokens
     with pytest.raises(CaptaxError, match="no system"):
         paligemma.caption(pictures[0], system="look")
+
+
+def test_a_checkpoint_of_an_unknown_prompt_format_is_refused(tmp_path: Path) -> None:
+    folder = write("llava", tmp_path)
+    contents = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**contents, "image_token_index": 5}))
+    with pytest.raises(CaptaxError, match="does not know the prompt format of this llava"):
+        captax.load(folder)
 
 
 def test_what_cannot_be_done_is_said(

@@ -1,7 +1,7 @@
 """Prompts against what the chat templates of checkpoints give.
 
 The wanted texts were rendered by Jinja from the templates of the checkpoints that are named beside
-them.
+them, but JoyCaption's, which is written after those that programs send to it.
 """
 
 import dataclasses
@@ -13,7 +13,9 @@ from captax.text.prompt_format import (
     CHATML,
     FORMATS,
     GEMMA,
+    GEMMA3,
     IDEFICS3,
+    JOYCAPTION,
     LLAMA2,
     LLAMA3,
     LLAVA,
@@ -104,6 +106,27 @@ RENDERED: list[tuple[str, PromptFormat, int, str | None, str]] = [
         "<bos><start_of_turn>user\nWhat is on the\nleft?<end_of_turn>\n<start_of_turn>model\n",
     ),
     (
+        # Its template writes the three tokens around every user's turn.
+        "fancyfeast/llama-joycaption-beta-one-hf-llava",
+        JOYCAPTION,
+        1,
+        None,
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: "
+        "December 2023\nToday Date: 26 July 2024\n\nYou are a helpful image captioner.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n<|reserved_special_token_70|>"
+        "<|reserved_special_token_69|><|reserved_special_token_71|>What is on the\nleft?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
+    (
+        # Its processor puts two line ends on either side of a picture.
+        "google/gemma-3-4b-it",
+        GEMMA3,
+        1,
+        SYSTEM,
+        "<bos><start_of_turn>user\nYou look closely.\n\n\n\n<start_of_image><image_soft_token>"
+        "<end_of_image>\n\nWhat is on the\nleft?<end_of_turn>\n<start_of_turn>model\n",
+    ),
+    (
         "meta-llama/Llama-2-7b-chat-hf",
         LLAMA2,
         0,
@@ -159,7 +182,7 @@ def test_tiles_are_named_by_row_and_column() -> None:
     assert SMOLVLM.picture_text(1, (2, 2)) == want
 
 
-@pytest.mark.parametrize("format", FORMATS.values())
+@pytest.mark.parametrize("format", [each for known in FORMATS.values() for each in known])
 def test_a_default_prompt_can_be_written(format: PromptFormat) -> None:
     assert format.prompt in format.text(pictures=[format.picture_text(2)])
 

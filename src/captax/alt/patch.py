@@ -16,8 +16,11 @@ from pathlib import Path
 from captax.alt.proposals import Proposal
 from captax.alt.site import Document, Edit, absolute
 from captax.errors import CaptaxError
+from captax.files import Kind
 
 _CONTEXT = 3
+_FIRST = b"Alt texts that captax proposes\n"  # programs skip what comes before the first file
+PATCH = Kind("patch", re.compile(re.escape(_FIRST)), (".patch", ".diff"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +40,14 @@ class Patch:
 
     @property
     def content(self) -> bytes:
-        """The unified diff; b"" if nothing changes."""
-        return b"".join(
+        """A line that says whose it is, and the unified diff; b"" if nothing changes."""
+        diff = b"".join(
             unified_diff(
                 document, edits, Path(os.path.relpath(document.path, self.base)).as_posix()
             )
             for document, edits in self.edits
         )
+        return _FIRST + diff if diff else b""
 
     def command(self, file: Path | None) -> str:
         """The command that applies the patch, which is in `file` or comes by standard input."""

@@ -1,6 +1,7 @@
 """Proposals for people and programs to look at: cards, records and lines."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,10 +9,16 @@ from typing import Any
 
 from captax.alt.proposals import Proposal
 from captax.alt.rules import RULES
+from captax.errors import plural
+from captax.files import JSON_TEXT, Kind
 from captax.images import SheetRow
 
 # From so many places on, a card shows where its picture is only when it is unfolded.
 _FOLDED = 6
+# Lines of what `record` returns.
+REPORT = Kind(
+    "report", re.compile(rb'{"document": %b, "line": \d+, "src": ' % JSON_TEXT), (".jsonl", ".json")
+)
 
 
 def record(each: Proposal) -> dict[str, Any]:
@@ -63,6 +70,12 @@ def _place(each: Proposal) -> str:
     return ", ".join(parts)
 
 
+def unreadable(proposals: Sequence[Proposal]) -> list[str]:
+    """A line for each picture that cannot be read, with the reason."""
+    details = {each.picture: each.detail for each in proposals if each.rule == "unreadable"}
+    return [f"{path}: {detail.removeprefix(f'{path}: ')}" for path, detail in details.items()]
+
+
 def reasons(proposals: Sequence[Proposal]) -> Iterator[str]:
     """A line for each image that is left alone: where it is, and why."""
     for each in proposals:
@@ -77,8 +90,10 @@ def summary(proposals: Sequence[Proposal], documents: int) -> Iterator[str]:
     counts = Counter(each.rule for each in proposals if each.rule is not None)
     left = counts.total()
     yield (
-        f"{documents:,} documents show {len(proposals):,} images; "
-        f"{len(proposals) - left:,} alt texts are proposed, {left:,} images are left alone"
+        f"{plural(documents, 'document shows', 'documents show')} "
+        f"{plural(len(proposals), 'image')}; "
+        f"{plural(len(proposals) - left, 'alt text is', 'alt texts are')} proposed, "
+        f"{plural(left, 'image is', 'images are')} left alone"
     )
     for rule, why in RULES.items():
         if counts[rule]:

@@ -16,7 +16,9 @@ from captax.cli.options import (
     Loaded,
     Model,
     Offline,
+    Replace,
     Revision,
+    checkpoint_files,
     decoding,
     load_captioner,
     lowest_of,
@@ -24,9 +26,10 @@ from captax.cli.options import (
     output,
     threshold_of,
     watched,
+    wrote,
 )
-from captax.errors import CaptaxError
-from captax.files import replacing
+from captax.errors import CaptaxError, plural
+from captax.files import NewFile, check_new_files, replacing
 
 if TYPE_CHECKING:
     from captax.alt.proposals import Answer
@@ -86,6 +89,7 @@ def alt(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Print every image that is left alone, and why.")
     ] = False,
+    overwrite: Replace = False,
     follow_links: FollowLinks = False,
     rules: Annotated[
         bool,
@@ -112,14 +116,25 @@ def alt(
     """Propose alt texts for images that have none, as a patch; --write changes the files."""
     # Start-up time.
     from captax.alt import WAIVABLE, make_patch, propose, survey
-    from captax.alt.review import cards, reasons, record, summary
-    from captax.images import write_sheet
+    from captax.alt.patch import PATCH
+    from captax.alt.review import REPORT, cards, reasons, record, summary, unreadable
+    from captax.alt.site import is_document
+    from captax.images import SHEET, names_picture, write_sheet
 
     waived = frozenset(include or ())
     if strange := sorted(waived.difference(WAIVABLE)):
         raise CaptaxError(
             f"--include {strange[0]}: is not such a rule; give icon, small or graphic"
         )
+    check_new_files(
+        [
+            NewFile("--out", out, PATCH, overwrite),
+            NewFile("--sheet", sheet, SHEET, overwrite),
+            NewFile("--report", report, REPORT, overwrite),
+        ],
+        [*sites, *([] if root is None else [root]), *checkpoint_files(model)],
+        reads=lambda path: is_document(path) or names_picture(path),
+    )
     surveyed = survey(sites, root=root, waived=waived, follow_links=follow_links)
     captions = _captions(
         surveyed.pictures,
@@ -140,23 +155,25 @@ def alt(
                 print(json.dumps(record(each), ensure_ascii=False), file=file)
     if sheet is not None:
         write_sheet(sheet, cards(proposals), title="Alt texts to review")
+        wrote(sheet)
     patch = make_patch(proposals)
     if out is not None or not write:
         _write_patch(patch.content, out)
     written, failures = patch.write() if write else (0, [])
     for failure in [*surveyed.errors, *failures]:
         _tell(f"captax: {failure}")
+    for line in unreadable(proposals):
+        _tell(f"captax: {line}")
     if verbose:
         for line in reasons(proposals):
             _tell(line)
     first, *rest = summary(proposals, surveyed.documents)
     _tell("\n".join([f"captax: {first}", *rest]))
     if write:
-        _tell(f"captax: wrote {written:,} alt texts")
+        _tell(f"captax: wrote {plural(written, 'alt text')}")
     elif patch.edits and (out is not None or patch.base != Path.cwd()):
         _tell(f"captax: apply the patch with `{patch.command(out)}`")
-    unreadable = any(each.rule == "unreadable" for each in proposals)
-    if surveyed.errors or failures or unreadable:
+    if surveyed.errors or failures or any(unreadable(proposals)):
         raise typer.Exit(SOME_FAILED)
 
 
@@ -200,6 +217,7 @@ def _write_patch(patch: bytes, out: Path | None) -> None:
         return
     with replacing(out) as file:
         file.write(patch)
+    wrote(out)
 
 
 def _tell(line: str) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from captax.cli.options import Offline, Overwrite, refuse_content
+from captax.cli.options import Offline, Overwrite, refuse_content, wrote
 
 
 def assemble(
@@ -30,4 +30,4 @@ def assemble(
     from captax.pipelines.assembly import from_pretrained_halves
 
     from_pretrained_halves(encoder, decoder, seed=seed, offline=offline).save(out)
-    print(f"wrote {out}")
+    wrote(out)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from captax.cli.options import Dtype, Overwrite, refuse_content
+from captax.cli.options import Dtype, Overwrite, refuse_content, wrote
 
 
 def average(
@@ -26,4 +26,4 @@ def average(
     from captax.pipelines.averaging import average as run
 
     run(sources, out, dtype=dtype.value)
-    print(f"wrote {out}")
+    wrote(out)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captax.cli.options import Dtype, Loaded, load_captioner
+from captax.cli.options import Dtype, Loaded, Replace, load_captioner, wrote
 from captax.errors import CaptaxError
-from captax.files import unwritable, write_text
+from captax.files import NewFile, check_new_files, unwritable, write_text
 
 if TYPE_CHECKING:
     from captax.evaluation.calibrate import Fit
@@ -54,6 +54,7 @@ def calibrate(
             help="Folder for confidence.json and confidence.png. Default: the checkpoint's own."
         ),
     ] = None,
+    overwrite: Replace = False,
 ) -> None:
     """Fit the chance that a person would accept a caption, and keep it in the checkpoint.
 
@@ -67,16 +68,19 @@ def calibrate(
             "--out FOLDER and put confidence.json into a copy of the checkpoint"
         )
     folder = Path(model) if out is None else out
+    # Start-up time: these import JAX, for which `--help` should not wait.
+    from captax import data as datasets
+    from captax.evaluation.calibrate import DIAGRAM, plot_reliability
+    from captax.evaluation.calibrate import calibrate as run
+    from captax.pipelines.generator import CALIBRATION, CONFIDENCE, calibration_text
+
+    file, plot = folder / CONFIDENCE, (folder / CONFIDENCE).with_suffix(".png")
+    kinds = {file: CALIBRATION, plot: DIAGRAM}
+    check_new_files([NewFile("--out", *each, overwrite) for each in kinds.items()], data)
     try:
         folder.mkdir(parents=True, exist_ok=True)  # captioning takes a while, and is for this
     except OSError as error:
         raise unwritable(folder, error) from None
-    # Start-up time: these import JAX, for which `--help` should not wait.
-    from captax import data as datasets
-    from captax.evaluation.calibrate import calibrate as run
-    from captax.evaluation.calibrate import plot_reliability
-    from captax.pipelines.generator import CONFIDENCE, calibration_text
-
     same_names = len({each.resolve().name for each in data}) < len(data)
     examples = {}
     for each in data:
@@ -94,12 +98,12 @@ def calibrate(
         batch_size=batch_size,
         progress=True,
     )
-    write_text(folder / CONFIDENCE, calibration_text(fit.calibration), inside=folder)
-    plot = (folder / CONFIDENCE).with_suffix(".png")
+    write_text(file, calibration_text(fit.calibration), inside=folder)
     plot_reliability(plot, fit, inside=folder)
     for line in _report(fit, list(examples)):
         print(line)
-    print(f"wrote {folder / CONFIDENCE} and {plot}")
+    wrote(file)
+    wrote(plot)
 
 
 def _report(fit: "Fit", names: list[str]) -> list[str]:

@@ -20,17 +20,21 @@ from captax.cli.options import (
     Model,
     Offline,
     Raw,
+    Replace,
     Revision,
     System,
+    checkpoint_files,
     decoding,
     load_captioner,
     lowest_of,
     min_score_option,
+    refuse_idle,
     threshold_of,
     watched,
+    wrote,
 )
 from captax.collection.choices import CaptionFormat, Compare, Engine, OnExists, Resume
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, plural
 
 if TYPE_CHECKING:
     from captax.collection.job import Summary
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 # Errors beyond these are not shown one by one.
 SHOWN = 100
+SHARD = 256
 LOG_SECONDS = 30  # from one line of progress in a log to the next
 
 
@@ -103,6 +108,7 @@ def caption(
         Path | None,
         typer.Option(help="Also write pictures and captions to this HTML page. Default: no page."),
     ] = None,
+    overwrite: Replace = False,
     dtype: Loaded = Dtype.float32,
     revision: Revision = None,
     offline: Offline = False,
@@ -191,7 +197,7 @@ def caption(
     ] = None,
     shard_size: Annotated[
         int, _collection("Pictures that a worker is given at a time.", min=1)
-    ] = 256,
+    ] = SHARD,
     *,
     options: dict[str, Any],
 ) -> None:
@@ -226,15 +232,28 @@ def caption(
         follow_links,
         csv_safe,
         compare,
+        overwrite,
     )
+    plan.check_new_files(checkpoint_files(model))
     loaded: dict[str, Any] = {
         "name": model,
         "revision": revision,
         "offline": offline,
         "dtype": dtype.value,
     }
-    if workers is not None and engine is Engine.local:
-        raise CaptaxError("--workers only applies to a cluster; add --engine ray")
+    _refuse_idle(
+        plan,
+        kept={
+            "--resume": resume is not Resume.if_possible,
+            "--retry-errors": retry_errors,
+            "--compare": compare is not Compare.time,
+            "--follow-links": follow_links,
+        },
+        of_a_cluster={
+            "--workers": workers is not None and engine is Engine.local,
+            "--shard-size": shard_size != SHARD and engine is Engine.local,
+        },
+    )
     cluster = Cluster(loaded, workers, shard_size) if engine is Engine.ray else None
     if cluster is not None and plan.printed:
         raise CaptaxError("--engine ray cannot print captions; add --out, or --format sidecar")
@@ -254,10 +273,49 @@ def caption(
     if not plan.printed or summary.errors or summary.doubtful or others:
         for line in summary.lines():
             print(f"captax: {line}", file=sys.stderr)
+    if sheet is not None and not summary.stopped:
+        wrote(sheet)
     if summary.stopped:
         raise typer.Exit(INTERRUPTED)
     if summary.errors:
         raise typer.Exit(SOME_FAILED)
+
+
+def _refuse_idle(plan: "Plan", kept: dict[str, bool], of_a_cluster: dict[str, bool]) -> None:
+    """Raise `CaptaxError` for an option that was given and has no effect without another one.
+
+    The options in `kept` need captions that are kept, those `of_a_cluster` a cluster.
+    """
+    beside = "--format sidecar, xmp or embed"
+    adds = plan.on_exists in (OnExists.append, OnExists.prepend)
+    rules = [(option, given, "a cluster", "--engine ray") for option, given in of_a_cluster.items()]
+    rules += [
+        (option, given and plan.printed, "captions that are kept", f"--out FILE, or {beside}")
+        for option, given in kept.items()
+    ]
+    rules += [
+        (f"--on-exists {plan.on_exists}", adds and not plan.beside, "texts of pictures", beside),
+        (
+            "--on-exists",
+            plan.on_exists is not OnExists.skip and plan.printed,
+            "captions that are kept",
+            f"--out FILE, or {beside}",
+        ),
+        (
+            "--separator",
+            plan.separator != "\n" and not (adds and plan.beside),
+            "texts that are added to",
+            f"{beside}, and --on-exists append or prepend",
+        ),
+        ("--no-csv-safe", not plan.csv_safe and plan.wanted != "csv", "tables", "--out NAME.csv"),
+        (
+            "--overwrite",
+            plan.overwrite and plan.printed and plan.sheet is None,
+            "files",
+            f"--out FILE, --sheet FILE, or {beside}",
+        ),
+    ]
+    refuse_idle(*rules)
 
 
 def _named(sources: list[str]) -> tuple[str, ...]:
@@ -331,10 +389,12 @@ def _run(plan: "Plan", captioner: Any, arguments: dict[str, Any]) -> "Summary":
 def _progress(summary: "Summary", seconds: float, total: list[int]) -> str:
     """How far it is, and how long it may yet take."""
     rate = (summary.settled - summary.before) / seconds
-    of = f" of {total[0]:,}" if total else ""
     left = (total[0] - summary.settled) / rate / 60 if total and rate else 0
     about = f", about {left:.0f} min left" if left >= 1 else ""
-    return f"{summary.settled:,}{of} pictures, {rate:.1f} a second{about}"
+    pictures = plural(summary.settled, "picture")
+    if total:
+        pictures = f"{summary.settled:,} of {plural(total[0], 'picture')}"
+    return f"{pictures}, {rate:.1f} a second{about}"
 
 
 def _count(plan: "Plan", bar: Any, total: list[int]) -> None:

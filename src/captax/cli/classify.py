@@ -14,13 +14,16 @@ from captax.cli.options import (
     Loaded,
     Offline,
     Out,
+    Replace,
     Revision,
     as_json,
+    checkpoint_files,
     named_pictures,
     output,
     watched,
 )
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, plural
+from captax.files import NewFile, check_new_files
 
 
 def classify(
@@ -32,6 +35,7 @@ def classify(
     batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures in a batch.")] = 32,
     format: Formatted = None,
     out: Out = None,
+    overwrite: Replace = False,
     dtype: Loaded = Dtype.float32,
     revision: Revision = None,
     offline: Offline = False,
@@ -44,11 +48,19 @@ def classify(
     from tqdm import tqdm
 
     from captax.compilation import persist_compiled_programs
-    from captax.images import ImageError
+    from captax.images import ImageError, is_image_path
     from captax.pipelines.classifier import Classifier
     from captax.pipelines.loading import load
-    from captax.pipelines.records import classification_line, classification_record
+    from captax.pipelines.records import (
+        CLASSIFICATION_LINES,
+        CLASSIFICATION_RECORDS,
+        classification_line,
+        classification_record,
+    )
 
+    kind = CLASSIFICATION_RECORDS if as_json(format, out) else CLASSIFICATION_LINES
+    new = NewFile("--out", out, kind, overwrite)
+    check_new_files([new], [*paths, *checkpoint_files(model)], reads=is_image_path)
     files = named_pictures(paths)
     persist_compiled_programs()
     classifier = load(model, revision=revision, offline=offline, dtype=dtype.value)
@@ -74,5 +86,8 @@ def classify(
                 print(classification_line(path, found), file=writer, flush=True)
         bar.close()
     if failed:
-        print(f"captax: {failed} of {len(files)} pictures could not be read", file=sys.stderr)
+        print(
+            f"captax: {failed} of {plural(len(files), 'picture')} could not be read",
+            file=sys.stderr,
+        )
         raise typer.Exit(SOME_FAILED)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from captax.cli.options import Dtype, Offline, Overwrite, Revision, refuse_content
+from captax.cli.options import Dtype, Offline, Overwrite, Revision, refuse_content, wrote
 
 
 def convert(
@@ -28,4 +28,4 @@ def convert(
     from captax.pipelines.conversion import convert as run
 
     run(source, out, dtype=dtype.value, revision=revision, offline=offline)
-    print(f"wrote {out}")
+    wrote(out)

@@ -1,18 +1,22 @@
 """`captax data`: look at datasets before training on them."""
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from captax.cli.options import Replace, is_no_page, refuse_idle, wrote
+from captax.errors import plural
+from captax.files import NewFile, check_new_files
+
 if TYPE_CHECKING:
     from captax.data.check import Report
 
 SOMETHING_WRONG = 1
 SHOWN = 10
+CARDS = 60
 
 app = typer.Typer(help="Check datasets.")
 
@@ -34,10 +38,11 @@ def check(
             help="Also write an HTML page here, with what is wrong and a sample. Default: no page."
         ),
     ] = None,
-    cards: Annotated[int, typer.Option(min=1, help="How many pictures the page shows.")] = 60,
+    cards: Annotated[int, typer.Option(min=1, help="How many pictures the page shows.")] = CARDS,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole report as JSON.")
     ] = False,
+    overwrite: Replace = False,
 ) -> None:
     """Count a dataset's pictures and captions, decode each picture, and say what is wrong.
 
@@ -47,8 +52,10 @@ def check(
     """
     # Start-up time.
     from captax.data.check import check as look
-    from captax.images import write_sheet
+    from captax.images import SHEET, write_sheet
 
+    refuse_idle(("--cards", cards != CARDS and sheet is None, "the page", "--sheet FILE"))
+    check_new_files([NewFile("--sheet", sheet, SHEET, overwrite)], [path], reads=is_no_page)
     found = look(path, split=split, progress=True)
     report = found.report
     if as_json:
@@ -58,7 +65,7 @@ def check(
             print(line)
     if sheet is not None:
         write_sheet(sheet, found.sheet_rows(cards), title=f"{path}: {report.layout}")
-        print(f"captax: wrote {sheet}", file=sys.stderr)
+        wrote(sheet)
     if not report.sound:
         raise typer.Exit(SOMETHING_WRONG)
 
@@ -66,12 +73,12 @@ def check(
 def _lines(path: str, report: "Report") -> Iterator[str]:
     yield f"{path}: {report.layout}"
     for split, count in report.pictures.items():
-        line = f"  {split:5} {count:>9,} pictures"
+        line = f"  {split:5} {_column(count, 'picture')}"
         if split in report.captions:
-            line += f" {report.captions[split]:>9,} captions"
+            line += f" {_column(report.captions[split], 'caption')}"
         if split in report.classes:
-            line += f" {len(report.classes[split]):>9,} classes"
-        yield line
+            line += f" {_column(len(report.classes[split]), 'class', 'classes')}"
+        yield line.rstrip()
     yield from _classes(report.classes)
     if report.words and report.vocabulary:
         words, vocabulary = report.words, report.vocabulary
@@ -80,8 +87,8 @@ def _lines(path: str, report: "Report") -> Iterator[str]:
             f"{words.p95}"
         )
         yield (
-            f"vocabulary: {vocabulary.size:,} words, {vocabulary.frequent:,} of them 5 times or "
-            f"more, {vocabulary.singletons:,} once"
+            f"vocabulary: {plural(vocabulary.size, 'word')}, {vocabulary.frequent:,} of them 5 "
+            f"times or more, {vocabulary.singletons:,} once"
         )
         yield f"captions of more than one picture: {report.shared_captions:,}"
     if report.widths and report.heights:
@@ -103,6 +110,11 @@ def _lines(path: str, report: "Report") -> Iterator[str]:
         yield from _listed("pictures with an empty caption", report.empty)
         yield from _listed("captions without a picture", report.unpictured, 0)
         yield from _listed("pictures with a caption twice", report.repeated_captions)
+
+
+def _column(count: int, one: str, several: str = "") -> str:
+    number, noun = plural(count, one, several).split(" ")
+    return f"{number:>9} {noun:{len(several or one) + (not several)}}"
 
 
 def _classes(classes: dict[str, dict[str, int]]) -> Iterator[str]:

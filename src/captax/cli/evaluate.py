@@ -1,15 +1,15 @@
 """`captax evaluate`: caption a dataset and score the captions."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from captax.cli.options import Dtype, Loaded, load_captioner
+from captax.cli.options import Dtype, Loaded, Replace, checkpoint_files, load_captioner, wrote
 from captax.cli.score import STANDARD, Metrics, names
-from captax.files import write_text
+from captax.errors import plural
+from captax.files import NewFile, check_new_files
 
 
 def evaluate(
@@ -45,13 +45,17 @@ def evaluate(
         Path | None,
         typer.Option("--json", help="Write scores and captions as JSON. Default: not written."),
     ] = None,
+    overwrite: Replace = False,
 ) -> None:
     """Caption a dataset's pictures and print the field's scores (x 100)."""
     # Start-up time.
     from captax import data as datasets
     from captax.evaluation.evaluate import evaluate as run
+    from captax.evaluation.score_files import SCORES, write_scores
     from captax.metrics import COUNTS
 
+    new = NewFile("--json", json_out, SCORES, overwrite)
+    check_new_files([new], [data, *checkpoint_files(model)])
     examples = datasets.open(data, split=split)[:limit]
     captioner = load_captioner(model, dtype=dtype.value)
     options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
@@ -70,11 +74,12 @@ def evaluate(
             "captax: scored the pictures of all splits; --split dev scores only those of dev",
             file=sys.stderr,
         )
-    print(f"{len(examples)} pictures, {found.pictures_per_second:.1f} a second")
+    print(f"{plural(len(examples), 'picture')}, {found.pictures_per_second:.1f} a second")
     if json_out is not None:
         content = {
             "scores": found.scores.corpus,
             "captions": found.captions,
             "per_image": found.scores.per_image,
         }
-        write_text(json_out, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_scores(json_out, content)
+        wrote(json_out)

@@ -15,13 +15,17 @@ from captax.cli.options import (
     Model,
     Offline,
     Raw,
+    Replace,
     Revision,
     System,
+    checkpoint_files,
     decoding,
     load_captioner,
     named_pictures,
+    wrote,
 )
 from captax.errors import CaptaxError
+from captax.files import NewFile, check_new_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,9 +145,11 @@ def explain(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Write a picture .png, a page .html or arrays .npz. By default words are listed."
+            help="Also write a picture .png, a page .html or arrays .npz. By default words are "
+            "only listed."
         ),
     ] = None,
+    overwrite: Replace = False,
     dtype: Loaded = Dtype.float32,
     revision: Revision = None,
     offline: Offline = False,
@@ -152,10 +158,10 @@ def explain(
 ) -> None:
     """Show where in a picture each word of its caption came from, and how far to believe it.
 
-    Without --out, each word is listed with its log-probability and where its map is highest.
+    Each word is listed with its log-probability and where its map is highest.
     """
     # Start-up time.
-    from captax.explain.explanation import file_kind
+    from captax.explain.explanation import KINDS, file_kind
     from captax.explain.maps import check_layers
     from captax.generation.programs import PATIENCE, telling
 
@@ -174,6 +180,9 @@ def explain(
         )
     if feed_back and per is Per.token:
         raise CaptaxError("--feed-back takes the maps of words; leave --per token out")
+    if kind is not None:
+        new = NewFile("--out", out, KINDS[kind], overwrite)
+        check_new_files([new], [image, *checkpoint_files(model)])
     if kind in (".png", ".html"):
         # What draws is read while the model is. It imports NumPy, and two threads that import the
         # same package at once may each see the other's half of it: so NumPy and JAX come first.
@@ -207,8 +216,8 @@ def explain(
     if out is not None:
         shown = view or (View.STRIP if word is None else View.OVERLAY)
         found.save(out, shown.value, word=place, **chosen)
-    else:
-        _list(found, found.maps(**chosen), per)
+        wrote(out)
+    _list(found, found.maps(**chosen), per)
     if found.faithfulness:
         _judge(found)
     if feed_back:

@@ -1,13 +1,14 @@
 """`captax export`: a captioner as programs that other runtimes run, without captax."""
 
 import shlex
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from captax.cli.options import Dtype, Offline, Revision, load_captioner
+from captax.cli.options import Dtype, Offline, Revision, load_captioner, wrote
 
 
 class Runtime(StrEnum):
@@ -63,4 +64,5 @@ def export(
         max_length=max_length,
         card=read_card(directory),
     )
-    print(f"wrote {out}; try: python {shlex.quote(str(out / 'caption.py'))} PICTURES")
+    wrote(out)
+    print(f"captax: try: python {shlex.quote(str(out / 'caption.py'))} PICTURES", file=sys.stderr)

@@ -13,13 +13,15 @@ from captax.cli.options import (
     Loaded,
     Offline,
     Out,
+    Replace,
     Revision,
     as_json,
+    checkpoint_files,
     decoding,
     output,
 )
 from captax.errors import CaptaxError
-from captax.files import TABLE_LIMIT, read_text
+from captax.files import TABLE_LIMIT, NewFile, check_new_files, read_text
 
 
 @decoding
@@ -52,6 +54,7 @@ def generate(
     batch_size: Annotated[int, typer.Option(min=1, help="Number of texts in a batch.")] = 32,
     format: Formatted = None,
     out: Out = None,
+    overwrite: Replace = False,
     dtype: Loaded = Dtype.float32,
     revision: Revision = None,
     offline: Offline = False,
@@ -66,9 +69,12 @@ def generate(
     # Start-up time.
     from captax.compilation import persist_compiled_programs
     from captax.pipelines.loading import load
-    from captax.pipelines.records import text_line, text_record
+    from captax.pipelines.records import TEXT_LINES, TEXT_RECORDS, text_line, text_record
     from captax.pipelines.text_generator import TextGenerator
 
+    new = NewFile("--out", out, TEXT_RECORDS if as_json(format, out) else TEXT_LINES, overwrite)
+    given = [] if file is None else [file]
+    check_new_files([new], [*given, *checkpoint_files(model)])
     lines = list(texts or ())
     if file is not None:
         try:

@@ -60,6 +60,14 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the checkpoint that is there.")
 ]
 
+Replace = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Also replace files that captax did not make; what is read is never replaced.",
+    ),
+]
+
 
 class Dtype(StrEnum):
     """Types that weights can have."""
@@ -366,14 +374,47 @@ def as_json(format: LineFormat | None, out: Path | None) -> bool:
     )
 
 
+def refuse_idle(*rules: tuple[str, bool, str, str]) -> None:
+    """Raise `CaptaxError` for an option that was given and would have no effect.
+
+    A rule is the option, whether it is idle, what it applies to, and what to add.
+    """
+    for option, idle, what, other in rules:
+        if idle:
+            raise CaptaxError(f"{option} only applies to {what}; add {other}")
+
+
+def checkpoint_files(*names: str | PathLike[str] | None) -> list[Path]:
+    """The files of checkpoint directories among `names`: what a command reads besides its inputs.
+
+    A directory that cannot be read has none; loading it will tell.
+    """
+    found: list[Path] = []
+    for name in names:
+        with contextlib.suppress(OSError, ValueError):
+            found += Path(name).iterdir() if name is not None else ()
+    return found
+
+
+def is_no_page(path: Path) -> bool:
+    """Whether a dataset may hold `path`: it reads no web page."""
+    return path.suffix.lower() not in (".html", ".htm")
+
+
+def wrote(path: Path) -> None:
+    """Tell that a file or a folder was written."""
+    print(CaptaxError(f"captax: wrote {path}"), file=sys.stderr)
+
+
 @contextlib.contextmanager
 def output(out: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears whole once all is written."""
+    """Standard output, or a file that appears whole once all is written, and is told of then."""
     if out is None:
         yield sys.stdout
         return
     with replacing(out) as new, text_file(new) as file:
         yield file
+    wrote(out)
 
 
 def spelt(message: str) -> str:

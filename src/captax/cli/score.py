@@ -6,7 +6,12 @@ from typing import Annotated
 
 import typer
 
+from captax.cli.options import Replace, checkpoint_files, is_no_page, refuse_idle, wrote
+from captax.errors import plural
+from captax.files import NewFile, check_new_files
+
 _OUTPUT = "Output"
+_WORST = Path("worst.html")
 
 Metrics = Annotated[
     str,
@@ -113,7 +118,8 @@ def score(
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Where --worst writes its page.", rich_help_panel=_OUTPUT)
-    ] = Path("worst.html"),
+    ] = _WORST,
+    overwrite: Replace = False,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the samples for intervals and p-values.")
     ] = 0,
@@ -124,8 +130,33 @@ def score(
     lines, CSV, Flickr8k.token.txt, or plain text, line for line.
     """
     # Start-up time.
-    from captax.evaluation.score_files import score_files
+    from captax.evaluation.score_files import SCORES, TABLE, score_files
+    from captax.images import SHEET
+    from captax.metrics.cider import FREQUENCIES
 
+    refuse_idle(
+        ("--by", by is not None and not worst, "the worst captions", "--worst NUMBER"),
+        ("--out", out != _WORST and not worst, "the worst captions", "--worst NUMBER"),
+        (
+            "--images",
+            images is not None and not worst and clip is None,
+            "metrics and pages with pictures",
+            "--clip MODEL or --worst NUMBER",
+        ),
+    )
+    given = [hypotheses, *references, against, document_frequencies, training, objects, images]
+    check_new_files(
+        [
+            NewFile("--json", json_out, SCORES, overwrite),
+            NewFile("--csv", csv_out, TABLE, overwrite),
+            NewFile("--out", out if worst else None, SHEET, overwrite),
+            NewFile(
+                "--write-document-frequencies", write_document_frequencies, FREQUENCIES, overwrite
+            ),
+        ],
+        [*(each for each in given if each is not None), *checkpoint_files(clip)],
+        reads=is_no_page,
+    )
     report = score_files(
         hypotheses,
         references,
@@ -143,26 +174,25 @@ def score(
     )
     ranked_by = report.metric(by) if worst else ""
     if report.skipped:
-        have = "picture that has" if report.skipped == 1 else "pictures that have"
-        print(
-            f"captax: skipped {report.skipped:,} {have} no caption in {hypotheses}",
-            file=sys.stderr,
-        )
+        skipped = plural(report.skipped, "picture that has", "pictures that have")
+        print(f"captax: skipped {skipped} no caption in {hypotheses}", file=sys.stderr)
     if report.other_splits:
-        pictures = "picture" if report.other_splits == 1 else "pictures"
+        others = plural(report.other_splits, "picture")
         print(
-            f"captax: left out the captions of {report.other_splits:,} {pictures} of other splits "
-            f"in {hypotheses}",
+            f"captax: left out the captions of {others} of other splits in {hypotheses}",
             file=sys.stderr,
         )
     for line in report.lines():
         print(line)
     if write_document_frequencies is not None:
         report.write_document_frequencies(write_document_frequencies)
+        wrote(write_document_frequencies)
     if json_out is not None:
         report.write_json(json_out)
+        wrote(json_out)
     if csv_out is not None:
         report.write_csv(csv_out)
+        wrote(csv_out)
     if worst:
         report.write_worst(out, worst, ranked_by)
-        print(f"wrote {out}")
+        wrote(out)

@@ -152,6 +152,7 @@ class Beside:
     """
 
     holds_errors = False
+    rewrites = False
 
     def __init__(
         self,

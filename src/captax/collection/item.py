@@ -6,7 +6,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from captax.data.example import Stored
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, plural
 from captax.images import ImageError
 
 # Masks that training programs write beside pictures; they are not captioned.
@@ -68,4 +68,4 @@ def files_left_out(left_out: Counter[str]) -> str:
     total = left_out.total()
     if rest := total - sum(count for _, count in most):
         told.append(f"{rest:,} of other kinds")
-    return f"{'1 file' if total == 1 else f'{total:,} files'} skipped: {', '.join(told)}"
+    return f"{plural(total, 'file')} skipped: {', '.join(told)}"

@@ -17,7 +17,7 @@ from captax.collection.journal import Journal
 from captax.collection.outputs import write_json_lines
 from captax.collection.record import Record
 from captax.collection.stamps import changed, stamp
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, plural
 from captax.files import OutputError
 from captax.images import ImageError
 
@@ -55,6 +55,12 @@ class Shape:
 
 
 SHAPE = Shape()
+# Settings that no caption depends on, and those that only its written form does.
+_OF_THE_JOB = ("sources", "working directory", "on_exists", "format")
+_OF_THE_TEXT = (
+    *(each.name for each in dataclasses.fields(CaptionTemplate)),
+    *("min_score", "min_confidence"),
+)
 
 
 @runtime_checkable
@@ -68,6 +74,10 @@ class Output(Protocol):
     @property
     def changes_pictures(self) -> bool:
         """Whether captions are written into the pictures themselves."""
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether each run writes all captions anew, those of earlier runs too."""
 
     def plan(self, item: Item, earlier: Record | None = None) -> tuple[str | None, str, str] | None:
         """The `target`, `before` and `replaced` of an item's record; None to skip the item.
@@ -112,6 +122,8 @@ class Summary:
         unmatched: records of an earlier process that are of none of the pictures; nothing is
             written beside a picture from them.
         left_out: files of the sources that are no pictures, by suffix.
+        other_settings: the settings that differ from those that earlier captions, which are kept,
+            were made with.
     """
 
     captioned: int = 0
@@ -128,6 +140,7 @@ class Summary:
     stopped: bool = False
     unmatched: int = 0
     left_out: Counter[str] = dataclasses.field(default_factory=Counter)
+    other_settings: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def settled(self) -> int:
@@ -158,6 +171,12 @@ class Summary:
             )
         if self.lost:
             lines.append(f"captioned again because the caption was gone: {_pictures(self.lost)}")
+        if self.other_settings and self.before:
+            lines.append(
+                f"made with other settings, and not made again: the captions of "
+                f"{_pictures(self.before)} ({'; '.join(self.other_settings)}); to make them again, "
+                "add --resume never --on-exists overwrite"
+            )
         if self.failed_before:
             lines.append(
                 f"failed in an earlier run, and not tried again: {_pictures(self.failed_before)}; "
@@ -279,6 +298,11 @@ class _Job:
                 self.begun[record.name] = place
         self.again = {record.name: record for record in last if record.target is not None}
         summary = self.summary
+        summary.other_settings = [
+            told
+            for name, told in self.journal.changed.items()
+            if name not in _OF_THE_JOB and not (self.output.rewrites and name in _OF_THE_TEXT)
+        ]
         summary.errors.update(reason_of(each.error) for each in settled.values() if each.error)
         summary.doubtful = sum(not each.error for each in settled.values())
         summary.failed_before = summary.errors.total()
@@ -408,9 +432,10 @@ class _Job:
         if listed is not None:
             errors = [record for record in every() if record.error]
             doubtful = filter(shape.doubtful, every())
-            files += _list(listed.with_name(f"{listed.name}.review.jsonl"), doubtful)
+            of_doubtful, of_errors = lists_of(listed)
+            files += _list(of_doubtful, doubtful)
             if not self.output.holds_errors:
-                files += _list(listed.with_name(f"{listed.name}.errors.jsonl"), errors)
+                files += _list(of_errors, errors)
         self.summary.files = files
 
 
@@ -423,13 +448,19 @@ def _duration(seconds: float) -> str:
 
 
 def _pictures(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count:,} pictures"
+    return plural(count, "picture")
 
 
 def reason_of(error: str) -> str:
     """The kind of an error, without the details of one picture."""
     of_a_file = re.sub(r"\A\S*/.*?: ", "", error, count=1, flags=re.DOTALL)
-    return re.split(r": | \(|; ", of_a_file, maxsplit=1)[0]
+    return re.split(r": | \(|; (?!.*pip install)", of_a_file, maxsplit=1)[0]
+
+
+def lists_of(listed: Path) -> tuple[Path, Path]:
+    """The lists of captions for review and of errors."""
+    review, errors = (listed.with_name(f"{listed.name}.{of}.jsonl") for of in ("review", "errors"))
+    return review, errors
 
 
 def _list(path: Path, records: Iterable[Record]) -> list[Path]:

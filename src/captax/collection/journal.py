@@ -33,6 +33,10 @@ class Journal:
 
     Its files are captax's own and never links. If `inside` is given, a link to the folder that
     leads out of `inside` is refused.
+
+    Attributes:
+        changed: for each setting that the records were made with and that is another one now, by
+            its name, what it was and what it is.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Journal:
         self._resume = resume
         self._retry_errors = retry_errors
         self._last: tuple[int, list[Record]] | None = None
+        self.changed: dict[str, str] = {}
 
     def __enter__(self) -> "Journal":
         """Lock the folder, read what was done before and open the journal.
@@ -161,17 +166,20 @@ class Journal:
             self._write([])
             return
         self._cut()
-        changed = [
-            f"{name} was {_shown(before.get(name))} and is {_shown(self.settings.get(name))}"
+        changed = {
+            name: f"{name} was {_shown(before.get(name))} and is {_shown(self.settings.get(name))}"
             for name in sorted({*before, *self.settings})
             if before.get(name) != self.settings.get(name)
-        ]
+        }
         if changed and self._resume is not Resume.always and self.begun:
             raise CollectionError(
-                f"{self.folder}: this job was begun with other settings ({'; '.join(changed)}); "
-                "to keep its captions and go on with the new settings, add --resume always; to "
-                "start over, add --resume never (--on-exists overwrite then replaces its captions)"
+                f"{self.folder}: this job was begun with other settings "
+                f"({'; '.join(changed.values())}); to keep its captions and go on with the new "
+                "settings, add --resume always; to start over, add --resume never (--on-exists "
+                "overwrite then replaces its captions)"
             )
+        if self.begun:
+            self.changed = changed
         failed = set()
         if self._retry_errors:  # some were captioned, and could not be written
             failed = {each.name for batch in self.batches() for each in batch if each.error}

@@ -195,25 +195,45 @@ WRITERS: dict[CaptionFormat, Callable[[Path, Records], None]] = {
 HOLD_ERRORS = (CaptionFormat.jsonl, CaptionFormat.csv, CaptionFormat.parquet)
 
 
-def format_of(path: Path) -> CaptionFormat:
-    """The format of a file, by its name."""
-    if path.name == "metadata.jsonl":
-        return CaptionFormat.metadata
-    if path.suffix.lower() == ".tsv":
+# Formats that hold only the best of a picture's captions.
+HOLD_ONE = (CaptionFormat.coco, CaptionFormat.metadata, CaptionFormat.xmp, CaptionFormat.embed)
+_SUFFIXES = {
+    ".txt": (CaptionFormat.text,),
+    ".jsonl": (CaptionFormat.jsonl, CaptionFormat.metadata),
+    ".csv": (CaptionFormat.csv,),
+    ".parquet": (CaptionFormat.parquet,),
+    ".json": (CaptionFormat.coco,),
+}
+
+
+def format_of(path: Path, asked: CaptionFormat | None = None) -> CaptionFormat:
+    """The format of a file: the one that is asked for, or else what its name says.
+
+    Raises:
+        CollectionError: its name says that it is of another format.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".tsv":
         raise CollectionError(f"{path}: tables are written as .csv or .parquet; give such a name")
-    suffixes = {
-        ".jsonl": CaptionFormat.jsonl,
-        ".csv": CaptionFormat.csv,
-        ".parquet": CaptionFormat.parquet,
-        ".json": CaptionFormat.coco,
-    }
-    return suffixes.get(path.suffix.lower(), CaptionFormat.text)
+    told = _SUFFIXES.get(suffix, ())
+    if asked is None:
+        if path.name == "metadata.jsonl":
+            return CaptionFormat.metadata
+        return told[0] if told else CaptionFormat.text
+    if told and asked not in told:
+        ends = next(each for each, formats in _SUFFIXES.items() if asked in formats)
+        raise CollectionError(
+            f"{path}: its name says {told[0]}, and --format says {asked}; give a name that ends in "
+            f"{ends}, or leave out --format"
+        )
+    return asked
 
 
 class _Elsewhere:
     """What outputs share that write nothing beside a picture."""
 
     changes_pictures = False
+    rewrites = True
 
     def plan(self, item: Item, earlier: Record | None = None) -> tuple[None, str, str]:
         return None, "", ""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from captax.data.folder import SIDECAR_SUFFIXES
-from captax.files import CSV_HEADER, open_regular
+from captax.files import CSV_HEADER, JSON_TEXT, Kind
 from captax.images import names_picture
 
 # Files beside a picture that hold its caption; JSON is what WebDataset has.
@@ -18,13 +18,15 @@ _SIDECARS = (*SIDECAR_SUFFIXES, ".xmp", ".json")
 _TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _LISTED = re.compile(r"\.(errors|review)\.jsonl$")
 _LIST_OF_SIDECARS = re.compile(r"captax-[a-z]+\.(errors|review)\.jsonl")
-# How the files of all captions begin, as `captax.collection.outputs` writes them.
-_TEXT = rb'"(?:[^"\\]|\\.)*"'
-_BEGINNINGS = {
-    ".csv": re.compile(",".join(CSV_HEADER).encode() + rb"[,\n]"),
-    ".jsonl": re.compile(rb'{"path": %b, "(?:error": "|caption": %b, "score": )' % (_TEXT, _TEXT)),
+# Files of all captions, as `captax.collection.outputs` writes them.
+LINES = Kind(
+    "list of captions",
+    re.compile(rb'{"path": %b, "(?:error": "|caption": %b, "score": )' % (JSON_TEXT, JSON_TEXT)),
+)
+_KINDS = {
+    ".csv": Kind("table of captions", re.compile(",".join(CSV_HEADER).encode() + rb"[,\n]")),
+    ".jsonl": LINES,
 }
-_BEGINNING = 65_536  # bytes that are looked at
 # The end of the name of the folder in which a job keeps its journal.
 JOB = ".captax"
 
@@ -49,7 +51,8 @@ class OwnFiles:
         places = (os.path.abspath(folder / each) for each in (name, written))  # noqa: PTH100
         if any(each in self.paths for each in places) or (folder / f".{written}{JOB}").is_dir():
             return True
-        return _begins_as_written(folder / name)
+        kind = _KINDS.get((folder / name).suffix.lower())
+        return kind is not None and kind.made(folder / name)
 
     def is_caption(self, name: str, names: Sequence[str]) -> bool:
         """Whether a file holds captions of pictures that are among the sorted `names`."""
@@ -63,14 +66,3 @@ class OwnFiles:
         others = itertools.islice(names, bisect.bisect_left(names, begins), None)
         same = itertools.takewhile(lambda each: each.startswith(begins), others)
         return any(names_picture(each) and "." not in each[len(begins) :] for each in same)
-
-
-def _begins_as_written(path: Path) -> bool:
-    begins = _BEGINNINGS.get(path.suffix.lower())
-    if begins is None:
-        return False
-    try:
-        with open_regular(path) as file:
-            return begins.match(file.read(_BEGINNING)) is not None
-    except OSError:
-        return False

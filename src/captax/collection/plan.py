@@ -6,7 +6,7 @@ import glob
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,24 @@ from captax.collection.cluster import Cluster
 from captax.collection.exiftool import ExifTool
 from captax.collection.item import ARCHIVES, CollectionError
 from captax.collection.items import find_items
-from captax.collection.job import Output, Shape, Summary, caption_collection
+from captax.collection.job import Output, Shape, Summary, caption_collection, lists_of
 from captax.collection.journal import Journal
-from captax.collection.outputs import OneFile, Screen, below, format_of
-from captax.collection.own_files import JOB, OwnFiles
+from captax.collection.outputs import HOLD_ONE, OneFile, Screen, below, format_of
+from captax.collection.own_files import JOB, LINES, OwnFiles
 from captax.collection.record import Record
 from captax.data.tables import parquet_library
-from captax.errors import quoted
-from captax.files import unwritable
+from captax.errors import OptionError, quoted
+from captax.files import Kind as FileKind
+from captax.files import NewFile, check_new_files, unwritable
 from captax.generation import Calibration
-from captax.images import ImageError, SheetRow, names_picture, write_sheet
+from captax.images import SHEET, ImageError, SheetRow, names_picture, write_sheet
 from captax.pipelines.captioner import Captioner
 from captax.text import graphic_in
+
+_CAPTIONS = FileKind(
+    "file of captions", suffixes=(".txt", ".jsonl", ".csv", ".parquet", ".json", ".md")
+)
+_BESIDE = (CaptionFormat.sidecar, CaptionFormat.xmp, CaptionFormat.embed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +57,8 @@ class Plan:
         follow_links: whether to write where links lead that lead out of the folders given.
         csv_safe: whether cells of a CSV file that a spreadsheet would run get an apostrophe.
         compare: how pictures are compared with those of an earlier run.
+        overwrite: whether files are replaced that captax did not make. For `out`, `on_exists` may
+            say so too.
     """
 
     sources: tuple[str, ...]
@@ -65,6 +73,7 @@ class Plan:
     follow_links: bool = False
     csv_safe: bool = True
     compare: Compare = Compare.time
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         within = [each for each in self.sources if "://" in each or each.endswith(ARCHIVES)]
@@ -76,6 +85,30 @@ class Plan:
             raise CollectionError(f"--format {self.wanted} writes a file; add --out")
         elif self.out is not None:
             self._check_file(self.out, within)
+        several = self.options.decoding.get("num_return_sequences") or 1
+        if self.wanted in HOLD_ONE and several > 1 and self.sheet is None:
+            raise OptionError(
+                f"`num_return_sequences` is {several}, and the format {self.wanted} holds one "
+                "caption of each picture; leave it out, or write text, jsonl, csv, parquet or "
+                "sidecars"
+            )
+
+    def check_new_files(self, others: Sequence[Path] = ()) -> None:
+        """Raise `OutputError` if the job would write over what it or its model (`others`) reads,
+        or over what captax did not make.
+        """
+        beside = [
+            NewFile("--out", path, LINES, self._replaces)
+            for path in (lists_of(self.listed) if self.folder is not None and self.listed else ())
+        ]
+        # Whether the file of all captions may be replaced, `OneFile` knows from the journal.
+        out = NewFile("--out", None if self.beside else self.out, _CAPTIONS, overwrite=True)
+        sheet = NewFile("--sheet", self.sheet, SHEET, self.overwrite)
+        check_new_files([out, sheet, *beside], [*self.sources, *others], reads=names_picture)
+
+    @property
+    def _replaces(self) -> bool:
+        return self.overwrite or self.on_exists is OnExists.overwrite
 
     def _check_file(self, out: Path, within: list[str]) -> None:
         try:
@@ -133,9 +166,9 @@ class Plan:
     @property
     def wanted(self) -> CaptionFormat:
         """The format that captions are written in."""
-        if self.format is not None:
-            return self.format
-        return CaptionFormat.text if self.out is None else format_of(self.out)
+        if self.out is None or self.format in _BESIDE:
+            return self.format or CaptionFormat.text
+        return format_of(self.out, self.format)
 
     @property
     def printed(self) -> bool:
@@ -145,7 +178,7 @@ class Plan:
     @property
     def beside(self) -> bool:
         """Whether each caption is written beside its own picture."""
-        return self.wanted in (CaptionFormat.sidecar, CaptionFormat.xmp, CaptionFormat.embed)
+        return self.wanted in _BESIDE
 
     def _output(self, stack: contextlib.ExitStack) -> Output:
         """The output, which is open until `stack` is closed."""
@@ -153,7 +186,7 @@ class Plan:
             if self.out is None or self.folder is None:
                 return Screen(self.wanted)
             output = OneFile(self.out, self.wanted, self.folder / "written", csv_safe=self.csv_safe)
-            if self.on_exists is not OnExists.overwrite:
+            if not self._replaces:
                 output.check()
             return output
         kind: Kind

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from captax import files
 from captax.data.faults import LONGEST_CAPTION, Fault, Kind
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, plural
 from captax.files import is_file
 
 _faults: ContextVar[list[Fault] | None] = ContextVar("faults", default=None)
@@ -192,7 +192,7 @@ def refuse(names: Iterable[str], where: object, fault: str, kind: Kind = Kind.da
     faulty = list(names)
     if faulty:
         rest = len(faulty) - 1
-        others = f" (and {rest} {'other' if rest == 1 else 'others'})" if rest else ""
+        others = f" (and {plural(rest, 'other')})" if rest else ""
         note(f"{where}: {faulty[0]}{others} {fault}", kind)
 
 

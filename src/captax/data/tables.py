@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from captax.data.example import DataError, read_text
-from captax.errors import quoted
+from captax.errors import plural, quoted
 from captax.files import CSV_HEADER, csv_text, parse_json
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".json")
@@ -155,7 +155,7 @@ def _together(
                 told.append(str(error).removeprefix(f"{path}, "))
     told = told if good else told[:1]
     rest = count - len(told)
-    more = f"; and {rest:,} more {'row' if rest == 1 else 'rows'}" if rest else ""
+    more = f"; and {plural(rest, 'more row')}" if rest else ""
     return DataError("; ".join(told) + more)
 
 

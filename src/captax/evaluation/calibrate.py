@@ -1,6 +1,7 @@
 """Fit the confidence of a captioner to pictures whose captions people wrote."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from captax.data import Example
-from captax.errors import CaptaxError
-from captax.files import replacing
+from captax.errors import CaptaxError, plural
+from captax.files import Kind, replacing
 from captax.generation import Calibration
 from captax.generation.confidence import SIGNALS
 from captax.images import ImageError
@@ -37,6 +38,10 @@ FEWEST_SYNTHETIC = 60
 # The threshold rests on at least so many captions, or 2% of them.
 FEWEST_SURE = 10
 _MARGIN = 0.05
+_SOFTWARE = "captax: calibration"  # in the text of the diagram
+DIAGRAM = Kind(
+    "diagram", re.compile(rb"\x89PNG.{,400}tEXtSoftware\0%b" % _SOFTWARE.encode(), re.DOTALL)
+)
 _BINS = 10
 
 
@@ -113,9 +118,8 @@ def calibrate(
     examples = [example for each in data.values() for example in each]
     source = [name for name, each in data.items() for _ in each]
     if len(examples) < FOLDS:
-        raise CaptaxError(
-            f"{len(examples)} pictures are too few for a calibration; give {FOLDS} or more"
-        )
+        few = plural(len(examples), "picture is", "pictures are")
+        raise CaptaxError(f"{few} too few for a calibration; give {FOLDS} or more")
     extra = max(FEWEST_SYNTHETIC, round(SYNTHETIC_SHARE * len(examples)))
     pictures = [*(example.image for example in examples), *synthetic_pictures(extra, seed=seed)]
     stream = captioner.stream(pictures, batch_size=batch_size, signals=True, **options)
@@ -223,4 +227,4 @@ def plot_reliability(path: Path, fit: Fit, *, inside: Path | None = None) -> Non
     lower.bar(edges[:-1], count, width=1 / _BINS, align="edge", color="tab:blue", alpha=0.6)
     lower.set(xlabel="confidence", ylabel="pictures")
     with replacing(path, inside=inside) as file:
-        figure.savefig(file, format="png", dpi=120)
+        figure.savefig(file, format="png", dpi=120, metadata={"Software": _SOFTWARE})

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from captax import data
 from captax.errors import CaptaxError, quoted
 from captax.evaluation.clip_scoring import ClipScorer
 from captax.evaluation.worst import find_pictures, write_worst
-from captax.files import csv_cell, open_regular, replacing, text_file, write_text
+from captax.files import Kind, csv_cell, open_regular, replacing, text_file, write_text
 from captax.metrics import (
     COUNTS,
     Comparison,
@@ -26,6 +27,19 @@ from captax.metrics import (
 )
 from captax.metrics.align import Aligned, align, merge, without_other_splits
 from captax.metrics.caption_files import CaptionFile, Row, read_captions, read_objects
+
+_METRICS = (
+    rb"m?BLEU-\d|ROUGE-L|CIDEr(?:-D)?|METEOR|SPICE|WER|CER|rouge[12L]|CHAIR[si]|(?:Ref)?CLIPScore"
+)
+# What `write_scores` and `Report.write_csv` write.
+SCORES = Kind("file of scores", re.compile(rb'{\s*"generator": "captax",'), (".json",))
+TABLE = Kind("table of scores", re.compile(rb"id,caption(?:,(?:%b))+\r?\n" % _METRICS), (".csv",))
+
+
+def write_scores(path: Path, content: dict[str, Any]) -> None:
+    """Write scores as JSON that says whose it is. Raises `OutputError` if that is not possible."""
+    told = {"generator": "captax", **content}
+    write_text(path, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +113,7 @@ class Report:
                 "p_values": {name: each.p_value for name, each in self.comparisons.items()},
             }
         content |= {"captions": self.captions.hypotheses, "per_image": self.scores.per_image}
-        write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_scores(path, content)
 
     def write_csv(self, path: Path) -> None:
         """Write a row for each image; texts are as `csv_cell` writes them.

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from captax.errors import CaptaxError, quoted
+from captax.errors import CaptaxError, plural, quoted
 from captax.files import is_file
 from captax.images import SheetRow, find_images, write_sheet
 from captax.metrics import LOWER_IS_BETTER, Scores
@@ -52,7 +52,8 @@ def write_worst(
         for image in order[:count]
     )
     worst = min(count, len(order))
-    title = f"The {worst:,} worst of {len(order):,} captions by {by}"
+    several = f"{worst:,} " if worst > 1 else ""
+    title = f"The {several}worst of {plural(len(order), 'caption')} by {by}"
     write_sheet(path, rows, title=title)
 
 

@@ -2,20 +2,35 @@
 
 import dataclasses
 import json
+import re
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from captax.explain.faithfulness import Faithfulness
 from captax.explain.maps import ATTENTION, ExplainError, Maps
 from captax.explain.words import Word
-from captax.files import open_regular, replacing
+from captax.files import Kind, open_regular, replacing
 from captax.generation.result import Alternative, Generated
 
 _CURVES = ("fractions", "deletion", "insertion")
+_SOFTWARE = "captax: explanation"  # in the text of a picture and in the head of a page
+# What `Explanation.save` writes, by suffix.
+KINDS = {
+    ".png": Kind(
+        "picture",
+        re.compile(rb"\x89PNG.{,400}tEXtSoftware\0%b" % _SOFTWARE.encode(), re.DOTALL),
+    ),
+    ".html": Kind(
+        "page",
+        re.compile(rb'.{,200}<meta name="generator" content="%b">' % _SOFTWARE.encode(), re.DOTALL),
+    ),
+    ".npz": Kind("explanation", re.compile(rb"PK\x03\x04.{26}explanation\.npy", re.DOTALL)),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -46,8 +61,10 @@ class Explanation(Maps):
         suffix = file_kind(path)
         if suffix == ".png":
             drawn = self.draw(view, **choice)
+            told = PngInfo()
+            told.add_text("Software", _SOFTWARE)
             with replacing(path) as file:
-                drawn.save(file, "PNG")
+                drawn.save(file, "PNG", pnginfo=told)
         elif suffix == ".html":
             # Start-up time.
             from captax.explain.page import write_page
@@ -146,7 +163,7 @@ class Explanation(Maps):
 def file_kind(path: str | PathLike[str]) -> str:
     """The suffix of a file to write, in lower case. Raises `ExplainError` for an unknown one."""
     suffix = Path(path).suffix.lower()
-    if suffix not in (".png", ".html", ".npz"):
+    if suffix not in KINDS:
         raise ExplainError(
             f"{path}: the suffix does not say what to write; use .png, .html or .npz"
         )

@@ -15,12 +15,13 @@ from captax.images.kinds import (
 )
 from captax.images.prepared import Prepared
 from captax.images.processor import ImageProcessor
-from captax.images.sheet import SheetRow, write_sheet
+from captax.images.sheet import SHEET, SheetRow, write_sheet
 from captax.images.tiles import TileProcessor, load_processor
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
+    "SHEET",
     "Augment",
     "ImageError",
     "ImageProcessor",

@@ -4,14 +4,21 @@ import base64
 import dataclasses
 import io
 import os
+import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from captax.files import replacing, text_file
+from captax.errors import plural
+from captax.files import Kind, replacing, text_file
 from captax.images.decode import ImageError, ImageSource, decode
 
 _LONGEST_SIDE = 480
+SHEET = Kind(
+    "page",
+    re.compile(rb'.{,200}<meta name="generator" content="captax: sheet">', re.DOTALL),
+    (".html", ".htm"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +150,7 @@ def _score(row: SheetRow, score: float | None) -> str:
 
 
 def _count(pictures: int, failed: int) -> str:
-    count = "1 picture" if pictures == 1 else f"{pictures:,} pictures"
+    count = plural(pictures, "picture")
     return f"{count}, {failed:,} with an error" if failed else count
 
 
@@ -151,6 +158,7 @@ _HEAD = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="generator" content="captax: sheet">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"

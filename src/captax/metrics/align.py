@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
-from captax.errors import quoted
+from captax.errors import plural, quoted
 from captax.metrics.caption_files import CaptionFile, CaptionFileError
 
 
@@ -158,6 +158,6 @@ def _check_lines(first: CaptionFile, second: CaptionFile) -> None:
         )
     if first.by_line and len(first.rows) != len(second.rows):
         raise CaptionFileError(
-            f"{second.path}: {len(second.rows)} lines, but {first.path} has {len(first.rows)}; "
-            f"each line must describe the same image in both files"
+            f"{second.path}: {plural(len(second.rows), 'line')}, but {first.path} has "
+            f"{len(first.rows)}; each line must describe the same image in both files"
         )

@@ -6,6 +6,7 @@ Vedantam, Zitnick and Parikh, "CIDEr: Consensus-based Image Description Evaluati
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,11 +14,16 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from captax.errors import CaptaxError, quoted
-from captax.files import TABLE_LIMIT, parse_json, read_text, write_text
+from captax.files import TABLE_LIMIT, Kind, parse_json, read_text, write_text
 from captax.metrics.ngrams import MAX_ORDER, CaptionNgrams, Common, NgramTable, in_common
 
 SIGMA = 6.0
 """Standard deviation, in tokens, of CIDEr-D's penalty for a length unlike the reference's."""
+
+# What `DocumentFrequencies.write` writes.
+FREQUENCIES = Kind(
+    "file of document frequencies", re.compile(rb'{"images": \d+, "frequencies": {'), (".json",)
+)
 
 
 class DocumentFrequencies:

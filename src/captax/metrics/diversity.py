@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from captax.errors import CaptaxError, quoted
+from captax.errors import CaptaxError, plural, quoted
 from captax.metrics.bleu import bleu_scores, bleu_statistics
 from captax.metrics.ngrams import CaptionNgrams, in_common
 
@@ -90,13 +90,13 @@ def mbleu_statistics(
     for image, several in captions.items():
         if len(several) < 2:
             raise CaptaxError(
-                f"image {quoted(image)} has {len(several)} caption(s), but mBLEU compares several: "
-                "give at least 2"
+                f"image {quoted(image)} has {plural(len(several), 'caption')}, but mBLEU compares "
+                "several: give at least 2"
             )
         if len(several) != first:
             raise CaptaxError(
-                f"image {quoted(image)} has {len(several)} captions, but others have {first}: "
-                "give the same number for every image"
+                f"image {quoted(image)} has {plural(len(several), 'caption')}, but others have "
+                f"{first}: give the same number for every image"
             )
     columns = []
     for place in range(first):

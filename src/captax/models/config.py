@@ -20,6 +20,7 @@ class ConfigError(CaptaxError):
     """A config describes a model that captax does not have."""
 
 
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "projector_hidden_act")
 # Limits that no real model reaches: a wrong config is refused before it builds a huge model.
 MOST_LAYERS, MOST_LABELS, MOST = 1000, 10**6, 2**31
 
@@ -71,7 +72,7 @@ class ModelConfig:
                     f"{quoted(supported)}"
                 )
         known = [field.name for field in dataclasses.fields(cls)]
-        for key in ("hidden_act", "hidden_activation", "activation_function"):
+        for key in _ACTIVATIONS:
             name = config.get(key, "gelu") if key in known else "gelu"
             if not isinstance(name, str) or name not in ACTIVATIONS:
                 raise ConfigError(
@@ -226,13 +227,19 @@ def _plain(key: str, value: Any, kind: Any) -> Any:
 
 
 def _check_sizes(cls: type, fields: Mapping[str, Any]) -> None:
-    """Refuse sizes below 1 (or 0, if that is the default) or above the limits; skip token ids."""
+    """Refuse sizes below 1 (or 0, if that is the default) or above the limits; skip token ids.
+
+    What is negative by default is a place, counted from either end.
+    """
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
     for key, value in fields.items():
         if key.endswith("_id"):
             continue
-        least = 0 if defaults.get(key) == 0 else 1
+        default = defaults.get(key)
         most = MOST_LAYERS if "layer" in key or key == "depths" else MOST
+        least = 0 if default == 0 else 1
+        if type(default) is int and default < 0:
+            least = -most
         for size in value if isinstance(value, tuple) else (value,):
             if type(size) is int and not least <= size <= most:
                 raise ConfigError(f"{key}={quoted(value)} must be {least:,} to {most:,}")

@@ -4,12 +4,15 @@ They take places among the embeddings of words as they are: where a language mod
 embeddings, as Gemma does, the picture's are not scaled.
 """
 
+import math
+
 from flax import nnx
 from jaxtyping import Array, Float
 
+from captax.models.arithmetic import ACTIVATIONS
 from captax.models.config import ConfigError
 from captax.models.encoders import Features
-from captax.models.modules import Linear
+from captax.models.modules import Linear, NormConfig
 
 
 def pixel_shuffle(
@@ -61,6 +64,71 @@ class LinearConnector(Connector):
 
     def __call__(self, features: Features) -> Features:
         return Features(self.proj(features.tokens), features.grid, features.lead, features.mask)
+
+
+class MlpConnector(Connector):
+    """Two linear layers, as in LLaVA 1.5 (https://arxiv.org/abs/2310.03744).
+
+    Unless `lead` tokens are kept, only those of the grid are mapped.
+    """
+
+    def __init__(
+        self,
+        width_in: int,
+        width_out: int,
+        *,
+        rngs: nnx.Rngs | None,
+        lead: bool,
+        activation: str = "gelu",
+        bias: bool = True,
+        std: float | None = None,
+    ):
+        self.first = Linear(width_in, width_out, rngs=rngs, bias=bias, std=std)
+        self.second = Linear(width_out, width_out, rngs=rngs, bias=bias, std=std)
+        self.activation, self.lead = activation, lead
+
+    def __call__(self, features: Features) -> Features:
+        lead = features.lead if self.lead else 0
+        tokens = features.tokens[:, features.lead - lead :]
+        activation = ACTIVATIONS[self.activation]
+        return Features(self.second(activation(self.first(tokens))), features.grid, lead)
+
+
+class PoolConnector(Connector):
+    """The mean of squares of cells, a norm and a product, as in Gemma 3.
+
+    Gemma Team (https://arxiv.org/abs/2503.19786), section 2.1. `cells` of them are left.
+    """
+
+    def __init__(
+        self,
+        width_in: int,
+        width_out: int,
+        cells: int,
+        norm: NormConfig,
+        *,
+        rngs: nnx.Rngs | None,
+        std: float | None = None,
+    ):
+        self.side = math.isqrt(cells)
+        self.norm = norm.build(width_in, rngs=rngs)
+        self.proj = Linear(width_in, width_out, rngs=rngs, bias=False, std=std)
+
+    def grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        if grid[0] != grid[1] or self.side == 0 or grid[0] % self.side:
+            raise ConfigError(
+                f"mm_tokens_per_image={self.side**2} does not divide the {grid[0]} x {grid[1]} "
+                "cells of the encoder's grid in squares; change it, image_size or patch_size"
+            )
+        return self.side, self.side
+
+    def __call__(self, features: Features) -> Features:
+        rows, columns = self.grid(features.grid)
+        batch, _, width = features.tokens.shape
+        part = features.grid[0] // rows
+        cells = features.tokens.reshape(batch, rows, part, columns, part, width).mean((2, 4))
+        tokens = self.proj(self.norm(cells.reshape(batch, rows * columns, width)))
+        return Features(tokens, (rows, columns))
 
 
 class ShuffleConnector(Connector):

@@ -4,7 +4,7 @@ Legend: `batch` images, `rows` = batch x beams, `time` token positions, `patches
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ from captax.models.observing import record, scope
 from captax.models.prompt import Prompt, splice
 from captax.models.rotary import Rotary, Turns
 from captax.models.shapes import BertLikeConfig
+
+# All of a prompt sees all of it, or each picture in it sees all of itself.
+Together = Literal["nothing", "pictures", "prompt"]
 
 
 class LanguageHead(nnx.Module):
@@ -57,8 +60,8 @@ class TextDecoder(nnx.Module):
     layers: nnx.List[Layer]
     # How many classes the encoder must tell apart, if the decoder takes them as hints.
     classes: int = 0
-    # Whether all tokens of a prompt see each other, and not only those before them.
-    whole_prompts: bool = False
+    # What sees each other in a prompt, besides what is before it.
+    together: Together = "nothing"
 
     @property
     def max_positions(self) -> int:
@@ -211,9 +214,7 @@ class TextDecoder(nnx.Module):
             if prompt.pictures is not None and features is not None:
                 x = splice(x, features.tokens, prompt.pictures)
             parts = [x]
-            if self.whole_prompts:
-                ends = time if prompt.lengths is None else prompt.lengths[:, None, None]
-                together = positions[:, None] < ends
+            together = self._together(prompt)
         if front is not None:
             count = front.shape[1]
             parts = [front, *parts]
@@ -239,6 +240,19 @@ class TextDecoder(nnx.Module):
         with scope("prefix"):
             logits = self.logits(last)
         return dataclasses.replace(prefix, next_position=ends), logits
+
+    def _together(self, prompt: Prompt) -> Bool[Array, "#batch #time time"] | None:
+        """True where a token of a prompt may see another, wherever that is."""
+        time = prompt.tokens.shape[1]
+        if self.together == "prompt":
+            ends = time if prompt.lengths is None else prompt.lengths[:, None, None]
+            return jnp.arange(time)[None, None] < ends
+        if self.together == "pictures" and prompt.pictures is not None:
+            # Each run of places is one picture.
+            first = prompt.pictures & ~jnp.pad(prompt.pictures, ((0, 0), (1, 0)))[:, :-1]
+            which = jnp.where(prompt.pictures, jnp.cumsum(first, axis=1), 0)
+            return (which[:, :, None] == which[:, None]) & prompt.pictures[:, None]
+        return None
 
     def _run(
         self,

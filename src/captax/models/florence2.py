@@ -23,6 +23,7 @@ from captax.models.bart import TIED, WORDS, BartConfig, BartDecoder, BartEncoder
 from captax.models.config import ConfigError, ModelConfig, Roles
 from captax.models.connectors import Connector
 from captax.models.davit import PICTURE, DaViTConfig
+from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features, LengthError, ShapeError
 from captax.models.layout import Layout, Rule, linear, norm, table
 from captax.models.modules import LayerNorm, Linear, parameter
@@ -152,13 +153,8 @@ class Florence2(VisionLanguageModel):
     def __init__(self, config: Florence2Config, *, rngs: nnx.Rngs | None):
         vision, text = config.vision_config, config.text_config
         decoder = BartDecoder(text, rngs=rngs)
-        super().__init__(
-            vision.build(rngs=rngs),
-            Florence2Connector(vision, rngs=rngs),
-            decoder,
-            config=config,
-            picture_id=config.image_token_id,
-        )
+        EncoderDecoder.__init__(self, vision.build(rngs=rngs), decoder, config=config)
+        self.connector = Florence2Connector(vision, rngs=rngs)
         self.text_encoder = BartEncoder(text, decoder.embeddings.words, rngs=rngs)
         self.project = None  # the connector does it
 

@@ -15,12 +15,13 @@ from flax import nnx
 from captax.errors import quoted
 from captax.models.config import ConfigError
 from captax.models.connectors import LinearConnector
+from captax.models.decoders import Together
 from captax.models.gemma import GemmaConfig
 from captax.models.gemma2 import Gemma2Config
 from captax.models.language import LanguageConfig
-from captax.models.layout import Layout, join, linear
+from captax.models.layout import Rule, linear
 from captax.models.siglip import SiglipVisionConfig
-from captax.models.vision_language import VisionLanguageConfig, language_layout
+from captax.models.vision_language import VisionLanguageConfig
 
 VISION = SiglipVisionConfig(
     hidden_size=1152,
@@ -42,15 +43,13 @@ TEXT = GemmaConfig(
 
 @dataclasses.dataclass(frozen=True)
 class PaliGemmaConfig(VisionLanguageConfig):
-    """Shape of all parts, with the names and defaults of transformers.
-
-    What is `image_token_id` here is `image_token_index` in its files.
-    """
+    """Shape of all parts, with the names and defaults of transformers."""
 
     model_type: ClassVar[str] = "paligemma"
     architecture: ClassVar[str] = "PaliGemmaForConditionalGeneration"
     languages: ClassVar[tuple[type[LanguageConfig], ...]] = (GemmaConfig, Gemma2Config)
-    whole_prompts: ClassVar[bool] = True
+    together: ClassVar[Together] = "prompt"
+    picture_key: ClassVar[str] = "image_token_index"
 
     vision_config: SiglipVisionConfig = VISION
     text_config: LanguageConfig = TEXT
@@ -60,8 +59,6 @@ class PaliGemmaConfig(VisionLanguageConfig):
 
     @classmethod
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> "PaliGemmaConfig":
-        if "image_token_index" in config:
-            config = {**config, "image_token_id": config["image_token_index"]}
         described = super().read(config, tensors)
         width = described.text_config.hidden_size
         if described.projection_dim != width:
@@ -83,30 +80,9 @@ class PaliGemmaConfig(VisionLanguageConfig):
             )
         return super().read_text(said)
 
-    def write(self) -> dict[str, Any]:
-        said = super().write()
-        said["image_token_index"] = said.pop("image_token_id")
-        return said
-
     def connector(self, *, rngs: nnx.Rngs | None) -> LinearConnector:
         widths = self.vision_config.hidden_size, self.projection_dim
         return LinearConnector(*widths, rngs=rngs, std=self.text_config.initializer_range)
 
-    def layout(self) -> Layout:
-        parts = join(
-            self.vision_config.layout().within("vision_tower.", "encoder."),
-            Layout(linear("multi_modal_projector.linear", "connector.proj")),
-            language_layout(self.text_config, "language_model.model.", "language_model.lm_head."),
-        )
-
-        def canonical(name: str) -> str | None:
-            # As transformers 5 has them in memory, and as some checkpoints have them on disk.
-            name = name.removeprefix("model.")
-            if name.startswith("lm_head."):
-                name = f"language_model.{name}"
-            within, dot, rest = name.partition("language_model.")
-            if dot and not within and not rest.startswith(("model.", "lm_head.")):
-                name = f"language_model.model.{rest}"
-            return parts.canonical(name)
-
-        return Layout(parts.rules, canonical)
+    def connector_rules(self) -> tuple[Rule, ...]:
+        return linear("linear", "proj")

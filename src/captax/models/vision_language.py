@@ -1,7 +1,7 @@
 """Language models that read pictures inside their prompts, and what their configs share."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
@@ -12,16 +12,17 @@ from captax.errors import quoted
 from captax.models.arithmetic import map_pictures
 from captax.models.config import ConfigError, ModelConfig, Roles
 from captax.models.connectors import Connector
-from captax.models.decoders import TextDecoder
+from captax.models.decoders import TextDecoder, Together
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features, VisionEncoder
 from captax.models.language import LanguageConfig
-from captax.models.layout import Layout
+from captax.models.layout import Layout, Rule, join
 from captax.models.observing import scope
 from captax.models.prompt import Prompt
 from captax.models.two_towers import PictureTowerConfig
 
 Config = TypeVar("Config", bound="VisionLanguageConfig")
+Part = TypeVar("Part", bound=ModelConfig)
 VISION, TEXT = PictureTowerConfig(), LanguageConfig()  # of no family, which each replaces
 # More would take more memory for attention than for all else: 32 pictures may have 544 views.
 VIEWS_AT_ONCE = 32
@@ -32,16 +33,19 @@ Views = Float[Array, "batch views height width 3"] | Float[Array, "batch height 
 class VisionLanguageConfig(ModelConfig):
     """The configs of the encoder and of the language model, and what lies between them.
 
-    `languages` are the families that the language model may have; the first one is meant where a
-    config names none. Every view of a picture takes the places of `places` tokens with the id
-    `image_token_id`. `tie_word_embeddings` decides for the language model, whose own config is not
-    asked, as in transformers.
+    `languages` are the families that the language model may have, and `towers` those of the
+    encoder; the first one is meant where a config names none. Every view of a picture takes the
+    places of `places` tokens with the id `image_token_id`. `tie_word_embeddings` decides for the
+    language model, whose own config is not asked, as in transformers.
     """
 
     architecture: ClassVar[str]
     languages: ClassVar[tuple[type[LanguageConfig], ...]]
-    # Whether pictures and prompt all see each other.
-    whole_prompts: ClassVar[bool] = False
+    towers: ClassVar[tuple[type[PictureTowerConfig], ...]] = ()
+    # What sees each other in a prompt, and not only what is before it.
+    together: ClassVar[Together] = "nothing"
+    # How a config on disk spells `image_token_id`.
+    picture_key: ClassVar[str] = "image_token_id"
 
     vision_config: PictureTowerConfig = VISION
     text_config: LanguageConfig = TEXT
@@ -51,8 +55,10 @@ class VisionLanguageConfig(ModelConfig):
     @classmethod
     def read(cls: type[Config], config: Mapping[str, Any], tensors: Collection[str] = ()) -> Config:
         vision, text = cls.vision_config, cls.text_config
+        if cls.picture_key in config:
+            config = {**config, "image_token_id": config[cls.picture_key]}
         if (said := _part(cls, config, "vision_config")) is not None:
-            vision = type(vision).read(said)
+            vision = _family(cls, "vision_config", said, cls.towers or (type(vision),)).read(said)
         if (said := _part(cls, config, "text_config")) is not None:
             text = cls.read_text(said)
         tied = config.get("tie_word_embeddings", cls.tie_word_embeddings)
@@ -68,34 +74,26 @@ class VisionLanguageConfig(ModelConfig):
     @classmethod
     def read_text(cls, config: Mapping[str, Any]) -> LanguageConfig:
         """The config of the language model; raises `ConfigError` if it is of another family."""
-        families = {family.model_type: family for family in cls.languages}
-        name = config.get("model_type", cls.languages[0].model_type)
-        if not isinstance(name, str) or name not in families:
-            raise ConfigError(
-                f"{cls.model_type}: text_config.model_type={quoted(name)} is not supported; it "
-                f"must be one of {', '.join(families)}"
-            )
-        return families[name].read(config)
+        return _family(cls, "text_config", config, cls.languages).read(config)
 
     def write(self) -> dict[str, Any]:
         parts = {"vision_config": self.vision_config, "text_config": self.text_config}
         written = {name: part.write() for name, part in parts.items()}
-        return {**super().write(), **written, "architectures": [self.architecture]}
+        said = {**super().write(), **written, "architectures": [self.architecture]}
+        return {**said, self.picture_key: said.pop("image_token_id")}
 
     def roles(self) -> Roles:
         return self.text_config.roles()
 
     def build(self, *, rngs: nnx.Rngs | None = None) -> "VisionLanguageModel":
         encoder: Any = self.vision_config.build(rngs=rngs)
-        decoder = self.text_config.build(rngs=rngs)
-        decoder.whole_prompts = self.whole_prompts
-        return VisionLanguageModel(
-            encoder,
-            self.connector(rngs=rngs),
-            decoder,
-            config=self,
-            picture_id=self.image_token_id,
-        )
+        connector, decoder = self.connector(rngs=rngs), self.text_config.build(rngs=rngs)
+        return self.kind(encoder, connector, decoder, config=self)
+
+    @property
+    def kind(self) -> "type[VisionLanguageModel]":
+        """The class of its models."""
+        return VisionLanguageModel
 
     def connector(self, *, rngs: nnx.Rngs | None) -> Connector:
         """The part between the encoder and the language model."""
@@ -107,12 +105,35 @@ class VisionLanguageConfig(ModelConfig):
         rows, columns = self.connector(rngs=None).grid(self.vision_config.grid)
         return rows * columns
 
+    def layout(self) -> Layout:
+        parts = join(
+            self.vision_config.layout().within("vision_tower.", "encoder."),
+            Layout(self.connector_rules()).within("multi_modal_projector.", "connector."),
+            language_layout(self.text_config, "language_model.model.", "language_model.lm_head."),
+        )
+
+        def canonical(name: str) -> str | None:
+            # As transformers 5 has them in memory, and as some checkpoints have them on disk.
+            name = name.removeprefix("model.")
+            if name.startswith("lm_head."):
+                name = f"language_model.{name}"
+            within, dot, rest = name.partition("language_model.")
+            if dot and not within and not rest.startswith(("model.", "lm_head.")):
+                name = f"language_model.model.{rest}"
+            return parts.canonical(name)
+
+        return Layout(parts.rules, canonical)
+
+    def connector_rules(self) -> tuple[Rule, ...]:
+        """The rules of the connector's tensors, without prefixes."""
+        raise NotImplementedError
+
 
 class VisionLanguageModel(EncoderDecoder):
     """An encoder, a connector to the decoder's width, and a language model.
 
     A picture is one view or several of the same size. Their tokens take the places of the tokens
-    `picture_id` of a prompt, in order.
+    `image_token_id` of a prompt, in order.
     """
 
     config: Any
@@ -123,12 +144,11 @@ class VisionLanguageModel(EncoderDecoder):
         connector: nnx.Module,
         decoder: TextDecoder,
         *,
-        config: ModelConfig,
-        picture_id: int,
+        config: VisionLanguageConfig,
     ):
         super().__init__(encoder, decoder, config=config)
         self.connector: Any = connector
-        self.picture_id = picture_id
+        decoder.together = config.together
 
     def encode(self, inputs: Views) -> Features:  # type: ignore[override]
         """Encode pictures: the tokens of all views of each, one view after the other."""
@@ -136,16 +156,21 @@ class VisionLanguageModel(EncoderDecoder):
         batch, count = views.shape[:2]
         with scope("encoder"):
             flat = views.reshape(-1, *views.shape[2:])
-            features = map_pictures(self.encoder, flat, VIEWS_AT_ONCE)
+            features = map_pictures(self.look, flat, VIEWS_AT_ONCE)
         found = self.bridge(features)
         tokens = found.tokens.reshape(batch, count * found.tokens.shape[1], -1)
         return dataclasses.replace(found, tokens=tokens)
+
+    def look(self, views: Float[Array, "batch height width 3"]) -> Features:
+        """What the connector is given of each view."""
+        return self.encoder(views)
 
     def bridge(self, features: Features) -> Features:
         return self.connector(features)
 
     def placed(self, prompt: Prompt) -> Prompt:
-        pictures = (jnp.asarray(prompt.tokens) == self.picture_id) & prompt.real
+        places = jnp.asarray(prompt.tokens) == self.config.image_token_id
+        pictures = places & prompt.real
         return dataclasses.replace(prompt, pictures=pictures)
 
 
@@ -180,6 +205,23 @@ def language_layout(text: LanguageConfig, within: str, head: str) -> Layout:
         for rule in alone.rules
     )
     return Layout(tuple(rules), canonical)
+
+
+def _family(
+    cls: type[VisionLanguageConfig],
+    part: str,
+    config: Mapping[str, Any],
+    families: Sequence[type[Part]],
+) -> type[Part]:
+    """The one of `families` that a part's config names; raises `ConfigError` for another."""
+    known = {family.model_type: family for family in families}
+    name = config.get("model_type", families[0].model_type)
+    if not isinstance(name, str) or name not in known:
+        raise ConfigError(
+            f"{cls.model_type}: {part}.model_type={quoted(name)} is not supported; it must be "
+            f"{' or '.join(known)}"
+        )
+    return known[name]
 
 
 def _part(

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from captax.checkpoints.state import parameters
 from captax.data import filled, load_images
+from captax.errors import plural
 from captax.explain import Explanation, Reader, explain, known_methods
 from captax.generation import (
     Beam,
@@ -228,7 +229,8 @@ class Captioner(Generator):
         given = [captions] if isinstance(captions, str | Generated) else list(captions)
         if len(given) != len(pictures):
             raise GenerationError(
-                f"{len(given)} captions for {len(pictures)} pictures: give one for each"
+                f"{plural(len(given), 'caption')} for {plural(len(pictures), 'picture')}: give one "
+                "for each"
             )
         [asked] = self._asked([prompt], system, raw)
         tokens = self._said(given, prompt, config)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from captax.checkpoints.directory import CARD, CONFIG, read_json, save_model, write_directory
 from captax.checkpoints.state import parameters, rebuilder
 from captax.errors import CheckpointError, quoted
+from captax.files import Kind
 from captax.generation import (
     Calibration,
     Constraints,
@@ -94,7 +96,12 @@ class Generator:
         for name, spell in (("bad_words", self._bad_words), ("force_words", self._force_words)):
             if name in said:
                 words = said.pop(name)
-                said[f"{name}_ids"] = spell([words] if isinstance(words, str) else words or ())
+                phrases = [words] if isinstance(words, str) else list(words or ())
+                if not all(phrase.strip() for phrase in phrases):
+                    raise GenerationError(
+                        f"`{name}` has a phrase without words; give it some, or leave it out"
+                    )
+                said[f"{name}_ids"] = spell(phrases)
         config = self.generation.replace(**said)
         _ = config.strategy, config.constraints  # this raises if options contradict each other
         return config
@@ -279,6 +286,9 @@ def read_calibration(directory: Path) -> Calibration | None:
         return Calibration.read(content)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}; make it anew with captax calibrate") from None
+
+
+CALIBRATION = Kind("calibration", re.compile(rb'{\s*"weights": {[^}]*},\s*"bias": '))
 
 
 def calibration_text(calibration: Calibration) -> str:

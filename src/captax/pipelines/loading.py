@@ -12,7 +12,7 @@ from captax.checkpoints.gguf import is_gguf, open_gguf
 from captax.checkpoints.gguf_models import load_gguf
 from captax.checkpoints.names import DEFAULT
 from captax.compilation import refuse_fork
-from captax.errors import CheckpointError
+from captax.errors import CheckpointError, quoted
 from captax.generation import GenerationConfig
 from captax.images import ImageProcessor, load_processor
 from captax.models.decoders import TextDecoder
@@ -30,7 +30,7 @@ from captax.pipelines.text_generator import SOURCE_TOKENIZER, TextGenerator
 from captax.pipelines.vision_language import VisionLanguageCaptioner
 from captax.text import Tokenizer
 from captax.text.gguf import read_gguf_tokenizer
-from captax.text.prompt_format import FORMATS
+from captax.text.prompt_format import FLORENCE2, picture_format
 
 
 @overload
@@ -87,12 +87,19 @@ def load(
     model = read_model(directory, dtype=dtype)
     if isinstance(model, VisionLanguageModel):
         tokenizer, generation = Tokenizer.load(directory), read_generation(directory, model)
-        asked = FORMATS[model.config.model_type]
         if isinstance(model, Florence2):
             processor = ImageProcessor.load(directory)
-            return Florence2Captioner(model, processor, tokenizer, asked, generation)
+            return Florence2Captioner(model, processor, tokenizer, FLORENCE2, generation)
+        kind, picture = model.config.model_type, tokenizer.token(model.config.image_token_id)
+        prompt_format = picture_format(kind, picture)
+        if prompt_format is None:
+            raise CheckpointError(
+                f"{name}: captax does not know the prompt format of this {kind} checkpoint, whose "
+                f"pictures are the token {quoted(picture)}; load the bare model with "
+                "captax.load_model"
+            )
         return VisionLanguageCaptioner(
-            model, load_processor(directory), tokenizer, asked, generation
+            model, load_processor(directory), tokenizer, prompt_format, generation
         )
     if isinstance(model, EncoderDecoder) and isinstance(model.encoder, VisionEncoder):
         processor, tokenizer = ImageProcessor.load(directory), Tokenizer.load(directory)

@@ -1,11 +1,29 @@
 """Results as commands write them: a record for JSON, or a line of text."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+from captax.files import JSON_TEXT, Kind
 from captax.generation.result import Generated
 from captax.images import ImageError
 from captax.pipelines.classifier import Classification
+
+# Files of the records and of the lines; lines of texts cannot be told from other people's.
+CLASSIFICATION_RECORDS = Kind(
+    "list of labels",
+    re.compile(rb'{"path": %b, "(?:error|label)": %b[,}]' % (JSON_TEXT, JSON_TEXT)),
+    (".jsonl", ".json"),
+)
+CLASSIFICATION_LINES = Kind(
+    "list of labels", re.compile(rb"[^\n]*: [^\n]+ \(\d{1,3}\.\d%\)(?:; [^\n]+%\))*\n"), (".txt",)
+)
+TEXT_RECORDS = Kind(
+    "list of texts",
+    re.compile(rb'{"text": %b, "generated": %b, "score": ' % (JSON_TEXT, JSON_TEXT)),
+    (".jsonl", ".json"),
+)
+TEXT_LINES = Kind("list of texts", suffixes=(".txt", ".md"))
 
 
 def classification_record(path: Path | str, found: Classification | ImageError) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from captax.errors import CaptaxError
+from captax.errors import CaptaxError, plural
 from captax.images.decode import DECODE_SECONDS
 
 MIB = 1 << 20
@@ -99,7 +99,7 @@ class Settings:
             raise SettingsError(f"decode_seconds is {self.decode_seconds:g}; give more than 0")
         if self.queue < self.max_images:
             raise SettingsError(
-                f"a queue of {self.queue} pictures never has room for a request of "
+                f"a queue of {plural(self.queue, 'picture')} never has room for a request of "
                 f"{self.max_images}; give a longer queue or a smaller max_images"
             )
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip()):

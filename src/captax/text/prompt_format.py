@@ -219,6 +219,31 @@ LLAMA3 = PromptFormat(
     user_end="<|eot_id|>",
     answer="<|start_header_id|>assistant<|end_header_id|>\n\n",
 )
+JOYCAPTION = dataclasses.replace(
+    LLAMA3,
+    # The dates are those of Llama 3.1's own template.
+    system=(
+        "<|start_header_id|>system<|end_header_id|>\n\n"
+        "Cutting Knowledge Date: December 2023\nToday Date: 26 July 2024\n\n",
+        "<|eot_id|>",
+    ),
+    system_text="You are a helpful image captioner.",
+    picture="<|reserved_special_token_69|>",
+    picture_start="<|reserved_special_token_70|>",
+    picture_end="<|reserved_special_token_71|>",
+    prompt="Write a long detailed description for this image.",
+)
+GEMMA3 = PromptFormat(
+    start="<bos><start_of_turn>user\n",
+    system=("", "\n\n"),
+    user="",
+    user_end="<end_of_turn>\n",
+    answer="<start_of_turn>model\n",
+    picture="<image_soft_token>",
+    picture_start="\n\n<start_of_image>",
+    picture_end="<end_of_image>\n\n",
+    prompt="Describe this image.",
+)
 # For language models alone, by what only their chat templates contain; the first one counts.
 _TEMPLATES = (
     ("named SmolLM, trained by Hugging Face", SMOLLM2),
@@ -241,11 +266,16 @@ def format_of(chat_template: str | None) -> PromptFormat | None:
     return next((each for mark, each in _TEMPLATES if mark in chat_template), None)
 
 
-# By the `model_type` of models that see pictures.
-FORMATS = {
-    "smolvlm": SMOLVLM,
-    "idefics3": IDEFICS3,
-    "paligemma": PALIGEMMA,
-    "llava": LLAVA,
-    "florence2": FLORENCE2,
+# By the `model_type` of models that see pictures; the first one is that of most checkpoints.
+FORMATS: dict[str, tuple[PromptFormat, ...]] = {
+    "smolvlm": (SMOLVLM,),
+    "idefics3": (IDEFICS3,),
+    "paligemma": (PALIGEMMA,),
+    "llava": (LLAVA, JOYCAPTION),
+    "gemma3": (GEMMA3,),
 }
+
+
+def picture_format(model_type: str, picture: str) -> PromptFormat | None:
+    """The format of a family's checkpoint in which the token `picture` keeps a picture's place."""
+    return next((each for each in FORMATS[model_type] if each.picture == picture), None)

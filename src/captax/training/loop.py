@@ -20,7 +20,7 @@ from flax import nnx
 
 from captax import data, metrics
 from captax.checkpoints.state import parameters, rebuilder
-from captax.errors import quoted
+from captax.errors import plural, quoted
 from captax.files import (
     OutputError,
     check_inside,
@@ -142,7 +142,7 @@ def _train(
     with RunCheckpoints(out / "checkpoints", keep=recipe.keep) as run.checkpoints:
         run.resume(None if new else init_from)
         if (shared := run.task.shared()) and first:
-            count = f"{shared} dev example{' is' if shared == 1 else 's are'}"
+            count = plural(shared, "dev example is", "dev examples are")
             tell(f"warning: {count} also in the training data; dev scores will be too high")
         try:
             for index, stage in enumerate(recipe.stages):
@@ -257,8 +257,9 @@ class _Run:
         self.steps_per_epoch = self.task.size // options.batch_size
         if not self.steps_per_epoch:
             raise RecipeError(
-                f"data.train has {self.task.size} examples, fewer than optimizer.batch_size "
-                f"({options.batch_size}); give more data or a smaller batch_size"
+                f"data.train has {plural(self.task.size, 'example')}, fewer than "
+                f"optimizer.batch_size ({options.batch_size}); give more data or a smaller "
+                "batch_size"
             )
         self._refuse_endless()
         self.rebuild = rebuilder(self.task.model)

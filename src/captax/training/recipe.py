@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from captax.checkpoints.names import BUILT_IN, FORMER_NAMES
-from captax.errors import CaptaxError, plain, quoted
+from captax.errors import CaptaxError, plain, plural, quoted
 from captax.files import CONFIG_LIMIT, read_text
 
 
@@ -513,7 +513,7 @@ def _why_not(path: str, at: Any) -> str:
         return f"{path} has no parts; set {path} itself"
     members = [f"{path}.{i}" for i in range(len(at))] or [f"{path} itself"]
     named = f"{members[0]} to {members[-1]}" if len(members) > 2 else " or ".join(members)
-    return f"{path} has {len(at)} {'entry' if len(at) == 1 else 'entries'}; use {named}"
+    return f"{path} has {plural(len(at), 'entry', 'entries')}; use {named}"
 
 
 def _within(inner: Sequence[Any], outer: Sequence[Any]) -> bool:

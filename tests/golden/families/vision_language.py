@@ -93,6 +93,82 @@ def _paligemma_inputs(full: bool) -> Inputs:
     }
 
 
+def _llava(tower: str) -> Any:
+    """At the real size, of reduced depth."""
+
+    def make(full: bool) -> Any:
+        from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+        text = {**TEXT, "model_type": "llama"}
+        real = {"num_hidden_layers": 2, "num_attention_heads": 32, "hidden_size": 4096}
+        real |= {"intermediate_size": 11_008, "vocab_size": 32_064, "model_type": "llama"}
+        if tower == "clip":
+            vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 3}
+            vision |= {"num_attention_heads": 16, "image_size": 336, "patch_size": 14}
+            chosen: dict[str, Any] = {}
+        else:
+            # JoyCaption's, and Llama 3.1's angles.
+            vision = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 3}
+            vision |= {"num_attention_heads": 16, "image_size": 384, "patch_size": 14}
+            scaled = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0}
+            scaled |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+            scaled |= {"original_max_position_embeddings": 16}
+            text["rope_parameters"] = real["rope_parameters"] = scaled
+            chosen = {"vision_feature_select_strategy": "full", "vision_feature_layer": -1}
+        config = LlavaConfig(
+            vision_config={
+                **(vision if full else {**VISION, "num_hidden_layers": 3}),
+                "model_type": f"{tower}_vision_model",
+            },
+            text_config=real if full else text,
+            image_token_index=32_000 if full else PICTURE,
+            **chosen,
+        )
+        return LlavaForConditionalGeneration(config)
+
+    return make
+
+
+def _gemma3(full: bool) -> Any:
+    """At the real widths: with fewer layers, words and pixels, which would need 11 GB."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    kinds = {"layer_types": ["sliding_attention", "full_attention"], "num_hidden_layers": 2}
+    text = {**TEXT, **kinds, "head_dim": 6, "sliding_window": 7, "query_pre_attn_scalar": 6}
+    real = {**kinds, "hidden_size": 2560, "intermediate_size": 10_240, "vocab_size": 32_064}
+    real |= {"num_attention_heads": 8, "num_key_value_heads": 4, "sliding_window": 1024}
+    vision = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 2}
+    vision |= {"num_attention_heads": 16, "image_size": 448, "patch_size": 14}
+    config = Gemma3Config(
+        vision_config={**(vision if full else VISION), "vision_use_head": False},
+        text_config=real if full else text,
+        image_token_index=32_000 if full else PICTURE,
+        mm_tokens_per_image=256 if full else 4,
+    )
+    return Gemma3ForConditionalGeneration(config)
+
+
+def _inputs(side: int, real_side: int, places: int, real_places: int, token: int) -> Any:
+    """Words, a picture, a prompt and what is said, for two pictures."""
+
+    def make(full: bool) -> Inputs:
+        count, size = (real_places, real_side) if full else (places, side)
+        before, after = random_tokens(PICTURE, 2, 2, seed=2), random_tokens(PICTURE, 2, 9)
+        pictures = np.full((2, count), token if full else PICTURE)
+        return {
+            "input_ids": np.concatenate([before, pictures, after], 1),
+            "pixel_values": random_pixels(2, 3, size, size),
+        }
+
+    return make
+
+
+def _gemma3_inputs(full: bool) -> Inputs:
+    inputs = _inputs(32, 448, 4, 256, 32_000)(full)
+    pictures = inputs["input_ids"] == (32_000 if full else PICTURE)
+    return {**inputs, "token_type_ids": pictures.astype(np.int64)}
+
+
 def _ask(model: Any, tensors: dict[str, Any]) -> Any:
     """The logits that predict what is said."""
     mask = tensors["input_ids"] >= 0
@@ -138,4 +214,7 @@ CASES = [
     Case("smolvlm", _smolvlm, _smolvlm_inputs, _run, _ask),
     Case("paligemma", _paligemma("gemma"), _paligemma_inputs, _run, _ask),
     Case("paligemma2", _paligemma("gemma2"), _paligemma_inputs, _run, _ask),
+    Case("llava", _llava("clip"), _inputs(32, 336, 16, 576, 32_000), _run, _ask),
+    Case("joycaption", _llava("siglip"), _inputs(32, 384, 16, 729, 32_000), _run, _ask),
+    Case("gemma3-vision", _gemma3, _gemma3_inputs, _run, _ask),
 ]
