@@ -220,6 +220,22 @@ def test_microsofts_tokenizers_get_the_tokens_that_its_processor_adds() -> None:
     assert full.with_special(FLORENCE2_TOKENS).vocab_size == 51289
 
 
+def test_answers_are_explained_on_the_grid_of_the_picture(
+    captioner: Florence2Captioner, pictures: list[Image.Image]
+) -> None:
+    """Cross-attention also goes to the picture's mean, to the prompt, and not to what fills it."""
+    [found] = captioner.caption(pictures[0], prompt="look red", max_new_tokens=5)
+    told = captioner.explain(
+        pictures[0], found, prompt="look red", methods=("attention", "occlusion")
+    )
+    np.testing.assert_allclose(told.logprobs, found.logprobs, atol=1e-4)
+    assert told.grid == (3, 5) and told.lead == 1
+    attended = told.cross_attentions
+    places = 1 + 3 * 5 + 4  # <s> look red </s>
+    np.testing.assert_allclose(attended[..., :places].sum(-1), 1, atol=1e-5)
+    assert attended[..., 1:16].max() > 0.01
+
+
 def test_the_command_does_tasks(
     captioner: Florence2Captioner,
     folder: Path,
