@@ -254,7 +254,7 @@ def _changed(tensor: LazyTensor, name: str, architecture: _Architecture, config:
     for part, change in architecture.changes.items():
         if part in name:
             read = functools.partial(_read_changed, tensor, change, config)
-            return dataclasses.replace(tensor, read=read)
+            return dataclasses.replace(tensor, read=read, part=None)
     return tensor
 
 
