@@ -11,6 +11,7 @@ import dataclasses
 import math
 import os
 import struct
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -48,12 +49,14 @@ _STRING, _ARRAY = 8, 9
 class Gguf:
     """What a file holds: values by key, and tensors by name, to be read one by one.
 
-    Arrays of numbers are NumPy's; arrays of texts are lists.
+    Arrays of numbers are NumPy's; arrays of texts are lists. `held` has the numbers of weights by
+    type. Narrow ones count as bfloat16, which rounds them by less than they were rounded already.
     """
 
     path: Path
     metadata: Mapping[str, Any]
     tensors: Mapping[str, LazyTensor]
+    held: Mapping[str, int]
 
     def one(self, key: str, default: Any = None) -> Any:
         """A number, a truth value or a text. Raises `CheckpointError` for an array."""
@@ -161,12 +164,14 @@ def _open(path: Path, file: BinaryIO) -> Gguf:
     if type(alignment) is not int or not 1 <= alignment <= 2**20:
         header.refuse(f"general.alignment is {quoted(alignment)}")
     begin = -(-file.tell() // alignment) * alignment
-    tensors = {}
+    tensors: dict[str, LazyTensor] = {}
+    held: Counter[str] = Counter()
     for name, shape, kind, offset in infos:
         if name in tensors:
             header.refuse(f"has the tensor {quoted(name)} twice")
         tensors[name] = _tensor(header, name, shape, kind, begin + offset)
-    return Gguf(path, metadata, tensors)
+        held[_PLAIN.get(kind, BFLOAT16).name] += math.prod(shape)
+    return Gguf(path, metadata, tensors, held)
 
 
 def _info(header: _Header) -> tuple[str, tuple[int, ...], int, int]:

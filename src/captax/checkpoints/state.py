@@ -16,6 +16,7 @@ from captax.errors import CheckpointError
 from captax.models.layout import Layout, Tensor
 
 DTYPES = ("float32", "float16", "bfloat16")
+AUTO = "auto"  # where a checkpoint is loaded: the type that it has
 _ALIGNMENT = 64  # bytes, of the memory that XLA:CPU does not copy
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -139,6 +140,21 @@ def _matched(
             f"{where}: does not fit the model its config describes: {'; '.join(sorted(problems))}"
         )
     return expected, spelt
+
+
+def own_dtype(named: Any, held: Mapping[str, int]) -> str:
+    """The dtype for weights that keep the type of their checkpoint.
+
+    It is `named`, what a config says, or else the type that most values have; `held` has their
+    numbers by type. captax computes in `DTYPES` only: float64 becomes float32, and an 8-bit type
+    bfloat16, which has all of its values.
+    """
+    for name in (named, *sorted(held, key=lambda name: -held[name])):
+        if name in DTYPES:
+            return name
+        if isinstance(name, str) and name.startswith("float"):
+            return "bfloat16" if name.startswith("float8") else "float32"
+    return "float32"
 
 
 def check_dtype(name: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captax.cli.options import Dtype, Loaded, load_captioner
+from captax.cli.options import Loaded, LoadedDtype, load_captioner
 from captax.errors import CaptaxError
 from captax.files import unwritable, write_text
 
@@ -47,7 +47,7 @@ def calibrate(
         ),
     ] = 0.75,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures in a batch.")] = 32,
-    dtype: Loaded = Dtype.float32,
+    dtype: Loaded = LoadedDtype.float32,
     out: Annotated[
         Path | None,
         typer.Option(

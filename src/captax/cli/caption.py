@@ -14,9 +14,9 @@ import typer
 from captax.cli.options import (
     AUTO,
     SOME_FAILED,
-    Dtype,
     FollowLinks,
     Loaded,
+    LoadedDtype,
     Model,
     Offline,
     Revision,
@@ -104,7 +104,7 @@ def caption(
         Path | None,
         typer.Option(help="Also write pictures and captions to this HTML page. Default: no page."),
     ] = None,
-    dtype: Loaded = Dtype.float32,
+    dtype: Loaded = LoadedDtype.float32,
     revision: Revision = None,
     offline: Offline = False,
     template: Annotated[

@@ -9,9 +9,9 @@ import typer
 
 from captax.cli.options import (
     SOME_FAILED,
-    Dtype,
     Formatted,
     Loaded,
+    LoadedDtype,
     Offline,
     Out,
     Revision,
@@ -32,7 +32,7 @@ def classify(
     batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures in a batch.")] = 32,
     format: Formatted = None,
     out: Out = None,
-    dtype: Loaded = Dtype.float32,
+    dtype: Loaded = LoadedDtype.float32,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:

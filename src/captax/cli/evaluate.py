@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from captax.cli.options import Dtype, Loaded, load_captioner
+from captax.cli.options import Loaded, LoadedDtype, load_captioner
 from captax.cli.score import STANDARD, Metrics, names
 from captax.files import write_text
 
@@ -40,7 +40,7 @@ def evaluate(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures in a batch.")] = 32,
-    dtype: Loaded = Dtype.float32,
+    dtype: Loaded = LoadedDtype.float32,
     json_out: Annotated[
         Path | None,
         typer.Option("--json", help="Write scores and captions as JSON. Default: not written."),

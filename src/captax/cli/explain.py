@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from captax.cli.options import (
-    Dtype,
     Loaded,
+    LoadedDtype,
     Model,
     Offline,
     Revision,
@@ -135,7 +135,7 @@ def explain(
             help="Write a picture .png, a page .html or arrays .npz. By default words are listed."
         ),
     ] = None,
-    dtype: Loaded = Dtype.float32,
+    dtype: Loaded = LoadedDtype.float32,
     revision: Revision = None,
     offline: Offline = False,
     *,

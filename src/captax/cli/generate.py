@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from captax.cli.options import (
-    Dtype,
     Formatted,
     Loaded,
+    LoadedDtype,
     Offline,
     Out,
     Revision,
@@ -52,7 +52,7 @@ def generate(
     batch_size: Annotated[int, typer.Option(min=1, help="Number of texts in a batch.")] = 32,
     format: Formatted = None,
     out: Out = None,
-    dtype: Loaded = Dtype.float32,
+    dtype: Loaded = LoadedDtype.float32,
     revision: Revision = None,
     offline: Offline = False,
     *,

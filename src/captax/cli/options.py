@@ -69,11 +69,21 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class LoadedDtype(StrEnum):
+    """Types that weights can be loaded as."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
 Loaded = Annotated[
-    Dtype,
+    LoadedDtype,
     typer.Option(
         "--dtype",
-        help="The type of weights in memory. bfloat16 is fastest on TPUs, GPUs and CPUs with AMX.",
+        help="The type of weights in memory; auto is the checkpoint's own. bfloat16 is fastest on "
+        "TPUs, GPUs and CPUs with AMX.",
     ),
 ]
 # What commands exit with when they went on past inputs that could not be read.

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from captax.cli.options import Dtype, Loaded, Model, Offline, Revision
+from captax.cli.options import Loaded, LoadedDtype, Model, Offline, Revision
 from captax.errors import CaptaxError
 
 _LIMITS = "Limits"
@@ -118,7 +118,7 @@ def serve(
             rich_help_panel=_LIMITS,
         ),
     ] = 30,
-    dtype: Loaded = Dtype.float32,
+    dtype: Loaded = LoadedDtype.float32,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:

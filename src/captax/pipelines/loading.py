@@ -69,7 +69,8 @@ def load(
         revision: a branch, tag or commit on the hub.
         token: gives access to private models on the hub.
         offline: use only hub models that were downloaded before.
-        dtype: the type that weights are cast to.
+        dtype: the type that weights are cast to; "auto" keeps the type that they have in the
+            checkpoint.
 
     Returns:
         A `Captioner`, a `TextGenerator`, a `Classifier`, or a `Matcher` for a CLIP or
