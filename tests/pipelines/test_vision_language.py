@@ -102,6 +102,17 @@ def test_other_captioners_have_no_system_turn(
         tiny_captioner.caption(pictures[0], system="look")
 
 
+def test_a_prepared_picture_keeps_its_views(
+    smolvlm: VisionLanguageCaptioner, pictures: list[Image.Image]
+) -> None:
+    """The command and the server prepare pictures before they give them to the captioner."""
+    for picture in pictures:
+        prepared = smolvlm.processor.prepare(picture)
+        assert smolvlm.prepare(prepared) is prepared
+        [own] = smolvlm.caption(picture, max_new_tokens=6)
+        assert smolvlm.caption(prepared, max_new_tokens=6) == [own]
+
+
 def test_a_broken_picture_costs_its_own_caption(
     smolvlm: VisionLanguageCaptioner, pictures: list[Image.Image]
 ) -> None:

@@ -49,7 +49,8 @@ class VisionLanguageCaptioner(Captioner):
         self._encoded = functools.lru_cache(maxsize=256)(self._encode_prompt)
 
     def prepare(self, image: ImageSource) -> Prepared:
-        return self.processor.prepare(self.processor.decode(image))
+        ready = image if isinstance(image, Prepared) else self.processor.decode(image)
+        return self.processor.prepare(ready)
 
     def places(self, picture: Prepared) -> int:
         """How many tokens stand for a prepared picture."""
