@@ -336,10 +336,10 @@ class Captioner(Generator):
 
     def _asked(self, prompts: Sequence[str], system: str, raw: bool) -> list[Any]:
         """Users' prompts as `_whole_prompt` takes them: here, the tokens that captions continue."""
-        if system:
+        if system or raw:
             raise GenerationError(
-                "`system` is for models that are asked for captions, and this one continues its "
-                "prompt; leave it out"
+                f"`{'system' if system else 'raw'}` is for models that are asked for captions, and "
+                "this one continues its prompt; leave it out"
             )
         return self._prompts(prompts)
 
