@@ -18,6 +18,7 @@ MARKERS = {
     ),
     "paligemma": ("<bos>", END),
 }
+LAST = {"smolvlm": tuple(f"<row_{row}_col_3>" for row in (1, 2, 3)), "paligemma": ()}
 WORDS = ("User:", "System:", "Assistant:", "red", "blue", "square", "look", "Can", "you", "?")
 TILES = {
     "image_processor_type": "SmolVLMImageProcessor",
@@ -33,12 +34,12 @@ def write(name: str, folder: Path) -> Path:
     contents["text_config"]["max_position_embeddings"] = 256
     (folder / "config.json").write_text(json.dumps(contents))
     markers = MARKERS[name]
-    said = ["<pad>", "<s>", "</s>", "<unk>", *markers, *WORDS]
+    said = ["<pad>", "<s>", "</s>", "<unk>", *markers, *WORDS, *LAST[name]]
     words = {word: index for index, word in enumerate(said)}
     words |= {f"w{index}": index for index in range(len(words), 39)} | {"<image>": 39}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    backend.add_special_tokens([*markers, "<image>", "<pad>", "<s>", "</s>"])
+    backend.add_special_tokens([*markers, *LAST[name], "<image>", "<pad>", "<s>", "</s>"])
     Tokenizer(backend, start="<s>", eos=END, pad="<pad>").save(folder)
     config = TILES if name == "smolvlm" else ImageProcessor(size=(32, 32)).to_config()
     (folder / "preprocessor_config.json").write_text(json.dumps(config))

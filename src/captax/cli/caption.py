@@ -15,6 +15,8 @@ from captax.cli.options import (
     AUTO,
     SOME_FAILED,
     FollowLinks,
+    ImageSize,
+    ImageSplitting,
     Loaded,
     LoadedDtype,
     Model,
@@ -24,6 +26,7 @@ from captax.cli.options import (
     load_captioner,
     lowest_of,
     min_score_option,
+    spelt,
     threshold_of,
     watched,
 )
@@ -104,6 +107,8 @@ def caption(
         Path | None,
         typer.Option(help="Also write pictures and captions to this HTML page. Default: no page."),
     ] = None,
+    image_size: ImageSize = None,
+    image_splitting: ImageSplitting = None,
     dtype: Loaded = LoadedDtype.float32,
     revision: Revision = None,
     offline: Offline = False,
@@ -209,6 +214,7 @@ def caption(
     from captax.collection.cluster import Cluster
     from captax.collection.job import Shape
     from captax.collection.plan import Plan
+    from captax.pipelines.vision_language import VisionLanguageCaptioner
 
     options |= {"system": system} if system else {}
     options |= {"raw": raw} if raw else {}
@@ -233,6 +239,8 @@ def caption(
         "revision": revision,
         "offline": offline,
         "dtype": dtype.value,
+        "image_size": image_size,
+        "image_splitting": image_splitting,
     }
     if workers is not None and engine is Engine.local:
         raise CaptaxError("--workers only applies to a cluster; add --engine ray")
@@ -240,6 +248,8 @@ def caption(
     if cluster is not None and plan.printed:
         raise CaptaxError("--engine ray cannot print captions; add --out, or --format sidecar")
     captioner = load_captioner(**loaded)
+    if isinstance(captioner, VisionLanguageCaptioner):
+        print(f"captax: {spelt(captioner.cost)}", file=sys.stderr)
     if min_score == AUTO:
         shape = dataclasses.replace(shape, min_confidence=threshold_of(captioner))
         plan = dataclasses.replace(plan, shape=shape)

@@ -86,6 +86,21 @@ Loaded = Annotated[
         "TPUs, GPUs and CPUs with AMX.",
     ),
 ]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        help="The pixels of a picture's longer side, for a model that sees tiles: fewer are "
+        "faster. Default: the checkpoint's.",
+        min=1,
+    ),
+]
+ImageSplitting = Annotated[
+    bool | None,
+    typer.Option(
+        help="Whether a model that sees tiles is shown any, or only the whole picture, which is "
+        "much faster. Default: the checkpoint's."
+    ),
+]
 # What commands exit with when they went on past inputs that could not be read.
 SOME_FAILED = 1
 
@@ -376,6 +391,8 @@ def spelt(message: str) -> str:
 
     def option(found: re.Match[str]) -> str:
         name, value = found[1].replace("_", "-"), found[2]
+        if value == "False":
+            return f"--no-{name}"
         return f"--{name}" if value in (None, "True") else f"--{name} {value}"
 
     return re.sub(r"`(\w+)(?:=([^`]*))?`", option, message)

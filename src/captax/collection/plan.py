@@ -27,7 +27,7 @@ from captax.data.tables import parquet_library
 from captax.errors import quoted
 from captax.files import unwritable
 from captax.generation import Calibration
-from captax.images import ImageError, SheetRow, names_picture, write_sheet
+from captax.images import ImageError, SheetRow, TileProcessor, names_picture, write_sheet
 from captax.pipelines.captioner import Captioner
 from captax.text import graphic_in
 
@@ -230,6 +230,7 @@ class Plan:
             **({"calibration": captioner.calibration.write()} if captioner.calibration else {}),
             **({"min_confidence": least} if (least := self.shape.min_confidence) else {}),
             **decoding,
+            **_tiles(captioner.processor),
         }
 
     def _beside(self) -> dict[str, Any]:
@@ -326,6 +327,13 @@ class Plan:
             yield SheetRow(
                 image, record.name, record.text, record.score, others, error=error, note=note
             )
+
+
+def _tiles(processor: Any) -> dict[str, Any]:
+    """What says how many views of a picture a model is shown, if it sees tiles."""
+    if not isinstance(processor, TileProcessor):
+        return {}
+    return {"image_size": processor.longest_edge, "image_splitting": processor.split}
 
 
 def _folder(source: str) -> Path:

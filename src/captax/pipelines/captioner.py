@@ -421,8 +421,11 @@ class Captioner(Generator):
         """Write a checkpoint directory that `captax.load` reads; an older one is replaced."""
 
         def write(folder: Path) -> None:
-            self.processor.save(folder)
+            self._save_processor(folder)
             if self.calibration is not None:
                 (folder / CONFIDENCE).write_text(calibration_text(self.calibration))
 
         self._save(directory, write, dtype=dtype, card=card)
+
+    def _save_processor(self, folder: Path) -> None:
+        self.processor.save(folder)
