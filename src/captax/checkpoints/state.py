@@ -30,7 +30,7 @@ def weights_digest(*models: Any) -> str:
     """16 hexadecimal digits that change when a weight or a statistic of `models` does."""
     digest = hashlib.blake2b(digest_size=8)
     for leaf in jax.tree.leaves([nnx.state(model) for model in models]):
-        digest.update(np.asarray(leaf).reshape(-1).view(np.uint8))
+        digest.update(np.asarray(leaf).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -92,6 +92,7 @@ def load(
         OptionError: the model sees no tiles, and an option for them is given.
     """
     refuse_fork()
+    loaded: Any
     if name is not None and is_gguf(Path(name)):
         loaded = _from_gguf(Path(name), dtype)
     else:
