@@ -200,6 +200,17 @@ def test_fewer_views_take_fewer_tokens(
         assert [each.tokens for each in again] == [each.tokens for each in want]
 
 
+def test_a_job_is_not_resumed_with_other_views(
+    smolvlm: VisionLanguageCaptioner, examples: Path, tmp_path: Path
+) -> None:
+    smolvlm.save(tmp_path / "saved")
+    options = ("--model", tmp_path / "saved", "--max-new-tokens", 2, "--out", tmp_path / "c.jsonl")
+    said = ["caption", *map(str, (examples / "cat.jpg", *options))]
+    assert CliRunner().invoke(app, said).exit_code == 0
+    with pytest.raises(CaptaxError, match="image_splitting"):
+        CliRunner().invoke(app, [*said, "--no-image-splitting"], catch_exceptions=False)
+
+
 def test_options_of_tiles_are_refused_where_there_are_none(
     tiny_captioner: Any, tmp_path: Path
 ) -> None:
