@@ -32,6 +32,8 @@ PICTURES = {
     "joycaption": "<|reserved_special_token_69|>",
     "gemma3-vision": "<image_soft_token>",
 }
+# Markers after the words.
+LAST = {"smolvlm": tuple(f"<row_{row}_col_3>" for row in (1, 2, 3))}
 WORDS = ("User:", "System:", "Assistant:", "red", "blue", "square", "look", "Can", "you", "?")
 TILES = {
     "image_processor_type": "SmolVLMImageProcessor",
@@ -47,12 +49,13 @@ def write(name: str, folder: Path) -> Path:
     contents["text_config"]["max_position_embeddings"] = 512
     (folder / "config.json").write_text(json.dumps(contents))
     markers, picture = MARKERS[name], PICTURES.get(name, "<image>")
-    said = ["<pad>", "<s>", "</s>", "<unk>", *markers, *WORDS]
+    last = LAST.get(name, ())
+    said = ["<pad>", "<s>", "</s>", "<unk>", *markers, *WORDS, *last]
     words = {word: index for index, word in enumerate(said)}
     words |= {f"w{index}": index for index in range(len(words), 39)} | {picture: 39}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    backend.add_special_tokens([*markers, picture, "<pad>", "<s>", "</s>"])
+    backend.add_special_tokens([*markers, *last, picture, "<pad>", "<s>", "</s>"])
     Tokenizer(backend, start="<s>", eos=END, pad="<pad>").save(folder)
     config = TILES if name == "smolvlm" else ImageProcessor(size=(32, 32)).to_config()
     (folder / "preprocessor_config.json").write_text(json.dumps(config))

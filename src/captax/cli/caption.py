@@ -14,9 +14,11 @@ import typer
 from captax.cli.options import (
     AUTO,
     SOME_FAILED,
-    Dtype,
     FollowLinks,
+    ImageSize,
+    ImageSplitting,
     Loaded,
+    LoadedDtype,
     Model,
     Offline,
     Raw,
@@ -29,6 +31,7 @@ from captax.cli.options import (
     lowest_of,
     min_score_option,
     refuse_idle,
+    spelt,
     threshold_of,
     watched,
     wrote,
@@ -99,7 +102,9 @@ def caption(
         typer.Option(help="Also write pictures and captions to this HTML page. Default: no page."),
     ] = None,
     overwrite: Replace = False,
-    dtype: Loaded = Dtype.float32,
+    image_size: ImageSize = None,
+    image_splitting: ImageSplitting = None,
+    dtype: Loaded = LoadedDtype.float32,
     revision: Revision = None,
     offline: Offline = False,
     template: Annotated[
@@ -204,6 +209,7 @@ def caption(
     from captax.collection.cluster import Cluster
     from captax.collection.job import Shape
     from captax.collection.plan import Plan
+    from captax.pipelines.vision_language import VisionLanguageCaptioner
 
     options |= {"system": system} if system else {}
     options |= {"raw": raw} if raw else {}
@@ -230,6 +236,8 @@ def caption(
         "revision": revision,
         "offline": offline,
         "dtype": dtype.value,
+        "image_size": image_size,
+        "image_splitting": image_splitting,
     }
     _refuse_idle(
         plan,
@@ -248,6 +256,8 @@ def caption(
     if cluster is not None and plan.printed:
         raise CaptaxError("--engine ray cannot print captions; add --out, or --format sidecar")
     captioner = load_captioner(**loaded)
+    if isinstance(captioner, VisionLanguageCaptioner):
+        print(f"captax: {spelt(captioner.cost)}", file=sys.stderr)
     if min_score == AUTO:
         shape = dataclasses.replace(shape, min_confidence=threshold_of(captioner))
         plan = dataclasses.replace(plan, shape=shape)

@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from captax.cli.options import Dtype, Loaded, Replace, checkpoint_files, load_captioner, wrote
+from captax.cli.options import (
+    Loaded,
+    LoadedDtype,
+    Replace,
+    checkpoint_files,
+    load_captioner,
+    wrote,
+)
 from captax.cli.score import STANDARD, Metrics, names
 from captax.errors import plural
 from captax.files import NewFile, check_new_files
@@ -40,7 +47,7 @@ def evaluate(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures in a batch.")] = 32,
-    dtype: Loaded = Dtype.float32,
+    dtype: Loaded = LoadedDtype.float32,
     json_out: Annotated[
         Path | None,
         typer.Option("--json", help="Write scores and captions as JSON. Default: not written."),

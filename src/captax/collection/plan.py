@@ -28,7 +28,14 @@ from captax.errors import OptionError, quoted
 from captax.files import Kind as FileKind
 from captax.files import NewFile, check_new_files, unwritable
 from captax.generation import Calibration
-from captax.images import SHEET, ImageError, SheetRow, names_picture, write_sheet
+from captax.images import (
+    SHEET,
+    ImageError,
+    SheetRow,
+    TileProcessor,
+    names_picture,
+    write_sheet,
+)
 from captax.pipelines.captioner import Captioner
 from captax.text import graphic_in
 
@@ -263,6 +270,7 @@ class Plan:
             **({"calibration": captioner.calibration.write()} if captioner.calibration else {}),
             **({"min_confidence": least} if (least := self.shape.min_confidence) else {}),
             **decoding,
+            **_tiles(captioner.processor),
         }
 
     def _beside(self) -> dict[str, Any]:
@@ -359,6 +367,13 @@ class Plan:
             yield SheetRow(
                 image, record.name, record.text, record.score, others, error=error, note=note
             )
+
+
+def _tiles(processor: Any) -> dict[str, Any]:
+    """What says how many views of a picture a model is shown, if it sees tiles."""
+    if not isinstance(processor, TileProcessor):
+        return {}
+    return {"image_size": processor.longest_edge, "image_splitting": processor.split}
 
 
 def _folder(source: str) -> Path:

@@ -349,10 +349,10 @@ class Captioner(Generator):
 
     def _asked(self, prompts: Sequence[str], system: str, raw: bool) -> list[Any]:
         """Users' prompts as `_whole_prompt` takes them: here, the tokens that captions continue."""
-        if system:
+        if system or raw:
             raise GenerationError(
-                "`system` is for models that are asked for captions, and this one continues its "
-                "prompt; leave it out"
+                f"`{'system' if system else 'raw'}` is for models that are asked for captions, and "
+                "this one continues its prompt; leave it out"
             )
         return self._prompts(prompts)
 
@@ -433,8 +433,11 @@ class Captioner(Generator):
         """Write a checkpoint directory that `captax.load` reads; an older one is replaced."""
 
         def write(folder: Path) -> None:
-            self.processor.save(folder)
+            self._save_processor(folder)
             if self.calibration is not None:
                 (folder / CONFIDENCE).write_text(calibration_text(self.calibration))
 
         self._save(directory, write, dtype=dtype, card=card)
+
+    def _save_processor(self, folder: Path) -> None:
+        self.processor.save(folder)

@@ -2,21 +2,28 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
+from captax.checkpoints.directory import CONFIG, read_json
+from captax.errors import CheckpointError, OptionError, quoted
 from captax.generation import GenerationConfig
 from captax.images import ImageProcessor, ImageSource, Prepared, TileProcessor
+from captax.images.processor import PROCESSOR
 from captax.models.encoders import Features
 from captax.models.vision_language import VisionLanguageModel
 from captax.pipelines.captioner import Captioner
 from captax.text import Tokenizer
 from captax.text.prompt_format import PromptFormat
 
+# How many tokens a view takes, as transformers' processors are told.
+PLACES = "image_seq_len"
 # Batches have one of these numbers of views, or the largest number that a picture of them has.
 VIEWS = (1, 5, 9, 13, 17)
 # The most tokens of an answer, if a checkpoint does not say: a few sentences.
@@ -48,11 +55,23 @@ class VisionLanguageCaptioner(Captioner):
         self._encoded = functools.lru_cache(maxsize=256)(self._encode_prompt)
 
     def prepare(self, image: ImageSource) -> Prepared:
-        return self.processor.prepare(self.processor.decode(image))
+        ready = image if isinstance(image, Prepared) else self.processor.decode(image)
+        return self.processor.prepare(ready)
 
     def places(self, picture: Prepared) -> int:
         """How many tokens stand for a prepared picture."""
         return self.model.config.places * len(picture.views)
+
+    @property
+    def cost(self) -> str:
+        """How many tokens a picture takes, in a sentence that may go on as text for a user."""
+        view, views = self.model.config.places, self.processor.most_views
+        if views == 1:
+            return f"a picture takes {view:,} tokens of the prompt"
+        return (
+            f"a picture takes up to {view * views:,} tokens of the prompt ({views} views of "
+            f"{view}); `image_splitting=False` makes it {view}"
+        )
 
     def _asked(self, prompts: Sequence[str], system: str, raw: bool) -> list[Any]:
         self._refuse_special([*prompts, system])
@@ -64,7 +83,14 @@ class VisionLanguageCaptioner(Captioner):
     def _encode_prompt(
         self, prompt: str, system: str, raw: bool, grid: tuple[int, int]
     ) -> list[int]:
-        how = self.prompt_format
+        how, (rows, columns) = self.prompt_format, grid
+        if how.tiles is not None and rows:
+            last = how.tiles.cell.format(row=rows, column=columns)
+            if self.tokenizer.special_ids.isdisjoint(self.tokenizer.encode_special([last])[0]):
+                raise OptionError(
+                    f"a picture of {rows} x {columns} tiles: the tokenizer has no {last}; give a "
+                    "smaller `image_size`"
+                )
         shown = how.picture_text(self.model.config.places, grid)
         if raw:
             text = how.start + shown + prompt
@@ -86,3 +112,20 @@ class VisionLanguageCaptioner(Captioner):
     def _encode(self, model: Any, inputs: Any) -> Features:
         scale, offset = self.processor.factors
         return model.encode(jnp.asarray(inputs, jnp.float32) * scale + offset)
+
+    def _save_processor(self, folder: Path) -> None:
+        super()._save_processor(folder)
+        if self.prompt_format.tiles is not None:
+            contents = json.dumps({PLACES: self.model.config.places}, indent=2)
+            (folder / PROCESSOR).write_text(contents + "\n")
+
+
+def check_places(directory: Path, places: int) -> None:
+    """Raise `CheckpointError` if a checkpoint says that a view takes another number of tokens."""
+    path = directory / PROCESSOR
+    said = read_json(path).get(PLACES) if path.is_file() else None
+    if said is not None and said != places:
+        raise CheckpointError(
+            f"{path}: {PLACES}={quoted(said)}, and the model of {CONFIG} makes {places} tokens of "
+            "a view; the files are of different checkpoints, so download them again"
+        )

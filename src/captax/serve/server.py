@@ -147,11 +147,11 @@ def serve(
     *,
     host: str,
     port: int,
-    revision: str | None = None,
-    offline: bool = False,
-    dtype: str = "float32",
+    **loading: Any,
 ) -> None:
-    """Load the checkpoint of that name, as `captax.load` does, and serve it until told to stop.
+    """Load the checkpoint of that name and serve it until told to stop.
+
+    `loading` are arguments of `captax.load`.
 
     It is for a process that does nothing else: it configures the log, and where compiled programs
     are kept. Answers call the model by `name`, a directory by its last part.
@@ -167,7 +167,7 @@ def serve(
         shown = Path(name).name if Path(name).exists() else name
     logging.config.dictConfig(LOG)
     logger.info("loading %s", quoted(shown))
-    model = load(name, revision=revision, offline=offline, dtype=dtype)
+    model = load(name, **loading)
     if not isinstance(model, Captioner | Classifier):
         raise CaptaxError(
             f"{name}: holds a {type(model).__name__}; give a captioner or a classifier"
