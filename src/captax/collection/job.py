@@ -209,7 +209,8 @@ def caption_collection(
             `.errors.jsonl` and `.review.jsonl` are appended.
         left_out: where `items` counts files that are no pictures; the summary tells them.
         compare: how pictures are compared with those of an earlier run.
-        asked: whether to stop after this batch.
+        asked: whether to stop after this batch; the last one is followed by the files of all
+            captions.
         watch: called with every batch when it is done.
 
     Raises:
@@ -223,7 +224,7 @@ def caption_collection(
         job.take_up()
         for batch in engine(job.wanted(items), job.copies):
             watch(job.settle(batch), job.summary)
-            if asked():
+            if asked() and job.left:
                 job.summary.stopped = True
                 break
         else:
@@ -259,6 +260,8 @@ class _Job:
         self.several: set[str] = set()
         # The last batch of an earlier process, which may not have been written beside its pictures.
         self.again: dict[str, Record] = {}
+        # Pictures that the engine has and has not given back, and one until all were given to it.
+        self.left = 1
         # Pictures of earlier runs that failed, with the error, or whose caption is for review ("").
         self.unsettled: dict[str, str] = {}
         # Pictures of earlier runs that are not met among the items.
@@ -285,6 +288,12 @@ class _Job:
 
     def wanted(self, items: Iterable[Item]) -> Iterator[Wanted]:
         """The pictures that are not captioned yet."""
+        for each in self._wanted(items):
+            self.left += 1
+            yield each
+        self.left -= 1
+
+    def _wanted(self, items: Iterable[Item]) -> Iterator[Wanted]:
         for place, item in enumerate(items):
             earlier = None
             if item.name in self.unmet:
@@ -356,6 +365,7 @@ class _Job:
 
     def settle(self, batch: list[Record]) -> list[Record]:
         """Add a batch to the journal, write it and count it. Return its final records."""
+        self.left -= len(batch)
         if self.journal is not None:
             self.journal.append(batch)
         failed = {record.name: record for record in self._write(batch)}
