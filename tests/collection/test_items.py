@@ -73,11 +73,22 @@ def test_patterns_files_and_folders_mean_each_picture_once(pictures: Callable[..
     assert names(folder / "sub", folder / "gone.jpg")[-1] == str(folder / "gone.jpg")
 
 
+@pytest.mark.parametrize("name", ["gone.jpg", "gone", "gone.zip", "gone/list.csv"])
+def test_one_of_several_sources_that_does_not_exist_is_one_error(
+    pictures: Callable[..., Path], name: str
+) -> None:
+    folder = pictures("a.png")
+    found = contents(folder / name, folder / "a.png")
+    assert list(found) == [str(folder / name), str(folder / "a.png")]
+    assert "o such file" in str(found[str(folder / name)]).replace(" or folder", "")
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         ("", "an empty path"),
         ("none", "no such file or folder"),
+        ("link", "link: no such file or folder; it is a link to nowhere, and nothing is there"),
         ("*.jpg", "this pattern matches no picture"),
         ("empty", "there are no pictures in this folder"),
         ("archives", "to caption what its archives and lists hold, give 'archives/*.tar'"),
@@ -98,6 +109,7 @@ def test_what_means_no_picture_at_all_is_refused_in_one_line(
     Path("empty").mkdir()
     Path("archives").mkdir()
     Path("archives/a.tar").write_bytes(b"")
+    Path("link").symlink_to("nowhere")
     for name in ("a.tar.gz", "text.zip", "text.parquet"):
         Path(name).write_text("text")
     zipfile.ZipFile("empty.zip", "w").close()
