@@ -45,9 +45,10 @@ class BrokenData(DataError, ImageError):
     def remedy(self) -> str:
         """What to do."""
         if all(fault.kind.of_example for fault in self.faults):
-            do = "Repair or remove them, or leave them out with --skip-broken"
+            them = "it" if len(self.faults) == 1 else "them"
+            do = f"Repair or remove {them}, or leave {them} out with --skip-broken"
         else:
-            do = "Repair them"
+            do = "Repair it" if len(self.faults) == 1 else "Repair them"
         return f"{do}; `captax data check` lists all that is wrong with a dataset"
 
 
