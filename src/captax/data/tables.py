@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from captax.data.example import DataError, read_text
+from captax.data.example import DataError, note, read_text, refuses
 from captax.errors import quoted
 from captax.files import CSV_HEADER, csv_text, parse_json
 
@@ -178,19 +178,29 @@ def _json_list(path: Path) -> Iterator[Raw]:
 def read_rows(path: Path, rows: Iterable[Row], read: Callable[[Row], Read]) -> Iterator[Read]:
     """What `read` makes of each row of a file, until it refuses one.
 
+    While faults are collected, rows that it refuses are added to them and passed over.
+
     Raises:
         DataError: `read` refused rows. The message tells of all, the first of them by their faults,
             or of one if there is no good row, because then the fault is in the file as a whole.
     """
     left = iter(rows)
     good = False
+    noted: list[DataError] = []
     for row in left:
         try:
             found = read(row)
         except DataError as error:
-            raise _together(path, error, left, read, good) from error
+            if refuses():
+                raise _together(path, error, left, read, good) from error
+            noted.append(error)
+            continue
         good = True
         yield found
+    if noted and not good:
+        raise noted[0]
+    for fault in noted:
+        note(str(fault))
 
 
 def _together(
