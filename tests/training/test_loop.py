@@ -206,6 +206,11 @@ def test_dev_examples_that_are_learned_from_are_told(
     assert "warning" not in capsys.readouterr().out
 
 
+def test_scores_are_told_as_evaluate_tells_them() -> None:
+    told = [loop._told(name, 0.81234) for name in ("CIDEr-D", "loss", "perplexity", "vocabulary")]
+    assert told == ["CIDEr-D 81.23", "loss 0.8123", "perplexity 0.8123", "vocabulary 0.8123"]
+
+
 def test_a_finished_run_is_left_as_it_is(
     finished: Path,
     recipe: Recipe,

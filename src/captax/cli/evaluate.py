@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from captax.cli.options import Dtype, Loaded, load_captioner
-from captax.cli.score import STANDARD, Metrics, names
+from captax.cli.score import STANDARD, Metrics, names, warn_of_one
 from captax.files import write_text
 
 
@@ -65,6 +65,7 @@ def evaluate(
     )
     for name, value in found.scores.corpus.items():
         print(f"{name:12} {value:7.0f}" if name in COUNTS else f"{name:12} {100 * value:7.2f}")
+    warn_of_one(found.scores.corpus, len(examples))
     if split is None:
         print(
             "captax: scored the pictures of all splits; --split dev scores only those of dev",

@@ -628,7 +628,7 @@ class _Run:
         if jax.process_index() > 0:
             return
         self.log.write(step=progress.step, stage=stage.name, scores=rounded(scores))
-        told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        told = "  ".join(_told(name, value) for name, value in scores.items())
         tell(f"step {progress.step}: {told}")
         for row in found.rows:
             tell(f"  {row.title}: {row.caption}")
@@ -647,6 +647,13 @@ class _Run:
             self.task.save(model, self.out / "best", card)
         curves = self.out / "curves.png"
         _attempt(lambda: plot_curves(curves, self.log.records, title=self.recipe.name))
+
+
+def _told(name: str, value: float) -> str:
+    """A score in a line: x 100, as `captax evaluate` prints it, but for losses and counts."""
+    if name in ("loss", "perplexity") or name in metrics.COUNTS:
+        return f"{name} {value:.4f}"
+    return f"{name} {100 * value:.2f}"
 
 
 def _attempt(write: Callable[[], None]) -> None:
