@@ -253,6 +253,18 @@ def test_any_text_can_be_scored(tiny_captioner: Captioner, pictures: list[np.nda
         tiny_captioner.score([b"no picture"], ["a"])
 
 
+def test_words_that_the_tokenizer_lacks_are_named(tiny_captioner, pictures):
+    told = r"lacks \('zebras', 'zoo'\)"
+    for read in (
+        lambda: tiny_captioner.score(pictures[0], "a zebras red zoo zebras"),
+        lambda: tiny_captioner.explain(pictures[0], "a zebras red zoo zebras"),
+    ):
+        with pytest.warns(UserWarning, match=told):
+            read()
+    with pytest.raises(GenerationError, match=told):
+        tiny_captioner.caption(pictures[0], prompt="a zebras red zoo zebras")
+
+
 @pytest.mark.slow
 def test_words_can_be_banned_and_required(
     tiny_captioner: Captioner, pictures: list[np.ndarray], captions: list[Caption]

@@ -14,7 +14,7 @@ from captax.cli.options import (
     load_captioner,
     wrote,
 )
-from captax.cli.score import STANDARD, Metrics, names
+from captax.cli.score import STANDARD, Metrics, names, warn_of_one
 from captax.errors import plural
 from captax.files import NewFile, check_new_files
 
@@ -76,6 +76,7 @@ def evaluate(
     )
     for name, value in found.scores.corpus.items():
         print(f"{name:12} {value:7.0f}" if name in COUNTS else f"{name:12} {100 * value:7.2f}")
+    warn_of_one(found.scores.corpus, len(examples))
     if split is None:
         print(
             "captax: scored the pictures of all splits; --split dev scores only those of dev",

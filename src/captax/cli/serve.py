@@ -21,7 +21,7 @@ _LIMITS = "Limits"
 def serve(
     model: Model = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 is every address.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one, :: also of IPv6.")
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free port.")

@@ -352,8 +352,10 @@ class Plan:
         items = {item.name: item for item in find_items(self.sources)}
         last = {record.name: record for record in records}  # failed writes have a second record
         for record in map(self.shape.as_written, last.values()):
-            if record.error or record.name not in items:
-                yield SheetRow(None, record.name, "", None, error=record.error or None)
+            if record.name not in items:
+                continue
+            if record.error:
+                yield SheetRow(None, record.name, "", None, error=record.error)
                 continue
             unsure = calibration is not None and calibration.unsure(record.confidence)
             notes = ["Graphic"] * (graphic_in(record.text) is not None) + ["Not sure"] * unsure

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from jaxtyping import Float
 
 from captax.checkpoints.state import parameters
 from captax.data import filled, load_images
-from captax.errors import plural
+from captax.errors import plural, quoted
 from captax.explain import Explanation, Reader, explain, known_methods
 from captax.generation import (
     Beam,
@@ -326,11 +327,23 @@ class Captioner(Generator):
     def _said(
         self, captions: Sequence[str | Generated], prompt: str, config: GenerationConfig
     ) -> list[list[int]]:
-        """The tokens of captions after their prompt; texts are tokenised and eos is added."""
+        """The tokens of captions after their prompt; texts are tokenised and eos is added.
+
+        Warns of words that the tokenizer lacks, in whose place the model reads the unknown token.
+        """
         texts = [
             "" if isinstance(each, Generated) else each.removeprefix(prompt) for each in captions
         ]
         encoded = self.tokenizer.encode_plain(texts)
+        unknown = self.tokenizer.unk_id
+        for text, ids in zip(texts, encoded, strict=True):
+            if unknown is not None and unknown in ids:
+                lacking = ", ".join(map(quoted, self.tokenizer.unknown_in(text)))
+                warnings.warn(
+                    f"caption {quoted(text)}: holds words that the tokenizer lacks ({lacking}); "
+                    "the model reads each as an unknown word",
+                    stacklevel=3,
+                )
         return [
             list(each.tokens) if isinstance(each, Generated) else [*ids, config.eos_ids[0]]
             for each, ids in zip(captions, encoded, strict=True)

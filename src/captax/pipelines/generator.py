@@ -68,8 +68,10 @@ class Generator:
         unknown = self.tokenizer.unk_id
         for text, tokens in zip(texts, prompts, strict=True):
             if unknown is not None and unknown in tokens:
+                lacking = ", ".join(map(quoted, self.tokenizer.unknown_in(text)))
                 raise GenerationError(
-                    f"prompt {quoted(text)}: holds words that the tokenizer lacks; use other words"
+                    f"prompt {quoted(text)}: holds words that the tokenizer lacks ({lacking}); use "
+                    "other words"
                 )
         return prompts
 

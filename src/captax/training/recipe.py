@@ -387,6 +387,28 @@ class Recipe(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def differences(before: str, after: str) -> list[str]:
+    """What differs between two recipes in YAML, each field in words. [] if one is no recipe."""
+    try:
+        one, other = (dict(_fields(yaml.safe_load(text))) for text in (before, after))
+    except (yaml.YAMLError, RecursionError):
+        return []
+    return [
+        f"{key} was {quoted(one.get(key))} and is {quoted(other.get(key))}"
+        for key in dict.fromkeys([*one, *other])
+        if one.get(key) != other.get(key)
+    ]
+
+
+def _fields(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a recipe by their paths, as `--set` takes them."""
+    if isinstance(value, dict) and value:
+        for name, part in value.items():
+            yield from _fields(part, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value
+
+
 def recipe_names() -> list[str]:
     """Names of the recipes that come with captax."""
     folder = resources.files("captax") / "recipes"
