@@ -227,6 +227,22 @@ def test_the_chat_template_that_comes_with_transformers(count: int, system: str 
     assert SMOLVLM.text(pictures=["<image>"] * count, system=system) == want
 
 
+def test_answers_follow_the_prompt_as_the_chat_template_writes_them() -> None:
+    from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
+
+    jinja2 = pytest.importorskip("jinja2")
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(
+        DEFAULT_CHAT_TEMPLATE
+    )
+    shown, asked, said = ({"type": "image"}, {"type": "text", "text": SMOLVLM.prompt}, "A cat.")
+    turns = [
+        {"role": "user", "content": [shown, asked]},
+        {"role": "assistant", "content": [{"type": "text", "text": said}]},
+    ]
+    whole = SMOLVLM.text(pictures=["<image>"]) + SMOLVLM.reply + said + SMOLVLM.user_end
+    assert template.render(messages=turns, add_generation_prompt=False) == whole
+
+
 def test_paligemma_prompts() -> None:
     processor = transformers.PaliGemmaProcessor
     tokens = SimpleNamespace(bos_token="<bos>")
