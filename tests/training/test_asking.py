@@ -125,6 +125,7 @@ def test_lora_learns_and_what_it_saves_answers(
         name,
         model={"prompt": "look"},
         stage={"epochs": 8},
+        optimizer={"batch_size": 4, "precision": "bfloat16" if name == "smolvlm" else "float32"},
         evaluation={
             "num_beams": 1,
             "max_new_tokens": 4,
