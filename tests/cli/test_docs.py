@@ -112,6 +112,7 @@ MODELS = {
     "runs/food101-vit/best": "vit-classifier",
     "runs/git/best": "git",
     "runs/git-finetune/best": "git",
+    "runs/smolvlm-finetune/best": "smolvlm",
     "nlpconnect/vit-gpt2-image-captioning": "vit-gpt2",
     "openai-community/gpt2": "gpt2",
     "patrickvonplaten/bert2bert-cnn_dailymail-fp16": "bert2bert",

@@ -166,7 +166,7 @@ class Captioner(Generator):
                 for place, picture in zip(places, pictures, strict=True)
             ]
             seeds = seeds_of(seed, places)
-            inputs = self._inputs(pictures, rows)
+            inputs = self.inputs(pictures, rows)
             return self._dispatch(inputs, prompts, rows, config, seeds, measured)
 
         placed = (
@@ -223,7 +223,7 @@ class Captioner(Generator):
             prompts = [self._whole_prompt(asked, picture, config) for picture in pictures]
             rows = padded(len(pictures), batch_size)
             said = [tokens[order[place]] for place in places]
-            return self._score(self._inputs(pictures, rows), prompts, said, rows, config)
+            return self._score(self.inputs(pictures, rows), prompts, said, rows, config)
 
         prepared = load_images([pictures[i] for i in order], self._prepare_one, **pace(batch_size))
         found = stream_prepared(enumerate(prepared), read, batch_size=batch_size)
@@ -334,7 +334,7 @@ class Captioner(Generator):
         texts = [
             "" if isinstance(each, Generated) else each.removeprefix(prompt) for each in captions
         ]
-        encoded = self.tokenizer.encode_plain(texts)
+        encoded = self.spell(texts)
         unknown = self.tokenizer.unk_id
         for text, ids in zip(texts, encoded, strict=True):
             if unknown is not None and unknown in ids:
@@ -356,7 +356,7 @@ class Captioner(Generator):
     def _prepare_one(self, images: list[Any]) -> list[Picture]:
         return [self.prepare(image) for image in images]
 
-    def _inputs(self, pictures: list[Any], rows: int) -> Any:
+    def inputs(self, pictures: list[Any], rows: int) -> Any:
         """Prepared pictures as the model's program takes them, filled up to so many rows."""
         return filled(pictures, rows)
 
@@ -419,7 +419,7 @@ class Captioner(Generator):
                 model = self._rebuild(parameters)
                 return score(
                     model,
-                    self._encode(model, inputs),
+                    self.encode(model, inputs),
                     prompt,
                     tokens,
                     lengths,
@@ -438,9 +438,13 @@ class Captioner(Generator):
         strategy = kind(length_penalty=config.length_penalty)
         return self._programs.run(("score", config.eos_ids), make, *given, strategy, rules)
 
-    def _encode(self, model: Any, inputs: Any) -> Features:
-        """Features of what `_inputs` made, inside a program."""
+    def encode(self, model: Any, inputs: Any) -> Features:
+        """Features of what `inputs` made, inside a program; `model` has the weights to use."""
         return map_pictures(model.encode, inputs)
+
+    def with_model(self, model: Any) -> "Captioner":
+        """This captioner with another model of the same shape, which no calibration holds for."""
+        return Captioner(model, self.processor, self.tokenizer, self.generation)
 
     def save(self, directory: str | Path, *, dtype: str = "float32", card: str = "") -> None:
         """Write a checkpoint directory that `captax.load` reads; an older one is replaced."""

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from captax.checkpoints.directory import CONFIG, read_json
 from captax.errors import CheckpointError, OptionError, quoted
 from captax.generation import GenerationConfig
+from captax.generation.result import Generated
 from captax.images import ImageProcessor, ImageSource, Prepared, TileProcessor
 from captax.images.processor import PROCESSOR
 from captax.models.encoders import Features
@@ -73,12 +74,39 @@ class VisionLanguageCaptioner(Captioner):
             f"{view}); `image_splitting=False` makes it {view}"
         )
 
+    @property
+    def most_tiles(self) -> tuple[int, int]:
+        """The rows and columns of the picture that has the most tiles; (0, 0) if none has any."""
+        square = (1, 1)  # pictures of all sizes are made as large
+        return self.processor.grid(square) if isinstance(self.processor, TileProcessor) else (0, 0)
+
+    def asking(self, prompt: str = "") -> Callable[[tuple[int, int]], list[int]]:
+        """All tokens of a prompt in the model's format, by the grid of a picture's tiles.
+
+        Raises `GenerationError` if the prompt contains a token that is no text.
+        """
+        [asked] = self._asked([prompt], system="", raw=False)
+        return asked
+
+    def spell(self, texts: Sequence[str]) -> list[list[int]]:
+        reply = self.prompt_format.reply
+        return super().spell([f"{reply}{text.strip()}" for text in texts])
+
+    def with_model(self, model: Any) -> "VisionLanguageCaptioner":
+        parts = self.processor, self.tokenizer, self.prompt_format, self.generation
+        return VisionLanguageCaptioner(model, *parts)
+
+    def _said(
+        self, captions: Sequence[str | Generated], prompt: str, config: GenerationConfig
+    ) -> list[list[int]]:
+        return super()._said(captions, "", config)  # the prompt is no part of them
+
     def _asked(self, prompts: Sequence[str], system: str, raw: bool) -> list[Any]:
         self._refuse_special([*prompts, system])
-        return [(prompt, system, raw) for prompt in prompts]
+        return [functools.partial(self._encoded, prompt, system, raw) for prompt in prompts]
 
     def _whole_prompt(self, asked: Any, picture: Prepared, config: GenerationConfig) -> list[int]:
-        return self._encoded(*asked, picture.grid)
+        return asked(picture.grid)
 
     def _encode_prompt(
         self, prompt: str, system: str, raw: bool, grid: tuple[int, int]
@@ -101,7 +129,7 @@ class VisionLanguageCaptioner(Captioner):
     def _spoken(self, asked: Any) -> list[int]:
         return []  # the prompt is a question
 
-    def _inputs(self, pictures: list[Any], rows: int) -> UInt8[np.ndarray, "rows views h w 3"]:
+    def inputs(self, pictures: list[Any], rows: int) -> UInt8[np.ndarray, "rows views h w 3"]:
         most = max(len(picture.views) for picture in pictures)
         count = next((size for size in VIEWS if size >= most), most)
         views = np.zeros((rows, count, *self.processor.size, 3), np.uint8)
@@ -109,7 +137,7 @@ class VisionLanguageCaptioner(Captioner):
             views[row, : len(picture.views)] = picture.views
         return views
 
-    def _encode(self, model: Any, inputs: Any) -> Features:
+    def encode(self, model: Any, inputs: Any) -> Features:
         scale, offset = self.processor.factors
         return model.encode(jnp.asarray(inputs, jnp.float32) * scale + offset)
 

@@ -58,6 +58,7 @@ class PromptFormat:
         picture_end: what stands after them.
         tiles: what stands around them instead, if pictures are seen as tiles.
         prompt: what is asked if nothing else is given.
+        reply: what the model's answer begins with, such as the space after a colon.
     """
 
     user: str
@@ -73,6 +74,7 @@ class PromptFormat:
     picture_end: str = ""
     tiles: TileMarkers | None = None
     prompt: str = ""
+    reply: str = ""
 
     def picture_text(self, places: int, grid: tuple[int, int] = (0, 0)) -> str:
         """The text for one picture, each of whose views takes `places` tokens.
@@ -143,6 +145,7 @@ SMOLVLM = PromptFormat(
         "<fake_token_around_image>", "<row_{row}_col_{column}>", "<global-img>", "\n"
     ),
     prompt="Can you describe this image?",
+    reply=" ",
 )
 IDEFICS3 = dataclasses.replace(SMOLVLM, start="<|begin_of_text|>")
 PALIGEMMA = PromptFormat(
@@ -154,6 +157,7 @@ LLAVA = PromptFormat(
     user="USER: ",
     user_end=" ",
     answer="ASSISTANT:",
+    reply=" ",
     picture="<image>",
     picture_end="\n",
     prompt="Describe this image.",

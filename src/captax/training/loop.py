@@ -51,7 +51,7 @@ from captax.training.examples import (
     write_skipped,
 )
 from captax.training.learning_task import DevResult
-from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, merge_lora
+from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, linear_kernels, merge_lora
 from captax.training.mesh import Placement
 from captax.training.optimizers import make_optimizer
 from captax.training.recipe import Recipe, RecipeError, Stage, differences, matches
@@ -286,6 +286,7 @@ class _Run:
         if lora is not None:
             self.parameters = add_lora(self.parameters, lora, jax.random.key(recipe.seed))
         self.merge = functools.partial(merge_lora, lora=lora)
+        self.adapt = functools.partial(self.merge, apart=linear_kernels(self.task.model))
         self.trained = [self._trained(index, stage) for index, stage in enumerate(recipe.stages)]
         self.metric = recipe.evaluation.metric or self.task.metric
         if recipe.evaluation.metric and self.metric not in (known := self.task.score_names()):
@@ -392,8 +393,7 @@ class _Run:
             self._end_stage(index, state)
             return
         frozen = {n: v for n, v in self.parameters.items() if n not in names}
-        if self.recipe.model.lora is None:
-            frozen = narrowed(frozen, options)
+        frozen = narrowed(frozen, options)
         if jax.process_index() == 0:
             self._refuse_full_disk(state)
         self._prepare_pictures(index, stage)
@@ -503,12 +503,12 @@ class _Run:
     def _step(self, stage: Stage, optimizer: Any) -> tuple[Step, Critic | None]:
         options = self.recipe.optimizer.of(stage)
         if stage.self_critical is None:
-            made = make_step(self.rebuild, self.task.loss, optimizer, options, merge=self.merge)
+            made = make_step(self.rebuild, self.task.loss, optimizer, options, merge=self.adapt)
             return made, None
         critic = Critic(self.task, stage.self_critical, self.model)
         # Captions are judged as they are sampled: without dropout.
         made = make_step(
-            self.rebuild, critic.loss, optimizer, options, merge=self.merge, dropout=False
+            self.rebuild, critic.loss, optimizer, options, merge=self.adapt, dropout=False
         )
         return made, critic
 
@@ -621,11 +621,11 @@ class _Run:
         progress.evaluations_since = 0 if better else progress.evaluations_since + 1
         if better:
             progress.best = score
-        kept = self.placement.whole(self.merge(trained)) if better else None
-        if kept is not None and self.recipe.model.lora is None:
+        kept: Parameters | None = None
+        if better:
             # What is frozen was narrowed for the products of this stage, and is kept as it was.
-            names = self.trained[progress.stage]
-            kept = {n: v if n in names else self.parameters[n] for n, v in kept.items()}
+            new = {name: trained[name] for name in self.trained[progress.stage]}
+            kept = self.merge({**self.parameters, **self.placement.whole(new)})
         if jax.process_index() > 0:
             return
         self.log.write(step=progress.step, stage=stage.name, scores=rounded(scores))

@@ -196,6 +196,9 @@ class Model(_Section):
     `checkpoint` is a directory, a name on the hub or `default`, the built-in captioner. For a new
     decoder, `tokenizer` is `words` (a vocabulary of the captions' words) or the checkpoint whose
     tokenizer is used. `add_words` adds missing words to a checkpoint that has a word vocabulary.
+
+    For a vision-language model, captions are its answers to `prompt`, by default that of its
+    family. Without `tiles` it sees every picture as a single view.
     """
 
     checkpoint: str | None = None
@@ -203,6 +206,8 @@ class Model(_Section):
     decoder: Decoder = Decoder()
     tokenizer: str = "words"
     add_words: bool = False
+    prompt: str | None = None
+    tiles: bool = True
     lora: Lora | None = None
 
     @pydantic.model_validator(mode="after")
