@@ -80,7 +80,8 @@ class VisionLanguageConfig(ModelConfig):
         parts = {"vision_config": self.vision_config, "text_config": self.text_config}
         written = {name: part.write() for name, part in parts.items()}
         said = {**super().write(), **written, "architectures": [self.architecture]}
-        return {**said, self.picture_key: said.pop("image_token_id")}
+        said[self.picture_key] = said.pop("image_token_id")
+        return said
 
     def roles(self) -> Roles:
         return self.text_config.roles()
