@@ -26,6 +26,7 @@ MARKERS = {
         *("<bos>", "<start_of_turn>", "<end_of_turn>", END),
         *("<start_of_image>", "<end_of_image>"),
     ),
+    "florence2": (END, "<poly>", "</poly>", "<sep>", *(f"<loc_{part}>" for part in range(5))),
 }
 # What keeps the places of a picture, where it is not `<image>`.
 PICTURES = {
@@ -34,6 +35,7 @@ PICTURES = {
 }
 # Markers after the words.
 LAST = {"smolvlm": tuple(f"<row_{row}_col_3>" for row in (1, 2, 3))}
+SIZES = {"florence2": (48, 80)}
 WORDS = ("User:", "System:", "Assistant:", "red", "blue", "square", "look", "Can", "you", "?")
 TILES = {
     "image_processor_type": "SmolVLMImageProcessor",
@@ -46,7 +48,8 @@ def write(name: str, folder: Path) -> Path:
     """`name` is one of `MARKERS`; "smolvlm" has tiles of 32 pixels, and longer sides of 96."""
     shutil.copytree(CASES[name].stored, folder, dirs_exist_ok=True)
     contents = json.loads((folder / "config.json").read_text())
-    contents["text_config"]["max_position_embeddings"] = 512
+    if name != "florence2":  # whose positions are a table
+        contents["text_config"]["max_position_embeddings"] = 512
     (folder / "config.json").write_text(json.dumps(contents))
     markers, picture = MARKERS[name], PICTURES.get(name, "<image>")
     last = LAST.get(name, ())
@@ -55,10 +58,15 @@ def write(name: str, folder: Path) -> Path:
     words |= {f"w{index}": index for index in range(len(words), 39)} | {picture: 39}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    if name == "florence2":
+        backend.decoder = tokenizers.decoders.Fuse()  # nothing stands between location tokens
     backend.add_special_tokens([*markers, *last, picture, "<pad>", "<s>", "</s>"])
     Tokenizer(backend, start="<s>", eos=END, pad="<pad>").save(folder)
-    config = TILES if name == "smolvlm" else ImageProcessor(size=(32, 32)).to_config()
+    processor = ImageProcessor(size=SIZES.get(name, (32, 32)))
+    config = TILES if name == "smolvlm" else processor.to_config()
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
     roles = {"eos_token_id": words[END], "pad_token_id": 0, "bos_token_id": 1}
+    if name == "florence2":
+        roles |= {"decoder_start_token_id": 2, "max_length": 20}
     (folder / "generation_config.json").write_text(json.dumps(roles))
     return folder

@@ -96,6 +96,7 @@ MODELS = {
     "HuggingFaceTB/SmolVLM-256M-Instruct": "smolvlm",
     "google/paligemma2-3b-mix-224": "paligemma",
     "fancyfeast/llama-joycaption-beta-one-hf-llava": "joycaption",
+    "florence-community/Florence-2-base": "florence2",
     "Salesforce/blip-image-captioning-base": "blip",
     "google/vit-base-patch16-224": "vit-classifier",
     "google/vit-base-patch16-224-in21k": "vit",

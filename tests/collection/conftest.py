@@ -76,8 +76,7 @@ class Engine:
             look = int(np.random.default_rng(ord(Path(name).stem[-1])).integers(2**63))
             original = copies.original(look, name)
             if original is not None:
-                said = copies.captions(original)
-                return dataclasses.replace(each.record(look), captions=said, copy_of=original)
+                return copies.told(dataclasses.replace(each.record(look), copy_of=original))
         stem = Path(name).stem
         said = tuple((f"{n} {stem}", -float(len(stem) + n)) for n in range(self.captions))
         record = dataclasses.replace(each.record(look), captions=said)

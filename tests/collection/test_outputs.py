@@ -13,6 +13,7 @@ from captax.collection.item import CollectionError, Item
 from captax.collection.outputs import WRITERS, OneFile, Screen, format_of
 from captax.collection.record import Record, utf8
 from captax.metrics.caption_files import read_captions
+from captax.text.regions import Region
 
 NAMES = [
     "a.jpg",
@@ -185,3 +186,21 @@ def test_a_file_that_somebody_else_wrote_or_changed_is_not_replaced(tmp_path: Pa
         CollectionError, match="is there already; add --on-exists overwrite to replace it"
     ):
         output.check()
+
+
+def test_regions_are_in_jsonl_only_where_a_task_has_them(tmp_path: Path) -> None:
+    regions = (Region("犬", box=(0.1, 0.2, 0.3, 0.4)), Region("", polygons=((0.1, 0.2, 0.3, 0.4),)))
+    column = {"regions": "north"}
+    records = [
+        Record("a.jpg", SAID[:1], regions=regions, columns=column),
+        Record("b.jpg", SAID[:1], regions=()),
+        Record("c.jpg", SAID[:1], columns=column),
+    ]
+    assert [Record.read(json.loads(json.dumps(each.write()))) for each in records] == records
+    path = written(tmp_path, CaptionFormat.jsonl, *records)
+    found, none, plain = map(json.loads, path.read_text("utf-8").splitlines())
+    assert found["regions"] == [
+        {"label": "犬", "box": [0.1, 0.2, 0.3, 0.4]},
+        {"label": "", "polygons": [[0.1, 0.2, 0.3, 0.4]]},
+    ]
+    assert none["regions"] == [] and plain["regions"] == "north"

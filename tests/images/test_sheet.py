@@ -128,3 +128,21 @@ def test_alternatives_may_be_something_else(tmp_path):
 def test_one_picture(tmp_path):
     write_sheet(tmp_path / "one.html", [SheetRow(PICTURE, "a", "b", None)], title="one")
     assert "<footer>1 picture</footer>" in (tmp_path / "one.html").read_text(encoding="utf-8")
+
+
+def test_regions_are_drawn_over_the_picture_with_their_labels(tmp_path):
+    picture = Image.new("RGB", (200, 100))
+    regions = (
+        ("a <b>", ((0.1, 0.2, 0.5, 0.2, 0.5, 0.8, 0.1, 0.8),)),
+        ("", ((0.0, 0.0, 1.0, 1.0, 0.5, 0.0), ())),
+    )
+    rows = [
+        SheetRow(picture, "a.jpg", "a", None, regions=regions),
+        SheetRow(picture, "b", "b", None),
+    ]
+    write_sheet(tmp_path / "sheet.html", rows, title="Captions")
+    page = (tmp_path / "sheet.html").read_text("utf-8")
+    assert page.count("<svg") == 1 and 'viewBox="0 0 200 100"' in page
+    assert 'points="20.0,20.0 100.0,20.0 100.0,80.0 20.0,80.0"' in page
+    assert 'points="0.0,0.0 200.0,100.0 100.0,0.0"' in page
+    assert page.count("</text>") == 1 and ">a &lt;b&gt;</text>" in page

@@ -13,15 +13,19 @@ import pytest
 
 from captax.checkpoints.directory import load_model
 from captax.generation import Constraints, GenerationConfig, Sample, Sequences, generate
-from golden.case import pixels, random_pixels
-from golden.families import CASES
+from captax.generation.loop import Prompts
+from captax.models.prompt import Prompt
+from golden.case import Inputs, pixels, random_pixels
+from golden.families import CASES, bert, florence2
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
 torch_side = pytest.importorskip("golden.torch_side")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore::UserWarning")]
 
-FAMILIES = ("vit-gpt2", "git", "blip")
+FAMILIES = ("vit-gpt2", "git", "blip", "bart", "florence2")
+# Those whose decoder begins with a token alone, as `generate` is told.
+REWRITE = ("bart", "florence2")
 PICTURES = 64
 PAD = 0
 large = pytest.mark.skipif(os.environ.get("CAPTAX_LARGE") != "1", reason="needs CAPTAX_LARGE=1")
@@ -29,61 +33,71 @@ large = pytest.mark.skipif(os.environ.get("CAPTAX_LARGE") != "1", reason="needs 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A model on both sides, the pictures, and the tokens that captions begin and end with."""
+    """A model on both sides, its inputs, and the tokens that captions begin and end with."""
 
     name: str
     theirs: Any
     ours: Any
-    pictures: np.ndarray
+    inputs: Inputs
     start: int
     eos: int
 
-    def reference(self, pictures: np.ndarray | None = None, **options: Any) -> Any:
+    def reference(self, **options: Any) -> Any:
         """What transformers' `generate` gives: an object with sequences, scores and so on."""
-        given = torch.from_numpy(self.pictures if pictures is None else pictures)
         options = {"output_scores": True, "output_logits": True, **options}
         if self.name == "blip":  # which lets nobody say how captions begin and end
             self.theirs.config.text_config.sep_token_id = self.eos
         else:
             options = {"eos_token_id": self.eos, "pad_token_id": PAD, **options}
-        if self.name == "vit-gpt2":
+        if self.name in ("vit-gpt2", *REWRITE):
             options.setdefault("decoder_start_token_id", self.start)
+        if self.name in REWRITE:  # whose configs of transformers force the token that ends
+            options = {"forced_eos_token_id": None, **options}
+        given = {name: torch.from_numpy(value) for name, value in self.inputs.items()}
         with torch.no_grad():
-            return self.theirs.generate(pixel_values=given, return_dict_in_generate=True, **options)
+            return self.theirs.generate(**given, return_dict_in_generate=True, **options)
 
     def decode(
         self, config: GenerationConfig, *, room: int, eos: int | tuple[int, ...] | None = None
     ) -> Sequences:
         """What ours gives."""
 
-        def run(given: jax.Array) -> Sequences:
+        def run(given: Inputs) -> Sequences:
+            read = bert.text(given) if self.name == "bart" else pixels(given)
+            begin = jnp.full((PICTURES, 1), self.start)[: len(next(iter(given.values())))]
+            prompt = florence2.asked(given, begin) if self.name == "florence2" else Prompt(begin)
             return generate(
                 self.ours,
-                self.ours.encode(given),
-                jnp.full((len(given), 1), self.start),
+                self.ours.encode(read),
+                Prompts(prompt, jnp.full(len(begin), room), room),
                 config.strategy,
-                max_new_tokens=room,
                 eos_id=self.eos if eos is None else eos,
                 pad_id=PAD,
                 constraints=config.constraints,
             )
 
-        given = pixels({"pixel_values": jnp.asarray(self.pictures)})
-        return jax.device_get(jax.jit(run)(given))
+        return jax.device_get(jax.jit(run)(jax.tree.map(jnp.asarray, self.inputs)))
 
     def log_likelihood(self, row: int, tokens: list[int]) -> float:
         """The reference's own score of a caption of one picture."""
-        given = torch.from_numpy(self.pictures[row : row + 1])
+        given = {k: torch.from_numpy(value[row : row + 1]) for k, value in self.inputs.items()}
         said = torch.tensor([[self.start, *tokens[:-1]]])
-        name = "decoder_input_ids" if self.name == "vit-gpt2" else "input_ids"
+        name = "decoder_input_ids" if self.name in ("vit-gpt2", *REWRITE) else "input_ids"
         with torch.no_grad():
-            logits = self.theirs(pixel_values=given, **{name: said}).logits[0, -len(tokens) :]
+            logits = self.theirs(**given, **{name: said}).logits[0, -len(tokens) :]
         logprobs = torch.log_softmax(logits.double(), -1)
         return float(logprobs[range(len(tokens)), tokens].sum())
 
 
 # Random weights say the same of every picture, and one word only: by so much are some larger than
 # the reference makes them, so that pictures, places and words tell.
+REWRITING = {
+    "shared": 0.3,
+    "decoder.embed_positions": 4,
+    "encoder.layers": 2,
+    "encoder_attn.q_proj": 6,
+    "encoder_attn.out_proj": 12,
+}
 STEEPER = {
     "vit-gpt2": {"wpe": 8, "wte": 0.3, "crossattention.c_proj": 4, "ln_f.weight": 4},
     "git": {
@@ -94,7 +108,12 @@ STEEPER = {
         "output.weight": 4,
     },
     "blip": {"position_emb": 2, "crossattention.output.dense": 4},
+    "bart": REWRITING,
+    "florence2": REWRITING,
 }
+
+
+INPUTS = {"bart": bert.texts, "florence2": florence2.inputs}
 
 
 def make(name: str, directory: Path, *, full: bool, pictures: int, eos: int) -> Pair:
@@ -107,11 +126,13 @@ def make(name: str, directory: Path, *, full: bool, pictures: int, eos: int) -> 
     theirs.save_pretrained(directory)
     ours = load_model(directory)
     start = ours.config.roles().start
+    if name in REWRITE:
+        return Pair(name, theirs, ours, INPUTS[name](full, pictures), start, eos)
     side = (384 if name == "blip" else 224) if full else 32
     given = random_pixels(pictures, 3, side, side, seed=5)
     # Pictures of noise are alike: their means are what tells them apart.
     given += 2 * np.random.default_rng(6).standard_normal((pictures, 3, 1, 1)).astype(np.float32)
-    return Pair(name, theirs, ours, given, start, eos)
+    return Pair(name, theirs, ours, {"pixel_values": given}, start, eos)
 
 
 @pytest.fixture(scope="module")

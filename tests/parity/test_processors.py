@@ -33,6 +33,8 @@ CONFIGS: list[tuple[str, dict[str, Any]]] = [
     ("CLIP", {"size": {"shortest_edge": 60}, "crop_size": {"height": 61, "width": 59}}),
     ("CLIP", {"size": {"shortest_edge": 30}, "crop_size": {"height": 41, "width": 64}}),
     ("CLIP", {"size": {"height": 60, "width": 50}, "do_center_crop": False}),
+    # Florence-2's, smaller.
+    ("CLIP", {"size": {"height": 76, "width": 76}, "do_center_crop": False, **IMAGENET}),
     ("Blip", {}),
     ("Blip", {"size": {"height": 64, "width": 64}, "resample": 5, "image_std": [0.1, 0.2, 0.3]}),
     ("Siglip", {}),

@@ -43,6 +43,21 @@ def test_a_language_model_goes_on_from_its_prompt(continuer: TextGenerator) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("beams", [1, 3])
+def test_bart_rewrites_texts(checkpoint: Callable[[str], Path], beams: int) -> None:
+    """The shorter texts of a batch are filled up, and no answer begins with its text."""
+    rewriter = captax.load(checkpoint("bart"))
+    assert isinstance(rewriter, TextGenerator)
+    options = {"num_beams": beams, "max_new_tokens": 6, "no_repeat_ngram_size": 1}
+    together = rewriter.generate(TEXTS, **options)
+    for text, found in zip(TEXTS, together, strict=True):
+        [alone] = rewriter.generate(text, **options)
+        assert alone.tokens == found.tokens
+        assert alone.score == pytest.approx(found.score, rel=1e-5)
+    assert len({found.score for found in together}) > 1
+
+
+@pytest.mark.slow
 def test_one_text_may_be_given_alone_or_be_empty(continuer: TextGenerator) -> None:
     alone = continuer.generate("three", num_beams=2, max_new_tokens=3)
     assert alone == continuer.generate(["three"], num_beams=2, max_new_tokens=3)

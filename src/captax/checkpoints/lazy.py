@@ -84,6 +84,15 @@ def strided(
     return LazyTensor(shape, dtype, read)
 
 
+def transposed(tensor: LazyTensor | np.ndarray) -> LazyTensor:
+    """A tensor with its axes in the reverse order."""
+
+    def read() -> np.ndarray:
+        return (tensor.read() if isinstance(tensor, LazyTensor) else tensor).T
+
+    return LazyTensor(tuple(tensor.shape)[::-1], tensor.dtype, read)
+
+
 def is_shape(value: object) -> bool:
     """Whether `value`, read from a file, can be the shape of an array."""
     return (

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from captax.checkpoints.lazy import LazyTensor
+from captax.checkpoints.lazy import LazyTensor, transposed
 from captax.errors import CheckpointError
 from captax.models.layout import Layout, Tensor
 
@@ -123,7 +123,7 @@ def _matched(
     for name, value in tensors.items():
         spelling = layout.canonical(name)
         if spelling is not None and spelling not in counters:
-            spelt[spelling] = value
+            spelt[spelling] = transposed(value) if name in layout.transposed else value
 
     def needed(name: str) -> bool:
         return optional is None or not re.search(optional, name)

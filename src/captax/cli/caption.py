@@ -78,6 +78,16 @@ def caption(
             show_default=False,
         ),
     ] = "",
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="What Florence-2 does: caption, detailed-caption, more-detailed-caption, od, "
+            "dense-region-caption, region-proposal, ocr or ocr-with-region; with --prompt as what "
+            "it is about: caption-to-phrase-grounding, open-vocabulary-detection, "
+            "referring-expression-segmentation, and region-to-segmentation, region-to-category, "
+            "region-to-description or region-to-ocr. Default: caption."
+        ),
+    ] = None,
     system: System = "",
     raw: Raw = False,
     batch_size: Annotated[int, typer.Option(help="Pictures captioned at once.", min=1)] = 32,
@@ -255,9 +265,14 @@ def caption(
     cluster = Cluster(loaded, workers, shard_size) if engine is Engine.ray else None
     if cluster is not None and plan.printed:
         raise CaptaxError("--engine ray cannot print captions; add --out, or --format sidecar")
+    if task is not None and raw:
+        raise CaptaxError("--raw gives the prompt as it is, without a task; leave out one of them")
     captioner = load_captioner(**loaded)
     if isinstance(captioner, VisionLanguageCaptioner):
         print(f"captax: {spelt(captioner.cost)}", file=sys.stderr)
+    if task is not None:
+        asked = dataclasses.replace(asked, prompt=captioner.prompt_for(task, prompt))
+        plan = dataclasses.replace(plan, options=asked)
     if min_score == AUTO:
         shape = dataclasses.replace(shape, min_confidence=threshold_of(captioner))
         plan = dataclasses.replace(plan, shape=shape)

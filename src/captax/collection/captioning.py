@@ -94,13 +94,11 @@ class Copies:
         """Remember the captions of an original."""
         self._originals[record.name] = record
 
-    def captions(self, original: str) -> tuple[tuple[str, float], ...]:
-        """The captions of an original that has been captioned."""
-        return self._originals[original].captions
-
-    def confidence(self, original: str) -> float | None:
-        """The confidence in the best of them."""
-        return self._originals[original].confidence
+    def told(self, copy: Record) -> Record:
+        """The record of a copy, with what was said of its original, which has been captioned."""
+        original = self._originals[copy.copy_of]
+        said = {name: getattr(original, name) for name in ("captions", "confidence", "regions")}
+        return dataclasses.replace(copy, **said)
 
 
 def caption_batches(
@@ -144,14 +142,16 @@ def caption_batches(
         if isinstance(found, Caption):
             said = tuple((other.text, other.score) for other in found.alternatives)
             record = dataclasses.replace(
-                begun.popleft(), captions=said, confidence=found.confidence
+                begun.popleft(),
+                captions=said,
+                confidence=found.confidence,
+                regions=found.regions,
             )
             if copies is not None:
                 copies.said(record)
             return record
         if copies is not None and found.copy_of:
-            said, sure = copies.captions(found.copy_of), copies.confidence(found.copy_of)
-            return dataclasses.replace(found, captions=said, confidence=sure)
+            return copies.told(found)
         return found
 
     found = captioner.stream_pixels(

@@ -48,7 +48,10 @@ def as_json(record: Record) -> dict[str, Any]:
         ]
     if record.copy_of:
         values["copy_of"] = record.copy_of
-    return {**values, **record.columns}
+    values |= record.columns
+    if record.regions is not None:
+        values["regions"] = [region.write() for region in record.regions]
+    return values
 
 
 def as_text(record: Record) -> str:

@@ -366,8 +366,16 @@ class Plan:
             except ImageError as unreadable:
                 image, error = None, str(unreadable)
             others = record.captions[1:]
+            outlines = [(each.label, each.outlines) for each in record.regions or ()]
             yield SheetRow(
-                image, record.name, record.text, record.score, others, error=error, note=note
+                image,
+                record.name,
+                record.text,
+                record.score,
+                others,
+                error=error,
+                note=note,
+                regions=tuple(outlines),
             )
 
 

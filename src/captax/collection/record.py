@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from captax.text.regions import Region
+
 # Names that the files of captions have for what captax writes.
 _OWN = re.compile(r"path|error|alternatives|copy_of|confidence|graphic|(?:caption|score)(?:_\d+)?")
 
@@ -28,6 +30,7 @@ class Record:
         replaced: the text there that this job wrote for an earlier state of the picture; the new
             text takes its place.
         stamp: the state of the picture, as `captax.collection.stamps` tells it.
+        regions: what the best caption says of parts of the picture, if it was asked for that.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Record:
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
     replaced: str = ""
     stamp: str = ""
+    regions: tuple[Region, ...] | None = None
 
     @property
     def text(self) -> str:
@@ -55,7 +59,10 @@ class Record:
     def write(self) -> dict[str, Any]:
         """The record as a JSON object, which `read` turns back into the same record."""
         values = dataclasses.asdict(self)
-        return {key: value for key, value in values.items() if value not in ((), "", None, {})}
+        written = {key: value for key, value in values.items() if value not in ((), "", None, {})}
+        if self.regions is not None:
+            written["regions"] = [region.write() for region in self.regions]
+        return written
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> "Record":
@@ -63,7 +70,10 @@ class Record:
         if not isinstance(values, dict):
             raise TypeError("a record is an object")
         captions = tuple((text, float(score)) for text, score in values.get("captions", ()))
-        record = cls(**{**values, "captions": captions})
+        regions = values.get("regions")
+        if regions is not None:
+            regions = tuple(map(Region.read, regions))
+        record = cls(**{**values, "captions": captions, "regions": regions})
         texts = [record.name, record.error, record.copy_of, record.target or "", record.before]
         texts += [record.replaced, record.stamp]
         texts += [text for text, _ in captions]

@@ -142,6 +142,12 @@ class GenerationConfig:
         return eos if isinstance(eos, tuple) else () if eos is None else (eos,)
 
     @property
+    def forced_begin(self) -> tuple[int, ...]:
+        """The token that every caption begins with, if decoding forces one."""
+        forced = self.forced_bos_token_id
+        return () if forced is None else (forced,)
+
+    @property
     def usual_limit(self) -> int:
         """The largest number of tokens that follow a prompt of one token."""
         if self.max_new_tokens is not None:

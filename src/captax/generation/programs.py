@@ -2,8 +2,9 @@
 
 import contextlib
 import contextvars
+import dataclasses
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -178,11 +179,31 @@ def seeds_of(seed: int | Sequence[int], places: Sequence[int]) -> list[tuple[int
     return [(seed[place], 0) for place in places]
 
 
+class Begun(list[int]):
+    """The tokens that a decoder begins with, where an encoder reads the `question`.
+
+    It reads at most `room` tokens.
+    """
+
+    def __init__(self, tokens: Iterable[int], question: Sequence[int], room: int):
+        super().__init__(tokens)
+        self.question, self.room = question, room
+
+
 def fill_prompts(prompts: Sequence[Sequence[int]], rows: int, *, max_positions: int) -> Prompt:
     """Prompts for the device, padded to one of a few lengths and to so many rows.
 
-    The last prompt stands in the rows that are left.
+    The last prompt stands in the rows that are left. If one is `Begun`, all of them are.
     """
+    filled = _filled(prompts, rows, max_positions)
+    begun = [prompt for prompt in prompts if isinstance(prompt, Begun)]
+    if not begun:
+        return filled
+    questions = _filled([each.question for each in begun], rows, begun[0].room)
+    return dataclasses.replace(filled, question=questions)
+
+
+def _filled(prompts: Sequence[Sequence[int]], rows: int, most: int) -> Prompt:
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     longest = int(lengths.max())
     time = next((size for size in PROMPT_LENGTHS if longest <= size), 0)
@@ -190,7 +211,7 @@ def fill_prompts(prompts: Sequence[Sequence[int]], rows: int, *, max_positions: 
         # Pictures can be a thousand tokens: at most a fifth is padding.
         step = 1 << ((longest - 1).bit_length() - 3)
         time = -(-longest // step) * step
-    tokens = np.zeros((rows, max(longest, min(time, max_positions))), np.int32)
+    tokens = np.zeros((rows, max(longest, min(time, most))), np.int32)
     for row in range(rows):
         prompt = prompts[min(row, len(prompts) - 1)]
         tokens[row, : len(prompt)] = prompt

@@ -36,6 +36,8 @@ class SheetRow:
         others: the heading of the alternatives.
         unfolded: whether the alternatives are shown without a click.
         note: another remark, in bold.
+        regions: parts of the picture to draw, each with its label and its outlines; the corners of
+            an outline are x, y, x, y and so on, as fractions of the picture.
     """
 
     image: ImageSource | None
@@ -48,6 +50,7 @@ class SheetRow:
     others: str = "Alternatives"
     unfolded: bool = False
     note: str | None = None
+    regions: tuple[tuple[str, tuple[tuple[float, ...], ...]], ...] = ()
 
 
 def write_sheet(
@@ -83,7 +86,7 @@ def _card(row: SheetRow) -> tuple[str, bool]:
     error, picture = row.error, ""
     if row.image is not None:
         try:
-            picture = _picture(row.image, row.caption or row.title)
+            picture = _picture(row)
         except ImageError as unreadable:
             error = error or str(unreadable)
     parts = [picture or '<div class="missing" aria-hidden="true">no picture</div>', "<figcaption>"]
@@ -107,15 +110,36 @@ def _card(row: SheetRow) -> tuple[str, bool]:
     return f"<li{failed}><figure>{''.join(parts)}</figure></li>\n", not error
 
 
-def _picture(source: ImageSource, alt: str) -> str:
-    image = decode(source, at_least=(_LONGEST_SIDE, _LONGEST_SIDE))
+def _picture(row: SheetRow) -> str:
+    assert row.image is not None
+    image = decode(row.image, at_least=(_LONGEST_SIDE, _LONGEST_SIDE))
     image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=80, optimize=True)
     data = base64.b64encode(jpeg.getvalue()).decode("ascii")
-    return (
-        f'<img src="data:image/jpeg;base64,{data}" alt="{escape(alt)}" '
+    shown = (
+        f'<img src="data:image/jpeg;base64,{data}" alt="{escape(row.caption or row.title)}" '
         f'width="{image.width}" height="{image.height}" loading="lazy" decoding="async">'
+    )
+    return shown if not row.regions else _outlined(shown, row, image.size)
+
+
+def _outlined(shown: str, row: SheetRow, size: tuple[int, int]) -> str:
+    """The picture with its regions drawn over it, in the same place and at the same size."""
+    width, height = size
+    drawn = []
+    for i, (label, outlines) in enumerate(row.regions):
+        colour = f"hsl({i * 137 % 360} 85% 55%)"  # of neighbours far apart
+        for points in outlines:
+            corners = [(x * width, y * height) for x, y in zip(*[iter(points)] * 2, strict=True)]
+            told = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
+            drawn.append(f'<polygon points="{told}" stroke="{colour}"/>')
+        if label and outlines and outlines[0]:
+            x, y = outlines[0][0] * width + 4, outlines[0][1] * height + 15
+            drawn.append(f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}">{escape(label)}</text>')
+    return (
+        f'<div class="shown">{shown}<svg viewBox="0 0 {width} {height}" aria-hidden="true">'
+        f"{''.join(drawn)}</svg></div>"
     )
 
 
@@ -168,6 +192,11 @@ figure { display: flex; flex-direction: column; height: 100%; }
 img, .missing { display: block; width: 100%; height: auto; aspect-ratio: 4 / 3;
   object-fit: contain; background: var(--mat); }
 .missing { display: grid; place-items: center; color: var(--quiet); font-size: .875rem; }
+.shown { position: relative; }
+.shown svg { position: absolute; inset: 0; width: 100%; height: 100%; }
+.shown polygon { fill: none; stroke-width: 2.5; }
+.shown text { font-size: 14px; font-weight: 600; paint-order: stroke; stroke: #000;
+  stroke-width: 3px; }
 figcaption { display: flex; flex-direction: column; gap: .6rem; flex: 1;
   padding: .9rem 1rem 1rem; overflow-wrap: anywhere; }
 .caption { font-size: 1.0625rem; line-height: 1.4; }

@@ -97,7 +97,9 @@ class ModelConfig:
             raise ConfigError(f"{cls.model_type}: {error}; its fields are {names}") from None
 
     def _check_heads(self) -> None:
-        if (layer := getattr(self, "layer", None)) is not None:
+        for name in ("layer", "encoder_layer"):
+            if (layer := getattr(self, name, None)) is None:
+                continue
             width, attention = layer().width, layer().attention
             heads = attention.heads
             if attention.head_dim is None and width % heads:

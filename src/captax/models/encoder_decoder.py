@@ -195,27 +195,35 @@ class EncoderDecoder(nnx.Module):
         prompt: Prompt | None = None,
     ) -> Float[Array, "batch time vocab"]:
         """Logits after every token, from the output of `encode`; see `TextDecoder`."""
-        asked = prompt and self.placed(prompt)
+        if prompt is not None:
+            features, prompt = self.given(features, prompt)
         with scope("decoder"):
-            return self.decoder(features, tokens, positions, segments, asked)
+            return self.decoder(features, tokens, positions, segments, prompt)
 
     def placed(self, prompt: Prompt) -> Prompt:
         """The prompt, which knows where its pictures are if they are read as part of it."""
         return prompt
 
+    def given(self, features: Features, prompt: Prompt) -> tuple[Features, Prompt]:
+        """What the decoder is given for the output of `encode` and a prompt."""
+        return features, self.placed(prompt)
+
     def predict(
         self, features: Features, prompt: Prompt, tokens: Int[Array, "batch time"]
     ) -> Float[Array, "batch time vocab"]:
         """Logits that predict each of `tokens`, from the prompt and the tokens before it."""
+        features, prompt = self.given(features, prompt)
         with scope("decoder"):
-            return self.decoder.predict(features, self.placed(prompt), tokens)
+            return self.decoder.predict(features, prompt, tokens)
 
     def prefill(
         self, features: Features, prompt: Prompt | None = None
     ) -> tuple[Prefix, Float[Array, "batch vocab"] | None]:
         """What the decoder keeps of the picture and the prompts, and the logits after these."""
+        if prompt is not None:
+            features, prompt = self.given(features, prompt)
         with scope("decoder"):
-            return self.decoder.prefill(features, prompt and self.placed(prompt))
+            return self.decoder.prefill(features, prompt)
 
     def begin(
         self,
@@ -225,9 +233,10 @@ class EncoderDecoder(nnx.Module):
         beams: int = 1,
     ) -> tuple[Float[Array, "batch vocab"], Cache]:
         """Logits after the prompts, and a cache for `beams` texts of `new_tokens` after each."""
-        given = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+        read = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+        features, read = self.given(features, read)
         with scope("decoder"):
-            return self.decoder.begin(features, self.placed(given), new_tokens, beams)
+            return self.decoder.begin(features, read, new_tokens, beams)
 
     def advance(
         self, tokens: Int[Array, " rows"], cache: Cache

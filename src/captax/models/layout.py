@@ -73,11 +73,13 @@ class Layout:
 
     `canonical` turns every name that checkpoints of the family have used for a tensor into the name
     in the rules. It returns None for tensors that hold no parameter of their own: buffers, and
-    copies of tied weights.
+    copies of tied weights. `transposed` are those of the other names under which a matrix lies the
+    other way round than in the rules.
     """
 
     rules: tuple[Rule, ...] = ()
     canonical: Canonical = _same
+    transposed: frozenset[str] = frozenset()
 
     def within(self, theirs: str, ours: str) -> "Layout":
         """This layout as part of a larger model, with a prefix for the names of each side."""

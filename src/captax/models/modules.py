@@ -160,12 +160,16 @@ class AttentionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MlpConfig:
-    """Two linear layers with an activation between; `gated` ones multiply it by a third."""
+    """Two linear layers with an activation between; `gated` ones multiply it by a third.
+
+    What comes out of the activation has a `dropout` of its own.
+    """
 
     width: int
     activation: str = "gelu_new"
     gated: bool = False
     bias: bool = True
+    dropout: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,12 +217,14 @@ class Mlp(nnx.Module):
         self.gate = Linear(width, hidden, rngs=rngs, std=std, bias=bias) if gated else None
         self.down = Linear(hidden, width, rngs=rngs, std=out_std or std, bias=bias)
         self.activation = config.activation
+        self.dropout = Dropout(config.dropout) if config.dropout else None
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         activation = ACTIVATIONS[self.activation]
-        if self.gate is None:
-            return self.down(activation(self.up(x)))
-        return self.down(activation(self.gate(x)) * self.up(x))
+        hidden = activation((self.gate or self.up)(x))
+        if self.dropout is not None:
+            hidden = self.dropout(hidden)
+        return self.down(hidden if self.gate is None else hidden * self.up(x))
 
 
 class _Calls:

@@ -12,18 +12,27 @@ class Prompt:
     """Prompts of any lengths, filled up on the right with any token.
 
     The first `lengths[i]` tokens of row `i` count, one or more; without `lengths`, all do. Where
-    `pictures` is true, a token only keeps the place of a token of the picture, in order. The arrays
-    may be NumPy's; inside a compiled program they are JAX's.
+    `pictures` is true, a token only keeps the place of a token of the picture, in order. If an
+    encoder reads what is asked, that is the `question`, and the decoder reads the tokens alone. The
+    arrays may be NumPy's; inside a compiled program they are JAX's.
     """
 
     tokens: Int[Any, "batch time"]
     lengths: Int[Any, " batch"] | None = None
     pictures: Bool[Any, "batch time"] | None = None
+    question: "Prompt | None" = None
 
     @property
     def filled(self) -> Any:
         """How many places each row is filled up by: a column, or 0 for all."""
         return 0 if self.lengths is None else self.tokens.shape[1] - self.lengths[:, None]
+
+    @property
+    def real(self) -> Bool[Array, "batch time"]:
+        """False where a row is filled up."""
+        batch, time = self.tokens.shape
+        lengths = jnp.full(batch, time) if self.lengths is None else jnp.asarray(self.lengths)
+        return jnp.arange(time) < lengths[:, None]
 
 
 def splice(

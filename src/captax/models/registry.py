@@ -7,11 +7,14 @@ from flax import nnx
 
 # Importing a family's file adds it to `FAMILIES`.
 from captax.models import (  # noqa: F401
+    bart,
     bert,
     blip,
     clip,
+    davit,
     efficientnet,
     encoder_decoder,
+    florence2,
     gemma,
     gemma2,
     gemma3,

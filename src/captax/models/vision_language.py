@@ -145,8 +145,9 @@ class VisionLanguageModel(EncoderDecoder):
         connector: nnx.Module,
         decoder: TextDecoder,
         *,
-        config: VisionLanguageConfig,
+        config: "VisionLanguageConfig | Any",
     ):
+        """`config` has an `image_token_id`, and says what is `together`."""
         super().__init__(encoder, decoder, config=config)
         self.connector: Any = connector
         decoder.together = config.together
@@ -171,8 +172,7 @@ class VisionLanguageModel(EncoderDecoder):
 
     def placed(self, prompt: Prompt) -> Prompt:
         pictures = jnp.asarray(prompt.tokens) == self.config.image_token_id
-        if prompt.lengths is not None:
-            pictures &= jnp.arange(pictures.shape[1]) < prompt.lengths[:, None]
+        pictures &= prompt.real
         return dataclasses.replace(prompt, pictures=pictures)
 
 

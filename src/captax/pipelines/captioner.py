@@ -39,17 +39,22 @@ from captax.models.encoders import Features
 from captax.pipelines.generator import CONFIDENCE, Generator, calibration_text
 from captax.pipelines.streaming import Picture, Placed, pace, several, stream_prepared
 from captax.text import Tokenizer
+from captax.text.regions import Region
 
 Other = TypeVar("Other")
 
 
 @dataclasses.dataclass(frozen=True)
 class Caption(Generated):
-    """A caption of a picture; `signals` are what its confidence was computed from."""
+    """A caption of a picture; `signals` are what its confidence was computed from.
+
+    `regions` are what the caption says of parts of the picture, if it was asked for that.
+    """
 
     signals: Mapping[str, float] = dataclasses.field(
         default_factory=dict, compare=False, repr=False
     )
+    regions: tuple[Region, ...] | None = None
 
 
 class Captioner(Generator):
@@ -175,14 +180,28 @@ class Captioner(Generator):
         )
         for place, found in stream_prepared(placed, write, batch_size=batch_size):
             if isinstance(found, Sequences):
-                told = {name: float(value) for name, value in found.signals.items()}
-                yield Caption(
-                    *self._texts(self._spoken(prompted(place)), found, config),
-                    confidence=calibration.confidence(told) if calibration else None,
-                    signals=told,
-                )
+                yield self._caption(prompted(place), found, config)
             else:
                 yield found
+
+    def _caption(self, asked: Any, found: Sequences, config: GenerationConfig) -> Caption:
+        """The caption in what was decoded for one picture."""
+        told = {name: float(value) for name, value in found.signals.items()}
+        return Caption(
+            *self._texts(self._spoken(asked), found, config),
+            confidence=self.calibration.confidence(told) if self.calibration else None,
+            signals=told,
+        )
+
+    def prompt_for(self, task: str, prompt: str = "") -> str:
+        """The prompt by which a model that was taught tasks is asked for one of them.
+
+        `prompt` is the text or the region that the task is about. Raises `GenerationError` for an
+        unknown task, or if the model was taught none.
+        """
+        raise GenerationError(
+            "tasks are for models that were taught them, such as Florence-2; leave the task out"
+        )
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """The captions of token sequences, without the space that some tokenizers put first."""
@@ -334,7 +353,7 @@ class Captioner(Generator):
         texts = [
             "" if isinstance(each, Generated) else each.removeprefix(prompt) for each in captions
         ]
-        encoded = self.spell(texts)
+        encoded, begin = self.spell(texts), config.forced_begin
         unknown = self.tokenizer.unk_id
         for text, ids in zip(texts, encoded, strict=True):
             if unknown is not None and unknown in ids:
@@ -345,7 +364,7 @@ class Captioner(Generator):
                     stacklevel=3,
                 )
         return [
-            list(each.tokens) if isinstance(each, Generated) else [*ids, config.eos_ids[0]]
+            list(each.tokens) if isinstance(each, Generated) else [*begin, *ids, config.eos_ids[0]]
             for each, ids in zip(captions, encoded, strict=True)
         ]
 

@@ -19,10 +19,12 @@ from captax.images import ImageProcessor, TileProcessor, load_processor
 from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import VisionEncoder
+from captax.models.florence2 import Florence2
 from captax.models.two_towers import TwoTowers
 from captax.models.vision_language import VisionLanguageModel
 from captax.pipelines.captioner import Captioner
 from captax.pipelines.classifier import Classifier
+from captax.pipelines.florence2 import Florence2Captioner
 from captax.pipelines.generator import read_calibration, read_generation
 from captax.pipelines.matcher import Matcher
 from captax.pipelines.text_generator import SOURCE_TOKENIZER, TextGenerator
@@ -122,21 +124,21 @@ def _from_directory(directory: Path, dtype: str, name: str | PathLike[str] | Non
     model = read_model(directory, dtype=dtype)
     if isinstance(model, VisionLanguageModel):
         tokenizer = Tokenizer.load(directory)
-        kind, picture = model.config.model_type, tokenizer.token(model.config.image_token_id)
-        prompt_format = picture_format(kind, picture)
+        kind, picture = model.config.model_type, model.config.image_token_id
+        prompt_format = picture_format(kind, lambda: tokenizer.token(picture))
         if prompt_format is None:
+            token = quoted(tokenizer.token(picture))
             raise CheckpointError(
                 f"{name}: captax does not know the prompt format of this {kind} checkpoint, whose "
-                f"pictures are the token {quoted(picture)}; load the bare model with "
-                "captax.load_model"
+                f"pictures are the token {token}; load the bare model with captax.load_model"
             )
         check_places(directory, model.config.places)
+        generation = read_generation(directory, model)
+        if isinstance(model, Florence2):
+            processor = ImageProcessor.load(directory)
+            return Florence2Captioner(model, processor, tokenizer, prompt_format, generation)
         return VisionLanguageCaptioner(
-            model,
-            load_processor(directory),
-            tokenizer,
-            prompt_format,
-            read_generation(directory, model),
+            model, load_processor(directory), tokenizer, prompt_format, generation
         )
     if isinstance(model, EncoderDecoder) and isinstance(model.encoder, VisionEncoder):
         processor, tokenizer = ImageProcessor.load(directory), Tokenizer.load(directory)

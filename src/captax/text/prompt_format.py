@@ -5,9 +5,11 @@ A prompt is whole, its first token included, so that it is encoded without addin
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from captax.errors import OptionError, quoted
+from captax.text.tasks import FLORENCE2 as FLORENCE2_TASKS
+from captax.text.tasks import Task
 
 _MARKER = re.compile(r"<[^<>\s]+>")
 _NUMBER = re.compile(r"\\\{\w+\\\}")
@@ -59,6 +61,7 @@ class PromptFormat:
         tiles: what stands around them instead, if pictures are seen as tiles.
         prompt: what is asked if nothing else is given.
         reply: what the model's answer begins with, such as the space after a colon.
+        tasks: the tasks that a prompt may begin with the token of.
     """
 
     user: str
@@ -75,6 +78,7 @@ class PromptFormat:
     tiles: TileMarkers | None = None
     prompt: str = ""
     reply: str = ""
+    tasks: tuple[Task, ...] = ()
 
     def picture_text(self, places: int, grid: tuple[int, int] = (0, 0)) -> str:
         """The text for one picture, each of whose views takes `places` tokens.
@@ -114,6 +118,17 @@ class PromptFormat:
         parts += [self.user, *pictures, between, asked, self.user_end, self.answer]
         return "".join(parts)
 
+    def task_of(self, prompt: str) -> tuple[Task | None, str]:
+        """The task whose token a prompt begins with, if there is one, and the rest of the prompt.
+
+        Raises `OptionError` if a token stands elsewhere.
+        """
+        begun = next((task for task in self.tasks if prompt.startswith(task.token)), None)
+        rest = prompt if begun is None else prompt.removeprefix(begun.token)
+        if other := next((task.token for task in self.tasks if task.token in rest), None):
+            raise OptionError(f"{other} names a task; put it at the beginning of the prompt, alone")
+        return begun, rest
+
     @property
     def markers(self) -> re.Pattern[str]:
         """Matches the texts that are tokens with a meaning of their own to the model."""
@@ -150,6 +165,15 @@ SMOLVLM = PromptFormat(
 IDEFICS3 = dataclasses.replace(SMOLVLM, start="<|begin_of_text|>")
 PALIGEMMA = PromptFormat(
     user="", asked="<bos>", user_end="\n", answer="", picture="<image>", prompt="caption en"
+)
+FLORENCE2 = PromptFormat(
+    user="",
+    asked="<s>",
+    user_end="</s>",
+    answer="",
+    picture="<image>",
+    prompt=FLORENCE2_TASKS[0].question,
+    tasks=FLORENCE2_TASKS,
 )
 LLAVA = PromptFormat(
     start="<s>",
@@ -253,9 +277,17 @@ FORMATS: dict[str, tuple[PromptFormat, ...]] = {
     "paligemma": (PALIGEMMA,),
     "llava": (LLAVA, JOYCAPTION),
     "gemma3": (GEMMA3,),
+    "florence2": (FLORENCE2,),
 }
 
 
-def picture_format(model_type: str, picture: str) -> PromptFormat | None:
-    """The format of a family's checkpoint in which the token `picture` keeps a picture's place."""
-    return next((each for each in FORMATS[model_type] if each.picture == picture), None)
+def picture_format(model_type: str, picture: Callable[[], str]) -> PromptFormat | None:
+    """The format of a family's checkpoint.
+
+    Of several it is the one in which the token `picture()` keeps a picture's place.
+    """
+    known = FORMATS[model_type]
+    if len(known) == 1:
+        return known[0]
+    token = picture()
+    return next((each for each in known if each.picture == token), None)

@@ -220,6 +220,11 @@ class Tokenizer:
         [text] = self._texts([tokens])
         return text.strip() if self._strips else text
 
+    def decode_special(self, ids: Sequence[int]) -> str:
+        """The text of these ids, special tokens included."""
+        text: str = self._called(self._backend.decode, list(ids), skip_special_tokens=False)
+        return text
+
     def _texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The texts of all tokens of each row, special ones skipped."""
         texts: list[str] = self._called(
@@ -264,6 +269,14 @@ class Tokenizer:
                 raise TextError(f"the tokenizer already has {quoted(word)}; leave it out")
             vocabulary[word] = len(vocabulary)
         backend = tokenizers.Tokenizer.from_str(json.dumps(pipeline))
+        pad = self._roles["pad"] if self._names_pad else None
+        start, eos = self._roles["start"], self._roles["eos"]
+        return Tokenizer(backend, start=start, eos=eos, pad=pad, settings=self._settings)
+
+    def with_special(self, tokens: Sequence[str]) -> "Tokenizer":
+        """This tokenizer with special tokens after the others; those that it has are left out."""
+        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        backend.add_special_tokens([t for t in tokens if backend.token_to_id(t) is None])
         pad = self._roles["pad"] if self._names_pad else None
         start, eos = self._roles["start"], self._roles["eos"]
         return Tokenizer(backend, start=start, eos=eos, pad=pad, settings=self._settings)

@@ -91,9 +91,11 @@ class WritingTask(LearningTask):
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Texts as the decoder is to write them: start, words, eos.
 
-        After a prompt, the start stands for it.
+        After a prompt, the start stands for it. Where decoding forces a first token, as BART's
+        checkpoints ask, it comes after the start.
         """
-        return [[self.start, *ids, self.eos] for ids in self.subject.spell(texts)]
+        begin = [self.start, *self.generation.forced_begin]
+        return [[*begin, *ids, self.eos] for ids in self.subject.spell(texts)]
 
     def pack(self, texts: Sequence[Sequence[Sequence[int]]]) -> PackedCaptions:
         """Each example's texts in one row."""

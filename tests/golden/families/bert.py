@@ -73,10 +73,10 @@ def _vit_bert(full: bool) -> Any:
     return VisionEncoderDecoderModel(config)
 
 
-def _texts(full: bool) -> Inputs:
-    """One text is padded behind and one before, and what pads them is not all the same."""
-    mask = np.ones((BATCH, 11), np.int64)
-    mask[0, -4:] = mask[1, :2] = 0
+def texts(full: bool, batch: int = BATCH) -> Inputs:
+    """Some texts are padded behind and some before, and what pads them is not all the same."""
+    mask = np.ones((batch, 11), np.int64)
+    mask[::2, -4:] = mask[1::2, :2] = 0
     return {"input_ids": random_tokens(VOCAB if full else 40, *mask.shape), "attention_mask": mask}
 
 
@@ -85,7 +85,7 @@ def _prompts(full: bool) -> Inputs:
 
 
 def _pairs(full: bool) -> Inputs:
-    return _texts(full) | _said(full)
+    return texts(full) | _said(full)
 
 
 def _pictures(full: bool) -> Inputs:
@@ -97,12 +97,13 @@ def _said(full: bool) -> Inputs:
     return {"decoder_input_ids": random_tokens(VOCAB if full else 40, BATCH, 7, seed=2)}
 
 
-def _text(inputs: Inputs) -> TextBatch:
+def text(inputs: Inputs) -> TextBatch:
+    """The texts as ours takes them."""
     return TextBatch(inputs["input_ids"], inputs["attention_mask"] == 1)
 
 
 def _encode(model: Any, inputs: Inputs) -> Outputs:
-    features, seen = observe(model, _text(inputs))
+    features, seen = observe(model, text(inputs))
     return {"last_hidden_state": features.tokens, **seen}
 
 
@@ -111,15 +112,15 @@ def _continue(model: Any, inputs: Inputs) -> Outputs:
     return {"logits": logits, **seen}
 
 
-def _rewrite(model: Any, inputs: Inputs) -> Outputs:
-    return named(*observe(model, _text(inputs), inputs["decoder_input_ids"]))
+def rewrite(model: Any, inputs: Inputs) -> Outputs:
+    return named(*observe(model, text(inputs), inputs["decoder_input_ids"]))
 
 
 CASES = [
-    Case("bert", _bert, _texts, _encode, loss="last_hidden_state"),
+    Case("bert", _bert, texts, _encode, loss="last_hidden_state"),
     Case("bert-decoder", _decoder, _prompts, _continue),
     Case("bert-decoder-untied", _untied, _prompts, _continue),
-    Case("bert2bert", _bert2bert, _pairs, _rewrite),
-    Case("bert-gpt2", _bert_gpt2, _pairs, _rewrite),
+    Case("bert2bert", _bert2bert, _pairs, rewrite),
+    Case("bert-gpt2", _bert_gpt2, _pairs, rewrite),
     Case("vit-bert", _vit_bert, _pictures, run),
 ]

@@ -1,0 +1,108 @@
+"""Florence-2: a captioner that was taught tasks, some of whose answers are regions."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from captax.errors import quoted
+from captax.generation import GenerationConfig, GenerationError, Sequences
+from captax.generation.config import nearest
+from captax.generation.programs import Begun
+from captax.generation.result import Alternative
+from captax.images import ImageProcessor, Prepared
+from captax.models.florence2 import Florence2
+from captax.pipelines.captioner import Caption
+from captax.pipelines.vision_language import VisionLanguageCaptioner
+from captax.text import Tokenizer
+from captax.text.prompt_format import PromptFormat
+from captax.text.regions import Region
+from captax.text.tasks import FLORENCE2_TOKENS
+
+_LOCATION = re.compile(r"<loc_\d{1,3}>")
+
+
+class Florence2Captioner(VisionLanguageCaptioner):
+    """Writes captions of pictures, or does another of its tasks.
+
+    A prompt that begins with the token of a task, such as `<OD>`, asks for that task; what follows
+    is the text or the region that it is about. `Caption.regions` are what it found. Any other
+    prompt is asked as it is.
+    """
+
+    model: Florence2
+
+    def __init__(
+        self,
+        model: Florence2,
+        processor: ImageProcessor,
+        tokenizer: Tokenizer,
+        prompt_format: PromptFormat,
+        generation: GenerationConfig | None = None,
+    ):
+        if tokenizer.vocab_size + len(FLORENCE2_TOKENS) <= model.config.text_config.vocab_size:
+            tokenizer = tokenizer.with_special(FLORENCE2_TOKENS)
+        super().__init__(model, processor, tokenizer, prompt_format, generation)
+
+    def prompt_for(self, task: str, prompt: str = "") -> str:
+        tasks = {each.name: each for each in self.prompt_format.tasks}
+        if task not in tasks:
+            raise GenerationError(f"unknown task {quoted(task)}{nearest(task, list(tasks))}")
+        tasks[task].asked(prompt)
+        return f"{tasks[task].token}{prompt}"
+
+    def places(self, picture: Prepared) -> int:
+        return self.model.config.places_of(picture.pixels.shape[:2])
+
+    def _asked(self, prompts: Sequence[str], system: str, raw: bool) -> list[Any]:
+        # A prompt may name places in the picture.
+        self._refuse_special([_LOCATION.sub("", prompt) for prompt in (*prompts, system)])
+        for prompt in prompts:
+            self._question(prompt, system, raw)
+        return [(prompt, system, raw) for prompt in prompts]
+
+    def _question(self, prompt: str, system: str, raw: bool) -> str:
+        if raw:
+            return prompt
+        task, text = self.prompt_format.task_of(prompt)
+        question = text or None if task is None else task.asked(text)
+        return self.prompt_format.text(question, system=system or None)
+
+    def _whole_prompt(self, asked: Any, picture: Prepared, config: GenerationConfig) -> list[int]:
+        question = self._encoded(*asked, picture.pixels.shape[:2])
+        return Begun([self._start(config)], question, self.model.text_encoder.max_positions)
+
+    def _encode_prompt(
+        self, prompt: str, system: str, raw: bool, size: tuple[int, int]
+    ) -> list[int]:
+        [text] = self.tokenizer.encode_special([self._question(prompt, system, raw)])
+        config = self.model.config
+        return [config.image_token_id] * config.places_of(size) + text
+
+    def _caption(self, asked: Any, found: Sequences, config: GenerationConfig) -> Caption:
+        caption = super()._caption(asked, found, config)
+        prompt, _, raw = asked
+        task, _ = (None, "") if raw else self.prompt_format.task_of(prompt)
+        if task is None or task.reading is None:
+            return caption
+        count = config.num_return_sequences
+        rows = zip(found.tokens[:count], found.lengths[:count], strict=True)
+        answers = [
+            task.reading(self.tokenizer.decode_special([int(token) for token in row[:length]]))
+            for row, length in rows
+        ]
+        others = tuple(
+            Alternative(_told(regions), other.score)
+            for regions, other in zip(answers, caption.alternatives, strict=True)
+        )
+        return dataclasses.replace(
+            caption, text=others[0].text, alternatives=others, regions=tuple(answers[0])
+        )
+
+
+def _told(regions: Sequence[Region]) -> str:
+    """Regions as a text: their labels, each once, or how many there are."""
+    labels = dict.fromkeys(region.label for region in regions if region.label)
+    if labels:
+        return ", ".join(labels)
+    return "1 region" if len(regions) == 1 else f"{len(regions) or 'no'} regions"
