@@ -236,7 +236,7 @@ def test_self_critical_training_asks_too(recipe: Callable[..., Recipe], tmp_path
         ({"stage": {"views": 2}}, "the features of pictures are not kept for a model that sees"),
         ({"model": {"add_words": True}}, "model.add_words is for models with a word vocabulary"),
         ({"model": {"prompt": "a <image>"}}, "meaning of its own"),
-        ({"data": {"max_tokens": 240}}, r"reads 256 tokens, \d+ of them for the prompt; give at"),
+        ({"data": {"max_tokens": 500}}, r"reads 512 tokens, \d+ of them for the prompt; give at"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_it_begins(
