@@ -10,6 +10,7 @@ call that writes `TOKENS`. The tokens must be equal.
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -108,14 +109,24 @@ def main() -> None:
             )
         return found.numpy()[:, prompt.shape[1] :]
 
-    same = (captax(TOKENS) == reference(TOKENS)).mean()
+    calls = {"captax": captax, "transformers": reference}
     times: dict[tuple[str, int], list[float]] = {}
-    for call in (captax, reference):
-        call(1)
+
+    def timed(name: str, count: int) -> float:
+        """The seconds of a call. They are shown with the processor's, which vary less if busy."""
+        busy = time.process_time()
+        spent = seconds(lambda: calls[name](count))
+        busy = time.process_time() - busy
+        print(f"  {name} {count}: {spent:.2f} s, {busy:.2f} s of CPU", file=sys.stderr, flush=True)
+        return spent
+
+    same = (captax(TOKENS) == reference(TOKENS)).mean()
+    for name in calls:
+        timed(name, 1)
     for _ in range(options.runs):
-        for name, call in (("captax", captax), ("transformers", reference)):
+        for name in calls:
             for count in (1, TOKENS):
-                times.setdefault((name, count), []).append(seconds(lambda c=call, n=count: c(n)))
+                times.setdefault((name, count), []).append(timed(name, count))
     print(f"batch {options.batch}, {prompt.shape[1]} tokens of prompt, {same:.0%} of tokens equal")
     found = {}
     for name in ("captax", "transformers"):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from captax.errors import CaptaxError, plural, quoted
+from captax.errors import CaptaxError, plain, plural, quoted
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,14 @@ def test_a_message_keeps_its_beginning_and_its_end() -> None:
     said = str(CaptaxError(f"a.pth: {'x' * 10**6}; download it again"))
     assert len(said) < 51_000
     assert said.startswith("a.pth: xxx") and said.endswith("xxx; download it again")
+
+
+def test_words_of_pydantic_are_ours() -> None:
+    assert plain("Input should be a valid integer, unable to parse string as an integer") == (
+        "must be an integer"
+    )
+    assert plain("Input should be less than or equal to 65535") == (
+        "must be less than or equal to 65535"
+    )
+    assert plain("Value error, give 1 or more") == "give 1 or more"
+    assert plain("Input should have at least 2 items") == "must have at least 2 items"

@@ -17,7 +17,6 @@ MARKERS = {
         *(f"<row_{row}_col_{column}>" for row in (1, 2, 3) for column in (1, 2)),
     ),
     "paligemma": ("<bos>", END),
-    "florence2": (END, "<poly>", "</poly>", "<sep>", *(f"<loc_{part}>" for part in range(5))),
     "llava": (END,),
     "joycaption": (
         *("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", END, "<|eot_id|>"),
@@ -27,12 +26,15 @@ MARKERS = {
         *("<bos>", "<start_of_turn>", "<end_of_turn>", END),
         *("<start_of_image>", "<end_of_image>"),
     ),
+    "florence2": (END, "<poly>", "</poly>", "<sep>", *(f"<loc_{part}>" for part in range(5))),
 }
 # What keeps the places of a picture, where it is not `<image>`.
 PICTURES = {
     "joycaption": "<|reserved_special_token_69|>",
     "gemma3-vision": "<image_soft_token>",
 }
+# Markers after the words.
+LAST = {"smolvlm": tuple(f"<row_{row}_col_3>" for row in (1, 2, 3))}
 SIZES = {"florence2": (48, 80)}
 WORDS = ("User:", "System:", "Assistant:", "red", "blue", "square", "look", "Can", "you", "?")
 TILES = {
@@ -50,18 +52,18 @@ def write(name: str, folder: Path) -> Path:
         contents["text_config"]["max_position_embeddings"] = 512
     (folder / "config.json").write_text(json.dumps(contents))
     markers, picture = MARKERS[name], PICTURES.get(name, "<image>")
-    said = ["<pad>", "<s>", "</s>", "<unk>", *markers, *WORDS]
+    last = LAST.get(name, ())
+    said = ["<pad>", "<s>", "</s>", "<unk>", *markers, *WORDS, *last]
     words = {word: index for index, word in enumerate(said)}
     words |= {f"w{index}": index for index in range(len(words), 39)} | {picture: 39}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     if name == "florence2":
         backend.decoder = tokenizers.decoders.Fuse()  # nothing stands between location tokens
-    backend.add_special_tokens([*markers, picture, "<pad>", "<s>", "</s>"])
+    backend.add_special_tokens([*markers, *last, picture, "<pad>", "<s>", "</s>"])
     Tokenizer(backend, start="<s>", eos=END, pad="<pad>").save(folder)
-    config = (
-        TILES if name == "smolvlm" else ImageProcessor(size=SIZES.get(name, (32, 32))).to_config()
-    )
+    processor = ImageProcessor(size=SIZES.get(name, (32, 32)))
+    config = TILES if name == "smolvlm" else processor.to_config()
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
     roles = {"eos_token_id": words[END], "pad_token_id": 0, "bos_token_id": 1}
     if name == "florence2":

@@ -82,5 +82,8 @@ def plural(count: int, one: str, several: str = "") -> str:
 
 
 def plain(message: str) -> str:
-    """A message of pydantic without the words that it puts around a validator's own."""
-    return re.sub(r"Value error, |, unable to [\w ]+", "", message)
+    """A message of pydantic in the words of ours."""
+    message = re.sub(r"Value error, |, unable to [\w ]+", "", message)
+    message = re.sub(r"\bInput should (be|have)\b", r"must \1", message)
+    message = re.sub(r"\bmust be a valid integer\b", "must be an integer", message)
+    return re.sub(r"\bmust be a valid\b", "must be a", message)

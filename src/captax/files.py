@@ -474,6 +474,15 @@ def _not_own(path: Path) -> OutputError:
     )
 
 
+def absent(path: str | os.PathLike[str], what: str = "file") -> str:
+    """Why there is nothing at a path, as a message says it; a link may lead nowhere."""
+    try:
+        target = Path(path).readlink()
+    except (OSError, ValueError):
+        return f"no such {what}"
+    return f"no such {what}; it is a link to {target}, and nothing is there"
+
+
 def open_regular(path: str | os.PathLike[str], *, limit: int | None = None) -> io.BufferedReader:
     """Open a regular file to read; pipes, devices and files of more than `limit` bytes are refused.
 

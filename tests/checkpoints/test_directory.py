@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -49,6 +50,33 @@ def test_a_model_comes_back_as_it_was_saved(
     for name, value in parameters(loaded).items():
         want = np.asarray(parameters(model)[name]).astype(dtype).astype(np.float32)
         np.testing.assert_array_equal(value, want, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("named", "stored", "kept"),
+    [
+        ({"dtype": "bfloat16"}, "float32", "bfloat16"),
+        ({"torch_dtype": "float16"}, "float32", "float16"),
+        ({}, "bfloat16", "bfloat16"),
+        ({"dtype": "auto"}, "float16", "float16"),
+        ({"dtype": None}, "float64", "float32"),
+        ({"dtype": "float64"}, "float16", "float32"),
+        ({}, "float8_e4m3fn", "bfloat16"),
+    ],
+)
+def test_auto_is_the_type_that_the_checkpoint_has(
+    make_model: Callable[..., Any], tmp_path: Path, named: dict[str, Any], stored: str, kept: str
+) -> None:
+    config = {"model_type": "gpt2", "vocab_size": 5, "n_embd": 4, "n_layer": 1, "n_head": 2}
+    save_model(tmp_path, make_model(config))
+    tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    tensors = {name: each.astype(jnp.dtype(stored)) for name, each in tensors.items()}
+    # One that is of another type, as normalisations often are, does not decide.
+    tensors["transformer.ln_f.weight"] = tensors["transformer.ln_f.weight"].astype(np.float32)
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({**config, **named}))
+    loaded = load_model(tmp_path, dtype="auto")
+    assert {leaf.dtype.name for leaf in parameters(loaded).values()} == {kept}
 
 
 def test_weights_that_do_not_fit_the_config_are_named(saved: Path) -> None:

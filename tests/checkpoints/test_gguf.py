@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from gguf.quants import dequantize
 
 import captax
@@ -73,6 +74,24 @@ def test_a_model_computes_what_it_did_before_it_was_converted(pair: tuple[Any, P
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 12, (2, 12)), jnp.int32)
     want = jax.jit(lambda: model(None, tokens))()
     np.testing.assert_allclose(jax.jit(lambda: again(None, tokens))(), want, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept"),
+    [
+        (Kind.F32, "float32"),
+        (Kind.F16, "float16"),
+        (Kind.BF16, "bfloat16"),
+        (Kind.Q8_0, "bfloat16"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_auto_is_the_type_of_the_file(
+    kind: Kind, kept: str, make_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.gguf", "llama", numbers(LLAMA), theirs(make_model(LLAMA)), kind)
+    again = load_gguf(open_gguf(path), dtype="auto")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(nnx.state(again))} == {kept}
 
 
 def test_a_file_continues_texts(pair: tuple[Any, Path]) -> None:

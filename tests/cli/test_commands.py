@@ -312,7 +312,7 @@ def test_train_tells_mistakes_in_one_line(
     ("option", "value", "message"),
     [
         ("--format", "json", "'json' is not one of 'text', 'jsonl',"),
-        ("--num-beams", "three", "Input should be a valid integer; see"),
+        ("--num-beams", "three", "must be an integer; see"),
         (
             "--max-new-tokens",
             "500",

@@ -95,8 +95,8 @@ INSTEAD = {
 MODELS = {
     "HuggingFaceTB/SmolVLM-256M-Instruct": "smolvlm",
     "google/paligemma2-3b-mix-224": "paligemma",
-    "florence-community/Florence-2-base": "florence2",
     "fancyfeast/llama-joycaption-beta-one-hf-llava": "joycaption",
+    "florence-community/Florence-2-base": "florence2",
     "Salesforce/blip-image-captioning-base": "blip",
     "google/vit-base-patch16-224": "vit-classifier",
     "google/vit-base-patch16-224-in21k": "vit",
@@ -113,6 +113,7 @@ MODELS = {
     "runs/food101-vit/best": "vit-classifier",
     "runs/git/best": "git",
     "runs/git-finetune/best": "git",
+    "runs/smolvlm-finetune/best": "smolvlm",
     "nlpconnect/vit-gpt2-image-captioning": "vit-gpt2",
     "openai-community/gpt2": "gpt2",
     "patrickvonplaten/bert2bert-cnn_dailymail-fp16": "bert2bert",

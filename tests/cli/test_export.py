@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -6,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from vision_language_files import write
 
 Run = Callable[..., Any]
 
@@ -35,6 +38,9 @@ def test_wrong_use_is_one_line(
         return str(result.err)
 
     assert "which cannot caption" in refused(checkpoint("vit-classifier"), tmp_path / "out")
+    said = refused(write("smolvlm", tmp_path / "smolvlm"), tmp_path / "out")
+    assert "vision-language models cannot be exported yet; give another captioner: a vi" in said
+    shutil.rmtree(tmp_path / "smolvlm")
     assert "coreml" in refused(model, tmp_path / "out", "--format", "coreml")
     assert "not an export" in refused(model, model, "--format", "stablehlo")
     (tmp_path / "file").write_text("")

@@ -51,6 +51,15 @@ def test_a_table_of_scores_with_intervals(run: Run, files: Path) -> None:
         assert numbers(line) == [round(100 * each, 2) for each in expected]
 
 
+def test_cider_of_one_picture_is_explained(run: Run, files: Path) -> None:
+    Path("one.json").write_text(json.dumps({"1": HYPOTHESES["1"]}))
+    warning = "captax: warning: CIDEr of a single picture is always 0"
+    assert warning in run("score", "one.json", "r.json", "--partial").err
+    counts = ("--document-frequencies", "r.json")
+    assert warning not in run("score", "one.json", "r.json", "--partial", *counts).err
+    assert warning not in run("score", "one.json", "r.json", "--partial", "--metrics", "bleu").err
+
+
 def test_two_systems_are_compared(run: Run, files: Path) -> None:
     result = run("score", "h.json", "r.json", "--against", "worse.json", "--json", "out.json")
     head, first, *_ = result.out.splitlines()

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Run = Callable[..., Any]
 
 
@@ -27,3 +29,13 @@ def test_each_fault_of_the_data_is_a_line(run: Run, tmp_path: Path) -> None:
         "captax: 29 pictures cannot be read, 1 picture has no caption. Repair or"
     )
     assert "--skip-broken" in last and not out.exists()
+
+
+def test_a_run_that_is_refused_leaves_no_folder(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("train", "finetune", "--set", f"data.root={tmp_path / 'nosuch'}")
+    assert result.code == 2 and "nosuch" in result.err
+    assert list(tmp_path.iterdir()) == []
+    assert "Repair it;" in result.err

@@ -148,8 +148,8 @@ def test_records_of_no_picture_are_counted(tmp_path: Path, pictures: Callable[..
         summary = caption_collection(items * 2, engine, Beside(TextSidecars()), journal=journal)
     assert summary.unmatched == 2
     assert summary.lines()[1] == (
-        "the journal has records of 2 pictures that are not among those given; nothing was written "
-        "beside them"
+        "captioned in an earlier run, and not among the pictures given now: 2 pictures; the "
+        "captions were left as they are"
     )
     with Journal(tmp_path / "another", {}) as journal:
         again = caption_collection(items, engine, Beside(TextSidecars()), journal=journal)

@@ -23,7 +23,7 @@ import pytest
 from captax.collection import archives, remote
 from captax.collection.item import CollectionError, Item, files_left_out
 from captax.collection.items import find_items
-from captax.data import shards
+from captax.data import shards, tables
 from captax.data.example import DataError
 from captax.errors import CaptaxError
 from captax.images import ImageError
@@ -73,11 +73,22 @@ def test_patterns_files_and_folders_mean_each_picture_once(pictures: Callable[..
     assert names(folder / "sub", folder / "gone.jpg")[-1] == str(folder / "gone.jpg")
 
 
+@pytest.mark.parametrize("name", ["gone.jpg", "gone", "gone.zip", "gone/list.csv"])
+def test_one_of_several_sources_that_does_not_exist_is_one_error(
+    pictures: Callable[..., Path], name: str
+) -> None:
+    folder = pictures("a.png")
+    found = contents(folder / name, folder / "a.png")
+    assert list(found) == [str(folder / name), str(folder / "a.png")]
+    assert "o such file" in str(found[str(folder / name)]).replace(" or folder", "")
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         ("", "an empty path"),
         ("none", "no such file or folder"),
+        ("link", "link: no such file or folder; it is a link to nowhere, and nothing is there"),
         ("*.jpg", "this pattern matches no picture"),
         ("empty", "there are no pictures in this folder"),
         ("archives", "to caption what its archives and lists hold, give 'archives/*.tar'"),
@@ -98,6 +109,7 @@ def test_what_means_no_picture_at_all_is_refused_in_one_line(
     Path("empty").mkdir()
     Path("archives").mkdir()
     Path("archives/a.tar").write_bytes(b"")
+    Path("link").symlink_to("nowhere")
     for name in ("a.tar.gz", "text.zip", "text.parquet"):
         Path(name).write_text("text")
     zipfile.ZipFile("empty.zip", "w").close()
@@ -411,8 +423,8 @@ def test_lists_name_pictures_by_path_and_url(
         assert got[:3] == [whole, whole, PIXEL] and "No such file" in str(got[3])
         assert "names no picture: " in str(got[4]) and got[5] == whole
         assert "File name too long" in str(got[6])
-    assert "names no picture: None (line 8)" in str(
-        list(contents(folder / "list.jsonl").values())[7]
+    assert "names no picture: None; " in str(
+        contents(folder / "list.jsonl")[f"{folder}/list.jsonl, line 8"]
     )
 
 
@@ -436,25 +448,62 @@ def test_lists_in_several_folders_may_use_the_same_names(tmp_path: Path) -> None
     assert list(contents(tmp_path / "a/list.csv", tmp_path / "b/list.csv").values()) == [b"a", b"b"]
 
 
-def test_a_list_damaged_midway_gives_what_is_before_and_says_so(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(PIXEL)
-    (tmp_path / "l.csv").write_text("image\na.png\nb,c\nd.png\n")
-    (tmp_path / "l.jsonl").write_text('{"image": "a.png"}\n{"image":\n')
-    for name, where in (
-        ("l.csv", "line 3: this row has 2 fields"),
-        ("l.jsonl", "line 2: not JSON"),
-    ):
-        good, damage = contents(tmp_path / name).values()
-        assert good == PIXEL
-        assert str(damage).startswith(
-            f"error: this list is damaged and was read no further: {where}"
-        )
-    (tmp_path / "l.csv").write_text("image\na.png\nb,c\nd.png\ne,f,g\n")
-    _, damage = contents(tmp_path / "l.csv").values()
-    assert "line 3: this row has 2 fields" in str(damage) and "; line 5: this row" in str(damage)
+def test_a_malformed_row_costs_one_picture_and_is_named_by_its_line(tmp_path: Path) -> None:
+    for name in "abcd":
+        (tmp_path / f"{name}.png").write_bytes(name.encode())
+    rows = ["image,n", "a.png,1", "b.png,2,3", "c.png", '"c.png","x', 'y"', '"a.png,5', "b.png,6"]
+    rows += ['"c.png"?,7', '"d.png",8', '"a.png', "d.png,9"]
+    (tmp_path / "l.csv").write_text("\n".join(rows))
+    rows = ['{"image": "a.png"}', '{"image": "b.png"', "[1]", '{"picture": "x"}', '{"image": 7}']
+    (tmp_path / "l.jsonl").write_text("\n".join([*rows, '{"path": "d.png"}']))
+    (tmp_path / "l.tsv").write_text("image\tn\na.png\t1\t2\nb.png\nd.png\t1")
+    faults = {
+        "l.csv": {
+            3: "this row has 3 fields and the header has 2; put fields that contain commas in "
+            "double quotes",
+            4: "this row has 1 fields and the header has 2; put a comma for each field that is "
+            "empty",
+            7: "',' expected after '\"'; check its quotes",
+            9: "',' expected after '\"'; check its quotes",
+            11: "a double quote begins a field and none ends it; check its quotes",
+        },
+        "l.jsonl": {
+            2: "not JSON (Expecting ',' delimiter at column 18); write one object a line",
+            3: "expected an object, got list; write one object a row",
+            4: "no column is named",
+            5: "names no picture: 7; fill in the path",
+        },
+        "l.tsv": {2: "replace tabs in fields by spaces", 3: "put a tab for each field"},
+    }
+    good = {"l.csv": b"acbdd", "l.jsonl": b"ad", "l.tsv": b"d"}
+    for name, told in faults.items():
+        found = list(find_items([str(tmp_path / name)]))
+        pictures = b"".join(item.path.read_bytes() for item in found if item.path is not None)
+        assert pictures == good[name], name
+        wrong = {item.name: str(item.image) for item in found if item.path is None}
+        assert list(wrong) == [f"{tmp_path / name}, line {number}" for number in told]
+        for where, what in zip(wrong.values(), told.values(), strict=True):
+            assert what in where and " line" not in where.replace("a line", "")
+
+
+def test_a_list_without_a_good_row_is_refused(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("image\nb,c\n")
     with pytest.raises(DataError, match="line 2: this row has 2 fields"):
         find_items([str(tmp_path / "l.csv")])
+    (tmp_path / "l.csv").write_text("pictures\na.png\nb.png\n")
+    with pytest.raises(DataError, match="no column is named"):
+        find_items([str(tmp_path / "l.csv")])
+
+
+def test_a_list_of_open_quotes_does_not_take_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line takes in all lines after it, and these are read again as rows."""
+    monkeypatch.setattr(tables, "_MOST_AGAIN", 100)
+    listed = tmp_path / "l.csv"
+    listed.write_text("image,n\na.png,1\n" + 'a","\n' * 50)
+    _, *wrong = find_items([str(listed)])
+    assert len(wrong) == 3 and "no row after it was read" in str(wrong[-1].image)
 
 
 def test_any_file_system_of_fsspec_is_read() -> None:
@@ -590,7 +639,7 @@ def test_data_urls_are_pictures_and_no_name_repeats_them(tmp_path: Path) -> None
     listed.write_text("\n".join(rows))
     whole, unpadded, damaged, long = find_items([str(listed)])
     assert whole.source() == unpadded.source() == PIXEL
-    assert [whole.name, damaged.name] == [f"{listed}/0", f"{listed}/2"]
+    assert [whole.name, damaged.name] == [f"{listed}/0", f"{listed}, line 3"]
     with pytest.raises(ImageError, match="is a data: URL that cannot be read"):
         damaged.source()
     with pytest.raises(ImageError, match="names no picture") as refused:

@@ -253,6 +253,22 @@ def test_asked_to_stop_it_stops_after_the_batch(engine: Any, pictures: Callable[
     assert "run the same command again to go on from here" in summary.lines()[-1]
 
 
+def test_asked_to_stop_after_the_last_batch_it_finishes(
+    engine: Any, pictures: Callable[..., Path]
+) -> None:
+    folder = pictures("a.jpg", "b.jpg", "c.jpg")
+    out = OneFile(folder / "x.csv", CaptionFormat.csv)
+    with Journal(folder / "job", {}) as journal:
+        summary = caption_collection(
+            find_items([str(folder)]),
+            engine(batch_size=4),
+            out,
+            journal=journal,
+            asked=lambda: True,
+        )
+    assert not summary.stopped and summary.lines()[-1] == f"wrote {out.path}"
+
+
 def test_pictures_that_come_later_are_added(engine: Any, pictures: Callable[..., Path]) -> None:
     out = OneFile(pictures("b.jpg") / "x.jsonl", CaptionFormat.jsonl)
     for names in (["b.jpg"], ["a.jpg", "b.jpg"]):

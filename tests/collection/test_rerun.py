@@ -1,5 +1,6 @@
 """A job that is run again looks at what is there, and not only at what it did."""
 
+import json
 import os
 import zipfile
 from collections.abc import Callable
@@ -105,6 +106,28 @@ def test_a_repaired_picture_is_tried_again_and_a_broken_one_named(
     replace(folder / "bad.jpg")
     summary = job(listed, out)
     assert (summary.changed, summary.failed_before, summary.errors.total()) == (1, 0, 1)
+
+
+def test_a_repaired_list_leaves_no_error_and_no_picture_behind(
+    pictures: Callable[..., Path], tmp_path: Path, job: Run
+) -> None:
+    pictures("a.jpg", "b.jpg", "c.jpg")
+    listed = tmp_path / "list.jsonl"
+    rows = ['{"path": "pictures/a.jpg"}', '{"path": "pictures/b.jpg"', '{"path": ""}']
+    listed.write_text("\n".join([*rows, '{"path": "pictures/c.jpg"}', '{"path": "bad.jpg"}']))
+    out = OneFile(tmp_path / "out.jsonl", CaptionFormat.jsonl)
+    summary = job(listed, out, listed=tmp_path / "out")
+    assert (summary.captioned, summary.errors.total()) == (2, 3)
+    assert job(listed, out).lines()[0].startswith("5 pictures: 2 captioned before, 3 failed in ")
+
+    listed.write_text('{"path": "pictures/a.jpg"}\n{"path": "pictures/b.jpg"}\n{"path": ""}\n')
+    seen: list[int] = []
+    summary = job(listed, out, watch=lambda _, summary: seen.append(summary.settled))
+    assert (summary.captioned, summary.before, summary.failed_before) == (1, 1, 1)
+    assert summary.settled == 3 and max(seen) <= 3
+    assert summary.unmatched == 1  # c.jpg, which may come back
+    paths = [json.loads(line)["path"] for line in out.path.read_text().splitlines()]
+    assert [Path(path).name for path in paths] == ["a.jpg", "list.jsonl, line 3", "c.jpg", "b.jpg"]
 
 
 def test_what_changed_is_told_by_content_when_asked(

@@ -121,6 +121,32 @@ def test_a_text_that_is_not_utf8_is_a_fault_of_its_picture(
     assert fault.endswith("b.txt: byte 3 is not UTF-8 text; save the file as UTF-8")
 
 
+def test_an_empty_text_is_told_apart_from_none(tmp_path: Path, picture: Picture) -> None:
+    for name, text in (("a", "A wall"), ("b", " \n"), ("c", None)):
+        (tmp_path / f"{name}.png").write_bytes(picture("red"))
+        if text is not None:
+            (tmp_path / f"{name}.txt").write_text(text)
+    report = check(tmp_path).report
+    assert [Path(each).name for each in report.empty] == ["b.png"]
+    assert [Path(each).name for each in report.uncaptioned] == ["c.png"]
+
+
+def test_a_bad_line_hides_no_other_fault(tmp_path: Path, picture: Picture) -> None:
+    (tmp_path / "a.png").write_bytes(picture("red"))
+    (tmp_path / "a.txt").write_text("not read")
+    rows = ['{"file_name": "a.png"', '{"file_name": "a.png", "text": "A wall"}', "[]"]
+    rows.append('{"file_name": "gone.png", "text": "A dog"}')
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    report = check(tmp_path).report
+    assert ["line 1: not JSON" in told or "line 3: expected" in told for told in report.faults] == [
+        True,
+        True,
+    ]
+    [reason] = report.unreadable.values()
+    assert reason == "no such file"
+    assert "text files beside its pictures are not read" in report.layout
+
+
 def test_pictures_without_a_text_beside_them(tmp_path: Path, picture: Picture) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.png").write_bytes(picture("red"))

@@ -98,7 +98,9 @@ def test_links(folder):
     ]
     (folder / "broken.jpg").symlink_to("gone.jpg")
     assert "broken.jpg" in names(".")  # a picture that cannot be read is not passed over
-    with pytest.raises(ImageError, match=r"broken\.jpg: no such file"):
+    with pytest.raises(
+        ImageError, match=r"broken\.jpg: no such file or folder; it is a link to gone\.jpg"
+    ):
         find_images(["broken.jpg"])
 
 

@@ -40,6 +40,9 @@ COCO = {
         {"id": 9, "image_id": 1, "caption": "the dog"},
     ],
 }
+COCO_BY_NUMBER = COCO | {
+    "images": [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "2.jpg"}]
+}
 KARPATHY = {
     "images": [
         {"filename": "1.jpg", "split": "test", "sentences": [{"raw": "a dog"}, {"raw": "the dog"}]},
@@ -79,6 +82,34 @@ def test_what_captax_writes_is_read(write: Write) -> None:
     assert texts(write("caption.jsonl", record)) == {"a/1.jpg": ["a dog"]}
     evaluated = {"scores": {"BLEU-1": 0.5}, "captions": {"1": "a dog"}, "per_image": {"1": {}}}
     assert texts(write("evaluate.json", evaluated)) == {"1": ["a dog"]}
+
+
+JSON_LINES = """\
+{"path": "b/2.jpg", "error": "no such file", "id": 1, "text": "of the list"}
+{"path": "a/1.jpg", "caption": "a dog", "score": -1.0, "id": 2}
+"""
+TABLE = """\
+path,caption,score,error,id
+b/2.jpg,,,no such file,1
+a/1.jpg,a dog,-1.0,,2
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("o.jsonl", JSON_LINES), ("o", JSON_LINES), ("o.csv", TABLE)]
+)
+def test_pictures_that_captax_could_not_caption_have_none_and_its_paths_count(
+    write: Write, name: str, content: str
+) -> None:
+    """The other columns are of the list that named the pictures."""
+    hypotheses = read_captions(write(name, content))
+    assert {image: rows[0].caption for image, rows in hypotheses.rows.items()} == {
+        "a/1.jpg": "a dog"
+    }
+    references = read_captions(write("coco.json", COCO_BY_NUMBER))
+    with pytest.raises(CaptaxError, match="image '2' has no hypothesis"):
+        align(hypotheses, references)
+    assert align(hypotheses, references, partial=True).hypotheses == {"1": "a dog"}
 
 
 @pytest.mark.parametrize(("split", "ids"), [("test", ["1"]), ("val", ["2"]), ("dev", ["2"])])
@@ -212,10 +243,11 @@ RECORD = {"id": 1, "caption": "a dog"}
         ),
         ("x.json", [{"id": 1.5, "caption": "a"}], "{path}, [0]: 1.5 is no id"),
         ("x.jsonl", '{"id": 1, "caption": "a"}\n{"id"', "{path}, line 2: not JSON"),
+        ("x.jsonl", {"path": "a.png", "error": "bad"}, "{path}: no captions; give a file that has"),
         (
             "x.jsonl",
-            {"path": "a.png", "error": "bad"},
-            "image 'a.png'; add one of them (found: path, error)",
+            {"path": "a.png", "fault": "bad"},
+            "image 'a.png'; add one of them (found: path, fault)",
         ),
         ("x.jsonl", '{"id": 1, "caption": "a", "id": 2}', "line 1: not JSON (key 'id' comes twice"),
         ("x.json", {"annotations": COCO["annotations"]}, "{path}: 'images' is missing; add it"),

@@ -1,3 +1,4 @@
+import inspect
 import random
 from pathlib import Path
 from typing import Any
@@ -200,13 +201,20 @@ def test_very_long_captions() -> None:
         ({"x": "a"}, {"x": ["a"], "y": ["b"]}, "image 'y' has references but no hypothesis"),
         ({"x": "a"}, {"x": []}, "image 'x' has an empty list of references"),
         ({"x": "a"}, {"x": "a dog"}, "image 'x': references must be a list of captions"),
+        (
+            {"x": ["a"]},
+            {"x": ["a"]},
+            "image 'x': the hypothesis must be a text, and is of type list",
+        ),
+        ({"x": "a"}, {"x": [["a"]]}, "image 'x': each reference must be a text"),
+        (["a"], {"x": ["a"]}, r"of type list; for a list, give dict\(enumerate\(hypotheses\)\)"),
+        ({0: "a"}, [["a"]], r"of type list; for a list, give dict\(enumerate\(references\)\)"),
     ],
 )
-def test_errors_name_the_image(
-    hypotheses: dict[str, str], references: dict[str, Any], message: str
-) -> None:
+def test_errors_name_the_image(hypotheses: Any, references: Any, message: str) -> None:
+    # As callers have it, whose types nothing checks.
     with pytest.raises(CaptaxError, match=message) as error:
-        score(hypotheses, references)
+        inspect.unwrap(score)(hypotheses, references)
     assert "\n" not in str(error.value)
 
 

@@ -9,6 +9,8 @@ from flax import nnx
 from captax.models.attention import Attention
 from captax.models.cache import Span
 from captax.models.modules import AttentionConfig, LayerConfig, MlpConfig
+from captax.models.observing import observe
+from captax.models.tracing import portable
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +46,34 @@ def test_beams_attend_to_their_own_picture(attention: Attention) -> None:
     x = jax.random.normal(jax.random.key(2), (6, 1, 12))
     want = attention(x, [Span(jnp.repeat(keys, 3, axis=0), jnp.repeat(values, 3, axis=0))])
     np.testing.assert_allclose(attention(x, [Span(keys, values)]), want, atol=1e-6)
+
+
+def test_large_pictures_are_attended_to_head_by_head(
+    attention: Attention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = jax.random.normal(jax.random.key(1), (2, 5, 12))
+    context = jax.random.normal(jax.random.key(2), (2, 4, 7))
+
+    def attended(x: jax.Array, context: jax.Array) -> jax.Array:
+        return attention(x, [Span(*attention.keys_and_values(context))])
+
+    def slope(x: jax.Array, context: jax.Array) -> jax.Array:
+        return (attended(x, context) ** 2).sum()
+
+    def traced() -> str:
+        return str(jax.make_jaxpr(lambda: attended(x, context))())
+
+    want = attended(x, context), jax.grad(slope, (0, 1))(x, context)
+    assert "scan" not in traced()
+    monkeypatch.setattr("captax.models.attention.LARGE", 5 * 4)
+    got = attended(x, context), jax.grad(slope, (0, 1))(x, context)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want)
+    assert "scan" in traced()
+    # What is recorded has all heads, and exported programs take the plain form.
+    _, seen = observe(attended, x, context)
+    assert [each.shape for each in seen["cross_attentions"]] == [(2, 3, 5, 4)]
+    with portable():
+        assert "scan" not in traced()
+    # A masked one, as in a language model, stays as it is.
+    span = Span(*attention.keys_and_values(context), jnp.ones((2, 5, 4), bool))
+    np.testing.assert_allclose(attention(x, [span]), want[0], atol=1e-5)

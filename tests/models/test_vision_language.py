@@ -1,9 +1,17 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jaxtyping import Array
 
+from captax.checkpoints.directory import load_model
+from captax.checkpoints.state import parameters, rebuilder
 from captax.models.config import ConfigError
 from captax.models.gemma2 import Gemma2Config
 from captax.models.paligemma import PaliGemmaConfig
+from captax.models.prompt import Prompt
 from captax.models.smolvlm import Idefics3Config, Idefics3VisionConfig, SmolVLMConfig, buckets
+from golden.case import CHECKPOINTS
 
 # As published with HuggingFaceTB/SmolVLM-256M-Instruct, without what captax does not read.
 SMOLVLM_256M = {
@@ -80,3 +88,47 @@ def test_the_language_model_of_paligemma_2() -> None:
 def test_what_is_not_supported_is_refused(kind, config, message) -> None:
     with pytest.raises(ConfigError, match=message):
         kind.read(config)
+
+
+CAPTIONS = [[5, 9, 2], [7, 2], [30, 11, 12, 2]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["smolvlm", "paligemma2"])
+def test_packed_captions_follow_the_prompt_as_in_decoding(name: str) -> None:
+    """And every part of the model has a gradient."""
+    model = load_model(CHECKPOINTS / name)
+    rebuild = rebuilder(model)
+    views = jax.random.normal(jax.random.key(0), (2, 1, 32, 32, 3))
+    places = model.config.places
+    # Of different lengths, filled up on the right.
+    tokens = np.full((2, places + 6), 8, np.int32)
+    tokens[:, 1 : places + 1] = model.config.image_token_id
+    prompt = Prompt(jnp.array(tokens), jnp.array([places + 3, places + 6]))
+    # The first token of a caption stands for the prompt, and may be any.
+    rows = [
+        [(k, place, k + 1) for k, caption in enumerate(CAPTIONS) for place in range(len(caption))]
+    ]
+    first, positions, segments = jnp.moveaxis(jnp.array(rows * 2), 2, 0)
+    said = jnp.array([[0, *(token for caption in CAPTIONS for token in caption)][:-1]] * 2)
+    inputs = jnp.where(positions == 0, first, said)
+
+    def read(weights: dict[str, Array]) -> tuple[Array, Array]:
+        built = rebuild(weights)
+        logits = built.read(built.encode(views), inputs, positions, segments, prompt)
+        return jnp.square(logits).sum(), logits
+
+    (_, logits), gradient = jax.jit(jax.value_and_grad(read, has_aux=True))(parameters(model))
+    for part in ("encoder.layers.0", "connector", "decoder.embedding", "decoder.layers.1"):
+        assert any(name.startswith(part) and gradient[name].any() for name in gradient), part
+
+    features = jax.jit(model.encode)(views)
+    begin, advance = jax.jit(model.begin, static_argnums=2), jax.jit(model.advance)
+    place = 0
+    for caption in CAPTIONS:
+        after, cache = begin(features, prompt, 4)
+        for token in caption:
+            np.testing.assert_allclose(logits[:, place], after, atol=1e-4)
+            after, cache = advance(jnp.array([token, token]), cache)
+            place += 1
+    assert place == logits.shape[1]

@@ -6,19 +6,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 
 import captax
-from captax.checkpoints.state import export, fill
+from captax.checkpoints.state import export, fill, parameters, rebuilder
+from captax.data import pack_captions
 from captax.models.config import FAMILIES
 from captax.models.gemma3_vision import Gemma3Config
 from captax.models.llava import LlavaConfig
 from captax.models.paligemma import PaliGemmaConfig
+from captax.models.prompt import Prompt
 from captax.models.smolvlm import Idefics3Config, SmolVLMConfig, buckets
 from captax.models.vision_language import VisionLanguageConfig
 from captax.text.prompt_format import FORMATS, IDEFICS3, PALIGEMMA, SMOLVLM, PromptFormat
+from captax.training.step import token_losses
 from vision_language_files import MARKERS, write
 
 transformers = pytest.importorskip("transformers")
@@ -221,7 +225,8 @@ def test_a_batch_is_answered_as_the_reference_answers_each(
     assert len({each.tokens for each in found}) > 1
     for picture, prompt, got in zip(pictures, prompts, found, strict=True):
         shown = ours.prepare(picture)
-        read = ours._whole_prompt((prompt, "", False), shown, ours.generation)
+        [asked] = ours._asked([prompt], "", False)
+        read = ours._whole_prompt(asked, shown, ours.generation)
         begun = 1 if name == "florence2" else len(read)  # which the encoder's prompt is no part of
         tokens = torch.tensor([getattr(read, "question", read)])
         pixels = torch.from_numpy(ours.processor.normalize(shown.views).transpose(0, 3, 1, 2))
@@ -307,6 +312,22 @@ def test_the_chat_template_that_comes_with_transformers(count: int, system: str 
     assert SMOLVLM.text(pictures=["<image>"] * count, system=system) == want
 
 
+def test_answers_follow_the_prompt_as_the_chat_template_writes_them() -> None:
+    from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
+
+    jinja2 = pytest.importorskip("jinja2")
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(
+        DEFAULT_CHAT_TEMPLATE
+    )
+    shown, asked, said = ({"type": "image"}, {"type": "text", "text": SMOLVLM.prompt}, "A cat.")
+    turns = [
+        {"role": "user", "content": [shown, asked]},
+        {"role": "assistant", "content": [{"type": "text", "text": said}]},
+    ]
+    whole = SMOLVLM.text(pictures=["<image>"]) + SMOLVLM.reply + said + SMOLVLM.user_end
+    assert template.render(messages=turns, add_generation_prompt=False) == whole
+
+
 def test_paligemma_prompts() -> None:
     processor = transformers.PaliGemmaProcessor
     tokens = SimpleNamespace(bos_token="<bos>")
@@ -321,3 +342,72 @@ def test_paligemma_prompts() -> None:
 
 def test_formats_have_the_model_types_of_configs() -> None:
     assert {kind.model_type for _, kind, _ in MODELS} <= FORMATS.keys()
+
+
+CAPTIONS = ([[5, 9, 2], [7, 2]], [[30, 11, 12, 2], [8, 2]])
+
+
+@pytest.mark.parametrize(("name", "kind", "arguments"), [MODELS[i] for i in (0, 3, 4)])
+def test_the_loss_is_that_of_labels_without_the_prompt(
+    name: str, kind: type[VisionLanguageConfig], arguments: dict[str, Any]
+) -> None:
+    """And so are its gradients, although the captions of a picture share a row and a prefix."""
+    picture = 39
+    key = "image_token_index" if name == "PaliGemma" else "image_token_id"
+    theirs = reference(name, {**arguments, key: picture})
+    config = kind.read(theirs.config.to_dict())
+    saved = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    ours = fill(config.build(), saved, where="theirs", layout=config.layout())
+    pixels = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    shown = [picture] * config.places
+    prompts = [[6, *shown, 20, 21], [6, *shown, 22, 23, 24, 25]]
+
+    # Theirs: each caption in a sequence of its own, the prompt's labels are -100.
+    total, count = torch.zeros(()), 0
+    for row, (prompt, captions) in enumerate(zip(prompts, CAPTIONS, strict=True)):
+        for caption in captions:
+            tokens = torch.tensor([[*prompt, *caption]])
+            labels = torch.tensor([[*[-100] * len(prompt), *caption]])
+            views = torch.from_numpy(pixels[row : row + 1])
+            given: dict[str, Any] = {"pixel_values": views if name == "PaliGemma" else views[None]}
+            if name == "PaliGemma":
+                given["token_type_ids"] = (labels != -100).long()
+            loss = theirs(input_ids=tokens, labels=labels, use_cache=False, **given).loss
+            total, count = total + loss * len(caption), count + len(caption)
+    mean = total / count
+    mean.backward()
+    want = {name: value.grad.numpy() for name, value in theirs.named_parameters()}
+
+    # Ours: one row for each picture.
+    start = 1
+    packed = pack_captions(
+        [[[start, *caption] for caption in captions] for captions in CAPTIONS],
+        capacity=8,
+        pad_id=0,
+    )
+    assert packed.dropped == 0
+    filled = np.zeros((2, 24), np.int32)
+    for row, prompt in enumerate(prompts):
+        filled[row, : len(prompt)] = prompt
+    asked = Prompt(jnp.array(filled), jnp.array([len(prompt) for prompt in prompts]))
+    rebuild = rebuilder(ours)
+
+    def loss_of(weights: dict[str, jax.Array]) -> jax.Array:
+        model: Any = rebuild(weights)
+        features = model.encode(jnp.asarray(pixels.transpose(0, 2, 3, 1)))
+        inputs, targets, positions, segments = map(
+            jnp.asarray, (packed.inputs, packed.targets, packed.positions, packed.segments)
+        )
+        logits = model.read(features, inputs, positions, segments, asked)
+        found = token_losses(logits, targets, segments > 0)
+        return found.total / found.weight
+
+    value, gradient = jax.jit(jax.value_and_grad(loss_of))(parameters(ours))
+    np.testing.assert_allclose(value, mean.item(), rtol=1e-5)
+    layout = config.layout()
+    got = export(rebuild(gradient), layout)
+    spelt = {layout.canonical(name): value for name, value in want.items()}
+    largest = max(np.abs(value).max() for value in spelt.values())
+    assert spelt.keys() >= got.keys()
+    for tensor, value in got.items():
+        np.testing.assert_allclose(value, spelt[tensor], atol=1e-4 * largest, err_msg=tensor)

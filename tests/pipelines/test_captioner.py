@@ -1,5 +1,6 @@
 """What a user holds: pictures of any kind in, captions in order out."""
 
+import inspect
 import io
 import json
 import shutil
@@ -21,6 +22,7 @@ from captax.errors import CaptaxError
 from captax.generation import Beam, GenerationConfig, GenerationError, generate
 from captax.images import ImageError
 from captax.pipelines.captioner import Caption, Captioner
+from captax.pipelines.streaming import several
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,11 @@ def test_errors_come_in_the_place_of_their_pictures(
             assert isinstance(got, Caption) and same(got, captions[row])
     with pytest.raises(ImageError):
         tiny_captioner.caption(sources, batch_size=8)
+
+
+def test_what_is_neither_a_picture_nor_several_is_read_as_one() -> None:
+    """Reading then says what it is, and what it must be."""
+    assert inspect.unwrap(several)(None) == [None]
 
 
 def test_pictures_are_taken_as_they_come(
@@ -251,6 +258,18 @@ def test_any_text_can_be_scored(tiny_captioner: Captioner, pictures: list[np.nda
         tiny_captioner.score(pictures[0], "a " * 20)
     with pytest.raises(ImageError):
         tiny_captioner.score([b"no picture"], ["a"])
+
+
+def test_words_that_the_tokenizer_lacks_are_named(tiny_captioner, pictures):
+    told = r"lacks \('zebras', 'zoo'\)"
+    for read in (
+        lambda: tiny_captioner.score(pictures[0], "a zebras red zoo zebras"),
+        lambda: tiny_captioner.explain(pictures[0], "a zebras red zoo zebras"),
+    ):
+        with pytest.warns(UserWarning, match=told):
+            read()
+    with pytest.raises(GenerationError, match=told):
+        tiny_captioner.caption(pictures[0], prompt="a zebras red zoo zebras")
 
 
 @pytest.mark.slow

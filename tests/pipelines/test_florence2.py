@@ -275,3 +275,14 @@ def test_the_command_refuses_a_task_for_others(
     monkeypatch.setattr("captax.cli.caption.load_captioner", lambda **loaded: tiny_captioner)
     told = CliRunner().invoke(app, ["caption", str(examples / "cat.jpg"), "--task", "od"])
     assert "tasks are for models that were taught them" in str(told.exception)
+
+
+def test_an_answer_is_explained(captioner: Florence2Captioner, pictures: list[Image.Image]) -> None:
+    """The decoder attends to what the encoder made of the picture's places and the question."""
+    found = captioner.explain(pictures[0], "red square", methods=("attention", "gradient"))
+    places = found.lead + found.grid[0] * found.grid[1]
+    assert found.lead == 1 and found.cross_attentions.shape[3] > places
+    np.testing.assert_allclose(found.cross_attentions.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(found.maps().sum((1, 2)), 1, atol=1e-5)
+    [score] = captioner.score(pictures[0], "red square", length_penalty=1.0)
+    assert found.logprobs.mean() == pytest.approx(score, rel=1e-5)

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 import captax
 from captax.cli.main import app
-from captax.errors import CaptaxError
+from captax.cli.options import spelt
+from captax.errors import CaptaxError, CheckpointError, OptionError
 from captax.export import export
 from captax.generation import GenerationError
 from captax.images import ImageError
@@ -99,8 +100,20 @@ def test_a_prompt_holds_no_tokens_with_a_meaning(
 def test_other_captioners_have_no_system_turn(
     tiny_captioner: Any, pictures: list[Image.Image]
 ) -> None:
-    with pytest.raises(GenerationError, match="`system` is for models that are asked"):
-        tiny_captioner.caption(pictures[0], system="look")
+    for name, said in (("system", "look"), ("raw", True)):
+        with pytest.raises(GenerationError, match=f"`{name}` is for models that are asked"):
+            tiny_captioner.caption(pictures[0], **{name: said})
+
+
+def test_a_prepared_picture_keeps_its_views(
+    smolvlm: VisionLanguageCaptioner, pictures: list[Image.Image]
+) -> None:
+    """The command and the server prepare pictures before they give them to the captioner."""
+    for picture in pictures:
+        prepared = smolvlm.processor.prepare(picture)
+        assert smolvlm.prepare(prepared) is prepared
+        [own] = smolvlm.caption(picture, max_new_tokens=6)
+        assert smolvlm.caption(prepared, max_new_tokens=6) == [own]
 
 
 def test_a_broken_picture_costs_its_own_caption(
@@ -125,6 +138,7 @@ def test_the_command_captions_with_it(
 ) -> None:
     smolvlm.save(tmp_path / "saved")
     options = ("--model", tmp_path / "saved", "--max-new-tokens", 8, "--min-new-tokens", 8)
+    options = (*options, "--format", "jsonl")  # the scores too
     asked = ("--prompt", "look", "--system", "red")
     plain, answer = (
         CliRunner().invoke(app, ["caption", *map(str, (examples / "cat.jpg", *options, *more))])
@@ -132,6 +146,13 @@ def test_the_command_captions_with_it(
     )
     assert plain.exit_code == answer.exit_code == 0, plain.output + answer.output
     assert plain.stdout != answer.stdout
+    cost = "captax: a picture takes up to 40 tokens of the prompt (10 views of 4); "
+    assert plain.stderr == f"{cost}--no-image-splitting makes it 4\n"
+    whole = CliRunner().invoke(
+        app, ["caption", *map(str, (examples / "cat.jpg", *options)), "--no-image-splitting"]
+    )
+    assert whole.stderr == "captax: a picture takes 4 tokens of the prompt\n"
+    assert whole.stdout != plain.stdout
 
 
 @pytest.mark.parametrize(
@@ -174,3 +195,75 @@ def test_what_cannot_be_done_is_said(
 ) -> None:
     with pytest.raises(CaptaxError, match="cannot be exported yet"):
         export(smolvlm, tmp_path / "out", format="stablehlo")
+
+
+def test_fewer_views_take_fewer_tokens(
+    smolvlm: VisionLanguageCaptioner, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    smolvlm.save(tmp_path)
+    options = {"min_new_tokens": 8, "max_new_tokens": 8}
+    assert smolvlm.cost.startswith("a picture takes up to 40 tokens of the prompt (10 views of 4)")
+    whole = captax.load(tmp_path, image_splitting=False)
+    smaller = captax.load(tmp_path, image_size=64)
+    assert whole.cost == "a picture takes 4 tokens of the prompt"
+    assert "up to 20 tokens" in smaller.cost
+    assert {whole.places(whole.prepare(each)) for each in pictures} == {4}
+    assert {smaller.places(smaller.prepare(each)) for each in pictures} == {4 * 3, 4 * 5}
+    found = [each.caption(pictures, **options) for each in (smolvlm, whole, smaller)]
+    assert len({tuple(caption.tokens for caption in each) for each in found}) == 3
+    # The same captioner, once programs are compiled.
+    for other, want in ((whole, found[1]), (smaller, found[2]), (smolvlm, found[0])):
+        whole.processor = other.processor if other is not whole else whole.processor
+        again = whole.caption(pictures, **options)
+        assert [each.tokens for each in again] == [each.tokens for each in want]
+
+
+def test_a_job_is_not_resumed_with_other_views(
+    smolvlm: VisionLanguageCaptioner, examples: Path, tmp_path: Path
+) -> None:
+    smolvlm.save(tmp_path / "saved")
+    options = ("--model", tmp_path / "saved", "--max-new-tokens", 2, "--out", tmp_path / "c.jsonl")
+    said = ["caption", *map(str, (examples / "cat.jpg", *options))]
+    assert CliRunner().invoke(app, said).exit_code == 0
+    with pytest.raises(CaptaxError, match="image_splitting"):
+        CliRunner().invoke(app, [*said, "--no-image-splitting"], catch_exceptions=False)
+
+
+def test_options_of_tiles_are_refused_where_there_are_none(
+    tiny_captioner: Any, tmp_path: Path
+) -> None:
+    tiny_captioner.save(tmp_path / "tiny")
+    for name in ("tiny", "paligemma"):
+        folder = tmp_path / name if name == "tiny" else write(name, tmp_path / name)
+        for given, flag in (
+            ({"image_size": 64}, "--image-size"),
+            ({"image_splitting": False}, "--no-image-splitting"),
+        ):
+            with pytest.raises(
+                OptionError, match="for models that see a picture as tiles"
+            ) as error:
+                captax.load(folder, **given)
+            assert spelt(str(error.value)).startswith(f"{flag} is for")
+
+
+def test_tiles_that_the_tokenizer_cannot_name_are_refused(
+    smolvlm: VisionLanguageCaptioner, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    smolvlm.save(tmp_path)
+    larger = captax.load(tmp_path, image_size=160)
+    with pytest.raises(OptionError, match=r"no <row_5_col_5>; give a smaller `image_size`"):
+        larger.caption(pictures[2])
+
+
+def test_the_number_of_tokens_of_a_view_is_compared(
+    smolvlm: VisionLanguageCaptioner, tmp_path: Path
+) -> None:
+    smolvlm.save(tmp_path)
+    file = tmp_path / "processor_config.json"
+    assert json.loads(file.read_text()) == {"image_seq_len": 4}
+    file.write_text('{"image_seq_len": 64}')
+    with pytest.raises(CheckpointError, match=r"image_seq_len=64, and .* makes 4 tokens") as error:
+        captax.load(tmp_path)
+    assert str(file) in str(error.value)
+    file.write_text("{}")
+    captax.load(tmp_path)

@@ -72,17 +72,19 @@ def client(tiny_captioner: Captioner) -> Iterator[TestClient]:
 
 
 @contextlib.contextmanager
-def listening(model: Any, port: int = 0, **settings: Any) -> Iterator[Any]:
-    """A server that listens on loopback, in a thread; `should_exit` does what SIGTERM does."""
+def listening(model: Any, port: int = 0, host: str = "127.0.0.1", **settings: Any) -> Iterator[Any]:
+    """A server that listens, in a thread; `should_exit` does what SIGTERM does."""
     made = dataclasses.replace(SETTINGS, **settings)
-    server = make_server(model, made, host="127.0.0.1", port=port)
+    server = make_server(model, made, host=host, port=port)
     share_programs(server.service, model)
     thread = threading.Thread(target=server.run)
     thread.start()
     until(lambda: server.started and server.service.state == "ready")
-    yield server
-    server.should_exit = True
-    thread.join(30)
+    try:
+        yield server
+    finally:
+        server.should_exit = True
+        thread.join(30)
     assert not thread.is_alive()
 
 

@@ -162,6 +162,8 @@ def test_requests_without_meaning_are_refused_by_name(
         ({"num_beams": 2, "num_beam_groups": 3}, "num_beam_groups"),
         ({"force_words": ["zebra"]}, "zebra"),
         ({"prompt": "zebra"}, "zebra"),
+        ({"system": "Be brief."}, "`system` is for models that are asked"),
+        ({"raw": True}, "`raw` is for models that are asked"),
         ({"max_length": 1}, "max_length"),
         ({"max_new_tokens": 200}, "200"),
         ({"suppress_tokens": [99_999]}, "99999"),

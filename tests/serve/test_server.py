@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 import requests
 
+from captax.errors import CaptaxError
 from captax.pipelines.captioner import Captioner
-from captax.serve.server import with_descriptors
+from captax.serve.server import refuse_taken, with_descriptors
 from captax.serve.settings import Settings
 from captax.serve.work import Worker
 from serve.conftest import address, client_of, encoded, listening, png, until
@@ -91,6 +92,29 @@ def test_everybody_gets_the_caption_of_their_own_picture(tiny_captioner: Caption
     assert [body["captions"][0]["caption"] for _, _, body in sampled] == drawn
     assert max(sizes) > 1
     assert sum(sizes) == 48
+
+
+@pytest.mark.parametrize("host", ["::", "0:0::0"])
+def test_all_interfaces_are_those_of_both_kinds_of_addresses(
+    tiny_captioner: Captioner, host: str
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    refuse_taken(host, port)
+    with listening(tiny_captioner, host=host, port=port):
+        for client in ("127.0.0.1", "[::1]", "localhost"):
+            assert requests.get(f"http://{client}:{port}/v1/model").status_code == 200
+        with pytest.raises(CaptaxError, match="cannot be listened on"):
+            refuse_taken(host, port)
+    refuse_taken(host, port)  # it is free again
+
+
+def test_loopback_answers_to_its_names(tiny_captioner: Captioner) -> None:
+    with listening(tiny_captioner, host="::1") as server:
+        url = f"http://[::1]:{address(server)[1]}/v1/model"
+        for name in ("[::1]", "[::1]:80", "localhost", "[::ffff:127.0.0.1]", "127.0.0.1"):
+            assert requests.get(url, headers={"Host": name}).status_code == 200, name
 
 
 def test_a_full_queue_refuses_and_says_when(tiny_captioner: Captioner, held: Held) -> None:

@@ -206,15 +206,30 @@ def test_dev_examples_that_are_learned_from_are_told(
     assert "warning" not in capsys.readouterr().out
 
 
-def test_a_finished_run_is_left_as_it_is(finished: Path, recipe: Recipe) -> None:
+def test_scores_are_told_as_evaluate_tells_them() -> None:
+    told = [loop._told(name, 0.81234) for name in ("CIDEr-D", "loss", "perplexity", "vocabulary")]
+    assert told == ["CIDEr-D 81.23", "loss 0.8123", "perplexity 0.8123", "vocabulary 0.8123"]
+
+
+def test_a_finished_run_is_left_as_it_is(
+    finished: Path,
+    recipe: Recipe,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     before = (finished / "log.jsonl").read_bytes()
+    monkeypatch.setattr("captax.training.learning_task.LearningTask.shared", lambda self: 3)
+    capsys.readouterr()
     assert train(recipe, finished) == finished / "best"
+    [told] = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert told.startswith("this run has finished after ") and f"--init-from {finished}" in told
     assert (finished / "log.jsonl").read_bytes() == before
 
 
 def test_another_recipe_in_the_same_folder_is_refused(finished: Path, recipe: Recipe) -> None:
     other = recipe.model_copy(update={"seed": 1})
-    with pytest.raises(RecipeError, match=r"recipe\.yaml: this folder holds a run of another"):
+    refused = r"recipe\.yaml: this folder holds a run of another recipe \(seed was 2 and is 1\)"
+    with pytest.raises(RecipeError, match=refused):
         train(other, finished)
     assert (finished / "recipe.yaml").read_text() == recipe.to_yaml()
 

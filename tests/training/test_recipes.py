@@ -59,6 +59,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     ),
     "food101-vit": ("model.encoder.checkpoint={vit-classifier}", "data.classes=2"),
     "git-finetune": ("model.checkpoint={git}", "evaluation.steps=1"),
+    "smolvlm-finetune": ("model.checkpoint={smolvlm}",),
     "vit-gpt2": (*FLICKR, "model.encoder.checkpoint={vit}", "model.decoder.checkpoint={gpt2}"),
 }
 
@@ -144,10 +145,11 @@ LONG = (
     "flickr8k-vit",
     "food101-vit",
     "git-finetune",
+    "smolvlm-finetune",
     "vit-gpt2",
 )
 DATA = {"bert2bert": "texts", "food101-vit": "food"}
-OWN = ("blip-finetune", "finetune", "git-finetune")
+OWN = ("blip-finetune", "finetune", "git-finetune", "smolvlm-finetune")
 
 
 @pytest.fixture

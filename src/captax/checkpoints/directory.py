@@ -1,7 +1,9 @@
 """A checkpoint directory's `config.json` and `model.safetensors`, and how to write one whole."""
 
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +13,14 @@ from flax import nnx
 from safetensors import SafetensorError
 
 from captax.checkpoints.exchange import replace_folder
-from captax.checkpoints.state import CheckpointError, check_fit, export, fill
+from captax.checkpoints.state import (
+    AUTO,
+    CheckpointError,
+    check_fit,
+    export,
+    fill,
+    own_dtype,
+)
 from captax.checkpoints.weights import LazyTensor, open_weights
 from captax.files import CONFIG_LIMIT, parse_json, read_text, unwritable
 from captax.models.config import ModelConfig
@@ -51,12 +60,24 @@ def save_model(directory: Path, model: nnx.Module, *, dtype: str = "float32") ->
 
 
 def load_model(directory: Path, *, dtype: str = "float32") -> nnx.Module:
-    """Load the model, with its weights cast to `dtype`.
+    """Load the model, with its weights cast to `dtype`; "auto" is the type that they have.
 
     Raises `CheckpointError`, which lists every tensor that does not fit.
     """
     config, model, tensors = _open(directory, lambda config: config)
+    if dtype == AUTO:
+        dtype = _own_dtype(directory, tensors)
     return fill(model, tensors, where=str(directory), layout=config.layout(), dtype=dtype)
+
+
+def _own_dtype(directory: Path, tensors: dict[str, LazyTensor]) -> str:
+    contents = read_json(directory / CONFIG)
+    # transformers wrote `torch_dtype` before version 5.
+    named = contents.get("dtype", contents.get("torch_dtype"))
+    held: Counter[str] = Counter()
+    for tensor in tensors.values():
+        held[tensor.dtype.name] += math.prod(tensor.shape)
+    return own_dtype(named, held)
 
 
 def load_half(

@@ -8,10 +8,10 @@ Legend: `blocks` groups of 32 or 256 weights that share scales.
 """
 
 import dataclasses
-import functools
 import math
 import os
 import struct
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -49,12 +49,14 @@ _STRING, _ARRAY = 8, 9
 class Gguf:
     """What a file holds: values by key, and tensors by name, to be read one by one.
 
-    Arrays of numbers are NumPy's; arrays of texts are lists.
+    Arrays of numbers are NumPy's; arrays of texts are lists. `held` has the numbers of weights by
+    type. Narrow ones count as bfloat16, which rounds them by less than they were rounded already.
     """
 
     path: Path
     metadata: Mapping[str, Any]
     tensors: Mapping[str, LazyTensor]
+    held: Mapping[str, int]
 
     def one(self, key: str, default: Any = None) -> Any:
         """A number, a truth value or a text. Raises `CheckpointError` for an array."""
@@ -162,12 +164,14 @@ def _open(path: Path, file: BinaryIO) -> Gguf:
     if type(alignment) is not int or not 1 <= alignment <= 2**20:
         header.refuse(f"general.alignment is {quoted(alignment)}")
     begin = -(-file.tell() // alignment) * alignment
-    tensors = {}
+    tensors: dict[str, LazyTensor] = {}
+    held: Counter[str] = Counter()
     for name, shape, kind, offset in infos:
         if name in tensors:
             header.refuse(f"has the tensor {quoted(name)} twice")
         tensors[name] = _tensor(header, name, shape, kind, begin + offset)
-    return Gguf(path, metadata, tensors)
+        held[_PLAIN.get(kind, BFLOAT16).name] += math.prod(shape)
+    return Gguf(path, metadata, tensors, held)
 
 
 def _info(header: _Header) -> tuple[str, tuple[int, ...], int, int]:
@@ -192,11 +196,8 @@ def _tensor(
         form = _NARROW[kind]
         if shape[-1] % form.weights:
             header.refuse(f"{quoted(name)} has rows of {shape[-1]}, not whole blocks")
-        blocks = values // form.weights
-        size = blocks * form.bytes
-        raw = stored(header.path, np.dtype(np.uint8), (blocks, form.bytes), offset)
-        widen = functools.partial(_widen, raw, form, shape)
-        read = LazyTensor(shape, np.dtype(np.float32), widen)
+        size = values // form.weights * form.bytes
+        read = _narrow(header.path, form, shape, offset)
     else:
         known = ", ".join(["F32", "F16", "BF16", *(form.name for form in _NARROW.values())])
         raise CheckpointError(
@@ -208,13 +209,20 @@ def _tensor(
     return read
 
 
-def _widen(raw: LazyTensor, form: "_Form", shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
-    """The weights of a narrow tensor, some thousand blocks at a time."""
-    blocks = raw.read()
-    found = np.empty((len(blocks), form.weights), np.float32)
-    for first in range(0, len(blocks), _AT_ONCE):
-        found[first : first + _AT_ONCE] = form.widen(blocks[first : first + _AT_ONCE])
-    return found.reshape(shape)
+def _narrow(path: Path, form: "_Form", shape: tuple[int, ...], offset: int) -> LazyTensor:
+    """A narrow tensor, which is widened as it is read, some thousand blocks at a time."""
+    rows = shape[0] if len(shape) > 1 else 1
+    row = math.prod(shape) // form.weights // max(rows, 1)  # blocks
+
+    def part(first: int = 0, count: int = rows) -> Float[np.ndarray, "..."]:
+        begin = offset + first * row * form.bytes
+        blocks = stored(path, np.dtype(np.uint8), (count * row, form.bytes), begin).read()
+        found = np.empty((len(blocks), form.weights), np.float32)
+        for i in range(0, len(blocks), _AT_ONCE):
+            found[i : i + _AT_ONCE] = form.widen(blocks[i : i + _AT_ONCE])
+        return found.reshape(shape if count == rows else (count, *shape[1:]))
+
+    return LazyTensor(shape, np.dtype(np.float32), part, part if len(shape) > 1 else None)
 
 
 _AT_ONCE = 4096

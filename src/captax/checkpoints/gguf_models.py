@@ -11,7 +11,7 @@ import numpy as np
 
 from captax.checkpoints.gguf import Gguf
 from captax.checkpoints.lazy import LazyTensor
-from captax.checkpoints.state import CheckpointError, fill
+from captax.checkpoints.state import AUTO, CheckpointError, fill, own_dtype
 from captax.errors import quoted
 from captax.models.config import ConfigError, ModelConfig
 from captax.models.language import LanguageModel, rotary
@@ -186,7 +186,7 @@ _ARCHITECTURES = {
 
 
 def load_gguf(gguf: Gguf, *, dtype: str = "float32") -> LanguageModel:
-    """The model of a file.
+    """The model of a file, with its weights cast to `dtype`; "auto" is the type that they have.
 
     Raises `CheckpointError` for an architecture that captax does not have, and when the tensors do
     not fit what the metadata says.
@@ -208,6 +208,7 @@ def load_gguf(gguf: Gguf, *, dtype: str = "float32") -> LanguageModel:
         if theirs != _DIVISORS:
             spelt = _spelt(theirs, architecture)
             tensors[spelt] = _changed(tensor, spelt, architecture, config)
+    dtype = own_dtype(None, gguf.held) if dtype == AUTO else dtype
     return fill(model, tensors, where=str(gguf.path), layout=config.layout(), dtype=dtype)
 
 
@@ -254,7 +255,7 @@ def _changed(tensor: LazyTensor, name: str, architecture: _Architecture, config:
     for part, change in architecture.changes.items():
         if part in name:
             read = functools.partial(_read_changed, tensor, change, config)
-            return dataclasses.replace(tensor, read=read)
+            return dataclasses.replace(tensor, read=read, part=None)
     return tensor
 
 

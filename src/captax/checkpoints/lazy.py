@@ -23,6 +23,8 @@ FLOAT8 = {
         "float8_e8m0fnu",
     )
 }
+# Bytes of a file that are held at once while a tensor is cast, or laid out in another order.
+PIECE = 4 * 2**20
 # The limits of what NumPy can index. A larger shape is refused, even if it has a 0 in it.
 _MOST_VALUES = 2**56
 _MOST_AXES = 32
@@ -30,16 +32,36 @@ _MOST_AXES = 32
 
 @dataclasses.dataclass(frozen=True)
 class LazyTensor:
-    """`read()` reads this tensor alone into a fresh array; nothing stays mapped or cached."""
+    """`read()` reads this tensor alone into a fresh array; nothing stays mapped or cached.
+
+    `part(first, count)`, where there is one, reads so many rows: parts along the first axis.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
+    part: Callable[[int, int], np.ndarray] | None = None
+
+    def read_into(self, array: np.ndarray) -> None:
+        """Read into `array`, which has this shape and any type and order, a piece at a time."""
+        if self.part is None or not self.shape:
+            array[...] = self.read()
+            return
+        rows = self.shape[0]
+        row_bytes = max(1, math.prod(self.shape[1:]) * self.dtype.itemsize)
+        count = max(1, PIECE // row_bytes)
+        for first in range(0, rows, count):
+            array[first : first + count] = self.part(first, min(count, rows - first))
 
 
 def stored(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> LazyTensor:
     """A tensor whose values lie in row-major order at byte `offset` of `path`."""
-    return LazyTensor(shape, dtype, functools.partial(_read, path, dtype, shape, offset))
+
+    def part(first: int, count: int) -> np.ndarray:
+        begin = offset + first * math.prod(shape[1:]) * dtype.itemsize
+        return _read(path, dtype, (count, *shape[1:]), begin)
+
+    return LazyTensor(shape, dtype, functools.partial(_read, path, dtype, shape, offset), part)
 
 
 def strided(

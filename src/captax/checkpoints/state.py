@@ -1,6 +1,7 @@
 """Takes the named tensors of a model, and fills a model from named tensors."""
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from captax.errors import CheckpointError
 from captax.models.layout import Layout, Tensor
 
 DTYPES = ("float32", "float16", "bfloat16")
+AUTO = "auto"  # where a checkpoint is loaded: the type that it has
+_ALIGNMENT = 64  # bytes, of the memory that XLA:CPU does not copy
 Model = TypeVar("Model", bound=nnx.Module)
 
 
@@ -27,7 +30,7 @@ def weights_digest(*models: Any) -> str:
     """16 hexadecimal digits that change when a weight or a statistic of `models` does."""
     digest = hashlib.blake2b(digest_size=8)
     for leaf in jax.tree.leaves([nnx.state(model) for model in models]):
-        digest.update(np.asarray(leaf).tobytes())
+        digest.update(np.asarray(leaf).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -58,11 +61,39 @@ def fill(
             kept = [leaves[ours] for ours in tensor.ours]
             filled += [(path, leaf.replace(leaf[...].astype(dtype))) for path, leaf in kept]
             continue
-        value = spelt[name].read() if isinstance(spelt[name], LazyTensor) else spelt[name]
-        for ours, part in zip(tensor.ours, tensor.rule.to_ours(np.asarray(value)), strict=True):
+        parts = _parts(spelt[name], tensor, [leaves[ours][1].shape for ours in tensor.ours], dtype)
+        for ours, part in zip(tensor.ours, parts, strict=True):
             path, leaf = leaves[ours]
             filled.append((path, leaf.replace(jnp.asarray(part, dtype))))
     return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def _parts(
+    value: Any, tensor: Tensor, shapes: list[tuple[int, ...]], dtype: str
+) -> list[np.ndarray]:
+    """A checkpoint's tensor as parameters of these shapes.
+
+    A lazy one is read straight into the memory that the parameters will have, in their type and
+    order, so that there is never a second copy of it.
+    """
+    rule = tensor.rule
+    if not isinstance(value, LazyTensor):
+        return rule.to_ours(np.asarray(value))
+    shape = shapes[0]
+    if len(shapes) > 1:
+        shape = (sum(each[0] for each in shapes), *shape[1:])
+    whole = _aligned(shape, dtype)
+    value.read_into(rule.to_theirs([whole]))
+    return [whole] if len(shapes) == 1 else np.split(whole, len(shapes))
+
+
+def _aligned(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An array whose memory JAX can take as it is on a CPU."""
+    kind = jnp.dtype(dtype)
+    size = math.prod(shape) * kind.itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    begin = -raw.ctypes.data % _ALIGNMENT
+    return raw[begin : begin + size].view(kind).reshape(shape)
 
 
 def check_fit(
@@ -109,6 +140,21 @@ def _matched(
             f"{where}: does not fit the model its config describes: {'; '.join(sorted(problems))}"
         )
     return expected, spelt
+
+
+def own_dtype(named: Any, held: Mapping[str, int]) -> str:
+    """The dtype for weights that keep the type of their checkpoint.
+
+    It is `named`, what a config says, or else the type that most values have; `held` has their
+    numbers by type. captax computes in `DTYPES` only: float64 becomes float32, and an 8-bit type
+    bfloat16, which has all of its values.
+    """
+    for name in (named, *sorted(held, key=lambda name: -held[name])):
+        if name in DTYPES:
+            return name
+        if isinstance(name, str) and name.startswith("float"):
+            return "bfloat16" if name.startswith("float8") else "float32"
+    return "float32"
 
 
 def check_dtype(name: str) -> None:

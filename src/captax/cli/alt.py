@@ -11,9 +11,9 @@ import typer
 from captax.cli.options import (
     AUTO,
     SOME_FAILED,
-    Dtype,
     FollowLinks,
     Loaded,
+    LoadedDtype,
     Model,
     Offline,
     Replace,
@@ -107,7 +107,7 @@ def alt(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Pictures that go through the model at once.")
     ] = 32,
-    dtype: Loaded = Dtype.float32,
+    dtype: Loaded = LoadedDtype.float32,
     revision: Revision = None,
     offline: Offline = False,
     *,

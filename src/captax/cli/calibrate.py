@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captax.cli.options import Dtype, Loaded, Replace, load_captioner, wrote
+from captax.cli.options import Loaded, LoadedDtype, Replace, load_captioner, wrote
 from captax.errors import CaptaxError
-from captax.files import NewFile, check_new_files, unwritable, write_text
+from captax.files import NewFile, absent, check_new_files, unwritable, write_text
 
 if TYPE_CHECKING:
     from captax.evaluation.calibrate import Fit
@@ -47,7 +47,7 @@ def calibrate(
         ),
     ] = 0.75,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures in a batch.")] = 32,
-    dtype: Loaded = Dtype.float32,
+    dtype: Loaded = LoadedDtype.float32,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -62,6 +62,11 @@ def calibrate(
     acceptable, and writes confidence.json, with which every caption gets a confidence. AUROC and
     the diagram, confidence.png, are of captions that the fit has not seen (10 folds).
     """
+    if out is None and not Path(model).exists():
+        raise CaptaxError(
+            f"{model}: {absent(model, 'directory')}; if it is a checkpoint of the hub or the "
+            "built-in one, add --out FOLDER and put confidence.json into a copy of the checkpoint"
+        )
     if out is None and not Path(model).is_dir():
         raise CaptaxError(
             f"{model}: is not a checkpoint directory of yours, so nothing is written into it; add "
@@ -77,10 +82,6 @@ def calibrate(
     file, plot = folder / CONFIDENCE, (folder / CONFIDENCE).with_suffix(".png")
     kinds = {file: CALIBRATION, plot: DIAGRAM}
     check_new_files([NewFile("--out", *each, overwrite) for each in kinds.items()], data)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)  # captioning takes a while, and is for this
-    except OSError as error:
-        raise unwritable(folder, error) from None
     same_names = len({each.resolve().name for each in data}) < len(data)
     examples = {}
     for each in data:
@@ -89,6 +90,10 @@ def calibrate(
         examples[str(each) if same_names else each.resolve().name] = found[::step][:limit]
     if len(examples) < len(data):
         raise CaptaxError("--data names a dataset twice; give each once")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # captioning takes a while, and is for this
+    except OSError as error:
+        raise unwritable(folder, error) from None
     captioner = load_captioner(model, dtype=dtype.value)
     fit = run(
         captioner,

@@ -14,9 +14,11 @@ import typer
 from captax.cli.options import (
     AUTO,
     SOME_FAILED,
-    Dtype,
     FollowLinks,
+    ImageSize,
+    ImageSplitting,
     Loaded,
+    LoadedDtype,
     Model,
     Offline,
     Raw,
@@ -29,6 +31,7 @@ from captax.cli.options import (
     lowest_of,
     min_score_option,
     refuse_idle,
+    spelt,
     threshold_of,
     watched,
     wrote,
@@ -109,7 +112,9 @@ def caption(
         typer.Option(help="Also write pictures and captions to this HTML page. Default: no page."),
     ] = None,
     overwrite: Replace = False,
-    dtype: Loaded = Dtype.float32,
+    image_size: ImageSize = None,
+    image_splitting: ImageSplitting = None,
+    dtype: Loaded = LoadedDtype.float32,
     revision: Revision = None,
     offline: Offline = False,
     template: Annotated[
@@ -214,6 +219,7 @@ def caption(
     from captax.collection.cluster import Cluster
     from captax.collection.job import Shape
     from captax.collection.plan import Plan
+    from captax.pipelines.vision_language import VisionLanguageCaptioner
 
     options |= {"system": system} if system else {}
     options |= {"raw": raw} if raw else {}
@@ -240,6 +246,8 @@ def caption(
         "revision": revision,
         "offline": offline,
         "dtype": dtype.value,
+        "image_size": image_size,
+        "image_splitting": image_splitting,
     }
     _refuse_idle(
         plan,
@@ -260,6 +268,8 @@ def caption(
     if task is not None and raw:
         raise CaptaxError("--raw gives the prompt as it is, without a task; leave out one of them")
     captioner = load_captioner(**loaded)
+    if isinstance(captioner, VisionLanguageCaptioner):
+        print(f"captax: {spelt(captioner.cost)}", file=sys.stderr)
     if task is not None:
         asked = dataclasses.replace(asked, prompt=captioner.prompt_for(task, prompt))
         plan = dataclasses.replace(plan, options=asked)

@@ -9,9 +9,9 @@ import typer
 
 from captax.cli.options import (
     SOME_FAILED,
-    Dtype,
     Formatted,
     Loaded,
+    LoadedDtype,
     Offline,
     Out,
     Replace,
@@ -36,7 +36,7 @@ def classify(
     format: Formatted = None,
     out: Out = None,
     overwrite: Replace = False,
-    dtype: Loaded = Dtype.float32,
+    dtype: Loaded = LoadedDtype.float32,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:

@@ -6,8 +6,15 @@ from typing import Annotated
 
 import typer
 
-from captax.cli.options import Dtype, Loaded, Replace, checkpoint_files, load_captioner, wrote
-from captax.cli.score import STANDARD, Metrics, names
+from captax.cli.options import (
+    Loaded,
+    LoadedDtype,
+    Replace,
+    checkpoint_files,
+    load_captioner,
+    wrote,
+)
+from captax.cli.score import STANDARD, Metrics, names, warn_of_one
 from captax.errors import plural
 from captax.files import NewFile, check_new_files
 
@@ -40,7 +47,7 @@ def evaluate(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures in a batch.")] = 32,
-    dtype: Loaded = Dtype.float32,
+    dtype: Loaded = LoadedDtype.float32,
     json_out: Annotated[
         Path | None,
         typer.Option("--json", help="Write scores and captions as JSON. Default: not written."),
@@ -69,6 +76,7 @@ def evaluate(
     )
     for name, value in found.scores.corpus.items():
         print(f"{name:12} {value:7.0f}" if name in COUNTS else f"{name:12} {100 * value:7.2f}")
+    warn_of_one(found.scores.corpus, len(examples))
     if split is None:
         print(
             "captax: scored the pictures of all splits; --split dev scores only those of dev",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from captax.cli.options import (
-    Dtype,
     Loaded,
+    LoadedDtype,
     Model,
     Offline,
     Raw,
@@ -150,7 +150,7 @@ def explain(
         ),
     ] = None,
     overwrite: Replace = False,
-    dtype: Loaded = Dtype.float32,
+    dtype: Loaded = LoadedDtype.float32,
     revision: Revision = None,
     offline: Offline = False,
     *,

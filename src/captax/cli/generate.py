@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from captax.cli.options import (
-    Dtype,
     Formatted,
     Loaded,
+    LoadedDtype,
     Offline,
     Out,
     Replace,
@@ -55,7 +55,7 @@ def generate(
     format: Formatted = None,
     out: Out = None,
     overwrite: Replace = False,
-    dtype: Loaded = Dtype.float32,
+    dtype: Loaded = LoadedDtype.float32,
     revision: Revision = None,
     offline: Offline = False,
     *,

@@ -9,6 +9,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -102,6 +103,7 @@ for each in (*app.registered_commands, *data.app.registered_commands):
 def main() -> None:
     """Run the command line; wrong use and captax errors are one line on stderr, exit code 2."""
     _mend_streams()
+    warnings.showwarning = _warn
     # Without this, XLA:CPU logs warnings about machine features for stored programs.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if not sys.stderr.isatty():  # fewer lines of progress in a log
@@ -132,6 +134,12 @@ def main() -> None:
     print(f"captax: {message}", file=sys.stderr)
     _leave_quietly()
     sys.exit(WRONG_USE)
+
+
+def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Tell of a warning in a line like all others: its place in the code helps nobody here."""
+    told = "" if category is UserWarning else f"{category.__name__}: "
+    print(f"captax: warning: {told}{CaptaxError(str(message))}", file=sys.stderr)
 
 
 class _Errors(io.TextIOWrapper):

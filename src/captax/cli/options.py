@@ -77,11 +77,36 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class LoadedDtype(StrEnum):
+    """Types that weights can be loaded as."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
 Loaded = Annotated[
-    Dtype,
+    LoadedDtype,
     typer.Option(
         "--dtype",
-        help="The type of weights in memory. bfloat16 is fastest on TPUs, GPUs and CPUs with AMX.",
+        help="The type of weights in memory; auto is the checkpoint's own. bfloat16 is fastest on "
+        "TPUs, GPUs and CPUs with AMX.",
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        help="The pixels of a picture's longer side, for a model that sees tiles: fewer are "
+        "faster. Default: the checkpoint's.",
+        min=1,
+    ),
+]
+ImageSplitting = Annotated[
+    bool | None,
+    typer.Option(
+        help="Whether a model that sees tiles is shown any, or only the whole picture, which is "
+        "much faster. Default: the checkpoint's."
     ),
 ]
 System = Annotated[
@@ -422,6 +447,8 @@ def spelt(message: str) -> str:
 
     def option(found: re.Match[str]) -> str:
         name, value = found[1].replace("_", "-"), found[2]
+        if value == "False":
+            return f"--no-{name}"
         return f"--{name}" if value in (None, "True") else f"--{name} {value}"
 
     return re.sub(r"`(\w+)(?:=([^`]*))?`", option, message)

@@ -1,6 +1,7 @@
 """`captax score`: captions in files against their references."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,17 @@ Metrics = Annotated[
     ),
 ]
 STANDARD = "bleu,rouge-l,cider-d"
+
+
+def warn_of_one(metrics: Iterable[str], pictures: int) -> None:
+    """Say why CIDEr is 0, where a single picture counts its own n-grams."""
+    if pictures == 1 and any(name.startswith("CIDEr") for name in metrics):
+        print(
+            "captax: warning: CIDEr of a single picture is always 0, because the weight of an "
+            "n-gram depends on other pictures; score more pictures, or give --document-frequencies "
+            "to captax score",
+            file=sys.stderr,
+        )
 
 
 def names(metrics: str) -> list[str]:
@@ -184,6 +196,8 @@ def score(
         )
     for line in report.lines():
         print(line)
+    if document_frequencies is None:
+        warn_of_one(report.scores.corpus, len(report.captions.hypotheses))
     if write_document_frequencies is not None:
         report.write_document_frequencies(write_document_frequencies)
         wrote(write_document_frequencies)

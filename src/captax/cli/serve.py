@@ -4,7 +4,15 @@ from typing import Annotated
 
 import typer
 
-from captax.cli.options import Dtype, Loaded, Model, Offline, Revision
+from captax.cli.options import (
+    ImageSize,
+    ImageSplitting,
+    Loaded,
+    LoadedDtype,
+    Model,
+    Offline,
+    Revision,
+)
 from captax.errors import CaptaxError
 
 _LIMITS = "Limits"
@@ -13,7 +21,7 @@ _LIMITS = "Limits"
 def serve(
     model: Model = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 is every address.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one, :: also of IPv6.")
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free port.")
@@ -118,7 +126,9 @@ def serve(
             rich_help_panel=_LIMITS,
         ),
     ] = 30,
-    dtype: Loaded = Dtype.float32,
+    image_size: ImageSize = None,
+    image_splitting: ImageSplitting = None,
+    dtype: Loaded = LoadedDtype.float32,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
@@ -160,4 +170,6 @@ def serve(
         revision=revision,
         offline=offline,
         dtype=dtype.value,
+        image_size=image_size,
+        image_splitting=image_splitting,
     )

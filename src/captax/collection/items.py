@@ -22,7 +22,7 @@ from captax.collection.own_files import OwnFiles
 from captax.collection.remote import RemotePicture, data_picture, file_system, one_line
 from captax.data.inline import data_url_name, is_data_url
 from captax.data.shards import find_shards
-from captax.files import is_file
+from captax.files import absent, is_file
 from captax.images import (
     ImageError,
     UnusableImage,
@@ -46,10 +46,12 @@ def find_items(
     files, `.tar` names with braces, and lists (`.parquet`, `.jsonl`, `.csv`, `.tsv`, `.txt`: a
     picture's path, URL or bytes in each row) are opened. fsspec opens sources with `://`, which may
     be folders and patterns too; a `data:` URL is a picture. Any other source is a picture or a
-    pattern (`*`, `?`, `[..]`, `**`). If part of a source cannot be read, an item says why.
+    pattern (`*`, `?`, `[..]`, `**`). If part of a source cannot be read, or one of several sources
+    does not exist, an item says so.
 
     Raises:
-        CollectionError: a source has no picture at all; raised before the first item.
+        CollectionError: a source that exists, or the only one, has no picture at all; raised before
+            the first item.
     """
     counted: Counter[str] = Counter() if left_out is None else left_out
     found = [_pictures(source, counted, own, alone=len(sources) == 1) for source in sources]
@@ -102,7 +104,7 @@ def _nothing(path: Path, left_out: Counter[str]) -> str:
         return "holds no pictures; give a picture, a folder, an archive or a list"
     if glob.has_magic(str(path)):
         return "this pattern matches no picture; correct it"
-    return "no such file or folder"
+    return absent(path, "file or folder")
 
 
 def _local(path: Path, left_out: Counter[str], own: OwnFiles, *, alone: bool) -> Iterator[Item]:
@@ -114,8 +116,11 @@ def _local(path: Path, left_out: Counter[str], own: OwnFiles, *, alone: bool) ->
         shards = find_shards(path) if "{" in str(path) else []
         for shard in shards:
             yield from _file(shard, left_out)
-        if not shards and names_picture(path) and not alone:
-            yield Item(str(path), path, place_of(path))  # decoding says that it is missing
+        if not shards and not alone:  # the others are captioned
+            missing = ImageError(absent(path, "file or folder"))
+            # Decoding says that a picture is missing.
+            image = path if names_picture(path) else missing
+            yield Item(str(path), image, place_of(path))
     else:
         for match in sorted(map(Path, glob.iglob(str(path), recursive=True))):  # noqa: PTH207
             if match.is_dir():

@@ -110,7 +110,7 @@ class Summary:
         captioned: pictures that the model captioned.
         copies: pictures that got the caption of a picture that looks the same.
         skipped: pictures that already had a caption and were not changed.
-        before: pictures that an earlier process of the job captioned.
+        before: pictures that an earlier run captioned.
         failed_before: pictures that failed in an earlier run and were not tried again.
         changed: pictures that were replaced or repaired since an earlier run.
         lost: pictures whose written caption was not there any more.
@@ -119,8 +119,9 @@ class Summary:
         seconds: how long the job took.
         files: the files that were written at the end.
         stopped: whether the job was asked to stop before its end.
-        unmatched: records of an earlier process that are of none of the pictures; nothing is
-            written beside a picture from them.
+        unmatched: captions of an earlier run that are of none of the pictures. They are kept where
+            they are and counted nowhere else. What such pictures have else, an error or a
+            caption for review, is told no more.
         left_out: files of the sources that are no pictures, by suffix.
         other_settings: the settings that differ from those that earlier captions, which are kept,
             were made with.
@@ -183,10 +184,9 @@ class Summary:
                 "add --retry-errors to try again"
             )
         if self.unmatched:
-            are = "is" if self.unmatched == 1 else "are"
             lines.append(
-                f"the journal has records of {_pictures(self.unmatched)} that {are} not among "
-                "those given; nothing was written beside them"
+                "captioned in an earlier run, and not among the pictures given now: "
+                f"{_pictures(self.unmatched)}; the captions were left as they are"
             )
         lines += [f"{count:,} x {reason}" for reason, count in self.errors.most_common()]
         if self.stopped:
@@ -228,7 +228,8 @@ def caption_collection(
             `.errors.jsonl` and `.review.jsonl` are appended.
         left_out: where `items` counts files that are no pictures; the summary tells them.
         compare: how pictures are compared with those of an earlier run.
-        asked: whether to stop after this batch.
+        asked: whether to stop after this batch; the last one is followed by the files of all
+            captions.
         watch: called with every batch when it is done.
 
     Raises:
@@ -242,7 +243,7 @@ def caption_collection(
         job.take_up()
         for batch in engine(job.wanted(items), job.copies):
             watch(job.settle(batch), job.summary)
-            if asked():
+            if asked() and job.left:
                 job.summary.stopped = True
                 break
         else:
@@ -278,47 +279,55 @@ class _Job:
         self.several: set[str] = set()
         # The last batch of an earlier process, which may not have been written beside its pictures.
         self.again: dict[str, Record] = {}
+        # Pictures that the engine has and has not given back, and one until all were given to it.
+        self.left = 1
+        # Pictures of earlier runs that failed, with the error, or whose caption is for review ("").
+        self.unsettled: dict[str, str] = {}
+        # Pictures of earlier runs that are not met among the items.
+        self.unmet: set[str] = set()
 
     def take_up(self) -> None:
         """Read what an earlier process did; its last batch is written again by `wanted`."""
         if self.journal is None:
             return
-        settled: dict[str, Record] = {}
         last: list[Record] = []
         for place, last in self.journal.placed():
             for record in last:
                 self.output.done(record)
                 if self.copies is not None:
                     self.copies.done(record)
-                settled.pop(record.name, None)
+                self.unsettled.pop(record.name, None)
                 if record.error or self.shape.doubtful(record):
-                    settled[record.name] = record
+                    self.unsettled[record.name] = record.error
                 if record.name in self.begun:
                     self.several.add(record.name)
                 self.begun[record.name] = place
         self.again = {record.name: record for record in last if record.target is not None}
-        summary = self.summary
-        summary.other_settings = [
+        self.summary.other_settings = [
             told
             for name, told in self.journal.changed.items()
             if name not in _OF_THE_JOB and not (self.output.rewrites and name in _OF_THE_TEXT)
         ]
-        summary.errors.update(reason_of(each.error) for each in settled.values() if each.error)
-        summary.doubtful = sum(not each.error for each in settled.values())
-        summary.failed_before = summary.errors.total()
-        summary.before = len(self.begun) - summary.failed_before
+        self.unmet = set(self.begun)
 
     def wanted(self, items: Iterable[Item]) -> Iterator[Wanted]:
         """The pictures that are not captioned yet."""
-        unmatched = set(self.begun)
+        for each in self._wanted(items):
+            self.left += 1
+            yield each
+        self.left -= 1
+
+    def _wanted(self, items: Iterable[Item]) -> Iterator[Wanted]:
         for place, item in enumerate(items):
-            unmatched.discard(item.name)
             earlier = None
-            if item.name in self.begun:
+            if item.name in self.unmet:
+                self.unmet.remove(item.name)
                 earlier = self._outdated(item)
                 if earlier is None:
-                    self._write_again(item)
+                    self._keep(item)
                     continue
+            elif item.name in self.begun:
+                continue
             self.begun[item.name] = 0
             state = "" if self.journal is None else stamp(item, self.compare)
             if isinstance(item.image, ImageError):  # tells more than the output's error
@@ -335,15 +344,16 @@ class _Job:
                 self.summary.skipped += 1
             else:
                 yield Wanted(item, place, *plan, state)
-        self.summary.unmatched = len(unmatched)
+        self.summary.unmatched = len(self.unmet - self.unsettled.keys())
 
     def _outdated(self, item: Item) -> Record | None:
-        """The record of an earlier run, if it does not count any more; it is counted no longer."""
-        place, summary = self.begun[item.name], self.summary
-        if self.journal is None or not place:
+        """The record of an earlier run, if it does not count any more."""
+        summary = self.summary
+        if self.journal is None:
             return None
         # A picture may have two records in a batch, and the last counts.
-        record = next(each for each in self.journal.at(place)[::-1] if each.name == item.name)
+        batch = self.journal.at(self.begun[item.name])
+        record = next(each for each in batch[::-1] if each.name == item.name)
         doubtful = self.shape.doubtful(record)
         if (record.error or not self.output.changes_pictures) and changed(item, record.stamp):
             summary.changed += 1
@@ -353,20 +363,24 @@ class _Job:
             summary.lost += 1
         else:
             return None
-        if record.error:
-            summary.errors -= Counter({reason_of(record.error): 1})
-            summary.failed_before -= 1
-        else:
-            summary.before -= 1
-            summary.doubtful -= doubtful
         self.again.pop(item.name, None)
         self.several.add(item.name)
         if self.copies is not None:
             self.copies.forget(item.name)
         return record
 
-    def _write_again(self, item: Item) -> None:
-        """Write an item's record of the last batch, beside the item: a journal names no places."""
+    def _keep(self, item: Item) -> None:
+        """Count what an earlier run made of an item. Write it again if it is of the last batch.
+
+        It is written beside the item: a journal names no places.
+        """
+        error = self.unsettled.get(item.name)
+        if error:
+            self.summary.errors[reason_of(error)] += 1
+            self.summary.failed_before += 1
+        else:
+            self.summary.before += 1
+            self.summary.doubtful += error is not None
         record = self.again.pop(item.name, None)
         if record is not None and (target := self.output.target(item)) is not None:
             for failed in self._write([dataclasses.replace(record, target=target)]):
@@ -375,6 +389,7 @@ class _Job:
 
     def settle(self, batch: list[Record]) -> list[Record]:
         """Add a batch to the journal, write it and count it. Return its final records."""
+        self.left -= len(batch)
         if self.journal is not None:
             self.journal.append(batch)
         failed = {record.name: record for record in self._write(batch)}
@@ -413,17 +428,24 @@ class _Job:
             return
 
         several = self.several
+        # What is not among the pictures any more can neither be repaired nor reviewed.
+        forgotten = self.unmet & self.unsettled.keys()
         records = itertools.chain.from_iterable(journal.batches() if several else ())
         latest = {record.name: record for record in records if record.name in several}
 
-        def every() -> Iterator[Record]:
+        def final() -> Iterator[Record]:
             left = dict(latest)
             for batch in journal.batches():
                 for record in batch:
                     if record.name not in several:
-                        yield shape.as_written(record)
+                        yield record
                     elif record.name in left:  # in the place of its first record
-                        yield shape.as_written(left.pop(record.name))
+                        yield left.pop(record.name)
+
+        def every() -> Iterator[Record]:
+            for record in final():
+                if record.name not in forgotten:
+                    yield shape.as_written(record)
 
         def written() -> Iterator[Record]:
             return (record for record in every() if not shape.doubtful(record))

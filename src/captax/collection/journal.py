@@ -26,6 +26,8 @@ _DAMAGE = (ValueError, KeyError, TypeError, RecursionError)
 LINE_LIMIT = 64 * 2**20  # bytes of a batch
 JOURNAL, LOCK = "journal.jsonl", "lock"
 VERSION = 1
+# Settings that the command line calls by another name.
+_OPTIONS = {"min_confidence": "the confidence of --min-score auto"}
 
 
 class Journal:
@@ -167,9 +169,9 @@ class Journal:
             return
         self._cut()
         changed = {
-            name: f"{name} was {_shown(before.get(name))} and is {_shown(self.settings.get(name))}"
+            name: f"{_OPTIONS.get(name, name)} was {_shown(was)} and is {_shown(now)}"
             for name in sorted({*before, *self.settings})
-            if before.get(name) != self.settings.get(name)
+            if (was := before.get(name)) != (now := self.settings.get(name))
         }
         if changed and self._resume is not Resume.always and self.begun:
             raise CollectionError(

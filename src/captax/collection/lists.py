@@ -1,6 +1,7 @@
 """Lists of pictures: tables whose rows name files or URLs, or hold the pictures themselves."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -9,10 +10,10 @@ from typing import Any
 from captax.collection.item import CollectionError, Item, place_of
 from captax.collection.record import columns_of
 from captax.collection.remote import RemotePicture, data_picture
-from captax.data.example import read_text
+from captax.data.example import DataError, read_text
 from captax.data.folder import PICTURE_COLUMNS
 from captax.data.inline import is_data_url
-from captax.data.tables import find_column, parquet_library, read_records
+from captax.data.tables import find_column, parquet_library, read_each_record
 from captax.errors import CaptaxError
 from captax.files import open_regular
 from captax.images import ImageError
@@ -28,18 +29,19 @@ def list_items(table: Path) -> Iterator[Item]:
     The first column that has one of the names in `COLUMNS` is used; a `.txt` has one picture a
     line. A value is a path, relative to the list's folder or the working directory, or a URL, which
     may be a `data:` URL. In parquet it may also be bytes, or `{bytes, path}`. The other columns go
-    with the picture. If the table is damaged, the pictures before the damage come first, then an
-    item that reports the damage.
+    with the picture. A row that is malformed or names no picture is an item that says why, named by
+    its line. If parquet is damaged, the pictures before the damage come first, then an item that
+    reports the damage.
 
     Raises:
-        CaptaxError: the beginning of the table cannot be read, or there is no such column.
+        CaptaxError: the table cannot be read, or has no row that can be read.
     """
     row = -1
     rows = _parquet(table) if table.suffix.lower() == ".parquet" else _rows(table)
     names: set[str] = set()
     try:
-        for row, (where, value, columns) in enumerate(rows):
-            item = _item(table, row, where.removeprefix(f"{table}, "), value)
+        for row, (where, value, columns) in enumerate(_with_one_good(rows)):
+            item = _item(table, row, where, value)
             if columns:
                 item = dataclasses.replace(item, columns=columns)
             if isinstance(item.image, bytes) and item.name in names:  # two pictures of one name
@@ -49,21 +51,33 @@ def list_items(table: Path) -> Iterator[Item]:
     except CaptaxError as error:
         if row < 0:
             raise
-        reason = str(error).removeprefix(f"{table}: ").removeprefix(f"{table}, ")
-        damage = ImageError(
-            f"this list is damaged and was read no further: {reason}; write it again"
-        )
+        reason = str(error).removeprefix(f"{table}: ")
+        damage = ImageError(f"this list is damaged and was read no further: {reason}")
         yield Item(str(table), damage, PurePosixPath(table.stem))
+
+
+def _with_one_good(rows: "Rows") -> "Rows":
+    """The rows; if all of them are malformed, the fault is in the list as a whole and is raised."""
+    waiting = []
+    for row in rows:
+        waiting.append(row)
+        if not isinstance(row[1], DataError):
+            return itertools.chain(waiting, rows)
+    for _, fault, _ in waiting:
+        raise fault
+    return iter(())
 
 
 def _item(table: Path, row: int, where: str, value: Any) -> Item:
     name, image = _picture(table, row, value)
     if image is None:
-        unnamed = ImageError(
-            f"names no picture: {value!r:.80} ({where}); fill in the path in this row or delete "
-            "the row"
+        image = ImageError(
+            f"names no picture: {value!r:.80}; fill in the path in this row or delete the row"
         )
-        return Item(f"{table}/{row}", unnamed, PurePosixPath(table.stem, str(row)))
+    if isinstance(value, DataError):
+        image = ImageError(str(value).removeprefix(str(DataError(f"{where}: "))))
+    if isinstance(image, ImageError):
+        return Item(where, image, PurePosixPath(table.stem, where.removeprefix(f"{table}, ")))
     path = PurePosixPath(name.split("://")[-1].split("?")[0] if "://" in name else name)
     return Item(name, image, place_of(path))
 
@@ -99,17 +113,23 @@ Rows = Iterator[tuple[str, Any, dict[str, Any]]]
 
 
 def _rows(table: Path) -> Rows:
-    """The place of each row, the value of its picture, and its other columns."""
+    """The place of each row, the value of its picture or the row's fault, and its other columns."""
     if table.suffix.lower() == ".txt":
         for number, line in enumerate(read_text(table).split("\n"), 1):
             if line.strip():
                 yield f"{table}, line {number}", line, {}
         return
     column = ""
-    for where, record in read_records(table):
-        if column not in record:
-            column = find_column(where, list(record), COLUMNS)
-        yield where, record[column], columns_of(record, column)
+    for where, record in read_each_record(table):
+        try:
+            if isinstance(record, DataError):
+                raise record
+            if column not in record:
+                column = find_column(where, list(record), COLUMNS)
+        except DataError as fault:
+            yield where, fault, {}
+        else:
+            yield where, record[column], columns_of(record, column)
 
 
 def _parquet(table: Path) -> Rows:

@@ -28,7 +28,14 @@ from captax.errors import OptionError, quoted
 from captax.files import Kind as FileKind
 from captax.files import NewFile, check_new_files, unwritable
 from captax.generation import Calibration
-from captax.images import SHEET, ImageError, SheetRow, names_picture, write_sheet
+from captax.images import (
+    SHEET,
+    ImageError,
+    SheetRow,
+    TileProcessor,
+    names_picture,
+    write_sheet,
+)
 from captax.pipelines.captioner import Captioner
 from captax.text import graphic_in
 
@@ -263,6 +270,7 @@ class Plan:
             **({"calibration": captioner.calibration.write()} if captioner.calibration else {}),
             **({"min_confidence": least} if (least := self.shape.min_confidence) else {}),
             **decoding,
+            **_tiles(captioner.processor),
         }
 
     def _beside(self) -> dict[str, Any]:
@@ -344,8 +352,10 @@ class Plan:
         items = {item.name: item for item in find_items(self.sources)}
         last = {record.name: record for record in records}  # failed writes have a second record
         for record in map(self.shape.as_written, last.values()):
-            if record.error or record.name not in items:
-                yield SheetRow(None, record.name, "", None, error=record.error or None)
+            if record.name not in items:
+                continue
+            if record.error:
+                yield SheetRow(None, record.name, "", None, error=record.error)
                 continue
             unsure = calibration is not None and calibration.unsure(record.confidence)
             notes = ["Graphic"] * (graphic_in(record.text) is not None) + ["Not sure"] * unsure
@@ -367,6 +377,13 @@ class Plan:
                 note=note,
                 regions=tuple(outlines),
             )
+
+
+def _tiles(processor: Any) -> dict[str, Any]:
+    """What says how many views of a picture a model is shown, if it sees tiles."""
+    if not isinstance(processor, TileProcessor):
+        return {}
+    return {"image_size": processor.longest_edge, "image_splitting": processor.split}
 
 
 def _folder(source: str) -> Path:

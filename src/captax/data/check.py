@@ -17,7 +17,7 @@ from tokenizers import Regex, pre_tokenizers
 from captax.data.batches import map_ahead
 from captax.data.example import Example, SplitError, collecting_faults, refuse
 from captax.data.faults import LONGEST_CAPTION, Kind, picture_fault, text_fault
-from captax.data.folder import texts_alone
+from captax.data.folder import has_sidecars, texts_alone
 from captax.data.labelled import LabelledExample, is_labelled, read_labelled, unlabelled
 from captax.data.sources import SIDECARS, UnknownLayout, recognise
 from captax.data.splits import SPLIT_NAMES, split_name
@@ -261,6 +261,8 @@ def check(path: str | Path, *, split: str | None = None, progress: bool = False)
     pairs = [(name, example) for name, examples in splits.items() for example in examples]
     if not pairs:
         raise SplitError(f"{path}: no pictures{f' in its {split} split' if split else ''}")
+    if layout != SIDECARS and layout.startswith("folder with") and has_sidecars(Path(path)):
+        layout += " (the text files beside its pictures are not read)"
     pictures = {name: len(examples) for name, examples in splits.items()}
     outside, unpictured = {}, []
     if layout == SIDECARS:

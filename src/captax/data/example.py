@@ -103,7 +103,8 @@ def collecting_faults(*, keep_empty: bool = False) -> Iterator[list[Fault]]:
     Examples may then have no captions, empty captions, texts that are too long, or pictures that do
     not exist. These faults are not added, because the examples show them. A file that cannot be
     read at all still raises.
-    Karpathy's files have empty sentences, which are passed over except with `keep_empty`.
+    Karpathy's files have empty sentences, and files beside pictures may be empty; with `keep_empty`
+    these are empty captions, else there is none.
     """
     faults: list[Fault] = []
     token, kept = _faults.set(faults), _keeps_empty.set(keep_empty)
@@ -115,7 +116,7 @@ def collecting_faults(*, keep_empty: bool = False) -> Iterator[list[Fault]]:
 
 
 def keeps_empty() -> bool:
-    """Whether empty sentences of Karpathy's files are kept, to be told of."""
+    """Whether empty captions of Karpathy's files and beside pictures are kept, to be told of."""
     return _keeps_empty.get()
 
 

@@ -74,5 +74,8 @@ def picture_fault(example: Any, look: Callable[[Any], object]) -> tuple[Kind, st
         look(image)
     except ImageError as error:
         gone = isinstance(image, Path) and not is_file(image)
-        return (Kind.missing if gone else Kind.unreadable), str(error)
+        reason = str(error)
+        if str(image).endswith(example.id):  # whoever tells of it names the example
+            reason = reason.removeprefix(str(ImageError(f"{image}: ")))
+        return (Kind.missing if gone else Kind.unreadable), reason
     return None

@@ -11,6 +11,7 @@ from captax.data.example import (
     Example,
     ListedCaption,
     gather,
+    keeps_empty,
     make_examples,
     note,
     read_text,
@@ -177,7 +178,9 @@ def read_sidecars(root: Path, *, split: str | None = None) -> list[Example]:
     for path in pictures:
         sidecar = beside.of(path) or path.with_suffix(SIDECAR_SUFFIXES[0])
         text = _sidecar(sidecar)
-        lines = tuple(line.strip() for line in text.split("\n") if line.strip())
+        lines = tuple(line.strip() for line in (text or "").split("\n") if line.strip())
+        if not lines and keeps_empty() and text is not None:
+            lines = ("",)  # a file without a caption is told apart from no file
         if not lines and refuses():
             raise DataError(f"{sidecar}: has no caption; write one a line")
         for line in lines:
@@ -187,8 +190,8 @@ def read_sidecars(root: Path, *, split: str | None = None) -> list[Example]:
     return choose_split(found, split, where=root)
 
 
-def _sidecar(path: Path) -> str:
-    """The text beside a picture; while faults are collected, empty if it cannot be read."""
+def _sidecar(path: Path) -> str | None:
+    """The text beside a picture; while faults are collected, None if it cannot be read."""
     try:
         return read_text(path)
     except DataError as error:
@@ -196,7 +199,7 @@ def _sidecar(path: Path) -> str:
             raise
         if path.is_file():
             note(str(error), Kind.text)
-        return ""
+        return None
 
 
 def read_csv(path: Path) -> Iterator[ListedCaption]:

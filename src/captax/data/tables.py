@@ -3,18 +3,20 @@
 import contextlib
 import csv
 import io
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from captax.data.example import DataError, read_text
+from captax.data.example import DataError, note, read_text, refuses
 from captax.errors import plural, quoted
 from captax.files import CSV_HEADER, csv_text, parse_json
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".json")
 CAPTION_COLUMNS = ("text", "caption", "captions", "sentences", "sentence", "txt")
 MOST_TOLD = 10  # malformed rows of a file
+_MOST_AGAIN = 1_000_000  # lines that are read again after malformed rows
 Row = TypeVar("Row")
 Read = TypeVar("Read")
 NUMBERED_CAPTION = re.compile(r"caption_?\d+")  # Flickr8k on the hub: caption_0 to caption_4
@@ -29,14 +31,37 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         DataError: a malformed row; the message names its line, and those of others.
     """
-    if path.suffix.lower() == ".jsonl":
-        yield from _json_lines(path)
-    elif path.suffix.lower() == ".json":
-        yield from _json_list(path)
-    else:
-        columns, rows = read_delimited(path)
-        for where, fields in rows:
-            yield where, dict(zip(columns, fields, strict=True))
+    rows, read = _table(path)
+    return read_rows(path, rows, read)
+
+
+def read_each_record(path: Path) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
+    """As `read_records`, but a malformed row gives its error, and the rows after it are read."""
+    rows, read = _table(path)
+    for row in rows:
+        try:
+            yield read(row)
+        except DataError as error:
+            yield row[0], error
+
+
+Raw = tuple[str, Any]  # a row's place, and what stands there or why it cannot be read
+
+
+def _table(path: Path) -> tuple[Iterator[Raw], Callable[[Raw], tuple[str, dict[str, Any]]]]:
+    """The rows of a table, and what makes a record of one."""
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        return _json_lines(path), _json_line
+    if suffix == ".json":
+        return _json_list(path), lambda row: (row[0], _object(*row))
+    columns, rows, fields = _delimited(path)
+
+    def record(row: Raw) -> tuple[str, dict[str, Any]]:
+        where, values = fields(row)
+        return where, dict(zip(columns, values, strict=True))
+
+    return rows, record
 
 
 def read_delimited(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
@@ -45,65 +70,99 @@ def read_delimited(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]
     Raises:
         DataError: as `read_records` does, when the row is reached.
     """
+    header, rows, fields = _delimited(path)
+    return header, read_rows(path, rows, fields)
+
+
+def _delimited(
+    path: Path,
+) -> tuple[list[str], Iterator[Raw], Callable[[Raw], tuple[str, list[str]]]]:
+    """The header of a CSV or TSV, its other rows, and what makes fields of one."""
     text = io.StringIO(read_text(path), newline="")
-    if path.suffix.lower() == ".tsv":
+    tabs = path.suffix.lower() == ".tsv"
+    if tabs:
         reader = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
         reader = csv.reader(text, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
-        raise DataError(f"{path}, line 1: {error}; check its quotes") from error
-    return header, _rows(path, reader, header)
-
-
-def _rows(path: Path, reader: Any, header: list[str]) -> Iterator[tuple[str, list[str]]]:
+        raise DataError(f"{path}, line 1: {_csv_fault(error)}") from error
     width = len(header)
-    ours = path.suffix.lower() == ".csv" and header[: len(CSV_HEADER)] == CSV_HEADER
-    remedy = (
-        "replace tabs in fields by spaces"
-        if path.suffix.lower() == ".tsv"
-        else "put fields that contain commas in double quotes"
-    )
+    ours = not tabs and header[: len(CSV_HEADER)] == CSV_HEADER
 
-    def fields(row: tuple[str, list[str]]) -> tuple[str, list[str]]:
+    def fields(row: Raw) -> tuple[str, list[str]]:
         where, values = row
+        if isinstance(values, DataError):
+            raise values
+        if len(values) < width:
+            remedy = f"put a {'tab' if tabs else 'comma'} for each field that is empty"
+        elif tabs:
+            remedy = "replace tabs in fields by spaces"
+        else:
+            remedy = "put fields that contain commas in double quotes"
         if len(values) != width:
             raise DataError(
                 f"{where}: this row has {len(values)} fields and the header has {width}; {remedy}"
             )
         return where, list(map(csv_text, values)) if ours else values
 
-    return read_rows(path, _placed(path, reader), fields)
+    return header, _placed(path, text, reader), fields
 
 
-def _placed(path: Path, reader: Any) -> Iterator[tuple[str, list[str]]]:
-    """The rows after the header, each with its place; empty lines are passed over."""
-    line = reader.line_num + 1
-    try:
-        for row in reader:
-            # A row that spans several lines is named by its first line.
-            where, line = f"{path}, line {line}", reader.line_num + 1
-            if row:
-                yield where, row
-    except csv.Error as error:
-        raise DataError(f"{path}, line {line}: {error}; check its quotes") from error
+def _placed(path: Path, text: io.StringIO, reader: Any) -> Iterator[Raw]:
+    """The rows after the header, each with its place; empty lines are passed over.
 
-
-def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    def record(row: tuple[int, str]) -> tuple[str, dict[str, Any]]:
-        number, line = row
-        where = f"{path}, line {number}"
+    A row that is not CSV ends with its line: the lines after it, which an open quote takes in, are
+    read again as rows.
+    """
+    line, again = reader.line_num + 1, 0
+    while True:
+        # A row that spans several lines is named by its first line.
+        where, start, before = f"{path}, line {line}", text.tell(), reader.line_num
         try:
-            return where, _object(where, parse_json(line))
-        except ValueError as error:
-            raise DataError(f"{where}: not JSON ({error}); write one object a line") from error
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            again += reader.line_num - before
+            if again > _MOST_AGAIN:
+                yield where, DataError(f"{where}: {_csv_fault(error)}; no row after it was read")
+                return
+            yield where, DataError(f"{where}: {_csv_fault(error)}")
+            text.seek(start)
+            text.readline()
+            line += 1
+            continue
+        line += reader.line_num - before
+        if row:
+            yield where, row
 
-    lines = enumerate(read_text(path).split("\n"), 1)
-    return read_rows(path, (row for row in lines if row[1].strip()), record)
+
+def _csv_fault(error: csv.Error) -> str:
+    if "unexpected end" in str(error):
+        return "a double quote begins a field and none ends it; check its quotes"
+    return f"{error}; check its quotes"
 
 
-def _json_list(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_lines(path: Path) -> Iterator[Raw]:
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            yield f"{path}, line {number}", line
+
+
+def _json_line(row: Raw) -> tuple[str, dict[str, Any]]:
+    where, line = row
+    try:
+        return where, _object(where, parse_json(line))
+    except json.JSONDecodeError as error:
+        told = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+    except ValueError as error:
+        told = str(error)
+    raise DataError(f"{where}: not JSON ({told}); write one object a line")
+
+
+def _json_list(path: Path) -> Iterator[Raw]:
     try:
         records = parse_json(read_text(path))
     except ValueError as error:
@@ -112,16 +171,14 @@ def _json_list(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ) from error
     if not isinstance(records, list):
         raise DataError(f"{path}: expected a list of objects, got {type(records).__name__}")
-
-    def record(row: tuple[int, object]) -> tuple[str, dict[str, Any]]:
-        where = f"{path}, [{row[0]}]"
-        return where, _object(where, row[1])
-
-    return read_rows(path, enumerate(records), record)
+    for number, record in enumerate(records):
+        yield f"{path}, [{number}]", record
 
 
 def read_rows(path: Path, rows: Iterable[Row], read: Callable[[Row], Read]) -> Iterator[Read]:
     """What `read` makes of each row of a file, until it refuses one.
+
+    While faults are collected, rows that it refuses are added to them and passed over.
 
     Raises:
         DataError: `read` refused rows. The message tells of all, the first of them by their faults,
@@ -129,13 +186,21 @@ def read_rows(path: Path, rows: Iterable[Row], read: Callable[[Row], Read]) -> I
     """
     left = iter(rows)
     good = False
+    noted: list[DataError] = []
     for row in left:
         try:
             found = read(row)
         except DataError as error:
-            raise _together(path, error, left, read, good) from error
+            if refuses():
+                raise _together(path, error, left, read, good) from error
+            noted.append(error)
+            continue
         good = True
         yield found
+    if noted and not good:
+        raise noted[0]
+    for fault in noted:
+        note(str(fault))
 
 
 def _together(
@@ -161,7 +226,9 @@ def _together(
 
 def _object(where: str, record: object) -> dict[str, Any]:
     if not isinstance(record, dict):
-        raise DataError(f"{where}: expected an object, got {type(record).__name__}")
+        raise DataError(
+            f"{where}: expected an object, got {type(record).__name__}; write one object a row"
+        )
     return record
 
 

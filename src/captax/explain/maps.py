@@ -39,9 +39,9 @@ class Maps:
         grid: (rows, columns) of the places that the model's visual tokens stand for.
         lead: how many visual tokens come before those and stand for no place, such as CLS.
         cross_attentions: the attention of each token's prediction to the visual tokens, and after
-            them to the hints that a decoder takes from the encoder's classes. Where a
-            model has one softmax for picture and text (GIT), this and `self_attentions` sum to 1
-            together.
+            them to the hints that a decoder takes from the encoder's classes, or to the question
+            that an encoder reads with the picture. Where a model has one softmax for picture and
+            text (GIT, vision-language models), this and `self_attentions` sum to 1 together.
         self_attentions: the attention of each token's prediction to the prompt and the tokens
             before it.
         encoder_attentions: the attention among the visual tokens, if the encoder has attention.

@@ -308,11 +308,16 @@ def _of_predictions(
     prompt: Prompt,
     averaged: bool,
 ) -> Float[Array, "_ time places"]:
-    """A layer's attention for each prediction: the first is made by the prompt's last token."""
+    """A layer's attention for each prediction: the first is made by the prompt's last token.
+
+    A token that stands for the prompt was read in its stead; nothing sees it.
+    """
     count = prompt.tokens.shape[1]
     length = count if prompt.lengths is None else prompt.lengths[0]
-    first = read[0][:, read.shape[2] - count + length - 1][:, None]
-    # The tokens that are written later, which the first prediction does not see.
-    first = jnp.pad(first, ((0, 0), (0, 0), (0, written.shape[-1] - first.shape[-1])))
-    found = jnp.concatenate([first, written[0]], axis=1)
+    first, later = read[0][:, read.shape[2] - count + length - 1][:, None], written[0][:, 1:]
+    if written.shape[-1] > (places := first.shape[-1]):
+        later = jnp.delete(later, places, axis=-1, assume_unique_indices=True)
+        # The first prediction sees nothing that is written later.
+        first = jnp.pad(first, ((0, 0), (0, 0), (0, later.shape[-1] - places)))
+    found = jnp.concatenate([first, later], axis=1)
     return found.mean(0, keepdims=True) if averaged else found

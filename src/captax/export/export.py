@@ -76,8 +76,8 @@ def export(
     """
     if isinstance(captioner, VisionLanguageCaptioner):
         raise ExportError(
-            "vision-language models cannot be exported yet; give a captioner that reads its "
-            "picture by cross-attention, or GIT"
+            "vision-language models cannot be exported yet; give another captioner: a vision "
+            "encoder with GPT-2 or BERT, GIT, BLIP, or one that captax trained"
         )
     if format not in FORMATS:
         raise ExportError(f"there is no format {format!r}; give one of {', '.join(FORMATS)}")

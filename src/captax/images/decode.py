@@ -28,7 +28,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from captax.errors import CaptaxError
-from captax.files import open_regular
+from captax.files import absent, open_regular
 from captax.images.apart import Failed, decode_apart
 from captax.images.budget import MIB, SMALL_BYTES, most_memory, never, room
 from captax.images.kinds import HEADER, kind_of
@@ -189,7 +189,7 @@ def _file(source: Any, max_pixels: int) -> tuple[type[ImageFile.ImageFile], byte
     except FileNotFoundError:
         if str(source).startswith(("http://", "https://")):
             raise ImageError(f"{source}: captax reads files, not URLs; download it first") from None
-        raise ImageError(f"{source}: no such file") from None
+        raise ImageError(f"{source}: {absent(name)}") from None
     except IsADirectoryError:
         raise ImageError(f"{source}: is a directory, not a picture; give a file") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a null character

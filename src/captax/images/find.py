@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from captax.files import open_regular
+from captax.files import absent, open_regular
 from captax.images.decode import ImageError
 from captax.images.kinds import (
     HEADER,
@@ -45,8 +45,8 @@ def find_images(paths: Sequence[str | os.PathLike[str]], *, readable: bool = Fal
         try:
             named = Path(path)
             one = names_picture(named) and not glob.has_magic(str(named))
-            absent = one and len(paths) > 1 and not named.exists()
-            images = [named] if absent else _matches(named, readable)
+            missing = one and len(paths) > 1 and not named.exists()
+            images = [named] if missing else _matches(named, readable)
         except OSError as error:
             raise ImageError(f"{path}: cannot be looked at: {error.strerror or error}") from None
         for image in images:
@@ -140,7 +140,7 @@ def _matches(path: Path, readable: bool) -> list[Path]:
     if path.exists():
         return [path]
     if not glob.has_magic(str(path)):
-        raise ImageError(f"{path}: no such file or folder")
+        raise ImageError(f"{path}: {absent(path, 'file or folder')}")
     images = []
     for match in sorted(map(Path, glob.glob(str(path), recursive=True))):  # noqa: PTH207
         images += _search(match, readable) if match.is_dir() else [match]

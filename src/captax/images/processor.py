@@ -81,6 +81,11 @@ class Processor:
         """The (height, width) to give `decode` as `at_least`: the most that this resize uses."""
         raise NotImplementedError
 
+    @property
+    def most_views(self) -> int:
+        """The most views that a picture is prepared as."""
+        return 1
+
     def to_config(self) -> dict[str, Any]:
         """The contents of a Hugging Face preprocessor_config.json that does the same."""
         raise NotImplementedError

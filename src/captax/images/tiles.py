@@ -90,6 +90,12 @@ class TileProcessor(Processor):
         edge = min(self.longest_edge, MOST)
         return edge, edge
 
+    @property
+    def most_views(self) -> int:
+        # No aspect ratio has more tiles than a square.
+        rows, columns = self.grid(self.decode_size)
+        return rows * columns + 1
+
     def grid(self, picture: Size) -> tuple[int, int]:
         """The rows and columns of tiles of a picture of this (height, width); (0, 0) for none."""
         if not self.split:

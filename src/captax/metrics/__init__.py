@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -270,10 +271,21 @@ def _words(tokens: Sequence[str]) -> list[str]:
     return " ".join(tokens).split()
 
 
-def _check(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
+def _check(hypotheses: Any, references: Any) -> None:
+    for name, given in (("hypotheses", hypotheses), ("references", references)):
+        if not isinstance(given, Mapping):
+            raise CaptaxError(
+                f"{name} must be a mapping from image ids, and are of type {type(given).__name__}; "
+                f"for a list, give dict(enumerate({name}))"
+            )
     if not hypotheses:
         raise CaptaxError("there is no hypothesis to score: give at least one caption")
-    for image in hypotheses:
+    for image, text in hypotheses.items():
+        if not isinstance(text, str):
+            raise CaptaxError(
+                f"image {quoted(image)}: the hypothesis must be a text, and is of type "
+                f"{type(text).__name__}"
+            )
         if image not in references:
             raise CaptaxError(
                 f"image {quoted(image)} has a hypothesis but no references: add them or remove "
@@ -287,6 +299,8 @@ def _check(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]
             raise CaptaxError(
                 f"image {quoted(image)} has an empty list of references: give at least one"
             )
+        if not all(isinstance(each, str) for each in references[image]):
+            raise CaptaxError(f"image {quoted(image)}: each reference must be a text")
     for image in references:
         if image not in hypotheses:
             raise CaptaxError(

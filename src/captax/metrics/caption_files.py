@@ -64,7 +64,9 @@ def read_captions(
     Karpathy's JSON; one JSON object of captions, or lists of captions, by image id; JSON objects,
     one on each line, such as `captax caption` writes; CSV with a header; Flickr8k's
     `picture.jpg#0<tab>caption`; and plain text with a caption on each line. Records name the
-    picture by one of `ID_KEYS` and `PICTURE_KEYS`, and its captions by one of `CAPTION_KEYS`.
+    picture by one of `ID_KEYS` and `PICTURE_KEYS`, and its captions by one of `CAPTION_KEYS`. In
+    files that `captax caption` wrote, pictures are named by `path`, and those that failed have no
+    row.
 
     Args:
         path: the file.
@@ -174,8 +176,10 @@ def _is_record(line: str) -> bool:
         record = parse_json(line)
     except ValueError:
         return False
-    keys = record.keys() if isinstance(record, dict) else set()
-    return not keys.isdisjoint(ID_KEYS + PICTURE_KEYS) and not keys.isdisjoint(CAPTION_KEYS)
+    if not isinstance(record, dict):
+        return False
+    names_picture = not record.keys().isdisjoint(ID_KEYS + PICTURE_KEYS)
+    return names_picture and (not record.keys().isdisjoint(CAPTION_KEYS) or _failed(record))
 
 
 def _is_header(line: str) -> bool:
@@ -305,6 +309,10 @@ def _record(where: str, record: object) -> Iterator[Row]:
     """The captions of one picture; `record` is a JSON object or a row of CSV."""
     if not isinstance(record, dict):
         raise CaptionFileError(f"{where}: expected an object, got {type(record).__name__}")
+    if _failed(record):
+        return
+    if {"path", "caption", "score"} <= record.keys():  # captax's; the rest may be a list's columns
+        record = {key: record[key] for key in ("path", "caption")}
     picture = next((str(record[key]) for key in PICTURE_KEYS if key in record), None)
     id = next((record[key] for key in ID_KEYS if key in record), picture)
     key = next((key for key in CAPTION_KEYS if key in record), None)
@@ -316,6 +324,11 @@ def _record(where: str, record: object) -> Iterator[Row]:
             f"{where}: no {' or '.join(wanted)}{of}; add one of them (found: {there})"
         )
     yield from _rows(where, _id(where, id), record[key], picture)
+
+
+def _failed(record: dict[str, Any]) -> bool:
+    """Whether `captax caption` wrote the record, for a picture that has no caption."""
+    return "path" in record and bool(record.get("error")) and not record.get("caption")
 
 
 def _rows(where: str, image: str, value: object, picture: str | None = None) -> Iterator[Row]:

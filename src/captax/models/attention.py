@@ -14,8 +14,12 @@ from jaxtyping import Array, Float
 from captax.models.arithmetic import softcapped
 from captax.models.cache import KeysValues, Span
 from captax.models.modules import Dropout, LayerConfig, Linear
-from captax.models.observing import record
+from captax.models.observing import observing, record
 from captax.models.rotary import Turns, turn
+from captax.models.tracing import modes
+
+# Scores of one head: those of all heads fit no processor's cache, while those of one may.
+LARGE = 512 * 512
 
 
 class Attention(nnx.Module):
@@ -71,6 +75,9 @@ class Attention(nnx.Module):
         if turns is not None:
             query = turn(query, turns)
         query = query.reshape(batch, -1, self.heads, head).swapaxes(1, 2)
+        if self._is_large(query, spans):
+            mixed = _by_heads(query, spans[0].keys, spans[0].values)
+            return self.out(mixed.swapaxes(1, 2).reshape(*x.shape[:2], -1))
         scores = [self._scores(query, span) for span in spans]
         together = jnp.concatenate(scores, axis=-1) if len(scores) > 1 else scores[0]
         weights = jax.nn.softmax(together, axis=-1).astype(x.dtype)
@@ -81,6 +88,17 @@ class Attention(nnx.Module):
             first, last = last, last + span.keys.shape[2]
             mixed += self._mixed(weights[..., first:last], span)
         return self.out(mixed.swapaxes(1, 2).reshape(*x.shape[:2], -1))
+
+    def _is_large(self, query: Array, spans: Sequence[Span]) -> bool:
+        """Whether on a CPU the scores of all heads would go through memory again and again.
+
+        Only plain attention to one span is asked for, of which nothing is recorded or dropped.
+        """
+        if modes().portable or observing() or jax.default_backend() != "cpu":
+            return False
+        plain = len(spans) == 1 and spans[0].mask is None and self.softcap is None
+        plain = plain and self.kv_heads == self.heads and self.dropout.key is None
+        return plain and query.shape[2] * spans[0].keys.shape[2] >= LARGE
 
     def _scores(self, query: Array, span: Span) -> Float[Array, "batch heads queries places"]:
         # The queries of a group of heads follow each other, so that its keys are never repeated.
@@ -101,3 +119,20 @@ class Attention(nnx.Module):
 
     def _split(self, x: Array, heads: int) -> Float[Array, "batch places heads head"]:
         return x.reshape(*x.shape[:2], heads, -1)
+
+
+def _by_heads(
+    query: Float[Array, "batch heads queries head"],
+    keys: Float[Array, "batch heads places head"],
+    values: Float[Array, "batch heads places head"],
+) -> Float[Array, "batch heads queries head"]:
+    """What attention mixes, computed head by head."""
+
+    def one(parts: tuple[Array, Array, Array]) -> Array:
+        query, keys, values = parts
+        scores = jnp.einsum("qd,kd->qk", query, keys, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+        return jnp.einsum("qk,kd->qd", weights, values)
+
+    flat = [each.reshape(-1, *each.shape[2:]) for each in (query, keys, values)]
+    return jax.lax.map(one, tuple(flat)).reshape(query.shape)

@@ -98,31 +98,37 @@ class TextDecoder(nnx.Module):
         tokens: Int[Array, "batch time"],
         positions: Int[Array, "#batch time"] | None = None,
         segments: Int[Array, "batch time"] | None = None,
+        prompt: Prompt | None = None,
     ) -> Float[Array, "batch time vocab"]:
         """Logits after every token, all at once.
 
         Several captions of one picture may lie in one row, told apart by `segments`: a token sees
         those before it in its own segment, and `positions` count from each caption's start.
+
+        With a `prompt`, which is read once, every caption of the row follows it. The first token of
+        a caption, at position 0, then stands for the prompt: whichever it is, the logits after it
+        are those after the prompt, and no other token sees it.
         """
         mask = _causal(tokens.shape[1])
         if segments is not None:
             mask = mask & (segments[:, :, None] == segments[:, None, :])
         if positions is None:
             positions = jnp.arange(tokens.shape[1])[None]
-        prefix, _ = self.prefill(features)
+        begins = positions == 0
+        prefix, last = self._read_first(features, prompt)
+        if last is not None:
+            mask = mask & ~begins[:, None]
+            positions = prefix.next_position[:, None] - 1 + positions
         x, _ = self._run(self.embed(tokens, positions), mask, positions, prefix)
+        if last is not None:
+            x = jnp.where(begins[..., None], last[:, None], x)
         return self.logits(x)
 
     def predict(
         self, features: Features | None, prompt: Prompt, tokens: Int[Array, "batch time"]
     ) -> Float[Array, "batch time vocab"]:
         """Logits that predict each of `tokens`, from the prompt and the tokens before it."""
-        prefix, first = self.prefill(features, prompt)
-        assert first is not None  # since there is a prompt
-        read = tokens[:, :-1]
-        positions = prefix.next_position[:, None] + jnp.arange(read.shape[1])
-        x, _ = self._run(self.embed(read, positions), _causal(read.shape[1]), positions, prefix)
-        return jnp.concatenate([first[:, None], self.logits(x)], axis=1)
+        return self(features, jnp.pad(tokens, ((0, 0), (1, 0)))[:, :-1], prompt=prompt)
 
     def begin(
         self,
@@ -195,6 +201,16 @@ class TextDecoder(nnx.Module):
 
         Hidden states and attentions are recorded under `prefix.`.
         """
+        prefix, last = self._read_first(features, prompt)
+        if last is None:
+            return prefix, None
+        with scope("prefix"):
+            return prefix, self.logits(last)
+
+    def _read_first(
+        self, features: Features | None, prompt: Prompt | None
+    ) -> tuple[Prefix, Float[Array, "batch width"] | None]:
+        """The picture and the prompts, and the last layer's output at the end of each prompt."""
         memory, memory_mask, front = None, None, None
         if features is not None:
             front = self.front(features)
@@ -237,9 +253,7 @@ class TextDecoder(nnx.Module):
             if time > 1:
                 real = jnp.arange(count + time) < count + ends[:, None]
                 prefix = dataclasses.replace(prefix, real=real)
-        with scope("prefix"):
-            logits = self.logits(last)
-        return dataclasses.replace(prefix, next_position=ends), logits
+        return dataclasses.replace(prefix, next_position=ends), last
 
     def _together(self, prompt: Prompt) -> Bool[Array, "#batch #time time"] | None:
         """True where a token of a prompt may see another, wherever that is."""

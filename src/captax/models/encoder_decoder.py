@@ -192,10 +192,13 @@ class EncoderDecoder(nnx.Module):
         tokens: Int[Array, "batch time"],
         positions: Int[Array, "#batch time"] | None = None,
         segments: Int[Array, "batch time"] | None = None,
+        prompt: Prompt | None = None,
     ) -> Float[Array, "batch time vocab"]:
         """Logits after every token, from the output of `encode`; see `TextDecoder`."""
+        if prompt is not None:
+            features, prompt = self.given(features, prompt)
         with scope("decoder"):
-            return self.decoder(features, tokens, positions, segments)
+            return self.decoder(features, tokens, positions, segments, prompt)
 
     def placed(self, prompt: Prompt) -> Prompt:
         """The prompt, which knows where its pictures are if they are read as part of it."""

@@ -23,7 +23,7 @@ from captax.models.bart import TIED, WORDS, BartConfig, BartDecoder, BartEncoder
 from captax.models.config import ConfigError, ModelConfig, Roles
 from captax.models.connectors import Connector
 from captax.models.davit import PICTURE, DaViTConfig
-from captax.models.encoder_decoder import EncoderDecoder
+from captax.models.decoders import Together
 from captax.models.encoders import Features, LengthError, ShapeError
 from captax.models.layout import Layout, Rule, linear, norm, table
 from captax.models.modules import LayerNorm, Linear, parameter
@@ -49,6 +49,8 @@ class Florence2Config(ModelConfig):
 
     model_type: ClassVar[str] = "florence2"
     fixed: ClassVar[dict[str, Any]] = {"tie_word_embeddings": True}
+
+    together: ClassVar[Together] = "nothing"
 
     vision_config: DaViTConfig = VISION
     text_config: BartConfig = TEXT
@@ -153,8 +155,12 @@ class Florence2(VisionLanguageModel):
     def __init__(self, config: Florence2Config, *, rngs: nnx.Rngs | None):
         vision, text = config.vision_config, config.text_config
         decoder = BartDecoder(text, rngs=rngs)
-        EncoderDecoder.__init__(self, vision.build(rngs=rngs), decoder, config=config)
-        self.connector = Florence2Connector(vision, rngs=rngs)
+        super().__init__(
+            vision.build(rngs=rngs),
+            Florence2Connector(vision, rngs=rngs),
+            decoder,
+            config=config,
+        )
         self.text_encoder = BartEncoder(text, decoder.embeddings.words, rngs=rngs)
         self.project = None  # the connector does it
 

@@ -3,11 +3,12 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal
+from types import EllipsisType
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, struct
 from jaxtyping import Array, Float
 
 from captax.models.arithmetic import ACTIVATIONS, project
@@ -30,10 +31,31 @@ def parameter(
     return nnx.Param(std * jax.random.normal(rngs.params(), shape))
 
 
+@struct.dataclass
+class Adapted:
+    """A kernel of a `Linear` with a low-rank change, `scale * up @ down`, that is kept apart.
+
+    The kernel may then be narrow and frozen: no sum of both is made, and no gradient of its size.
+    """
+
+    kernel: Float[Any, "width_out width_in"]
+    down: Float[Any, "rank width_in"]
+    up: Float[Any, "width_out rank"]
+    scale: float = struct.field(pytree_node=False)
+
+    def __getitem__(self, whole: EllipsisType) -> "Adapted":
+        return self  # as an array in a parameter answers
+
+    def project(self, x: Float[Array, "*batch width_in"]) -> Float[Array, "*batch width_out"]:
+        """`x @ (kernel + scale * up @ down).T`."""
+        return project(x, self.kernel) + self.scale * project(project(x, self.down), self.up)
+
+
 class Linear(nnx.Module):
     """`x @ kernel.T + bias`; kernels begin with deviation `std`, by default LeCun's.
 
-    The kernel is `[width_out width_in]`, as PyTorch keeps it.
+    The kernel is `[width_out width_in]`, as PyTorch keeps it; training may put an `Adapted` one in
+    its place.
     """
 
     def __init__(
@@ -49,7 +71,8 @@ class Linear(nnx.Module):
         self.bias = parameter(rngs, (width_out,)) if bias else None
 
     def __call__(self, x: Float[Array, "*batch width_in"]) -> Float[Array, "*batch width_out"]:
-        y = project(x, self.kernel[...])
+        kernel = self.kernel[...]
+        y = kernel.project(x) if isinstance(kernel, Adapted) else project(x, kernel)
         return y if self.bias is None else y + self.bias[...]
 
 

@@ -80,7 +80,8 @@ class VisionLanguageConfig(ModelConfig):
         parts = {"vision_config": self.vision_config, "text_config": self.text_config}
         written = {name: part.write() for name, part in parts.items()}
         said = {**super().write(), **written, "architectures": [self.architecture]}
-        return {**said, self.picture_key: said.pop("image_token_id")}
+        said[self.picture_key] = said.pop("image_token_id")
+        return said
 
     def roles(self) -> Roles:
         return self.text_config.roles()
@@ -144,8 +145,9 @@ class VisionLanguageModel(EncoderDecoder):
         connector: nnx.Module,
         decoder: TextDecoder,
         *,
-        config: VisionLanguageConfig,
+        config: "VisionLanguageConfig | Any",
     ):
+        """`config` has an `image_token_id`, and says what is `together`."""
         super().__init__(encoder, decoder, config=config)
         self.connector: Any = connector
         decoder.together = config.together
@@ -169,8 +171,8 @@ class VisionLanguageModel(EncoderDecoder):
         return self.connector(features)
 
     def placed(self, prompt: Prompt) -> Prompt:
-        places = jnp.asarray(prompt.tokens) == self.config.image_token_id
-        pictures = places & prompt.real
+        pictures = jnp.asarray(prompt.tokens) == self.config.image_token_id
+        pictures &= prompt.real
         return dataclasses.replace(prompt, pictures=pictures)
 
 

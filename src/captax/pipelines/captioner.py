@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from jaxtyping import Float
 
 from captax.checkpoints.state import parameters
 from captax.data import filled, load_images
-from captax.errors import plural
+from captax.errors import plural, quoted
 from captax.explain import Explanation, Reader, explain, known_methods
 from captax.generation import (
     Beam,
@@ -170,7 +171,7 @@ class Captioner(Generator):
                 for place, picture in zip(places, pictures, strict=True)
             ]
             seeds = seeds_of(seed, places)
-            inputs = self._inputs(pictures, rows)
+            inputs = self.inputs(pictures, rows)
             return self._dispatch(inputs, prompts, rows, config, seeds, measured)
 
         placed = (
@@ -241,7 +242,7 @@ class Captioner(Generator):
             prompts = [self._whole_prompt(asked, picture, config) for picture in pictures]
             rows = padded(len(pictures), batch_size)
             said = [tokens[order[place]] for place in places]
-            return self._score(self._inputs(pictures, rows), prompts, said, rows, config)
+            return self._score(self.inputs(pictures, rows), prompts, said, rows, config)
 
         prepared = load_images([pictures[i] for i in order], self._prepare_one, **pace(batch_size))
         found = stream_prepared(enumerate(prepared), read, batch_size=batch_size)
@@ -345,11 +346,23 @@ class Captioner(Generator):
     def _said(
         self, captions: Sequence[str | Generated], prompt: str, config: GenerationConfig
     ) -> list[list[int]]:
-        """The tokens of captions after their prompt; texts are tokenised and eos is added."""
+        """The tokens of captions after their prompt; texts are tokenised and eos is added.
+
+        Warns of words that the tokenizer lacks, in whose place the model reads the unknown token.
+        """
         texts = [
             "" if isinstance(each, Generated) else each.removeprefix(prompt) for each in captions
         ]
-        encoded, begin = self.tokenizer.encode_plain(texts), config.forced_begin
+        encoded, begin = self.spell(texts), config.forced_begin
+        unknown = self.tokenizer.unk_id
+        for text, ids in zip(texts, encoded, strict=True):
+            if unknown is not None and unknown in ids:
+                lacking = ", ".join(map(quoted, self.tokenizer.unknown_in(text)))
+                warnings.warn(
+                    f"caption {quoted(text)}: holds words that the tokenizer lacks ({lacking}); "
+                    "the model reads each as an unknown word",
+                    stacklevel=3,
+                )
         return [
             list(each.tokens) if isinstance(each, Generated) else [*begin, *ids, config.eos_ids[0]]
             for each, ids in zip(captions, encoded, strict=True)
@@ -362,16 +375,16 @@ class Captioner(Generator):
     def _prepare_one(self, images: list[Any]) -> list[Picture]:
         return [self.prepare(image) for image in images]
 
-    def _inputs(self, pictures: list[Any], rows: int) -> Any:
+    def inputs(self, pictures: list[Any], rows: int) -> Any:
         """Prepared pictures as the model's program takes them, filled up to so many rows."""
         return filled(pictures, rows)
 
     def _asked(self, prompts: Sequence[str], system: str, raw: bool) -> list[Any]:
         """Users' prompts as `_whole_prompt` takes them: here, the tokens that captions continue."""
-        if system:
+        if system or raw:
             raise GenerationError(
-                "`system` is for models that are asked for captions, and this one continues its "
-                "prompt; leave it out"
+                f"`{'system' if system else 'raw'}` is for models that are asked for captions, and "
+                "this one continues its prompt; leave it out"
             )
         return self._prompts(prompts)
 
@@ -425,7 +438,7 @@ class Captioner(Generator):
                 model = self._rebuild(parameters)
                 return score(
                     model,
-                    self._encode(model, inputs),
+                    self.encode(model, inputs),
                     prompt,
                     tokens,
                     lengths,
@@ -444,16 +457,23 @@ class Captioner(Generator):
         strategy = kind(length_penalty=config.length_penalty)
         return self._programs.run(("score", config.eos_ids), make, *given, strategy, rules)
 
-    def _encode(self, model: Any, inputs: Any) -> Features:
-        """Features of what `_inputs` made, inside a program."""
+    def encode(self, model: Any, inputs: Any) -> Features:
+        """Features of what `inputs` made, inside a program; `model` has the weights to use."""
         return map_pictures(model.encode, inputs)
+
+    def with_model(self, model: Any) -> "Captioner":
+        """This captioner with another model of the same shape, which no calibration holds for."""
+        return Captioner(model, self.processor, self.tokenizer, self.generation)
 
     def save(self, directory: str | Path, *, dtype: str = "float32", card: str = "") -> None:
         """Write a checkpoint directory that `captax.load` reads; an older one is replaced."""
 
         def write(folder: Path) -> None:
-            self.processor.save(folder)
+            self._save_processor(folder)
             if self.calibration is not None:
                 (folder / CONFIDENCE).write_text(calibration_text(self.calibration))
 
         self._save(directory, write, dtype=dtype, card=card)
+
+    def _save_processor(self, folder: Path) -> None:
+        self.processor.save(folder)

@@ -68,8 +68,10 @@ class Generator:
         unknown = self.tokenizer.unk_id
         for text, tokens in zip(texts, prompts, strict=True):
             if unknown is not None and unknown in tokens:
+                lacking = ", ".join(map(quoted, self.tokenizer.unknown_in(text)))
                 raise GenerationError(
-                    f"prompt {quoted(text)}: holds words that the tokenizer lacks; use other words"
+                    f"prompt {quoted(text)}: holds words that the tokenizer lacks ({lacking}); use "
+                    "other words"
                 )
         return prompts
 
@@ -82,12 +84,16 @@ class Generator:
                 "out"
             )
 
+    def spell(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens by which the model writes these texts, without eos."""
+        return self.tokenizer.encode_plain(texts)
+
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """The texts of token sequences."""
         return [self.tokenizer.decode(row) for row in tokens]
 
-    def _encode(self, model: Any, inputs: Any) -> Any:
-        """Encode a batch of inputs for the decoder."""
+    def encode(self, model: Any, inputs: Any) -> Any:
+        """Features of a batch of inputs, inside a program; `model` has the weights to use."""
         raise NotImplementedError
 
     def _config(self, options: Mapping[str, Any]) -> GenerationConfig:
@@ -203,7 +209,7 @@ class Generator:
             rules: Rules | None,
         ) -> Sequences:
             model = self._rebuild(parameters)
-            features = self._encode(model, inputs)
+            features = self.encode(model, inputs)
             found = generate(
                 model,
                 features,

@@ -1,5 +1,6 @@
 """Load checkpoints by name; the kind of the model decides what `load` returns."""
 
+import dataclasses
 from os import PathLike
 from pathlib import Path
 from typing import Any, overload
@@ -12,9 +13,9 @@ from captax.checkpoints.gguf import is_gguf, open_gguf
 from captax.checkpoints.gguf_models import load_gguf
 from captax.checkpoints.names import DEFAULT
 from captax.compilation import refuse_fork
-from captax.errors import CheckpointError, quoted
+from captax.errors import CheckpointError, OptionError, quoted
 from captax.generation import GenerationConfig
-from captax.images import ImageProcessor, load_processor
+from captax.images import ImageProcessor, TileProcessor, load_processor
 from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import VisionEncoder
@@ -27,10 +28,10 @@ from captax.pipelines.florence2 import Florence2Captioner
 from captax.pipelines.generator import read_calibration, read_generation
 from captax.pipelines.matcher import Matcher
 from captax.pipelines.text_generator import SOURCE_TOKENIZER, TextGenerator
-from captax.pipelines.vision_language import VisionLanguageCaptioner
+from captax.pipelines.vision_language import VisionLanguageCaptioner, check_places
 from captax.text import Tokenizer
 from captax.text.gguf import read_gguf_tokenizer
-from captax.text.prompt_format import FLORENCE2, picture_format
+from captax.text.prompt_format import picture_format
 
 
 @overload
@@ -41,6 +42,8 @@ def load(
     token: str | None = None,
     offline: bool = False,
     dtype: str = "float32",
+    image_size: int | None = None,
+    image_splitting: bool | None = None,
 ) -> Captioner: ...
 
 
@@ -52,6 +55,8 @@ def load(
     token: str | None = None,
     offline: bool = False,
     dtype: str = "float32",
+    image_size: int | None = None,
+    image_splitting: bool | None = None,
 ) -> Any: ...
 
 
@@ -62,6 +67,8 @@ def load(
     token: str | None = None,
     offline: bool = False,
     dtype: str = "float32",
+    image_size: int | None = None,
+    image_splitting: bool | None = None,
 ) -> Any:
     """Load a checkpoint, ready for use.
 
@@ -71,7 +78,12 @@ def load(
         revision: a branch, tag or commit on the hub.
         token: gives access to private models on the hub.
         offline: use only hub models that were downloaded before.
-        dtype: the type that weights are cast to.
+        dtype: the type that weights are cast to; "auto" keeps the type that they have in the
+            checkpoint.
+        image_size: for models that see a picture as tiles: the pixels that its longer side is
+            resized to, if not those of the checkpoint. Fewer pixels are fewer tiles.
+        image_splitting: for the same models: whether there are tiles at all, or only a view of the
+            whole picture.
 
     Returns:
         A `Captioner`, a `TextGenerator`, a `Classifier`, or a `Matcher` for a CLIP or
@@ -79,25 +91,52 @@ def load(
 
     Raises:
         CheckpointError: there is no checkpoint, or its model cannot be used alone.
+        OptionError: the model sees no tiles, and an option for them is given.
     """
     refuse_fork()
+    loaded: Any
     if name is not None and is_gguf(Path(name)):
-        return _from_gguf(Path(name), dtype)
-    directory = locate(name, revision=revision, token=token, offline=offline)
+        loaded = _from_gguf(Path(name), dtype)
+    else:
+        directory = locate(name, revision=revision, token=token, offline=offline)
+        loaded = _from_directory(directory, dtype, name)
+    if image_size is not None or image_splitting is not None:
+        loaded.processor = _retiled(loaded, image_size, image_splitting)
+    return loaded
+
+
+def _retiled(loaded: Any, image_size: int | None, image_splitting: bool | None) -> TileProcessor:
+    processor = getattr(loaded, "processor", None)
+    if not isinstance(processor, TileProcessor):
+        option = "image_size" if image_splitting is None else f"image_splitting={image_splitting}"
+        raise OptionError(
+            f"`{option}` is for models that see a picture as tiles, such as SmolVLM, and this is "
+            f"none of them; leave it out"
+        )
+    return dataclasses.replace(
+        processor,
+        longest_edge=processor.longest_edge if image_size is None else image_size,
+        split=processor.split if image_splitting is None else image_splitting,
+    )
+
+
+def _from_directory(directory: Path, dtype: str, name: str | PathLike[str] | None) -> Any:
     model = read_model(directory, dtype=dtype)
     if isinstance(model, VisionLanguageModel):
-        tokenizer, generation = Tokenizer.load(directory), read_generation(directory, model)
-        if isinstance(model, Florence2):
-            processor = ImageProcessor.load(directory)
-            return Florence2Captioner(model, processor, tokenizer, FLORENCE2, generation)
-        kind, picture = model.config.model_type, tokenizer.token(model.config.image_token_id)
-        prompt_format = picture_format(kind, picture)
+        tokenizer = Tokenizer.load(directory)
+        kind, picture = model.config.model_type, model.config.image_token_id
+        prompt_format = picture_format(kind, lambda: tokenizer.token(picture))
         if prompt_format is None:
+            token = quoted(tokenizer.token(picture))
             raise CheckpointError(
                 f"{name}: captax does not know the prompt format of this {kind} checkpoint, whose "
-                f"pictures are the token {quoted(picture)}; load the bare model with "
-                "captax.load_model"
+                f"pictures are the token {token}; load the bare model with captax.load_model"
             )
+        check_places(directory, model.config.places)
+        generation = read_generation(directory, model)
+        if isinstance(model, Florence2):
+            processor = ImageProcessor.load(directory)
+            return Florence2Captioner(model, processor, tokenizer, prompt_format, generation)
         return VisionLanguageCaptioner(
             model, load_processor(directory), tokenizer, prompt_format, generation
         )

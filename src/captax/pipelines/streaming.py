@@ -87,6 +87,8 @@ def several(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource
     """One picture or a sequence of pictures, as a sequence."""
     one = isinstance(images, str | bytes | PathLike | Image.Image | Prepared)
     one = one or (isinstance(images, np.ndarray) and images.ndim < 4)
+    # What is neither is told of where it is read.
+    one = one or not isinstance(images, Iterable)
     return cast("Sequence[ImageSource]", [images] if one else images)
 
 

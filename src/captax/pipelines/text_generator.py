@@ -111,7 +111,7 @@ class TextGenerator(Generator):
             mask[row, : len(source)] = True
         return TextBatch(tokens, mask)
 
-    def _encode(self, model: Any, inputs: TextBatch | None) -> Features | None:
+    def encode(self, model: Any, inputs: TextBatch | None) -> Features | None:
         return None if inputs is None else model.encode(inputs)
 
     def save(self, directory: str | Path, *, dtype: str = "float32", card: str = "") -> None:

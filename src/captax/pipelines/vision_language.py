@@ -2,21 +2,29 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
+from captax.checkpoints.directory import CONFIG, read_json
+from captax.errors import CheckpointError, OptionError, quoted
 from captax.generation import GenerationConfig
+from captax.generation.result import Generated
 from captax.images import ImageProcessor, ImageSource, Prepared, TileProcessor
+from captax.images.processor import PROCESSOR
 from captax.models.encoders import Features
 from captax.models.vision_language import VisionLanguageModel
 from captax.pipelines.captioner import Captioner
 from captax.text import Tokenizer
 from captax.text.prompt_format import PromptFormat
 
+# How many tokens a view takes, as transformers' processors are told.
+PLACES = "image_seq_len"
 # Batches have one of these numbers of views, or the largest number that a picture of them has.
 VIEWS = (1, 5, 9, 13, 17)
 # The most tokens of an answer, if a checkpoint does not say: a few sentences.
@@ -48,23 +56,69 @@ class VisionLanguageCaptioner(Captioner):
         self._encoded = functools.lru_cache(maxsize=256)(self._encode_prompt)
 
     def prepare(self, image: ImageSource) -> Prepared:
-        return self.processor.prepare(self.processor.decode(image))
+        ready = image if isinstance(image, Prepared) else self.processor.decode(image)
+        return self.processor.prepare(ready)
 
     def places(self, picture: Prepared) -> int:
         """How many tokens stand for a prepared picture."""
         return self.model.config.places * len(picture.views)
 
+    @property
+    def cost(self) -> str:
+        """How many tokens a picture takes, in a sentence that may go on as text for a user."""
+        view, views = self.model.config.places, self.processor.most_views
+        if views == 1:
+            return f"a picture takes {view:,} tokens of the prompt"
+        return (
+            f"a picture takes up to {view * views:,} tokens of the prompt ({views} views of "
+            f"{view}); `image_splitting=False` makes it {view}"
+        )
+
+    @property
+    def most_tiles(self) -> tuple[int, int]:
+        """The rows and columns of the picture that has the most tiles; (0, 0) if none has any."""
+        square = (1, 1)  # pictures of all sizes are made as large
+        return self.processor.grid(square) if isinstance(self.processor, TileProcessor) else (0, 0)
+
+    def asking(self, prompt: str = "") -> Callable[[tuple[int, int]], list[int]]:
+        """All tokens of a prompt in the model's format, by the grid of a picture's tiles.
+
+        Raises `GenerationError` if the prompt contains a token that is no text.
+        """
+        [asked] = self._asked([prompt], system="", raw=False)
+        return asked
+
+    def spell(self, texts: Sequence[str]) -> list[list[int]]:
+        reply = self.prompt_format.reply
+        return super().spell([f"{reply}{text.strip()}" for text in texts])
+
+    def with_model(self, model: Any) -> "VisionLanguageCaptioner":
+        parts = self.processor, self.tokenizer, self.prompt_format, self.generation
+        return VisionLanguageCaptioner(model, *parts)
+
+    def _said(
+        self, captions: Sequence[str | Generated], prompt: str, config: GenerationConfig
+    ) -> list[list[int]]:
+        return super()._said(captions, "", config)  # the prompt is no part of them
+
     def _asked(self, prompts: Sequence[str], system: str, raw: bool) -> list[Any]:
         self._refuse_special([*prompts, system])
-        return [(prompt, system, raw) for prompt in prompts]
+        return [functools.partial(self._encoded, prompt, system, raw) for prompt in prompts]
 
     def _whole_prompt(self, asked: Any, picture: Prepared, config: GenerationConfig) -> list[int]:
-        return self._encoded(*asked, picture.grid)
+        return asked(picture.grid)
 
     def _encode_prompt(
         self, prompt: str, system: str, raw: bool, grid: tuple[int, int]
     ) -> list[int]:
-        how = self.prompt_format
+        how, (rows, columns) = self.prompt_format, grid
+        if how.tiles is not None and rows:
+            last = how.tiles.cell.format(row=rows, column=columns)
+            if self.tokenizer.special_ids.isdisjoint(self.tokenizer.encode_special([last])[0]):
+                raise OptionError(
+                    f"a picture of {rows} x {columns} tiles: the tokenizer has no {last}; give a "
+                    "smaller `image_size`"
+                )
         shown = how.picture_text(self.model.config.places, grid)
         if raw:
             text = how.start + shown + prompt
@@ -75,7 +129,7 @@ class VisionLanguageCaptioner(Captioner):
     def _spoken(self, asked: Any) -> list[int]:
         return []  # the prompt is a question
 
-    def _inputs(self, pictures: list[Any], rows: int) -> UInt8[np.ndarray, "rows views h w 3"]:
+    def inputs(self, pictures: list[Any], rows: int) -> UInt8[np.ndarray, "rows views h w 3"]:
         most = max(len(picture.views) for picture in pictures)
         count = next((size for size in VIEWS if size >= most), most)
         views = np.zeros((rows, count, *self.processor.size, 3), np.uint8)
@@ -83,6 +137,23 @@ class VisionLanguageCaptioner(Captioner):
             views[row, : len(picture.views)] = picture.views
         return views
 
-    def _encode(self, model: Any, inputs: Any) -> Features:
+    def encode(self, model: Any, inputs: Any) -> Features:
         scale, offset = self.processor.factors
         return model.encode(jnp.asarray(inputs, jnp.float32) * scale + offset)
+
+    def _save_processor(self, folder: Path) -> None:
+        super()._save_processor(folder)
+        if self.prompt_format.tiles is not None:
+            contents = json.dumps({PLACES: self.model.config.places}, indent=2)
+            (folder / PROCESSOR).write_text(contents + "\n")
+
+
+def check_places(directory: Path, places: int) -> None:
+    """Raise `CheckpointError` if a checkpoint says that a view takes another number of tokens."""
+    path = directory / PROCESSOR
+    said = read_json(path).get(PLACES) if path.is_file() else None
+    if said is not None and said != places:
+        raise CheckpointError(
+            f"{path}: {PLACES}={quoted(said)}, and the model of {CONFIG} makes {places} tokens of "
+            "a view; the files are of different checkpoints, so download them again"
+        )

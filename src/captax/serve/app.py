@@ -92,7 +92,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
     async def caption(request: Request) -> Any:
         """Caption pictures. Each of several that cannot be read gets an error in its place."""
         asked, sent = await read(request, schemas.CaptionRequest)
-        work = Work.of("caption", asked.given(), asked.prompt)
+        work = Work.of("caption", {**asked.given(), **asked.told()}, asked.prompt)
         found = await answer(request, work, sent, [{"seed": asked.seed}] * len(sent))
         captions = [
             _unread(request, each, result)
@@ -151,7 +151,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
                 "too_many_captions",
                 f"the request has {len(captions)} captions; send at most {settings.max_images}",
             )
-        work = Work.of("score", asked.given(), asked.prompt)
+        work = Work.of("score", {**asked.given(), **asked.told()}, asked.prompt)
         found = await answer(request, work, sent, [{"caption": each} for each in captions])
         scores = [
             _unread(request, each, result)

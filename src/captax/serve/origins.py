@@ -55,7 +55,11 @@ def is_loopback(host: str) -> bool:
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
-    return _is_number(name) and ipaddress.ip_address(name).is_loopback
+    if not _is_number(name):
+        return False
+    address = ipaddress.ip_address(name)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _is_number(name: str) -> bool:

@@ -25,7 +25,11 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Seed = Annotated[
     int, _if_null(0), Field(ge=0, lt=2**31, description="Seed of the random draws when sampling.")
 ]
-Prompt = Annotated[Text, _if_null(""), Field(description="Text that captions begin with.")]
+Prompt = Annotated[
+    Text,
+    _if_null(""),
+    Field(description="Text that captions begin with; a vision-language model answers it instead."),
+]
 
 # A request keeps a beam or a sample in memory for each of these, so there is a limit.
 MOST_ROWS = 16
@@ -104,10 +108,27 @@ class Options(_Request):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-class CaptionRequest(Options, PicturesRequest):
-    """Pictures to caption."""
+class Asking(_Request):
+    """What a model is asked, named as in `captax caption`."""
 
     prompt: Prompt = ""
+    system: Annotated[Text, _if_null("")] = Field(
+        "", description="What a vision-language model is told before the prompt."
+    )
+    raw: Annotated[bool, _if_null(False)] = Field(
+        False,
+        description="Give a vision-language model the prompt as it is, without its prompt format.",
+    )
+
+    def told(self) -> dict[str, Any]:
+        """What only a model with a prompt format can be told, as far as it was given."""
+        said = {"system": self.system, "raw": self.raw}
+        return {name: value for name, value in said.items() if value}
+
+
+class CaptionRequest(Options, Asking, PicturesRequest):
+    """Pictures to caption."""
+
     seed: Seed = 0
 
 
@@ -131,11 +152,10 @@ class ExplainRequest(Options, PicturesRequest):
     )
 
 
-class ScoreRequest(Options, PicturesRequest):
+class ScoreRequest(Options, Asking, PicturesRequest):
     """Captions to score: one for each picture, or any number for one picture."""
 
     captions: Annotated[list[Text], _REQUIRED] = Field(min_length=1)
-    prompt: Prompt = ""
 
 
 class ClassifyRequest(PicturesRequest):

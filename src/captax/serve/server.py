@@ -6,7 +6,7 @@ import logging
 import logging.config
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,14 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service):
         super().__init__(config)
         self.service = service
+        self._everywhere: list[socket.socket] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and log the address."""
+        host, port = self.config.host, self.config.port
+        if sockets is None and _is_everywhere(host):
+            with _taken(host, port):
+                sockets = self._everywhere = [_everywhere(port)]
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
@@ -67,8 +72,35 @@ class Server(uvicorn.Server):
         """Drain while still listening, so that new requests get an answer; then close."""
         logger.info("stopping; requests that were accepted are finished first")
         await self.service.drain(lambda: self.force_exit)
-        await super().shutdown(sockets)
+        await super().shutdown(sockets or self._everywhere)
         logger.info("stopped")
+
+
+def _is_everywhere(host: str) -> bool:
+    """Whether it is IPv6's address for all interfaces."""
+    return ":" in host and host.replace("0", "").strip(":") == ""
+
+
+def _everywhere(port: int) -> socket.socket:
+    """Listens on all interfaces for IPv6 and IPv4; asyncio would leave IPv4 out."""
+    return socket.create_server(
+        ("::", port),
+        family=socket.AF_INET6,
+        backlog=BACKLOG,
+        dualstack_ipv6=socket.has_dualstack_ipv6(),
+    )
+
+
+@contextlib.contextmanager
+def _taken(host: str, port: int) -> Iterator[None]:
+    """Within the block, an `OSError` says that the address cannot be listened on."""
+    try:
+        yield
+    except OSError as error:
+        raise CaptaxError(
+            f"{host}, port {port}: cannot be listened on ({error.strerror}); give another --port "
+            "or --host"
+        ) from None
 
 
 def refuse_taken(host: str, port: int) -> None:
@@ -77,18 +109,18 @@ def refuse_taken(host: str, port: int) -> None:
     Raises:
         CaptaxError: it cannot be listened on.
     """
-    try:
+    with _taken(host, port):
+        if _is_everywhere(host):
+            _everywhere(port).close()
+            return
         for family, kind, protocol, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
             with socket.socket(family, kind, protocol) as tried:
                 tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:  # as asyncio does
+                    tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 tried.bind(address)
-    except OSError as error:
-        raise CaptaxError(
-            f"{host}, port {port}: cannot be listened on ({error.strerror}); give another --port "
-            "or --host"
-        ) from None
 
 
 def with_descriptors(settings: Settings) -> Settings:
@@ -147,11 +179,11 @@ def serve(
     *,
     host: str,
     port: int,
-    revision: str | None = None,
-    offline: bool = False,
-    dtype: str = "float32",
+    **loading: Any,
 ) -> None:
-    """Load the checkpoint of that name, as `captax.load` does, and serve it until told to stop.
+    """Load the checkpoint of that name and serve it until told to stop.
+
+    `loading` are arguments of `captax.load`.
 
     It is for a process that does nothing else: it configures the log, and where compiled programs
     are kept. Answers call the model by `name`, a directory by its last part.
@@ -167,7 +199,7 @@ def serve(
         shown = Path(name).name if Path(name).exists() else name
     logging.config.dictConfig(LOG)
     logger.info("loading %s", quoted(shown))
-    model = load(name, revision=revision, offline=offline, dtype=dtype)
+    model = load(name, **loading)
     if not isinstance(model, Captioner | Classifier):
         raise CaptaxError(
             f"{name}: holds a {type(model).__name__}; give a captioner or a classifier"

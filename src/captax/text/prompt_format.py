@@ -5,7 +5,7 @@ A prompt is whole, its first token included, so that it is encoded without addin
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from captax.errors import OptionError, quoted
 from captax.text.tasks import FLORENCE2 as FLORENCE2_TASKS
@@ -60,6 +60,7 @@ class PromptFormat:
         picture_end: what stands after them.
         tiles: what stands around them instead, if pictures are seen as tiles.
         prompt: what is asked if nothing else is given.
+        reply: what the model's answer begins with, such as the space after a colon.
         tasks: the tasks that a prompt may begin with the token of.
     """
 
@@ -76,6 +77,7 @@ class PromptFormat:
     picture_end: str = ""
     tiles: TileMarkers | None = None
     prompt: str = ""
+    reply: str = ""
     tasks: tuple[Task, ...] = ()
 
     def picture_text(self, places: int, grid: tuple[int, int] = (0, 0)) -> str:
@@ -158,6 +160,7 @@ SMOLVLM = PromptFormat(
         "<fake_token_around_image>", "<row_{row}_col_{column}>", "<global-img>", "\n"
     ),
     prompt="Can you describe this image?",
+    reply=" ",
 )
 IDEFICS3 = dataclasses.replace(SMOLVLM, start="<|begin_of_text|>")
 PALIGEMMA = PromptFormat(
@@ -178,6 +181,7 @@ LLAVA = PromptFormat(
     user="USER: ",
     user_end=" ",
     answer="ASSISTANT:",
+    reply=" ",
     picture="<image>",
     picture_end="\n",
     prompt="Describe this image.",
@@ -273,9 +277,17 @@ FORMATS: dict[str, tuple[PromptFormat, ...]] = {
     "paligemma": (PALIGEMMA,),
     "llava": (LLAVA, JOYCAPTION),
     "gemma3": (GEMMA3,),
+    "florence2": (FLORENCE2,),
 }
 
 
-def picture_format(model_type: str, picture: str) -> PromptFormat | None:
-    """The format of a family's checkpoint in which the token `picture` keeps a picture's place."""
-    return next((each for each in FORMATS[model_type] if each.picture == picture), None)
+def picture_format(model_type: str, picture: Callable[[], str]) -> PromptFormat | None:
+    """The format of a family's checkpoint.
+
+    Of several it is the one in which the token `picture()` keeps a picture's place.
+    """
+    known = FORMATS[model_type]
+    if len(known) == 1:
+        return known[0]
+    token = picture()
+    return next((each for each in known if each.picture == token), None)

@@ -147,6 +147,13 @@ class Tokenizer:
         encodings = self._encodings(texts)
         return [encoding.ids for encoding in encodings]
 
+    def unknown_in(self, text: str) -> list[str]:
+        """The parts of a text that the tokenizer lacks, each once, in the order of the text."""
+        [encoding] = self._encodings([text])
+        read = zip(encoding.ids, encoding.offsets, strict=True)
+        parts = [text[slice(*place)] for token, place in read if token == self.unk_id]
+        return list(dict.fromkeys(parts))
+
     def encode_special(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, in which special tokens are read as such.
 

@@ -18,13 +18,14 @@ from captax.checkpoints.directory import load_half
 from captax.checkpoints.efficientnet_lite import load_efficientnet_lite
 from captax.checkpoints.state import parameters, rebuilder
 from captax.errors import quoted
-from captax.images import ImageProcessor
+from captax.images import ImageProcessor, TileProcessor
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import TextEncoder, VisionEncoder
 from captax.models.transformer import TransformerDecoder, TransformerDecoderConfig
 from captax.pipelines.assembly import classifier_for, from_pretrained_halves
 from captax.pipelines.captioner import Captioner
 from captax.pipelines.classifier import Classifier
+from captax.pipelines.florence2 import Florence2Captioner
 from captax.pipelines.loading import load
 from captax.pipelines.text_generator import TextGenerator
 from captax.pipelines.vision_language import VisionLanguageCaptioner
@@ -53,7 +54,14 @@ def build(recipe: Recipe, *, captions: Sequence[str] = (), labels: Sequence[str]
     subject: Any
     if model.checkpoint:
         subject = load(None if model.checkpoint == "default" else model.checkpoint)
-        if model.add_words:
+        if isinstance(subject, Florence2Captioner):
+            raise RecipeError(
+                "model.checkpoint: Florence-2 cannot be trained yet; give another captioner, such "
+                "as SmolVLM, PaliGemma or GIT"
+            )
+        if isinstance(subject, VisionLanguageCaptioner):
+            _prepare_to_ask(subject, recipe)
+        elif model.add_words:
             subject = _with_words(subject, captions, recipe)
     elif model.decoder.checkpoint:
         subject = from_pretrained_halves(
@@ -61,18 +69,43 @@ def build(recipe: Recipe, *, captions: Sequence[str] = (), labels: Sequence[str]
         )
     else:
         subject = _with_new_decoder(recipe, captions)
-    if isinstance(subject, VisionLanguageCaptioner):
-        raise RecipeError(
-            "model.checkpoint: vision-language models cannot be trained yet; give a captioner that "
-            "reads its picture by cross-attention, or GIT"
-        )
     right: Any = KINDS[recipe.task]
     if not isinstance(subject, right) or not isinstance(subject.model, EncoderDecoder):
         raise RecipeError(
             f"task is {recipe.task}, but the model's checkpoints make a {type(subject).__name__}; "
             "give other checkpoints or another task"
         )
+    if not isinstance(subject, VisionLanguageCaptioner):
+        for name in ("prompt", "tiles"):
+            if getattr(model, name) != type(model).model_fields[name].default:
+                raise RecipeError(
+                    f"model.{name} is for vision-language models, and the recipe's model is none; "
+                    "leave it out"
+                )
     return subject
+
+
+def _prepare_to_ask(captioner: VisionLanguageCaptioner, recipe: Recipe) -> None:
+    """Set up a vision-language model as the recipe says, or refuse what it cannot do."""
+    if recipe.model.add_words:
+        raise RecipeError(
+            "model.add_words is for models with a word vocabulary, and this one writes any word; "
+            "leave it out"
+        )
+    if not recipe.model.tiles and isinstance(captioner.processor, TileProcessor):
+        captioner.processor = dataclasses.replace(captioner.processor, split=False)
+    if captioner.most_tiles == (0, 0):
+        return
+    if any(stage.views for stage in recipe.stages):
+        raise RecipeError(
+            "stages: the features of pictures are not kept for a model that sees them as tiles; "
+            "leave out views, or give model.tiles=false"
+        )
+    if jax.process_count() > 1:
+        raise RecipeError(
+            "model.tiles: several processes cannot train a model that sees pictures as tiles; give "
+            "model.tiles=false, or train in one process"
+        )
 
 
 def _with_words(captioner: Captioner, captions: Sequence[str], recipe: Recipe) -> Captioner:

@@ -1,5 +1,6 @@
 """The model card that goes with a trained model."""
 
+import json
 from collections.abc import Mapping
 
 from captax.training.examples import Examples
@@ -51,6 +52,9 @@ def model_card(
     few = ":"
     if len(examples.dev) < FEW:
         few = ". These are too few to say how good the model is on others:"
+    use = USES[recipe.task]
+    if recipe.model.prompt:
+        use = f"{use[:-1]}, prompt={json.dumps(recipe.model.prompt, ensure_ascii=False)})"
     how = "" if recipe.task == "classify" else f", beam {recipe.evaluation.num_beams}"
     return f"""---
 library_name: captax
@@ -74,6 +78,6 @@ and chosen by {metric} on {number_of(len(examples.dev), recipe)} of {dev}{how}{f
 ```python
 import captax
 
-captax.load("this-directory").{USES[recipe.task]}
+captax.load("this-directory").{use}
 ```
 """

@@ -1,17 +1,21 @@
 """What the encoder is given for the pictures of a dataset: cached features, or fresh pixels."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from flax import struct
+from jaxtyping import Float, UInt8
 
-from captax.images import Augment, ImageProcessor
+from captax.generation.programs import fill_prompts
+from captax.images import Augment, ImageProcessor, TileProcessor
 from captax.models.encoders import VisionEncoder
-from captax.training.features import FeatureCache, augmented_pixels, cache_features
+from captax.models.prompt import Prompt
+from captax.pipelines.vision_language import VisionLanguageCaptioner
+from captax.training.features import FeatureCache, augmented, augmented_pixels, cache_features
 
 
 class EncoderInputs:
@@ -24,7 +28,7 @@ class EncoderInputs:
     def __init__(
         self,
         examples: Sequence[Any],
-        processor: ImageProcessor,
+        processor: ImageProcessor | TileProcessor,
         *,
         augment: Augment | None = None,
         seed: int = 0,
@@ -55,21 +59,56 @@ class EncoderInputs:
             label=label,
         )
 
-    def read(
-        self, chosen: np.ndarray, visits: np.ndarray | None = None
-    ) -> Float[np.ndarray, "batch ..."]:
+    def read(self, chosen: np.ndarray, visits: np.ndarray | None = None) -> Any:
         """The inputs as each visit shows them, from 0; without visits, unaugmented."""
-        if self._cache is not None:
-            if visits is None:
-                return self._cache.read(chosen, np.zeros_like(chosen))
-            # Every picture takes its views in turn, and neighbours are not at the same one.
-            return self._cache.read(chosen, (chosen + visits) % self._cache.views)
+        if self._cache is None:
+            return np.concatenate(self._load(augmented_pixels, chosen, visits))
+        if visits is None:
+            return self._cache.read(chosen, np.zeros_like(chosen))
+        # Every picture takes its views in turn, and neighbours are not at the same one.
+        return self._cache.read(chosen, (chosen + visits) % self._cache.views)
+
+    def _load(
+        self, make: Callable[..., Any], chosen: np.ndarray, visits: np.ndarray | None
+    ) -> list[Any]:
+        """What `make` makes of each picture."""
         views = np.zeros_like(chosen)
         if self.augment is not None and visits is not None:
             views = visits + 1
 
-        def load(place: int, view: int) -> np.ndarray:
-            example = self.examples[place]
-            return augmented_pixels(example, self.processor, self.augment, self.seed, view)[0]
+        def load(place: int, view: int) -> Any:
+            return make(self.examples[place], self.processor, self.augment, self.seed, view)
 
-        return np.stack(list(self._threads.map(load, chosen.tolist(), views.tolist())))
+        return list(self._threads.map(load, chosen.tolist(), views.tolist()))
+
+
+@struct.dataclass
+class Asked:
+    """What a vision-language model is asked: pictures and a prompt about each.
+
+    `pictures` are all views of each as bytes, or what `EncoderInputs` kept of a single one.
+    """
+
+    pictures: UInt8[Any, "batch views height width 3"] | Float[Any, "batch ..."]
+    prompt: Prompt
+
+
+class AskedInputs(EncoderInputs):
+    """The same for a vision-language model, with the prompts that captions answer."""
+
+    def __init__(
+        self, examples: Sequence[Any], captioner: VisionLanguageCaptioner, prompt: str, **how: Any
+    ):
+        super().__init__(examples, captioner.processor, **how)
+        self.captioner, self.asking = captioner, captioner.asking(prompt)
+
+    def read(self, chosen: np.ndarray, visits: np.ndarray | None = None) -> Asked:
+        if self.depth:
+            pictures, grids = super().read(chosen, visits), [(0, 0)] * len(chosen)
+        else:
+            prepared = self._load(augmented, chosen, visits)
+            pictures = self.captioner.inputs(prepared, len(prepared))
+            grids = [picture.grid for picture in prepared]
+        prompts = [self.asking(grid) for grid in grids]
+        most = self.captioner.model.decoder.max_positions
+        return Asked(pictures, fill_prompts(prompts, len(prompts), max_positions=most))

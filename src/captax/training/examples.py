@@ -12,7 +12,7 @@ import pydantic
 from captax import data
 from captax.data.example import DataError, StoredExample, collecting_faults
 from captax.data.faults import LONGEST_CAPTION, Fault, Kind, counted, picture_fault, text_fault
-from captax.files import is_file, own_file, parse_json, write_text
+from captax.files import absent, is_file, own_file, parse_json, write_text
 from captax.images import ImageError, decode, inspect
 from captax.progress import Progress
 from captax.training.recipe import Recipe, RecipeError, Source
@@ -45,9 +45,10 @@ class BrokenData(DataError, ImageError):
     def remedy(self) -> str:
         """What to do."""
         if all(fault.kind.of_example for fault in self.faults):
-            do = "Repair or remove them, or leave them out with --skip-broken"
+            them = "it" if len(self.faults) == 1 else "them"
+            do = f"Repair or remove {them}, or leave {them} out with --skip-broken"
         else:
-            do = "Repair them"
+            do = "Repair it" if len(self.faults) == 1 else "Repair them"
         return f"{do}; `captax data check` lists all that is wrong with a dataset"
 
 
@@ -85,7 +86,9 @@ class Examples:
 def present(image: Any) -> None:
     """Look whether a picture's file exists, and no more."""
     if isinstance(image, Path) and not is_file(image):
-        raise ImageError(f"{image}: does not exist; restore the picture or remove it from the list")
+        link = absent(image).partition("; ")[2]
+        why = f"does not exist ({link})" if link else "does not exist"
+        raise ImageError(f"{image}: {why}; restore the picture or remove it from the list")
 
 
 def decoded(image: Any) -> None:

@@ -31,7 +31,15 @@ from captax.files import (
     unwritable,
     write_text,
 )
-from captax.images import Augment, ImageError, ImageProcessor, mentions_sides, rng_for
+from captax.images import (
+    Augment,
+    ImageError,
+    ImageProcessor,
+    Prepared,
+    TileProcessor,
+    mentions_sides,
+    rng_for,
+)
 from captax.models.arithmetic import map_pictures
 from captax.models.encoders import VisionEncoder
 from captax.progress import Progress
@@ -68,7 +76,7 @@ def cache_features(
     encoder: VisionEncoder,
     depth: int,
     examples: Sequence[Any],
-    processor: ImageProcessor,
+    processor: ImageProcessor | TileProcessor,
     *,
     augment: Augment | None = None,
     views: int = 1,
@@ -130,9 +138,24 @@ def _rows_done(data: Path, progress: Path, directory: Path, row: int) -> int:
 
 
 def augmented_pixels(
-    example: Any, processor: ImageProcessor, augment: Augment | None, seed: int, view: int
+    example: Any,
+    processor: ImageProcessor | TileProcessor,
+    augment: Augment | None,
+    seed: int,
+    view: int,
 ) -> Float[np.ndarray, "1 height width 3"]:
-    """Pixels of an example's picture for an encoder, augmented as (seed, view, example) say.
+    """Pixels of an example's whole picture for an encoder, from `augmented`."""
+    return processor.normalize(augmented(example, processor, augment, seed, view).pixels[None])
+
+
+def augmented(
+    example: Any,
+    processor: ImageProcessor | TileProcessor,
+    augment: Augment | None,
+    seed: int,
+    view: int,
+) -> Prepared:
+    """An example's picture, prepared by `processor`, augmented as (seed, view, example) say.
 
     View 0 is unchanged. Raises `ImageError` for a picture that cannot be read.
     """
@@ -140,7 +163,7 @@ def augmented_pixels(
     if augment is not None and view > 0:
         sides = mentions_sides(getattr(example, "captions", ()))
         image = augment(image, rng_for(seed, view, example.id), allow_flip=not sides)
-    return processor([processor.prepare(image)])
+    return processor.prepare(image)
 
 
 def _make_room(data: Path, directory: Path, size: int) -> None:
@@ -166,7 +189,7 @@ def _make_room(data: Path, directory: Path, size: int) -> None:
 
 def _views(
     examples: Sequence[Any],
-    processor: ImageProcessor,
+    processor: ImageProcessor | TileProcessor,
     augment: Augment | None,
     seed: int,
     rows: range,

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import shutil
 import sys
@@ -50,10 +51,10 @@ from captax.training.examples import (
     write_skipped,
 )
 from captax.training.learning_task import DevResult
-from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, merge_lora
+from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, linear_kernels, merge_lora
 from captax.training.mesh import Placement
 from captax.training.optimizers import make_optimizer
-from captax.training.recipe import Recipe, RecipeError, Stage, matches
+from captax.training.recipe import Recipe, RecipeError, Stage, differences, matches
 from captax.training.self_critical import Critic
 from captax.training.step import (
     Parameters,
@@ -70,6 +71,7 @@ from captax.training.watch import DivergedError, Log, collapse, first_not_finite
 LOWER_IS_BETTER = metrics.LOWER_IS_BETTER | {"loss", "perplexity"}
 
 LOCK = "lock"
+_TOLD = 5  # fields in which two recipes differ
 MOST_STEPS = 2**30  # a step's number and the seed are added as 32-bit integers
 
 
@@ -124,15 +126,6 @@ def _train(
         else:  # of a run that was ended before it began
             (out / SKIPPED).unlink(missing_ok=True)
         write_text(out / "recipe.yaml", recipe.to_yaml(), own=True)
-    if first:
-        for line in told_skipped(examples):
-            tell(line)
-        if (few := len(examples.train)) < FEW and (recipe.model.checkpoint or init_from):
-            tell(
-                f"warning: the model is fine-tuned on only {number_of(few, recipe)} and will "
-                "forget much of what it knows about others; give more, train for fewer epochs, or "
-                "train fewer parameters (model.lora, or trainable of the stages)"
-            )
     if not follow_links:
         for name in ("best", "samples"):
             check_inside(out / name, out)
@@ -141,9 +134,9 @@ def _train(
             check_no_links(out / name)
     with RunCheckpoints(out / "checkpoints", keep=recipe.keep) as run.checkpoints:
         run.resume(None if new else init_from)
-        if (shared := run.task.shared()) and first:
-            count = plural(shared, "dev example is", "dev examples are")
-            tell(f"warning: {count} also in the training data; dev scores will be too high")
+        if first:
+            for line in _remarks(run, examples, tuned=init_from is not None):
+                tell(line)
         try:
             for index, stage in enumerate(recipe.stages):
                 if index >= run.progress.stage:
@@ -151,6 +144,27 @@ def _train(
         finally:
             if first:
                 run.log.close()
+
+
+def _remarks(run: "_Run", examples: Examples, *, tuned: bool) -> Iterator[str]:
+    """What is to be known before a run begins or goes on."""
+    recipe, out = run.recipe, run.out
+    if run.finished:
+        yield (
+            f"this run has finished after {run.progress.step:,} steps; to train its model further, "
+            f"begin another run with --init-from {out} and another --out"
+        )
+        return
+    yield from told_skipped(examples)
+    if (few := len(examples.train)) < FEW and (recipe.model.checkpoint or tuned):
+        yield (
+            f"warning: the model is fine-tuned on only {number_of(few, recipe)} and will "
+            "forget much of what it knows about others; give more, train for fewer epochs, or "
+            "train fewer parameters (model.lora, or trainable of the stages)"
+        )
+    if shared := run.task.shared():
+        count = plural(shared, "dev example is", "dev examples are")
+        yield f"warning: {count} also in the training data; dev scores will be too high"
 
 
 def _examples(recipe: Recipe, out: Path, new: bool, skip_broken: bool) -> Examples:
@@ -178,7 +192,7 @@ def _alone_in(out: Path) -> Iterator[None]:
     if jax.process_index() > 0:
         yield
         return
-    made = not out.exists()
+    made = list(itertools.takewhile(lambda folder: not folder.exists(), (out, *out.parents)))
     try:
         lock = hold(out / LOCK)
     except Timeout:
@@ -197,8 +211,8 @@ def _alone_in(out: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             if {path.name for path in out.iterdir()} <= {LOCK}:
                 (out / LOCK).unlink(missing_ok=True)
-                if made:
-                    out.rmdir()
+                for folder in made:
+                    folder.rmdir()
         lock.release()
 
 
@@ -217,12 +231,16 @@ def _refuse_other(out: Path, recipe: Recipe) -> None:
         return
     try:
         with own_file(path, "rb") as file:
-            other = file.read() != recipe.to_yaml().encode()
+            before = file.read()
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if other:
+    if before != recipe.to_yaml().encode():
+        told = differences(before.decode(errors="replace"), recipe.to_yaml())
+        more = f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
+        what = f" ({'; '.join(told[:_TOLD])}{more})" if told else ""
         raise RecipeError(
-            f"{path}: this folder holds a run of another recipe; give another folder as --out"
+            f"{path}: this folder holds a run of another recipe{what}; give another folder as "
+            f"--out, or continue that run with --resume {out}"
         )
 
 
@@ -268,6 +286,7 @@ class _Run:
         if lora is not None:
             self.parameters = add_lora(self.parameters, lora, jax.random.key(recipe.seed))
         self.merge = functools.partial(merge_lora, lora=lora)
+        self.adapt = functools.partial(self.merge, apart=linear_kernels(self.task.model))
         self.trained = [self._trained(index, stage) for index, stage in enumerate(recipe.stages)]
         self.metric = recipe.evaluation.metric or self.task.metric
         if recipe.evaluation.metric and self.metric not in (known := self.task.score_names()):
@@ -348,6 +367,14 @@ class _Run:
             )
         return dataclasses.replace(progress, fingerprint=self.progress.fingerprint)
 
+    @property
+    def finished(self) -> bool:
+        """Whether every stage has ended."""
+        stages, progress = self.recipe.stages, self.progress
+        last = progress.stage == len(stages) - 1
+        ended = progress.stage_step == self._steps(stages[-1]) or self._out_of_patience()
+        return last and progress.step > 0 and ended
+
     def run_stage(self, index: int, stage: Stage) -> None:
         """Train one stage to its end."""
         options, progress = self.recipe.optimizer.of(stage), self.progress
@@ -366,8 +393,7 @@ class _Run:
             self._end_stage(index, state)
             return
         frozen = {n: v for n, v in self.parameters.items() if n not in names}
-        if self.recipe.model.lora is None:
-            frozen = narrowed(frozen, options)
+        frozen = narrowed(frozen, options)
         if jax.process_index() == 0:
             self._refuse_full_disk(state)
         self._prepare_pictures(index, stage)
@@ -477,12 +503,12 @@ class _Run:
     def _step(self, stage: Stage, optimizer: Any) -> tuple[Step, Critic | None]:
         options = self.recipe.optimizer.of(stage)
         if stage.self_critical is None:
-            made = make_step(self.rebuild, self.task.loss, optimizer, options, merge=self.merge)
+            made = make_step(self.rebuild, self.task.loss, optimizer, options, merge=self.adapt)
             return made, None
         critic = Critic(self.task, stage.self_critical, self.model)
         # Captions are judged as they are sampled: without dropout.
         made = make_step(
-            self.rebuild, critic.loss, optimizer, options, merge=self.merge, dropout=False
+            self.rebuild, critic.loss, optimizer, options, merge=self.adapt, dropout=False
         )
         return made, critic
 
@@ -595,15 +621,15 @@ class _Run:
         progress.evaluations_since = 0 if better else progress.evaluations_since + 1
         if better:
             progress.best = score
-        kept = self.placement.whole(self.merge(trained)) if better else None
-        if kept is not None and self.recipe.model.lora is None:
+        kept: Parameters | None = None
+        if better:
             # What is frozen was narrowed for the products of this stage, and is kept as it was.
-            names = self.trained[progress.stage]
-            kept = {n: v if n in names else self.parameters[n] for n, v in kept.items()}
+            new = {name: trained[name] for name in self.trained[progress.stage]}
+            kept = self.merge({**self.parameters, **self.placement.whole(new)})
         if jax.process_index() > 0:
             return
         self.log.write(step=progress.step, stage=stage.name, scores=rounded(scores))
-        told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        told = "  ".join(_told(name, value) for name, value in scores.items())
         tell(f"step {progress.step}: {told}")
         for row in found.rows:
             tell(f"  {row.title}: {row.caption}")
@@ -622,6 +648,13 @@ class _Run:
             self.task.save(model, self.out / "best", card)
         curves = self.out / "curves.png"
         _attempt(lambda: plot_curves(curves, self.log.records, title=self.recipe.name))
+
+
+def _told(name: str, value: float) -> str:
+    """A score in a line: x 100, as `captax evaluate` prints it, but for losses and counts."""
+    if name in ("loss", "perplexity") or name in metrics.COUNTS:
+        return f"{name} {value:.4f}"
+    return f"{name} {100 * value:.2f}"
 
 
 def _attempt(write: Callable[[], None]) -> None:

@@ -1,15 +1,19 @@
 """Low-rank adaptation: kernels stay as they are, and a product of two thin matrices is learned.
 
-Hu et al., *LoRA* (https://arxiv.org/abs/2106.09685). Parameters are named tensors throughout, so
-this is arithmetic on them: models do not change, and any matrix can be adapted.
+Hu et al., *LoRA* (https://arxiv.org/abs/2106.09685). Parameters are named tensors throughout, and
+any matrix can be adapted. A step keeps the changes of linear layers apart; what is evaluated and
+saved has them merged.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array
 
+from captax.models.modules import Adapted, Linear
 from captax.training.recipe import Lora, RecipeError, matches
 
 DOWN, UP = ".lora_down", ".lora_up"
@@ -37,16 +41,30 @@ def add_lora(parameters: Mapping[str, Array], lora: Lora, key: Array) -> dict[st
     return added
 
 
-def merge_lora(parameters: Mapping[str, Array], lora: Lora | None) -> dict[str, Array]:
-    """Parameters of the model: every adapted kernel plus its change."""
+def merge_lora(
+    parameters: Mapping[str, Array], lora: Lora | None, apart: Collection[str] = ()
+) -> dict[str, Any]:
+    """Parameters of the model: every adapted kernel plus its change.
+
+    Those named in `apart`, which must be kernels of `Linear`s, are `Adapted` instead.
+    """
     if lora is None:
         return dict(parameters)
-    merged = {}
+    merged: dict[str, Any] = {}
     for name, value in parameters.items():
         if name.endswith((DOWN, UP)):
             continue
-        if name + UP in parameters:
-            change = parameters[name + UP] @ parameters[name + DOWN]
-            value = value + (lora.alpha / lora.rank) * change
         merged[name] = value
+        if name + UP in parameters:
+            down, up, scale = parameters[name + DOWN], parameters[name + UP], lora.alpha / lora.rank
+            whole = name not in apart
+            merged[name] = value + scale * (up @ down) if whole else Adapted(value, down, up, scale)
     return merged
+
+
+def linear_kernels(model: nnx.Module) -> set[str]:
+    """Names of the kernels of a model's `Linear`s, whose changes can be kept apart."""
+    modules = nnx.iter_modules(model)
+    return {
+        ".".join(map(str, (*path, "kernel"))) for path, each in modules if isinstance(each, Linear)
+    }

@@ -196,6 +196,9 @@ class Model(_Section):
     `checkpoint` is a directory, a name on the hub or `default`, the built-in captioner. For a new
     decoder, `tokenizer` is `words` (a vocabulary of the captions' words) or the checkpoint whose
     tokenizer is used. `add_words` adds missing words to a checkpoint that has a word vocabulary.
+
+    For a vision-language model, captions are its answers to `prompt`, by default that of its
+    family. Without `tiles` it sees every picture as a single view.
     """
 
     checkpoint: str | None = None
@@ -203,6 +206,8 @@ class Model(_Section):
     decoder: Decoder = Decoder()
     tokenizer: str = "words"
     add_words: bool = False
+    prompt: str | None = None
+    tiles: bool = True
     lora: Lora | None = None
 
     @pydantic.model_validator(mode="after")
@@ -385,6 +390,28 @@ class Recipe(_Section):
     def to_yaml(self) -> str:
         """The recipe as a file that `load_recipe` reads."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def differences(before: str, after: str) -> list[str]:
+    """What differs between two recipes in YAML, each field in words. [] if one is no recipe."""
+    try:
+        one, other = (dict(_fields(yaml.safe_load(text))) for text in (before, after))
+    except (yaml.YAMLError, RecursionError):
+        return []
+    return [
+        f"{key} was {quoted(one.get(key))} and is {quoted(other.get(key))}"
+        for key in dict.fromkeys([*one, *other])
+        if one.get(key) != other.get(key)
+    ]
+
+
+def _fields(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a recipe by their paths, as `--set` takes them."""
+    if isinstance(value, dict) and value:
+        for name, part in value.items():
+            yield from _fields(part, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value
 
 
 def recipe_names() -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from captax.generation import GenerationConfig, generate
+from captax.generation import GenerationConfig
 from captax.metrics import CiderD, ptb_tokenize
 from captax.metrics.bleu import bleu_scores, bleu_statistics
 from captax.metrics.ngrams import CaptionNgrams, in_common
@@ -79,11 +79,12 @@ class Critic:
 
         def program(parameters: Parameters, given: Any, seeds: Any) -> Array:
             built = model(parameters)
-            return generate(
+            return task.write(
                 built,
                 task.features(built, given),
-                jnp.full((len(seeds), 1), task.start),
-                config.strategy,
+                given,
+                len(seeds),
+                strategy=config.strategy,
                 max_new_tokens=config.max_new_tokens,
                 eos_id=config.eos_ids,
                 pad_id=task.eos,
@@ -171,7 +172,7 @@ class Critic:
         """REINFORCE with the baseline, by token."""
         batch = sampled.batch
         features = self.task.features(model, batch.given)
-        logits = model.read(features, batch.inputs, batch.positions, batch.segments)
+        logits = self.task.read(model, features, batch)
         logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
         said = jnp.take_along_axis(logprobs, batch.targets[..., None], axis=-1)[..., 0]
         counted = sampled.counted.astype(jnp.float32)

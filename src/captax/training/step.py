@@ -90,14 +90,14 @@ def begin_stage(
     )
 
 
-def narrowed(parameters: Mapping[str, Array], options: Optimizer) -> Parameters:
+def narrowed(parameters: Mapping[str, Any], options: Optimizer) -> Parameters:
     """Parameters for products: in the recipe's precision, except norms and biases."""
     if options.precision == "float32":
         return dict(parameters)
-    return {
-        name: value.astype(options.precision) if value.ndim > 1 else value
-        for name, value in parameters.items()
-    }
+    # Leaf by leaf: a kernel may be `Adapted`.
+    return jax.tree.map(
+        lambda value: value.astype(options.precision) if value.ndim > 1 else value, dict(parameters)
+    )
 
 
 def make_step(

@@ -8,18 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from captax import data, metrics
 from captax.checkpoints.state import parameters, rebuilder
 from captax.data import PackedCaptions
-from captax.generation import GenerationConfig, generate
+from captax.generation import GenerationConfig, Prompts, Sequences, generate
 from captax.images import Augment, SheetRow, rng_for
 from captax.models.encoders import TextBatch
 from captax.pipelines.captioner import Captioner
 from captax.pipelines.text_generator import TextGenerator
+from captax.pipelines.vision_language import VisionLanguageCaptioner
 from captax.training.build import build
-from captax.training.encoder_inputs import EncoderInputs
+from captax.training.encoder_inputs import Asked, AskedInputs, EncoderInputs
 from captax.training.examples import Examples
 from captax.training.learning_task import DevResult, LearningTask, Scores
 from captax.training.recipe import Recipe, RecipeError
@@ -30,7 +31,8 @@ from captax.training.step import Losses, Parameters, narrowed, token_losses
 class Batch:
     """Examples as a step takes them; NumPy's arrays on their way in, JAX's inside.
 
-    `given` are pictures, as pixels or after the frozen part of the encoder, or a `TextBatch`.
+    `given` are pictures, as pixels or after the frozen part of the encoder, `Asked` pictures, or a
+    `TextBatch`.
     """
 
     given: Any
@@ -64,31 +66,36 @@ class WritingTask(LearningTask):
                 f"the model's decoder has {vocab} tokens and its tokenizer has "
                 f"{subject.tokenizer.vocab_size}; give the tokenizer that the decoder was made with"
             )
-        longest = recipe.data.max_tokens
+        longest, prompt = recipe.data.max_tokens, self.longest_prompt()
         places = subject.model.decoder.max_positions
-        if longest - 1 > places:
+        others = f", {prompt} of them for the prompt" if prompt > 1 else ""
+        if prompt + longest - 2 > places:
             raise RecipeError(
-                f"data.max_tokens is {longest}, but the decoder reads {places} tokens; give at "
-                f"most {places + 1}"
+                f"data.max_tokens is {longest}, but the decoder reads {places} tokens{others}; "
+                f"give at most {places - prompt + 2}"
             )
-        if said.max_new_tokens >= places:
+        if prompt + said.max_new_tokens > places:
             raise RecipeError(
                 f"evaluation.max_new_tokens is {said.max_new_tokens}, but the decoder reads "
-                f"{places} tokens, start included; give at most {places - 1}"
+                f"{places} tokens{others or ', start included'}; give at most {places - prompt}"
             )
 
     def learned(self) -> list[str]:
         """All texts that are learned."""
         raise NotImplementedError
 
+    def longest_prompt(self) -> int:
+        """How many tokens come before a text at most: here, the start."""
+        return 1
+
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Texts as the decoder is to write them: start, words, eos.
 
-        Where decoding forces a first token, as BART's checkpoints ask, it comes after the start.
+        After a prompt, the start stands for it. Where decoding forces a first token, as BART's
+        checkpoints ask, it comes after the start.
         """
         begin = [self.start, *self.generation.forced_begin]
-        encoded = self.subject.tokenizer.encode_plain(texts)
-        return [[*begin, *ids, self.eos] for ids in encoded]
+        return [[*begin, *ids, self.eos] for ids in self.subject.spell(texts)]
 
     def pack(self, texts: Sequence[Sequence[Sequence[int]]]) -> PackedCaptions:
         """Each example's texts in one row."""
@@ -105,6 +112,10 @@ class WritingTask(LearningTask):
         """The encoder's output for the `given` of a batch, as the decoder reads it."""
         if isinstance(given, TextBatch):
             return model.encode(given)
+        if isinstance(given, Asked):
+            if not self.depth:
+                return self.subject.encode(model, given.pictures)
+            given = given.pictures
         return model.bridge(self._encoded(model.encoder, given))
 
     def _encoded(self, encoder: Any, given: Any) -> Any:
@@ -112,9 +123,22 @@ class WritingTask(LearningTask):
         size = self.subject.processor.size
         return encoder.last_parts(given.astype(jnp.float32), self.depth, size)
 
+    def read(self, model: Any, features: Any, batch: Batch) -> Float[Array, "batch time vocab"]:
+        """Logits of the batch's targets."""
+        prompt = batch.given.prompt if isinstance(batch.given, Asked) else None
+        return model.read(features, batch.inputs, batch.positions, batch.segments, prompt)
+
+    def write(self, model: Any, features: Any, given: Any, rows: int, **how: Any) -> Sequences:
+        """Texts written for the `given` of a batch; `how` are the other arguments of `generate`."""
+        begin: Any = jnp.full((rows, 1), self.start)
+        if isinstance(given, Asked):
+            most = how["max_new_tokens"]
+            begin = Prompts(given.prompt, jnp.full(rows, most), most)
+        return generate(model, features, begin, **how)
+
     def loss(self, model: Any, batch: Batch) -> Losses:
         features = self.features(model, batch.given)
-        logits = model.read(features, batch.inputs, batch.positions, batch.segments)
+        logits = self.read(model, features, batch)
         smoothing = self.recipe.optimizer.label_smoothing
         losses = token_losses(logits, batch.targets, batch.segments > 0, smoothing)
         return self.keeping_classes(losses, features, batch.given)
@@ -145,17 +169,18 @@ class WritingTask(LearningTask):
         def write(weights: Parameters, batch: Batch) -> tuple[Array, Losses]:
             built: Any = model(weights)
             features = self.features(built, batch.given)
-            sequences = generate(
+            sequences = self.write(
                 built,
                 features,
-                jnp.full((len(batch.inputs), 1), self.start),
-                config.strategy,
+                batch.given,
+                len(batch.inputs),
+                strategy=config.strategy,
                 max_new_tokens=config.max_new_tokens,
                 eos_id=config.eos_ids,
                 pad_id=self.eos if config.pad_token_id is None else config.pad_token_id,
                 constraints=config.constraints,
             )
-            logits = built.read(features, batch.inputs, batch.positions, batch.segments)
+            logits = self.read(built, features, batch)
             return sequences.tokens[:, 0], token_losses(logits, batch.targets, batch.segments > 0)
 
         def run(weights: Parameters) -> DevResult:
@@ -218,10 +243,21 @@ class CaptionTask(WritingTask):
         self.dev_size = len(self.dev)
         self.texts = [self.tokens(example.captions) for example in self.train]
         self.dev_texts = [self.tokens(example.captions[:1]) for example in self.dev]
-        processor, augment = self.subject.processor, Augment(**recipe.augment.model_dump())
+        subject, augment = self.subject, Augment(**recipe.augment.model_dump())
         changed = augment if augment != Augment() else None
-        self.pictures = EncoderInputs(self.train, processor, augment=changed, seed=recipe.seed)
-        self.dev_pictures = EncoderInputs(self.dev, processor)
+
+        def inputs(examples: Sequence[Any], **how: Any) -> EncoderInputs:
+            if isinstance(subject, VisionLanguageCaptioner):
+                return AskedInputs(examples, subject, recipe.model.prompt or "", **how)
+            return EncoderInputs(examples, subject.processor, **how)
+
+        self.pictures = inputs(self.train, augment=changed, seed=recipe.seed)
+        self.dev_pictures = inputs(self.dev)
+
+    def longest_prompt(self) -> int:
+        if not isinstance(self.subject, VisionLanguageCaptioner):
+            return super().longest_prompt()
+        return len(self.subject.asking(self.recipe.model.prompt or "")(self.subject.most_tiles))
 
     def learned(self) -> list[str]:
         return [caption for example in self.train for caption in example.captions]
@@ -271,8 +307,7 @@ class CaptionTask(WritingTask):
 
     def with_model(self, model: nnx.Module) -> Captioner:
         subject: Captioner = self.subject
-        assert isinstance(model, type(subject.model))
-        return Captioner(model, subject.processor, subject.tokenizer, subject.generation)
+        return subject.with_model(model)
 
 
 class RewriteTask(WritingTask):

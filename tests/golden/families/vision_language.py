@@ -202,11 +202,13 @@ def _run(model: Any, inputs: Inputs) -> Outputs:
         [*zip(seen[f"decoder.prefix.{name}"], seen[f"decoder.{name}"], strict=False)]
         for name in ("hidden_states", "attentions")
     )
+    # The first token that is read stands for the prompt, and nothing sees it.
     unseen = ((0, 0), (0, 0), (0, 0), (0, SAID - 1))
+    seen_later = [(a, jnp.delete(b[:, :, 1:], first, axis=-1)) for a, b in attentions]
     return {
         "logits": logits,
-        "hidden_states": [jnp.concatenate(pair, 1) for pair in hidden_states][:-1],
-        "attentions": [jnp.concatenate([jnp.pad(a, unseen), b], 2) for a, b in attentions],
+        "hidden_states": [jnp.concatenate([a, b[:, 1:]], 1) for a, b in hidden_states][:-1],
+        "attentions": [jnp.concatenate([jnp.pad(a, unseen), b], 2) for a, b in seen_later],
     }
 
 
