@@ -86,6 +86,7 @@ def test_options_with_effect_are_taken(run: Run, here: Path, model: Path) -> Non
     assert run("caption", "p", *options, *added, "--resume", "never", "--retry-errors").code == 0
 
 
+@pytest.mark.slow
 def test_captions_of_other_settings_that_stay_are_told(run: Run, here: Path, model: Path) -> None:
     command = ["caption", "p", "--model", model, "--max-new-tokens", 3]
     prefix = ("--prefix", "ohwx, ", "--resume", "always")

@@ -102,6 +102,7 @@ def test_evidence_is_that_of_the_whole_picture(
     assert set(found.faithfulness) == {*methods, "random"}
 
 
+@pytest.mark.slow
 def test_pictures_and_prompts_that_see_each_other_are_explained(
     wide: Image.Image, tmp_path: Path
 ) -> None:

@@ -96,6 +96,7 @@ def test_onnx_is_needed_for_onnx_alone(
     export(captioners("tiny"), tmp_path / "out", format="stablehlo")
 
 
+@pytest.mark.slow
 def test_the_room_is_as_large_as_captions_can_be(captioners: Captioners, tmp_path: Path) -> None:
 
     def capacity(**options: Any) -> int:

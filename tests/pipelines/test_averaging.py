@@ -42,6 +42,7 @@ def shift(a: Path, b: Path) -> set[float]:
     return {round(float(value), 4) for array in found.values() for value in array.ravel()}
 
 
+@pytest.mark.slow
 def test_weights_are_the_mean_and_the_rest_is_that_of_the_first(
     two: tuple[Path, Path], tmp_path: Path
 ) -> None:

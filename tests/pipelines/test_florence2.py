@@ -48,6 +48,7 @@ def pictures(examples: Path) -> list[Image.Image]:
 PROMPTS = ["", "<OD>", "<CAPTION_TO_PHRASE_GROUNDING>red square look you"]
 
 
+@pytest.mark.slow
 def test_an_answer_does_not_depend_on_the_batch(
     captioner: Florence2Captioner, pictures: list[Image.Image]
 ) -> None:
@@ -80,6 +81,7 @@ def test_picture_and_prompt_are_encoded_once_whatever_the_beams(
     assert (rows, time) == (8, 32)  # three pictures, and 16 places with a prompt, filled up
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_decoding(
     captioner: Florence2Captioner, pictures: list[Image.Image]
 ) -> None:
@@ -103,6 +105,7 @@ def test_a_text_is_scored_with_the_token_that_decoding_forces(
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_a_saved_captioner_is_the_same(
     captioner: Florence2Captioner, pictures: list[Image.Image], tmp_path: Path
 ) -> None:
@@ -277,6 +280,7 @@ def test_the_command_refuses_a_task_for_others(
     assert "tasks are for models that were taught them" in str(told.exception)
 
 
+@pytest.mark.slow
 def test_an_answer_is_explained(captioner: Florence2Captioner, pictures: list[Image.Image]) -> None:
     """The decoder attends to what the encoder made of the picture's places and the question."""
     found = captioner.explain(pictures[0], "red square", methods=("attention", "gradient"))

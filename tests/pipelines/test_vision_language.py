@@ -133,6 +133,7 @@ def test_a_saved_captioner_is_the_same(
     )
 
 
+@pytest.mark.slow
 def test_the_command_captions_with_it(
     smolvlm: VisionLanguageCaptioner, examples: Path, tmp_path: Path
 ) -> None:
@@ -197,6 +198,7 @@ def test_what_cannot_be_done_is_said(
         export(smolvlm, tmp_path / "out", format="stablehlo")
 
 
+@pytest.mark.slow
 def test_fewer_views_take_fewer_tokens(
     smolvlm: VisionLanguageCaptioner, pictures: list[Image.Image], tmp_path: Path
 ) -> None:
