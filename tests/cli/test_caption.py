@@ -142,10 +142,7 @@ def test_an_interrupted_run_leaves_the_old_output(
     stop_after_one(monkeypatch, KeyboardInterrupt())
     command = ("caption", pictures, "--model", model, "--out", out)
     refused = run(*command)
-    assert (
-        refused.code == 2
-        and "is there already; add --on-exists overwrite to replace it" in refused.err
-    )
+    assert refused.code == 2 and "is there already; add --overwrite to replace it" in refused.err
     assert run(*command, "--on-exists", "overwrite").code == 130
     assert out.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 

@@ -83,6 +83,14 @@ def test_one_of_several_sources_that_does_not_exist_is_one_error(
     assert "o such file" in str(found[str(folder / name)]).replace(" or folder", "")
 
 
+def test_one_of_several_sources_that_is_broken_is_one_error(pictures: Callable[..., Path]) -> None:
+    folder = pictures("a.png")
+    (folder / "b.zip").write_bytes(b"no zip")
+    found = contents(folder / "b.zip", folder / "a.png")
+    assert list(found) == [str(folder / "b.zip"), str(folder / "a.png")]
+    assert "is not a complete zip file" in str(found[str(folder / "b.zip")])
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -177,14 +177,12 @@ def test_a_file_that_somebody_else_wrote_or_changed_is_not_replaced(tmp_path: Pa
     output.finish(lambda: iter(records))
     output.check()
     out.write_text("a.jpg: my dog\n")
-    with pytest.raises(CollectionError, match="was changed since it was written; add --on-exists"):
+    with pytest.raises(CollectionError, match="was changed since it was written; add --overwrite"):
         output.check()
     mark.write_text("")  # what a job leaves that is killed while it writes
     output.check()
     mark.unlink()
-    with pytest.raises(
-        CollectionError, match="is there already; add --on-exists overwrite to replace it"
-    ):
+    with pytest.raises(CollectionError, match="is there already; add --overwrite to replace it"):
         output.check()
 
 

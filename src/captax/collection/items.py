@@ -85,6 +85,12 @@ def _pictures(source: str, left_out: Counter[str], own: OwnFiles, *, alone: bool
         first = next(items, None)
     except OSError as error:
         raise CollectionError(f"{source}: cannot be read: {error.strerror or error}") from None
+    except CollectionError as error:
+        if alone:
+            raise
+        # It is one record, and the other sources are captioned.
+        reason = ImageError(str(error).removeprefix(f"{source}: "))
+        return iter([Item(source, reason, place_of(PurePosixPath(source)))])
     if first is None:
         raise CollectionError(f"{source}: {_nothing(Path(source), left_out)}")
     return itertools.chain([first], items)

@@ -303,7 +303,7 @@ class OneFile(_Elsewhere):
             known = None
         if known is None or (known and known != _digest(self.path)):
             what = "is there already" if known is None else "was changed since it was written"
-            raise CollectionError(f"{self.path}: {what}; add --on-exists overwrite to replace it")
+            raise CollectionError(f"{self.path}: {what}; add --overwrite to replace it")
 
 
 class Screen(_Elsewhere):

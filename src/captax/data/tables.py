@@ -254,6 +254,11 @@ def find_column(where: str, columns: Sequence[str], names: Sequence[str]) -> str
     for name in names:
         if name in columns:
             return name
+    if len(columns) == 1 and ";" in columns[0]:
+        raise DataError(
+            f"{where}: semicolons stand between the columns ({columns[0]}), and captax reads "
+            "commas; save the file with commas, or as .tsv with tabs"
+        )
     raise DataError(
         f"{where}: no column is named {alternatives(names)}; rename one of the columns "
         f"({', '.join(columns) or 'it has none'})"
