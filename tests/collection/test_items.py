@@ -21,7 +21,7 @@ import pyarrow.parquet
 import pytest
 
 from captax.collection import archives, remote
-from captax.collection.item import CollectionError, Item, files_left_out
+from captax.collection.item import REPEATED, CollectionError, Item, files_left_out
 from captax.collection.items import find_items
 from captax.data import shards, tables
 from captax.data.example import DataError
@@ -456,11 +456,26 @@ def test_lists_in_several_folders_may_use_the_same_names(tmp_path: Path) -> None
     assert list(contents(tmp_path / "a/list.csv", tmp_path / "b/list.csv").values()) == [b"a", b"b"]
 
 
+def test_rows_that_name_a_picture_again_are_counted_if_they_say_more(tmp_path: Path) -> None:
+    """Their columns would be lost without a word."""
+    (tmp_path / "a.png").write_bytes(b"a")
+    (tmp_path / "more.csv").write_text("image,n\na.png,1\n./a.png,2\na.png,3\n")
+    (tmp_path / "bare.csv").write_text("image\na.png\na.png\n")
+    left_out: Counter[str] = Counter()
+    for name, rows in (("more.csv", 2), ("bare.csv", 0)):
+        left_out.clear()
+        [item] = find_items([str(tmp_path / name)], left_out)
+        assert left_out[REPEATED] == rows
+    assert item.image == tmp_path / "a.png"
+    told = files_left_out(Counter({".mp4": 1, REPEATED: 2}))
+    assert told == "1 file skipped: 1 .mp4; 2 rows skipped: an earlier row has the same picture"
+
+
 def test_a_malformed_row_costs_one_picture_and_is_named_by_its_line(tmp_path: Path) -> None:
-    for name in "abcd":
+    for name in "abcde":
         (tmp_path / f"{name}.png").write_bytes(name.encode())
     rows = ["image,n", "a.png,1", "b.png,2,3", "c.png", '"c.png","x', 'y"', '"a.png,5', "b.png,6"]
-    rows += ['"c.png"?,7', '"d.png",8', '"a.png', "d.png,9"]
+    rows += ['"c.png"?,7', '"d.png",8', '"a.png', "e.png,9"]
     (tmp_path / "l.csv").write_text("\n".join(rows))
     rows = ['{"image": "a.png"}', '{"image": "b.png"', "[1]", '{"picture": "x"}', '{"image": 7}']
     (tmp_path / "l.jsonl").write_text("\n".join([*rows, '{"path": "d.png"}']))
@@ -483,7 +498,7 @@ def test_a_malformed_row_costs_one_picture_and_is_named_by_its_line(tmp_path: Pa
         },
         "l.tsv": {2: "replace tabs in fields by spaces", 3: "put a tab for each field"},
     }
-    good = {"l.csv": b"acbdd", "l.jsonl": b"ad", "l.tsv": b"d"}
+    good = {"l.csv": b"acbde", "l.jsonl": b"ad", "l.tsv": b"d"}
     for name, told in faults.items():
         found = list(find_items([str(tmp_path / name)]))
         pictures = b"".join(item.path.read_bytes() for item in found if item.path is not None)

@@ -59,13 +59,23 @@ def place_of(path: PurePath) -> PurePosixPath:
 
 
 _SUFFIXES_TOLD = 8
+# Rows of lists whose picture an earlier row has, among what is left out.
+REPEATED = "repeated"
 
 
 def files_left_out(left_out: Counter[str]) -> str:
-    """The files that are no pictures, in a summary: "7 files skipped: 3 .mp4, 4 .txt"."""
-    most = left_out.most_common(_SUFFIXES_TOLD)
+    """The files that are no pictures, in a summary: "7 files skipped: 3 .mp4, 4 .txt".
+
+    Rows that are `REPEATED` follow.
+    """
+    files = Counter({kind: count for kind, count in left_out.items() if kind != REPEATED})
+    most, parts = files.most_common(_SUFFIXES_TOLD), []
     told = [f"{count:,} {suffix}" for suffix, count in sorted(most)]
-    total = left_out.total()
+    total = files.total()
     if rest := total - sum(count for _, count in most):
         told.append(f"{rest:,} of other kinds")
-    return f"{plural(total, 'file')} skipped: {', '.join(told)}"
+    if total:
+        parts.append(f"{plural(total, 'file')} skipped: {', '.join(told)}")
+    if repeated := left_out[REPEATED]:
+        parts.append(f"{plural(repeated, 'row')} skipped: an earlier row has the same picture")
+    return "; ".join(parts)

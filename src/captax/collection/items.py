@@ -12,6 +12,7 @@ from captax.collection.item import (
     ARCHIVES,
     LISTS,
     MASKS,
+    REPEATED,
     CollectionError,
     Item,
     files_left_out,
@@ -47,7 +48,8 @@ def find_items(
     picture's path, URL or bytes in each row) are opened. fsspec opens sources with `://`, which may
     be folders and patterns too; a `data:` URL is a picture. Any other source is a picture or a
     pattern (`*`, `?`, `[..]`, `**`). If part of a source cannot be read, or one of several sources
-    does not exist, an item says so.
+    is broken or does not exist, an item says so. A picture that is named again is left out; rows of
+    lists with other columns are counted then.
 
     Raises:
         CollectionError: a source that exists, or the only one, has no picture at all; raised before
@@ -55,19 +57,22 @@ def find_items(
     """
     counted: Counter[str] = Counter() if left_out is None else left_out
     found = [_pictures(source, counted, own, alone=len(sources) == 1) for source in sources]
-    if len(sources) == 1 and not glob.has_magic(sources[0]):
+    listed = sources[0].lower().endswith(LISTS) if sources else False
+    if len(sources) == 1 and not listed and not glob.has_magic(sources[0]):
         return found[0]
-    # Several sources may have the same picture, and "**" matches a folder and its contents.
-    return _each_once(itertools.chain.from_iterable(found))
+    # Several sources and rows may have a picture, and "**" matches a folder and its contents.
+    return _each_once(itertools.chain.from_iterable(found), counted)
 
 
-def _each_once(items: Iterable[Item]) -> Iterator[Item]:
+def _each_once(items: Iterable[Item], left_out: Counter[str]) -> Iterator[Item]:
     seen = set()
     for item in items:
         key = os.path.abspath(item.path) if item.path is not None else item.name  # noqa: PTH100
         if key not in seen:
             seen.add(key)
             yield item
+        elif item.columns:  # which no record will have
+            left_out[REPEATED] += 1
 
 
 def _pictures(source: str, left_out: Counter[str], own: OwnFiles, *, alone: bool) -> Iterator[Item]:
