@@ -198,6 +198,9 @@ class Kind:
             return False
 
 
+NOT_REPLACED = "is an input of this command, so it is not replaced"
+
+
 @dataclasses.dataclass(frozen=True)
 class NewFile:
     """A file that a command is to write.
@@ -247,10 +250,7 @@ def check_new_files(
             continue
         made = each.kind.made(path)
         if any(_is_read(path, status, given, not made and reads(path)) for given in inputs):
-            raise OutputError(
-                f"{path}: is there to be read, so it is not replaced; give {each.option} another "
-                "name"
-            )
+            raise OutputError(f"{path}: {NOT_REPLACED}; give {each.option} another name")
         if status.st_size and not made and not each.overwrite:
             raise OutputError(
                 f"{path}: is there already, and is no {each.kind.name} that captax made; give "
@@ -275,6 +275,20 @@ def _is_read(
     except (OSError, ValueError, StopIteration):
         return False
     return in_folders and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether `path`, which need not exist, is `folder` or below it, whatever links name them."""
+    try:
+        there = folder.stat()
+        real = Path(os.path.realpath(path))
+    except (OSError, ValueError):
+        return False
+    for each in (real, *real.parents):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(each.stat(), there):
+                return True
+    return False
 
 
 def copy_mode(path: Path, file: BinaryIO) -> None:

@@ -42,7 +42,13 @@ def test_wrong_use_is_one_line(
     assert "vision-language models cannot be exported yet; give another captioner: a vi" in said
     shutil.rmtree(tmp_path / "smolvlm")
     assert "coreml" in refused(model, tmp_path / "out", "--format", "coreml")
-    assert "not an export" in refused(model, model, "--format", "stablehlo")
+    assert "is an input of this command" in refused(model, model, "--format", "stablehlo")
+    (tmp_path / "mine").mkdir()
+    for name in ("README.md", "export.json"):
+        (tmp_path / "mine" / name).write_text("{}")
+        assert "not an export" in refused(model, tmp_path / "mine", "--format", "stablehlo")
+        assert (tmp_path / "mine" / "README.md").read_text() == "{}"
+    shutil.rmtree(tmp_path / "mine")
     (tmp_path / "file").write_text("")
     where = tmp_path / "file" / "out"
     assert f"{where}: cannot be written" in refused(model, where, "--format", "stablehlo")

@@ -93,7 +93,7 @@ def test_a_file_is_replaced_only_where_captax_made_it(
         assert again.code == 0, again.err
 
     refused = run(*(str(given) if word == new else word for word in words), "--overwrite")
-    assert refused.code == 2 and "is there to be read, so it is not replaced" in refused.err
+    assert refused.code == 2 and "is an input of this command, so it is not replaced" in refused.err
     assert refused.err.count("\n") == 1 and given.read_bytes() == before
 
 
@@ -106,7 +106,7 @@ def test_captions_are_not_written_over_what_is_captioned(
     before = Path(out).read_bytes()
     for options in (), ("--overwrite",), ("--on-exists", "overwrite"):
         result = run("caption", "p.jsonl", "p", "--model", model, "--out", out, *options)
-        assert result.code == 2 and "is there to be read" in result.err
+        assert result.code == 2 and "is an input of this command" in result.err
         assert result.err.count("\n") == 1 and Path(out).read_bytes() == before
 
 
@@ -155,6 +155,60 @@ def test_every_metric_has_its_place_in_the_mark_of_a_table(run: Run, here: Path)
     assert run("score", "c.jsonl", "r.jsonl", "--csv", "x.csv").code == 2
     Path("x.csv").write_text("id,caption,CIDEr-D,notes\n1,mine,1,mine\n")
     assert run("score", "c.jsonl", "r.jsonl", "--csv", "x.csv").code == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "convert {x} {out} --overwrite",
+        "average {x} {y} --out {out} --overwrite",
+        "average {y} {x} --out {out} --overwrite",
+        "assemble {x} {y} {out} --overwrite",
+        "assemble {y} {x} {out} --overwrite",
+        "export {x} {out}",
+    ],
+)
+def test_a_checkpoint_does_not_replace_one_that_it_is_made_of(
+    command: str, run: Run, model: Path, tmp_path: Path
+) -> None:
+    x, y, link, linked = (tmp_path / name for name in ("x", "y", "link", "linked"))
+    for each in (x, y):
+        shutil.copytree(model, each)
+    (x / "export.json").write_text("mine")  # as if it were an export, too
+    link.symlink_to(x)
+    linked.mkdir()
+    for each in x.iterdir():
+        (linked / each.name).symlink_to(each)
+    before = {path: path.read_bytes() for path in x.rglob("*") if path.is_file()}
+    for given, out in ((x, x), (x, link), (link, x), (x, x / "." / ".." / "x"), (linked, x)):
+        result = run(*command.format(x=given, y=y, out=out).split())
+        assert result.code == 2 and result.err == (
+            f"captax: {given}: is an input of this command, so it is not replaced; give another "
+            f"place than {out}\n"
+        )
+    assert {path: path.read_bytes() for path in x.rglob("*") if path.is_file()} == before
+
+
+def test_a_weight_file_is_not_replaced_by_the_checkpoint_made_of_it(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(model, tmp_path / "x")
+    given = tmp_path / "x" / "resnet.safetensors"
+    given.write_bytes(b"mine")
+    result = run("convert", given, tmp_path / "x", "--overwrite")
+    assert result.code == 2 and f"captax: {given}: is an input of this command" in result.err
+    assert given.read_bytes() == b"mine"
+
+
+def test_a_checkpoint_may_be_made_beside_and_below_what_it_is_made_of(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model, tmp_path / "x")
+    for out in ("y", "x/half", "default"):
+        for _ in range(2):
+            assert run("convert", "x", out, "--dtype", "float16", "--overwrite").code == 0
+    assert run("convert", "default", "default", "--overwrite").code == 0  # the built-in captioner
 
 
 KIND = Kind("note", re.compile(b"captax"))

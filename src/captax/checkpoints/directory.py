@@ -22,7 +22,7 @@ from captax.checkpoints.state import (
     own_dtype,
 )
 from captax.checkpoints.weights import LazyTensor, open_weights
-from captax.files import CONFIG_LIMIT, parse_json, read_text, unwritable
+from captax.files import CONFIG_LIMIT, Kind, parse_json, read_text, unwritable
 from captax.models.config import ModelConfig
 from captax.models.registry import ConfigError, model_config, read_config
 
@@ -171,6 +171,7 @@ def write_directory(
     *,
     kind: str = "a checkpoint",
     mark: str = CONFIG,
+    own: Kind | None = None,
     replaced: re.Pattern[str] = REPLACED,
 ) -> None:
     """Have `write` fill a new directory, then put it in the place of `directory`.
@@ -179,8 +180,8 @@ def write_directory(
     nothing behind; `captax.checkpoints.exchange` says what holds if the process is killed. Old
     files that captax does not write (notes, PyTorch's weights, a repository) are kept, except those
     whose names match `replaced`. Raises `CheckpointError` when `directory` has content and is not
-    of the `kind`: every directory of the kind has a file named `mark`. Raises `OutputError` if the
-    disk or a permission does not allow it.
+    of the `kind`: every directory of the kind has a file named `mark`, which captax made as its
+    `own` if that is given. Raises `OutputError` if the disk or a permission does not allow it.
     """
     directory = directory.resolve()
 
@@ -189,6 +190,8 @@ def write_directory(
             # One listing: between two looks, another process may exchange the folder.
             names = {path.name for path in found.iterdir()}
             foreign = bool(names) and mark not in names
+            if mark in names and own is not None:
+                foreign = not own.made(found / mark)
         except FileNotFoundError:
             foreign = False
         except NotADirectoryError:

@@ -25,7 +25,7 @@ def assemble(
     overwrite: Overwrite = False,
 ) -> None:
     """Join an encoder and a decoder by new cross-attention, to be fine-tuned."""
-    refuse_content(out, overwrite)
+    refuse_content(out, overwrite, [encoder, decoder])
     # Start-up time.
     from captax.pipelines.assembly import from_pretrained_halves
 

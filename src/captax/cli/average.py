@@ -21,7 +21,7 @@ def average(
     overwrite: Overwrite = False,
 ) -> None:
     """Average the weights of checkpoints of one model, which often makes a better one."""
-    refuse_content(out, overwrite)
+    refuse_content(out, overwrite, sources)
     # Start-up time.
     from captax.pipelines.averaging import average as run
 

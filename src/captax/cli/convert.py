@@ -23,7 +23,7 @@ def convert(
     overwrite: Overwrite = False,
 ) -> None:
     """Convert weights to safetensors with current names. No code in a checkpoint is executed."""
-    refuse_content(out, overwrite)
+    refuse_content(out, overwrite, [source])
     # Start-up time.
     from captax.pipelines.conversion import convert as run
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from captax.cli.options import Dtype, Offline, Revision, load_captioner, wrote
+from captax.cli.options import Dtype, Offline, Revision, load_captioner, refuse_inputs, wrote
 
 
 class Runtime(StrEnum):
@@ -54,6 +54,7 @@ def export(
     from captax.export import read_card
     from captax.pipelines.loading import locate
 
+    refuse_inputs(out, [model])
     directory = locate(model, revision=revision, offline=offline)
     write(
         load_captioner(directory),

@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import inspect
+import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from os import PathLike
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from captax.checkpoints.names import DEFAULT
 from captax.errors import CaptaxError
-from captax.files import replacing, text_file
+from captax.files import NOT_REPLACED, lies_in, replacing, text_file
 
 if TYPE_CHECKING:
     from captax.pipelines.captioner import Captioner
@@ -352,14 +354,30 @@ def decoding(command: Callable[..., None]) -> Callable[..., None]:
     return with_options
 
 
-def refuse_content(out: Path, overwrite: bool) -> None:
-    """Raise `CaptaxError` if there is anything at `out`, unless it is to be replaced."""
+def refuse_content(out: Path, overwrite: bool, inputs: Iterable[str]) -> None:
+    """Raise `CaptaxError` if there is anything at `out`, unless it is to be replaced.
+
+    A checkpoint or a weight file among the `inputs` is never replaced, nor is one with a file that
+    is a link to there.
+    """
+    refuse_inputs(out, inputs)
     try:
         full = not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir()))
     except OSError:  # writing will tell
         return
     if full:
         raise CaptaxError(f"{out}: is there already; give another place, or add --overwrite")
+
+
+def refuse_inputs(out: Path, inputs: Iterable[str]) -> None:
+    """Raise `CaptaxError` if the folder `out` is, or holds, what a command reads."""
+    for given in inputs:
+        if given == DEFAULT or not os.path.exists(given):  # noqa: PTH110 (a hub name is no path)
+            continue
+        # A folder in a checkpoint may be another checkpoint, which is no input.
+        files = [each for each in checkpoint_files(given) if each.is_file() or each.is_symlink()]
+        if any(lies_in(each, out) for each in (Path(given), *files)):
+            raise CaptaxError(f"{given}: {NOT_REPLACED}; give another place than {out}")
 
 
 def named_pictures(paths: list[str]) -> dict[Path | str, Any]:

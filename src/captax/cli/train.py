@@ -79,12 +79,17 @@ def train(
     """
     # Start-up time.
     from captax.errors import CaptaxError, quoted
+    from captax.training.folder import OWN_RECIPE, run_recipe
     from captax.training.recipe import RecipeError, load_recipe
 
     if resume is not None:
         if recipe or set or out or init_from:
             raise RecipeError("--resume uses the run's own recipe; give nothing else with it")
-        recipe, out = str(resume / "recipe.yaml"), resume
+        if run_recipe(resume) is None:
+            raise RecipeError(
+                f"{resume}: there is no run in this folder; give --resume the folder of a run"
+            )
+        recipe, out = str(resume / OWN_RECIPE), resume
     if recipe is None:
         raise RecipeError("there is no recipe; give a recipe's name or file, or --resume FOLDER")
     plan = load_recipe(recipe, set or [])

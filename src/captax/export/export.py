@@ -17,6 +17,7 @@ from captax.checkpoints.directory import CARD, write_directory
 from captax.checkpoints.state import export as tensors_of
 from captax.export import stablehlo
 from captax.export.programs import WEIGHTS, ExportError, Program, make_programs
+from captax.files import Kind
 from captax.generation import GenerationConfig
 from captax.generation.config import DEFAULT_NEW_TOKENS
 from captax.pipelines.captioner import Captioner
@@ -27,6 +28,7 @@ MANIFEST, SCRIPT = "export.json", "caption.py"
 MODEL_CARD = "MODEL_CARD.md"
 # Places for the tokens of a prompt, besides those that the captioner's own options need.
 PROMPT_ROOM = 16
+OWN = Kind("description of an export", re.compile(rb'\{\s*"format": "(onnx|stablehlo)"'))
 REPLACED = re.compile(
     r"(encoder|prefill|step)\.(onnx|jax|mlirbc)|weights\.safetensors|"
     r"export\.json|tokenizer(_config)?\.json|caption\.py|README\.md|MODEL_CARD\.md"
@@ -104,7 +106,7 @@ def export(
         if card:
             (folder / MODEL_CARD).write_text(card, encoding="utf-8")
 
-    write_directory(Path(out), write, kind="an export", mark=MANIFEST, replaced=REPLACED)
+    write_directory(Path(out), write, kind="an export", mark=MANIFEST, own=OWN, replaced=REPLACED)
 
 
 def read_card(directory: Path) -> str:

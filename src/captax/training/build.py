@@ -30,6 +30,7 @@ from captax.pipelines.loading import load
 from captax.pipelines.text_generator import TextGenerator
 from captax.pipelines.vision_language import VisionLanguageCaptioner
 from captax.text import Tokenizer, add_words, train_word_tokenizer
+from captax.training.folder import BEST
 from captax.training.recipe import Recipe, RecipeError
 
 LITE = re.compile(r"efficientnet-lite([0-4])")
@@ -201,7 +202,7 @@ def weights_from(source: Path, subject: Any, recipe: Recipe) -> dict[str, jax.Ar
     Raises `RecipeError` unless they mean there what they mean in `subject`: equal shapes do not
     show that words are numbered alike.
     """
-    best = source / "best"
+    best = source / BEST
     path = best if best.is_dir() else source
     other = load(path)
     given, own = parameters(other.model), parameters(subject.model)

@@ -15,9 +15,9 @@ from captax.data.faults import LONGEST_CAPTION, Fault, Kind, counted, picture_fa
 from captax.files import absent, is_file, own_file, parse_json, write_text
 from captax.images import ImageError, decode, inspect
 from captax.progress import Progress
+from captax.training.folder import SKIPPED
 from captax.training.recipe import Recipe, RecipeError, Source
 
-SKIPPED = "skipped.json"
 SHOWN = 20  # how many faults are told one by one
 # A minute of decoding on a small machine. Where a run decodes all pictures for its features
 # anyway, more than these are not decoded twice.

@@ -27,7 +27,6 @@ from captax.files import (
     check_inside,
     check_no_links,
     hold,
-    own_file,
     unwritable,
     write_text,
 )
@@ -40,7 +39,6 @@ from captax.training.card import FEW, model_card, number_of
 from captax.training.checkpoints import RunCheckpoints
 from captax.training.curves import plot_curves
 from captax.training.examples import (
-    SKIPPED,
     BrokenData,
     Examples,
     decoded,
@@ -50,11 +48,12 @@ from captax.training.examples import (
     told_skipped,
     write_skipped,
 )
+from captax.training.folder import BEST, LOCK, OWN_RECIPE, SKIPPED, check_folder, refuse_other
 from captax.training.learning_task import DevResult
 from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, linear_kernels, merge_lora
 from captax.training.mesh import Placement
 from captax.training.optimizers import make_optimizer
-from captax.training.recipe import Recipe, RecipeError, Stage, differences, matches
+from captax.training.recipe import Recipe, RecipeError, Stage, matches
 from captax.training.self_critical import Critic
 from captax.training.step import (
     Parameters,
@@ -70,8 +69,6 @@ from captax.training.watch import DivergedError, Log, collapse, first_not_finite
 # The scores that are best when they are lowest.
 LOWER_IS_BETTER = metrics.LOWER_IS_BETTER | {"loss", "perplexity"}
 
-LOCK = "lock"
-_TOLD = 5  # fields in which two recipes differ
 MOST_STEPS = 2**30  # a step's number and the seed are added as 32-bit integers
 
 
@@ -92,14 +89,17 @@ def train(
     A new run looks at all its data first. With `skip_broken`, examples that cannot be used, such as
     pictures that cannot be read, are left out of it, and `out/skipped.json` names them.
 
-    Raises `BrokenData` when examples cannot be used; `RecipeError` when `out` holds a run of
-    another recipe or one that began without `skip_broken`, another process trains there, its data
-    makes another vocabulary than when it began, `init_from` is another model, or the recipe cannot
-    be carried out; `DivergedError` when the loss or a gradient is not finite; `ImageError` when a
+    Raises `BrokenData` when examples cannot be used; `RecipeError` when `out` holds files and no
+    run, a run of another recipe or one that began without `skip_broken`, when it is in the data or
+    holds a model that the run reads, another process trains there, its data makes another
+    vocabulary than when it began, `init_from` is another model, or the recipe cannot be carried
+    out; `DivergedError` when the loss or a gradient is not finite; `ImageError` when a
     picture cannot be read any more; `OutputError` when the disk is full.
     """
+    if jax.process_index() == 0:
+        check_folder(out, recipe, init_from)
     with _alone_in(out):
-        _refuse_other(out, recipe)
+        refuse_other(out, recipe)  # it may have begun meanwhile
         try:
             _train(recipe, out, init_from, follow_links, skip_broken)
         except MemoryError as error:
@@ -108,14 +108,14 @@ def train(
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise _too_large(error) from None
-    return out / "best"
+    return out / BEST
 
 
 def _train(
     recipe: Recipe, out: Path, init_from: Path | None, follow_links: bool, skip_broken: bool
 ) -> None:
     first = jax.process_index() == 0
-    new = not (out / "recipe.yaml").exists()
+    new = not (out / OWN_RECIPE).exists()
     examples = _examples(recipe, out, new, skip_broken)
     run = _Run(recipe, out, None if follow_links else out, examples)
     if new and init_from is not None:  # it may be refused, and nothing is written yet
@@ -125,7 +125,7 @@ def _train(
             write_skipped(out, examples.skipped)
         else:  # of a run that was ended before it began
             (out / SKIPPED).unlink(missing_ok=True)
-        write_text(out / "recipe.yaml", recipe.to_yaml(), own=True)
+        write_text(out / OWN_RECIPE, recipe.to_yaml(), own=True)
     if not follow_links:
         for name in ("best", "samples"):
             check_inside(out / name, out)
@@ -223,25 +223,6 @@ def _too_large(error: Exception) -> RecipeError:
         "evaluation.batch_size or num_beams, raise optimizer.accumulation, or take a smaller model"
         + (f" ({told})" if told else "")
     )
-
-
-def _refuse_other(out: Path, recipe: Recipe) -> None:
-    path = out / "recipe.yaml"
-    if not path.exists():
-        return
-    try:
-        with own_file(path, "rb") as file:
-            before = file.read()
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if before != recipe.to_yaml().encode():
-        told = differences(before.decode(errors="replace"), recipe.to_yaml())
-        more = f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
-        what = f" ({'; '.join(told[:_TOLD])}{more})" if told else ""
-        raise RecipeError(
-            f"{path}: this folder holds a run of another recipe{what}; give another folder as "
-            f"--out, or continue that run with --resume {out}"
-        )
 
 
 @dataclasses.dataclass
@@ -644,8 +625,8 @@ class _Run:
             model = self.rebuild({n: jnp.asarray(v, jnp.float32) for n, v in kept.items()})
             card = model_card(self.recipe, self.task.examples, scores, metric=self.metric)
             if self.inside is not None:
-                check_inside(self.out / "best", self.inside)
-            self.task.save(model, self.out / "best", card)
+                check_inside(self.out / BEST, self.inside)
+            self.task.save(model, self.out / BEST, card)
         curves = self.out / "curves.png"
         _attempt(lambda: plot_curves(curves, self.log.records, title=self.recipe.name))
 

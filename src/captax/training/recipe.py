@@ -392,26 +392,26 @@ class Recipe(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def differences(before: str, after: str) -> list[str]:
-    """What differs between two recipes in YAML, each field in words. [] if one is no recipe."""
-    try:
-        one, other = (dict(_fields(yaml.safe_load(text))) for text in (before, after))
-    except (yaml.YAMLError, RecursionError):
-        return []
-    return [
-        f"{key} was {quoted(one.get(key))} and is {quoted(other.get(key))}"
-        for key in dict.fromkeys([*one, *other])
-        if one.get(key) != other.get(key)
-    ]
+def differences(before: Recipe, after: Recipe) -> list[str]:
+    """What differs between two recipes, each field in words."""
+    one, other = (dict(_fields(each.model_dump(mode="json"))) for each in (before, after))
+    # What is empty has no fields, and is told of only where the other recipe has none there either.
+    within = {key.rpartition(".")[0] for key in (*one, *other)}
+    told = []
+    for key in dict.fromkeys([*one, *other]):
+        was, now = one.get(key), other.get(key)
+        if was != now and key not in within:
+            told.append(f"{key} was {quoted(was)} and is {quoted(now)}")
+    return told
 
 
 def _fields(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """The fields of a recipe by their paths, as `--set` takes them."""
-    if isinstance(value, dict) and value:
-        for name, part in value.items():
-            yield from _fields(part, f"{key}.{name}" if key else str(name))
-    else:
+    if not isinstance(value, dict | list) or not value:
         yield key, value
+        return
+    for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from _fields(part, f"{key}.{name}" if key else str(name))
 
 
 def recipe_names() -> list[str]:
@@ -453,6 +453,18 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{name}: a recipe has keys and values at the top, such as `name: ...`")
     for override in overrides:
         _set(fields, override)
+    return _validated(fields, name)
+
+
+def parse_recipe(text: str) -> Recipe:
+    """The recipe that a text in YAML is.
+
+    Raises `ValueError` for what is not YAML, and `RecipeError` for what is no recipe.
+    """
+    return _validated(_parse(text), "")
+
+
+def _validated(fields: Any, name: str) -> Recipe:
     try:
         return Recipe.model_validate(fields)
     except pydantic.ValidationError as error:
