@@ -4,6 +4,7 @@ A reader has pictures, datasets and models of the names that are written there. 
 have these names; what is too large or too far away is replaced, and only that (`INSTEAD`).
 """
 
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -13,7 +14,7 @@ import shlex
 import shutil
 import tarfile
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def _commands() -> list[Command]:
         lines = recipe.read_text(encoding="utf-8").splitlines()
         text = " ".join(line.removeprefix("#") for line in lines if line.startswith("#"))
         for options in re.findall(r"`(--set [^`]*)`", text):
-            root = ("--set", "data.root=DATA")
+            own = recipe.stem.endswith("finetune")  # of one's own pictures
+            root = ("--set", f"data.root={'MY-PICTURES' if own else 'DATA'}")
             found.append(Command(recipe.name, ("train", recipe.stem, *root, *_words(options))))
     return found
 
@@ -325,10 +327,27 @@ def test_the_commands_of_a_page_run(
             for option, name in itertools.pairwise(command.words):
                 if option == "--out" and Path(name).is_file():
                     Path(name).unlink()  # of another example
-            if command.words[0] == "train":  # of another example
-                Path("runs", command.words[1], "recipe.yaml").unlink(missing_ok=True)
-            result = run(*command.words, *(SMALL if command.words[0] == "train" else ()))
+            with _new_run(command.words):
+                result = run(*command.words, *(SMALL if command.words[0] == "train" else ()))
             assert result.code == 0, f"{command}: {result.err}"
+
+
+@contextlib.contextmanager
+def _new_run(words: tuple[str, ...]) -> Iterator[None]:
+    """Make room for a run; then the model that stands for its result is there again."""
+    if words[0] != "train" or "--resume" in words:
+        yield
+        return
+    named = dict(itertools.pairwise(words)).get("--out", f"runs/{Path(words[1]).stem}")
+    out, aside = Path(named), Path("aside")
+    if (out / "best").is_dir():
+        (out / "best").rename(aside)
+    shutil.rmtree(out, ignore_errors=True)
+    yield
+    if aside.is_dir():
+        shutil.rmtree(out / "best", ignore_errors=True)
+        out.mkdir(exist_ok=True)
+        aside.rename(out / "best")
 
 
 SNIPPETS = {
