@@ -274,7 +274,7 @@ def _is_read(
         folder = next(each for each in (source, *source.parents) if each.is_dir())
     except (OSError, ValueError, StopIteration):
         return False
-    return in_folders and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    return in_folders and lies_in(path, folder)
 
 
 def lies_in(path: Path, folder: Path) -> bool:

@@ -63,8 +63,8 @@ def _with_one_good(rows: "Rows") -> "Rows":
         waiting.append(row)
         if not isinstance(row[1], DataError):
             return itertools.chain(waiting, rows)
-    for _, fault, _ in waiting:
-        raise fault
+    if waiting:
+        raise waiting[0][1]
     return iter(())
 
 

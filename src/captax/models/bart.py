@@ -175,11 +175,7 @@ class BartEncoder(TextEncoder):
         self, words: Float[Array, "batch time width"], mask: Bool[Array, "batch time"]
     ) -> Features:
         """Encode embeddings of words, or of what takes their places."""
-        time = words.shape[1]
-        x = self.embeddings(words, jnp.arange(time)[None])
-        for layer in self.layers:
-            x = layer(x, mask[:, None])
-        return Features(tokens=record("hidden_states", x), grid=(1, time), mask=mask)
+        return self.run_layers(self.embeddings(words, jnp.arange(words.shape[1])[None]), mask)
 
 
 class BartDecoder(TextDecoder):
@@ -191,10 +187,6 @@ class BartDecoder(TextDecoder):
         layer = config.layer()
         self.layers = nnx.List([Layer(layer, rngs=rngs) for _ in range(config.decoder_layers)])
         self.bias = parameter(rngs, (config.vocab_size,)) if config.logits_bias else None
-
-    @property
-    def max_positions(self) -> int:
-        return self.config.max_position_embeddings
 
     def embed(
         self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]

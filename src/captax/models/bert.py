@@ -131,12 +131,9 @@ class BertEncoder(TextEncoder):
 
     def __call__(self, text: TextBatch | Int[Array, "batch time"]) -> Features:
         text = self.checked(text)
-        time = text.tokens.shape[1]
-        mask = jnp.asarray(text.mask)
-        x = self.embeddings(jnp.asarray(text.tokens), jnp.arange(time)[None])
-        for layer in self.layers:
-            x = layer(x, mask[:, None])
-        return Features(tokens=record("hidden_states", x), grid=(1, time), mask=mask)
+        positions = jnp.arange(text.tokens.shape[1])[None]
+        x = self.embeddings(jnp.asarray(text.tokens), positions)
+        return self.run_layers(x, jnp.asarray(text.mask))
 
 
 class BertDecoder(TextDecoder):
@@ -151,10 +148,6 @@ class BertDecoder(TextDecoder):
         self.head = LanguageHead(config, rngs=rngs, tied=config.tie_word_embeddings)
         if not (config.tie_word_embeddings or config.lone_bias):
             self.unread_bias = parameter(rngs, (config.vocab_size,))
-
-    @property
-    def max_positions(self) -> int:
-        return self.config.max_position_embeddings
 
     def embed(
         self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]

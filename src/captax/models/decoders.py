@@ -66,7 +66,7 @@ class TextDecoder(nnx.Module):
     @property
     def max_positions(self) -> int:
         """How many tokens the decoder can read."""
-        raise NotImplementedError
+        return self.config.max_position_embeddings
 
     @property
     def context_width(self) -> int | None:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from captax.errors import CaptaxError, OptionError
 from captax.models.layers import EncoderLayer, run_layer
 from captax.models.modules import FinalNorm, LayerNorm
+from captax.models.observing import record
 from captax.models.patches import PatchEmbedding
 from captax.models.shapes import PatchConfig
 
@@ -169,6 +170,7 @@ class TextEncoder(nnx.Module):
     """An encoder that reads whole texts."""
 
     config: Any
+    layers: nnx.List[EncoderLayer]
 
     @property
     def max_positions(self) -> int:
@@ -193,6 +195,14 @@ class TextEncoder(nnx.Module):
                 "texts"
             )
         return text
+
+    def run_layers(
+        self, x: Float[Array, "batch time width"], mask: Bool[Array, "batch time"]
+    ) -> Features:
+        """Run `layers` on embedded texts whose tokens see each other where `mask` is true."""
+        for layer in self.layers:
+            x = layer(x, mask[:, None])
+        return Features(tokens=record("hidden_states", x), grid=(1, x.shape[1]), mask=mask)
 
     def __call__(self, text: TextBatch | Int[Array, "batch time"]) -> Features:
         """Encode texts, after `checked`, which may raise `LengthError`."""

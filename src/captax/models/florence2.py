@@ -23,7 +23,6 @@ from captax.models.bart import TIED, WORDS, BartConfig, BartDecoder, BartEncoder
 from captax.models.config import ConfigError, ModelConfig, Roles
 from captax.models.connectors import Connector
 from captax.models.davit import PICTURE, DaViTConfig
-from captax.models.decoders import Together
 from captax.models.encoders import Features, LengthError, ShapeError
 from captax.models.layout import Layout, Rule, linear, norm, table
 from captax.models.modules import LayerNorm, Linear, parameter
@@ -49,8 +48,6 @@ class Florence2Config(ModelConfig):
 
     model_type: ClassVar[str] = "florence2"
     fixed: ClassVar[dict[str, Any]] = {"tie_word_embeddings": True}
-
-    together: ClassVar[Together] = "nothing"
 
     vision_config: DaViTConfig = VISION
     text_config: BartConfig = TEXT

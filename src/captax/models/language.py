@@ -155,10 +155,6 @@ class LanguageModel(TextDecoder):
         if not config.tie_word_embeddings:
             self.head = Linear(*shape[::-1], rngs=rngs, bias=False, std=std)
 
-    @property
-    def max_positions(self) -> int:
-        return self.config.max_position_embeddings
-
     def embed(
         self, tokens: Int[Array, "rows time"], positions: Int[Array, "#rows time"]
     ) -> Float[Array, "rows time width"]:

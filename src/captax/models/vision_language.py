@@ -89,6 +89,7 @@ class VisionLanguageConfig(ModelConfig):
     def build(self, *, rngs: nnx.Rngs | None = None) -> "VisionLanguageModel":
         encoder: Any = self.vision_config.build(rngs=rngs)
         connector, decoder = self.connector(rngs=rngs), self.text_config.build(rngs=rngs)
+        decoder.together = self.together
         return self.kind(encoder, connector, decoder, config=self)
 
     @property
@@ -145,12 +146,10 @@ class VisionLanguageModel(EncoderDecoder):
         connector: nnx.Module,
         decoder: TextDecoder,
         *,
-        config: "VisionLanguageConfig | Any",
+        config: ModelConfig,
     ):
-        """`config` has an `image_token_id`, and says what is `together`."""
         super().__init__(encoder, decoder, config=config)
         self.connector: Any = connector
-        decoder.together = config.together
 
     def encode(self, inputs: Views) -> Features:  # type: ignore[override]
         """Encode pictures: the tokens of all views of each, one view after the other."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from captax.errors import quoted
+from captax.errors import plural, quoted
 from captax.generation import GenerationConfig, GenerationError, Sequences
 from captax.generation.config import nearest
 from captax.generation.programs import Begun
@@ -105,4 +105,4 @@ def _told(regions: Sequence[Region]) -> str:
     labels = dict.fromkeys(region.label for region in regions if region.label)
     if labels:
         return ", ".join(labels)
-    return "1 region" if len(regions) == 1 else f"{len(regions) or 'no'} regions"
+    return plural(len(regions), "region") if regions else "no regions"

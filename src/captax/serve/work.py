@@ -1,6 +1,5 @@
 """The work that the model does, a batch at a time."""
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from captax.explain import ExplainError
 from captax.generation.config import DEFAULT_NEW_TOKENS
 from captax.generation.programs import BATCH_SIZES, compiling_elsewhere
 from captax.images import Prepared
@@ -183,6 +181,5 @@ class Worker:
             for size in self.sizes[:2]:
                 self(page, [given] * size)
             caption = self(Work.of("caption", {}), [given])[0]
-            with contextlib.suppress(ExplainError):  # of a model that cannot be explained
-                self(Work.of("explain", {}), [dataclasses.replace(given, caption=str(caption))])
+            self(Work.of("explain", {}), [dataclasses.replace(given, caption=str(caption))])
         return seconds
