@@ -10,11 +10,8 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
-from captax.models.efficientnet import (
-    EfficientNetLite,
-    EfficientNetLiteConfig,
-    depthwise_convolution,
-)
+from captax.models.depthwise import depthwise_convolution
+from captax.models.efficientnet import EfficientNetLite, EfficientNetLiteConfig
 
 CONFIG = {
     "model_type": "efficientnet-lite",

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from captax.models.arithmetic import activation_dtype
 from captax.models.config import ConfigError, ModelConfig
-from captax.models.efficientnet import depthwise_convolution
+from captax.models.depthwise import depthwise_convolution
 from captax.models.encoders import Features, VisionEncoder
 from captax.models.layout import Layout, conv2d, linear, norm, table
 from captax.models.modules import LayerNorm, Linear, Mlp, MlpConfig, parameter
