@@ -13,7 +13,7 @@ from flax import nnx
 
 from captax.checkpoints.lazy import LazyTensor, transposed
 from captax.errors import CheckpointError
-from captax.models.layout import Layout, Tensor
+from captax.models.layout import Layout, Tensor, joined_shape
 
 DTYPES = ("float32", "float16", "bfloat16")
 AUTO = "auto"  # where a checkpoint is loaded: the type that it has
@@ -79,10 +79,7 @@ def _parts(
     rule = tensor.rule
     if not isinstance(value, LazyTensor):
         return rule.to_ours(np.asarray(value))
-    shape = shapes[0]
-    if len(shapes) > 1:
-        shape = (sum(each[0] for each in shapes), *shape[1:])
-    whole = _aligned(shape, dtype)
+    whole = _aligned(joined_shape(shapes), dtype)
     value.read_into(rule.to_theirs([whole]))
     return [whole] if len(shapes) == 1 else np.split(whole, len(shapes))
 

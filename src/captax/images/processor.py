@@ -16,7 +16,7 @@ from PIL import Image
 from captax.errors import quoted
 from captax.files import CONFIG_LIMIT, parse_json, read_text, write_text
 from captax.images.decode import MAX_PIXELS, ImageError, ImageSource, decode
-from captax.images.geometry import Fit, shortest_edge, stretched
+from captax.images.geometry import Fit, Size, shortest_edge, stretched
 from captax.images.prepared import Prepared
 
 Kind = TypeVar("Kind", bound="Processor")
@@ -82,9 +82,15 @@ class Processor:
         raise NotImplementedError
 
     @property
+    def most_tiles(self) -> Size:
+        """The rows and columns of the picture that has the most tiles; (0, 0) if none has any."""
+        return 0, 0
+
+    @property
     def most_views(self) -> int:
-        """The most views that a picture is prepared as."""
-        return 1
+        """The most views that a picture is prepared as: its tiles, and the whole."""
+        rows, columns = self.most_tiles
+        return rows * columns + 1
 
     def to_config(self) -> dict[str, Any]:
         """The contents of a Hugging Face preprocessor_config.json that does the same."""

@@ -91,10 +91,8 @@ class TileProcessor(Processor):
         return edge, edge
 
     @property
-    def most_views(self) -> int:
-        # No aspect ratio has more tiles than a square.
-        rows, columns = self.grid(self.decode_size)
-        return rows * columns + 1
+    def most_tiles(self) -> Size:
+        return self.grid(self.decode_size)  # no aspect ratio has more than a square
 
     def grid(self, picture: Size) -> tuple[int, int]:
         """The rows and columns of tiles of a picture of this (height, width); (0, 0) for none."""

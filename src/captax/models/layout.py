@@ -45,12 +45,17 @@ class Rule:
 
     def their_shape(self, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
         """The shape of the checkpoint's tensor, given the shapes of the parameters."""
-        shape = shapes[0]
-        if len(shapes) > 1:
-            shape = (sum(each[0] for each in shapes), *shape[1:])
+        shape = joined_shape(shapes)
         if self.axes is not None:
             shape = tuple(shape[i] for i in np.argsort(self.axes))
         return (1,) * self.lead + shape
+
+
+def joined_shape(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape of arrays that are joined along their first axis; of a single one, its own."""
+    if len(shapes) == 1:
+        return shapes[0]
+    return (sum(each[0] for each in shapes), *shapes[0][1:])
 
 
 @dataclasses.dataclass(frozen=True)

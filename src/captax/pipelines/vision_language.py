@@ -74,12 +74,6 @@ class VisionLanguageCaptioner(Captioner):
             f"{view}); `image_splitting=False` makes it {view}"
         )
 
-    @property
-    def most_tiles(self) -> tuple[int, int]:
-        """The rows and columns of the picture that has the most tiles; (0, 0) if none has any."""
-        square = (1, 1)  # pictures of all sizes are made as large
-        return self.processor.grid(square) if isinstance(self.processor, TileProcessor) else (0, 0)
-
     def asking(self, prompt: str = "") -> Callable[[tuple[int, int]], list[int]]:
         """All tokens of a prompt in the model's format, by the grid of a picture's tiles.
 

@@ -95,7 +95,7 @@ def _prepare_to_ask(captioner: VisionLanguageCaptioner, recipe: Recipe) -> None:
         )
     if not recipe.model.tiles and isinstance(captioner.processor, TileProcessor):
         captioner.processor = dataclasses.replace(captioner.processor, split=False)
-    if captioner.most_tiles == (0, 0):
+    if captioner.processor.most_tiles == (0, 0):
         return
     if any(stage.views for stage in recipe.stages):
         raise RecipeError(
