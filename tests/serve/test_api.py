@@ -248,6 +248,16 @@ def test_urls_of_this_machine_are_not_fetched_even_if_allowed(tiny_captioner: Ca
         assert "not on the public internet" in error["message"]
 
 
+def test_words_that_the_model_does_not_know_are_named(client: TestClient) -> None:
+    captions = ["a zebras red zoo zebras", "a red square"]
+    answer = client.post("/v1/score", files=files(png(0)), data={"captions": captions})
+    unknown = [each["unknown_words"] for each in answer.json()["scores"]]
+    assert unknown == [["zebras", "zoo"], []]
+    answer = client.post("/v1/explain", files=files(png(0)), data={"caption": captions[0]})
+    assert answer.json()["unknown_words"] == ["zebras", "zoo"]
+    assert client.post("/v1/explain", files=files(png(0))).json()["unknown_words"] == []
+
+
 def test_scores(client: TestClient, tiny_captioner: Captioner) -> None:
     captions = ["a red square", "three green stripes on a black wall"]
     right = tiny_captioner.score([png(0), png(0)], captions, batch_size=4)

@@ -198,6 +198,33 @@ def test_idle_connections_give_way_to_new_ones(tiny_captioner: Captioner) -> Non
             each.close()
 
 
+WAIT = Path("/proc/sys/net/core/somaxconn")
+
+
+@pytest.mark.skipif(
+    not WAIT.is_file() or int(WAIT.read_text()) < 400, reason="this system lets fewer wait"
+)
+def test_a_crowd_that_comes_at_once_is_let_in(
+    tiny_captioner: Captioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who finds no room to wait in would try again only after a second, and after three."""
+    blocked, go_on = threading.Event(), threading.Event()
+
+    async def block(counter: int) -> bool:
+        blocked.set()
+        go_on.wait(30)
+        return False
+
+    with listening(tiny_captioner) as server, contextlib.ExitStack() as clients:
+        with monkeypatch.context() as patch:
+            patch.setattr(server, "on_tick", block)
+            assert blocked.wait(30)
+            for _ in range(400):
+                clients.enter_context(socket.create_connection(address(server), timeout=10))
+            go_on.set()
+        assert ask(server, png(0))[0] == 200
+
+
 def test_there_are_no_more_connections_than_descriptors(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

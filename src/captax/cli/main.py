@@ -7,7 +7,6 @@ import importlib.metadata
 import inspect
 import io
 import os
-import re
 import sys
 import warnings
 from typing import Annotated, Any
@@ -83,11 +82,6 @@ app.command("export")(export.export)
 app.command("push")(push.push)
 app.command("serve")(serve.serve)
 app.command("info")(info.info)
-
-# Terminals of any width wrap paragraphs; they would keep the lines of docstrings.
-for command in (*app.registered_commands, *data.app.registered_commands):
-    paragraphs = inspect.getdoc(command.callback) or ""
-    command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", paragraphs)
 
 
 def _unwrap(command: typer.models.CommandInfo) -> None:

@@ -216,14 +216,16 @@ class Captioner(Generator):
         system: str = "",
         raw: bool = False,
         batch_size: int = 32,
+        quiet: bool = False,
         **options: Any,
     ) -> list[float]:
         """How well each caption fits its picture, on the scale of `Caption.score`, in order.
 
         The score is the one that decoding with the same options would report for the same tokens.
         A text is tokenised and eos is added; a `Caption` has its own tokens. Captions begin with
-        `prompt`, which does not count. Raises `ImageError` for the first picture that cannot be
-        read, and `GenerationError` if the numbers of captions and pictures differ.
+        `prompt`, which does not count. `quiet` says that `unknown_words` are not to be warned of.
+        Raises `ImageError` for the first picture that cannot be read, and `GenerationError` if the
+        numbers of captions and pictures differ.
         """
         config = self._config(options)
         pictures = several(images)
@@ -235,6 +237,8 @@ class Captioner(Generator):
             )
         [asked] = self._asked([prompt], system, raw)
         tokens = self._said(given, prompt, config)
+        if not quiet:
+            self._warn_of_unknown(given)
         # Captions of similar length share a batch, so that it needs little padding.
         order = sorted(range(len(given)), key=lambda i: len(tokens[i]))
 
@@ -267,6 +271,7 @@ class Captioner(Generator):
         hide: str = "mean",
         alternatives: int = 5,
         watch: Callable[[str], None] = lambda step: None,
+        quiet: bool = False,
         **options: Any,
     ) -> Explanation:
         """Show where in the picture each word of its caption came from, and what else was likely.
@@ -277,9 +282,9 @@ class Captioner(Generator):
         `faithfulness` also measures how far each method can be trusted, by hiding cells and showing
         them; `hide` says whether the mean colour or a blur hides them. `alternatives` is the number
         of other tokens kept at each step, none of which is suppressed. `watch` is called with the
-        name of each step as it begins: `caption`, the methods and `faithfulness`. Raises
-        `ImageError` for a picture that cannot be read, and `ExplainError` for a method that the
-        model does not support.
+        name of each step as it begins: `caption`, the methods and `faithfulness`. `quiet` says that
+        `unknown_words` are not to be warned of. Raises `ImageError` for a picture that cannot be
+        read, and `ExplainError` for a method that the model does not support.
         """
         config = self._config(options)
         known_methods(methods)
@@ -290,6 +295,8 @@ class Captioner(Generator):
                 picture, prompt=prompt, system=system, raw=raw, seed=seed, **options
             )
         [said] = self._said([caption], prompt, config)
+        if not quiet:
+            self._warn_of_unknown([caption])
         [asked] = self._asked([prompt], system, raw)
         shown = self.processor.prepare(picture)
         begin = self._whole_prompt(asked, shown, config)
@@ -339,6 +346,20 @@ class Captioner(Generator):
         options = {"prompt": explanation.prompt, **options}
         return self.caption(self.processor.prepare(shown, whole=True), **options)[0]
 
+    def unknown_words(self, caption: str) -> list[str]:
+        """The words of a caption that the tokenizer lacks; the model reads each as unknown."""
+        return self.tokenizer.unknown_in(caption)
+
+    def _warn_of_unknown(self, captions: Sequence[str | Generated]) -> None:
+        for caption in captions:
+            if isinstance(caption, str) and (words := self.unknown_words(caption)):
+                lacking = ", ".join(map(quoted, words))
+                warnings.warn(
+                    f"caption {quoted(caption)}: holds words that the tokenizer lacks "
+                    f"({lacking}); the model reads each as an unknown word",
+                    stacklevel=3,
+                )
+
     @functools.cached_property
     def _reader(self) -> Reader:
         return Reader(self.model, self._rebuild, self._programs)
@@ -346,23 +367,11 @@ class Captioner(Generator):
     def _said(
         self, captions: Sequence[str | Generated], prompt: str, config: GenerationConfig
     ) -> list[list[int]]:
-        """The tokens of captions after their prompt; texts are tokenised and eos is added.
-
-        Warns of words that the tokenizer lacks, in whose place the model reads the unknown token.
-        """
+        """The tokens of captions after their prompt; texts are tokenised and eos is added."""
         texts = [
             "" if isinstance(each, Generated) else each.removeprefix(prompt) for each in captions
         ]
         encoded, begin = self.spell(texts), config.forced_begin
-        unknown = self.tokenizer.unk_id
-        for text, ids in zip(texts, encoded, strict=True):
-            if unknown is not None and unknown in ids:
-                lacking = ", ".join(map(quoted, self.tokenizer.unknown_in(text)))
-                warnings.warn(
-                    f"caption {quoted(text)}: holds words that the tokenizer lacks ({lacking}); "
-                    "the model reads each as an unknown word",
-                    stacklevel=3,
-                )
         return [
             list(each.tokens) if isinstance(each, Generated) else [*begin, *ids, config.eos_ids[0]]
             for each, ids in zip(captions, encoded, strict=True)

@@ -131,6 +131,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
             "steps": steps,
             "grid": explained.grid,
             "seen": picture.seen,
+            "unknown_words": explained.unknown_words,
         }
 
     @app.post("/v1/score", response_model=schemas.ScoreResponse, tags=["captioner"])
@@ -155,7 +156,12 @@ def _add_work(app: FastAPI, service: Service) -> None:
         found = await answer(request, work, sent, [{"caption": each} for each in captions])
         scores = [
             _unread(request, each, result)
-            or {"name": each.name, "caption": caption, "score": result[1]}
+            or {
+                "name": each.name,
+                "caption": caption,
+                "score": result[1].score,
+                "unknown_words": result[1].unknown_words,
+            }
             for caption, (each, result) in zip(captions, found, strict=True)
         ]
         return {"model": settings.name, "scores": scores}

@@ -213,6 +213,12 @@ class CaptionResponse(BaseModel):
     captions: list[Captioned | Unread]
 
 
+UNKNOWN = Field(
+    description="Words of the caption that was sent which the model does not know; it reads each "
+    "as one unknown word."
+)
+
+
 class ExplainedWord(BaseModel):
     """A word, its probability, and where the model looked for it."""
 
@@ -241,6 +247,7 @@ class ExplainResponse(BaseModel):
         description="The part of the upright picture that maps cover: left, top, width and height, "
         "as fractions of the picture."
     )
+    unknown_words: list[str] = UNKNOWN
 
 
 class Scored(BaseModel):
@@ -249,6 +256,7 @@ class Scored(BaseModel):
     name: str | None
     caption: str
     score: float = Field(description="Mean log-probability of its tokens; 0 means certainty.")
+    unknown_words: list[str] = UNKNOWN
 
 
 class ScoreResponse(BaseModel):

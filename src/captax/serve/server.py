@@ -32,6 +32,9 @@ logger = logging.getLogger("captax.serve")
 
 # Connections that asyncio takes in one go, before any of them is counted.
 BACKLOG = 128
+# Connections that the system keeps until they are taken. One too many is tried again by its client
+# only after a second.
+WAITING = 4096
 # Files, pipes and fetched URLs that are open beside the connections.
 FILES = 128
 # For a process that serves and does nothing else.
@@ -64,6 +67,9 @@ class Server(uvicorn.Server):
                 sockets = self._everywhere = [_everywhere(port)]
         await super().startup(sockets)
         if self.started:
+            for each in self.servers[0].sockets:
+                with each.dup() as same:  # asyncio takes as many in one go as it lets wait
+                    same.listen(WAITING)
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             logger.info("listening on http://%s:%d", shown, port)

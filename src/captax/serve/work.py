@@ -52,6 +52,15 @@ class Explained:
     words: list[dict[str, Any]]
     steps: list[list[tuple[str, float]]]
     grid: tuple[int, int]
+    unknown_words: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """How well a caption fits, and those of its words that the model does not know."""
+
+    score: float
+    unknown_words: list[str]
 
 
 class Worker:
@@ -103,10 +112,12 @@ class Worker:
 
     def _score(
         self, pictures: list[Prepared], inputs: Sequence[Input], **options: Any
-    ) -> list[float]:
+    ) -> list[Scored]:
         assert isinstance(self.model, Captioner)
         captions = [each.caption or "" for each in inputs]
-        return self.model.score(pictures, captions, batch_size=self.max_batch, **options)
+        options |= {"batch_size": self.max_batch, "quiet": True}
+        scores = self.model.score(pictures, captions, **options)
+        return list(map(Scored, scores, map(self.model.unknown_words, captions)))
 
     def _classify(self, pictures: list[Prepared], **options: Any) -> list[Classification]:
         assert isinstance(self.model, Classifier)
@@ -128,6 +139,7 @@ class Worker:
             prompt=prompt,
             seed=given.seed,
             methods=(method,),
+            quiet=True,
             **options,
         )
         maps = np.asarray(found.maps(method, layer=layer, head=head), np.float64)
@@ -142,7 +154,8 @@ class Worker:
         ]
         steps = [[(text, float(p)) for text, p in step] for step in found.steps]
         rows, columns = found.grid
-        return Explained(str(found.caption), words, steps, (rows, columns))
+        unknown = self.model.unknown_words(given.caption or "")
+        return Explained(str(found.caption), words, steps, (rows, columns), unknown)
 
     def _seconds(self, work: Work, inputs: Sequence[Input]) -> float:
         started = time.perf_counter()
