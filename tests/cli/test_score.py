@@ -148,7 +148,7 @@ def test_pictures_without_a_hypothesis_are_refused_or_counted(run: Run, files: P
     Path("h.json").write_text(json.dumps({"1": "a dog", "2": "a cat"}))
     result = run("score", "h.json", "r.json")
     assert (result.code, result.out) == (2, "")
-    assert "image '3' has no hypothesis in h.json" in result.err and result.err.count("\n") == 1
+    assert "image '3' has no caption in h.json" in result.err and result.err.count("\n") == 1
     result = run("score", "h.json", "r.json", "--partial")
     assert result.code == 0 and "pictures: 2, references: 3;" in result.out
     assert result.err == "captax: skipped 1 picture that has no caption in h.json\n"
@@ -273,7 +273,7 @@ def test_several_captions_a_picture(run: Run, files: Path) -> None:
         assert line.split()[0] == name and numbers(line)[0] == round(100 * value, 2)
     assert "captions: 6 (mBLEU uses all, the other metrics the first), references: 4;" in lines[-1]
     result = run("score", "several.json", "r.json")
-    assert result.code == 2 and "a second hypothesis for image '1'" in result.err
+    assert result.code == 2 and "a second caption for image '1'" in result.err
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_several_captions_a_picture(run: Run, files: Path) -> None:
         (["nowhere.json", "r.json"], "nowhere.json: cannot be read"),
         (["h.json", "nowhere.json"], "nowhere.json: cannot be read"),
         (["h.json", "r.json", "--metrics", "blue"], "no metric 'blue'; use one of bleu, "),
-        (["h.json", "r.json", "--against", "r.json"], "r.json, '1': a second hypothesis"),
+        (["h.json", "r.json", "--against", "r.json"], "r.json, '1': a second caption"),
         (
             ["h.json", "r.json", "--worst", "1", "--by", "CIDEr"],
             "no metric 'CIDEr' was computed for single",

@@ -78,6 +78,10 @@ def test_plain_text_is_a_caption_a_line(write: Write) -> None:
 
 
 def test_what_captax_writes_is_read(write: Write) -> None:
+    printed = "a b/1.jpg: a dog: asleep\r\n\nhttp://c.org/2.png: two cats\n"
+    said = {"a b/1.jpg": ["a dog: asleep"], "http://c.org/2.png": ["two cats"]}
+    assert texts(write("printed.txt", printed)) == said
+    assert read_captions(write("plain.txt", printed + "no picture: cats")).by_line
     record = {"path": "a/1.jpg", "caption": "a dog", "score": -1.0, "alternatives": []}
     assert texts(write("caption.jsonl", record)) == {"a/1.jpg": ["a dog"]}
     evaluated = {"scores": {"BLEU-1": 0.5}, "captions": {"1": "a dog"}, "per_image": {"1": {}}}
@@ -107,7 +111,7 @@ def test_pictures_that_captax_could_not_caption_have_none_and_its_paths_count(
         "a/1.jpg": "a dog"
     }
     references = read_captions(write("coco.json", COCO_BY_NUMBER))
-    with pytest.raises(CaptaxError, match="image '2' has no hypothesis"):
+    with pytest.raises(CaptaxError, match=r"image '2' has no caption in .* \('no such file'\); "):
         align(hypotheses, references)
     assert align(hypotheses, references, partial=True).hypotheses == {"1": "a dog"}
 
@@ -151,7 +155,7 @@ def test_several_hypotheses_where_asked_for(write: Write) -> None:
     found = align(hypotheses, references, several=True)
     assert found.hypotheses == {"2": "two cats"}
     assert found.all_hypotheses == {"2": ["two cats", "the cats", "cats"]}
-    with pytest.raises(CaptaxError, match="a second hypothesis for image"):
+    with pytest.raises(CaptaxError, match="a second caption for image"):
         align(hypotheses, references)
 
 
@@ -310,12 +314,12 @@ def test_only_karpathys_files_have_splits(write: Write, name: str) -> None:
         (
             [RECORD, RECORD],
             DOGS,
-            "{h}, [1]: a second hypothesis for image '1' (the first: {h}, [0]); keep one",
+            "{h}, [1]: a second caption for image '1' (the first: {h}, [0]); keep one",
         ),
         ({"1": "a", "5": "b"}, DOGS, "{h}, '5': image '5' has no references in {r}; add"),
         ({"5": "b"}, DOGS, "{h}, '5': image '5' has no references in {r}; add"),
-        ({"2": "a"}, DOGS, "{r}, '1': image '1' has no hypothesis in {h}; caption every image"),
-        ({"2": "a"}, DOGS | {"3": "b"}, "'1' has no hypothesis in {h}; 1 more have none; caption"),
+        ({"2": "a"}, DOGS, "{r}, '1': image '1' has no caption in {h}; caption every image"),
+        ({"2": "a"}, DOGS | {"3": "b"}, "'1' has no caption in {h}; 1 more have none; caption"),
         ({"1": "a"}, {"1": ["b", " "]}, "{r}, '1': image '1' has an empty reference"),
         ({"1": "a"}, {"a/x.jpg": "b", "b/x.png": "c"}, "and 'b/x.png' are both named 'x'"),
         ("a dog\n", DOGS, "{h}: plain text is matched line by line with other plain text"),

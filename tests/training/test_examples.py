@@ -1,6 +1,7 @@
 """All that is wrong with a recipe's data is told at once, or left out for the whole of a run."""
 
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -234,7 +235,9 @@ def test_a_run_leaves_out_the_same_when_it_goes_on(
     (images / "3.jpg").write_bytes((images / "0.jpg").read_bytes())  # repaired
     capsys.readouterr()
     train(recipe, out)
-    assert "skipped 5 of 12 examples" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "skipped 5 of 12 examples" in told
+    assert re.search("the run goes on from its checkpoint of step [1-9]", told)
     best = "best/model.safetensors"
     assert (out / best).read_bytes() == (whole / best).read_bytes()
     # Until a picture of those that are learned from is gone.
@@ -244,6 +247,20 @@ def test_a_run_leaves_out_the_same_when_it_goes_on(
     (out / "skipped.json").write_text("{}")
     with pytest.raises(RecipeError, match=r"skipped\.json: does not say what the run leaves out"):
         train(recipe, out)
+
+
+def test_one_dev_picture_is_told_to_be_too_few(
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(loop._Run, "run_stage", lambda *_: None)
+    few = changed(recipe, evaluation=recipe.evaluation.model_dump() | {"limit": 1})
+    for name, each, told in (("two", recipe, False), ("one", few, True)):
+        train(each, tmp_path / name)
+        said = "there is one dev picture, and CIDEr-D of a single picture is always 0"
+        assert (said in capsys.readouterr().out) is told
 
 
 def test_a_run_that_began_with_all_goes_on_with_all(

@@ -60,7 +60,7 @@ def score(
         ),
     ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Skip pictures that have no hypothesis.")
+        bool, typer.Option("--partial", help="Skip pictures that have no caption.")
     ] = False,
     document_frequencies: Annotated[
         Path | None,
@@ -139,7 +139,7 @@ def score(
     """Score captions and print the field's metrics (x 100) with 95% confidence intervals.
 
     Files are recognised by their content: COCO's results and annotations, Karpathy's JSON, JSON
-    lines, CSV, Flickr8k.token.txt, or plain text, line for line.
+    lines, CSV, Flickr8k.token.txt, what `captax caption` prints, or plain text, line for line.
     """
     # Start-up time.
     from captax.evaluation.score_files import SCORES, TABLE, score_files

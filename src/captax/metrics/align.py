@@ -38,7 +38,8 @@ def merge(files: Sequence[CaptionFile]) -> CaptionFile:
         _check_lines(first, other)
         for image, captions in other.rows.items():
             rows.setdefault(image, []).extend(captions)
-    return CaptionFile(", ".join(file.path for file in files), rows, first.by_line)
+    failed = {path: why for file in files for path, why in file.failed.items()}
+    return CaptionFile(", ".join(file.path for file in files), rows, first.by_line, failed)
 
 
 def align(
@@ -68,7 +69,7 @@ def align(
     for image, rows in hypotheses.rows.items():
         if len(rows) > 1 and not several:
             raise CaptionFileError(
-                f"{rows[1].where}: a second hypothesis for image {quoted(image)} (the first: "
+                f"{rows[1].where}: a second caption for image {quoted(image)} (the first: "
                 f"{rows[0].where}); keep one; if this file holds the references, give it second"
             )
     ids = _ids(hypotheses, references)
@@ -84,10 +85,11 @@ def align(
     missing = [image for image in references.rows if image not in said]
     if missing and not partial:
         others = f"; {len(missing) - 1:,} more have none" if len(missing) > 1 else ""
+        why = _why_failed(hypotheses, references.picture(missing[0]))
         raise CaptionFileError(
-            f"{references.rows[missing[0]][0].where}: image {quoted(missing[0])} has no "
-            "hypothesis in "
-            f"{hypotheses.path}{others}; caption every image, or skip such images with --partial"
+            f"{references.rows[missing[0]][0].where}: image {quoted(missing[0])} has no caption in "
+            f"{hypotheses.path}{why}{others}; caption every image, or skip such images with "
+            "--partial"
         )
     found = {image: rows for image, rows in references.rows.items() if image in said}
     for image, rows in found.items():
@@ -123,7 +125,7 @@ def without_other_splits(
     whole = everything()
     ids, others = _ids(hypotheses, whole), whole.rows.keys() - references.rows.keys()
     rows = {image: rows for image, rows in hypotheses.rows.items() if ids[image] not in others}
-    return CaptionFile(hypotheses.path, rows, hypotheses.by_line)
+    return dataclasses.replace(hypotheses, rows=rows)
 
 
 def _ids(hypotheses: CaptionFile, references: CaptionFile) -> dict[str, str]:
@@ -134,11 +136,20 @@ def _ids(hypotheses: CaptionFile, references: CaptionFile) -> dict[str, str]:
     return {image: known.get(name, "") for name, image in names.items()}
 
 
+def _why_failed(hypotheses: CaptionFile, picture: str) -> str:
+    why = {_name(path): error for path, error in hypotheses.failed.items()}
+    return f" ({quoted(found)})" if (found := why.get(_name(picture))) else ""
+
+
+def _name(picture: str) -> str:
+    return PurePosixPath(picture.replace("\\", "/")).stem
+
+
 def _by_name(file: CaptionFile) -> dict[str, str]:
     """Image ids by the names of their pictures, without folder and suffix."""
     ids: dict[str, str] = {}
     for image, rows in file.rows.items():
-        name = PurePosixPath(file.picture(image).replace("\\", "/")).stem
+        name = _name(file.picture(image))
         if name in ids:
             raise CaptionFileError(
                 f"{rows[0].where}: images {quoted(ids[name])} and {quoted(image)} are both named "

@@ -19,6 +19,8 @@ ID_KEYS = ("image_id", "id")
 PICTURE_KEYS = ("image", "file_name", "filename", "file", "path")
 CAPTION_KEYS = ("caption", "captions", "references", "text")
 _TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)")
+# As `captax caption` prints captions.
+_NAMED_LINE = re.compile(r"(\S.*?\.[A-Za-z0-9]{1,5}): (.*)")
 _SPLITS = {"val": "dev", "valid": "dev", "validation": "dev", "restval": "train"}
 
 
@@ -44,11 +46,13 @@ class CaptionFile:
         path: the file, as messages name it.
         rows: image id -> its captions.
         by_line: whether the file has no ids; the ids are then the numbers of lines: "1", "2", ...
+        failed: picture -> why it has no caption, where `captax caption` says so.
     """
 
     path: str
     rows: dict[str, list[Row]]
     by_line: bool = False
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def picture(self, image: str) -> str:
         """The file name of an image's picture, or the image's id if the file has no such name."""
@@ -63,10 +67,10 @@ def read_captions(
     The layouts are: COCO's results (`[{"image_id": 42, "caption": "a dog"}]`) and annotations;
     Karpathy's JSON; one JSON object of captions, or lists of captions, by image id; JSON objects,
     one on each line, such as `captax caption` writes; CSV with a header; Flickr8k's
-    `picture.jpg#0<tab>caption`; and plain text with a caption on each line. Records name the
-    picture by one of `ID_KEYS` and `PICTURE_KEYS`, and its captions by one of `CAPTION_KEYS`. In
-    files that `captax caption` wrote, pictures are named by `path`, and those that failed have no
-    row.
+    `picture.jpg#0<tab>caption`; `picture.jpg: caption` on each line, as `captax caption` prints;
+    and plain text with a caption on each line. Records name the picture by one of `ID_KEYS` and
+    `PICTURE_KEYS`, and its captions by one of `CAPTION_KEYS`. In files that `captax caption` wrote,
+    pictures are named by `path`, and those that failed have no row.
 
     Args:
         path: the file.
@@ -83,16 +87,19 @@ def read_captions(
     lines = text.removesuffix("\n").split("\n")
     rows: Iterable[Row]
     by_line = False
+    failed: dict[str, str] = {}
     if split is not None and suffix != ".json" and start != "{":
         raise CaptionFileError(f"{path}: has no splits; leave out --split {split}")
     if suffix == ".jsonl" or (start == "{" and suffix != ".txt" and _is_record(lines[0])):
-        rows = _json_lines(path, lines, alternatives)
+        rows = _json_lines(path, lines, alternatives, failed)
     elif suffix == ".json" or (start in ("{", "[") and suffix != ".txt"):
-        rows = _json(path, text, split)
+        rows = _json(path, text, split, failed)
     elif suffix == ".csv" or _is_header(lines[0]):
-        rows = _csv(path, text)
+        rows = _csv(path, text, failed)
     elif _TOKEN_LINE.fullmatch(lines[0].rstrip("\r")):
         rows = _tokens(path, lines)
+    elif all(_NAMED_LINE.fullmatch(line.rstrip("\r")) for line in lines if line.strip()) and text:
+        rows = _named(path, lines)
     else:
         by_line = True
         rows = (
@@ -108,7 +115,7 @@ def read_captions(
             if split
             else f"{path}: no captions; give a file that has captions"
         )
-    return CaptionFile(path, found, by_line)
+    return CaptionFile(path, found, by_line, failed)
 
 
 def read_objects(path: str | os.PathLike[str]) -> dict[str, set[str]]:
@@ -194,14 +201,14 @@ def _parse(where: str, text: str) -> Any:
         raise CaptionFileError(f"{where}: not JSON ({error})") from None
 
 
-def _json(path: str, text: str, split: str | None) -> Iterator[Row]:
+def _json(path: str, text: str, split: str | None, failed: dict[str, str]) -> Iterator[Row]:
     content = _parse(path, text)
     karpathy = isinstance(content, dict) and "annotations" not in content and "images" in content
     if split is not None and not karpathy:
         raise CaptionFileError(f"{path}: has no splits; leave out --split {split}")
     if isinstance(content, list):
         for index, record in enumerate(content):
-            yield from _record(f"{path}, [{index}]", record)
+            yield from _record(f"{path}, [{index}]", record, failed)
         return
     if not isinstance(content, dict):
         raise CaptionFileError(
@@ -259,19 +266,22 @@ def _karpathy(path: str, content: dict[str, Any], split: str | None) -> Iterator
             yield from _rows(place_of, id, _value(place_of, sentence, "raw"), name)
 
 
-def _json_lines(path: str, lines: list[str], alternatives: bool) -> Iterator[Row]:
+def _json_lines(
+    path: str, lines: list[str], alternatives: bool, failed: dict[str, str]
+) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         record = _parse(where, line)
-        yield from _record(where, record)
+        yield from _record(where, record, failed)
         if alternatives and "alternatives" in record:
             for other in _list(where, record, "alternatives"):
-                yield from _record(where, record | {"caption": _value(where, other, "caption")})
+                said = {"caption": _value(where, other, "caption")}
+                yield from _record(where, record | said, failed)
 
 
-def _csv(path: str, text: str) -> Iterator[Row]:
+def _csv(path: str, text: str, failed: dict[str, str]) -> Iterator[Row]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
@@ -289,7 +299,7 @@ def _csv(path: str, text: str) -> Iterator[Row]:
                     f"that contain commas in double quotes"
                 )
             fields = map(csv_text, row) if ours else row
-            yield from _record(where, dict(zip(header, fields, strict=True)))
+            yield from _record(where, dict(zip(header, fields, strict=True)), failed)
     except csv.Error as error:
         raise CaptionFileError(f"{path}, line {line}: {error}; check its quotes") from None
 
@@ -305,11 +315,18 @@ def _tokens(path: str, lines: list[str]) -> Iterator[Row]:
         yield Row(match[1], match[2].strip(), where, match[1])
 
 
-def _record(where: str, record: object) -> Iterator[Row]:
+def _named(path: str, lines: list[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
+        if match := _NAMED_LINE.fullmatch(line.rstrip("\r")):
+            yield Row(match[1], match[2].strip(), f"{path}, line {number}", match[1])
+
+
+def _record(where: str, record: object, failed: dict[str, str]) -> Iterator[Row]:
     """The captions of one picture; `record` is a JSON object or a row of CSV."""
     if not isinstance(record, dict):
         raise CaptionFileError(f"{where}: expected an object, got {type(record).__name__}")
     if _failed(record):
+        failed[str(record["path"])] = str(record["error"])
         return
     if {"path", "caption", "score"} <= record.keys():  # captax's; the rest may be a list's columns
         record = {key: record[key] for key in ("path", "caption")}

@@ -155,6 +155,13 @@ def _remarks(run: "_Run", examples: Examples, *, tuned: bool) -> Iterator[str]:
             f"begin another run with --init-from {out} and another --out"
         )
         return
+    if run.progress.step:
+        yield f"the run goes on from its checkpoint of step {run.progress.step:,}"
+    if len(examples.dev) == 1 and run.task.metric.startswith("CIDEr"):
+        yield (
+            f"warning: there is one dev picture, and {run.task.metric} of a single picture is "
+            "always 0, so it cannot tell the best weights; give more dev pictures"
+        )
     yield from told_skipped(examples)
     if (few := len(examples.train)) < FEW and (recipe.model.checkpoint or tuned):
         yield (
