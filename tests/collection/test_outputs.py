@@ -10,8 +10,9 @@ import pytest
 
 from captax.collection.choices import CaptionFormat
 from captax.collection.item import CollectionError, Item
+from captax.collection.job import Summary
 from captax.collection.outputs import WRITERS, OneFile, Screen, format_of
-from captax.collection.record import Record, utf8
+from captax.collection.record import Record, columns_of, utf8
 from captax.metrics.caption_files import read_captions
 from captax.text.regions import Region
 
@@ -184,6 +185,19 @@ def test_a_file_that_somebody_else_wrote_or_changed_is_not_replaced(tmp_path: Pa
     mark.unlink()
     with pytest.raises(CollectionError, match="is there already; add --overwrite to replace it"):
         output.check()
+
+
+def test_captions_that_were_cut_are_marked(tmp_path: Path) -> None:
+    row = columns_of({"path": "a.jpg", "looped": "no"}, "path")
+    records = [Record("a.jpg", SAID[:1], looped=True, columns=row), Record("b.jpg", SAID[:1])]
+    assert [Record.read(json.loads(json.dumps(each.write()))) for each in records] == records
+    path = written(tmp_path, CaptionFormat.jsonl, *records)
+    cut, plain = map(json.loads, path.read_text("utf-8").splitlines())
+    assert cut["looped"] is True and cut["list_looped"] == "no" and "looped" not in plain
+    with pytest.raises(TypeError, match="looped"):
+        Record.read({**records[0].write(), "looped": "yes"})
+    summary = Summary(captioned=2, looped=1, seconds=1.0)
+    assert any(line.startswith("captions that said the same again") for line in summary.lines())
 
 
 def test_regions_are_in_jsonl_only_where_a_task_has_them(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ class Chain:
             for row, each in enumerate(prompts):
                 tokens[row, : len(each)] = each
             prompt = Prompts(Prompt(tokens, lengths), np.full_like(lengths, steps), steps)
-        known = ("eos_id", "pad_id", "constraints")
+        known = ("eos_id", "pad_id", "constraints", "end_loops")
         static = {"eos_id": EOS, "pad_id": PAD, "constraints": Constraints()}
         static |= {key: options.pop(key) for key in known if key in options}
         run = program(strategy, max_new_tokens=steps, **static)

@@ -303,6 +303,12 @@ DECODING: dict[str, Any] = {
         "No n-gram of this length comes twice. Default: the checkpoint's, or 0 (allowed).",
         min=0,
     ),
+    "end_loops": _decoding(
+        bool | None,
+        _WORDS,
+        "End a text that says the same again and again for 64 tokens or more, and cut the copies. "
+        "Default: the checkpoint's, or yes.",
+    ),
     "bad_words": _decoding(
         list[str] | None, _WORDS, "A word or phrase never to say; may be repeated. Default: none."
     ),

@@ -97,7 +97,8 @@ class Copies:
     def told(self, copy: Record) -> Record:
         """The record of a copy, with what was said of its original, which has been captioned."""
         original = self._originals[copy.copy_of]
-        said = {name: getattr(original, name) for name in ("captions", "confidence", "regions")}
+        fields = ("captions", "confidence", "regions", "looped")
+        said = {name: getattr(original, name) for name in fields}
         return dataclasses.replace(copy, **said)
 
 
@@ -146,6 +147,7 @@ def caption_batches(
                 captions=said,
                 confidence=found.confidence,
                 regions=found.regions,
+                looped=found.looped,
             )
             if copies is not None:
                 copies.said(record)

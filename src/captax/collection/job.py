@@ -116,6 +116,7 @@ class Summary:
         lost: pictures whose written caption was not there any more.
         errors: pictures that have no caption, by reason.
         doubtful: pictures whose caption was not written, but listed for review.
+        looped: pictures whose caption said the same again and again, and was cut.
         seconds: how long the job took.
         files: the files that were written at the end.
         stopped: whether the job was asked to stop before its end.
@@ -136,6 +137,7 @@ class Summary:
     lost: int = 0
     errors: Counter[str] = dataclasses.field(default_factory=Counter)
     doubtful: int = 0
+    looped: int = 0
     seconds: float = 0.0
     files: list[Path] = dataclasses.field(default_factory=list)
     stopped: bool = False
@@ -166,6 +168,11 @@ class Summary:
             lines[0] += f"; {files_left_out(self.left_out)}"
         if self.doubtful:
             lines.append(f"captions below --min-score, to be reviewed: {self.doubtful:,}")
+        if self.looped:
+            lines.append(
+                "captions that said the same again and again, and were cut after its first time: "
+                f"{self.looped:,}"
+            )
         if self.changed:
             lines.append(
                 f"changed since an earlier run, and looked at again: {_pictures(self.changed)}"
@@ -401,6 +408,7 @@ class _Job:
                 self.summary.copies += 1
             else:
                 self.summary.captioned += 1
+                self.summary.looped += record.looped
             self.summary.doubtful += self.shape.doubtful(record)
         return ended
 

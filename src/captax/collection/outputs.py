@@ -42,6 +42,8 @@ def as_json(record: Record) -> dict[str, Any]:
         values["confidence"] = record.confidence
     if (kind := graphic_in(record.text)) is not None:
         values["graphic"] = kind
+    if record.looped:
+        values["looped"] = True
     if record.captions[1:]:
         values["alternatives"] = [
             {"caption": text, "score": score} for text, score in record.captions[1:]

@@ -359,6 +359,7 @@ class Plan:
                 continue
             unsure = calibration is not None and calibration.unsure(record.confidence)
             notes = ["Graphic"] * (graphic_in(record.text) is not None) + ["Not sure"] * unsure
+            notes += ["Said the same again and again"] * record.looped
             notes += ["For review"] * self.shape.doubtful(record)
             error, note = None, ", ".join(notes) or None
             try:

@@ -10,7 +10,9 @@ from typing import Any
 from captax.text.regions import Region
 
 # Names that the files of captions have for what captax writes.
-_OWN = re.compile(r"path|error|alternatives|copy_of|confidence|graphic|(?:caption|score)(?:_\d+)?")
+_OWN = re.compile(
+    r"path|error|alternatives|copy_of|confidence|graphic|looped|(?:caption|score)(?:_\d+)?"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Record:
             text takes its place.
         stamp: the state of the picture, as `captax.collection.stamps` tells it.
         regions: what the best caption says of parts of the picture, if it was asked for that.
+        looped: whether the best caption said the same again and again, until it was cut.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Record:
     replaced: str = ""
     stamp: str = ""
     regions: tuple[Region, ...] | None = None
+    looped: bool = False
 
     @property
     def text(self) -> str:
@@ -59,7 +63,8 @@ class Record:
     def write(self) -> dict[str, Any]:
         """The record as a JSON object, which `read` turns back into the same record."""
         values = dataclasses.asdict(self)
-        written = {key: value for key, value in values.items() if value not in ((), "", None, {})}
+        empty: tuple[Any, ...] = ((), "", None, {})
+        written = {k: v for k, v in values.items() if v not in empty and v is not False}
         if self.regions is not None:
             written["regions"] = [region.write() for region in self.regions]
         return written
@@ -87,6 +92,8 @@ class Record:
             raise TypeError("fingerprints are numbers")
         if not isinstance(record.confidence, float | None):
             raise TypeError("a confidence is a number")
+        if not isinstance(record.looped, bool):
+            raise TypeError("whether a caption looped is true or false")
         if not (captions or record.error):
             raise ValueError("a record has captions or an error")
         return record

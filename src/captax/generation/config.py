@@ -56,7 +56,8 @@ class GenerationConfig:
     no more. `min_length` counts the prompt too. `best_of` captions are sampled and those with the
     highest scores returned. `force_words_ids` holds phrases that a caption must contain; each is a
     sequence of tokens, or several sequences of which one is enough. A token id that is None is the
-    tokenizer's; `eos_token_id` may hold several ids.
+    tokenizer's; `eos_token_id` may hold several ids. `end_loops`, which transformers does not have,
+    ends a caption that says the same again and again for 64 tokens or more, and cuts the copies.
     """
 
     num_beams: int = 3
@@ -87,6 +88,7 @@ class GenerationConfig:
     forced_eos_token_id: tuple[int, ...] = ()
     bad_words_ids: tuple[Phrase, ...] = ()
     force_words_ids: tuple[tuple[Phrase, ...], ...] = ()
+    end_loops: bool = True
 
     @property
     def strategy(self) -> Strategy:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from captax.generation.constraints import NONE, Constraints, Rules
+from captax.generation.constraints import NONE, Constraints, Rules, force
 from captax.generation.decoding import (
     Constrain,
     Decoding,
@@ -20,6 +20,7 @@ from captax.generation.decoding import (
     is_any,
     parents_of,
 )
+from captax.generation.loops import LEAST, in_loop
 from captax.models.cache import Cache
 from captax.models.encoders import Features
 from captax.models.prompt import Prompt
@@ -82,12 +83,14 @@ def generate(
     constraints: Constraints | Rules | None = None,
     alive: Bool[Array, " batch"] | None = None,
     seeds: Int[Array, "batch 2"] | None = None,
+    end_loops: bool = False,
 ) -> Sequences:
     """Decode at most `max_new_tokens` tokens (eos included) after each prompt.
 
     `Prompts` carry their own limits instead. A row where `alive` is false is padding of the batch:
     the loop does not wait for it. Sampling draws by `seeds`, by default the number of the row.
-    Raises `GenerationError` if no token may be decoded.
+    With `end_loops`, eos follows where a text says the same again and again (`loops.py`). Raises
+    `GenerationError` if no token may be decoded.
     """
     limit: Any
     if isinstance(prompt, Prompts):
@@ -105,6 +108,8 @@ def generate(
         seeds = jnp.stack([jnp.zeros(batch, jnp.int32), jnp.arange(batch, dtype=jnp.int32)], 1)
     eos = (eos_id,) if isinstance(eos_id, int) else eos_id
     constrain = constrainer(constraints, read.filled, first, limit, eos)
+    if end_loops and new_tokens > LEAST:
+        constrain = _ending_loops(constrain, first, eos)
     decoding = Decoding(first, limit, eos, constrain, seeds)
 
     def unfinished(carry: tuple) -> Array:
@@ -171,6 +176,19 @@ def constrainer(
         return found.reshape(scores.shape)
 
     return constrain
+
+
+def _ending_loops(constrain: Constrain, first: int, eos: tuple[int, ...]) -> Constrain:
+    """The same constraints, and only eos where a caption, which begins at `first`, is in a loop."""
+
+    def ending(scores: Array, tokens: Array, position: Array) -> Array:
+        vocab = scores.shape[-1]
+        found = constrain(scores, tokens, position).reshape(-1, vocab)
+        looped = in_loop(tokens.reshape(-1, tokens.shape[-1]), position, first)
+        ends = jnp.zeros(vocab, bool).at[jnp.array(eos)].set(True)
+        return force(found, ends, looped[:, None]).reshape(scores.shape)
+
+    return ending
 
 
 def _sequences(decoding: Decoding, tokens: Array, logprobs: Array, scores: Array) -> Sequences:

@@ -19,7 +19,8 @@ class Generated:
     `score` is the log-probability of `tokens` (eos included) divided by their number to the power
     of the length penalty; 0 is the highest. `alternatives` holds every text that was returned, and
     begins with this one. `logprobs` holds the log-probability of each token. `confidence` is the
-    chance that a person would accept the text, if the checkpoint has a calibration.
+    chance that a person would accept the text, if the checkpoint has a calibration. Where the text
+    was `looped`, which says the same again and again, only the first copy is left of it.
     """
 
     text: str
@@ -28,6 +29,7 @@ class Generated:
     alternatives: tuple[Alternative, ...]
     logprobs: tuple[float, ...] = ()
     confidence: float | None = None
+    looped: bool = False
 
     def __str__(self) -> str:
         return self.text

@@ -188,7 +188,7 @@ class Captioner(Generator):
         """The caption in what was decoded for one picture."""
         told = {name: float(value) for name, value in found.signals.items()}
         return Caption(
-            *self._texts(self._spoken(asked), found, config),
+            **self._texts(self._spoken(asked), found, config),
             confidence=self.calibration.confidence(told) if self.calibration else None,
             signals=told,
         )

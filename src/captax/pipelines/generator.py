@@ -26,6 +26,7 @@ from captax.generation import (
 )
 from captax.generation.confidence import measure
 from captax.generation.constraints import Rules
+from captax.generation.loops import first_copy_end
 from captax.generation.programs import Programs, fill_prompts, with_limits
 from captax.generation.result import Alternative
 from captax.models.registry import ConfigError, model_config
@@ -174,7 +175,7 @@ class Generator:
         alive = np.arange(rows) < real
         # All hypotheses come back, so that the number of those wanted needs no program of its own.
         given = (inputs, prompt, alive, drawn, config.strategy.returning_all(), self._rules(config))
-        name = ("generate", config.eos_ids, config.pad_token_id, signals)
+        name = ("generate", config.eos_ids, config.pad_token_id, signals, config.end_loops)
         return self._programs.run(
             name, lambda: self._program(config, signals), parameters(self.model), *given
         )
@@ -220,6 +221,7 @@ class Generator:
                 constraints=rules,
                 alive=alive,
                 seeds=seeds,
+                end_loops=config.end_loops,
             )
             if signals == ():
                 return found
@@ -230,16 +232,39 @@ class Generator:
 
     def _texts(
         self, prompt: Sequence[int], found: Sequences, config: GenerationConfig
-    ) -> tuple[str, float, tuple[int, ...], tuple[Alternative, ...], tuple[float, ...]]:
+    ) -> dict[str, Any]:
         """The fields of `Generated` for one input's row; texts begin with the prompt."""
-        count, eos = config.num_return_sequences, config.eos_ids
-        rows = zip(found.tokens[:count], found.lengths[:count], strict=True)
-        said = [tuple(map(int, row[:length])) for row, length in rows]
-        bare = [row[:-1] if row and row[-1] in eos else row for row in said]
-        texts = self.decode([[*prompt, *row] for row in bare])
-        scores = [float(score) for score in found.scores[:count]]
-        logprobs = tuple(map(float, found.logprobs[0][: len(said[0])]))
-        return texts[0], scores[0], said[0], tuple(map(Alternative, texts, scores)), logprobs
+        said = [
+            self._said_in(found, row, config)
+            for row in range(min(config.num_return_sequences, len(found.tokens)))
+        ]
+        texts = self.decode([[*prompt, *each.bare] for each in said])
+        order = [*range(len(said))]
+        if any(each.looped for each in said):  # what is left of a loop has another score
+            order = sorted(order, key=lambda i: -said[i].score)
+        best = said[order[0]]
+        return {
+            "text": texts[order[0]],
+            "score": best.score,
+            "tokens": best.tokens,
+            "alternatives": tuple(Alternative(texts[i], said[i].score) for i in order),
+            "logprobs": best.logprobs,
+            "looped": best.looped,
+        }
+
+    def _said_in(self, found: Sequences, row: int, config: GenerationConfig) -> "_Said":
+        """One of the texts that were decoded, without the copies if it is a loop."""
+        length = int(found.lengths[row])
+        tokens = tuple(map(int, found.tokens[row][:length]))
+        logprobs = tuple(map(float, found.logprobs[row][:length]))
+        end = tokens[-1:] if tokens and tokens[-1] in config.eos_ids else ()
+        bare = tokens[: len(tokens) - len(end)]
+        cut = first_copy_end(bare) if config.end_loops else None
+        if cut is None:
+            return _Said(bare, tokens, logprobs, float(found.scores[row]), looped=False)
+        bare, logprobs = bare[:cut], logprobs[:cut] + logprobs[len(tokens) - len(end) :]
+        score = sum(logprobs) / len(logprobs) ** config.length_penalty
+        return _Said(bare, bare + end, logprobs, score, looped=True)
 
     def _save(
         self,
@@ -259,6 +284,17 @@ class Generator:
                 (folder / CARD).write_text(card)
 
         write_directory(Path(directory), write)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Said:
+    """A text that was decoded: its tokens without and with eos."""
+
+    bare: tuple[int, ...]
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    score: float
+    looped: bool
 
 
 def read_generation(directory: Path, model: Any) -> GenerationConfig:

@@ -91,7 +91,7 @@ class TextGenerator(Generator):
             said = jax.device_get(self._dispatch(inputs, prompts, rows, config, drawn))
             for row, i in enumerate(chosen):
                 prompt = [] if rewrites or asks else sources[row]
-                found[i] = Generated(*self._texts(prompt, _row(said, row), config))
+                found[i] = Generated(**self._texts(prompt, _row(said, row), config))
         return [found[i] for i in range(len(several))]
 
     def _asked(self, text: str, system: str) -> str:

@@ -101,6 +101,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
                 "caption": result[1].text,
                 "score": result[1].score,
                 "confidence": result[1].confidence,
+                "looped": result[1].looped,
                 "alternatives": [
                     {"caption": other.text, "score": other.score}
                     for other in result[1].alternatives

@@ -95,6 +95,9 @@ class Options(_Request):
     best_of: int | None = Field(None, ge=1, le=MOST_ROWS)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     no_repeat_ngram_size: int | None = Field(None, ge=0, le=MOST_TOKENS)
+    end_loops: bool | None = Field(
+        None, description="End a caption that says the same again and again, and cut the copies."
+    )
     bad_words: list[Phrase] | None = Field(None, max_length=32)
     force_words: list[Phrase] | None = Field(None, max_length=8)
     suppress_tokens: list[TokenId] | None = Field(None, max_length=256)
@@ -202,6 +205,9 @@ class Captioned(BaseModel):
     score: float = Field(description="Mean log-probability of its tokens; 0 means certainty.")
     confidence: float | None = Field(
         description="The chance that a person would accept it; null without a calibration."
+    )
+    looped: bool = Field(
+        description="Whether it said the same again and again, and was cut after the first time."
     )
     alternatives: list[AlternativeCaption] = Field(description="All captions returned, best first.")
 

@@ -78,7 +78,9 @@ class Service:
                 threads.shutdown(cancel_futures=True)
 
     def _warm_up(self) -> None:
-        logger.info("warming up: tracing the usual programs; what is compiled is kept for the next start")
+        logger.info(
+            "warming up: tracing the usual programs; what is compiled is kept for the next start"
+        )
         # Work is refused until this is done, so the model has no other thread.
         try:
             self.batcher.seconds = self.worker.warm_up()
