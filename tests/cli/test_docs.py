@@ -79,6 +79,7 @@ COMMANDS = _commands()
 NOT_RUN = {
     "serve": "it does not end; tests/serve asks servers",
     "--engine ray": "a cluster takes long to start; see tests/collection/test_cluster.py",
+    "--json-schema": "the stand-ins write words only; see tests/generation/test_automaton.py",
     "--processes": "it waits for the other processes; see tests/training/test_mesh.py",
 }
 # By words of the commands: numbers of pictures, other people's buckets, and words that a captioner

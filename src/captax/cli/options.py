@@ -16,7 +16,7 @@ import typer
 
 from captax.checkpoints.names import DEFAULT
 from captax.errors import CaptaxError
-from captax.files import NOT_REPLACED, lies_in, replacing, text_file
+from captax.files import NOT_REPLACED, lies_in, read_text, replacing, text_file
 
 if TYPE_CHECKING:
     from captax.pipelines.captioner import Captioner
@@ -315,6 +315,16 @@ DECODING: dict[str, Any] = {
     "force_words": _decoding(
         list[str] | None, _WORDS, "A word or phrase always to say; may be repeated. Default: none."
     ),
+    "stop_strings": _decoding(
+        list[str] | None,
+        _WORDS,
+        "A text before which to end; may be repeated. Default: the checkpoint's, or none.",
+    ),
+    "json_schema": _decoding(
+        Path | None,
+        _WORDS,
+        "File of a JSON schema; texts are JSON that it describes. Default: any text.",
+    ),
     "suppress_tokens": _decoding(
         list[int] | None,
         _WORDS,
@@ -336,6 +346,17 @@ DECODING: dict[str, Any] = {
 }
 
 
+_LARGEST_SCHEMA = 2**20
+
+
+def _schema(path: Path) -> str:
+    try:
+        return read_text(path, limit=_LARGEST_SCHEMA)
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "is no text"
+        raise CaptaxError(f"--json-schema {path}: cannot be read ({why}); give a schema") from None
+
+
 def decoding(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the decoding options; its `options` are those that the user gave."""
 
@@ -346,6 +367,8 @@ def decoding(command: Callable[..., None]) -> Callable[..., None]:
         if "early_stopping" in options:
             stop = options["early_stopping"]
             options["early_stopping"] = "never" if stop == "never" else stop == "true"
+        if "json_schema" in options:
+            options["json_schema"] = _schema(options["json_schema"])
         command(**arguments, options=options)
 
     own = inspect.signature(command)

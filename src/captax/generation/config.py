@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from captax.errors import quoted
+from captax.generation.automaton import schema_text
 from captax.generation.beam import Beam, DiverseBeam
 from captax.generation.constraints import Constraints, Phrase, shortest_spelling
 from captax.generation.decoding import GenerationError, Strategy
@@ -33,7 +34,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "max_time": (),
     "penalty_alpha": (0.0,),
     "sequence_bias": (),
-    "stop_strings": (),
     "token_healing": (False,),
     "top_h": (),
     "typical_p": (1.0,),
@@ -58,6 +58,8 @@ class GenerationConfig:
     sequence of tokens, or several sequences of which one is enough. A token id that is None is the
     tokenizer's; `eos_token_id` may hold several ids. `end_loops`, which transformers does not have,
     ends a caption that says the same again and again for 64 tokens or more, and cuts the copies.
+    A caption ends before the first of `stop_strings`, which transformers leaves in it. With a
+    `json_schema`, which transformers does not have, captions are JSON that the schema describes.
     """
 
     num_beams: int = 3
@@ -89,6 +91,8 @@ class GenerationConfig:
     bad_words_ids: tuple[Phrase, ...] = ()
     force_words_ids: tuple[tuple[Phrase, ...], ...] = ()
     end_loops: bool = True
+    stop_strings: tuple[str, ...] = ()
+    json_schema: str | None = None
 
     @property
     def strategy(self) -> Strategy:
@@ -318,6 +322,12 @@ def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:
         elif name == "eos_token_id" and isinstance(value, list | tuple):
             value = tuple(dict.fromkeys(value))
             value = value[0] if len(value) == 1 else value
+        elif name == "stop_strings":
+            value = (value,) if isinstance(value, str) else tuple(value or ())
+            if not all(isinstance(text, str) and text for text in value):
+                raise GenerationError("`stop_strings` holds a text that is empty; leave it out")
+        elif name == "json_schema" and value is not None:
+            value = schema_text(value)
         elif name in ("min_length", "min_new_tokens", "no_repeat_ngram_size", "top_k"):
             value = value or 0
         frozen[name] = value

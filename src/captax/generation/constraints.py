@@ -19,6 +19,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from captax.generation.automaton import Automaton
 from captax.generation.decoding import GenerationError
 from captax.text import Borders
 
@@ -366,6 +367,7 @@ class Rules:
     suppressed: Ids
     suppressed_first: Ids
     required: Required | None
+    automaton: Automaton | None
     eos: Ids
     renormalize: bool = struct.field(pytree_node=False)
 
@@ -411,6 +413,8 @@ class Rules:
             left = limit - position - end
             given = scores, unconstrained, tokens, position, self.required
             scores = require_phrases(*given, start=start, left=left, eos=self.eos)
+        if self.automaton is not None:
+            scores = self.automaton(scores, tokens, position, prompt=prompt, limit=limit)
         return jax.nn.log_softmax(scores) if self.renormalize else scores
 
 
@@ -455,10 +459,17 @@ class Constraints:
         rules = self.rules(scores.shape[-1], eos)
         return rules(scores, tokens, position, start=start, prompt=prompt, limit=limit)
 
-    def rules(self, vocab: int, eos: Sequence[int], borders: Borders | None = None) -> Rules:
+    def rules(
+        self,
+        vocab: int,
+        eos: Sequence[int],
+        borders: Borders | None = None,
+        automaton: Automaton | None = None,
+    ) -> Rules:
         """The constraints as arrays, for a model that writes `vocab` tokens.
 
-        With the tokenizer's `borders`, required phrases are whole words. Raises `GenerationError`
+        With the tokenizer's `borders`, required phrases are whole words. An `automaton` says which
+        tokens may follow. Raises `GenerationError`
         for tokens that are not among them.
         """
         ids = functools.partial(_ids, vocab)
@@ -480,6 +491,7 @@ class Constraints:
             suppressed=ids(self.suppress_tokens),
             suppressed_first=ids(self.begin_suppress_tokens),
             required=Required.of(required, vocab, borders) if required else None,
+            automaton=automaton,
             eos=ids(eos),
             renormalize=self.renormalize_logits,
         )

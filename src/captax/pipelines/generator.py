@@ -24,16 +24,21 @@ from captax.generation import (
     Strategy,
     generate,
 )
+from captax.generation.automaton import Automaton, of_schema, until
 from captax.generation.confidence import measure
 from captax.generation.constraints import Rules
 from captax.generation.loops import first_copy_end
 from captax.generation.programs import Programs, fill_prompts, with_limits
 from captax.generation.result import Alternative
 from captax.models.registry import ConfigError, model_config
-from captax.text import Borders, Tokenizer
+from captax.text import Borders, TextError, Tokenizer
 
 GENERATION = "generation_config.json"
 CONFIDENCE = "confidence.json"
+
+
+# How many automata are kept: of each schema, and of each set of texts to end at.
+_AUTOMATA = 8
 
 
 class Generator:
@@ -53,6 +58,7 @@ class Generator:
         )
         self._rebuild = rebuilder(model)
         self._programs = Programs()
+        self._automata: dict[Any, Automaton | None] = {}
 
     @property
     def model(self) -> Any:
@@ -160,6 +166,14 @@ class Generator:
         real = len(prompts)
         lengths = np.array([len(prompt) for prompt in prompts])
         limits = config.limits(lengths, self._max_positions, self._borders(config))
+        rules = self._rules(config)
+        if rules is not None and rules.automaton is not None:
+            room, needed = int((limits - lengths).min()), rules.automaton.shortest
+            if room < needed:
+                raise GenerationError(
+                    f"`json_schema` needs {needed:,} tokens at least and a text has {room:,}; use "
+                    "a higher `max_new_tokens`"
+                )
         usual, most = self.generation.usual_limit, self._max_positions
         prompt = with_limits(
             fill_prompts(prompts, rows, max_positions=most),
@@ -174,20 +188,51 @@ class Generator:
             drawn = (drawn & 0x7FFFFFFF).astype(np.int32)
         alive = np.arange(rows) < real
         # All hypotheses come back, so that the number of those wanted needs no program of its own.
-        given = (inputs, prompt, alive, drawn, config.strategy.returning_all(), self._rules(config))
-        name = ("generate", config.eos_ids, config.pad_token_id, signals, config.end_loops)
+        given = (inputs, prompt, alive, drawn, config.strategy.returning_all(), rules)
+        ends = config.end_loops and config.json_schema is None
+        name = ("generate", config.eos_ids, config.pad_token_id, signals, ends)
         return self._programs.run(
             name, lambda: self._program(config, signals), parameters(self.model), *given
         )
 
     def _rules(self, config: GenerationConfig) -> Rules | None:
         """The constraints of captions, as a program takes them; None if there are none."""
-        constraints = config.constraints
-        if constraints == Constraints():
+        constraints, automaton = config.constraints, self._automaton(config)
+        if constraints == Constraints() and automaton is None:
             return None
-        decoder = getattr(self.model, "decoder", self.model)
-        vocab = decoder.config.vocab_size
-        return constraints.rules(vocab, config.eos_ids, self._borders(config))
+        return constraints.rules(self._vocab_size, config.eos_ids, self._borders(config), automaton)
+
+    @property
+    def _vocab_size(self) -> int:
+        return getattr(self.model, "decoder", self.model).config.vocab_size
+
+    def _automaton(self, config: GenerationConfig) -> Automaton | None:
+        """What may follow each token; None if anything may."""
+        if config.json_schema is None and not config.stop_strings:
+            return None
+        key = (config.json_schema, config.stop_strings, config.eos_ids)
+        if key not in self._automata:
+            if len(self._automata) >= _AUTOMATA:
+                del self._automata[next(iter(self._automata))]
+            self._automata[key] = self._make_automaton(config)
+        return self._automata[key]
+
+    def _make_automaton(self, config: GenerationConfig) -> Automaton | None:
+        given = self._vocab_size, config.eos_ids
+        if config.json_schema is None:
+            try:
+                return until(config.stop_strings, self.tokenizer.pieces, *given)
+            except TextError:
+                return None  # what is written too much is cut all the same
+        if config.stop_strings:
+            raise GenerationError("`stop_strings` would cut what `json_schema` describes; use one")
+        try:
+            pieces = self.tokenizer.pieces
+        except TextError as error:
+            raise GenerationError(f"`json_schema`: {error}") from None
+        special = self.tokenizer.special_ids
+        plain = [b"" if i in special else piece for i, piece in enumerate(pieces)]
+        return of_schema(config.json_schema, plain, *given)
 
     def _borders(self, config: GenerationConfig) -> Borders | None:
         """Where words begin and end, which only matters for required ones."""
@@ -221,7 +266,7 @@ class Generator:
                 constraints=rules,
                 alive=alive,
                 seeds=seeds,
-                end_loops=config.end_loops,
+                end_loops=config.end_loops and config.json_schema is None,
             )
             if signals == ():
                 return found
@@ -238,7 +283,11 @@ class Generator:
             self._said_in(found, row, config)
             for row in range(min(config.num_return_sequences, len(found.tokens)))
         ]
-        texts = self.decode([[*prompt, *each.bare] for each in said])
+        before = len(self.decode([prompt])[0]) if config.stop_strings else 0
+        texts = [
+            _before(text, config.stop_strings, before)
+            for text in self.decode([[*prompt, *each.bare] for each in said])
+        ]
         order = [*range(len(said))]
         if any(each.looped for each in said):  # what is left of a loop has another score
             order = sorted(order, key=lambda i: -said[i].score)
@@ -259,7 +308,8 @@ class Generator:
         logprobs = tuple(map(float, found.logprobs[row][:length]))
         end = tokens[-1:] if tokens and tokens[-1] in config.eos_ids else ()
         bare = tokens[: len(tokens) - len(end)]
-        cut = first_copy_end(bare) if config.end_loops else None
+        ends = config.end_loops and config.json_schema is None
+        cut = first_copy_end(bare) if ends else None
         if cut is None:
             return _Said(bare, tokens, logprobs, float(found.scores[row]), looped=False)
         bare, logprobs = bare[:cut], logprobs[:cut] + logprobs[len(tokens) - len(end) :]
@@ -284,6 +334,12 @@ class Generator:
                 (folder / CARD).write_text(card)
 
         write_directory(Path(directory), write)
+
+
+def _before(text: str, stops: Sequence[str], begin: int) -> str:
+    """The text before the first of `stops`, which are looked for from `begin` on."""
+    found = [place for stop in stops if (place := text.find(stop, begin)) >= 0]
+    return text[: min(found)].rstrip() if found else text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import tokenizers
 from captax.errors import quoted
 from captax.files import write_text
 from captax.text.borders import Borders, borders_of
+from captax.text.pieces import pieces_of
 from captax.text.pretrained import (
     CLIP,
     CONFIG,
@@ -240,6 +241,11 @@ class Tokenizer:
         meant = [meant for written, meant in self.replacements if written.startswith(" ")]
         joined = [each for each in meant if each[:1].isalpha()]
         return borders_of(self._texts, self.vocab_size, joined)
+
+    @functools.cached_property
+    def pieces(self) -> tuple[bytes, ...]:
+        """The bytes that each token adds to a text. Raises `TextError` where there are none."""
+        return pieces_of(self._backend)
 
     def token(self, index: int) -> str:
         """The token with this id, as the vocabulary spells it.

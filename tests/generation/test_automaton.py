@@ -1,0 +1,239 @@
+"""Texts that a schema describes, or that end at a text, whatever the tokenizer and the model."""
+
+import functools
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jsonschema
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from captax.generation import GenerationError
+from captax.generation.automaton import Automaton, of_schema, until
+from captax.pipelines.captioner import Captioner
+from captax.pipelines.text_generator import TextGenerator
+from captax.text import TextError, Tokenizer, train_word_tokenizer
+
+SPECIAL = ["<start>", "<eos>", "<pad>"]
+TEXTS = ['{"a": "b", "number": 12}', "a dog, 犬 é", "two\nlines  \t end"]
+
+
+@functools.cache
+def byte_level() -> Tokenizer:
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    backend.train_from_iterator(
+        [*TEXTS, '{"tag": ["dog", "cat"], "caption": "a dog"}'] * 3, trainer
+    )
+    backend.add_special_tokens(SPECIAL)
+    backend.add_tokens(["dog park"])
+    return Tokenizer(backend)
+
+
+@functools.cache
+def llama() -> Tokenizer:
+    """As Llama 2 has it: spaces are written, and letters that are not known are bytes."""
+    vocabulary = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
+    vocabulary += [*'abcdefghijklmnopqrstuvwxyz{}[]",:0123456789', '{"', '":', "\u2581do"]
+    numbers = {piece: index for index, piece in enumerate(vocabulary)}
+    merges = [("{", '"'), ('"', ":")]
+    backend = tokenizers.Tokenizer(
+        models.BPE(numbers, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace("\u2581", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    backend.add_special_tokens(["<unk>", *SPECIAL])
+    return Tokenizer(backend)
+
+
+kinds = pytest.mark.parametrize("kind", [byte_level, llama])
+
+
+@kinds
+def test_a_text_is_its_pieces_in_a_row(kind: Callable[[], Tokenizer]) -> None:
+    tokenizer = kind()
+    for text, ids in zip(TEXTS, tokenizer.encode_plain(TEXTS), strict=True):
+        said = b"".join(tokenizer.pieces[index] for index in ids)
+        assert said.removeprefix(b" ") == text.encode()
+
+
+def test_words_have_no_pieces() -> None:
+    with pytest.raises(TextError, match="joins words by rules"):
+        _ = train_word_tokenizer(["a dog"], min_count=1).pieces
+
+
+@jax.jit
+def apply(automaton: Automaton, scores: Any, tokens: Any, position: Any, limit: Any) -> Any:
+    return automaton(scores, tokens, position, prompt=2, limit=limit)
+
+
+STOPS = ("dog", "do", '",'), ("\n",), ("aab", "ab a"), ("犬",)
+
+
+@functools.cache
+def ending(kind: Callable[[], Tokenizer], stops: tuple[str, ...]) -> Automaton:
+    tokenizer = kind()
+    return until(stops, tokenizer.pieces, tokenizer.vocab_size + 5, [tokenizer.eos_id])
+
+
+@kinds
+@pytest.mark.parametrize("stops", STOPS, ids=repr)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_only_eos_follows_a_stop(
+    kind: Callable[[], Tokenizer], stops: tuple[str, ...], data: st.DataObject
+) -> None:
+    tokenizer = kind()
+    vocab, eos = tokenizer.vocab_size + 5, tokenizer.eos_id
+    letters = st.sampled_from([*'dogab \n",', "犬", "dog park"])
+    text = data.draw(st.lists(letters, max_size=12).map("".join))
+    said: list[int] = []
+    over = False
+    for token in tokenizer.encode_plain([text])[0][:30]:
+        if not over:
+            said.append(token)
+            written = b"".join(tokenizer.pieces[index] for index in said)
+            over = any(stop.encode() in written for stop in stops)
+    # What the prompt says does not count.
+    row = tokenizer.encode_plain(["dog"])[0][:2]
+    tokens = np.zeros((2, 40), np.int32)
+    tokens[:, :2] = np.resize(row, 2)
+    tokens[:, 2 : 2 + len(said)] = said
+    found = np.asarray(
+        apply(ending(kind, stops), jnp.ones((2, vocab)), tokens, jnp.int32(2 + len(said)), 99)
+    )
+    allowed = np.flatnonzero(np.isfinite(found[0])).tolist()
+    assert allowed == ([eos] if over else [*range(vocab)])
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "flat": {
+        "type": "object",
+        "properties": {"caption": {"type": "string"}, "people": {"type": "integer"}},
+        "required": ["caption", "people"],
+    },
+    "tags": {
+        "type": "object",
+        "properties": {
+            "kind": {"enum": ["photo", "drawing"]},
+            "tags": {"type": "array", "items": {"type": "string", "maxLength": 9}, "maxItems": 3},
+        },
+        "required": ["kind", "tags"],
+    },
+    "yes": {"type": "boolean"},
+}
+
+
+@functools.cache
+def described(kind: Callable[[], Tokenizer], name: str) -> Automaton:
+    tokenizer = kind()
+    plain = [b"" if i in tokenizer.special_ids else p for i, p in enumerate(tokenizer.pieces)]
+    vocab = tokenizer.vocab_size + 5
+    return of_schema(json.dumps(SCHEMAS[name]), plain, vocab, [tokenizer.eos_id])
+
+
+@kinds
+@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("spare", [0, 1, 30])
+def test_every_text_is_what_the_schema_says(
+    kind: Callable[[], Tokenizer], name: str, spare: int
+) -> None:
+    tokenizer, automaton = kind(), described(kind, name)
+    rows, limit = 16, 2 + automaton.shortest + spare
+    rng = np.random.default_rng(spare)
+    tokens = np.full((rows, 160), tokenizer.pad_id, np.int32)
+    tokens[:, :2] = tokenizer.start_id
+    ended = np.zeros(rows, bool)
+    for position in range(2, limit):
+        scores = rng.gumbel(size=(rows, tokenizer.vocab_size + 5)).astype(np.float32)
+        found = np.asarray(apply(automaton, scores, tokens, jnp.int32(position), limit))
+        assert np.isfinite(found.max(-1)[~ended]).all()
+        best = found.argmax(-1)
+        tokens[:, position] = np.where(ended, tokenizer.pad_id, best)
+        ended |= best == tokenizer.eos_id
+    assert ended.all()
+    texts = [tokenizer.decode(row[2:limit].tolist()) for row in tokens]
+    for text in texts:
+        jsonschema.validate(json.loads(text), SCHEMAS[name])
+    assert spare < 30 or len(set(texts)) > 1
+
+
+@pytest.fixture(scope="module")
+def generator(make_model: Callable[..., Any]) -> TextGenerator:
+    tokenizer = byte_level()
+    config = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256}
+    return TextGenerator(make_model({**config, "vocab_size": 310}), tokenizer)
+
+
+@pytest.mark.parametrize("how", [{"num_beams": 1}, {"num_beams": 3}, {"do_sample": True}])
+def test_what_is_generated_parses(generator: TextGenerator, how: dict[str, Any]) -> None:
+    schema = SCHEMAS["tags"]
+    found = generator.generate(["a dog", "ab"], max_new_tokens=60, json_schema=schema, **how)
+    for text, said in zip(["a dog", "ab"], found, strict=True):
+        jsonschema.validate(json.loads(said.text.removeprefix(text)), schema)
+
+
+def test_a_text_ends_before_the_stop(generator: TextGenerator) -> None:
+    options: dict[str, Any] = {"num_beams": 1, "max_new_tokens": 40}
+    [whole] = generator.generate("ab", **options)
+    written = whole.text[2:]
+    found = re.search("[ -~]{2}", written[3:])
+    assert found
+    stop, place = found[0], written.index(found[0])
+    [ended] = generator.generate("ab", stop_strings=[stop, "never"], **options)
+    assert ended.text == "ab" + written[:place].rstrip()
+    assert len(ended.tokens) < len(whole.tokens) and ended.tokens[-1] == byte_level().eos_id
+    [free] = generator.generate("ab", stop_strings="never said", **options)
+    assert free == whole
+
+
+def test_words_are_cut_where_they_cannot_be_ended(
+    tiny_captioner: Captioner,
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    [whole] = tiny_captioner.caption(picture)
+    first, second, *_ = whole.text.split()
+    [found] = tiny_captioner.caption(picture, stop_strings=[f" {second}"])
+    assert found.text == first
+    with pytest.raises(GenerationError, match="joins words by rules"):
+        tiny_captioner.caption(picture, json_schema={"type": "boolean"})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"json_schema": SCHEMAS["flat"], "max_new_tokens": 5}, "needs .* tokens at least and"),
+        ({"json_schema": "{"}, "is not JSON"),
+        ({"json_schema": "3"}, "give a JSON object, a schema"),
+        ({"json_schema": {"type": "no such"}}, "cannot be followed"),
+        ({"json_schema": {}, "stop_strings": "a"}, "would cut what `json_schema` describes"),
+        ({"stop_strings": ["a", ""]}, "holds a text that is empty"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(
+    generator: TextGenerator, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(GenerationError, match=message):
+        generator.generate("ab", **options)
