@@ -1,5 +1,6 @@
 """The family of all exceptions: every message says what is wrong, where, and what to do."""
 
+import difflib
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -79,6 +80,12 @@ def _pieces(value: Any, depth: int) -> Iterator[str]:
 def plural(count: int, one: str, several: str = "") -> str:
     """A number of things in words: "1 picture", "2,000 pictures"; `several` if no s is added."""
     return f"{count:,} {one if count == 1 else several or f'{one}s'}"
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint for a message about an unknown `name`."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; known options: {', '.join(known)}"
 
 
 def plain(message: str) -> str:

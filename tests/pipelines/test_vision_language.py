@@ -156,6 +156,32 @@ def test_the_command_captions_with_it(
     assert whole.stdout != plain.stdout
 
 
+def test_the_command_asks_in_a_style(
+    smolvlm: VisionLanguageCaptioner, examples: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    asked: list[str] = []
+    encode = smolvlm._encode_prompt
+
+    def watched(prompt: str, *rest: Any) -> Any:
+        asked.append(prompt)
+        return encode(prompt, *rest)
+
+    captioner = smolvlm.with_model(smolvlm.model)
+    monkeypatch.setattr(captioner, "_encoded", watched)
+    monkeypatch.setattr("captax.cli.caption.load_captioner", lambda **loaded: captioner)
+    own = tmp_path / "own.yaml"
+    own.write_text("zoo: {prompt: Name it., words: 'Name it in {words} words.'}")
+
+    def run(*options: Any) -> Any:
+        said = ("caption", examples / "cat.jpg", "--max-new-tokens", 2, *options)
+        return CliRunner().invoke(app, [*map(str, said)])
+
+    assert run("--style", "short").exit_code == 0
+    assert run("--style", "zoo", "--styles", own, "--words", 3).exit_code == 0
+    assert set(asked) == {"Describe this image in one short sentence.", "Name it in 3 words."}
+    assert "unknown style 'zo'" in str(run("--style", "zo").exception)
+
+
 @pytest.mark.parametrize(
     ("family", "places"),
     [("paligemma", 16), ("llava", 16), ("joycaption", 16), ("gemma3-vision", 4)],

@@ -55,6 +55,9 @@ def _writing(help: str, **rules: Any) -> Any:
     return typer.Option(help=help, rich_help_panel="Writing", **rules)
 
 
+_STYLE = "Style"
+
+
 def _collection(help: str, **rules: Any) -> Any:
     return typer.Option(help=help, rich_help_panel="Collections", **rules)
 
@@ -86,6 +89,46 @@ def caption(
             "it is about: caption-to-phrase-grounding, open-vocabulary-detection, "
             "referring-expression-segmentation, and region-to-segmentation, region-to-category, "
             "region-to-description or region-to-ocr. Default: caption."
+        ),
+    ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(
+            help="A named prompt of a vision-language model: short, detailed, alt, tags and those "
+            "that the model was taught; docs/decoding.md lists them. Default: none.",
+            rich_help_panel=_STYLE,
+        ),
+    ] = None,
+    styles: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file of styles of one's own, as `name: prompt`. Default: none.",
+            rich_help_panel=_STYLE,
+        ),
+    ] = None,
+    words: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many words the style asks for at most; the model may write more. "
+            "Default: it is not told.",
+            rich_help_panel=_STYLE,
+        ),
+    ] = None,
+    length: Annotated[
+        str | None,
+        typer.Option(
+            help="The length that the style asks for, such as short or very long. "
+            "Default: it is not told.",
+            rich_help_panel=_STYLE,
+        ),
+    ] = None,
+    extra: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A named sentence to add to the style, such as lighting; may be repeated. "
+            "Default: none.",
+            rich_help_panel=_STYLE,
         ),
     ] = None,
     system: System = "",
@@ -267,12 +310,30 @@ def caption(
         raise CaptaxError("--engine ray cannot print captions; add --out, or --format sidecar")
     if task is not None and raw:
         raise CaptaxError("--raw gives the prompt as it is, without a task; leave out one of them")
+    refuse_idle(
+        *(
+            (option, given not in (None, []), "the prompt of a style", "--style NAME")
+            for option, given in (
+                ("--styles", styles),
+                ("--words", words),
+                ("--length", length),
+                ("--extra", extra),
+            )
+            if style is None
+        )
+    )
+    if style is not None and (prompt or task is not None):
+        raise CaptaxError("--style is a prompt; leave out --prompt and --task")
     captioner = load_captioner(**loaded)
     if isinstance(captioner, VisionLanguageCaptioner):
         print(f"captax: {spelt(captioner.cost)}", file=sys.stderr)
     if task is not None:
         asked = dataclasses.replace(asked, prompt=captioner.prompt_for(task, prompt))
         plan = dataclasses.replace(plan, options=asked)
+    if style is not None:
+        known = captioner.styles if styles is None else captioner.styles.with_own(styles)
+        said = known.prompt(style, words=words, length=length, extras=extra or ())
+        plan = dataclasses.replace(plan, options=dataclasses.replace(asked, prompt=said))
     if min_score == AUTO:
         shape = dataclasses.replace(shape, min_confidence=threshold_of(captioner))
         plan = dataclasses.replace(plan, shape=shape)

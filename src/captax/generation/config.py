@@ -1,14 +1,13 @@
 """The decoding options of a checkpoint, which a call may change."""
 
 import dataclasses
-import difflib
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from captax.errors import quoted
+from captax.errors import nearest, quoted
 from captax.generation.automaton import schema_text
 from captax.generation.beam import Beam, DiverseBeam
 from captax.generation.constraints import Constraints, Phrase, shortest_spelling
@@ -296,12 +295,6 @@ class GenerationConfig:
             for name, value in dataclasses.asdict(self).items()
             if name in always or value != getattr(default, name)
         }
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """A hint for a message about an unknown `name`."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; known options: {', '.join(known)}"
 
 
 def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from captax.pipelines.generator import CONFIDENCE, Generator, calibration_text
 from captax.pipelines.streaming import Picture, Placed, pace, several, stream_prepared
 from captax.text import Tokenizer
 from captax.text.regions import Region
+from captax.text.styles import Styles
 
 Other = TypeVar("Other")
 
@@ -201,6 +202,13 @@ class Captioner(Generator):
         """
         raise GenerationError(
             "tasks are for models that were taught them, such as Florence-2; leave the task out"
+        )
+
+    @property
+    def styles(self) -> Styles:
+        """Prompts by name. Raises `GenerationError` for a captioner that is asked nothing."""
+        raise GenerationError(
+            "styles are for vision-language models, which are asked; leave the style out"
         )
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:

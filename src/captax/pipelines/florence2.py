@@ -5,9 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from captax.errors import plural, quoted
+from captax.errors import nearest, plural, quoted
 from captax.generation import GenerationConfig, GenerationError, Sequences
-from captax.generation.config import nearest
 from captax.generation.programs import Begun
 from captax.generation.result import Alternative
 from captax.images import ImageProcessor, Prepared

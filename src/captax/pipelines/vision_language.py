@@ -22,6 +22,7 @@ from captax.models.vision_language import VisionLanguageModel
 from captax.pipelines.captioner import Captioner
 from captax.text import Tokenizer
 from captax.text.prompt_format import PromptFormat
+from captax.text.styles import Styles, styles_of
 
 # How many tokens a view takes, as transformers' processors are told.
 PLACES = "image_seq_len"
@@ -73,6 +74,11 @@ class VisionLanguageCaptioner(Captioner):
             f"a picture takes up to {view * views:,} tokens of the prompt ({views} views of "
             f"{view}); `image_splitting=False` makes it {view}"
         )
+
+    @functools.cached_property
+    def styles(self) -> Styles:
+        """Prompts by name: those that the model was taught, or else plain requests."""
+        return styles_of(self.prompt_format.styles)
 
     def asking(self, prompt: str = "") -> Callable[[tuple[int, int]], list[int]]:
         """All tokens of a prompt in the model's format, by the grid of a picture's tiles.

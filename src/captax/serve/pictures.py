@@ -10,8 +10,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from captax.data.inline import from_base64, from_data_url, is_data_url
-from captax.errors import plain
-from captax.generation.config import nearest
+from captax.errors import nearest, plain
 from captax.images import ImageError, ImageProcessor, Prepared, TileProcessor
 from captax.images.budget import NotWanted, never
 from captax.images.decode import NotQuick, TooManyPixels

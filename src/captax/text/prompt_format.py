@@ -62,6 +62,7 @@ class PromptFormat:
         prompt: what is asked if nothing else is given.
         reply: what the model's answer begins with, such as the space after a colon.
         tasks: the tasks that a prompt may begin with the token of.
+        styles: which of the named prompts in `styles.yaml` the model understands.
     """
 
     user: str
@@ -79,6 +80,7 @@ class PromptFormat:
     prompt: str = ""
     reply: str = ""
     tasks: tuple[Task, ...] = ()
+    styles: str = "general"
 
     def picture_text(self, places: int, grid: tuple[int, int] = (0, 0)) -> str:
         """The text for one picture, each of whose views takes `places` tokens.
@@ -164,7 +166,13 @@ SMOLVLM = PromptFormat(
 )
 IDEFICS3 = dataclasses.replace(SMOLVLM, start="<|begin_of_text|>")
 PALIGEMMA = PromptFormat(
-    user="", asked="<bos>", user_end="\n", answer="", picture="<image>", prompt="caption en"
+    user="",
+    asked="<bos>",
+    user_end="\n",
+    answer="",
+    picture="<image>",
+    prompt="caption en",
+    styles="paligemma",
 )
 FLORENCE2 = PromptFormat(
     user="",
@@ -174,6 +182,7 @@ FLORENCE2 = PromptFormat(
     picture="<image>",
     prompt=FLORENCE2_TASKS[0].question,
     tasks=FLORENCE2_TASKS,
+    styles="florence2",
 )
 LLAVA = PromptFormat(
     start="<s>",
@@ -236,6 +245,7 @@ JOYCAPTION = dataclasses.replace(
     picture_start="<|reserved_special_token_70|>",
     picture_end="<|reserved_special_token_71|>",
     prompt="Write a long detailed description for this image.",
+    styles="joycaption",
 )
 GEMMA3 = PromptFormat(
     start="<bos><start_of_turn>user\n",
