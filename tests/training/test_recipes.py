@@ -59,6 +59,8 @@ SMALL: dict[str, tuple[str, ...]] = {
     ),
     "food101-vit": ("model.encoder.checkpoint={vit-classifier}", "data.classes=2"),
     "git-finetune": ("model.checkpoint={git}", "evaluation.steps=1"),
+    "florence2-finetune": ("model.checkpoint={florence2}",),
+    "joycaption-finetune": ("model.checkpoint={joycaption}", "model.prompt=look"),
     "smolvlm-finetune": ("model.checkpoint={smolvlm}",),
     "vit-gpt2": (*FLICKR, "model.encoder.checkpoint={vit}", "model.decoder.checkpoint={gpt2}"),
 }
@@ -145,11 +147,16 @@ LONG = (
     "flickr8k-vit",
     "food101-vit",
     "git-finetune",
+    "florence2-finetune",
+    "joycaption-finetune",
     "smolvlm-finetune",
     "vit-gpt2",
 )
 DATA = {"bert2bert": "texts", "food101-vit": "food"}
-OWN = ("blip-finetune", "finetune", "git-finetune", "smolvlm-finetune")
+OWN = (
+    *("blip-finetune", "finetune", "florence2-finetune", "git-finetune"),
+    *("joycaption-finetune", "smolvlm-finetune"),
+)
 
 
 @pytest.fixture

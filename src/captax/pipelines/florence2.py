@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from captax.errors import nearest, plural, quoted
@@ -60,6 +60,11 @@ class Florence2Captioner(VisionLanguageCaptioner):
             self._question(prompt, system, raw)
         return [(prompt, system, raw) for prompt in prompts]
 
+    def asking(self, prompt: str = "") -> Callable[..., list[int]]:
+        [asked] = self._asked([prompt], system="", raw=False)
+        begun = self._begun(asked, self.processor.size)
+        return lambda *shown: begun  # pictures have one size
+
     def _question(self, prompt: str, system: str, raw: bool) -> str:
         if raw:
             return prompt
@@ -68,8 +73,12 @@ class Florence2Captioner(VisionLanguageCaptioner):
         return self.prompt_format.text(question, system=system or None)
 
     def _whole_prompt(self, asked: Any, picture: Prepared, config: GenerationConfig) -> list[int]:
-        question = self._encoded(*asked, picture.pixels.shape[:2])
-        return Begun([self._start(config)], question, self.model.text_encoder.max_positions)
+        return self._begun(asked, picture.pixels.shape[:2])
+
+    def _begun(self, asked: Any, size: tuple[int, int]) -> Begun:
+        question = self._encoded(*asked, size)
+        start = self._start(self.generation)
+        return Begun([start], question, self.model.text_encoder.max_positions)
 
     def _encode_prompt(
         self, prompt: str, system: str, raw: bool, size: tuple[int, int]

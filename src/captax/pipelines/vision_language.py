@@ -94,7 +94,7 @@ class VisionLanguageCaptioner(Captioner):
 
     def with_model(self, model: Any) -> "VisionLanguageCaptioner":
         parts = self.processor, self.tokenizer, self.prompt_format, self.generation
-        return VisionLanguageCaptioner(model, *parts)
+        return type(self)(model, *parts)
 
     def _said(
         self, captions: Sequence[str | Generated], prompt: str, config: GenerationConfig

@@ -25,7 +25,6 @@ from captax.models.transformer import TransformerDecoder, TransformerDecoderConf
 from captax.pipelines.assembly import classifier_for, from_pretrained_halves
 from captax.pipelines.captioner import Captioner
 from captax.pipelines.classifier import Classifier
-from captax.pipelines.florence2 import Florence2Captioner
 from captax.pipelines.loading import load
 from captax.pipelines.text_generator import TextGenerator
 from captax.pipelines.vision_language import VisionLanguageCaptioner
@@ -55,11 +54,6 @@ def build(recipe: Recipe, *, captions: Sequence[str] = (), labels: Sequence[str]
     subject: Any
     if model.checkpoint:
         subject = load(None if model.checkpoint == "default" else model.checkpoint)
-        if isinstance(subject, Florence2Captioner):
-            raise RecipeError(
-                "model.checkpoint: Florence-2 cannot be trained yet; give another captioner, such "
-                "as SmolVLM, PaliGemma or GIT"
-            )
         if isinstance(subject, VisionLanguageCaptioner):
             _prepare_to_ask(subject, recipe)
         elif model.add_words:
