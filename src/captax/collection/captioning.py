@@ -13,25 +13,65 @@ from captax.data.batches import batched, map_ahead
 from captax.images import ImageError
 from captax.pipelines.captioner import Caption, Captioner
 from captax.pipelines.streaming import Placed, pace
+from captax.pipelines.tagger import Tagger
 
 
 @dataclasses.dataclass(frozen=True)
-class CaptionOptions:
-    """What is asked of each picture.
+class PictureOptions:
+    """What is asked of each picture, whatever is asked.
+
+    Attributes:
+        batch_size: pictures at a time.
+        dedupe: pictures whose fingerprints differ in at most this many bits are looked at once.
+    """
+
+    batch_size: int = 32
+    dedupe: int | None = None
+
+    @property
+    def several(self) -> int:
+        """How many texts a picture gets."""
+        return 1
+
+    def arguments(self) -> dict[str, Any]:
+        """What the pipeline's `stream_pixels` is called with, besides pictures and batch size."""
+        raise NotImplementedError
+
+    def said(self, found: Any) -> dict[str, Any] | None:
+        """The fields of a record for what the pipeline found; None if it is nothing of its own."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """What texts depend on; it must stay the same when a job is resumed."""
+        return {"dedupe": self.dedupe, **self.arguments()}
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionOptions(PictureOptions):
+    """What is asked of a captioner.
 
     Attributes:
         prompt: what captions begin with.
         seed: random draws depend on it and on a picture's place in the collection.
-        batch_size: pictures at a time.
-        dedupe: pictures whose fingerprints differ in at most this many bits are captioned once.
         decoding: other options of `Captioner.stream`.
     """
 
     prompt: str = ""
     seed: int = 0
-    batch_size: int = 32
-    dedupe: int | None = None
     decoding: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def several(self) -> int:
+        return self.decoding.get("num_return_sequences") or 1
+
+    def arguments(self) -> dict[str, Any]:
+        return {"prompt": self.prompt, "seed": self.seed, **self.decoding}
+
+    def said(self, found: Any) -> dict[str, Any] | None:
+        if not isinstance(found, Caption):
+            return None
+        captions = tuple((other.text, other.score) for other in found.alternatives)
+        return {"captions": captions, "confidence": found.confidence, "regions": found.regions}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,14 +137,15 @@ class Copies:
     def told(self, copy: Record) -> Record:
         """The record of a copy, with what was said of its original, which has been captioned."""
         original = self._originals[copy.copy_of]
-        said = {name: getattr(original, name) for name in ("captions", "confidence", "regions")}
+        fields = ("captions", "confidence", "regions", "tags")
+        said = {name: getattr(original, name) for name in fields}
         return dataclasses.replace(copy, **said)
 
 
 def caption_batches(
-    captioner: Captioner,
+    captioner: Captioner | Tagger,
     wanted: Iterable[Wanted],
-    options: CaptionOptions,
+    options: PictureOptions,
     copies: Copies | None = None,
 ) -> Iterator[list[Record]]:
     """Records of the pictures, in order, in batches of `options.batch_size`.
@@ -138,15 +179,9 @@ def caption_batches(
                 begun.append(record)
                 yield picture
 
-    def ended(found: Caption | Record) -> Record:
-        if isinstance(found, Caption):
-            said = tuple((other.text, other.score) for other in found.alternatives)
-            record = dataclasses.replace(
-                begun.popleft(),
-                captions=said,
-                confidence=found.confidence,
-                regions=found.regions,
-            )
+    def ended(found: Any) -> Record:
+        if (said := options.said(found)) is not None:
+            record = dataclasses.replace(begun.popleft(), **said)
             if copies is not None:
                 copies.said(record)
             return record
@@ -154,13 +189,7 @@ def caption_batches(
             return copies.told(found)
         return found
 
-    found = captioner.stream_pixels(
-        ready(),
-        prompt=options.prompt,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        **options.decoding,
-    )
+    found = captioner.stream_pixels(ready(), batch_size=options.batch_size, **options.arguments())
     return batched(map(ended, found), options.batch_size)
 
 

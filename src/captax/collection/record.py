@@ -7,7 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from captax.text.kinds import graphic_in
 from captax.text.regions import Region
+from captax.text.tags import Tag
 
 # Names that the files of captions have for what captax writes.
 _OWN = re.compile(r"path|error|alternatives|copy_of|confidence|graphic|(?:caption|score)(?:_\d+)?")
@@ -31,6 +33,7 @@ class Record:
             text takes its place.
         stamp: the state of the picture, as `captax.collection.stamps` tells it.
         regions: what the best caption says of parts of the picture, if it was asked for that.
+        tags: the tags that the caption is made of, as they are written in it, if it is.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Record:
     replaced: str = ""
     stamp: str = ""
     regions: tuple[Region, ...] | None = None
+    tags: tuple[Tag, ...] | None = None
 
     @property
     def text(self) -> str:
@@ -56,12 +60,19 @@ class Record:
         """The best caption's score."""
         return self.captions[0][1]
 
+    @property
+    def graphic(self) -> str | None:
+        """What kind of graphic the best caption says that the picture is, if it says so."""
+        return graphic_in(self.text) if self.tags is None else None
+
     def write(self) -> dict[str, Any]:
         """The record as a JSON object, which `read` turns back into the same record."""
         values = dataclasses.asdict(self)
         written = {key: value for key, value in values.items() if value not in ((), "", None, {})}
         if self.regions is not None:
             written["regions"] = [region.write() for region in self.regions]
+        if self.tags is not None:
+            written["tags"] = [tag.write() for tag in self.tags]
         return written
 
     @classmethod
@@ -73,7 +84,10 @@ class Record:
         regions = values.get("regions")
         if regions is not None:
             regions = tuple(map(Region.read, regions))
-        record = cls(**{**values, "captions": captions, "regions": regions})
+        tags = values.get("tags")
+        if tags is not None:
+            tags = tuple(map(Tag.read, tags))
+        record = cls(**{**values, "captions": captions, "regions": regions, "tags": tags})
         texts = [record.name, record.error, record.copy_of, record.target or "", record.before]
         texts += [record.replaced, record.stamp]
         texts += [text for text, _ in captions]

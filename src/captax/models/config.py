@@ -151,7 +151,8 @@ def read_config(config: Mapping[str, Any], tensors: Collection[str] = ()) -> Mod
 
     Raises `ConfigError` when captax does not have such a family.
     """
-    name = config.get("model_type")
+    # timm's own configs name an architecture only.
+    name = config.get("model_type", "timm_wrapper" if "architecture" in config else None)
     if not isinstance(name, str) or name not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise ConfigError(f"model_type {quoted(name)} is not supported; use one of {known}")

@@ -27,6 +27,7 @@ from captax.models import (  # noqa: F401
     resnet,
     siglip,
     smolvlm,
+    timm,
     transformer,
     vit,
     vit_msn,
