@@ -237,6 +237,8 @@ def _check_sizes(cls: type, fields: Mapping[str, Any]) -> None:
         if key.endswith("_id"):
             continue
         default = defaults.get(key)
+        if isinstance(default, tuple) and default:
+            default = default[0]
         most = MOST_LAYERS if "layer" in key or key == "depths" else MOST
         least = 0 if default == 0 else 1
         if type(default) is int and default < 0:
