@@ -21,7 +21,7 @@ from captax.models.arithmetic import map_pictures
 from captax.pipelines.streaming import Placed, pace, several, stream_prepared
 from captax.text.tags import CHARACTER, GENERAL, RATING, Spelling, Tag, read_tags
 
-# The thresholds that the authors of the WD taggers chose.
+# The thresholds that programs for WD taggers commonly use.
 GENERAL_THRESHOLD, CHARACTER_THRESHOLD = 0.35, 0.75
 TAGS = "selected_tags.csv"
 Other = TypeVar("Other")
