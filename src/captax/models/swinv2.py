@@ -192,10 +192,10 @@ class WindowAttention(nnx.Module):
 
 
 def _unit(x: Float[Array, "windows tokens heads head"]) -> Float[Array, "..."]:
-    """Vectors of length 1."""
+    """Vectors of length 1; those of 0, which fill grids up, stay, and have gradients."""
     wide = x.astype(jnp.float32)
-    length = jnp.sqrt(jnp.square(wide).sum(-1, keepdims=True))
-    return (wide / jnp.maximum(length, 1e-12)).astype(x.dtype)
+    square = jnp.square(wide).sum(-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(jnp.maximum(square, 1e-24))).astype(x.dtype)
 
 
 @functools.lru_cache(maxsize=16)

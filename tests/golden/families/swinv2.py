@@ -13,6 +13,7 @@ SMALL = {
     "num_heads": [1, 2, 4],
     "window_size": 4,
     "pretrained_window_sizes": [0, 0, 0],
+    "drop_path_rate": 0.0,
 }
 
 
