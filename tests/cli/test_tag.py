@@ -58,7 +58,7 @@ def test_sidecars_hold_the_tags_as_trainers_read_them(
     }
     assert not (pictures / "b.txt").exists()
     again = run("tag", pictures, "--model", tagger, *options, *excluded)
-    assert "2 captioned before" in again.err and (pictures / "a.txt").read_text() == text
+    assert "2 tagged before" in again.err and (pictures / "a.txt").read_text() == text
 
 
 def test_tags_are_added_to_a_text_that_is_there(run: Run, tagger: Path, pictures: Path) -> None:
@@ -86,7 +86,7 @@ def test_records_hold_each_tag_with_its_category_and_probability(
 
     # A second run takes them from the journal, and another format from another run of the model.
     before = Path("t.jsonl").read_bytes()
-    assert "captioned before" in run("tag", pictures, "--model", tagger, *ALL, "--rating",
+    assert "tagged before" in run("tag", pictures, "--model", tagger, *ALL, "--rating",
                                      "--out", "t.jsonl").err  # fmt: skip
     assert Path("t.jsonl").read_bytes() == before
     run("tag", pictures, "--model", tagger, *ALL, "--rating", "--out", "t.csv")

@@ -52,5 +52,5 @@ def test_a_timm_config_says_how_pictures_are_prepared() -> None:
     assert processor == SquareProcessor(448, 497, "bilinear", (0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
     with pytest.raises(ImageError, match="input_size"):
         SquareProcessor.from_timm({})
-    with pytest.raises(ImageError, match="4096"):
+    with pytest.raises(ImageError, match="2048"):
         SquareProcessor.from_timm({"pretrained_cfg": told | {"input_size": [3, 9999, 9999]}})

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from captax.collection.copies import Fingerprints, fingerprint
 from captax.collection.item import Item
@@ -24,6 +24,8 @@ class PictureOptions:
         batch_size: pictures at a time.
         dedupe: pictures whose fingerprints differ in at most this many bits are looked at once.
     """
+
+    done: ClassVar[str] = "captioned"  # the word for what was done with a picture
 
     batch_size: int = 32
     dedupe: int | None = None

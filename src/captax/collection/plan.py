@@ -341,6 +341,7 @@ class Plan:
                 asked=asked,
                 watch=watch,
             )
+            summary.done = self.options.done
             if self.sheet is not None and not summary.stopped:
                 batches = [shown] if journal is None else journal.batches()
                 records = itertools.chain.from_iterable(batches)

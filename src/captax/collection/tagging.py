@@ -1,7 +1,7 @@
 """Tags as the captions of a collection: what is asked of a tagger, and its answer as a record."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from captax.collection.captioning import PictureOptions
 from captax.pipelines.tagger import (
@@ -24,6 +24,8 @@ class TagOptions(PictureOptions):
         spelling: how tags are written.
         rating: whether the rating is written too, as `rating:general` before the tags.
     """
+
+    done: ClassVar[str] = "tagged"
 
     general: float = GENERAL_THRESHOLD
     character: float = CHARACTER_THRESHOLD

@@ -15,7 +15,7 @@ from captax.images.prepared import Prepared
 from captax.images.processor import Processor, Resample, checked
 
 _WHITE = (255, 255, 255)
-_MOST_SIDE = 4096  # of what models take
+_MOST_SIDE = 2048  # of what models take
 _LONG = 2**13  # sides that are twice as long are reduced first
 _STRIP = 2**24  # pixels that are widened at a time
 

@@ -31,7 +31,7 @@ BIAS_WIDTH = 512  # of the MLP that gives position biases
 EPSILON = 1e-5  # of the norms between stages, whatever the config says
 MOST_SCALE = math.log(100)
 HIDDEN = -100.0  # the score of what a token does not see
-SIDES = 1024  # the largest window
+MOST_SIDE = 64  # of a window: tables of positions grow with its square, and no weight does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Swinv2Config(ModelConfig):
                 "config"
             )
         sides = (described.window_size, *described.pretrained_window_sizes)
-        if max(sides) > SIDES or 1 in described.pretrained_window_sizes:
+        if max(sides) > MOST_SIDE or 1 in described.pretrained_window_sizes:
             raise ConfigError(f"swinv2: windows of {max(sides)} are not supported")
         return dataclasses.replace(described, labels=labels_of_head(config, tensors))
 
