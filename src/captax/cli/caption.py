@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -77,6 +78,14 @@ def caption(
             "region-to-description or region-to-ocr. Default: caption."
         ),
     ] = None,
+    hints: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder with the tags of each picture, as captax tag --format sidecar --out "
+            "FOLDER writes them. They stand where {tags} does in --prompt, or else after it. "
+            "Default: none."
+        ),
+    ] = None,
     system: System = "",
     raw: Raw = False,
     batch_size: BatchSize = 32,
@@ -139,6 +148,7 @@ def caption(
     from captax.collection.caption_template import CaptionTemplate
     from captax.collection.captioning import CaptionOptions
     from captax.collection.cluster import Cluster
+    from captax.collection.hints import Hints
     from captax.collection.job import Shape
     from captax.collection.plan import Plan
     from captax.pipelines.vision_language import VisionLanguageCaptioner
@@ -151,6 +161,7 @@ def caption(
         batch_size=batch_size,
         dedupe=dedupe,
         decoding=options,
+        hints=None if hints is None else Hints(hints),
     )
     shape = Shape(CaptionTemplate(template, prefix, suffix), lowest_of(min_score))
     plan = Plan(
@@ -190,9 +201,17 @@ def caption(
     cluster = Cluster(loaded, workers, shard_size) if engine is Engine.ray else None
     if cluster is not None and plan.printed:
         raise CaptaxError("--engine ray cannot print captions; add --out, or --format sidecar")
+    if hints is not None and (task is not None or not prompt):
+        raise CaptaxError("--hints only applies to prompts; add --prompt, and leave out --task")
+    if hints is not None and not hints.is_dir():
+        raise CaptaxError(f"{hints}: no such folder; give one with the tags of the pictures")
     if task is not None and raw:
         raise CaptaxError("--raw gives the prompt as it is, without a task; leave out one of them")
     captioner = load_captioner(**loaded)
+    if hints is not None and not isinstance(captioner, VisionLanguageCaptioner):
+        raise CaptaxError(
+            "--hints is for models that answer a prompt, and this one continues it; leave it out"
+        )
     if isinstance(captioner, VisionLanguageCaptioner):
         print(f"captax: {spelt(captioner.cost)}", file=sys.stderr)
     if task is not None:

@@ -7,13 +7,17 @@ from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 from captax.collection.copies import Fingerprints, fingerprint
+from captax.collection.hints import Hints
 from captax.collection.item import Item
 from captax.collection.record import Record
 from captax.data.batches import batched, map_ahead
+from captax.errors import CaptaxError
+from captax.generation import GenerationError
 from captax.images import ImageError
 from captax.pipelines.captioner import Caption, Captioner
 from captax.pipelines.streaming import Placed, pace
 from captax.pipelines.tagger import Tagger
+from captax.pipelines.vision_language import VisionLanguageCaptioner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +43,10 @@ class PictureOptions:
         """What the pipeline's `stream_pixels` is called with, besides pictures and batch size."""
         raise NotImplementedError
 
+    def prompt_of(self, item: Item) -> str | None:
+        """The prompt for one picture, if it is another than for all; may raise `ImageError`."""
+        return None
+
     def said(self, found: Any) -> dict[str, Any] | None:
         """The fields of a record for what the pipeline found; None if it is nothing of its own."""
         raise NotImplementedError
@@ -56,11 +64,13 @@ class CaptionOptions(PictureOptions):
         prompt: what captions begin with.
         seed: random draws depend on it and on a picture's place in the collection.
         decoding: other options of `Captioner.stream`.
+        hints: tags of each picture, which are put into the prompt, if there are any.
     """
 
     prompt: str = ""
     seed: int = 0
     decoding: dict[str, Any] = dataclasses.field(default_factory=dict)
+    hints: Hints | None = None
 
     @property
     def several(self) -> int:
@@ -68,6 +78,13 @@ class CaptionOptions(PictureOptions):
 
     def arguments(self) -> dict[str, Any]:
         return {"prompt": self.prompt, "seed": self.seed, **self.decoding}
+
+    def settings(self) -> dict[str, Any]:
+        hints = {} if self.hints is None else {"hints": str(self.hints.folder)}
+        return {**super().settings(), **hints}
+
+    def prompt_of(self, item: Item) -> str | None:
+        return None if self.hints is None else self.hints.prompt(self.prompt, item)
 
     def said(self, found: Any) -> dict[str, Any] | None:
         if not isinstance(found, Caption):
@@ -163,9 +180,12 @@ def caption_batches(
             picture = processor.decode(each.item.source())
             look = fingerprint(picture) if copies is not None else None
             prepared = captioner.prepare(processor.prepare(picture))
-        except ImageError as error:
+            prompt = options.prompt_of(each.item)
+            if prompt is not None and isinstance(captioner, VisionLanguageCaptioner):
+                captioner.asking(prompt)  # refuses what is no text
+        except (ImageError, GenerationError) as error:
             return each.error(_reason(each.item, error)), None
-        return each.record(look), Placed(each.place, prepared)
+        return each.record(look), Placed(each.place, prepared, prompt)
 
     def ready() -> Iterator[Placed | Record]:
         """Pictures for the captioner, and between them the records of pictures without captions."""
@@ -195,7 +215,7 @@ def caption_batches(
     return batched(map(ended, found), options.batch_size)
 
 
-def _reason(item: Item, error: ImageError) -> str:
+def _reason(item: Item, error: CaptaxError) -> str:
     """Why a picture cannot be captioned, without its name."""
     reason = str(error).removeprefix(str(ImageError(f"{item.path}: ")))
     return re.sub(r"\Apicture of \d+ bytes: ", "", reason)

@@ -160,7 +160,7 @@ class Tagger:
             pixels = filled([each.pixels for each in pictures], rows)
             return self._programs.run("tag", lambda: self._program, parameters(self.model), pixels)
 
-        placed = (each if isinstance(each, Placed) else (0, each) for each in pictures)
+        placed = ((0, each.picture if isinstance(each, Placed) else each) for each in pictures)
         for _, found in stream_prepared(placed, look, batch_size=batch_size):
             if isinstance(found, np.ndarray):
                 yield self._tagging(found, general, character, left_out)
