@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 import captax
@@ -136,6 +137,10 @@ def test_a_converted_tagger_says_the_same(
         ({"model_args": {**tagger_files.VIT["model_args"], "class_token": 3}}, "class_token=3"),
         ({"model_args": [1]}, "must be objects"),
         ({"pretrained_cfg": 5}, "must be objects"),
+        (
+            {"pretrained_cfg": {**tagger_files.VIT["pretrained_cfg"], "input_size": [3, 40, 40]}},
+            "made for pictures of (32, 32)",
+        ),
         ({"pretrained_cfg": {"input_size": [3, 32, 48]}}, "[3, 32, 48]"),
         (
             {"pretrained_cfg": {**tagger_files.VIT["pretrained_cfg"], "std": [0, 1, 1]}},
@@ -161,3 +166,15 @@ def test_a_config_of_another_model_is_refused_in_a_line(
         captax.load(tmp_path)
     assert told in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_tagger_that_gives_no_numbers_says_so(
+    directory: Path, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    for name in ("config.json", "selected_tags.csv"):
+        (tmp_path / name).write_bytes((directory / name).read_bytes())
+    tensors = safetensors.numpy.load_file(directory / "model.safetensors")
+    tensors["head.bias"][0] = np.nan
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CaptaxError, match="its weights are damaged"):
+        captax.load(tmp_path).tag(pictures[0])

@@ -23,6 +23,7 @@ class ConfigError(CaptaxError):
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "projector_hidden_act")
 # Limits that no real model reaches: a wrong config is refused before it builds a huge model.
 MOST_LAYERS, MOST_LABELS, MOST = 1000, 10**6, 2**31
+MOST_STAGES = 8
 
 # Config classes by `model_type`; each adds itself when its file is imported.
 FAMILIES: dict[str, type["ModelConfig"]] = {}

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float
 
-from captax.models.config import ConfigError, ModelConfig, labels_of_head, write_labels
+from captax.models.config import MOST_STAGES, ConfigError, ModelConfig, labels_of_head, write_labels
 from captax.models.depthwise import depthwise_convolution
 from captax.models.encoders import Features, VisionEncoder
 from captax.models.layout import Layout, Rule, conv2d, linear, norm, table
@@ -52,10 +52,11 @@ class ConvNextConfig(ModelConfig):
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> Any:
         described = super().read(config, tensors)
         stages = described.num_stages
-        if not stages == len(described.hidden_sizes) == len(described.depths):
+        counts = {stages, len(described.hidden_sizes), len(described.depths)}
+        if len(counts) > 1 or stages > MOST_STAGES:
             raise ConfigError(
-                "convnext: hidden_sizes and depths must each have num_stages numbers; correct the "
-                "config"
+                "convnext: hidden_sizes and depths must each have num_stages numbers, at most "
+                f"{MOST_STAGES}; correct the config"
             )
         return dataclasses.replace(described, labels=labels_of_head(config, tensors))
 

@@ -33,7 +33,7 @@ class SquareProjection(nnx.Module):
         side, kernel = self.side, self.kernel[...]
         rows, columns = (size // side for size in x.shape[1:3])
         squares = cut(x[:, : rows * side, : columns * side], side)
-        flat = squares.reshape(len(x), rows, columns, -1)
+        flat = squares.reshape(len(x), rows, columns, side * side * x.shape[-1])
         return project(flat, kernel.reshape(-1, kernel.shape[-1]).T) + self.bias[...]
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from captax.models.config import ConfigError, ModelConfig, labels_of_head, write_labels
+from captax.models.config import MOST_STAGES, ConfigError, ModelConfig, labels_of_head, write_labels
 from captax.models.encoders import Features, VisionEncoder
 from captax.models.layout import Layout, Rule, conv2d, linear, norm, table
 from captax.models.modules import LayerNorm, Linear, Mlp, MlpConfig, parameter
@@ -67,11 +67,15 @@ class Swinv2Config(ModelConfig):
         stages = {len(described.depths), len(described.num_heads)}
         stages |= {len(described.pretrained_window_sizes)}
         widths = zip(described.widths, described.num_heads, strict=False)
-        if len(stages) > 1 or any(width % heads for width, heads in widths):
+        if (
+            len(stages) > 1
+            or max(stages) > MOST_STAGES
+            or any(width % heads for width, heads in widths)
+        ):
             raise ConfigError(
                 "swinv2: depths, num_heads and pretrained_window_sizes must each have one number "
-                "for every stage, and num_heads must divide the widths of the stages; correct the "
-                "config"
+                f"for every stage, at most {MOST_STAGES}, and num_heads must divide the widths of "
+                "the stages; correct the config"
             )
         sides = (described.window_size, *described.pretrained_window_sizes)
         if max(sides) > MOST_SIDE or 1 in described.pretrained_window_sizes:

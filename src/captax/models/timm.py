@@ -80,6 +80,11 @@ class TimmForm(ModelConfig):
         """The fields that timm's arguments become."""
         return {cls.renamed.get(key, key): value for key, value in arguments.items()}
 
+    @property
+    def stride(self) -> int:
+        """The pixels across one cell of the last grid."""
+        raise NotImplementedError
+
     @classmethod
     def of_timm(cls, config: Mapping[str, Any], name: Mapping[str, str]) -> Any:
         """The config that timm's config describes, given the parts of its architecture's name."""
@@ -104,6 +109,12 @@ class TimmForm(ModelConfig):
         if known_act not in ACTIVATIONS:
             raise ConfigError(f"model_args: act_layer={quoted(act)} is not supported")
         described: Any = cls.read({**cls.fields(arguments), "hidden_act": known_act})
+        sides = described.image_size
+        if min(sides if isinstance(sides, tuple) else (sides,)) < described.stride:
+            raise ConfigError(
+                f"pictures of {sides} are too small; give img_size or input_size of at least "
+                f"{described.stride}"
+            )
         count = config.get("num_classes", pretrained.get("num_classes"))
         return dataclasses.replace(
             described, labels=labels_of({"num_labels": count}), described=dict(config)
@@ -209,6 +220,10 @@ class TimmViTConfig(TimmForm, ViTConfig):
         return described
 
     @property
+    def stride(self) -> int:
+        return self.patch_size
+
+    @property
     def norm_comes_last(self) -> bool:
         """Whether the pooled token is normalised, and not all tokens before."""
         return self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
@@ -298,6 +313,10 @@ class TimmConvNextConfig(TimmForm, ConvNextConfig):
         depths = fields["depths"]
         return fields | {"num_stages": len(depths) if isinstance(depths, list) else 4}
 
+    @property
+    def stride(self) -> int:
+        return self.patch_size * 2 ** (len(self.depths) - 1)
+
     @classmethod
     def defaults(cls, name: Mapping[str, str]) -> dict[str, Any]:
         width = _CONVNEXT[name["size"]]
@@ -355,6 +374,10 @@ class TimmSwinv2Config(TimmForm, Swinv2Config):
         norm("norm", "norm"),
         linear("head.fc", "classifier"),
     )
+
+    @property
+    def stride(self) -> int:
+        return self.patch_size * 2 ** (len(self.depths) - 1)
 
     @classmethod
     def defaults(cls, name: Mapping[str, str]) -> dict[str, Any]:

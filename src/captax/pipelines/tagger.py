@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from captax.checkpoints.directory import CONFIG
 from captax.checkpoints.state import parameters, rebuilder
 from captax.data import filled, load_images
 from captax.data.example import Stored
-from captax.errors import OptionError, quoted
+from captax.errors import CheckpointError, OptionError, quoted
 from captax.generation.programs import Programs, padded
 from captax.images import ImageError, ImageSource, Prepared, SquareProcessor
 from captax.models.arithmetic import map_pictures
@@ -97,10 +98,16 @@ class Tagger:
     def load(cls, directory: Path, model: Any) -> "Tagger":
         """The tagger of a checkpoint directory, whose model has been loaded."""
         tags = read_tags(directory / TAGS, len(model.config.labels))
+        config = directory / CONFIG
         try:
             processor = SquareProcessor.from_timm(model.config.described)
         except ImageError as error:
-            raise ImageError(f"{directory / 'config.json'}: {error}") from None
+            raise ImageError(f"{config}: {error}") from None
+        if (processor.side, processor.side) != model.image_size:
+            raise CheckpointError(
+                f"{config}: the model is made for pictures of {model.image_size}, and they are "
+                f"prepared with a side of {processor.side}; correct img_size or input_size"
+            )
         return cls(model, processor, tags)
 
     def tag(
@@ -163,6 +170,11 @@ class Tagger:
         placed = ((0, each.picture if isinstance(each, Placed) else each) for each in pictures)
         for _, found in stream_prepared(placed, look, batch_size=batch_size):
             if isinstance(found, np.ndarray):
+                if np.isnan(found).any():
+                    raise CheckpointError(
+                        "the tagger gives no numbers for a picture; its weights are damaged, so "
+                        "download it again"
+                    )
                 yield self._tagging(found, general, character, left_out)
             else:
                 yield found
