@@ -93,3 +93,12 @@ def test_what_is_not_supported_is_refused_with_its_name(
     with pytest.raises(ConfigError, match=told) as raised:
         read_config(config)
     assert str(raised.value).startswith(("architecture", architecture))
+
+
+@pytest.mark.parametrize("name", ["vit-tagger", "convnext", "swinv2"])
+def test_narrow_weights_give_nearly_the_same(name: str) -> None:
+    golden = np.load(STORED / name / "golden.npz")
+    model: Any = load_model(STORED / name, dtype="bfloat16")
+    got = jax.jit(model.classify)(jnp.asarray(golden["pixels"].transpose(0, 2, 3, 1)))
+    scale = np.abs(golden["logits"]).max()
+    np.testing.assert_allclose(got, golden["logits"], atol=0.05 * scale, rtol=0)
