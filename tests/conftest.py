@@ -201,6 +201,7 @@ def checkpoint(
     tiny_tokenizer: "Tokenizer", tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
     """`checkpoint(name)`: a golden checkpoint, with a tokenizer and a processor beside it."""
+    import tagger_files
     import vision_language_files
     from captax.images import ImageProcessor
     from golden.families import CASES
@@ -212,6 +213,9 @@ def checkpoint(
             directory = tmp_path_factory.mktemp(name) / name
             if name in vision_language_files.MARKERS:
                 made[name] = vision_language_files.write(name, directory)
+                return made[name]
+            if name == "tagger":
+                made[name] = tagger_files.write(directory)
                 return made[name]
             shutil.copytree(CASES[name].stored, directory)
             tiny_tokenizer.save(directory)

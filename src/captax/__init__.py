@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from captax.pipelines.loading import load, load_model
     from captax.pipelines.matcher import Matcher
     from captax.pipelines.sharing import push
+    from captax.pipelines.tagger import Tagger, Tagging
     from captax.pipelines.text_generator import TextGenerator
     from captax.training.loop import train
     from captax.training.recipe import load_recipe
@@ -35,6 +36,8 @@ __all__ = [
     "Generated",
     "GenerationConfig",
     "Matcher",
+    "Tagger",
+    "Tagging",
     "TextGenerator",
     "classifier_for",
     "evaluate",
@@ -57,6 +60,8 @@ _HOME = {
     "Generated": "captax.generation.result",
     "GenerationConfig": "captax.generation",
     "Matcher": "captax.pipelines.matcher",
+    "Tagger": "captax.pipelines.tagger",
+    "Tagging": "captax.pipelines.tagger",
     "TextGenerator": "captax.pipelines.text_generator",
     "evaluate": "captax.evaluation.evaluate",
     "classifier_for": "captax.pipelines.assembly",

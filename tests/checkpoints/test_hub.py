@@ -20,8 +20,10 @@ SMALL = {
     "tokenizer.json": b"{}",
     "merges.txt": b"a b\n",
     "spiece.model": b"\n\x07",
+    "selected_tags.csv": b"tag_id,name\n",
 }
 UNREAD = {
+    "metrics.csv": b"a,b\n",
     ".gitattributes": b"",
     "README.md": b"# x",
     "modeling_x.py": b"raise SystemExit",

@@ -145,10 +145,10 @@ def test_the_bar_outlives_a_slow_or_broken_count(
     run: Run, model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pictures are counted beside the work; what becomes of that must not show."""
-    from captax.cli import caption
+    from captax.cli import collecting
     from captax.collection import item, items
 
-    monkeypatch.setattr(caption, "watched", lambda out: True)
+    monkeypatch.setattr(collecting, "watched", lambda out: True)
     find = items.find_items
     counting: list[threading.Thread] = []
 

@@ -100,6 +100,8 @@ MODELS = {
     "google/paligemma2-3b-mix-224": "paligemma",
     "fancyfeast/llama-joycaption-beta-one-hf-llava": "joycaption",
     "florence-community/Florence-2-base": "florence2",
+    "SmilingWolf/wd-vit-tagger-v3": "tagger",
+    "SmilingWolf/wd-swinv2-tagger-v3": "tagger",
     "Salesforce/blip-image-captioning-base": "blip",
     "google/vit-base-patch16-224": "vit-classifier",
     "google/vit-base-patch16-224-in21k": "vit",

@@ -113,9 +113,9 @@ def test_halves_of_different_widths_get_a_projection(
 
 def test_what_is_no_such_half_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     encoders = (
-        "bert, clip, clip_vision_model, deit, efficientnet-lite, florence_vision, "
+        "bert, clip, clip_vision_model, convnext, deit, efficientnet-lite, florence_vision, "
         "git_vision_model, idefics3_vision, resnet, siglip, siglip_vision_model, "
-        "smolvlm_vision, vit"
+        "smolvlm_vision, swinv2, vit"
     )
     refused = rf"config\.json: gpt2 cannot be the encoder; use one of {encoders}, vit_msn$"
     with pytest.raises(ConfigError, match=refused):

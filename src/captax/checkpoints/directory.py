@@ -39,7 +39,7 @@ HEADS = (
 REPLACED = re.compile(
     r".*\.safetensors|.*\.index\.json|(vocab|added_tokens|special_tokens_map|tokenizer|"
     r"tokenizer_config|generation_config|preprocessor_config|processor_config|confidence)\.json|"
-    r"vocab\.txt|merges\.txt|confidence\.png|source_tokenizer"
+    r"vocab\.txt|merges\.txt|confidence\.png|source_tokenizer|selected_tags\.csv"
 )
 POOLER = r"(^|\.)(pooler|seq_relationship)\."
 

@@ -15,7 +15,7 @@ from captax.progress import no_bars_in_logs
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 # Everything in a checkpoint besides its weights: configs, vocabularies, merges, tokenizers.
-SMALL = ("*.json", "*.txt", "*.model", "*.bpe", "chat_template.jinja")
+SMALL = ("*.json", "*.txt", "*.model", "*.bpe", "chat_template.jinja", "selected_tags.csv")
 UNREAD = ("trainer_state.json", "requirements*.txt")
 WEIGHTS = {
     "model.safetensors": "model.safetensors",

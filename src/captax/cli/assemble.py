@@ -12,8 +12,8 @@ def assemble(
     encoder: Annotated[
         str,
         typer.Argument(
-            help="Checkpoint directory or hub name of a ViT, DeiT, ViT-MSN, ResNet, CLIP, SigLIP "
-            "or BERT."
+            help="Checkpoint directory or hub name of a ViT, DeiT, ViT-MSN, ResNet, ConvNeXt, "
+            "SwinV2, CLIP, SigLIP or BERT."
         ),
     ],
     decoder: Annotated[

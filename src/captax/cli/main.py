@@ -30,6 +30,7 @@ from captax.cli import (
     push,
     score,
     serve,
+    tag,
     train,
 )
 from captax.cli.options import spelt
@@ -69,6 +70,7 @@ app.command("caption")(caption.caption)
 app.command("alt")(alt.alt)
 app.command("explain")(explain.explain)
 app.command("classify")(classify.classify)
+app.command("tag")(tag.tag)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)

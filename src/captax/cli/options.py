@@ -145,7 +145,7 @@ def load_captioner(name: str | PathLike[str] | None, **loading: Any) -> "Caption
     if not isinstance(loaded, Captioner):
         raise CaptaxError(
             f"{name}: holds a {type(loaded).__name__}, which cannot caption; use `captax classify` "
-            "for a classifier, `captax generate` for a text generator"
+            "for a classifier, `captax tag` for a tagger, `captax generate` for a text generator"
         )
     return loaded
 

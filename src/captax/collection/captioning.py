@@ -4,34 +4,94 @@ import dataclasses
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from captax.collection.copies import Fingerprints, fingerprint
+from captax.collection.hints import Hints
 from captax.collection.item import Item
 from captax.collection.record import Record
 from captax.data.batches import batched, map_ahead
+from captax.errors import CaptaxError
+from captax.generation import GenerationError
 from captax.images import ImageError
 from captax.pipelines.captioner import Caption, Captioner
 from captax.pipelines.streaming import Placed, pace
+from captax.pipelines.tagger import Tagger
+from captax.pipelines.vision_language import VisionLanguageCaptioner
 
 
 @dataclasses.dataclass(frozen=True)
-class CaptionOptions:
-    """What is asked of each picture.
+class PictureOptions:
+    """What is asked of each picture, whatever is asked.
+
+    Attributes:
+        batch_size: pictures at a time.
+        dedupe: pictures whose fingerprints differ in at most this many bits are looked at once.
+    """
+
+    done: ClassVar[str] = "captioned"  # the word for what was done with a picture
+
+    batch_size: int = 32
+    dedupe: int | None = None
+
+    @property
+    def several(self) -> int:
+        """How many texts a picture gets."""
+        return 1
+
+    def arguments(self) -> dict[str, Any]:
+        """What the pipeline's `stream_pixels` is called with, besides pictures and batch size."""
+        raise NotImplementedError
+
+    def prompt_of(self, item: Item) -> str | None:
+        """The prompt for one picture, if it is another than for all; may raise `ImageError`."""
+        return None
+
+    def said(self, found: Any) -> dict[str, Any] | None:
+        """The fields of a record for what the pipeline found; None if it is nothing of its own."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """What texts depend on; it must stay the same when a job is resumed."""
+        return {"dedupe": self.dedupe, **self.arguments()}
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionOptions(PictureOptions):
+    """What is asked of a captioner.
 
     Attributes:
         prompt: what captions begin with.
         seed: random draws depend on it and on a picture's place in the collection.
-        batch_size: pictures at a time.
-        dedupe: pictures whose fingerprints differ in at most this many bits are captioned once.
         decoding: other options of `Captioner.stream`.
+        hints: tags of each picture, which are put into the prompt, if there are any.
     """
 
     prompt: str = ""
     seed: int = 0
-    batch_size: int = 32
-    dedupe: int | None = None
     decoding: dict[str, Any] = dataclasses.field(default_factory=dict)
+    hints: Hints | None = None
+
+    @property
+    def several(self) -> int:
+        return self.decoding.get("num_return_sequences") or 1
+
+    def arguments(self) -> dict[str, Any]:
+        return {"prompt": self.prompt, "seed": self.seed, **self.decoding}
+
+    def settings(self) -> dict[str, Any]:
+        hints = {} if self.hints is None else {"hints": str(self.hints.folder)}
+        return {**super().settings(), **hints}
+
+    def prompt_of(self, item: Item) -> str | None:
+        return None if self.hints is None else self.hints.prompt(self.prompt, item)
+
+    def said(self, found: Any) -> dict[str, Any] | None:
+        if not isinstance(found, Caption):
+            return None
+        captions = tuple((other.text, other.score) for other in found.alternatives)
+        names = ("confidence", "regions", "looped")
+        return {"captions": captions, **{name: getattr(found, name) for name in names}}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,15 +157,15 @@ class Copies:
     def told(self, copy: Record) -> Record:
         """The record of a copy, with what was said of its original, which has been captioned."""
         original = self._originals[copy.copy_of]
-        fields = ("captions", "confidence", "regions", "looped")
+        fields = ("captions", "confidence", "regions", "looped", "tags")
         said = {name: getattr(original, name) for name in fields}
         return dataclasses.replace(copy, **said)
 
 
 def caption_batches(
-    captioner: Captioner,
+    captioner: Captioner | Tagger,
     wanted: Iterable[Wanted],
-    options: CaptionOptions,
+    options: PictureOptions,
     copies: Copies | None = None,
 ) -> Iterator[list[Record]]:
     """Records of the pictures, in order, in batches of `options.batch_size`.
@@ -121,9 +181,12 @@ def caption_batches(
             picture = processor.decode(each.item.source())
             look = fingerprint(picture) if copies is not None else None
             prepared = captioner.prepare(processor.prepare(picture))
-        except ImageError as error:
+            prompt = options.prompt_of(each.item)
+            if prompt is not None and isinstance(captioner, VisionLanguageCaptioner):
+                captioner.asking(prompt)  # refuses what is no text
+        except (ImageError, GenerationError) as error:
             return each.error(_reason(each.item, error)), None
-        return each.record(look), Placed(each.place, prepared)
+        return each.record(look), Placed(each.place, prepared, prompt)
 
     def ready() -> Iterator[Placed | Record]:
         """Pictures for the captioner, and between them the records of pictures without captions."""
@@ -139,16 +202,9 @@ def caption_batches(
                 begun.append(record)
                 yield picture
 
-    def ended(found: Caption | Record) -> Record:
-        if isinstance(found, Caption):
-            said = tuple((other.text, other.score) for other in found.alternatives)
-            record = dataclasses.replace(
-                begun.popleft(),
-                captions=said,
-                confidence=found.confidence,
-                regions=found.regions,
-                looped=found.looped,
-            )
+    def ended(found: Any) -> Record:
+        if (said := options.said(found)) is not None:
+            record = dataclasses.replace(begun.popleft(), **said)
             if copies is not None:
                 copies.said(record)
             return record
@@ -156,17 +212,11 @@ def caption_batches(
             return copies.told(found)
         return found
 
-    found = captioner.stream_pixels(
-        ready(),
-        prompt=options.prompt,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        **options.decoding,
-    )
+    found = captioner.stream_pixels(ready(), batch_size=options.batch_size, **options.arguments())
     return batched(map(ended, found), options.batch_size)
 
 
-def _reason(item: Item, error: ImageError) -> str:
+def _reason(item: Item, error: CaptaxError) -> str:
     """Why a picture cannot be captioned, without its name."""
     reason = str(error).removeprefix(str(ImageError(f"{item.path}: ")))
     return re.sub(r"\Apicture of \d+ bytes: ", "", reason)

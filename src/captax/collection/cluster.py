@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from captax.collection.captioning import CaptionOptions, Copies, Wanted, caption_batches
+from captax.collection.captioning import Copies, PictureOptions, Wanted, caption_batches
 from captax.collection.item import CollectionError
 from captax.collection.record import Record
 from captax.compilation import persist_compiled_programs
@@ -60,7 +60,7 @@ class Cluster:
     def batches(
         self,
         wanted: Iterable[Wanted],
-        options: CaptionOptions,
+        options: PictureOptions,
         folder: Path,
         settings: Mapping[str, Any],
         copies: Copies | None = None,
@@ -95,7 +95,7 @@ class Cluster:
         with contextlib.suppress(OSError):
             place.rmdir()
 
-    def _run(self, ray: Any, shards: list["_Shard"], options: CaptionOptions) -> Iterator[Any]:
+    def _run(self, ray: Any, shards: list["_Shard"], options: PictureOptions) -> Iterator[Any]:
         """Caption the shards that are not done; yield once for each that becomes done."""
         todo = [
             {"file": str(shard.file), "wanted": pickle.dumps(shard.wanted)}
@@ -174,7 +174,7 @@ def tries_of(file: Path) -> Path:
 class ShardWorker:
     """A process with a model that captions shards; paths are relative to `folder`."""
 
-    def __init__(self, model: Mapping[str, Any], options: CaptionOptions, folder: str):
+    def __init__(self, model: Mapping[str, Any], options: PictureOptions, folder: str):
         try:
             os.chdir(folder)
         except OSError as error:

@@ -126,6 +126,7 @@ class Summary:
         left_out: files of the sources that are no pictures, by suffix.
         other_settings: the settings that differ from those that earlier captions, which are kept,
             were made with.
+        done: the word for what was done with a picture.
     """
 
     captioned: int = 0
@@ -144,6 +145,7 @@ class Summary:
     unmatched: int = 0
     left_out: Counter[str] = dataclasses.field(default_factory=Counter)
     other_settings: list[str] = dataclasses.field(default_factory=list)
+    done: str = "captioned"
 
     @property
     def settled(self) -> int:
@@ -154,10 +156,10 @@ class Summary:
         """The summary in words: the numbers, the speed, and why pictures have no caption."""
         failed = self.errors.total()
         counts = [
-            (self.captioned, "captioned"),
+            (self.captioned, self.done),
             (self.copies, "copies of others" if self.copies > 1 else "copy of another"),
             (self.skipped, "skipped because a caption is there already"),
-            (self.before, "captioned before"),
+            (self.before, f"{self.done} before"),
             (failed, "failed"),
         ]
         told = ", ".join(f"{count:,} {what}" for count, what in counts if count)
@@ -178,7 +180,8 @@ class Summary:
                 f"changed since an earlier run, and looked at again: {_pictures(self.changed)}"
             )
         if self.lost:
-            lines.append(f"captioned again because the caption was gone: {_pictures(self.lost)}")
+            lost = _pictures(self.lost)
+            lines.append(f"{self.done} again because the caption was gone: {lost}")
         if self.other_settings and self.before:
             lines.append(
                 f"made with other settings, and not made again: the captions of "
@@ -192,7 +195,7 @@ class Summary:
             )
         if self.unmatched:
             lines.append(
-                "captioned in an earlier run, and not among the pictures given now: "
+                f"{self.done} in an earlier run, and not among the pictures given now: "
                 f"{_pictures(self.unmatched)}; the captions were left as they are"
             )
         lines += [f"{count:,} x {reason}" for reason, count in self.errors.most_common()]

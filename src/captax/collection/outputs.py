@@ -24,7 +24,6 @@ from captax.files import (
     text_file,
     write_text,
 )
-from captax.text import graphic_in
 
 Records = Callable[[], Iterable[Record]]
 
@@ -40,7 +39,7 @@ def as_json(record: Record) -> dict[str, Any]:
     values: dict[str, Any] = {"path": record.name, "caption": record.text, "score": record.score}
     if record.confidence is not None:
         values["confidence"] = record.confidence
-    if (kind := graphic_in(record.text)) is not None:
+    if (kind := record.graphic) is not None:
         values["graphic"] = kind
     if record.looped:
         values["looped"] = True
@@ -53,6 +52,8 @@ def as_json(record: Record) -> dict[str, Any]:
     values |= record.columns
     if record.regions is not None:
         values["regions"] = [region.write() for region in record.regions]
+    if record.tags is not None:
+        values["tags"] = [tag.write() for tag in record.tags]
     return values
 
 

@@ -12,7 +12,13 @@ from typing import Any
 
 from captax.checkpoints.state import weights_digest
 from captax.collection.beside import Beside, Embedded, Kind, TextSidecars, XmpSidecars
-from captax.collection.captioning import CaptionOptions, Copies, Wanted, caption_batches
+from captax.collection.captioning import (
+    CaptionOptions,
+    Copies,
+    PictureOptions,
+    Wanted,
+    caption_batches,
+)
 from captax.collection.choices import CaptionFormat, Compare, OnExists, Resume
 from captax.collection.cluster import Cluster
 from captax.collection.exiftool import ExifTool
@@ -37,7 +43,7 @@ from captax.images import (
     write_sheet,
 )
 from captax.pipelines.captioner import Captioner
-from captax.text import graphic_in
+from captax.pipelines.tagger import Tagger
 
 _CAPTIONS = FileKind(
     "file of captions", suffixes=(".txt", ".jsonl", ".csv", ".parquet", ".json", ".md")
@@ -58,7 +64,7 @@ class Plan:
             XMP `.xmp`, which is added after the picture's suffix.
         on_exists: what to do if a picture already has a caption.
         separator: text between the old caption and the new one.
-        options: options of captioning.
+        options: what is asked of each picture.
         shape: how captions are written.
         sheet: the path of a page with pictures and captions, if one is wanted.
         follow_links: whether to write where links lead that lead out of the folders given.
@@ -74,7 +80,7 @@ class Plan:
     ext: str | None = None
     on_exists: OnExists = OnExists.skip
     separator: str = "\n"
-    options: CaptionOptions = dataclasses.field(default_factory=CaptionOptions)
+    options: PictureOptions = dataclasses.field(default_factory=CaptionOptions)
     shape: Shape = dataclasses.field(default_factory=Shape)
     sheet: Path | None = None
     follow_links: bool = False
@@ -92,7 +98,7 @@ class Plan:
             raise CollectionError(f"--format {self.wanted} writes a file; add --out")
         elif self.out is not None:
             self._check_file(self.out, within)
-        several = self.options.decoding.get("num_return_sequences") or 1
+        several = self.options.several
         if self.wanted in HOLD_ONE and several > 1 and self.sheet is None:
             raise OptionError(
                 f"`num_return_sequences` is {several}, and the format {self.wanted} holds one "
@@ -251,11 +257,8 @@ class Plan:
         absolute = [os.path.abspath(folder) for folder in folders]  # noqa: PTH100
         return Path(os.path.commonpath(absolute))
 
-    def settings(self, captioner: Captioner, model: str | None) -> dict[str, Any]:
+    def settings(self, captioner: Captioner | Tagger, model: str | None) -> dict[str, Any]:
         """Everything that captions depend on. It must stay the same when a job is resumed."""
-        options = dataclasses.asdict(self.options)
-        decoding = options.pop("decoding")
-        del options["batch_size"]
         relative = any("://" not in each and not Path(each).is_absolute() for each in self.sources)
         return {
             "sources": self.named,
@@ -264,12 +267,11 @@ class Plan:
             "weights": weights_digest(captioner.model),
             "format": str(self.wanted),
             **(self._beside() if self.beside else {}),
-            **options,
             **dataclasses.asdict(self.shape.template),
             "min_score": self.shape.min_score,
             **({"calibration": captioner.calibration.write()} if captioner.calibration else {}),
             **({"min_confidence": least} if (least := self.shape.min_confidence) else {}),
-            **decoding,
+            **self.options.settings(),
             **_tiles(captioner.processor),
         }
 
@@ -278,7 +280,7 @@ class Plan:
 
     def run(
         self,
-        captioner: Captioner,
+        captioner: Captioner | Tagger,
         *,
         model: str | None = None,
         cluster: Cluster | None = None,
@@ -339,6 +341,7 @@ class Plan:
                 asked=asked,
                 watch=watch,
             )
+            summary.done = self.options.done
             if self.sheet is not None and not summary.stopped:
                 batches = [shown] if journal is None else journal.batches()
                 records = itertools.chain.from_iterable(batches)
@@ -358,7 +361,7 @@ class Plan:
                 yield SheetRow(None, record.name, "", None, error=record.error)
                 continue
             unsure = calibration is not None and calibration.unsure(record.confidence)
-            notes = ["Graphic"] * (graphic_in(record.text) is not None) + ["Not sure"] * unsure
+            notes = ["Graphic"] * (record.graphic is not None) + ["Not sure"] * unsure
             notes += ["Said the same again and again"] * record.looped
             notes += ["For review"] * self.shape.doubtful(record)
             error, note = None, ", ".join(notes) or None

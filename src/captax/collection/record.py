@@ -7,7 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from captax.text.kinds import graphic_in
 from captax.text.regions import Region
+from captax.text.tags import Tag
 
 # Names that the files of captions have for what captax writes.
 _OWN = re.compile(
@@ -34,6 +36,7 @@ class Record:
         stamp: the state of the picture, as `captax.collection.stamps` tells it.
         regions: what the best caption says of parts of the picture, if it was asked for that.
         looped: whether the best caption said the same again and again, until it was cut.
+        tags: the tags that the caption is made of, as they are written in it, if it is.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Record:
     stamp: str = ""
     regions: tuple[Region, ...] | None = None
     looped: bool = False
+    tags: tuple[Tag, ...] | None = None
 
     @property
     def text(self) -> str:
@@ -60,6 +64,11 @@ class Record:
         """The best caption's score."""
         return self.captions[0][1]
 
+    @property
+    def graphic(self) -> str | None:
+        """What kind of graphic the best caption says that the picture is, if it says so."""
+        return graphic_in(self.text) if self.tags is None else None
+
     def write(self) -> dict[str, Any]:
         """The record as a JSON object, which `read` turns back into the same record."""
         values = dataclasses.asdict(self)
@@ -67,6 +76,8 @@ class Record:
         written = {k: v for k, v in values.items() if v not in empty and v is not False}
         if self.regions is not None:
             written["regions"] = [region.write() for region in self.regions]
+        if self.tags is not None:
+            written["tags"] = [tag.write() for tag in self.tags]
         return written
 
     @classmethod
@@ -78,7 +89,10 @@ class Record:
         regions = values.get("regions")
         if regions is not None:
             regions = tuple(map(Region.read, regions))
-        record = cls(**{**values, "captions": captions, "regions": regions})
+        tags = values.get("tags")
+        if tags is not None:
+            tags = tuple(map(Tag.read, tags))
+        record = cls(**{**values, "captions": captions, "regions": regions, "tags": tags})
         texts = [record.name, record.error, record.copy_of, record.target or "", record.before]
         texts += [record.replaced, record.stamp]
         texts += [text for text, _ in captions]

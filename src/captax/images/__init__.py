@@ -16,6 +16,7 @@ from captax.images.kinds import (
 from captax.images.prepared import Prepared
 from captax.images.processor import ImageProcessor
 from captax.images.sheet import SHEET, SheetRow, write_sheet
+from captax.images.square import SquareProcessor
 from captax.images.tiles import TileProcessor, load_processor
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ImageSource",
     "Prepared",
     "SheetRow",
+    "SquareProcessor",
     "TileProcessor",
     "UnusableImage",
     "begins_like_picture",

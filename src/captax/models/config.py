@@ -23,6 +23,7 @@ class ConfigError(CaptaxError):
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "projector_hidden_act")
 # Limits that no real model reaches: a wrong config is refused before it builds a huge model.
 MOST_LAYERS, MOST_LABELS, MOST = 1000, 10**6, 2**31
+MOST_STAGES = 8
 
 # Config classes by `model_type`; each adds itself when its file is imported.
 FAMILIES: dict[str, type["ModelConfig"]] = {}
@@ -151,7 +152,8 @@ def read_config(config: Mapping[str, Any], tensors: Collection[str] = ()) -> Mod
 
     Raises `ConfigError` when captax does not have such a family.
     """
-    name = config.get("model_type")
+    # timm's own configs name an architecture only.
+    name = config.get("model_type", "timm_wrapper" if "architecture" in config else None)
     if not isinstance(name, str) or name not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise ConfigError(f"model_type {quoted(name)} is not supported; use one of {known}")
@@ -236,6 +238,8 @@ def _check_sizes(cls: type, fields: Mapping[str, Any]) -> None:
         if key.endswith("_id"):
             continue
         default = defaults.get(key)
+        if isinstance(default, tuple) and default:
+            default = default[0]
         most = MOST_LAYERS if "layer" in key or key == "depths" else MOST
         least = 0 if default == 0 else 1
         if type(default) is int and default < 0:

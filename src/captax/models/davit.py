@@ -20,6 +20,7 @@ from captax.models.depthwise import depthwise_convolution
 from captax.models.encoders import Features, VisionEncoder
 from captax.models.layout import Layout, conv2d, linear, norm, table
 from captax.models.modules import LayerNorm, Linear, Mlp, MlpConfig, parameter
+from captax.models.windows import cut, filled_up, join
 
 EPSILON = 1e-5
 # No config names the size of pictures: Florence-2's processor does.
@@ -155,11 +156,8 @@ class WindowAttention(Attention):
         self.heads, self.side = config.num_heads[stage], config.window_size
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        batch, height, width, channels = x.shape
-        side, (rows, columns) = self.side, (-(-s // self.side) for s in (height, width))
-        pads = (0, 0), (0, rows * side - height), (0, columns * side - width), (0, 0)
-        windows = jnp.pad(x, pads).reshape(batch, rows, side, columns, side, channels)
-        windows = windows.swapaxes(2, 3).reshape(-1, side * side, channels)
+        whole = filled_up(x, self.side)
+        windows = cut(whole, self.side)
         query, key, value = self.parts(windows, self.heads)
         scores = jnp.einsum(
             "sqhc,skhc->shqk",
@@ -169,9 +167,8 @@ class WindowAttention(Attention):
         )
         seen = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
         mixed = self.out(jnp.einsum("shqk,skhc->sqhc", seen, value).reshape(windows.shape))
-        mixed = mixed.reshape(batch, rows, columns, side, side, channels).swapaxes(2, 3)
-        mixed = mixed.reshape(batch, rows * side, columns * side, channels)
-        return mixed[:, :height, :width]
+        grid = join(mixed, self.side, (whole.shape[1], whole.shape[2]))
+        return grid[:, : x.shape[1], : x.shape[2]]
 
 
 class ChannelAttention(Attention):

@@ -7,6 +7,34 @@ from jaxtyping import Array, Float
 
 from captax.models.arithmetic import project
 from captax.models.modules import Dropout, parameter
+from captax.models.windows import cut
+
+
+class SquareProjection(nnx.Module):
+    """Cuts a grid in squares, each of which is projected; what is left over is cut off.
+
+    It is a convolution whose stride is the side of its kernel.
+    """
+
+    def __init__(
+        self,
+        side: int,
+        width_in: int,
+        width_out: int,
+        *,
+        rngs: nnx.Rngs | None,
+        std: float = 0.02,
+    ):
+        self.kernel = parameter(rngs, (side, side, width_in, width_out), std=std)
+        self.bias = parameter(rngs, (width_out,))
+        self.side = side
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C2"]:
+        side, kernel = self.side, self.kernel[...]
+        rows, columns = (size // side for size in x.shape[1:3])
+        squares = cut(x[:, : rows * side, : columns * side], side)
+        flat = squares.reshape(len(x), rows, columns, side * side * x.shape[-1])
+        return project(flat, kernel.reshape(-1, kernel.shape[-1]).T) + self.bias[...]
 
 
 class PatchEmbedding(nnx.Module):

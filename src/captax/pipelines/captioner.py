@@ -150,20 +150,33 @@ class Captioner(Generator):
 
         Anything else among `pictures` is passed on in its turn. A picture's prompt and random draws
         depend on its place among `pictures`. If it is a `Placed`, they depend on the place that it
-        carries instead; this is for collections that are captioned in parts.
+        carries instead; this is for collections that are captioned in parts. It may carry a prompt
+        of its own, which then takes the place of `prompt`.
         """
         config = self._config(options)
         calibration = self.calibration
         measured = None if signals else tuple(calibration.weights) if calibration else ()
         one = isinstance(prompt, str)
         asked = self._asked([prompt] if isinstance(prompt, str) else list(prompt), system, raw)
+        own: dict[int, Any] = {}  # prompts that came with their pictures
 
         def prompted(place: int) -> Any:
+            if place in own:
+                return own[place]
             if not one and place >= len(asked):
                 raise GenerationError(
                     f"{len(asked)} prompts are given for more pictures: give one prompt for each"
                 )
             return asked[0 if one else place]
+
+        def placed() -> Iterator[tuple[int, Any]]:
+            for place, each in enumerate(pictures):
+                if not isinstance(each, Placed):
+                    yield place, each
+                    continue
+                if each.prompt is not None:
+                    [own[each.place]] = self._asked([each.prompt], system, raw)
+                yield each.place, each.picture
 
         def write(pictures: list[Picture], places: list[int]) -> Sequences:
             rows = padded(len(pictures), batch_size)
@@ -175,13 +188,10 @@ class Captioner(Generator):
             inputs = self.inputs(pictures, rows)
             return self._dispatch(inputs, prompts, rows, config, seeds, measured)
 
-        placed = (
-            each if isinstance(each, Placed) else (place, each)
-            for place, each in enumerate(pictures)
-        )
-        for place, found in stream_prepared(placed, write, batch_size=batch_size):
+        for place, found in stream_prepared(placed(), write, batch_size=batch_size):
             if isinstance(found, Sequences):
                 yield self._caption(prompted(place), found, config)
+                own.pop(place, None)
             else:
                 yield found
 

@@ -16,7 +16,7 @@ from captax.pipelines.text_generator import SOURCE_TOKENIZER
 
 EFFICIENTNET = re.compile(r"efficientnet-lite([0-4])")
 # The files of a checkpoint besides its config and weights.
-COMPANIONS = ("*.json", "*.txt", "*.bpe", "*.md", f"{SOURCE_TOKENIZER}/*")
+COMPANIONS = ("*.json", "*.txt", "*.bpe", "*.md", "selected_tags.csv", f"{SOURCE_TOKENIZER}/*")
 WEIGHT_INDEX = "*.index.json"
 # How torchvision evaluates its first ResNet weights (`ResNet50_Weights.IMAGENET1K_V1`).
 TORCHVISION = ImageProcessor(

@@ -20,6 +20,7 @@ from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import VisionEncoder
 from captax.models.florence2 import Florence2
+from captax.models.timm import TimmForm
 from captax.models.two_towers import TwoTowers
 from captax.models.vision_language import VisionLanguageModel
 from captax.pipelines.captioner import Captioner
@@ -27,6 +28,7 @@ from captax.pipelines.classifier import Classifier
 from captax.pipelines.florence2 import Florence2Captioner
 from captax.pipelines.generator import read_calibration, read_generation
 from captax.pipelines.matcher import Matcher
+from captax.pipelines.tagger import Tagger
 from captax.pipelines.text_generator import SOURCE_TOKENIZER, TextGenerator
 from captax.pipelines.vision_language import VisionLanguageCaptioner, check_places
 from captax.text import Tokenizer
@@ -86,8 +88,8 @@ def load(
             whole picture.
 
     Returns:
-        A `Captioner`, a `TextGenerator`, a `Classifier`, or a `Matcher` for a CLIP or
-        SigLIP.
+        A `Captioner`, a `TextGenerator`, a `Classifier`, a `Tagger`, or a `Matcher` for a CLIP
+        or SigLIP.
 
     Raises:
         CheckpointError: there is no checkpoint, or its model cannot be used alone.
@@ -154,6 +156,8 @@ def _from_directory(directory: Path, dtype: str, name: str | PathLike[str] | Non
         )
     if isinstance(model, TwoTowers):
         return Matcher(model, ImageProcessor.load(directory), Tokenizer.load(directory))
+    if isinstance(getattr(model, "config", None), TimmForm):
+        return Tagger.load(directory, model)
     if getattr(getattr(model, "config", None), "labels", ()):
         return Classifier(model, ImageProcessor.load(directory))
     raise CheckpointError(

@@ -26,10 +26,11 @@ def pace(batch_size: int) -> dict[str, int]:
 
 
 class Placed(NamedTuple):
-    """A picture that is one of many, by its place among all of them."""
+    """A picture that is one of many, by its place among all; it may have a prompt of its own."""
 
     place: int
     picture: Picture
+    prompt: str | None = None
 
 
 def stream_pictures(

@@ -45,18 +45,21 @@ def _inputs(full: bool) -> Inputs:
     return {"pixel_values": random_pixels(2, 3, height, width)}
 
 
-def _ask(model: Any, tensors: dict[str, Any]) -> Any:
+def ask_states(model: Any, tensors: dict[str, Any]) -> Any:
+    """What transformers' model computes, with its hidden states."""
     return model(**tensors, output_hidden_states=True)  # it has no attentions to give
 
 
-def _run(model: Any, inputs: Inputs) -> Outputs:
+def run_channels_first(model: Any, inputs: Inputs) -> Outputs:
+    """What a bare encoder computes, as transformers lays out grids."""
     features, seen = observe(model, pixels(inputs))
     batch, _, width = features.tokens.shape
     tokens = features.tokens.reshape(batch, *features.grid, width)
     return {"last_hidden_state": tokens.transpose(0, 3, 1, 2), **_channels_first(seen)}
 
 
-def _classify(model: Any, inputs: Inputs) -> Outputs:
+def run_classifier_channels_first(model: Any, inputs: Inputs) -> Outputs:
+    """What a classifier computes, as transformers lays out grids."""
     logits, seen = observe(model.classify, pixels(inputs))
     return {"logits": logits, **_channels_first(seen)}
 
@@ -66,7 +69,7 @@ def _channels_first(seen: Outputs) -> Outputs:
 
 
 CASES = [
-    Case("resnet", _resnet, _inputs, _run, _ask, loss="last_hidden_state"),
-    Case("resnet-classifier", _classifier, _inputs, _classify, _ask),
-    Case("resnet-basic", _basic, _inputs, _classify, _ask),
+    Case("resnet", _resnet, _inputs, run_channels_first, ask_states, loss="last_hidden_state"),
+    Case("resnet-classifier", _classifier, _inputs, run_classifier_channels_first, ask_states),
+    Case("resnet-basic", _basic, _inputs, run_classifier_channels_first, ask_states),
 ]
