@@ -229,6 +229,7 @@ def _plain(key: str, value: Any, kind: Any) -> Any:
 def _check_sizes(cls: type, fields: Mapping[str, Any]) -> None:
     """Refuse sizes below 1 (or 0, if that is the default) or above the limits; skip token ids.
 
+    Indexes of layers begin at 0.
     What is negative by default is a place, counted from either end.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
@@ -236,8 +237,8 @@ def _check_sizes(cls: type, fields: Mapping[str, Any]) -> None:
         if key.endswith("_id"):
             continue
         default = defaults.get(key)
-        most = MOST_LAYERS if "layer" in key or key == "depths" else MOST
-        least = 0 if default == 0 else 1
+        most = MOST_LAYERS if "layer" in key or key in ("depth", "depths") else MOST
+        least = 0 if default == 0 or key.endswith("_indexes") else 1
         if type(default) is int and default < 0:
             least = -most
         for size in value if isinstance(value, tuple) else (value,):
