@@ -26,12 +26,14 @@ MARKERS = {
         *("<bos>", "<start_of_turn>", "<end_of_turn>", END),
         *("<start_of_image>", "<end_of_image>"),
     ),
+    "qwen3-vl": ("<|im_start|>", END, "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
     "florence2": (END, "<poly>", "</poly>", "<sep>", *(f"<loc_{part}>" for part in range(5))),
 }
 # What keeps the places of a picture, where it is not `<image>`.
 PICTURES = {
     "joycaption": "<|reserved_special_token_69|>",
     "gemma3-vision": "<image_soft_token>",
+    "qwen3-vl": "<|image_pad|>",
 }
 # Markers after the words.
 LAST = {"smolvlm": tuple(f"<row_{row}_col_3>" for row in (1, 2, 3))}
@@ -42,10 +44,23 @@ TILES = {
     "size": {"longest_edge": 96},
     "max_image_size": {"longest_edge": 32},
 }
+# Of the families whose processors differ.
+OWN = {
+    "smolvlm": TILES,
+    "qwen3-vl": {
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+        "size": {"shortest_edge": 1024, "longest_edge": 8192},
+        "patch_size": 8,
+    },
+}
 
 
 def write(name: str, folder: Path) -> Path:
-    """`name` is one of `MARKERS`; "smolvlm" has tiles of 32 pixels, and longer sides of 96."""
+    """`name` is one of `MARKERS`.
+
+    "smolvlm" has tiles of 32 pixels, and longer sides of 96; "qwen3-vl" has a token for 16 x 16
+    pixels, and from 4 to 32 of them.
+    """
     shutil.copytree(CASES[name].stored, folder, dirs_exist_ok=True)
     contents = json.loads((folder / "config.json").read_text())
     if name != "florence2":  # whose positions are a table
@@ -63,7 +78,7 @@ def write(name: str, folder: Path) -> Path:
     backend.add_special_tokens([*markers, *last, picture, "<pad>", "<s>", "</s>"])
     Tokenizer(backend, start="<s>", eos=END, pad="<pad>").save(folder)
     processor = ImageProcessor(size=SIZES.get(name, (32, 32)))
-    config = TILES if name == "smolvlm" else processor.to_config()
+    config = OWN.get(name) or processor.to_config()
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
     roles = {"eos_token_id": words[END], "pad_token_id": 0, "bos_token_id": 1}
     if name == "florence2":

@@ -62,9 +62,7 @@ def test_pixels_patches_and_files_both_ways(config: dict[str, Any], tmp_path: Pa
         assert rows * columns <= ours.most_places * ours.merge**2 or ours.min_pixels == 40_000
     last = np.asarray(theirs(image)["pixel_values"]).reshape(len(patches), 3, 2, -1)[:, :, 0]
     normal = in_squares(ours.normalize(got.pixels[None])[0], ours.patch, ours.merge)
-    np.testing.assert_allclose(
-        normal, last.swapaxes(1, 2).reshape(normal.shape), rtol=0, atol=1e-5
-    )
+    np.testing.assert_allclose(normal, last.swapaxes(1, 2).reshape(normal.shape), rtol=0, atol=1e-5)
     # What transformers writes of it, and what it reads of ours.
     theirs.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "preprocessor_config.json").read_text())

@@ -14,10 +14,12 @@ import safetensors.numpy
 import captax
 from captax.checkpoints.state import export, fill, parameters, rebuilder
 from captax.data import pack_captions
+from captax.images import Prepared
 from captax.models.config import FAMILIES
 from captax.models.gemma3_vision import Gemma3Config
 from captax.models.llava import LlavaConfig
 from captax.models.paligemma import PaliGemmaConfig
+from captax.models.patches import in_squares
 from captax.models.prompt import Prompt
 from captax.models.smolvlm import Idefics3Config, SmolVLMConfig, buckets
 from captax.models.vision_language import VisionLanguageConfig
@@ -29,6 +31,8 @@ transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
+# Families that are shown pictures at their own size.
+NATIVE = ("qwen3-vl",)
 LAYERS = {"num_hidden_layers": 2, "intermediate_size": 20}
 VISION = {
     **LAYERS,
@@ -196,6 +200,26 @@ def test_configs_tensors_and_features_of_pictures(
     np.testing.assert_allclose(features.tokens, want.numpy(), atol=1e-4, rtol=0)
 
 
+def seen_by_theirs(name: str, ours: Any, shown: Prepared, tokens: Any) -> dict[str, Any]:
+    """A prepared picture as transformers' models take it, and what they are told of its tokens."""
+    pixels = ours.processor.normalize(shown.views)
+    marked = (tokens == ours.model.config.image_token_id).long()
+    if name in NATIVE:
+        patch, merge = ours.processor.patch, ours.processor.merge
+        still = in_squares(pixels[0], patch, merge).reshape(-1, patch**2, 1, 3).repeat(2, axis=2)
+        height, width = (side // patch for side in shown.pixels.shape[:2])
+        return {
+            "pixel_values": torch.from_numpy(still.transpose(0, 3, 2, 1).reshape(len(still), -1)),
+            "image_grid_thw": torch.tensor([[1, height, width]]),
+            "mm_token_type_ids": marked,
+        }
+    views = torch.from_numpy(pixels.transpose(0, 3, 1, 2))
+    given = {"pixel_values": views[None] if name == "smolvlm" else views}
+    if name in ("paligemma", "gemma3-vision"):
+        given["token_type_ids"] = marked * (name != "paligemma")
+    return given
+
+
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize("name", sorted(MARKERS))
 def test_a_batch_is_answered_as_the_reference_answers_each(
@@ -229,11 +253,7 @@ def test_a_batch_is_answered_as_the_reference_answers_each(
         read = ours._whole_prompt(asked, shown, ours.generation)
         begun = 1 if name == "florence2" else len(read)  # which the encoder's prompt is no part of
         tokens = torch.tensor([getattr(read, "question", read)])
-        pixels = torch.from_numpy(ours.processor.normalize(shown.views).transpose(0, 3, 1, 2))
-        given = {"pixel_values": pixels[None] if name == "smolvlm" else pixels}
-        if name in ("paligemma", "gemma3-vision"):
-            marked = tokens == ours.model.config.image_token_id
-            given["token_type_ids"] = marked.long() * (name != "paligemma")
+        given = seen_by_theirs(name, ours, shown, tokens)
         want = theirs.generate(
             input_ids=tokens,
             attention_mask=torch.ones_like(tokens),

@@ -19,6 +19,8 @@ from captax.cli.options import (
     ImageSplitting,
     Loaded,
     LoadedDtype,
+    MaxPixels,
+    MinPixels,
     Model,
     Offline,
     Raw,
@@ -114,6 +116,8 @@ def caption(
     overwrite: Replace = False,
     image_size: ImageSize = None,
     image_splitting: ImageSplitting = None,
+    min_pixels: MinPixels = None,
+    max_pixels: MaxPixels = None,
     dtype: Loaded = LoadedDtype.float32,
     revision: Revision = None,
     offline: Offline = False,
@@ -248,6 +252,8 @@ def caption(
         "dtype": dtype.value,
         "image_size": image_size,
         "image_splitting": image_splitting,
+        "min_pixels": min_pixels,
+        "max_pixels": max_pixels,
     }
     _refuse_idle(
         plan,

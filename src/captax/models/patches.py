@@ -20,8 +20,8 @@ class Patches:
     compiled program they are JAX's.
     """
 
-    values: Num[Any, "batch patches values"]
-    grids: Int[Any, "batch 2"]
+    values: Num[Any, "*batch patches values"]
+    grids: Int[Any, "*batch 2"]
 
     def cells(self, factor: int) -> tuple[Array, Array, Array]:
         """The row and the column of each patch, and whether it is one; `factor` patches in a row

@@ -6,7 +6,7 @@ of its row and its column, so that a picture takes as many positions as its long
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ from captax.models.vision_language import (
 )
 
 Config = TypeVar("Config", bound=ModelConfig)
+Whole = TypeVar("Whole", bound="QwenVLConfig")
 # With so many patches each, `VIEWS_AT_ONCE` pictures are encoded at once.
 PATCHES = 1024
 
@@ -146,7 +147,7 @@ class SectionedConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True)
 class QwenVLConfig(VisionLanguageConfig):
-    """What the configs of all parts share."""
+    """What the configs of whole models share."""
 
     vision_config: QwenVisionConfig = QwenVisionConfig()
     image_token_id: int = 151_655
@@ -155,7 +156,7 @@ class QwenVLConfig(VisionLanguageConfig):
     vision_end_token_id: int = 151_653
 
     @classmethod
-    def read(cls: type[Config], config: Mapping[str, Any], tensors: Collection[str] = ()) -> Config:
+    def read(cls: type[Whole], config: Mapping[str, Any], tensors: Collection[str] = ()) -> Whole:
         vision, text = config.get("vision_config"), config.get("text_config")
         if isinstance(vision, Mapping) and vision.get("model_type") == cls.model_type:
             # As the first checkpoints have it.
@@ -258,9 +259,11 @@ class QwenTower(VisionEncoder):
     def features_width(self) -> int:
         return self.config.hidden_size
 
-    def __call__(  # type: ignore[override]
-        self, pictures: Patches | Float[Array, "batch height width 3"]
-    ) -> Features:
+    def parts(self) -> Sequence[Callable[[Array], Array]]:
+        """None: what each picture's patches need to know of its size is no array's shape."""
+        return []
+
+    def __call__(self, pictures: Patches | Float[Array, "batch height width 3"]) -> Features:
         """Encode pictures: of one size, or patches of several, which may be filled up."""
         grid = None
         if not isinstance(pictures, Patches):
@@ -317,9 +320,7 @@ class QwenTower(VisionEncoder):
 class QwenVL(VisionLanguageModel):
     """A language model that is shown pictures of any size."""
 
-    def encode(  # type: ignore[override]
-        self, inputs: Patches | Float[Array, "batch *views height width 3"]
-    ) -> Features:
+    def encode(self, inputs: Patches | Float[Array, "batch *views height width 3"]) -> Features:
         """Encode pictures, of one size or as patches; each is a single view."""
         if not isinstance(inputs, Patches) and inputs.ndim == 5:
             inputs = inputs[:, 0]

@@ -15,7 +15,7 @@ from captax.checkpoints.directory import CONFIG, read_json
 from captax.errors import CheckpointError, OptionError, quoted
 from captax.generation import GenerationConfig
 from captax.generation.result import Generated
-from captax.images import ImageProcessor, ImageSource, Prepared, TileProcessor
+from captax.images import AnyProcessor, ImageSource, Prepared
 from captax.images.processor import PROCESSOR
 from captax.models.encoders import Features
 from captax.models.vision_language import VisionLanguageModel
@@ -43,7 +43,7 @@ class VisionLanguageCaptioner(Captioner):
     def __init__(
         self,
         model: VisionLanguageModel,
-        processor: ImageProcessor | TileProcessor,
+        processor: AnyProcessor,
         tokenizer: Tokenizer,
         prompt_format: PromptFormat,
         generation: GenerationConfig | None = None,
@@ -61,7 +61,16 @@ class VisionLanguageCaptioner(Captioner):
 
     def places(self, picture: Prepared) -> int:
         """How many tokens stand for a prepared picture."""
-        return self.model.config.places * len(picture.views)
+        return self.arrangement(picture)[0] * len(picture.views)
+
+    def arrangement(self, picture: Prepared) -> tuple[int, tuple[int, int]]:
+        """How many tokens stand for a view of a prepared picture, and the grid of its tiles."""
+        return self.model.config.places, picture.grid
+
+    @property
+    def largest(self) -> tuple[int, tuple[int, int]]:
+        """The arrangement of the picture that takes the most tokens."""
+        return self.model.config.places, self.processor.most_tiles
 
     @property
     def cost(self) -> str:
@@ -74,8 +83,8 @@ class VisionLanguageCaptioner(Captioner):
             f"{view}); `image_splitting=False` makes it {view}"
         )
 
-    def asking(self, prompt: str = "") -> Callable[[tuple[int, int]], list[int]]:
-        """All tokens of a prompt in the model's format, by the grid of a picture's tiles.
+    def asking(self, prompt: str = "") -> Callable[[int, tuple[int, int]], list[int]]:
+        """All tokens of a prompt in the model's format, by the `arrangement` of a picture.
 
         Raises `GenerationError` if the prompt contains a token that is no text.
         """
@@ -88,7 +97,7 @@ class VisionLanguageCaptioner(Captioner):
 
     def with_model(self, model: Any) -> "VisionLanguageCaptioner":
         parts = self.processor, self.tokenizer, self.prompt_format, self.generation
-        return VisionLanguageCaptioner(model, *parts)
+        return type(self)(model, *parts)
 
     def _said(
         self, captions: Sequence[str | Generated], prompt: str, config: GenerationConfig
@@ -100,10 +109,10 @@ class VisionLanguageCaptioner(Captioner):
         return [functools.partial(self._encoded, prompt, system, raw) for prompt in prompts]
 
     def _whole_prompt(self, asked: Any, picture: Prepared, config: GenerationConfig) -> list[int]:
-        return asked(picture.grid)
+        return asked(*self.arrangement(picture))
 
     def _encode_prompt(
-        self, prompt: str, system: str, raw: bool, grid: tuple[int, int]
+        self, prompt: str, system: str, raw: bool, places: int, grid: tuple[int, int]
     ) -> list[int]:
         how, (rows, columns) = self.prompt_format, grid
         if how.tiles is not None and rows:
@@ -113,7 +122,7 @@ class VisionLanguageCaptioner(Captioner):
                     f"a picture of {rows} x {columns} tiles: the tokenizer has no {last}; give a "
                     "smaller `image_size`"
                 )
-        shown = how.picture_text(self.model.config.places, grid)
+        shown = how.picture_text(places, grid)
         if raw:
             text = how.start + shown + prompt
         else:
@@ -123,7 +132,7 @@ class VisionLanguageCaptioner(Captioner):
     def _spoken(self, asked: Any) -> list[int]:
         return []  # the prompt is a question
 
-    def inputs(self, pictures: list[Any], rows: int) -> UInt8[np.ndarray, "rows views h w 3"]:
+    def inputs(self, pictures: Sequence[Any], rows: int) -> UInt8[np.ndarray, "rows views h w 3"]:
         most = max(len(picture.views) for picture in pictures)
         count = next((size for size in VIEWS if size >= most), most)
         views = np.zeros((rows, count, *self.processor.size, 3), np.uint8)

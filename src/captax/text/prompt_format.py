@@ -203,6 +203,7 @@ QWEN_VL = dataclasses.replace(
     picture_end="<|vision_end|>",
     prompt="Describe this image.",
 )
+QWEN3_VL = dataclasses.replace(QWEN_VL, system_text=None)
 GEMMA = PromptFormat(
     start="<bos>",
     user="<start_of_turn>user\n",
@@ -278,6 +279,7 @@ FORMATS: dict[str, tuple[PromptFormat, ...]] = {
     "llava": (LLAVA, JOYCAPTION),
     "gemma3": (GEMMA3,),
     "florence2": (FLORENCE2,),
+    "qwen3_vl": (QWEN3_VL,),
 }
 
 
