@@ -26,13 +26,17 @@ MARKERS = {
         *("<bos>", "<start_of_turn>", "<end_of_turn>", END),
         *("<start_of_image>", "<end_of_image>"),
     ),
-    "qwen3-vl": ("<|im_start|>", END, "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
+    **dict.fromkeys(
+        ("qwen2.5-vl", "qwen3-vl"),
+        ("<|im_start|>", END, "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
+    ),
     "florence2": (END, "<poly>", "</poly>", "<sep>", *(f"<loc_{part}>" for part in range(5))),
 }
 # What keeps the places of a picture, where it is not `<image>`.
 PICTURES = {
     "joycaption": "<|reserved_special_token_69|>",
     "gemma3-vision": "<image_soft_token>",
+    "qwen2.5-vl": "<|image_pad|>",
     "qwen3-vl": "<|image_pad|>",
 }
 # Markers after the words.
@@ -47,6 +51,12 @@ TILES = {
 # Of the families whose processors differ.
 OWN = {
     "smolvlm": TILES,
+    "qwen2.5-vl": {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "min_pixels": 1024,
+        "max_pixels": 8192,
+        "patch_size": 8,
+    },
     "qwen3-vl": {
         "image_processor_type": "Qwen2VLImageProcessorFast",
         "size": {"shortest_edge": 1024, "longest_edge": 8192},
@@ -58,7 +68,7 @@ OWN = {
 def write(name: str, folder: Path) -> Path:
     """`name` is one of `MARKERS`.
 
-    "smolvlm" has tiles of 32 pixels, and longer sides of 96; "qwen3-vl" has a token for 16 x 16
+    "smolvlm" has tiles of 32 pixels, and longer sides of 96. Qwen's have a token for 16 x 16
     pixels, and from 4 to 32 of them.
     """
     shutil.copytree(CASES[name].stored, folder, dirs_exist_ok=True)

@@ -32,7 +32,7 @@ torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
 # Families that are shown pictures at their own size.
-NATIVE = ("qwen3-vl",)
+NATIVE = ("qwen2.5-vl", "qwen3-vl")
 LAYERS = {"num_hidden_layers": 2, "intermediate_size": 20}
 VISION = {
     **LAYERS,

@@ -34,6 +34,7 @@ from captax.models.vision_language import (
 
 Config = TypeVar("Config", bound=ModelConfig)
 Whole = TypeVar("Whole", bound="QwenVLConfig")
+Pixels = Float[Array, "batch *views height width 3"]
 # With so many patches each, `VIEWS_AT_ONCE` pictures are encoded at once.
 PATCHES = 1024
 
@@ -147,7 +148,13 @@ class SectionedConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True)
 class QwenVLConfig(VisionLanguageConfig):
-    """What the configs of whole models share."""
+    """What the configs of whole models share.
+
+    `prefixes` are those of the tower's tensors and of the language model's, as transformers writes
+    them; it reads those of every family in both.
+    """
+
+    prefixes: ClassVar[tuple[str, str]] = ("model.visual.", "model.language_model.")
 
     vision_config: QwenVisionConfig = QwenVisionConfig()
     image_token_id: int = 151_655
@@ -222,20 +229,21 @@ class QwenVLConfig(VisionLanguageConfig):
         )
 
     def layout(self) -> Layout:
+        visual, language = self.prefixes
         parts = join(
-            self.vision_config.layout().within("model.visual.", "encoder."),
-            Layout(self.connector_rules()).within("model.visual.", "connector."),
-            language_layout(self.text_config, "model.language_model.", "lm_head."),
+            self.vision_config.layout().within(visual, "encoder."),
+            Layout(self.connector_rules()).within(visual, "connector."),
+            language_layout(self.text_config, language, "lm_head."),
+        )
+        spellings = (
+            *(("model.visual.", visual), ("visual.", visual)),
+            *(("model.language_model.", language), ("model.", language)),
         )
 
         def canonical(name: str) -> str | None:
-            # As checkpoints have them from before transformers 4.52.
-            if name.startswith("visual."):
-                name = f"model.{name}"
-            elif name.startswith("model.") and not name.startswith(
-                ("model.visual.", "model.language_model.")
-            ):
-                name = name.replace("model.", "model.language_model.", 1)
+            for spelt, ours in spellings:
+                if name.startswith(spelt):
+                    return parts.canonical(ours + name.removeprefix(spelt))
             return parts.canonical(name)
 
         return Layout(parts.rules, canonical)
@@ -320,7 +328,7 @@ class QwenTower(VisionEncoder):
 class QwenVL(VisionLanguageModel):
     """A language model that is shown pictures of any size."""
 
-    def encode(self, inputs: Patches | Float[Array, "batch *views height width 3"]) -> Features:
+    def encode(self, inputs: Patches | Pixels) -> Features:  # type: ignore[override]
         """Encode pictures, of one size or as patches; each is a single view."""
         if not isinstance(inputs, Patches) and inputs.ndim == 5:
             inputs = inputs[:, 0]

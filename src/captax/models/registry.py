@@ -25,6 +25,7 @@ from captax.models import (  # noqa: F401
     llava,
     paligemma,
     qwen2,
+    qwen2_5_vl,
     qwen3,
     qwen3_vl,
     resnet,

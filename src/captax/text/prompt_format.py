@@ -279,6 +279,7 @@ FORMATS: dict[str, tuple[PromptFormat, ...]] = {
     "llava": (LLAVA, JOYCAPTION),
     "gemma3": (GEMMA3,),
     "florence2": (FLORENCE2,),
+    "qwen2_5_vl": (QWEN_VL,),
     "qwen3_vl": (QWEN3_VL,),
 }
 

@@ -219,6 +219,31 @@ def _qwen3_vl(full: bool) -> Any:
     return Qwen3VLForConditionalGeneration(config)
 
 
+def _qwen25_vl(full: bool) -> Any:
+    """At the real size, Qwen/Qwen2.5-VL-3B-Instruct with fewer layers and words."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    vision = {"hidden_size": 16, "num_heads": 2, "depth": 3, "intermediate_size": 20}
+    vision |= {"patch_size": 8, "out_hidden_size": 64, "window_size": 32}
+    vision |= {"fullatt_block_indexes": [1]}
+    real_vision = {"hidden_size": 1280, "depth": 3, "intermediate_size": 3420}
+    real_vision |= {"out_hidden_size": 2048, "fullatt_block_indexes": [2]}
+    real = {"hidden_size": 2048, "intermediate_size": 11_008, "num_hidden_layers": 2}
+    real |= {"num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 32_064}
+    sections = {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1_000_000.0}
+    small = {key: value for key, value in QWEN_TEXT.items() if key != "head_dim"}
+    config = Qwen2_5_VLConfig(
+        vision_config=real_vision if full else vision,
+        text_config={
+            **(real if full else {**small, "hidden_size": 64}),
+            "rope_parameters": sections if full else QWEN_SECTIONS,
+        },
+        image_token_id=32_000 if full else PICTURE,
+        tie_word_embeddings=full,
+    )
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
 def _qwen_inputs(patch: int, real_patch: int) -> Any:
     """Words, a picture of any shape, a prompt and what is said, for two pictures."""
 
@@ -287,5 +312,6 @@ CASES = [
     Case("llava", _llava("clip"), _inputs(32, 336, 16, 576, 32_000), _run, _ask),
     Case("joycaption", _llava("siglip"), _inputs(32, 384, 16, 729, 32_000), _run, _ask),
     Case("gemma3-vision", _gemma3, _gemma3_inputs, _run, _ask),
+    Case("qwen2.5-vl", _qwen25_vl, _qwen_inputs(8, 14), _run, _ask),
     Case("qwen3-vl", _qwen3_vl, _qwen_inputs(8, 16), _run_deep, _ask),
 ]
