@@ -21,6 +21,8 @@ from captax.models.llava import LlavaConfig
 from captax.models.paligemma import PaliGemmaConfig
 from captax.models.patches import in_squares
 from captax.models.prompt import Prompt
+from captax.models.qwen2_5_vl import Qwen2_5_VLConfig
+from captax.models.qwen3_vl import Qwen3VLConfig
 from captax.models.smolvlm import Idefics3Config, SmolVLMConfig, buckets
 from captax.models.vision_language import VisionLanguageConfig
 from captax.text.prompt_format import FORMATS, IDEFICS3, PALIGEMMA, SMOLVLM, PromptFormat
@@ -134,6 +136,55 @@ MODELS: list[tuple[str, type[VisionLanguageConfig], dict[str, Any]]] = [
 ]
 
 
+QWEN_TEXT = {**TEXT, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+QWEN_TEXT["rope_parameters"] = {"rope_type": "default", "mrope_section": [4, 2, 2]}
+QWEN_TEXT["rope_parameters"]["rope_theta"] = 10_000.0
+QWEN_VISION = {"hidden_size": 24, "num_heads": 3, "depth": 3, "intermediate_size": 20}
+QWEN_VISION |= {"patch_size": 8, "out_hidden_size": 16}
+MODELS += [
+    (
+        "Qwen3VL",
+        Qwen3VLConfig,
+        {
+            "vision_config": {
+                **QWEN_VISION,
+                "num_position_embeddings": 16,
+                "deepstack_visual_indexes": [0],
+            },
+            "text_config": {
+                **QWEN_TEXT,
+                "rope_parameters": {**QWEN_TEXT["rope_parameters"], "mrope_interleaved": True},
+            },
+            "image_token_id": 39,
+        },
+    ),
+    (
+        "Qwen2_5_VL",
+        Qwen2_5_VLConfig,
+        {
+            "vision_config": {
+                **QWEN_VISION,
+                "out_hidden_size": 32,
+                "window_size": 16,
+                "fullatt_block_indexes": [2],
+            },
+            "text_config": {**QWEN_TEXT, "hidden_size": 32},
+            "image_token_id": 39,
+        },
+    ),
+]
+
+
+def patches_of(pixels: np.ndarray) -> dict[str, Any]:
+    """Pictures [batch 3 height width] as Qwen's models take them."""
+    cut = in_squares(pixels.transpose(0, 2, 3, 1), 8, 2).reshape(-1, 64, 1, 3).repeat(2, axis=2)
+    grid = [1, pixels.shape[2] // 8, pixels.shape[3] // 8]
+    return {
+        "pixel_values": torch.from_numpy(cut.transpose(0, 3, 2, 1).reshape(len(cut), -1)),
+        "image_grid_thw": torch.tensor([grid] * len(pixels)),
+    }
+
+
 def reference(name: str, arguments: dict[str, Any]) -> Any:
     """A model of transformers with random weights, biases and scales included."""
     torch.manual_seed(0)
@@ -191,12 +242,16 @@ def test_configs_tensors_and_features_of_pictures(
     pixels = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
     views = torch.from_numpy(pixels)
     with torch.no_grad():
-        tiled = name in ("SmolVLM", "Idefics3")
-        found = theirs.model.get_image_features(views[:, None] if tiled else views).pooler_output
-        want = torch.stack(list(found))
+        shown: dict[str, Any] = {"pixel_values": views}
+        if name in ("SmolVLM", "Idefics3"):
+            shown = {"pixel_values": views[:, None]}
+        elif name.startswith("Qwen"):
+            shown = patches_of(pixels)
+        want = torch.stack(list(theirs.model.get_image_features(**shown).pooler_output))
     features = jax.jit(lambda pixels: ours.encode(pixels))(pixels.transpose(0, 2, 3, 1))
-    assert features.tokens.shape == (2, config.places, config.text_config.hidden_size)
-    assert features.lead + features.grid[0] * features.grid[1] == config.places
+    places = 4 if name.startswith("Qwen") else config.places
+    assert features.tokens.shape == (2, places, config.text_config.hidden_size)
+    assert features.lead + features.grid[0] * features.grid[1] == places
     np.testing.assert_allclose(features.tokens, want.numpy(), atol=1e-4, rtol=0)
 
 
@@ -367,7 +422,7 @@ def test_formats_have_the_model_types_of_configs() -> None:
 CAPTIONS = ([[5, 9, 2], [7, 2]], [[30, 11, 12, 2], [8, 2]])
 
 
-@pytest.mark.parametrize(("name", "kind", "arguments"), [MODELS[i] for i in (0, 3, 4)])
+@pytest.mark.parametrize(("name", "kind", "arguments"), [MODELS[i] for i in (0, 3, 4, -2, -1)])
 def test_the_loss_is_that_of_labels_without_the_prompt(
     name: str, kind: type[VisionLanguageConfig], arguments: dict[str, Any]
 ) -> None:
@@ -379,7 +434,7 @@ def test_the_loss_is_that_of_labels_without_the_prompt(
     saved = {key: value.numpy() for key, value in theirs.state_dict().items()}
     ours = fill(config.build(), saved, where="theirs", layout=config.layout())
     pixels = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
-    shown = [picture] * config.places
+    shown = [picture] * (4 if name.startswith("Qwen") else config.places)
     prompts = [[6, *shown, 20, 21], [6, *shown, 22, 23, 24, 25]]
 
     # Theirs: each caption in a sequence of its own, the prompt's labels are -100.
@@ -390,6 +445,9 @@ def test_the_loss_is_that_of_labels_without_the_prompt(
             labels = torch.tensor([[*[-100] * len(prompt), *caption]])
             views = torch.from_numpy(pixels[row : row + 1])
             given: dict[str, Any] = {"pixel_values": views if name == "PaliGemma" else views[None]}
+            if name.startswith("Qwen"):
+                given = patches_of(pixels[row : row + 1])
+                given["mm_token_type_ids"] = (tokens == picture).long()
             if name == "PaliGemma":
                 given["token_type_ids"] = (labels != -100).long()
             loss = theirs(input_ids=tokens, labels=labels, use_cache=False, **given).loss

@@ -20,6 +20,7 @@ from captax.text.prompt_format import (
     LLAMA3,
     LLAVA,
     PALIGEMMA,
+    QWEN3_VL,
     QWEN_VL,
     SMOLLM2,
     SMOLVLM,
@@ -79,6 +80,24 @@ RENDERED: list[tuple[str, PromptFormat, int, str | None, str]] = [
         1,
         None,
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        "<|vision_start|><|image_pad|><|vision_end|>What is on the\nleft?<|im_end|>\n"
+        "<|im_start|>assistant\n",
+    ),
+    (
+        "Qwen/Qwen2.5-VL-3B-Instruct",
+        QWEN_VL,
+        1,
+        SYSTEM,
+        "<|im_start|>system\nYou look closely.<|im_end|>\n<|im_start|>user\n"
+        "<|vision_start|><|image_pad|><|vision_end|>What is on the\nleft?<|im_end|>\n"
+        "<|im_start|>assistant\n",
+    ),
+    (
+        "Qwen/Qwen3-VL-2B-Instruct",
+        QWEN3_VL,
+        1,
+        None,
+        "<|im_start|>user\n"
         "<|vision_start|><|image_pad|><|vision_end|>What is on the\nleft?<|im_end|>\n"
         "<|im_start|>assistant\n",
     ),

@@ -28,8 +28,10 @@ class Qwen2Config(LanguageConfig):
     eos_token_id: int | tuple[int, ...] | None = None
 
     def write(self) -> dict[str, Any]:
-        # transformers takes no null here.
-        return {**super().write(), "head_dim": self.head}
+        said = super().write()
+        if self.head_dim is None:
+            del said["head_dim"]  # transformers takes no null here
+        return said
 
     @property
     def activation(self) -> str:

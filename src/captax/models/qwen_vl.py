@@ -180,7 +180,7 @@ class QwenVLConfig(VisionLanguageConfig):
     def check(self) -> None:
         vision, text = self.vision_config, self.text_config
         head = vision.hidden_size // vision.num_heads
-        if vision.hidden_size % vision.num_heads or head % 4:
+        if head % 4:
             raise ConfigError(
                 f"vision_config.hidden_size={vision.hidden_size} with num_heads="
                 f"{vision.num_heads} makes heads whose width is not a multiple of 4"
