@@ -3,13 +3,17 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
-from captax.images import ImageProcessor
+from captax.images import ImageProcessor, Prepared
+from captax.models.patches import in_squares
 from captax.text import Tokenizer
 from golden.families import CASES
 
+# Families that are shown pictures at their own size.
+NATIVE = ("qwen2.5-vl", "qwen3-vl")
 END = "<end_of_utterance>"
 MARKERS = {
     "smolvlm": (
@@ -27,7 +31,7 @@ MARKERS = {
         *("<start_of_image>", "<end_of_image>"),
     ),
     **dict.fromkeys(
-        ("qwen2.5-vl", "qwen3-vl"),
+        NATIVE,
         ("<|im_start|>", END, "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
     ),
     "florence2": (END, "<poly>", "</poly>", "<sep>", *(f"<loc_{part}>" for part in range(5))),
@@ -95,3 +99,25 @@ def write(name: str, folder: Path) -> Path:
         roles |= {"decoder_start_token_id": 2, "max_length": 20}
     (folder / "generation_config.json").write_text(json.dumps(roles))
     return folder
+
+
+def seen_by_theirs(name: str, ours: Any, shown: Prepared, tokens: Any) -> dict[str, Any]:
+    """A prepared picture as transformers' models take it, and what they are told of its tokens."""
+    import torch
+
+    pixels = ours.processor.normalize(shown.views)
+    marked = (tokens == ours.model.config.image_token_id).long()
+    if name in NATIVE:
+        patch, merge = ours.processor.patch, ours.processor.merge
+        still = in_squares(pixels[0], patch, merge).reshape(-1, patch**2, 1, 3).repeat(2, axis=2)
+        height, width = (side // patch for side in shown.pixels.shape[:2])
+        return {
+            "pixel_values": torch.from_numpy(still.transpose(0, 3, 2, 1).reshape(len(still), -1)),
+            "image_grid_thw": torch.tensor([[1, height, width]]),
+            "mm_token_type_ids": marked,
+        }
+    views = torch.from_numpy(pixels.transpose(0, 3, 1, 2))
+    given = {"pixel_values": views[None] if name == "smolvlm" else views}
+    if name in ("paligemma", "gemma3-vision"):
+        given["token_type_ids"] = marked * (name != "paligemma")
+    return given

@@ -14,7 +14,6 @@ import safetensors.numpy
 import captax
 from captax.checkpoints.state import export, fill, parameters, rebuilder
 from captax.data import pack_captions
-from captax.images import Prepared
 from captax.models.config import FAMILIES
 from captax.models.gemma3_vision import Gemma3Config
 from captax.models.llava import LlavaConfig
@@ -27,14 +26,12 @@ from captax.models.smolvlm import Idefics3Config, SmolVLMConfig, buckets
 from captax.models.vision_language import VisionLanguageConfig
 from captax.text.prompt_format import FORMATS, IDEFICS3, PALIGEMMA, SMOLVLM, PromptFormat
 from captax.training.step import token_losses
-from vision_language_files import MARKERS, write
+from vision_language_files import MARKERS, seen_by_theirs, write
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
-# Families that are shown pictures at their own size.
-NATIVE = ("qwen2.5-vl", "qwen3-vl")
 LAYERS = {"num_hidden_layers": 2, "intermediate_size": 20}
 VISION = {
     **LAYERS,
@@ -253,26 +250,6 @@ def test_configs_tensors_and_features_of_pictures(
     assert features.tokens.shape == (2, places, config.text_config.hidden_size)
     assert features.lead + features.grid[0] * features.grid[1] == places
     np.testing.assert_allclose(features.tokens, want.numpy(), atol=1e-4, rtol=0)
-
-
-def seen_by_theirs(name: str, ours: Any, shown: Prepared, tokens: Any) -> dict[str, Any]:
-    """A prepared picture as transformers' models take it, and what they are told of its tokens."""
-    pixels = ours.processor.normalize(shown.views)
-    marked = (tokens == ours.model.config.image_token_id).long()
-    if name in NATIVE:
-        patch, merge = ours.processor.patch, ours.processor.merge
-        still = in_squares(pixels[0], patch, merge).reshape(-1, patch**2, 1, 3).repeat(2, axis=2)
-        height, width = (side // patch for side in shown.pixels.shape[:2])
-        return {
-            "pixel_values": torch.from_numpy(still.transpose(0, 3, 2, 1).reshape(len(still), -1)),
-            "image_grid_thw": torch.tensor([[1, height, width]]),
-            "mm_token_type_ids": marked,
-        }
-    views = torch.from_numpy(pixels.transpose(0, 3, 1, 2))
-    given = {"pixel_values": views[None] if name == "smolvlm" else views}
-    if name in ("paligemma", "gemma3-vision"):
-        given["token_type_ids"] = marked * (name != "paligemma")
-    return given
 
 
 @pytest.mark.parametrize("beams", [1, 4])

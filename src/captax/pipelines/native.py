@@ -34,13 +34,16 @@ class NativeCaptioner(VisionLanguageCaptioner):
             f"{most // side**2:,} tokens; `max_pixels={most // 4}` makes it a quarter"
         )
 
-    def arrangement(self, picture: Prepared) -> tuple[int, tuple[int, int]]:
+    def places(self, picture: Prepared) -> int:
         height, width, _ = picture.pixels.shape
-        return height * width // self.processor.side**2, (0, 0)
+        return height * width // self.processor.side**2
+
+    def arrangement(self, picture: Prepared) -> tuple[tuple[int, int], int]:
+        return (0, 0), self.places(picture)
 
     @property
-    def largest(self) -> tuple[int, tuple[int, int]]:
-        return self.processor.most_places, (0, 0)
+    def largest(self) -> tuple[tuple[int, int], int]:
+        return (0, 0), self.processor.most_places
 
     def _whole_prompt(self, asked: Any, picture: Prepared, config: GenerationConfig) -> list[int]:
         places = self.places(picture)

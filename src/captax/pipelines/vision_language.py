@@ -61,16 +61,16 @@ class VisionLanguageCaptioner(Captioner):
 
     def places(self, picture: Prepared) -> int:
         """How many tokens stand for a prepared picture."""
-        return self.arrangement(picture)[0] * len(picture.views)
+        return self.model.config.places * len(picture.views)
 
-    def arrangement(self, picture: Prepared) -> tuple[int, tuple[int, int]]:
-        """How many tokens stand for a view of a prepared picture, and the grid of its tiles."""
-        return self.model.config.places, picture.grid
+    def arrangement(self, picture: Prepared) -> tuple[tuple[int, int], int]:
+        """The grid of a prepared picture's tiles, and how many tokens stand for a view of it."""
+        return picture.grid, self.model.config.places
 
     @property
-    def largest(self) -> tuple[int, tuple[int, int]]:
+    def largest(self) -> tuple[tuple[int, int], int]:
         """The arrangement of the picture that takes the most tokens."""
-        return self.model.config.places, self.processor.most_tiles
+        return self.processor.most_tiles, self.model.config.places
 
     @property
     def cost(self) -> str:
@@ -83,8 +83,10 @@ class VisionLanguageCaptioner(Captioner):
             f"{view}); `image_splitting=False` makes it {view}"
         )
 
-    def asking(self, prompt: str = "") -> Callable[[int, tuple[int, int]], list[int]]:
+    def asking(self, prompt: str = "") -> Callable[..., list[int]]:
         """All tokens of a prompt in the model's format, by the `arrangement` of a picture.
+
+        Where a view always takes as many tokens, the grid of its tiles is enough.
 
         Raises `GenerationError` if the prompt contains a token that is no text.
         """
@@ -112,7 +114,7 @@ class VisionLanguageCaptioner(Captioner):
         return asked(*self.arrangement(picture))
 
     def _encode_prompt(
-        self, prompt: str, system: str, raw: bool, places: int, grid: tuple[int, int]
+        self, prompt: str, system: str, raw: bool, grid: tuple[int, int], places: int | None = None
     ) -> list[int]:
         how, (rows, columns) = self.prompt_format, grid
         if how.tiles is not None and rows:
@@ -122,7 +124,7 @@ class VisionLanguageCaptioner(Captioner):
                     f"a picture of {rows} x {columns} tiles: the tokenizer has no {last}; give a "
                     "smaller `image_size`"
                 )
-        shown = how.picture_text(places, grid)
+        shown = how.picture_text(places or self.model.config.places, grid)
         if raw:
             text = how.start + shown + prompt
         else:

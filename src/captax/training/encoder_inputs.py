@@ -107,7 +107,7 @@ class AskedInputs(EncoderInputs):
     def read(self, chosen: np.ndarray, visits: np.ndarray | None = None) -> Asked:
         if self.depth:
             pictures = super().read(chosen, visits)
-            shown = [(self.captioner.model.config.places, (0, 0))] * len(chosen)
+            shown = [((0, 0), self.captioner.model.config.places)] * len(chosen)
         else:
             prepared = self._load(augmented, chosen, visits)
             pictures = self.captioner.inputs(prepared, len(prepared))
