@@ -99,6 +99,7 @@ MODELS = {
     "google/paligemma2-3b-mix-224": "paligemma",
     "fancyfeast/llama-joycaption-beta-one-hf-llava": "joycaption",
     "florence-community/Florence-2-base": "florence2",
+    "Qwen/Qwen3-VL-2B-Instruct": "qwen3-vl",
     "Salesforce/blip-image-captioning-base": "blip",
     "google/vit-base-patch16-224": "vit-classifier",
     "google/vit-base-patch16-224-in21k": "vit",
