@@ -116,11 +116,14 @@ class Qwen3VLTower(QwenTower):
         side = math.isqrt(self.config.num_position_embeddings)
         down = _between(row, grids[:, :1], side)
         across = _between(column, grids[:, 1:], side)
-        for cell_row, share in down:
-            for cell_column, part in across:
-                found = look_up(self.positions[...], cell_row * side + cell_column)
-                x = x + found * (share * part)[..., None].astype(found.dtype)
-        return x
+        learned = self.positions[...]
+        # Shares of narrow weights add up in float32, as transformers adds them.
+        found = [
+            (share * part)[..., None] * look_up(learned, row * side + column).astype(jnp.float32)
+            for row, share in down
+            for column, part in across
+        ]
+        return x + sum(found, jnp.zeros_like(found[0])).astype(x.dtype)
 
 
 def _between(
