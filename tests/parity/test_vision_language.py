@@ -466,3 +466,31 @@ def test_the_loss_is_that_of_labels_without_the_prompt(
     assert spelt.keys() >= got.keys()
     for tensor, value in got.items():
         np.testing.assert_allclose(value, spelt[tensor], atol=1e-4 * largest, err_msg=tensor)
+
+
+# The parts of Qwen's published chat templates that speak of turns and pictures.
+QWEN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ first if loop.first and message['role'] != 'system' else '' }}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% for content in message['content'] %}{% if content['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ content['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("system", [None, "You look closely."])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_qwen_is_asked_as_its_chat_template_asks(name: str, system: str | None) -> None:
+    jinja2 = pytest.importorskip("jinja2")
+    [format] = FORMATS[name]
+    told = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    first = told if name == "qwen2_5_vl" else ""
+    asked = {"type": "text", "text": format.prompt}
+    turns: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image"}, asked]}]
+    if system is not None:
+        turns.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    template = jinja2.Environment(keep_trailing_newline=True).from_string(QWEN_TEMPLATE)
+    want = template.render(messages=turns, add_generation_prompt=True, first=first)
+    assert format.text(pictures=[format.picture_text(1)], system=system) == want

@@ -21,6 +21,7 @@ from captax.text.prompt_format import (
     LLAVA,
     PALIGEMMA,
     QWEN3_VL,
+    QWEN25,
     QWEN_VL,
     SMOLLM2,
     SMOLVLM,
@@ -108,6 +109,21 @@ RENDERED: list[tuple[str, PromptFormat, int, str | None, str]] = [
         SYSTEM,
         "<|im_start|>system\nYou look closely.<|im_end|>\n<|im_start|>user\n"
         "What is on the\nleft?<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    (
+        "Qwen/Qwen2.5-0.5B-Instruct",
+        QWEN25,
+        0,
+        None,
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+        "<|im_end|>\n<|im_start|>user\nWhat is on the\nleft?<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    (
+        "Qwen/Qwen3-0.6B",
+        CHATML,
+        0,
+        None,
+        "<|im_start|>user\nWhat is on the\nleft?<|im_end|>\n<|im_start|>assistant\n",
     ),
     (
         "HuggingFaceTB/SmolLM2-135M-Instruct",
