@@ -22,6 +22,8 @@ from captax.models.tracing import modes
 LARGE = 512 * 512
 # Scores of all heads, which take 4 GB: no device should hold so many at once.
 MOST = 1 << 30
+# Scores of one head, which take 256 MB: of more, some queries' are computed at once.
+BLOCK = 1 << 26
 
 
 class Attention(nnx.Module):
@@ -129,15 +131,30 @@ class Attention(nnx.Module):
 def _by_heads(
     query: Float[Array, "batch heads queries head"], span: Span
 ) -> Float[Array, "batch heads queries head"]:
-    """What attention to one span mixes, computed head by head."""
+    """What attention to one span mixes, computed head by head, and in blocks of queries."""
     batch, heads = query.shape[:2]
     mask = span.mask
 
     def one(parts: tuple[Array, Array, Array, Array]) -> Array:
         query, keys, values, row = parts
+        seen = None if mask is None else mask[jnp.minimum(row, len(mask) - 1)]
+        queries, places = len(query), len(keys)
+        blocks = -(-queries * places // BLOCK)
+        if blocks == 1:
+            return mixed(query, keys, values, seen)
+        size = -(-queries // blocks)
+        filled = ((0, blocks * size - queries), (0, 0))
+        query = jnp.pad(query, filled).reshape(blocks, size, -1)
+        if seen is None or len(seen) == 1:
+            found = jax.lax.map(lambda query: mixed(query, keys, values, seen), query)
+        else:
+            masks = jnp.pad(seen, filled).reshape(blocks, size, -1)
+            found = jax.lax.map(lambda each: mixed(each[0], keys, values, each[1]), (query, masks))
+        return found.reshape(blocks * size, -1)[:queries]
+
+    def mixed(query: Array, keys: Array, values: Array, seen: Array | None) -> Array:
         scores = jnp.einsum("qd,kd->qk", query, keys, preferred_element_type=jnp.float32)
-        if mask is not None:
-            seen = mask[jnp.minimum(row, len(mask) - 1)]
+        if seen is not None:
             scores = jnp.where(seen, scores, jnp.finfo(scores.dtype).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
         return jnp.einsum("qk,kd->qd", weights, values)
@@ -146,5 +163,5 @@ def _by_heads(
         each.reshape(-1, *each.shape[2:]) for each in (query, span.keys, span.values)
     )
     rows = jnp.repeat(jnp.arange(batch), heads)
-    mixed = jax.lax.map(one, (query, keys, values, rows))
-    return mixed.reshape(batch, heads, *mixed.shape[1:])
+    found = jax.lax.map(one, (query, keys, values, rows))
+    return found.reshape(batch, heads, *found.shape[1:])
