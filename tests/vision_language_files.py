@@ -3,13 +3,17 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
-from captax.images import ImageProcessor
+from captax.images import ImageProcessor, Prepared
+from captax.models.patches import in_squares
 from captax.text import Tokenizer
 from golden.families import CASES
 
+# Families that are shown pictures at their own size.
+NATIVE = ("qwen2.5-vl", "qwen3-vl")
 END = "<end_of_utterance>"
 MARKERS = {
     "smolvlm": (
@@ -26,12 +30,18 @@ MARKERS = {
         *("<bos>", "<start_of_turn>", "<end_of_turn>", END),
         *("<start_of_image>", "<end_of_image>"),
     ),
+    **dict.fromkeys(
+        NATIVE,
+        ("<|im_start|>", END, "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
+    ),
     "florence2": (END, "<poly>", "</poly>", "<sep>", *(f"<loc_{part}>" for part in range(5))),
 }
 # What keeps the places of a picture, where it is not `<image>`.
 PICTURES = {
     "joycaption": "<|reserved_special_token_69|>",
     "gemma3-vision": "<image_soft_token>",
+    "qwen2.5-vl": "<|image_pad|>",
+    "qwen3-vl": "<|image_pad|>",
 }
 # Markers after the words.
 LAST = {"smolvlm": tuple(f"<row_{row}_col_3>" for row in (1, 2, 3))}
@@ -42,10 +52,29 @@ TILES = {
     "size": {"longest_edge": 96},
     "max_image_size": {"longest_edge": 32},
 }
+# Of the families whose processors differ.
+OWN = {
+    "smolvlm": TILES,
+    "qwen2.5-vl": {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "min_pixels": 1024,
+        "max_pixels": 8192,
+        "patch_size": 8,
+    },
+    "qwen3-vl": {
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+        "size": {"shortest_edge": 1024, "longest_edge": 8192},
+        "patch_size": 8,
+    },
+}
 
 
 def write(name: str, folder: Path) -> Path:
-    """`name` is one of `MARKERS`; "smolvlm" has tiles of 32 pixels, and longer sides of 96."""
+    """`name` is one of `MARKERS`.
+
+    "smolvlm" has tiles of 32 pixels, and longer sides of 96. Qwen's have a token for 16 x 16
+    pixels, and from 4 to 32 of them.
+    """
     shutil.copytree(CASES[name].stored, folder, dirs_exist_ok=True)
     contents = json.loads((folder / "config.json").read_text())
     if name != "florence2":  # whose positions are a table
@@ -63,10 +92,32 @@ def write(name: str, folder: Path) -> Path:
     backend.add_special_tokens([*markers, *last, picture, "<pad>", "<s>", "</s>"])
     Tokenizer(backend, start="<s>", eos=END, pad="<pad>").save(folder)
     processor = ImageProcessor(size=SIZES.get(name, (32, 32)))
-    config = TILES if name == "smolvlm" else processor.to_config()
+    config = OWN.get(name) or processor.to_config()
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
     roles = {"eos_token_id": words[END], "pad_token_id": 0, "bos_token_id": 1}
     if name == "florence2":
         roles |= {"decoder_start_token_id": 2, "max_length": 20}
     (folder / "generation_config.json").write_text(json.dumps(roles))
     return folder
+
+
+def seen_by_theirs(name: str, ours: Any, shown: Prepared, tokens: Any) -> dict[str, Any]:
+    """A prepared picture as transformers' models take it, and what they are told of its tokens."""
+    import torch
+
+    pixels = ours.processor.normalize(shown.views)
+    marked = (tokens == ours.model.config.image_token_id).long()
+    if name in NATIVE:
+        patch, merge = ours.processor.patch, ours.processor.merge
+        still = in_squares(pixels[0], patch, merge).reshape(-1, patch**2, 1, 3).repeat(2, axis=2)
+        height, width = (side // patch for side in shown.pixels.shape[:2])
+        return {
+            "pixel_values": torch.from_numpy(still.transpose(0, 3, 2, 1).reshape(len(still), -1)),
+            "image_grid_thw": torch.tensor([[1, height, width]]),
+            "mm_token_type_ids": marked,
+        }
+    views = torch.from_numpy(pixels.transpose(0, 3, 1, 2))
+    given = {"pixel_values": views[None] if name == "smolvlm" else views}
+    if name in ("paligemma", "gemma3-vision"):
+        given["token_type_ids"] = marked * (name != "paligemma")
+    return given

@@ -102,6 +102,7 @@ MODELS = {
     "florence-community/Florence-2-base": "florence2",
     "SmilingWolf/wd-vit-tagger-v3": "tagger",
     "SmilingWolf/wd-swinv2-tagger-v3": "tagger",
+    "Qwen/Qwen3-VL-2B-Instruct": "qwen3-vl",
     "Salesforce/blip-image-captioning-base": "blip",
     "google/vit-base-patch16-224": "vit-classifier",
     "google/vit-base-patch16-224-in21k": "vit",

@@ -63,7 +63,13 @@ def test_large_pictures_are_attended_to_head_by_head(
     def traced() -> str:
         return str(jax.make_jaxpr(lambda: attended(x, context))())
 
+    seen_by = jnp.array([[[True, False, True, True]], [[True, True, False, False]]])
+
+    def masked() -> jax.Array:
+        return attention(x, [Span(*attention.keys_and_values(context), seen_by)])
+
     want = attended(x, context), jax.grad(slope, (0, 1))(x, context)
+    under_mask = masked()
     assert "scan" not in traced()
     monkeypatch.setattr("captax.models.attention.LARGE", 5 * 4)
     got = attended(x, context), jax.grad(slope, (0, 1))(x, context)
@@ -74,6 +80,13 @@ def test_large_pictures_are_attended_to_head_by_head(
     assert [each.shape for each in seen["cross_attentions"]] == [(2, 3, 5, 4)]
     with portable():
         assert "scan" not in traced()
-    # A masked one, as in a language model, stays as it is.
-    span = Span(*attention.keys_and_values(context), jnp.ones((2, 5, 4), bool))
+    # Of a head too, if it has more than fit.
+    monkeypatch.setattr("captax.models.attention.BLOCK", 8)
+    blocks = attended(x, context), jax.grad(slope, (0, 1))(x, context)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), blocks, want)
+    # Masks may differ by picture, and may be of every query.
+    np.testing.assert_allclose(masked(), under_mask, atol=1e-5)
+    monkeypatch.setattr("captax.models.attention.BLOCK", 1 << 26)
+    np.testing.assert_allclose(masked(), under_mask, atol=1e-5)
+    span = Span(*attention.keys_and_values(context), jnp.ones((1, 5, 4), bool))
     np.testing.assert_allclose(attention(x, [span]), want[0], atol=1e-5)

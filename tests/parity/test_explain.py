@@ -13,7 +13,7 @@ from captax.images import ImageProcessor, Prepared
 from captax.pipelines.captioner import Caption, Captioner
 from captax.text import Tokenizer
 from golden.families import CASES
-from vision_language_files import write
+from vision_language_files import NATIVE, seen_by_theirs, write
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -71,7 +71,7 @@ def test_attentions_of_a_caption_are_the_reference_s(
     np.testing.assert_allclose(found.logprobs, logprobs, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["smolvlm", "paligemma"])
+@pytest.mark.parametrize("name", ["smolvlm", "paligemma", *NATIVE])
 def test_attentions_to_a_picture_in_the_prompt_are_the_reference_s(
     name: str, tmp_path: Path
 ) -> None:
@@ -83,13 +83,12 @@ def test_attentions_to_a_picture_in_the_prompt_are_the_reference_s(
     reference = transformers.AutoModelForImageTextToText.from_pretrained(
         tmp_path, attn_implementation="eager", dtype=torch.float32
     ).eval()
-    prompt = captioner._encode_prompt("look", "", False, picture.grid)
-    pixels = torch.from_numpy(captioner.processor.normalize(picture.views).transpose(0, 3, 1, 2))
-    given = {"pixel_values": pixels[None] if name == "smolvlm" else pixels}
+    prompt = captioner._encode_prompt("look", "", False, *captioner.arrangement(picture))
+    tokens = torch.tensor([[*prompt, *SAID[:-1]]])
+    given = seen_by_theirs(name, captioner, picture, tokens)
     if name == "paligemma":
         # Without these it takes the prompt for a caption that it learns.
         given["token_type_ids"] = torch.tensor([[0] * len(prompt) + [1] * (len(SAID) - 1)])
-    tokens = torch.tensor([[*prompt, *SAID[:-1]]])
     with torch.no_grad():
         want = reference(input_ids=tokens, **given, output_attentions=True)
     joint = stacked(want.attentions)[:, :, len(prompt) - 1 :].mean(1, keepdims=True)

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 torch_side = pytest.importorskip("golden.torch_side")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore::UserWarning")]
 
-FAMILIES = ("llama", "llama3", "gemma", "gemma2", "gemma3")
+FAMILIES = ("llama", "llama3", "gemma", "gemma2", "gemma3", "qwen2", "qwen3")
 VOCAB, PAD, ROOM = 40, 0, 10
 # Prompts of many lengths, longer than the window of 5 too.
 PROMPTS = [

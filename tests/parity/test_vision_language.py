@@ -18,12 +18,15 @@ from captax.models.config import FAMILIES
 from captax.models.gemma3_vision import Gemma3Config
 from captax.models.llava import LlavaConfig
 from captax.models.paligemma import PaliGemmaConfig
+from captax.models.patches import in_squares
 from captax.models.prompt import Prompt
+from captax.models.qwen2_5_vl import Qwen2_5_VLConfig
+from captax.models.qwen3_vl import Qwen3VLConfig
 from captax.models.smolvlm import Idefics3Config, SmolVLMConfig, buckets
 from captax.models.vision_language import VisionLanguageConfig
 from captax.text.prompt_format import FORMATS, IDEFICS3, PALIGEMMA, SMOLVLM, PromptFormat
 from captax.training.step import token_losses
-from vision_language_files import MARKERS, write
+from vision_language_files import MARKERS, seen_by_theirs, write
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
@@ -130,6 +133,55 @@ MODELS: list[tuple[str, type[VisionLanguageConfig], dict[str, Any]]] = [
 ]
 
 
+QWEN_TEXT = {**TEXT, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+QWEN_TEXT["rope_parameters"] = {"rope_type": "default", "mrope_section": [4, 2, 2]}
+QWEN_TEXT["rope_parameters"]["rope_theta"] = 10_000.0
+QWEN_VISION = {"hidden_size": 24, "num_heads": 3, "depth": 3, "intermediate_size": 20}
+QWEN_VISION |= {"patch_size": 8, "out_hidden_size": 16}
+MODELS += [
+    (
+        "Qwen3VL",
+        Qwen3VLConfig,
+        {
+            "vision_config": {
+                **QWEN_VISION,
+                "num_position_embeddings": 16,
+                "deepstack_visual_indexes": [0],
+            },
+            "text_config": {
+                **QWEN_TEXT,
+                "rope_parameters": {**QWEN_TEXT["rope_parameters"], "mrope_interleaved": True},
+            },
+            "image_token_id": 39,
+        },
+    ),
+    (
+        "Qwen2_5_VL",
+        Qwen2_5_VLConfig,
+        {
+            "vision_config": {
+                **QWEN_VISION,
+                "out_hidden_size": 32,
+                "window_size": 16,
+                "fullatt_block_indexes": [2],
+            },
+            "text_config": {**QWEN_TEXT, "hidden_size": 32},
+            "image_token_id": 39,
+        },
+    ),
+]
+
+
+def patches_of(pixels: np.ndarray) -> dict[str, Any]:
+    """Pictures [batch 3 height width] as Qwen's models take them."""
+    cut = in_squares(pixels.transpose(0, 2, 3, 1), 8, 2).reshape(-1, 64, 1, 3).repeat(2, axis=2)
+    grid = [1, pixels.shape[2] // 8, pixels.shape[3] // 8]
+    return {
+        "pixel_values": torch.from_numpy(cut.transpose(0, 3, 2, 1).reshape(len(cut), -1)),
+        "image_grid_thw": torch.tensor([grid] * len(pixels)),
+    }
+
+
 def reference(name: str, arguments: dict[str, Any]) -> Any:
     """A model of transformers with random weights, biases and scales included."""
     torch.manual_seed(0)
@@ -187,12 +239,16 @@ def test_configs_tensors_and_features_of_pictures(
     pixels = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
     views = torch.from_numpy(pixels)
     with torch.no_grad():
-        tiled = name in ("SmolVLM", "Idefics3")
-        found = theirs.model.get_image_features(views[:, None] if tiled else views).pooler_output
-        want = torch.stack(list(found))
+        shown: dict[str, Any] = {"pixel_values": views}
+        if name in ("SmolVLM", "Idefics3"):
+            shown = {"pixel_values": views[:, None]}
+        elif name.startswith("Qwen"):
+            shown = patches_of(pixels)
+        want = torch.stack(list(theirs.model.get_image_features(**shown).pooler_output))
     features = jax.jit(lambda pixels: ours.encode(pixels))(pixels.transpose(0, 2, 3, 1))
-    assert features.tokens.shape == (2, config.places, config.text_config.hidden_size)
-    assert features.lead + features.grid[0] * features.grid[1] == config.places
+    places = 4 if name.startswith("Qwen") else config.places
+    assert features.tokens.shape == (2, places, config.text_config.hidden_size)
+    assert features.lead + features.grid[0] * features.grid[1] == places
     np.testing.assert_allclose(features.tokens, want.numpy(), atol=1e-4, rtol=0)
 
 
@@ -229,11 +285,7 @@ def test_a_batch_is_answered_as_the_reference_answers_each(
         read = ours._whole_prompt(asked, shown, ours.generation)
         begun = 1 if name == "florence2" else len(read)  # which the encoder's prompt is no part of
         tokens = torch.tensor([getattr(read, "question", read)])
-        pixels = torch.from_numpy(ours.processor.normalize(shown.views).transpose(0, 3, 1, 2))
-        given = {"pixel_values": pixels[None] if name == "smolvlm" else pixels}
-        if name in ("paligemma", "gemma3-vision"):
-            marked = tokens == ours.model.config.image_token_id
-            given["token_type_ids"] = marked.long() * (name != "paligemma")
+        given = seen_by_theirs(name, ours, shown, tokens)
         want = theirs.generate(
             input_ids=tokens,
             attention_mask=torch.ones_like(tokens),
@@ -347,7 +399,7 @@ def test_formats_have_the_model_types_of_configs() -> None:
 CAPTIONS = ([[5, 9, 2], [7, 2]], [[30, 11, 12, 2], [8, 2]])
 
 
-@pytest.mark.parametrize(("name", "kind", "arguments"), [MODELS[i] for i in (0, 3, 4)])
+@pytest.mark.parametrize(("name", "kind", "arguments"), [MODELS[i] for i in (0, 3, 4, -2, -1)])
 def test_the_loss_is_that_of_labels_without_the_prompt(
     name: str, kind: type[VisionLanguageConfig], arguments: dict[str, Any]
 ) -> None:
@@ -359,7 +411,7 @@ def test_the_loss_is_that_of_labels_without_the_prompt(
     saved = {key: value.numpy() for key, value in theirs.state_dict().items()}
     ours = fill(config.build(), saved, where="theirs", layout=config.layout())
     pixels = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
-    shown = [picture] * config.places
+    shown = [picture] * (4 if name.startswith("Qwen") else config.places)
     prompts = [[6, *shown, 20, 21], [6, *shown, 22, 23, 24, 25]]
 
     # Theirs: each caption in a sequence of its own, the prompt's labels are -100.
@@ -370,6 +422,9 @@ def test_the_loss_is_that_of_labels_without_the_prompt(
             labels = torch.tensor([[*[-100] * len(prompt), *caption]])
             views = torch.from_numpy(pixels[row : row + 1])
             given: dict[str, Any] = {"pixel_values": views if name == "PaliGemma" else views[None]}
+            if name.startswith("Qwen"):
+                given = patches_of(pixels[row : row + 1])
+                given["mm_token_type_ids"] = (tokens == picture).long()
             if name == "PaliGemma":
                 given["token_type_ids"] = (labels != -100).long()
             loss = theirs(input_ids=tokens, labels=labels, use_cache=False, **given).loss
@@ -411,3 +466,31 @@ def test_the_loss_is_that_of_labels_without_the_prompt(
     assert spelt.keys() >= got.keys()
     for tensor, value in got.items():
         np.testing.assert_allclose(value, spelt[tensor], atol=1e-4 * largest, err_msg=tensor)
+
+
+# The parts of Qwen's published chat templates that speak of turns and pictures.
+QWEN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ first if loop.first and message['role'] != 'system' else '' }}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% for content in message['content'] %}{% if content['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ content['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("system", [None, "You look closely."])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_qwen_is_asked_as_its_chat_template_asks(name: str, system: str | None) -> None:
+    jinja2 = pytest.importorskip("jinja2")
+    [format] = FORMATS[name]
+    told = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    first = told if name == "qwen2_5_vl" else ""
+    asked = {"type": "text", "text": format.prompt}
+    turns: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image"}, asked]}]
+    if system is not None:
+        turns.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    template = jinja2.Environment(keep_trailing_newline=True).from_string(QWEN_TEMPLATE)
+    want = template.render(messages=turns, add_generation_prompt=True, first=first)
+    assert format.text(pictures=[format.picture_text(1)], system=system) == want

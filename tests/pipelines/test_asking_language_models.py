@@ -10,7 +10,7 @@ import captax
 from captax.errors import CaptaxError
 from captax.pipelines.text_generator import TextGenerator
 from captax.text import Tokenizer
-from captax.text.prompt_format import CHATML, SMOLLM2, format_of
+from captax.text.prompt_format import CHATML, QWEN2, QWEN25, SMOLLM2, format_of
 from golden.families import CASES
 
 MARKERS = ("<|im_start|>", "<|im_end|>")
@@ -68,5 +68,9 @@ def test_markers_and_systems_are_refused_where_they_mean_nothing(tmp_path: Path)
 
 def test_templates_are_known_by_what_is_in_them() -> None:
     assert format_of("... named SmolLM, trained by Hugging Face ... <|im_start|>") == SMOLLM2
+    said = "You are a helpful assistant."
+    assert format_of(f"... You are Qwen, created by Alibaba Cloud. {said} <|im_start|>") == QWEN25
+    for line in ("\n", "\\n"):  # as in a template, or in a text inside of it
+        assert format_of(f"<|im_start|>system{line}{said}<|im_end|>") == QWEN2
     assert format_of("<|im_start|>{{ strftime_now('%d') }}") is None
     assert format_of("{{ messages }}") is None

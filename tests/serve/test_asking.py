@@ -51,3 +51,17 @@ def test_prompt_system_and_raw_reach_the_model(
     scored = asked.post("/v1/score", json={**body, "captions": ["red square"], **said})
     [score] = smolvlm.score([png(1)], ["red square"], **said)
     assert scored.json()["scores"][0]["score"] == pytest.approx(score, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_pictures_of_several_sizes_are_answered(tmp_path: Path) -> None:
+    qwen = captax.load(write("qwen3-vl", tmp_path), max_pixels=4096)
+    length = {"min_new_tokens": 6, "max_new_tokens": 6}
+    pictures = [png(1, (90, 50)), png(2, (40, 96))]
+    want = qwen.caption(pictures, prompt="look", **length)
+    with client_of(qwen, max_batch=2) as client:
+        form = {**length, "prompt": "look"}
+        answer = client.post("/v1/caption", files=files(*pictures), data=form)
+    for got, each in zip(answer.json()["captions"], want, strict=True):
+        assert got["caption"] == each.text
+        assert got["score"] == pytest.approx(each.score, abs=1e-4)

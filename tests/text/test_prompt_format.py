@@ -20,6 +20,8 @@ from captax.text.prompt_format import (
     LLAMA3,
     LLAVA,
     PALIGEMMA,
+    QWEN3_VL,
+    QWEN25,
     QWEN_VL,
     SMOLLM2,
     SMOLVLM,
@@ -83,12 +85,45 @@ RENDERED: list[tuple[str, PromptFormat, int, str | None, str]] = [
         "<|im_start|>assistant\n",
     ),
     (
+        "Qwen/Qwen2.5-VL-3B-Instruct",
+        QWEN_VL,
+        1,
+        SYSTEM,
+        "<|im_start|>system\nYou look closely.<|im_end|>\n<|im_start|>user\n"
+        "<|vision_start|><|image_pad|><|vision_end|>What is on the\nleft?<|im_end|>\n"
+        "<|im_start|>assistant\n",
+    ),
+    (
+        "Qwen/Qwen3-VL-2B-Instruct",
+        QWEN3_VL,
+        1,
+        None,
+        "<|im_start|>user\n"
+        "<|vision_start|><|image_pad|><|vision_end|>What is on the\nleft?<|im_end|>\n"
+        "<|im_start|>assistant\n",
+    ),
+    (
         "Qwen/Qwen2-VL-2B-Instruct",
         CHATML,
         0,
         SYSTEM,
         "<|im_start|>system\nYou look closely.<|im_end|>\n<|im_start|>user\n"
         "What is on the\nleft?<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    (
+        "Qwen/Qwen2.5-0.5B-Instruct",
+        QWEN25,
+        0,
+        None,
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+        "<|im_end|>\n<|im_start|>user\nWhat is on the\nleft?<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    (
+        "Qwen/Qwen3-0.6B",
+        CHATML,
+        0,
+        None,
+        "<|im_start|>user\nWhat is on the\nleft?<|im_end|>\n<|im_start|>assistant\n",
     ),
     (
         "HuggingFaceTB/SmolLM2-135M-Instruct",

@@ -27,7 +27,7 @@ STAGE = {"name": "lora", "epochs": 2, "lr": 0.02, "trainable": [LORA_PATTERN, "c
 @pytest.fixture(scope="module")
 def root(dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = dataset(tmp_path_factory.mktemp("data"))
-    for name in ("smolvlm", "paligemma", "florence2"):
+    for name in ("smolvlm", "paligemma", "florence2", "qwen2.5-vl"):
         write(name, root / name)
     return root
 
@@ -117,7 +117,7 @@ def test_a_packed_batch_is_each_picture_and_caption_alone(recipe: Callable[..., 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["smolvlm", "paligemma", "florence2"])
+@pytest.mark.parametrize("name", ["smolvlm", "paligemma", "florence2", "qwen2.5-vl"])
 def test_lora_learns_and_what_it_saves_answers(
     name: str, recipe: Callable[..., Recipe], root: Path, tmp_path: Path
 ) -> None:

@@ -36,6 +36,8 @@ from captax.cli.options import (
     ImageSplitting,
     Loaded,
     LoadedDtype,
+    MaxPixels,
+    MinPixels,
     Model,
     Offline,
     Raw,
@@ -138,6 +140,8 @@ def caption(
     overwrite: Replace = False,
     image_size: ImageSize = None,
     image_splitting: ImageSplitting = None,
+    min_pixels: MinPixels = None,
+    max_pixels: MaxPixels = None,
     dtype: Loaded = LoadedDtype.float32,
     revision: Revision = None,
     offline: Offline = False,
@@ -229,6 +233,8 @@ def caption(
         "dtype": dtype.value,
         "image_size": image_size,
         "image_splitting": image_splitting,
+        "min_pixels": min_pixels,
+        "max_pixels": max_pixels,
     }
     refuse_idle_options(
         plan,

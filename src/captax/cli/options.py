@@ -111,6 +111,22 @@ ImageSplitting = Annotated[
         "much faster. Default: the checkpoint's."
     ),
 ]
+MinPixels = Annotated[
+    int | None,
+    typer.Option(
+        help="The fewest pixels of a picture, for a model that sees it at its own size. Default: "
+        "the checkpoint's.",
+        min=1,
+    ),
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        help="The most pixels of a picture, for a model that sees it at its own size: fewer are "
+        "faster. Default: the checkpoint's.",
+        min=1,
+    ),
+]
 System = Annotated[
     str,
     typer.Option(

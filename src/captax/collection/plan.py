@@ -37,6 +37,7 @@ from captax.generation import Calibration
 from captax.images import (
     SHEET,
     ImageError,
+    NativeProcessor,
     SheetRow,
     TileProcessor,
     names_picture,
@@ -272,7 +273,7 @@ class Plan:
             **({"calibration": captioner.calibration.write()} if captioner.calibration else {}),
             **({"min_confidence": least} if (least := self.shape.min_confidence) else {}),
             **self.options.settings(),
-            **_tiles(captioner.processor),
+            **_shown(captioner.processor),
         }
 
     def _beside(self) -> dict[str, Any]:
@@ -383,8 +384,10 @@ class Plan:
             )
 
 
-def _tiles(processor: Any) -> dict[str, Any]:
-    """What says how many views of a picture a model is shown, if it sees tiles."""
+def _shown(processor: Any) -> dict[str, Any]:
+    """What says how much of a picture a model is shown, if it sees tiles or any size."""
+    if isinstance(processor, NativeProcessor):
+        return {"min_pixels": processor.min_pixels, "max_pixels": processor.max_pixels}
     if not isinstance(processor, TileProcessor):
         return {}
     return {"image_size": processor.longest_edge, "image_splitting": processor.split}

@@ -15,7 +15,7 @@ from captax.explain.reading import Given, Reader
 from captax.explain.words import merge_tokens, token_texts
 from captax.generation.programs import CAPTION_LENGTH, fill_prompts, padded_length
 from captax.generation.result import Generated
-from captax.images import ImageProcessor, Prepared, TileProcessor
+from captax.images import AnyProcessor, Prepared
 from captax.text import Tokenizer
 
 ALL = "all"
@@ -37,7 +37,7 @@ def known_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
 
 def explain(
     reader: Reader,
-    processor: ImageProcessor | TileProcessor,
+    processor: AnyProcessor,
     tokenizer: Tokenizer,
     image: Image.Image | Prepared,
     shown: Prepared,
@@ -132,7 +132,7 @@ def _reduced(image: Image.Image) -> Image.Image:
 
 
 def _given(
-    processor: ImageProcessor | TileProcessor,
+    processor: AnyProcessor,
     shown: Prepared,
     begin: Sequence[int],
     said: Sequence[int],

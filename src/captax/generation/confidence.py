@@ -182,7 +182,7 @@ def _blind(
     several = _IN_A_ROW if batch % _IN_A_ROW == 0 else 1
     rows = batch // several
     nothing = jax.tree.map(lambda each: each[:rows], dataclasses.replace(features, labels=None))
-    nothing = dataclasses.replace(nothing, tokens=jnp.zeros_like(nothing.tokens))
+    nothing = dataclasses.replace(nothing, tokens=jnp.zeros_like(nothing.tokens), deep=None)
     segments = jnp.broadcast_to(
         jnp.repeat(jnp.arange(several), len(places)), (rows, tokens.size // rows)
     )

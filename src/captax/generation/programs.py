@@ -190,6 +190,14 @@ class Begun(list[int]):
         self.question, self.room = question, room
 
 
+class Shown(list[int]):
+    """The tokens of a prompt with a picture of `places` tokens, which is filled up to `room`."""
+
+    def __init__(self, tokens: Iterable[int], places: int, room: int):
+        super().__init__(tokens)
+        self.places, self.room = places, room
+
+
 def fill_prompts(prompts: Sequence[Sequence[int]], rows: int, *, max_positions: int) -> Prompt:
     """Prompts for the device, padded to one of a few lengths and to so many rows.
 
@@ -206,11 +214,16 @@ def fill_prompts(prompts: Sequence[Sequence[int]], rows: int, *, max_positions: 
 def _filled(prompts: Sequence[Sequence[int]], rows: int, most: int) -> Prompt:
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     longest = int(lengths.max())
-    time = next((size for size in PROMPT_LENGTHS if longest <= size), 0)
+    # Pictures of several sizes are filled up apart from the words, so that few programs serve all.
+    shown = [prompt for prompt in prompts if isinstance(prompt, Shown)]
+    room = max((prompt.room for prompt in shown), default=0)
+    words = max(len(prompt) - prompt.places for prompt in shown) if shown else longest
+    time = next((size for size in PROMPT_LENGTHS if words <= size), 0)
     if not time:
         # Pictures can be a thousand tokens: at most a fifth is padding.
-        step = 1 << ((longest - 1).bit_length() - 3)
-        time = -(-longest // step) * step
+        step = 1 << ((words - 1).bit_length() - 3)
+        time = -(-words // step) * step
+    time += room
     tokens = np.zeros((rows, max(longest, min(time, most))), np.int32)
     for row in range(rows):
         prompt = prompts[min(row, len(prompts) - 1)]

@@ -13,20 +13,24 @@ from captax.images.kinds import (
     names_picture,
     suffix_told,
 )
+from captax.images.loading import AnyProcessor, load_processor
+from captax.images.native import NativeProcessor
 from captax.images.prepared import Prepared
 from captax.images.processor import ImageProcessor
 from captax.images.sheet import SHEET, SheetRow, write_sheet
 from captax.images.square import SquareProcessor
-from captax.images.tiles import TileProcessor, load_processor
+from captax.images.tiles import TileProcessor
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "SHEET",
+    "AnyProcessor",
     "Augment",
     "ImageError",
     "ImageProcessor",
     "ImageSource",
+    "NativeProcessor",
     "Prepared",
     "SheetRow",
     "SquareProcessor",

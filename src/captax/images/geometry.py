@@ -80,6 +80,25 @@ def longest_edge(picture: Size, edge: int, most: int) -> Size:
     return max(height, 1), max(width, 1)
 
 
+def within_budget(picture: Size, side: int, least: int, most: int) -> Size:
+    """The size of `picture` in whole squares of `side`, of `least` to `most` pixels in all.
+
+    It is rounded to the nearest squares. If these are too many or too few pixels, the picture is
+    reduced or enlarged to the limit, and rounded down or up, as transformers does for Qwen.
+    """
+    height, width = picture
+    rounded = round(height / side) * side, round(width / side) * side
+    if math.prod(rounded) > most:
+        factor = math.sqrt(height * width / most)
+        rows, columns = (max(1, math.floor(edge / factor / side)) for edge in picture)
+    elif math.prod(rounded) < least:
+        factor = math.sqrt(least / (height * width))
+        rows, columns = (math.ceil(edge * factor / side) for edge in picture)
+    else:
+        return rounded
+    return rows * side, columns * side
+
+
 def tiles(picture: Size, side: int) -> Size:
     """How many rows and columns of square tiles `picture` is stretched to, as for Idefics3."""
     height, width = picture

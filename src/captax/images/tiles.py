@@ -7,7 +7,6 @@ Laurençon et al., *Building and better understanding vision-language models*
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,9 @@ from captax.images.decode import ImageError
 from captax.images.geometry import Fit, Size, stretched
 from captax.images.prepared import Prepared
 from captax.images.processor import (
-    ImageProcessor,
     Processor,
     Resample,
     checked,
-    described,
-    named_class,
     pixel_fields,
     refuse_unknown,
 )
@@ -176,18 +172,6 @@ def joined(
     (rows, columns), (height, width) = grid, tiles.shape[1:3]
     parts = tiles.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
     return parts.reshape(rows * height, columns * width, 3)
-
-
-def load_processor(directory: str | Path) -> ImageProcessor | TileProcessor:
-    """Read the processor of a checkpoint directory, of the kind that its class asks for.
-
-    Raises:
-        ImageError: no file has it, or it asks for what captax's processors do not do.
-    """
-    _, config = described(directory)
-    if named_class(config) in CLASSES:
-        return TileProcessor.load(directory)
-    return ImageProcessor.load(directory)
 
 
 def _edge(config: Mapping[str, Any], key: str) -> int:

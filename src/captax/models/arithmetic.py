@@ -135,20 +135,17 @@ def softcapped(x: Float[Array, "*shape"], cap: float | None) -> Float[Array, "*s
     return x if cap is None else cap * jnp.tanh(x / cap)
 
 
-def map_pictures(
-    function: Callable[[Array], T],
-    pixels: Float[Array, "batch *picture"],
-    at_once: int | None = None,
-) -> T:
+def map_pictures(function: Callable[[Any], T], pixels: Any, at_once: int | None = None) -> T:
     """`function(pixels)`, computed in the way that suits the device.
 
-    `function` takes and gives a batch. On a CPU the pictures go through it two at a time: a
-    convolutional encoder's activations fit the processor's cache for two, but not for a batch. On
-    other devices `at_once` go through it, or all.
+    `function` takes and gives a batch, which may be a tree of arrays. On a CPU the pictures go
+    through it two at a time: a convolutional encoder's activations fit the processor's cache for
+    two, but not for a batch. On other devices `at_once` go through it, or all.
     """
-    batch = pixels.shape[0]
+    batch = jax.tree.leaves(pixels)[0].shape[0]
     chunk = CPU_CHUNK if jax.default_backend() == "cpu" else at_once or batch
     if batch <= chunk or batch % chunk or observing():
         return function(pixels)
-    chunks = jax.lax.map(function, pixels.reshape(-1, chunk, *pixels.shape[1:]))
+    parts = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), pixels)
+    chunks = jax.lax.map(function, parts)
     return jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), chunks)

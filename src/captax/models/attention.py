@@ -20,6 +20,10 @@ from captax.models.tracing import modes
 
 # Scores of one head: those of all heads fit no processor's cache, while those of one may.
 LARGE = 512 * 512
+# Scores of all heads, which take 4 GB: no device should hold so many at once.
+MOST = 1 << 30
+# Scores of one head, which take 256 MB: of more, some queries' are computed at once.
+BLOCK = 1 << 26
 
 
 class Attention(nnx.Module):
@@ -76,7 +80,7 @@ class Attention(nnx.Module):
             query = turn(query, turns)
         query = query.reshape(batch, -1, self.heads, head).swapaxes(1, 2)
         if self._is_large(query, spans):
-            mixed = _by_heads(query, spans[0].keys, spans[0].values)
+            mixed = _by_heads(query, spans[0])
             return self.out(mixed.swapaxes(1, 2).reshape(*x.shape[:2], -1))
         scores = [self._scores(query, span) for span in spans]
         together = jnp.concatenate(scores, axis=-1) if len(scores) > 1 else scores[0]
@@ -90,15 +94,18 @@ class Attention(nnx.Module):
         return self.out(mixed.swapaxes(1, 2).reshape(*x.shape[:2], -1))
 
     def _is_large(self, query: Array, spans: Sequence[Span]) -> bool:
-        """Whether on a CPU the scores of all heads would go through memory again and again.
+        """Whether the scores of all heads are too many to be computed at once.
 
-        Only plain attention to one span is asked for, of which nothing is recorded or dropped.
+        On a CPU they would go through memory again and again; elsewhere they may find no room. Only
+        plain attention to one span is asked for, of which nothing is recorded or dropped.
         """
-        if modes().portable or observing() or jax.default_backend() != "cpu":
+        if modes().portable or observing() or len(spans) != 1 or self.softcap is not None:
             return False
-        plain = len(spans) == 1 and spans[0].mask is None and self.softcap is None
-        plain = plain and self.kv_heads == self.heads and self.dropout.key is None
-        return plain and query.shape[2] * spans[0].keys.shape[2] >= LARGE
+        if self.kv_heads != self.heads or self.dropout.key is not None:
+            return False
+        batch, heads, queries, _ = query.shape
+        scores = queries * spans[0].keys.shape[2]
+        return scores >= LARGE if jax.default_backend() == "cpu" else batch * heads * scores > MOST
 
     def _scores(self, query: Array, span: Span) -> Float[Array, "batch heads queries places"]:
         # The queries of a group of heads follow each other, so that its keys are never repeated.
@@ -122,17 +129,39 @@ class Attention(nnx.Module):
 
 
 def _by_heads(
-    query: Float[Array, "batch heads queries head"],
-    keys: Float[Array, "batch heads places head"],
-    values: Float[Array, "batch heads places head"],
+    query: Float[Array, "batch heads queries head"], span: Span
 ) -> Float[Array, "batch heads queries head"]:
-    """What attention mixes, computed head by head."""
+    """What attention to one span mixes, computed head by head, and in blocks of queries."""
+    batch, heads = query.shape[:2]
+    mask = span.mask
 
-    def one(parts: tuple[Array, Array, Array]) -> Array:
-        query, keys, values = parts
+    def one(parts: tuple[Array, Array, Array, Array]) -> Array:
+        query, keys, values, row = parts
+        seen = None if mask is None else mask[jnp.minimum(row, len(mask) - 1)]
+        queries, places = len(query), len(keys)
+        blocks = -(-queries * places // BLOCK)
+        if blocks == 1:
+            return mixed(query, keys, values, seen)
+        size = -(-queries // blocks)
+        filled = ((0, blocks * size - queries), (0, 0))
+        query = jnp.pad(query, filled).reshape(blocks, size, -1)
+        if seen is None or len(seen) == 1:
+            found = jax.lax.map(lambda query: mixed(query, keys, values, seen), query)
+        else:
+            masks = jnp.pad(seen, filled).reshape(blocks, size, -1)
+            found = jax.lax.map(lambda each: mixed(each[0], keys, values, each[1]), (query, masks))
+        return found.reshape(blocks * size, -1)[:queries]
+
+    def mixed(query: Array, keys: Array, values: Array, seen: Array | None) -> Array:
         scores = jnp.einsum("qd,kd->qk", query, keys, preferred_element_type=jnp.float32)
+        if seen is not None:
+            scores = jnp.where(seen, scores, jnp.finfo(scores.dtype).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
         return jnp.einsum("qk,kd->qd", weights, values)
 
-    flat = [each.reshape(-1, *each.shape[2:]) for each in (query, keys, values)]
-    return jax.lax.map(one, tuple(flat)).reshape(query.shape)
+    query, keys, values = (
+        each.reshape(-1, *each.shape[2:]) for each in (query, span.keys, span.values)
+    )
+    rows = jnp.repeat(jnp.arange(batch), heads)
+    found = jax.lax.map(one, (query, keys, values, rows))
+    return found.reshape(batch, heads, *found.shape[1:])

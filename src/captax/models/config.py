@@ -231,6 +231,7 @@ def _plain(key: str, value: Any, kind: Any) -> Any:
 def _check_sizes(cls: type, fields: Mapping[str, Any]) -> None:
     """Refuse sizes below 1 (or 0, if that is the default) or above the limits; skip token ids.
 
+    Indexes of layers begin at 0.
     What is negative by default is a place, counted from either end.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
@@ -240,8 +241,8 @@ def _check_sizes(cls: type, fields: Mapping[str, Any]) -> None:
         default = defaults.get(key)
         if isinstance(default, tuple) and default:
             default = default[0]
-        most = MOST_LAYERS if "layer" in key or key == "depths" else MOST
-        least = 0 if default == 0 else 1
+        most = MOST_LAYERS if "layer" in key or key in ("depth", "depths") else MOST
+        least = 0 if default == 0 or key.endswith("_indexes") else 1
         if type(default) is int and default < 0:
             least = -most
         for size in value if isinstance(value, tuple) else (value,):

@@ -4,8 +4,10 @@ They take places among the embeddings of words as they are: where a language mod
 embeddings, as Gemma does, the picture's are not scaled.
 """
 
+import dataclasses
 import math
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -152,3 +154,79 @@ class ShuffleConnector(Connector):
     def __call__(self, features: Features) -> Features:
         tokens = pixel_shuffle(features.tokens, features.grid, self.factor)
         return Features(self.proj(tokens), self.grid(features.grid))
+
+
+class Merger(nnx.Module):
+    """Squares of tokens, which follow each other, to one token each: a norm and two linear layers.
+
+    The norm is that of each token or, if it comes `after`, that of those of a square together.
+    """
+
+    def __init__(
+        self,
+        width_in: int,
+        width_out: int,
+        factor: int,
+        norm: NormConfig,
+        *,
+        rngs: nnx.Rngs | None,
+        after: bool = False,
+        std: float | None = None,
+    ):
+        self.factor, self.after = factor, after
+        wide = width_in * factor**2
+        self.norm = norm.build(wide if after else width_in, rngs=rngs)
+        self.first = Linear(wide, wide, rngs=rngs, std=std)
+        self.second = Linear(wide, width_out, rngs=rngs, std=std)
+
+    def __call__(
+        self, tokens: Float[Array, "*batch places width"]
+    ) -> Float[Array, "*batch fewer wider"]:
+        """One token for each square."""
+        *batch, places, width = tokens.shape
+        shape = (*batch, places // self.factor**2, width * self.factor**2)
+        x = self.norm(tokens.reshape(shape)) if self.after else self.norm(tokens).reshape(shape)
+        return self.second(ACTIVATIONS["gelu"](self.first(x)))
+
+
+class MergeConnector(Connector):
+    """Mergers of the last tokens and of those of some earlier layers, as in Qwen3-VL.
+
+    Bai et al. (https://arxiv.org/abs/2511.21631).
+    """
+
+    def __init__(
+        self,
+        width_in: int,
+        width_out: int,
+        factor: int,
+        norm: NormConfig,
+        *,
+        levels: int,
+        rngs: nnx.Rngs | None,
+        std: float | None = None,
+    ):
+        shape = (width_in, width_out, factor)
+        self.factor = factor
+        self.last = Merger(*shape, norm, rngs=rngs, std=std)
+        self.deep = nnx.List(
+            [Merger(*shape, norm, rngs=rngs, after=True, std=std) for _ in range(levels)]
+        )
+
+    def grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        return grid[0] // self.factor, grid[1] // self.factor
+
+    def __call__(self, features: Features) -> Features:
+        mask, deep, grids = features.mask, None, features.grids
+        tokens = self.last(features.tokens)
+        if features.deep is not None:
+            levels = [merger(features.deep[:, i]) for i, merger in enumerate(self.deep)]
+            deep = jnp.stack(levels, axis=1)
+        return dataclasses.replace(
+            features,
+            tokens=tokens,
+            grid=self.grid(features.grid) if mask is None else (1, tokens.shape[1]),
+            mask=None if mask is None else mask[:, :: self.factor**2],
+            grids=None if grids is None else grids // self.factor,
+            deep=deep,
+        )

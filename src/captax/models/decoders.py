@@ -4,6 +4,7 @@ Legend: `batch` images, `rows` = batch x beams, `time` token positions, `patches
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -17,8 +18,8 @@ from captax.models.encoders import Features, check_positions
 from captax.models.layers import Layer, run_layer
 from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
 from captax.models.observing import record, scope
-from captax.models.prompt import Prompt, splice
-from captax.models.rotary import Rotary, Turns
+from captax.models.prompt import Prompt, splice, spread
+from captax.models.rotary import Positions, Rotary, Turns
 from captax.models.shapes import BertLikeConfig
 
 # All of a prompt sees all of it, or each picture in it sees all of itself.
@@ -224,11 +225,14 @@ class TextDecoder(nnx.Module):
             return prefix, None
         time = 0 if prompt is None else prompt.tokens.shape[1]
         positions, mask, count = jnp.arange(time)[None], _causal(time), 0
-        parts, together = [], None
+        parts, together, added = [], None, []
         if prompt is not None:
             x = self.embed(prompt.tokens, positions)
             if prompt.pictures is not None and features is not None:
                 x = splice(x, features.tokens, prompt.pictures)
+                if features.deep is not None:
+                    levels = jnp.moveaxis(features.deep.astype(x.dtype), 1, 0)
+                    added = [spread(level, prompt.pictures) for level in levels]
             parts = [x]
             together = self._together(prompt)
         if front is not None:
@@ -240,7 +244,9 @@ class TextDecoder(nnx.Module):
             positions = jnp.pad(positions, ((0, 0), (count, 0)))
         x = jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
         with scope("prefix"):
-            x, places = self._run(x, mask if time else None, positions, prefix, together)
+            axes = None if prompt is None else prompt.positions
+            seen_by = mask if time else None
+            x, places = self._run(x, seen_by, positions, prefix, together, axes, added)
             record("hidden_states", x)
         prefix = dataclasses.replace(prefix, places=tuple(places), positions=positions)
         if prompt is None:
@@ -253,7 +259,7 @@ class TextDecoder(nnx.Module):
             if time > 1:
                 real = jnp.arange(count + time) < count + ends[:, None]
                 prefix = dataclasses.replace(prefix, real=real)
-        return dataclasses.replace(prefix, next_position=ends), last
+        return dataclasses.replace(prefix, next_position=jnp.asarray(prompt.next_position)), last
 
     def _together(self, prompt: Prompt) -> Bool[Array, "#batch #time time"] | None:
         """True where a token of a prompt may see another, wherever that is."""
@@ -275,13 +281,16 @@ class TextDecoder(nnx.Module):
         positions: Array,
         prefix: Prefix,
         together: Array | None = None,
+        axes: Array | None = None,
+        added: Sequence[Array] = (),
     ) -> tuple[Array, list[KeysValues]]:
         """Run all layers on tokens after a prefix: their output, and their keys and values.
 
         Tokens see what `mask` says within the layer's window, and at any distance what is
-        `together`.
+        `together`. They are turned to their positions on several `axes`, if there are any. What is
+        `added` joins the outputs of the first layers.
         """
-        turns = self._turns(positions)
+        turns = self._turns(positions if axes is None else axes)
         found = []
         for i, layer in enumerate(self.layers):
             record("hidden_states", x)
@@ -304,9 +313,11 @@ class TextDecoder(nnx.Module):
             before = prefix.before(i, positions, layer.window)
             x, own = run_layer(forward, x, before, prefix.remembered(i))
             found.append(own)
+            if i < len(added):
+                x = x + added[i]
         return x, found
 
-    def _turns(self, positions: Int[Array, "#rows time"]) -> dict[Rotary | None, Turns]:
+    def _turns(self, positions: Positions) -> dict[Rotary | None, Turns]:
         """Cosines and sines of these positions, once for all layers with the same angles."""
         kinds = {layer.rotary for layer in self.layers} - {None}
         return {kind: kind.turns(positions) for kind in kinds if kind is not None}

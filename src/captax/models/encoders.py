@@ -23,6 +23,10 @@ class Features:
     columns) in row order. A text is a grid of one row. `mask` is false where a token is padding;
     without a mask, no token is. `labels` are the logits of the classes of an encoder that also
     classifies.
+
+    Where pictures of several sizes are filled up to one number of tokens, `grids` has the rows and
+    columns of each, and `grid` is a single row. `deep` holds what earlier layers say of the same
+    places, for the first layers of a decoder.
     """
 
     tokens: Float[Array, "*batch patches width"]
@@ -30,6 +34,8 @@ class Features:
     lead: int = struct.field(pytree_node=False, default=0)
     mask: Bool[Array, "*batch patches"] | None = None
     labels: Float[Array, "*batch labels"] | None = None
+    grids: Int[Array, "*batch 2"] | None = None
+    deep: Float[Array, "*batch levels patches width"] | None = None
 
 
 @struct.dataclass

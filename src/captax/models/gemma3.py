@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from captax.models.gemma2 import GLOBAL, LOCAL, Gemma2Config
-from captax.models.language import rotary, scale
+from captax.models.language import head_norms, rotary
 from captax.models.layout import Rule, table
 from captax.models.modules import LayerConfig
 from captax.models.rotary import Rotary
@@ -62,9 +62,4 @@ class Gemma3TextConfig(Gemma2Config):
         return dataclasses.replace(layer, attention=attention)
 
     def rules(self) -> tuple[Rule, ...]:
-        attention, ours = "model.layers.{}.self_attn", "layers.{}.self_attention"
-        return table(
-            *super().rules(),
-            scale(f"{attention}.q_norm", f"{ours}.query_norm"),
-            scale(f"{attention}.k_norm", f"{ours}.key_norm"),
-        )
+        return table(super().rules(), head_norms())

@@ -211,6 +211,15 @@ def scale(theirs: str, ours: str) -> Rule:
     return Rule(f"{theirs}.weight", (f"{ours}.scale",))
 
 
+def head_norms() -> tuple[Rule, ...]:
+    """The norms of each head's queries and keys."""
+    theirs, ours = "model.layers.{}.self_attn", "layers.{}.self_attention"
+    return (
+        scale(f"{theirs}.q_norm", f"{ours}.query_norm"),
+        scale(f"{theirs}.k_norm", f"{ours}.key_norm"),
+    )
+
+
 RULES = table(
     Rule("model.embed_tokens.weight", ("embedding",)),
     scale("model.norm", "norm"),

@@ -102,7 +102,11 @@ class EncoderLayer(Layer):
         self,
         x: Float[Array, "batch places width"],
         mask: Bool[Array, "#batch #places places"] | None = None,
+        turns: Turns | None = None,
     ) -> Float[Array, "batch places width"]:
-        """The layer's output; `mask` is true where a place (second axis) may see another."""
+        """The layer's output; `mask` is true where a place (second axis) may see another.
+
+        `turns` are those of the places, if `rotary` is set.
+        """
         record("hidden_states", x)
-        return super().__call__(x, mask)[0]
+        return super().__call__(x, mask, turns=turns)[0]

@@ -1,9 +1,11 @@
 """Turns pictures into tokens: patches and their position embeddings."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Array, Float
+from flax import nnx, struct
+from jaxtyping import Array, Float, Int, Num
 
 from captax.models.arithmetic import project
 from captax.models.modules import Dropout, parameter
@@ -35,6 +37,46 @@ class SquareProjection(nnx.Module):
         squares = cut(x[:, : rows * side, : columns * side], side)
         flat = squares.reshape(len(x), rows, columns, side * side * x.shape[-1])
         return project(flat, kernel.reshape(-1, kernel.shape[-1]).T) + self.bias[...]
+
+
+@struct.dataclass
+class Patches:
+    """Pictures of several sizes, cut in patches and filled up to the same number of them.
+
+    The patches of each square that becomes one token follow each other (see `in_squares`). `grids`
+    has the rows and columns of patches of each picture. The arrays may be NumPy's; inside a
+    compiled program they are JAX's.
+    """
+
+    values: Num[Any, "*batch patches values"]
+    grids: Int[Any, "*batch 2"]
+
+    def cells(self, factor: int) -> tuple[Array, Array, Array]:
+        """The row and the column of each patch, and whether it is one; `factor` patches in a row
+        are a side of a square.
+        """
+        count = self.values.shape[1]
+        rows, columns = (self.grids[:, axis, None] for axis in (0, 1))
+        place = jnp.arange(count)[None]
+        square, inner = place // factor**2, place % factor**2
+        across = jnp.maximum(columns // factor, 1)
+        row = square // across * factor + inner // factor
+        column = square % across * factor + inner % factor
+        return row, column, place < rows * columns
+
+
+def in_squares(pixels: Any, patch: int, factor: int) -> Any:
+    """Pixels `[*batch height width 3]` as patches `[*batch patches values]`.
+
+    Patches lie in squares of `factor` x `factor`, which follow each other in row order, as do the
+    patches of each. The values of a patch are its pixels in row order.
+    """
+    *batch, height, width, channels = pixels.shape
+    rows, columns, first = height // (patch * factor), width // (patch * factor), len(batch)
+    parts = pixels.reshape(*batch, rows, factor, patch, columns, factor, patch, channels)
+    order = (0, 3, 1, 4, 2, 5, 6)
+    parts = parts.transpose(*range(first), *(first + axis for axis in order))
+    return parts.reshape(*batch, rows * columns * factor**2, patch**2 * channels)
 
 
 class PatchEmbedding(nnx.Module):

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+# Where tokens are: one number for each, or one on each of several axes.
+Positions = Int[Array, "#rows time"] | Int[Array, "axes #rows time"]
 # Cosines and sines [rows time head/2].
 Turns = tuple[Float[Array, "#rows time half"], Float[Array, "#rows time half"]]
 
@@ -33,28 +35,37 @@ class Llama3Scaling:
 class Rotary:
     """Angles of `position / theta ** (2 i / head_dim)`, for the pairs `i` of a head's values.
 
-    Positions are divided by `factor`, or stretched by `llama3`.
+    Positions are divided by `factor`, or stretched by `llama3`. Where positions have several axes,
+    pair `i` is turned by that on `axes[i]`. The angles begin anew in each of `parts` equal parts of
+    the pairs.
     """
 
     head_dim: int
     theta: float = 10_000.0
     factor: float = 1.0
     llama3: Llama3Scaling | None = None
+    axes: tuple[int, ...] | None = None
+    parts: int = 1
 
     def frequencies(self) -> Float[np.ndarray, " half"]:
         """The angle of each pair at position 1."""
-        exponents = np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim
-        found = self.theta**-exponents / self.factor
+        width = self.head_dim // self.parts
+        exponents = np.arange(0, width, 2, dtype=np.float64) / width
+        found = np.tile(self.theta**-exponents / self.factor, self.parts)
         if (scaling := self.llama3) is None:
             return found
         turns = scaling.original_positions * found / (2 * math.pi)
         share = np.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
         return found * (share + (1 - share) / scaling.factor)
 
-    def turns(self, positions: Int[Array, "#rows time"]) -> Turns:
+    def turns(self, positions: Positions) -> Turns:
         """Cosines and sines for these positions, in float32."""
         frequencies = jnp.asarray(self.frequencies(), jnp.float32)
-        angles = positions[..., None].astype(jnp.float32) * frequencies
+        if positions.ndim == 3:
+            of_pairs = jnp.moveaxis(positions[np.array(self.axes)], 0, -1)
+        else:
+            of_pairs = positions[..., None]
+        angles = of_pairs.astype(jnp.float32) * frequencies
         return jnp.cos(angles), jnp.sin(angles)
 
 

@@ -41,13 +41,13 @@ class VisionLanguageConfig(ModelConfig):
 
     architecture: ClassVar[str]
     languages: ClassVar[tuple[type[LanguageConfig], ...]]
-    towers: ClassVar[tuple[type[PictureTowerConfig], ...]] = ()
+    towers: ClassVar[tuple[type[ModelConfig], ...]] = ()
     # What sees each other in a prompt, and not only what is before it.
     together: ClassVar[Together] = "nothing"
     # How a config on disk spells `image_token_id`.
     picture_key: ClassVar[str] = "image_token_id"
 
-    vision_config: PictureTowerConfig = VISION
+    vision_config: Any = VISION
     text_config: LanguageConfig = TEXT
     image_token_id: int = 0
     tie_word_embeddings: bool = False
@@ -66,10 +66,14 @@ class VisionLanguageConfig(ModelConfig):
         parts = {"vision_config": vision, "text_config": text}
         described = super().read({**config, **parts}, tensors)
         try:
-            described.connector(rngs=None).grid(described.vision_config.grid)
+            described.check()
         except ConfigError as error:
             raise ConfigError(f"{cls.model_type}: {error}") from None
         return described
+
+    def check(self) -> None:
+        """Raise `ConfigError` if the parts do not fit each other."""
+        self.connector(rngs=None).grid(self.vision_config.grid)
 
     @classmethod
     def read_text(cls, config: Mapping[str, Any]) -> LanguageConfig:

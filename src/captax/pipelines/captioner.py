@@ -32,7 +32,7 @@ from captax.generation.programs import (
     seeds_of,
 )
 from captax.generation.result import Alternative, Generated
-from captax.images import ImageError, ImageProcessor, ImageSource, Prepared, TileProcessor
+from captax.images import AnyProcessor, ImageError, ImageSource, Prepared
 from captax.models.arithmetic import map_pictures
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
@@ -68,7 +68,7 @@ class Captioner(Generator):
     def __init__(
         self,
         model: EncoderDecoder,
-        processor: ImageProcessor | TileProcessor,
+        processor: AnyProcessor,
         tokenizer: Tokenizer,
         generation: GenerationConfig | None = None,
         calibration: Calibration | None = None,
@@ -402,7 +402,7 @@ class Captioner(Generator):
     def _prepare_one(self, images: list[Any]) -> list[Picture]:
         return [self.prepare(image) for image in images]
 
-    def inputs(self, pictures: list[Any], rows: int) -> Any:
+    def inputs(self, pictures: Sequence[Any], rows: int) -> Any:
         """Prepared pictures as the model's program takes them, filled up to so many rows."""
         return filled(pictures, rows)
 

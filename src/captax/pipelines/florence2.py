@@ -80,7 +80,7 @@ class Florence2Captioner(VisionLanguageCaptioner):
         start = self._start(self.generation)
         return Begun([start], question, self.model.text_encoder.max_positions)
 
-    def _encode_prompt(
+    def _encode_prompt(  # type: ignore[override]
         self, prompt: str, system: str, raw: bool, size: tuple[int, int]
     ) -> list[int]:
         [text] = self.tokenizer.encode_special([self._question(prompt, system, raw)])

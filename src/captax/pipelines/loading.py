@@ -15,11 +15,12 @@ from captax.checkpoints.names import DEFAULT
 from captax.compilation import refuse_fork
 from captax.errors import CheckpointError, OptionError, quoted
 from captax.generation import GenerationConfig
-from captax.images import ImageProcessor, TileProcessor, load_processor
+from captax.images import ImageProcessor, NativeProcessor, TileProcessor, load_processor
 from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import VisionEncoder
 from captax.models.florence2 import Florence2
+from captax.models.qwen_vl import QwenVL, QwenVLConfig
 from captax.models.timm import TimmForm
 from captax.models.two_towers import TwoTowers
 from captax.models.vision_language import VisionLanguageModel
@@ -28,6 +29,7 @@ from captax.pipelines.classifier import Classifier
 from captax.pipelines.florence2 import Florence2Captioner
 from captax.pipelines.generator import read_calibration, read_generation
 from captax.pipelines.matcher import Matcher
+from captax.pipelines.native import NativeCaptioner
 from captax.pipelines.tagger import Tagger
 from captax.pipelines.text_generator import SOURCE_TOKENIZER, TextGenerator
 from captax.pipelines.vision_language import VisionLanguageCaptioner, check_places
@@ -46,6 +48,8 @@ def load(
     dtype: str = "float32",
     image_size: int | None = None,
     image_splitting: bool | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
 ) -> Captioner: ...
 
 
@@ -59,6 +63,8 @@ def load(
     dtype: str = "float32",
     image_size: int | None = None,
     image_splitting: bool | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
 ) -> Any: ...
 
 
@@ -71,6 +77,8 @@ def load(
     dtype: str = "float32",
     image_size: int | None = None,
     image_splitting: bool | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
 ) -> Any:
     """Load a checkpoint, ready for use.
 
@@ -86,6 +94,10 @@ def load(
             resized to, if not those of the checkpoint. Fewer pixels are fewer tiles.
         image_splitting: for the same models: whether there are tiles at all, or only a view of the
             whole picture.
+        min_pixels: for models that see a picture at its own size: the fewest pixels that it is
+            enlarged to, if not those of the checkpoint.
+        max_pixels: for the same models: the most pixels that it is reduced to. Fewer pixels are
+            fewer tokens.
 
     Returns:
         A `Captioner`, a `TextGenerator`, a `Classifier`, a `Tagger`, or a `Matcher` for a CLIP
@@ -93,7 +105,7 @@ def load(
 
     Raises:
         CheckpointError: there is no checkpoint, or its model cannot be used alone.
-        OptionError: the model sees no tiles, and an option for them is given.
+        OptionError: an option is given that is for models which see pictures in another way.
     """
     refuse_fork()
     loaded: Any
@@ -104,7 +116,22 @@ def load(
         loaded = _from_directory(directory, dtype, name)
     if image_size is not None or image_splitting is not None:
         loaded.processor = _retiled(loaded, image_size, image_splitting)
+    if min_pixels is not None or max_pixels is not None:
+        loaded.processor = _limited(loaded, min_pixels, max_pixels)
     return loaded
+
+
+def _limited(loaded: Any, least: int | None, most: int | None) -> NativeProcessor:
+    processor = getattr(loaded, "processor", None)
+    if not isinstance(processor, NativeProcessor):
+        raise OptionError(
+            f"`{'max_pixels' if least is None else 'min_pixels'}` is for models that see a picture "
+            "at its own size, such as Qwen3-VL, and this is none of them; leave it out"
+        )
+    most = processor.max_pixels if most is None else most
+    # A lower limit for all pixels lowers the fewest too.
+    least = min(processor.min_pixels, most) if least is None else least
+    return dataclasses.replace(processor, min_pixels=least, max_pixels=most)
 
 
 def _retiled(loaded: Any, image_size: int | None, image_splitting: bool | None) -> TileProcessor:
@@ -134,8 +161,12 @@ def _from_directory(directory: Path, dtype: str, name: str | PathLike[str] | Non
                 f"{name}: captax does not know the prompt format of this {kind} checkpoint, whose "
                 f"pictures are the token {token}; load the bare model with captax.load_model"
             )
-        check_places(directory, model.config.places)
         generation = read_generation(directory, model)
+        if isinstance(model, QwenVL):
+            native = NativeProcessor.load(directory)
+            _check_squares(directory, native, model.config)
+            return NativeCaptioner(model, native, tokenizer, prompt_format, generation)
+        check_places(directory, model.config.places)
         if isinstance(model, Florence2):
             processor = ImageProcessor.load(directory)
             return Florence2Captioner(model, processor, tokenizer, prompt_format, generation)
@@ -164,6 +195,18 @@ def _from_directory(directory: Path, dtype: str, name: str | PathLike[str] | Non
         f"{name}: holds a bare {type(model).__name__}, which cannot write or label; make it half "
         "of another model (captax.from_pretrained_halves), or load it as it is (captax.load_model)"
     )
+
+
+def _check_squares(directory: Path, processor: NativeProcessor, config: QwenVLConfig) -> None:
+    """Raise `CheckpointError` if pictures are not prepared as the model takes them."""
+    vision = config.vision_config
+    made = processor.patch, processor.merge
+    if made != (taken := (vision.patch_size, vision.spatial_merge_size)):
+        raise CheckpointError(
+            f"{directory}: the processor makes patches of {made[0]} pixels in squares of {made[1]},"
+            f" and the model takes {taken[0]} and {taken[1]}; the files are of different "
+            "checkpoints, so download them again"
+        )
 
 
 def _from_gguf(path: Path, dtype: str) -> TextGenerator:

@@ -15,7 +15,7 @@ from captax.checkpoints.directory import CONFIG, read_json
 from captax.errors import CheckpointError, OptionError, quoted
 from captax.generation import GenerationConfig
 from captax.generation.result import Generated
-from captax.images import ImageProcessor, ImageSource, Prepared, TileProcessor
+from captax.images import AnyProcessor, ImageSource, Prepared
 from captax.images.processor import PROCESSOR
 from captax.models.encoders import Features
 from captax.models.vision_language import VisionLanguageModel
@@ -44,7 +44,7 @@ class VisionLanguageCaptioner(Captioner):
     def __init__(
         self,
         model: VisionLanguageModel,
-        processor: ImageProcessor | TileProcessor,
+        processor: AnyProcessor,
         tokenizer: Tokenizer,
         prompt_format: PromptFormat,
         generation: GenerationConfig | None = None,
@@ -64,6 +64,15 @@ class VisionLanguageCaptioner(Captioner):
         """How many tokens stand for a prepared picture."""
         return self.model.config.places * len(picture.views)
 
+    def arrangement(self, picture: Prepared) -> tuple[tuple[int, int], int]:
+        """The grid of a prepared picture's tiles, and how many tokens stand for a view of it."""
+        return picture.grid, self.model.config.places
+
+    @property
+    def largest(self) -> tuple[tuple[int, int], int]:
+        """The arrangement of the picture that takes the most tokens."""
+        return self.processor.most_tiles, self.model.config.places
+
     @property
     def cost(self) -> str:
         """How many tokens a picture takes, in a sentence that may go on as text for a user."""
@@ -80,8 +89,10 @@ class VisionLanguageCaptioner(Captioner):
         """Prompts by name: those that the model was taught, or else plain requests."""
         return styles_of(self.prompt_format.styles)
 
-    def asking(self, prompt: str = "") -> Callable[[tuple[int, int]], list[int]]:
-        """All tokens of a prompt in the model's format, by the grid of a picture's tiles.
+    def asking(self, prompt: str = "") -> Callable[..., list[int]]:
+        """All tokens of a prompt in the model's format, by the `arrangement` of a picture.
+
+        Where a view always takes as many tokens, the grid of its tiles is enough.
 
         Raises `GenerationError` if the prompt contains a token that is no text.
         """
@@ -106,10 +117,10 @@ class VisionLanguageCaptioner(Captioner):
         return [functools.partial(self._encoded, prompt, system, raw) for prompt in prompts]
 
     def _whole_prompt(self, asked: Any, picture: Prepared, config: GenerationConfig) -> list[int]:
-        return asked(picture.grid)
+        return asked(*self.arrangement(picture))
 
     def _encode_prompt(
-        self, prompt: str, system: str, raw: bool, grid: tuple[int, int]
+        self, prompt: str, system: str, raw: bool, grid: tuple[int, int], places: int | None = None
     ) -> list[int]:
         how, (rows, columns) = self.prompt_format, grid
         if how.tiles is not None and rows:
@@ -119,7 +130,7 @@ class VisionLanguageCaptioner(Captioner):
                     f"a picture of {rows} x {columns} tiles: the tokenizer has no {last}; give a "
                     "smaller `image_size`"
                 )
-        shown = how.picture_text(self.model.config.places, grid)
+        shown = how.picture_text(places or self.model.config.places, grid)
         if raw:
             text = how.start + shown + prompt
         else:
@@ -129,7 +140,7 @@ class VisionLanguageCaptioner(Captioner):
     def _spoken(self, asked: Any) -> list[int]:
         return []  # the prompt is a question
 
-    def inputs(self, pictures: list[Any], rows: int) -> UInt8[np.ndarray, "rows views h w 3"]:
+    def inputs(self, pictures: Sequence[Any], rows: int) -> UInt8[np.ndarray, "rows views h w 3"]:
         most = max(len(picture.views) for picture in pictures)
         count = next((size for size in VIEWS if size >= most), most)
         views = np.zeros((rows, count, *self.processor.size, 3), np.uint8)

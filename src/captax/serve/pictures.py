@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from captax.data.inline import from_base64, from_data_url, is_data_url
 from captax.errors import nearest, plain
-from captax.images import ImageError, ImageProcessor, Prepared, TileProcessor
+from captax.images import AnyProcessor, ImageError, Prepared
 from captax.images.budget import NotWanted, never
 from captax.images.decode import NotQuick, TooManyPixels
 from captax.serve.bodies import MOST_VALUES, check_json, read_form, too_many_images
@@ -51,7 +51,7 @@ class Sent:
 
     def read(
         self,
-        processor: ImageProcessor | TileProcessor,
+        processor: AnyProcessor,
         settings: Settings,
         *,
         quick: bool = False,

@@ -204,14 +204,19 @@ CHATML = PromptFormat(
 SMOLLM2 = dataclasses.replace(
     CHATML, system_text="You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 )
-QWEN_VL = dataclasses.replace(
+QWEN2 = dataclasses.replace(CHATML, system_text="You are a helpful assistant.")
+QWEN25 = dataclasses.replace(
     CHATML,
-    system_text="You are a helpful assistant.",
+    system_text="You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+)
+QWEN_VL = dataclasses.replace(
+    QWEN2,
     picture="<|image_pad|>",
     picture_start="<|vision_start|>",
     picture_end="<|vision_end|>",
     prompt="Describe this image.",
 )
+QWEN3_VL = dataclasses.replace(QWEN_VL, system_text=None)
 GEMMA = PromptFormat(
     start="<bos>",
     user="<start_of_turn>user\n",
@@ -261,6 +266,9 @@ GEMMA3 = PromptFormat(
 # For language models alone, by what only their chat templates contain; the first one counts.
 _TEMPLATES = (
     ("named SmolLM, trained by Hugging Face", SMOLLM2),
+    ("You are Qwen, created by Alibaba Cloud. You are a helpful assistant.", QWEN25),
+    ("<|im_start|>system\\nYou are a helpful assistant.<|im_end|>", QWEN2),
+    ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>", QWEN2),
     ("<|im_start|>", CHATML),
     ("<start_of_turn>", GEMMA),
     ("<<SYS>>", LLAMA2),
@@ -288,6 +296,8 @@ FORMATS: dict[str, tuple[PromptFormat, ...]] = {
     "llava": (LLAVA, JOYCAPTION),
     "gemma3": (GEMMA3,),
     "florence2": (FLORENCE2,),
+    "qwen2_5_vl": (QWEN_VL,),
+    "qwen3_vl": (QWEN3_VL,),
 }
 
 

@@ -18,7 +18,7 @@ from captax.checkpoints.directory import load_half
 from captax.checkpoints.efficientnet_lite import load_efficientnet_lite
 from captax.checkpoints.state import parameters, rebuilder
 from captax.errors import quoted
-from captax.images import ImageProcessor, TileProcessor
+from captax.images import ImageProcessor, NativeProcessor, TileProcessor
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import TextEncoder, VisionEncoder
 from captax.models.transformer import TransformerDecoder, TransformerDecoderConfig
@@ -89,8 +89,14 @@ def _prepare_to_ask(captioner: VisionLanguageCaptioner, recipe: Recipe) -> None:
         )
     if not recipe.model.tiles and isinstance(captioner.processor, TileProcessor):
         captioner.processor = dataclasses.replace(captioner.processor, split=False)
-    if captioner.processor.most_tiles == (0, 0):
+    native = isinstance(captioner.processor, NativeProcessor)
+    if captioner.processor.most_tiles == (0, 0) and not native:
         return
+    if native and (any(stage.views for stage in recipe.stages) or jax.process_count() > 1):
+        raise RecipeError(
+            "stages: a model that sees pictures at their own size is trained in one process, and "
+            "their features are not kept; leave out views, and other processes"
+        )
     if any(stage.views for stage in recipe.stages):
         raise RecipeError(
             "stages: the features of pictures are not kept for a model that sees them as tiles; "

@@ -11,8 +11,9 @@ from flax import struct
 from jaxtyping import Float, UInt8
 
 from captax.generation.programs import fill_prompts
-from captax.images import Augment, ImageProcessor, TileProcessor
+from captax.images import AnyProcessor, Augment
 from captax.models.encoders import VisionEncoder
+from captax.models.patches import Patches
 from captax.models.prompt import Prompt
 from captax.pipelines.vision_language import VisionLanguageCaptioner
 from captax.training.features import FeatureCache, augmented, augmented_pixels, cache_features
@@ -28,7 +29,7 @@ class EncoderInputs:
     def __init__(
         self,
         examples: Sequence[Any],
-        processor: ImageProcessor | TileProcessor,
+        processor: AnyProcessor,
         *,
         augment: Augment | None = None,
         seed: int = 0,
@@ -86,10 +87,11 @@ class EncoderInputs:
 class Asked:
     """What a vision-language model is asked: pictures and a prompt about each.
 
-    `pictures` are all views of each as bytes, or what `EncoderInputs` kept of a single one.
+    `pictures` are all views of each as bytes, patches if they have several sizes, or what
+    `EncoderInputs` kept of a single view.
     """
 
-    pictures: UInt8[Any, "batch views height width 3"] | Float[Any, "batch ..."]
+    pictures: UInt8[Any, "batch views height width 3"] | Patches | Float[Any, "batch ..."]
     prompt: Prompt
 
 
@@ -104,11 +106,12 @@ class AskedInputs(EncoderInputs):
 
     def read(self, chosen: np.ndarray, visits: np.ndarray | None = None) -> Asked:
         if self.depth:
-            pictures, grids = super().read(chosen, visits), [(0, 0)] * len(chosen)
+            pictures = super().read(chosen, visits)
+            shown = [((0, 0), self.captioner.model.config.places)] * len(chosen)
         else:
             prepared = self._load(augmented, chosen, visits)
             pictures = self.captioner.inputs(prepared, len(prepared))
-            grids = [picture.grid for picture in prepared]
-        prompts = [self.asking(grid) for grid in grids]
+            shown = [self.captioner.arrangement(picture) for picture in prepared]
+        prompts = [self.asking(*each) for each in shown]
         most = self.captioner.model.decoder.max_positions
         return Asked(pictures, fill_prompts(prompts, len(prompts), max_positions=most))

@@ -32,11 +32,10 @@ from captax.files import (
     write_text,
 )
 from captax.images import (
+    AnyProcessor,
     Augment,
     ImageError,
-    ImageProcessor,
     Prepared,
-    TileProcessor,
     mentions_sides,
     rng_for,
 )
@@ -76,7 +75,7 @@ def cache_features(
     encoder: VisionEncoder,
     depth: int,
     examples: Sequence[Any],
-    processor: ImageProcessor | TileProcessor,
+    processor: AnyProcessor,
     *,
     augment: Augment | None = None,
     views: int = 1,
@@ -139,7 +138,7 @@ def _rows_done(data: Path, progress: Path, directory: Path, row: int) -> int:
 
 def augmented_pixels(
     example: Any,
-    processor: ImageProcessor | TileProcessor,
+    processor: AnyProcessor,
     augment: Augment | None,
     seed: int,
     view: int,
@@ -150,7 +149,7 @@ def augmented_pixels(
 
 def augmented(
     example: Any,
-    processor: ImageProcessor | TileProcessor,
+    processor: AnyProcessor,
     augment: Augment | None,
     seed: int,
     view: int,
@@ -189,7 +188,7 @@ def _make_room(data: Path, directory: Path, size: int) -> None:
 
 def _views(
     examples: Sequence[Any],
-    processor: ImageProcessor | TileProcessor,
+    processor: AnyProcessor,
     augment: Augment | None,
     seed: int,
     rows: range,

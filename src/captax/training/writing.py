@@ -257,9 +257,7 @@ class CaptionTask(WritingTask):
     def longest_prompt(self) -> int:
         if not isinstance(self.subject, VisionLanguageCaptioner):
             return super().longest_prompt()
-        return len(
-            self.subject.asking(self.recipe.model.prompt or "")(self.subject.processor.most_tiles)
-        )
+        return len(self.subject.asking(self.recipe.model.prompt or "")(*self.subject.largest))
 
     def learned(self) -> list[str]:
         return [caption for example in self.train for caption in example.captions]

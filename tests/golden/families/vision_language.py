@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from captax.models.observing import observe
+from captax.models.patches import Patches
 from captax.models.prompt import Prompt
 from golden.case import Case, Inputs, Outputs, random_pixels, random_tokens
 
@@ -187,10 +188,97 @@ def _ask(model: Any, tensors: dict[str, Any]) -> Any:
     }
 
 
+# What a processor that keeps aspect ratios makes of two pictures with as many tokens each.
+GRIDS = ((4, 6), (2, 12))
+QWEN_TEXT = {**TEXT, "head_dim": 16, "num_hidden_layers": 3}
+QWEN_SECTIONS = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 2, 2]}
+
+
+def _qwen3_vl(full: bool) -> Any:
+    """At the real size, Qwen/Qwen3-VL-2B-Instruct with fewer layers and words."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    vision = {"hidden_size": 16, "num_heads": 2, "depth": 3, "intermediate_size": 20}
+    vision |= {"patch_size": 8, "out_hidden_size": 16, "num_position_embeddings": 25}
+    vision |= {"deepstack_visual_indexes": [0, 2]}
+    sections = {**QWEN_SECTIONS, "mrope_interleaved": True}
+    real_vision = {"hidden_size": 1024, "depth": 4, "intermediate_size": 4096}
+    real_vision |= {"out_hidden_size": 2048, "deepstack_visual_indexes": [1, 2, 3]}
+    real = {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 4}
+    real |= {"num_attention_heads": 16, "num_key_value_heads": 8, "vocab_size": 32_064}
+    real_sections = {**sections, "rope_theta": 5_000_000, "mrope_section": [24, 20, 20]}
+    config = Qwen3VLConfig(
+        vision_config=real_vision if full else vision,
+        text_config={
+            **(real if full else QWEN_TEXT),
+            "rope_parameters": real_sections if full else sections,
+        },
+        image_token_id=32_000 if full else PICTURE,
+        tie_word_embeddings=full,
+    )
+    return Qwen3VLForConditionalGeneration(config)
+
+
+def _qwen25_vl(full: bool) -> Any:
+    """At the real size, Qwen/Qwen2.5-VL-3B-Instruct with fewer layers and words."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    vision = {"hidden_size": 16, "num_heads": 2, "depth": 3, "intermediate_size": 20}
+    vision |= {"patch_size": 8, "out_hidden_size": 64, "window_size": 32}
+    vision |= {"fullatt_block_indexes": [1]}
+    real_vision = {"hidden_size": 1280, "depth": 3, "intermediate_size": 3420}
+    real_vision |= {"out_hidden_size": 2048, "fullatt_block_indexes": [2]}
+    real = {"hidden_size": 2048, "intermediate_size": 11_008, "num_hidden_layers": 2}
+    real |= {"num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 32_064}
+    sections = {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1_000_000.0}
+    small = {key: value for key, value in QWEN_TEXT.items() if key != "head_dim"}
+    config = Qwen2_5_VLConfig(
+        vision_config=real_vision if full else vision,
+        text_config={
+            **(real if full else {**small, "hidden_size": 64}),
+            "rope_parameters": sections if full else QWEN_SECTIONS,
+        },
+        image_token_id=32_000 if full else PICTURE,
+        tie_word_embeddings=full,
+    )
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def _qwen_inputs(patch: int, real_patch: int) -> Any:
+    """Words, a picture of any shape, a prompt and what is said, for two pictures."""
+
+    def make(full: bool) -> Inputs:
+        side, token = (real_patch, 32_000) if full else (patch, PICTURE)
+        count = GRIDS[0][0] * GRIDS[0][1]
+        before, after = random_tokens(PICTURE, 2, 2, seed=2), random_tokens(PICTURE, 2, 9)
+        tokens = np.concatenate([before, np.full((2, count // 4), token), after], 1)
+        # Still pictures are the same at both times.
+        still = random_pixels(2 * count, 3, 1, side, side)
+        return {
+            "input_ids": tokens,
+            "mm_token_type_ids": (tokens == token).astype(np.int64),
+            "pixel_values": still.repeat(2, axis=2).reshape(2 * count, -1),
+            "image_grid_thw": np.array([(1, *grid) for grid in GRIDS]),
+        }
+
+    return make
+
+
+def _shown(inputs: Inputs) -> Any:
+    """Pictures as ours takes them."""
+    shown = jnp.asarray(inputs["pixel_values"])
+    if "image_grid_thw" not in inputs:
+        return jnp.moveaxis(shown, -3, -1)
+    grids = jnp.asarray(inputs["image_grid_thw"])[:, 1:]
+    side = round((shown.shape[1] / 6) ** 0.5)
+    still = shown.reshape(len(grids), -1, 3, 2, side, side)[:, :, :, 0]
+    return Patches(jnp.moveaxis(still, 2, -1).reshape(*still.shape[:2], -1), grids)
+
+
 def _run(model: Any, inputs: Inputs) -> Outputs:
-    tokens, shown = inputs["input_ids"], inputs["pixel_values"]
+    tokens = inputs["input_ids"]
     first = tokens.shape[1] - SAID + 1
-    views = jnp.moveaxis(jnp.asarray(shown), -3, -1)
+    views = _shown(inputs)
     # What the last token of the text would be predicts nothing.
     said = jnp.pad(tokens[:, first:], ((0, 0), (0, 1)))
 
@@ -212,6 +300,11 @@ def _run(model: Any, inputs: Inputs) -> Outputs:
     }
 
 
+def _run_deep(model: Any, inputs: Inputs) -> Outputs:
+    """Without hidden states: theirs are those from before the picture's earlier layers join."""
+    return {name: each for name, each in _run(model, inputs).items() if name != "hidden_states"}
+
+
 CASES = [
     Case("smolvlm", _smolvlm, _smolvlm_inputs, _run, _ask),
     Case("paligemma", _paligemma("gemma"), _paligemma_inputs, _run, _ask),
@@ -219,4 +312,6 @@ CASES = [
     Case("llava", _llava("clip"), _inputs(32, 336, 16, 576, 32_000), _run, _ask),
     Case("joycaption", _llava("siglip"), _inputs(32, 384, 16, 729, 32_000), _run, _ask),
     Case("gemma3-vision", _gemma3, _gemma3_inputs, _run, _ask),
+    Case("qwen2.5-vl", _qwen25_vl, _qwen_inputs(8, 14), _run, _ask),
+    Case("qwen3-vl", _qwen3_vl, _qwen_inputs(8, 16), _run_deep, _ask),
 ]
