@@ -1,4 +1,4 @@
-"""Small models of timm, with what timm computes with them; stored in `golden/timm`.
+"""Small models of timm, with what timm computes with them; stored in `golden/taggers`.
 
 `python tests/golden/timm_side.py` makes them again. It needs timm, of which the tests have no need.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-STORED = Path(__file__).parent / "timm"
+STORED = Path(__file__).parent / "taggers"
 LABELS = 7
 _VIT = {"embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8, "img_size": 32}
 # By name: the architecture, and what is changed of it.

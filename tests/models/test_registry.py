@@ -90,6 +90,7 @@ def test_a_model_describes_itself_as_the_config_it_was_built_from(config: dict[s
             {**ENCODER, "depth_scale": 1e9},
             "width_scale and depth_scale must be above 0 and at most 10",
         ),
+        ({"model_type": "florence_vision", "mlp_ratio": 1e308}, "mlp_ratio=1e.308 must be above 0"),
         ({"model_type": "resnet", "depths": [10**8, 1, 1, 1]}, r"depths=\(10+, 1, 1, 1\) must be"),
         (
             {"model_type": "vit", "num_labels": 10**12, "architectures": ["ViTClassification"]},

@@ -40,6 +40,7 @@ def test_a_classifier_labels_pictures(checkpoint: Callable[[str], Path]) -> None
         ({"use_absolute_embeddings": True}, "use_absolute_embeddings=True"),
         ({"window_size": 65}, "windows of 65"),
         ({"pretrained_window_sizes": [1, 1, 1, 1]}, "windows of"),
+        ({"mlp_ratio": 1e308}, "mlp_ratio=1e[+]308 must be above 0"),
         ({"depths": []}, "one number for every stage"),
     ],
 )

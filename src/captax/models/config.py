@@ -23,7 +23,7 @@ class ConfigError(CaptaxError):
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "projector_hidden_act")
 # Limits that no real model reaches: a wrong config is refused before it builds a huge model.
 MOST_LAYERS, MOST_LABELS, MOST = 1000, 10**6, 2**31
-MOST_STAGES = 8
+MOST_STAGES, MOST_RATIO = 8, 1000
 
 # Config classes by `model_type`; each adds itself when its file is imported.
 FAMILIES: dict[str, type["ModelConfig"]] = {}
@@ -238,6 +238,8 @@ def _check_sizes(cls: type, fields: Mapping[str, Any]) -> None:
     for key, value in fields.items():
         if key.endswith("_id"):
             continue
+        if key == "mlp_ratio" and not 0 < value <= MOST_RATIO:
+            raise ConfigError(f"{key}={quoted(value)} must be above 0 and at most {MOST_RATIO:,}")
         default = defaults.get(key)
         if isinstance(default, tuple) and default:
             default = default[0]

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from captax.errors import quoted
 from captax.models.arithmetic import ACTIVATIONS
-from captax.models.config import ConfigError, ModelConfig, labels_of
+from captax.models.config import MOST, MOST_RATIO, ConfigError, ModelConfig, labels_of
 from captax.models.convnext import EPSILON, KERNEL, ConvNextConfig
 from captax.models.encoders import Features, PatchEncoder
 from captax.models.layout import Layout, Rule, conv2d, linear, norm, table
@@ -423,8 +423,8 @@ class TimmSwinv2Config(TimmForm, Swinv2Config):
 def times(name: str, ratio: Any, width: Any) -> int:
     """`ratio` times `width`, rounded down; raises `ConfigError` for what gives no sensible size."""
     plain = type(ratio) in (int, float) and type(width) is int
-    if not plain or not 0 < ratio <= 1000 or not 0 < width < 2**31:
-        raise ConfigError(f"{name}={quoted(ratio)} must be a number above 0, at most 1000")
+    if not plain or not 0 < ratio <= MOST_RATIO or not 0 < width <= MOST:
+        raise ConfigError(f"{name}={quoted(ratio)} must be above 0 and at most {MOST_RATIO:,}")
     return int(width * ratio)
 
 
