@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -77,7 +78,7 @@ def read(path: Path) -> None:
     elif kind == "written":
         _write(path)
     else:
-        for item in list_items(path) if kind == "lists" else archive_items(str(path)):
+        for item in list_items(path) if kind == "lists" else archive_items(str(path), Counter()):
             assert not item.place.is_absolute() and ".." not in item.place.parts
             if kind != "lists" and not isinstance(item.image, Path | ImageError):
                 with contextlib.suppress(ImageError):

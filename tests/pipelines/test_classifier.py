@@ -208,7 +208,7 @@ def test_a_model_without_a_head_gets_one(checkpoint: Callable[[str], Path]) -> N
     for name, value in parameters(classifier.model).items():
         if "classifier" not in name:
             np.testing.assert_array_equal(value, bare[name])
-    known = "deit, resnet, siglip, siglip_vision_model, vit, vit_msn"
+    known = "convnext, deit, resnet, siglip, siglip_vision_model, swinv2, vit, vit_msn"
     with pytest.raises(ConfigError, match=f"gpt2 cannot classify; use one of {known}$"):
         captax.classifier_for(checkpoint("gpt2"), ["a"])
 

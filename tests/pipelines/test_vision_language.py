@@ -156,6 +156,13 @@ def test_the_command_captions_with_it(
     assert whole.stdout != plain.stdout
 
 
+def test_a_confidence_is_refused_in_a_line(
+    smolvlm: VisionLanguageCaptioner, pictures: list[Image.Image]
+) -> None:
+    with pytest.raises(GenerationError, match="signals of a confidence cannot be measured"):
+        list(smolvlm.stream(pictures, signals=True))
+
+
 def test_the_command_asks_in_a_style(
     smolvlm: VisionLanguageCaptioner, examples: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:

@@ -62,8 +62,11 @@ class Captioner(Generator):
     """Writes captions of pictures.
 
     With a `calibration`, captions have a confidence. It holds for the weights that it was fitted
-    to: a model that is trained further needs another.
+    to: a model that is trained further needs another. `measurable` says whether a confidence can be
+    computed at all.
     """
+
+    measurable = True
 
     def __init__(
         self,
@@ -153,6 +156,11 @@ class Captioner(Generator):
         carries instead; this is for collections that are captioned in parts. It may carry a prompt
         of its own, which then takes the place of `prompt`.
         """
+        if signals and not self.measurable:
+            raise GenerationError(
+                "the signals of a confidence cannot be measured of vision-language models; use "
+                "another captioner"
+            )
         config = self._config(options)
         calibration = self.calibration
         measured = None if signals else tuple(calibration.weights) if calibration else ()

@@ -40,6 +40,7 @@ class VisionLanguageCaptioner(Captioner):
     """
 
     model: VisionLanguageModel
+    measurable = False
 
     def __init__(
         self,
