@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import captax
+from vision_language_files import write
 
 Run = Callable[..., Any]
 SHORT = ("--max-new-tokens", 6, "--min-new-tokens", 6, "--no-image-splitting")
@@ -85,6 +86,13 @@ def test_hints_that_cannot_be_given_are_refused(
 ) -> None:
     result = run("caption", pictures, "--model", asked, *options)
     assert result.code == 2 and told in result.err
+
+
+def test_a_task_takes_no_hints(run: Run, pictures: Path, tmp_path: Path) -> None:
+    model = write("florence2", tmp_path / "florence2")
+    for asked in (("--style", "short"), ("--prompt", "<CAPTION>")):
+        result = run("caption", pictures, "--model", model, "--hints", "tags", *asked)
+        assert result.code == 2 and "--hints cannot be added to a task" in result.err
 
 
 def test_a_captioner_that_continues_its_prompt_takes_no_hints(

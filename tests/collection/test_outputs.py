@@ -8,13 +8,15 @@ from pathlib import Path, PurePosixPath
 import pyarrow.parquet
 import pytest
 
-from captax.collection.choices import CaptionFormat
+from captax.collection.caption_template import merged
+from captax.collection.choices import CaptionFormat, OnExists
 from captax.collection.item import CollectionError, Item
 from captax.collection.job import Summary
 from captax.collection.outputs import WRITERS, OneFile, Screen, format_of
 from captax.collection.record import Record, columns_of, utf8
 from captax.metrics.caption_files import read_captions
 from captax.text.regions import Region
+from captax.text.tags import Tag
 
 NAMES = [
     "a.jpg",
@@ -198,6 +200,23 @@ def test_captions_that_were_cut_are_marked(tmp_path: Path) -> None:
         Record.read({**records[0].write(), "looped": "yes"})
     summary = Summary(captioned=2, looped=1, seconds=1.0)
     assert any(line.startswith("captions that said the same again") for line in summary.lines())
+
+
+def test_a_column_of_a_list_stays_beside_tags(tmp_path: Path) -> None:
+    tags = (Tag("cat", "general", 0.5),)
+    records = [
+        Record("a.jpg", SAID[:1], tags=tags, columns={"tags": "mine"}),
+        Record("b.jpg", SAID[:1], columns={"tags": "yours"}),
+    ]
+    path = written(tmp_path, CaptionFormat.jsonl, *records)
+    tagged, plain = map(json.loads, path.read_text("utf-8").splitlines())
+    assert tagged["list_tags"] == "mine" and tagged["tags"] == [tags[0].write()]
+    assert plain["tags"] == "yours"
+
+
+@pytest.mark.parametrize("policy", [OnExists.append, OnExists.prepend])
+def test_nothing_is_added_to_a_text_where_nothing_was_said(policy: OnExists) -> None:
+    assert merged(policy, "old\n", [""], ", ") == ["old"]
 
 
 def test_regions_are_in_jsonl_only_where_a_task_has_them(tmp_path: Path) -> None:

@@ -195,6 +195,19 @@ def test_what_is_generated_parses(generator: TextGenerator, how: dict[str, Any])
         jsonschema.validate(json.loads(said.text.removeprefix(text)), schema)
 
 
+def test_options_of_a_checkpoint_do_not_break_a_schema(generator: TextGenerator) -> None:
+    """As BART's and Florence-2's checkpoints have them: a first token, and no trigram twice."""
+    own = {"forced_bos_token_id": 7, "no_repeat_ngram_size": 2, "min_length": 30}
+    made = TextGenerator(
+        generator.model, byte_level(), generator.generation.replace(**own, suppress_tokens=[5])
+    )
+    for how in ({"num_beams": 1}, {"num_beams": 3}):
+        [said] = made.generate("a", max_new_tokens=60, json_schema=SCHEMAS["tags"], **how)
+        assert said.tokens[0] == 7
+        text = byte_level().decode(said.tokens[1:])
+        jsonschema.validate(json.loads(text), SCHEMAS["tags"])
+
+
 def test_a_text_ends_before_the_stop(generator: TextGenerator) -> None:
     options: dict[str, Any] = {"num_beams": 1, "max_new_tokens": 40}
     [whole] = generator.generate("ab", **options)
@@ -228,7 +241,10 @@ def test_words_are_cut_where_they_cannot_be_ended(
         ({"json_schema": "{"}, "is not JSON"),
         ({"json_schema": "3"}, "give a JSON object, a schema"),
         ({"json_schema": {"type": "no such"}}, "cannot be followed"),
-        ({"json_schema": {}, "stop_strings": "a"}, "would cut what `json_schema` describes"),
+        ({"json_schema": {}, "stop_strings": "a"}, "`stop_strings` may forbid what"),
+        ({"json_schema": {}, "bad_words": ["a"]}, "`bad_words` may forbid what `json_schema`"),
+        ({"json_schema": {}, "min_new_tokens": 3}, "`min_new_tokens` may forbid what"),
+        ({"json_schema": "[" * 100_000}, "is not JSON"),
         ({"stop_strings": ["a", ""]}, "holds a text that is empty"),
     ],
 )

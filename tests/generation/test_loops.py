@@ -103,7 +103,7 @@ def test_a_loop_is_cut_and_told(tiny_captioner: Captioner, end: bool) -> None:
         return
     # The loop seemed the more certain of the two; what is left of it is as certain as the other.
     assert said["alternatives"][0].text == "a red blue"
-    assert said["looped"] and said["tokens"] == (dog, red, blue, eos)
-    assert said["score"] == pytest.approx(-2.0) and said["logprobs"] == (-2.0,) * 4
+    assert said["looped"] and said["tokens"] == (dog, red, blue)
+    assert said["score"] == pytest.approx(-2.0) and said["logprobs"] == (-2.0,) * 3
     free = tiny_captioner._texts([], found, tiny_captioner._config({"end_loops": False}))
     assert free["tokens"] == tuple(rows[0]) and not free["looped"]

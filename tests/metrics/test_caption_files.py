@@ -78,8 +78,8 @@ def test_plain_text_is_a_caption_a_line(write: Write) -> None:
 
 
 def test_what_captax_writes_is_read(write: Write) -> None:
-    printed = "a b/1.jpg: a dog: asleep\r\n\nhttp://c.org/2.png: two cats\n"
-    said = {"a b/1.jpg": ["a dog: asleep"], "http://c.org/2.png": ["two cats"]}
+    printed = "a b/1.jpg: a dog: asleep\r\n\nhttp://c.org/2.png?w=1: two cats\n"
+    said = {"a b/1.jpg": ["a dog: asleep"], "http://c.org/2.png?w=1": ["two cats"]}
     assert texts(write("printed.txt", printed)) == said
     assert read_captions(write("plain.txt", printed + "no picture: cats")).by_line
     record = {"path": "a/1.jpg", "caption": "a dog", "score": -1.0, "alternatives": []}

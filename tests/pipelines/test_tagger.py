@@ -89,6 +89,8 @@ def test_excluded_tags_never_count_however_they_are_written(
     assert {tag.tag for tag in found.tags} == {"1girl", ">_<", "nobody"}
     with pytest.raises(OptionError, match="'longhair', which is no tag"):
         tagger.tag(pictures[0], exclude=["longhair"])
+    with pytest.raises(OptionError, match="is no tag of this model"):
+        tagger.tag(pictures[0], exclude=["sensitive"])  # a rating, of which there is always one
     with pytest.raises(OptionError, match="general"):
         tagger.tag(pictures[0], general=float("nan"))
 

@@ -76,6 +76,7 @@ def test_styles_of_ones_own_come_first(tmp_path: Path, text: str) -> None:
     [
         (b"a: [", "cannot be read"),
         (b"\xff\xfe\xff", "cannot be read"),
+        (b"short: 2020-13-45\n", "cannot be read"),
         (b"- a\n", "is no mapping of names to prompts"),
         (b"a: 3\n", "styles.a is no text"),
         (b"a: {words: '{words}'}\n", "styles.a has no prompt"),

@@ -284,7 +284,16 @@ def caption(
     if style is not None:
         known = captioner.styles if styles is None else captioner.styles.with_own(styles)
         said = known.prompt(style, words=words, length=length, extras=extra or ())
-        plan = dataclasses.replace(plan, options=dataclasses.replace(asked, prompt=said))
+        asked = dataclasses.replace(asked, prompt=said)
+        plan = dataclasses.replace(plan, options=asked)
+    if (
+        hints is not None
+        and isinstance(captioner, VisionLanguageCaptioner)
+        and captioner.prompt_format.task_of(asked.prompt)[0] is not None
+    ):
+        raise CaptaxError(
+            "--hints cannot be added to a task of this model; ask in words of your own, by --prompt"
+        )
     if min_score == AUTO:
         shape = dataclasses.replace(shape, min_confidence=threshold_of(captioner))
         plan = dataclasses.replace(plan, shape=shape)

@@ -57,6 +57,8 @@ def merged(policy: OnExists, before: str, texts: list[str], separator: str) -> l
     kept = before.rstrip()
     if not kept or policy not in (OnExists.append, OnExists.prepend):
         return texts
+    if not any(texts):
+        return [kept, *texts[1:]]
     if policy is OnExists.append:
         return [f"{kept}{separator}{texts[0]}", *texts[1:]]
     return [*texts[:-1], f"{texts[-1]}{separator}{kept}"]

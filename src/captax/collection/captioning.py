@@ -11,8 +11,7 @@ from captax.collection.hints import Hints
 from captax.collection.item import Item
 from captax.collection.record import Record
 from captax.data.batches import batched, map_ahead
-from captax.errors import CaptaxError
-from captax.generation import GenerationError
+from captax.errors import CaptaxError, OptionError
 from captax.images import ImageError
 from captax.pipelines.captioner import Caption, Captioner
 from captax.pipelines.streaming import Placed, pace
@@ -80,7 +79,7 @@ class CaptionOptions(PictureOptions):
         return {"prompt": self.prompt, "seed": self.seed, **self.decoding}
 
     def settings(self) -> dict[str, Any]:
-        hints = {} if self.hints is None else {"hints": str(self.hints.folder)}
+        hints = {} if self.hints is None else {"hints": str(self.hints.folder.absolute())}
         return {**super().settings(), **hints}
 
     def prompt_of(self, item: Item) -> str | None:
@@ -183,8 +182,10 @@ def caption_batches(
             prepared = captioner.prepare(processor.prepare(picture))
             prompt = options.prompt_of(each.item)
             if prompt is not None and isinstance(captioner, VisionLanguageCaptioner):
-                captioner.asking(prompt)  # refuses what is no text
-        except (ImageError, GenerationError) as error:
+                # Refuses what is no text, and what is too long.
+                shown = captioner.arrangement(captioner.prepare(prepared))
+                captioner.check_prompt(captioner.asking(prompt)(*shown))
+        except (ImageError, OptionError) as error:
             return each.error(_reason(each.item, error)), None
         return each.record(look), Placed(each.place, prepared, prompt)
 

@@ -32,4 +32,5 @@ class Hints:
             raise ImageError(f"{file}: its tags cannot be read ({reason})") from None
         if len(tags) > MOST:
             raise ImageError(f"{file}: its tags have more than {MOST:,} characters; shorten them")
-        return (prompt if TAGS in prompt else prompt + AFTER).replace(TAGS, tags)
+        after = AFTER if tags and TAGS not in prompt else ""
+        return f"{prompt}{after}".replace(TAGS, tags)

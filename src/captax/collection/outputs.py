@@ -49,12 +49,13 @@ def as_json(record: Record) -> dict[str, Any]:
         ]
     if record.copy_of:
         values["copy_of"] = record.copy_of
-    values |= record.columns
+    own: dict[str, Any] = {}
     if record.regions is not None:
-        values["regions"] = [region.write() for region in record.regions]
+        own["regions"] = [region.write() for region in record.regions]
     if record.tags is not None:
-        values["tags"] = [tag.write() for tag in record.tags]
-    return values
+        own["tags"] = [tag.write() for tag in record.tags]
+    columns = {f"list_{k}" if k in own else k: value for k, value in record.columns.items()}
+    return {**values, **columns, **own}
 
 
 def as_text(record: Record) -> str:

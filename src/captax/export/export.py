@@ -50,7 +50,10 @@ DONE = {
     "forced_eos_token_id": (),
     "renormalize_logits": False,
 }
-NOT_DONE = ("do_sample", "num_beam_groups", "bad_words_ids", "force_words_ids")
+NOT_DONE = (
+    *("do_sample", "num_beam_groups", "bad_words_ids", "force_words_ids"),
+    *("stop_strings", "json_schema"),
+)
 
 
 def export(

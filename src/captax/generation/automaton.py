@@ -66,7 +66,8 @@ class Automaton:
             return jnp.where((place >= begins) & (states >= 0), said, states)
 
         states = jax.lax.fori_loop(begins.min(), position, read, jnp.zeros(rows, jnp.int32))
-        # A text that other constraints have led astray is left alone.
+        # A text that has not begun is left alone, and one that other constraints have led astray.
+        states = jnp.where(position >= begins, states, _NONE)
         nexts = jnp.where(states[:, None] >= 0, following[states], 0)[:, classes]
         room = jnp.asarray(limit).reshape(-1, 1) - position - 1
         fits = (nexts >= 0) & (jnp.asarray(self.left)[nexts] <= room)
@@ -198,7 +199,7 @@ def schema_text(schema: object) -> str:
     try:
         parsed = json.loads(schema) if isinstance(schema, str) else schema
         text = json.dumps(parsed)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise GenerationError(f"`json_schema` is not JSON ({error}); give a schema") from None
     if not isinstance(parsed, dict):
         raise GenerationError(f"`json_schema` is {quoted(text)}; give a JSON object, a schema")

@@ -414,7 +414,7 @@ class Rules:
             given = scores, unconstrained, tokens, position, self.required
             scores = require_phrases(*given, start=start, left=left, eos=self.eos)
         if self.automaton is not None:
-            scores = self.automaton(scores, tokens, position, prompt=prompt, limit=limit)
+            scores = self.automaton(scores, tokens, position, prompt=prompt + later, limit=limit)
         return jax.nn.log_softmax(scores) if self.renormalize else scores
 
 

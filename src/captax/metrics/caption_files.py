@@ -20,7 +20,7 @@ PICTURE_KEYS = ("image", "file_name", "filename", "file", "path")
 CAPTION_KEYS = ("caption", "captions", "references", "text")
 _TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)")
 # As `captax caption` prints captions.
-_NAMED_LINE = re.compile(r"(\S.*?\.[A-Za-z0-9]{1,5}): (.*)")
+_NAMED_LINE = re.compile(r"(\S.*?\.[A-Za-z0-9]{1,5}(?:\?\S*)?): (.*)")
 _SPLITS = {"val": "dev", "valid": "dev", "validation": "dev", "restval": "train"}
 
 

@@ -206,11 +206,12 @@ class Captioner(Generator):
     def _caption(self, asked: Any, found: Sequences, config: GenerationConfig) -> Caption:
         """The caption in what was decoded for one picture."""
         told = {name: float(value) for name, value in found.signals.items()}
-        return Caption(
-            **self._texts(self._spoken(asked), found, config),
-            confidence=self.calibration.confidence(told) if self.calibration else None,
-            signals=told,
-        )
+        texts = self._texts(self._spoken(asked), found, config)
+        # Signals were measured of the text that decoding preferred, before loops were cut.
+        same = texts["tokens"] == tuple(map(int, found.tokens[0][: found.lengths[0]]))
+        confident = self.calibration is not None and same
+        confidence = self.calibration.confidence(told) if confident and self.calibration else None
+        return Caption(**texts, confidence=confidence, signals=told)
 
     def prompt_for(self, task: str, prompt: str = "") -> str:
         """The prompt by which a model that was taught tasks is asked for one of them.

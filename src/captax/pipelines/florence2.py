@@ -93,11 +93,9 @@ class Florence2Captioner(VisionLanguageCaptioner):
         task, _ = (None, "") if raw else self.prompt_format.task_of(prompt)
         if task is None or task.reading is None:
             return caption
-        count = config.num_return_sequences
-        rows = zip(found.tokens[:count], found.lengths[:count], strict=True)
         answers = [
-            task.reading(self.tokenizer.decode_special([int(token) for token in row[:length]]))
-            for row, length in rows
+            task.reading(self.tokenizer.decode_special(said.tokens))
+            for said in self._said_best_first(found, config)
         ]
         others = tuple(
             Alternative(_told(regions), other.score)

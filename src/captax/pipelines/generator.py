@@ -39,6 +39,11 @@ CONFIDENCE = "confidence.json"
 
 # How many automata are kept: of each schema, and of each set of texts to end at.
 _AUTOMATA = 8
+# Constraints that forbid tokens, whatever a schema needs.
+_AGAINST_SCHEMAS = (
+    *("min_length", "min_new_tokens", "no_repeat_ngram_size", "bad_words_ids", "force_words_ids"),
+    *("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id", "stop_strings"),
+)
 
 
 class Generator:
@@ -116,6 +121,8 @@ class Generator:
                     )
                 said[f"{name}_ids"] = spell(phrases)
         config = self.generation.replace(**said)
+        if config.json_schema is not None:
+            config = _only_the_schema(config, said)
         _ = config.strategy, config.constraints  # this raises if options contradict each other
         return config
 
@@ -168,7 +175,8 @@ class Generator:
         limits = config.limits(lengths, self._max_positions, self._borders(config))
         rules = self._rules(config)
         if rules is not None and rules.automaton is not None:
-            room, needed = int((limits - lengths).min()), rules.automaton.shortest
+            room = int((limits - lengths).min())
+            needed = rules.automaton.shortest + len(config.forced_begin)
             if room < needed:
                 raise GenerationError(
                     f"`json_schema` needs {needed:,} tokens at least and a text has {room:,}; use "
@@ -224,8 +232,6 @@ class Generator:
                 return until(config.stop_strings, self.tokenizer.pieces, *given)
             except TextError:
                 return None  # what is written too much is cut all the same
-        if config.stop_strings:
-            raise GenerationError("`stop_strings` would cut what `json_schema` describes; use one")
         try:
             pieces = self.tokenizer.pieces
         except TextError as error:
@@ -279,27 +285,29 @@ class Generator:
         self, prompt: Sequence[int], found: Sequences, config: GenerationConfig
     ) -> dict[str, Any]:
         """The fields of `Generated` for one input's row; texts begin with the prompt."""
-        said = [
-            self._said_in(found, row, config)
-            for row in range(min(config.num_return_sequences, len(found.tokens)))
-        ]
+        said = self._said_best_first(found, config)
         before = len(self.decode([prompt])[0]) if config.stop_strings else 0
         texts = [
             _before(text, config.stop_strings, before)
             for text in self.decode([[*prompt, *each.bare] for each in said])
         ]
-        order = [*range(len(said))]
-        if any(each.looped for each in said):  # what is left of a loop has another score
-            order = sorted(order, key=lambda i: -said[i].score)
-        best = said[order[0]]
+        best, scores = said[0], [each.score for each in said]
         return {
-            "text": texts[order[0]],
+            "text": texts[0],
             "score": best.score,
             "tokens": best.tokens,
-            "alternatives": tuple(Alternative(texts[i], said[i].score) for i in order),
+            "alternatives": tuple(map(Alternative, texts, scores)),
             "logprobs": best.logprobs,
             "looped": best.looped,
         }
+
+    def _said_best_first(self, found: Sequences, config: GenerationConfig) -> "list[_Said]":
+        """The texts that were decoded for one input."""
+        rows = range(min(config.num_return_sequences, len(found.tokens)))
+        said = [self._said_in(found, row, config) for row in rows]
+        if any(each.looped for each in said):  # what is left of a loop has another score
+            said.sort(key=lambda each: -each.score)
+        return said
 
     def _said_in(self, found: Sequences, row: int, config: GenerationConfig) -> "_Said":
         """One of the texts that were decoded, without the copies if it is a loop."""
@@ -312,9 +320,10 @@ class Generator:
         cut = first_copy_end(bare) if ends else None
         if cut is None:
             return _Said(bare, tokens, logprobs, float(found.scores[row]), looped=False)
-        bare, logprobs = bare[:cut], logprobs[:cut] + logprobs[len(tokens) - len(end) :]
+        # What ended the loop says nothing of the text that is left, which is like one at its limit.
+        bare, logprobs = bare[:cut], logprobs[:cut]
         score = sum(logprobs) / len(logprobs) ** config.length_penalty
-        return _Said(bare, bare + end, logprobs, score, looped=True)
+        return _Said(bare, bare, logprobs, score, looped=True)
 
     def _save(
         self,
@@ -334,6 +343,19 @@ class Generator:
                 (folder / CARD).write_text(card)
 
         write_directory(Path(directory), write)
+
+
+def _only_the_schema(config: GenerationConfig, said: Mapping[str, Any]) -> GenerationConfig:
+    """The options without those of the checkpoint that could forbid what a schema asks for.
+
+    Raises `GenerationError` for one that was given with it.
+    """
+    usual = GenerationConfig()
+    other = {name: getattr(usual, name) for name in _AGAINST_SCHEMAS}
+    if given := [name for name in _AGAINST_SCHEMAS if name in said]:
+        name = given[0].removesuffix("_ids")
+        raise GenerationError(f"`{name}` may forbid what `json_schema` asks for; use one of them")
+    return dataclasses.replace(config, **other)
 
 
 def _before(text: str, stops: Sequence[str], begin: int) -> str:

@@ -190,7 +190,11 @@ class Tagger:
     def _places(self, names: Collection[str]) -> set[int]:
         """The places of tags by their names; raises `OptionError` for one that there is not."""
         asked = {_plain(name): name for name in ([names] if isinstance(names, str) else names)}
-        found = {i: _plain(name) for i, (name, _) in enumerate(self.tags) if _plain(name) in asked}
+        found = {
+            i: _plain(name)
+            for i, (name, category) in enumerate(self.tags)
+            if _plain(name) in asked and category != RATING
+        }
         unknown = asked.keys() - set(found.values())
         if unknown:
             raise OptionError(

@@ -14,10 +14,11 @@ from jaxtyping import UInt8
 from captax.checkpoints.directory import CONFIG, read_json
 from captax.errors import CheckpointError, OptionError, quoted
 from captax.generation import GenerationConfig
+from captax.generation.programs import Begun
 from captax.generation.result import Generated
 from captax.images import AnyProcessor, ImageSource, Prepared
 from captax.images.processor import PROCESSOR
-from captax.models.encoders import Features
+from captax.models.encoders import Features, check_positions
 from captax.models.vision_language import VisionLanguageModel
 from captax.pipelines.captioner import Captioner
 from captax.text import Tokenizer
@@ -99,6 +100,13 @@ class VisionLanguageCaptioner(Captioner):
         """
         [asked] = self._asked([prompt], system="", raw=False)
         return asked
+
+    def check_prompt(self, prompt: Sequence[int]) -> None:
+        """Raise `LengthError` if a whole prompt is longer than the model can read."""
+        if isinstance(prompt, Begun):
+            check_positions(len(prompt.question), prompt.room)
+        else:
+            check_positions(len(prompt) + 1, self._max_positions)
 
     def spell(self, texts: Sequence[str]) -> list[list[int]]:
         reply = self.prompt_format.reply

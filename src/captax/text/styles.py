@@ -73,7 +73,7 @@ class Styles:
         """
         try:
             own = yaml.safe_load(read_text(path, limit=_LARGEST))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
             why = getattr(error, "strerror", None) or getattr(error, "problem", None) or "no YAML"
             raise OptionError(f"{path}: cannot be read ({why}); give a YAML file") from None
         if isinstance(own, dict) and not own.keys() & {"styles", "extras"}:
