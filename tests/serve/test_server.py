@@ -334,7 +334,7 @@ def test_the_command_serves_until_it_is_told_to_stop(command: Callable[..., Any]
     assert [line.split(" INFO ")[1].split(" ")[0] for line in lines[:1]] == ["loading"]
     [line] = [line for line in lines if "listening on http://127.0.0.1:" in line]
     port = int(line.rsplit(":", 1)[1])
-    assert sum("warming up: compiling the usual programs" in line for line in lines) == 1
+    assert sum("warming up: tracing the usual programs" in line for line in lines) == 1
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     body = json.dumps({"images": [encoded(png(0))]})
     headers = {"Content-Type": "application/json", "Authorization": "Bearer s3cret"}
