@@ -197,8 +197,7 @@ class Generator:
         alive = np.arange(rows) < real
         # All hypotheses come back, so that the number of those wanted needs no program of its own.
         given = (inputs, prompt, alive, drawn, config.strategy.returning_all(), rules)
-        ends = config.end_loops and config.json_schema is None
-        name = ("generate", config.eos_ids, config.pad_token_id, signals, ends)
+        name = ("generate", config.eos_ids, config.pad_token_id, signals, config.end_loops)
         return self._programs.run(
             name, lambda: self._program(config, signals), parameters(self.model), *given
         )
@@ -272,7 +271,7 @@ class Generator:
                 constraints=rules,
                 alive=alive,
                 seeds=seeds,
-                end_loops=config.end_loops and config.json_schema is None,
+                end_loops=config.end_loops,
             )
             if signals == ():
                 return found
@@ -316,8 +315,7 @@ class Generator:
         logprobs = tuple(map(float, found.logprobs[row][:length]))
         end = tokens[-1:] if tokens and tokens[-1] in config.eos_ids else ()
         bare = tokens[: len(tokens) - len(end)]
-        ends = config.end_loops and config.json_schema is None
-        cut = first_copy_end(bare) if ends else None
+        cut = first_copy_end(bare) if config.end_loops else None
         if cut is None:
             return _Said(bare, tokens, logprobs, float(found.scores[row]), looped=False)
         # What ended the loop says nothing of the text that is left, which is like one at its limit.
@@ -348,6 +346,8 @@ class Generator:
 def _only_the_schema(config: GenerationConfig, said: Mapping[str, Any]) -> GenerationConfig:
     """The options without those of the checkpoint that could forbid what a schema asks for.
 
+    Loops are not ended either, for what is cut is no JSON.
+
     Raises `GenerationError` for one that was given with it.
     """
     usual = GenerationConfig()
@@ -355,7 +355,7 @@ def _only_the_schema(config: GenerationConfig, said: Mapping[str, Any]) -> Gener
     if given := [name for name in _AGAINST_SCHEMAS if name in said]:
         name = given[0].removesuffix("_ids")
         raise GenerationError(f"`{name}` may forbid what `json_schema` asks for; use one of them")
-    return dataclasses.replace(config, **other)
+    return dataclasses.replace(config, **other, end_loops=False)
 
 
 def _before(text: str, stops: Sequence[str], begin: int) -> str:
