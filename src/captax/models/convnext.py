@@ -180,11 +180,6 @@ class ConvNext(VisionEncoder):
         parts: list[Any] = [self.stem, *(part for stage in self.stages for part in stage.parts())]
         return parts
 
-    def features(self, x: Float[Array, "B H W C"], image_size: tuple[int, int]) -> Features:
-        """The cells of the grid as tokens, in row order, before the last norm."""
-        batch, rows, columns, width = x.shape
-        return Features(tokens=x.reshape(batch, rows * columns, width), grid=(rows, columns))
-
     def label(self, features: Features) -> Float[Array, "batch labels"]:
         """Logits of the labels, from the mean over the grid, which is normalised."""
         return self.classifier(self.norm(features.tokens.mean(axis=1)))

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from captax.models.arithmetic import activation_dtype
 from captax.models.config import ConfigError, ModelConfig
 from captax.models.depthwise import depthwise_convolution
-from captax.models.encoders import Features, VisionEncoder
+from captax.models.encoders import VisionEncoder
 from captax.models.layout import Layout, conv2d, linear, norm, table
 from captax.models.modules import LayerNorm, Linear, Mlp, MlpConfig, parameter
 from captax.models.windows import cut, filled_up, join
@@ -251,10 +251,6 @@ class DaViT(VisionEncoder):
     @property
     def features_width(self) -> int:
         return self.config.embed_dim[-1]
-
-    def features(self, x: Float[Array, "B H W C"], image_size: tuple[int, int]) -> Features:
-        _, rows, columns, _ = x.shape
-        return Features(tokens=x.reshape(len(x), rows * columns, -1), grid=(rows, columns))
 
 
 RULES = table(

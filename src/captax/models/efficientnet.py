@@ -200,10 +200,10 @@ class EfficientNetLite(VisionEncoder):
 
     def features(self, x: Float[Array, "B H W C"], image_size: tuple[int, int]) -> Features:
         """The cells of the grid as tokens, in row order; with `num_labels`, the labels too."""
-        batch, rows, columns, width = x.shape
-        tokens = x.reshape(batch, rows * columns, width)
-        labels = self.classifier(tokens.mean(axis=1)) if self.config.num_labels else None
-        return Features(tokens=tokens, grid=(rows, columns), labels=labels)
+        found = super().features(x, image_size)
+        if not self.config.num_labels:
+            return found
+        return dataclasses.replace(found, labels=self.classifier(found.tokens.mean(axis=1)))
 
     def label(self, features: Features) -> Float[Array, "batch labels"]:
         """Logits of the labels, from the mean over the grid."""

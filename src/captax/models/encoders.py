@@ -95,8 +95,12 @@ class VisionEncoder(nnx.Module):
         raise NotImplementedError
 
     def features(self, x: Array, image_size: tuple[int, int]) -> Features:
-        """Make `Features` of the last part's output, for pictures of that (height, width)."""
-        raise NotImplementedError
+        """Make `Features` of the last part's output, for pictures of that (height, width).
+
+        Here, the cells of a grid [batch rows columns width] become tokens, in row order.
+        """
+        batch, rows, columns, width = x.shape
+        return Features(tokens=x.reshape(batch, rows * columns, width), grid=(rows, columns))
 
     def first_parts(self, pixels: Float[Array, "batch height width 3"], depth: int) -> Array:
         """Run the first `depth` parts."""

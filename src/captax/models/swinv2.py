@@ -308,11 +308,6 @@ class Swinv2(VisionEncoder):
         inner: list[Any] = [part for stage in self.stages for part in stage.parts()]
         return [self.patches, *inner, self.norm]
 
-    def features(self, x: Float[Array, "B H W C"], image_size: tuple[int, int]) -> Features:
-        """The cells of the grid as tokens, in row order."""
-        batch, rows, columns, width = x.shape
-        return Features(tokens=x.reshape(batch, rows * columns, width), grid=(rows, columns))
-
     def label(self, features: Features) -> Float[Array, "batch labels"]:
         """Logits of the labels, from the mean over the grid."""
         return self.classifier(features.tokens.mean(axis=1))
