@@ -20,6 +20,7 @@ from captax.checkpoints.directory import save_model
 from captax.checkpoints.state import CheckpointError
 from captax.errors import CaptaxError
 from captax.generation import Beam, GenerationConfig, GenerationError, generate
+from captax.generation.programs import Programs
 from captax.images import ImageError
 from captax.pipelines.captioner import Caption, Captioner
 from captax.pipelines.streaming import several
@@ -159,6 +160,46 @@ def test_alternatives_come_best_first(
         assert scores == sorted(scores, reverse=True) and got.score == scores[0]
         assert got.alternatives[0].text == got.text
     assert any(a.text != found[0].text for a in found[0].alternatives)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 1},
+        {"num_beams": 3},
+        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
+        {"do_sample": True, "seed": 3, "num_beams": 1},
+    ],
+    ids=["greedy", "beams", "groups", "samples"],
+)
+def test_the_cache_of_long_captions_grows_as_they_do(
+    tiny_captioner: Captioner,
+    pictures: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+) -> None:
+    options = {"max_new_tokens": 14, "no_repeat_ngram_size": 2, "end_loops": False, **options}
+    whole = tiny_captioner.caption(pictures[:8], min_new_tokens=14, **options)
+    monkeypatch.setattr("captax.generation.programs.FIRST_ROOM", 4)
+    ran: list[tuple[str, int]] = []
+    run = Programs.run
+
+    def watched(programs: Programs, name: Any, *arguments: Any) -> Any:
+        found = run(programs, name, *arguments)
+        room = found.cache.ancestry.shape[-1] if name[0] == "proceed" else 0
+        return ran.append((name[0], room)) or found
+
+    monkeypatch.setattr(Programs, "run", watched)
+    parts = tiny_captioner.caption(pictures[:8], min_new_tokens=14, **options)
+    assert [len(each.tokens) for each in parts] == [14] * 8
+    assert all(same(got, want) for got, want in zip(parts, whole, strict=True))
+    # The last token is never read, and the prompt of one token lies among those that are written.
+    assert ran == [("begin", 0), ("proceed", 8), ("proceed", 16), ("finish", 0)]
+    if options["num_beams"] == 1:
+        ran.clear()
+        others = set(range(tiny_captioner.tokenizer.vocab_size)) - {tiny_captioner.tokenizer.eos_id}
+        tiny_captioner.caption(pictures[:8], suppress_tokens=sorted(others), **options)
+        assert ran == [("begin", 0), ("finish", 0)]
 
 
 def test_more_alternatives_than_beams_widen_the_beam(tiny_captioner: Captioner) -> None:

@@ -5,7 +5,7 @@ from captax.generation.confidence import Calibration
 from captax.generation.config import GenerationConfig
 from captax.generation.constraints import Constraints
 from captax.generation.decoding import GenerationError, Strategy
-from captax.generation.loop import Prompts, Sequences, generate
+from captax.generation.loop import Loop, Prompts, Running, Sequences, generate, looping
 from captax.generation.scoring import score
 from captax.generation.strategies import Greedy, Sample
 
@@ -17,10 +17,13 @@ __all__ = [
     "GenerationConfig",
     "GenerationError",
     "Greedy",
+    "Loop",
     "Prompts",
+    "Running",
     "Sample",
     "Sequences",
     "Strategy",
     "generate",
+    "looping",
     "score",
 ]

@@ -1,9 +1,10 @@
 """The decoding loop: encode once, then one token a step for all rows until all have ended.
 
 It knows only `begin`, `advance` and the cache's `reorder`, so it decodes every family alike.
-Everything here runs inside one jitted program.
+Everything here runs inside jitted programs.
 """
 
+import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -71,9 +72,89 @@ class Captioning(Protocol):
         """Logits after one more token."""
 
 
-def generate(
+@struct.dataclass
+class Running:
+    """Texts that are being written: the place of the next token, and what is known up to there.
+
+    Their cache has room until `room` new tokens have been chosen.
+    """
+
+    position: Int[Array, ""]
+    state: Any
+    cache: Any
+    room: int = struct.field(pytree_node=False)
+
+    @property
+    def live(self) -> Bool[Array, ""]:
+        """Whether any text goes on."""
+        return self.state.live.any()
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """How one batch is decoded: `begin`, `proceed` until no text goes on, and `finish`.
+
+    Each may be a program of its own, so that the cache of long texts grows as they do.
+    """
+
+    model: Captioning
+    strategy: Strategy
+    decoding: Decoding
+    prompt: Prompt
+    new_tokens: int
+    pad_id: int
+    alive: Bool[Any, " batch"]
+
+    def begin(self, features: Features | None, room: int | None = None) -> Running:
+        """Read the prompts and choose the first token of each text.
+
+        There is `room` for so many new tokens, by default for all.
+        """
+        room, read, beams = room or self.new_tokens, self.prompt, self.strategy.beams
+        # The last token is never fed back, so the cache needs no place for it.
+        logits, cache = self.model.begin(features, read, max(1, room - 1), beams)
+        tokens = jnp.pad(
+            at_the_end(read), ((0, 0), (0, self.new_tokens)), constant_values=self.pad_id
+        )
+        state = self.strategy.start(tokens, self.alive)
+        position = jnp.asarray(read.tokens.shape[1], jnp.int32)
+        logits = jnp.repeat(logits, beams, axis=0)
+        state = self.strategy.choose(self.decoding, state, logits, position)
+        return Running(position + 1, state, cache, room)
+
+    def proceed(self, running: Running, room: int | None = None) -> Running:
+        """Choose tokens until no text goes on, or until there is no room.
+
+        With `room`, the cache grows first. To be in steps, `begin` must have had room for 2.
+        """
+        room = room or running.room
+        cache = running.cache
+        if room > running.room:
+            cache = cache.with_more(room - running.room)
+        end = self.prompt.tokens.shape[1] + room
+
+        def unfinished(running: Running) -> Array:
+            return running.live & (running.position < end)
+
+        def step(running: Running) -> Running:
+            position, state, cache = running.position, running.state, running.cache
+            parents = parents_of(state)
+            cache = cache if parents is None else cache.reorder(parents)
+            last = state.tokens[:, :, position - 1].reshape(-1)
+            logits, cache = self.model.advance(last, cache)
+            state = self.strategy.choose(self.decoding, state, logits, position)
+            return Running(position + 1, state, cache, room)
+
+        begun = Running(running.position, running.state, cache, room)
+        return jax.lax.while_loop(unfinished, step, begun)
+
+    def finish(self, running: Running) -> Sequences:
+        """The texts without their prompts."""
+        return _sequences(self.decoding, *self.strategy.finish(running.state))
+
+
+def looping(
     model: Captioning,
-    features: Features | None,
     prompt: Int[Array, "batch time"] | Prompts,
     strategy: Strategy,
     *,
@@ -84,8 +165,8 @@ def generate(
     alive: Bool[Array, " batch"] | None = None,
     seeds: Int[Array, "batch 2"] | None = None,
     end_loops: bool = False,
-) -> Sequences:
-    """Decode at most `max_new_tokens` tokens (eos included) after each prompt.
+) -> Loop:
+    """How to decode at most `max_new_tokens` tokens (eos included) after each prompt.
 
     `Prompts` carry their own limits instead. A row where `alive` is false is padding of the batch:
     the loop does not wait for it. Sampling draws by `seeds`, by default the number of the row.
@@ -101,7 +182,7 @@ def generate(
             raise GenerationError(f"`max_new_tokens` is {max_new_tokens}; it must be 1 or more")
         read, new_tokens = Prompt(prompt), max_new_tokens
         limit = prompt.shape[1] + new_tokens
-    (batch, first), beams = read.tokens.shape, strategy.beams
+    batch, first = read.tokens.shape
     if alive is None:
         alive = jnp.ones(batch, bool)
     if seeds is None:
@@ -111,26 +192,19 @@ def generate(
     if end_loops and new_tokens > LEAST:
         constrain = _ending_loops(constrain, first, eos)
     decoding = Decoding(first, limit, eos, constrain, seeds)
+    return Loop(model, strategy, decoding, read, new_tokens, pad_id, alive)
 
-    def unfinished(carry: tuple) -> Array:
-        return carry[1].live.any()
 
-    def body(carry: tuple) -> tuple:
-        position, state, cache = carry
-        parents = parents_of(state)
-        cache = cache if parents is None else cache.reorder(parents)
-        last = state.tokens[:, :, position - 1].reshape(-1)
-        logits, cache = model.advance(last, cache)
-        return position + 1, strategy.choose(decoding, state, logits, position), cache
-
-    # The last token is never fed back, so the cache needs no place for it.
-    logits, cache = model.begin(features, read, max(1, new_tokens - 1), beams)
-    tokens = jnp.pad(at_the_end(read), ((0, 0), (0, new_tokens)), constant_values=pad_id)
-    state = strategy.start(tokens, alive)
-    position = jnp.asarray(first, jnp.int32)
-    state = strategy.choose(decoding, state, jnp.repeat(logits, beams, axis=0), position)
-    _, state, _ = jax.lax.while_loop(unfinished, body, (position + 1, state, cache))
-    return _sequences(decoding, *strategy.finish(state))
+def generate(
+    model: Captioning,
+    features: Features | None,
+    prompt: Int[Array, "batch time"] | Prompts,
+    strategy: Strategy,
+    **how: Any,
+) -> Sequences:
+    """Decode at most `max_new_tokens` tokens after each prompt, whole; `how` as in `looping`."""
+    loop = looping(model, prompt, strategy, **how)
+    return loop.finish(loop.proceed(loop.begin(features)))
 
 
 def at_the_end(prompt: Prompt) -> Int[Array, "batch time"]:

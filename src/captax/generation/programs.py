@@ -21,6 +21,9 @@ from captax.models.prompt import Prompt
 BATCH_SIZES = (1, 8, 32)
 # How many programs are kept: clients of a server may ask for any number of decoding options.
 KEPT_PROGRAMS = 16
+# New tokens that the first cache of a text has room for; every further one has twice the room of
+# the one before it.
+FIRST_ROOM = 128
 PATIENCE = 2.0  # seconds that work may take without a word
 # Prompts are padded to one of these lengths, or to eighths of a power of two.
 PROMPT_LENGTHS = (1, 8, 32, 64, 128, 256)
@@ -108,14 +111,20 @@ class Programs:
         refuse_fork()
         leaves, structure = jax.tree.flatten(arguments)
         leaves = [_array(leaf) for leaf in leaves]
-        arguments = jax.tree.unflatten(structure, leaves)
         key = (name, structure, tuple(map(_shape, leaves)))
         program = self._find(key)
         if program is None:
 
             def compile(options: dict[str, Any] | None = None) -> Callable[..., Any]:
                 if (program := self._find(key)) is None:
-                    program = jax.jit(make()).lower(*arguments).compile(options)
+                    function = make()
+
+                    # Leaves alone, for classes check what they are made of, and JAX would make some
+                    # of descriptions.
+                    def flat(leaves: list[Any]) -> Any:
+                        return function(*jax.tree.unflatten(structure, leaves))
+
+                    program = jax.jit(flat).lower(leaves).compile(options)
                     self._keep(key, program)
                 return program
 
@@ -123,7 +132,7 @@ class Programs:
                 raise NotCompiled(key, compile)
             with _told():
                 program = compile()
-        return program(*arguments)
+        return program(leaves)
 
     def pin(self) -> None:
         """Never forget the programs that are kept now."""
@@ -159,6 +168,14 @@ def _shape(leaf: Any) -> Hashable:
 def padded(size: int, batch_size: int) -> int:
     """The number of rows that a batch of `size` is padded to."""
     return min(each for each in (*BATCH_SIZES, batch_size) if each >= size)
+
+
+def rooms(new_tokens: int) -> list[int]:
+    """For how many new tokens the caches of a text have room, one after the other."""
+    found = [FIRST_ROOM]
+    while found[-1] < new_tokens:
+        found.append(2 * found[-1])
+    return [*found[:-1], new_tokens]
 
 
 def padded_length(longest: int, shortest: int, most: int) -> int:

@@ -117,6 +117,15 @@ class Cache:
         mask = (own | new) & before[:, None]  # [batch beams capacity beams]
         return mask.reshape(batch, beams, capacity * beams)
 
+    def with_more(self, room: int) -> "Cache":
+        """The cache with room for so many more tokens."""
+        beams = self.ancestry.shape[1]
+        past = jax.tree.map(
+            lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, room * beams), (0, 0))), self.past
+        )
+        ancestry = jnp.pad(self.ancestry, ((0, 0), (0, 0), (0, room)))
+        return dataclasses.replace(self, past=past, ancestry=ancestry)
+
     def extended(self, past: tuple[Past, ...]) -> "Cache":
         """The cache after one more token in each row."""
         written = jnp.arange(self.ancestry.shape[2]) == self.length

@@ -1,11 +1,12 @@
 """The common base of captioners and text generators: a model, its tokenizer and its options."""
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,16 +20,18 @@ from captax.generation import (
     Constraints,
     GenerationConfig,
     GenerationError,
+    Loop,
     Prompts,
+    Running,
     Sequences,
     Strategy,
-    generate,
+    looping,
 )
 from captax.generation.automaton import Automaton, of_schema, until
 from captax.generation.confidence import measure
 from captax.generation.constraints import Rules
 from captax.generation.loops import first_copy_end
-from captax.generation.programs import Programs, fill_prompts, with_limits
+from captax.generation.programs import Programs, fill_prompts, rooms, with_limits
 from captax.generation.result import Alternative
 from captax.models.registry import ConfigError, model_config
 from captax.text import Borders, TextError, Tokenizer
@@ -196,11 +199,36 @@ class Generator:
             drawn = (drawn & 0x7FFFFFFF).astype(np.int32)
         alive = np.arange(rows) < real
         # All hypotheses come back, so that the number of those wanted needs no program of its own.
-        given = (inputs, prompt, alive, drawn, config.strategy.returning_all(), rules)
-        name = ("generate", config.eos_ids, config.pad_token_id, signals, config.end_loops)
-        return self._programs.run(
-            name, lambda: self._program(config, signals), parameters(self.model), *given
-        )
+        given = _Given(prompt, alive, drawn, config.strategy.returning_all(), rules)
+        return self._run(inputs, given, config, signals)
+
+    def _run(
+        self,
+        inputs: Any,
+        given: "_Given",
+        config: GenerationConfig,
+        signals: tuple[str, ...] | None,
+    ) -> Sequences:
+        """Run one program for a batch, or, for long texts, one for each size of the cache."""
+        assert config.pad_token_id is not None
+        how = {"eos_id": config.eos_ids, "pad_id": config.pad_token_id}
+        parts = _Parts(self._rebuild, self.encode, {**how, "end_loops": config.end_loops}, signals)
+        weights = parameters(self.model)
+
+        def run(part: Callable[..., Any], room: int, *arguments: Any) -> Any:
+            key = (part.__name__, room, *parts.how.values(), signals)
+            program = functools.partial(part, room)
+            return self._programs.run(key, lambda: program, weights, given, *arguments)
+
+        first, *larger = rooms(given.prompt.new_tokens)
+        if not larger:
+            return run(parts.whole, first, inputs)
+        running, features = run(parts.begin, first, inputs)
+        for room in larger:
+            if not running.live:  # here the host waits for the device
+                break
+            running = run(parts.proceed, room, running)
+        return run(parts.finish, first, None if signals == () else inputs, running, features)
 
     def _rules(self, config: GenerationConfig) -> Rules | None:
         """The constraints of captions, as a program takes them; None if there are none."""
@@ -242,43 +270,6 @@ class Generator:
     def _borders(self, config: GenerationConfig) -> Borders | None:
         """Where words begin and end, which only matters for required ones."""
         return self.tokenizer.borders if config.force_words_ids else None
-
-    def _program(
-        self, config: GenerationConfig, signals: tuple[str, ...] | None
-    ) -> Callable[..., Sequences]:
-        """The function that makes sequences from parameters, inputs, prompts and options."""
-        pad, eos = config.pad_token_id, config.eos_ids
-        assert pad is not None
-
-        def program(
-            parameters: dict[str, jax.Array],
-            inputs: Any,
-            prompt: Prompts,
-            alive: jax.Array,
-            seeds: jax.Array | None,
-            strategy: Strategy,
-            rules: Rules | None,
-        ) -> Sequences:
-            model = self._rebuild(parameters)
-            features = self.encode(model, inputs)
-            found = generate(
-                model,
-                features,
-                prompt,
-                strategy,
-                eos_id=eos,
-                pad_id=pad,
-                constraints=rules,
-                alive=alive,
-                seeds=seeds,
-                end_loops=config.end_loops,
-            )
-            if signals == ():
-                return found
-            measured = measure(model, features, inputs, prompt.prompt, found)
-            return dataclasses.replace(found, signals=_chosen(measured, signals))
-
-        return program
 
     def _texts(
         self, prompt: Sequence[int], found: Sequences, config: GenerationConfig
@@ -341,6 +332,69 @@ class Generator:
                 (folder / CARD).write_text(card)
 
         write_directory(Path(directory), write)
+
+
+class _Given(NamedTuple):
+    """What decides the texts of a batch, besides the model and the inputs."""
+
+    prompt: Prompts
+    alive: Any
+    seeds: Any
+    strategy: Strategy
+    rules: Rules | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """The functions that become programs: of a whole text, or of its parts one after the other.
+
+    All take the number of new tokens that the cache has room for, and the model's weights.
+    `how` are further arguments of `looping`.
+    """
+
+    rebuild: Callable[[dict[str, jax.Array]], Any]
+    encode: Callable[[Any, Any], Any]
+    how: dict[str, Any]
+    signals: tuple[str, ...] | None
+
+    def _loop(self, model: Any, given: _Given) -> Loop:
+        return looping(
+            model,
+            given.prompt,
+            given.strategy,
+            constraints=given.rules,
+            alive=given.alive,
+            seeds=given.seeds,
+            **self.how,
+        )
+
+    def begin(self, room: int, weights: Any, given: _Given, inputs: Any) -> tuple[Running, Any]:
+        """The texts as far as there is room, and the features if they are still needed."""
+        model = self.rebuild(weights)
+        loop = self._loop(model, given)
+        features = self.encode(model, inputs)
+        running = loop.proceed(loop.begin(features, room))
+        return running, None if self.signals == () else features
+
+    def proceed(self, room: int, weights: Any, given: _Given, running: Running) -> Running:
+        """The same texts, as far as there is more room."""
+        return self._loop(self.rebuild(weights), given).proceed(running, room)
+
+    def finish(
+        self, room: int, weights: Any, given: _Given, inputs: Any, running: Running, features: Any
+    ) -> Sequences:
+        """The texts, and what is measured of them."""
+        model = self.rebuild(weights)
+        found = self._loop(model, given).finish(running)
+        if self.signals == ():
+            return found
+        measured = measure(model, features, inputs, given.prompt.prompt, found)
+        return dataclasses.replace(found, signals=_chosen(measured, self.signals))
+
+    def whole(self, room: int, weights: Any, given: _Given, inputs: Any) -> Sequences:
+        """All of it in one program."""
+        begun = self.begin(room, weights, given, inputs)
+        return self.finish(room, weights, given, inputs, *begun)
 
 
 def _only_the_schema(config: GenerationConfig, said: Mapping[str, Any]) -> GenerationConfig:
