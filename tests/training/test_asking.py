@@ -106,6 +106,19 @@ def test_batches_hold_bytes_prompts_and_packed_captions(recipe: Callable[..., Re
     assert not alone.subject.processor.split
 
 
+def test_pictures_take_the_prompts_by_turns(recipe: Callable[..., Recipe]) -> None:
+    task = make_task(recipe("qwen2.5-vl", model={"prompt": ["look", "a red"], "max_pixels": 2048}))
+    look, red = (task.subject.tokenizer.encode_plain([word])[0][0] for word in ("look", "red"))
+    assert task.subject.processor.max_pixels == 2048
+    places, asked = np.arange(4), []
+    for visit in range(2):
+        prompts = task.batch(places, places * 0 + visit).given.prompt.tokens
+        asked.append([red in row for row in prompts.tolist()])
+        assert [look in row for row in prompts.tolist()] == [not each for each in asked[-1]]
+    assert asked == [[False, True, False, True], [True, False, True, False]]
+    assert not any(red in row for row in task.dev_batch(places[:2]).given.prompt.tokens.tolist())
+
+
 @pytest.mark.slow
 def test_a_packed_batch_is_each_picture_and_caption_alone(recipe: Callable[..., Recipe]) -> None:
     tiles = make_task(recipe("smolvlm"))
@@ -283,6 +296,8 @@ def test_self_critical_training_asks_too(recipe: Callable[..., Recipe], tmp_path
         ({"stage": {"views": 2}}, "the features of pictures are not kept for a model that sees"),
         ({"model": {"add_words": True}}, "model.add_words is for models with a word vocabulary"),
         ({"model": {"prompt": "a <image>"}}, "meaning of its own"),
+        ({"model": {"prompt": ["look", "a <image>"]}}, "meaning of its own"),
+        ({"model": {"max_pixels": 2048}}, "model.max_pixels is for models that see pictures at"),
         ({"data": {"max_tokens": 500}}, r"reads 512 tokens, \d+ of them for the prompt; give at"),
     ],
 )
@@ -300,6 +315,6 @@ def test_other_captioners_are_not_asked(
     recipe: Callable[..., Recipe], tiny_captioner: Any, root: Path, tmp_path: Path
 ) -> None:
     tiny_captioner.save(root / "captioner")
-    for change in ({"prompt": "look"}, {"tiles": False}):
+    for change in ({"prompt": "look"}, {"tiles": False}, {"max_pixels": 4096}):
         with pytest.raises(RecipeError, match="is for vision-language models"):
             train(recipe("captioner", model=change), tmp_path / "run")

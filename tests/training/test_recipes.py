@@ -61,6 +61,11 @@ SMALL: dict[str, tuple[str, ...]] = {
     "git-finetune": ("model.checkpoint={git}", "evaluation.steps=1"),
     "florence2-finetune": ("model.checkpoint={florence2}",),
     "joycaption-finetune": ("model.checkpoint={joycaption}", "model.prompt=look"),
+    "qwen-vl-finetune": (
+        "model.checkpoint={qwen3-vl}",
+        "model.prompt=[look, red]",
+        "model.max_pixels=4096",
+    ),
     "smolvlm-finetune": ("model.checkpoint={smolvlm}",),
     "vit-gpt2": (*FLICKR, "model.encoder.checkpoint={vit}", "model.decoder.checkpoint={gpt2}"),
 }
@@ -149,13 +154,14 @@ LONG = (
     "git-finetune",
     "florence2-finetune",
     "joycaption-finetune",
+    "qwen-vl-finetune",
     "smolvlm-finetune",
     "vit-gpt2",
 )
 DATA = {"bert2bert": "texts", "food101-vit": "food"}
 OWN = (
     *("blip-finetune", "finetune", "florence2-finetune", "git-finetune"),
-    *("joycaption-finetune", "smolvlm-finetune"),
+    *("joycaption-finetune", "qwen-vl-finetune", "smolvlm-finetune"),
 )
 
 

@@ -71,7 +71,7 @@ def build(recipe: Recipe, *, captions: Sequence[str] = (), labels: Sequence[str]
             "give other checkpoints or another task"
         )
     if not isinstance(subject, VisionLanguageCaptioner):
-        for name in ("prompt", "tiles"):
+        for name in ("prompt", "tiles", "max_pixels"):
             if getattr(model, name) != type(model).model_fields[name].default:
                 raise RecipeError(
                     f"model.{name} is for vision-language models, and the recipe's model is none; "
@@ -90,6 +90,16 @@ def _prepare_to_ask(captioner: VisionLanguageCaptioner, recipe: Recipe) -> None:
     if not recipe.model.tiles and isinstance(captioner.processor, TileProcessor):
         captioner.processor = dataclasses.replace(captioner.processor, split=False)
     native = isinstance(captioner.processor, NativeProcessor)
+    if most := recipe.model.max_pixels:
+        if not isinstance(captioner.processor, NativeProcessor):
+            raise RecipeError(
+                "model.max_pixels is for models that see pictures at their own size, and this one "
+                "does not; leave it out"
+            )
+        least = min(captioner.processor.min_pixels, most)
+        captioner.processor = dataclasses.replace(
+            captioner.processor, min_pixels=least, max_pixels=most
+        )
     if captioner.processor.most_tiles == (0, 0) and not native:
         return
     if native and (any(stage.views for stage in recipe.stages) or jax.process_count() > 1):

@@ -53,8 +53,8 @@ def model_card(
     if len(examples.dev) < FEW:
         few = ". These are too few to say how good the model is on others:"
     use = USES[recipe.task]
-    if recipe.model.prompt:
-        use = f"{use[:-1]}, prompt={json.dumps(recipe.model.prompt, ensure_ascii=False)})"
+    if prompt := recipe.model.prompts[0]:
+        use = f"{use[:-1]}, prompt={json.dumps(prompt, ensure_ascii=False)})"
     how = "" if recipe.task == "classify" else f", beam {recipe.evaluation.num_beams}"
     return f"""---
 library_name: captax

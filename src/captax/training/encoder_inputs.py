@@ -99,10 +99,14 @@ class AskedInputs(EncoderInputs):
     """The same for a vision-language model, with the prompts that captions answer."""
 
     def __init__(
-        self, examples: Sequence[Any], captioner: VisionLanguageCaptioner, prompt: str, **how: Any
+        self,
+        examples: Sequence[Any],
+        captioner: VisionLanguageCaptioner,
+        prompts: Sequence[str],
+        **how: Any,
     ):
         super().__init__(examples, captioner.processor, **how)
-        self.captioner, self.asking = captioner, captioner.asking(prompt)
+        self.captioner, self.asking = captioner, [captioner.asking(each) for each in prompts]
 
     def read(self, chosen: np.ndarray, visits: np.ndarray | None = None) -> Asked:
         if self.depth:
@@ -112,6 +116,8 @@ class AskedInputs(EncoderInputs):
             prepared = self._load(augmented, chosen, visits)
             pictures = self.captioner.inputs(prepared, len(prepared))
             shown = [self.captioner.arrangement(picture) for picture in prepared]
-        prompts = [self.asking(*each) for each in shown]
+        # As with views, neighbours are not at the same one.
+        turns = np.zeros_like(chosen) if visits is None else (chosen + visits) % len(self.asking)
+        prompts = [self.asking[turn](*each) for turn, each in zip(turns, shown, strict=True)]
         most = self.captioner.model.decoder.max_positions
         return Asked(pictures, fill_prompts(prompts, len(prompts), max_positions=most))

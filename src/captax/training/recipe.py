@@ -198,7 +198,9 @@ class Model(_Section):
     tokenizer is used. `add_words` adds missing words to a checkpoint that has a word vocabulary.
 
     For a vision-language model, captions are its answers to `prompt`, by default that of its
-    family. Without `tiles` it sees every picture as a single view.
+    family. Of several, each picture takes one after the other, epoch by epoch, and the first one is
+    asked in evaluation. Without `tiles` it sees every picture as a single view. `max_pixels` is for
+    models that see pictures at their own size: larger pictures are resized to as many.
     """
 
     checkpoint: str | None = None
@@ -206,8 +208,9 @@ class Model(_Section):
     decoder: Decoder = Decoder()
     tokenizer: str = "words"
     add_words: bool = False
-    prompt: str | None = None
+    prompt: str | Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] | None = None
     tiles: bool = True
+    max_pixels: PositiveInt | None = None
     lora: Lora | None = None
 
     @pydantic.model_validator(mode="after")
@@ -219,6 +222,11 @@ class Model(_Section):
                 f"the recipe's whole model by --set 'model={{checkpoint: {self.checkpoint}}}'"
             )
         return self
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts, the empty one for that of the family."""
+        return (self.prompt or "",) if isinstance(self.prompt, str | None) else self.prompt
 
 
 class AugmentOptions(_Section):

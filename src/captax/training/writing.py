@@ -248,7 +248,7 @@ class CaptionTask(WritingTask):
 
         def inputs(examples: Sequence[Any], **how: Any) -> EncoderInputs:
             if isinstance(subject, VisionLanguageCaptioner):
-                return AskedInputs(examples, subject, recipe.model.prompt or "", **how)
+                return AskedInputs(examples, subject, recipe.model.prompts, **how)
             return EncoderInputs(examples, subject.processor, **how)
 
         self.pictures = inputs(self.train, augment=changed, seed=recipe.seed)
@@ -257,7 +257,8 @@ class CaptionTask(WritingTask):
     def longest_prompt(self) -> int:
         if not isinstance(self.subject, VisionLanguageCaptioner):
             return super().longest_prompt()
-        return len(self.subject.asking(self.recipe.model.prompt or "")(*self.subject.largest))
+        asking = map(self.subject.asking, self.recipe.model.prompts)
+        return max(len(asked(*self.subject.largest)) for asked in asking)
 
     def learned(self) -> list[str]:
         return [caption for example in self.train for caption in example.captions]
