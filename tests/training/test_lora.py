@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from captax.checkpoints.state import parameters, rebuilder
-from captax.models.modules import Adapted
-from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, linear_kernels, merge_lora
+from captax.models.modules import Adapted, linear_kernels
+from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, merge_lora
 from captax.training.recipe import Lora, RecipeError, matches
 
 LORA = Lora(rank=2, alpha=6.0, targets=(r"decoder\..*(query|value)\.kernel",))

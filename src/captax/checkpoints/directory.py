@@ -24,6 +24,7 @@ from captax.checkpoints.state import (
 from captax.checkpoints.weights import LazyTensor, open_weights
 from captax.files import CONFIG_LIMIT, Kind, parse_json, read_text, unwritable
 from captax.models.config import ModelConfig
+from captax.models.quantised import QUANTISED
 from captax.models.registry import ConfigError, model_config, read_config
 
 CONFIG = "config.json"
@@ -62,12 +63,15 @@ def save_model(directory: Path, model: nnx.Module, *, dtype: str = "float32") ->
 def load_model(directory: Path, *, dtype: str = "float32") -> nnx.Module:
     """Load the model, with its weights cast to `dtype`; "auto" is the type that they have.
 
-    Raises `CheckpointError`, which lists every tensor that does not fit.
+    With "int8" and "int4" matrices have so many bits, and all else keeps its type. Raises
+    `CheckpointError`, which lists every tensor that does not fit.
     """
     config, model, tensors = _open(directory, lambda config: config)
-    if dtype == AUTO:
+    quantised = dtype if dtype in QUANTISED else None
+    if dtype == AUTO or quantised:
         dtype = _own_dtype(directory, tensors)
-    return fill(model, tensors, where=str(directory), layout=config.layout(), dtype=dtype)
+    how: Any = {"dtype": dtype, "quantised": quantised}
+    return fill(model, tensors, where=str(directory), layout=config.layout(), **how)
 
 
 def _own_dtype(directory: Path, tensors: dict[str, LazyTensor]) -> str:

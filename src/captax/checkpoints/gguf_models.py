@@ -15,6 +15,7 @@ from captax.checkpoints.state import AUTO, CheckpointError, fill, own_dtype
 from captax.errors import quoted
 from captax.models.config import ConfigError, ModelConfig
 from captax.models.language import LanguageModel, rotary
+from captax.models.quantised import QUANTISED
 from captax.models.registry import read_config
 
 # Names within a layer, without `weight` and `bias`.
@@ -208,8 +209,10 @@ def load_gguf(gguf: Gguf, *, dtype: str = "float32") -> LanguageModel:
         if theirs != _DIVISORS:
             spelt = _spelt(theirs, architecture)
             tensors[spelt] = _changed(tensor, spelt, architecture, config)
-    dtype = own_dtype(None, gguf.held) if dtype == AUTO else dtype
-    return fill(model, tensors, where=str(gguf.path), layout=config.layout(), dtype=dtype)
+    quantised = dtype if dtype in QUANTISED else None
+    dtype = own_dtype(None, gguf.held) if dtype == AUTO or quantised else dtype
+    how: Any = {"dtype": dtype, "quantised": quantised}
+    return fill(model, tensors, where=str(gguf.path), layout=config.layout(), **how)
 
 
 def _config(gguf: Gguf, architecture: _Architecture) -> ModelConfig:

@@ -14,15 +14,22 @@ from flax import nnx
 from captax.checkpoints.lazy import LazyTensor, transposed
 from captax.errors import CheckpointError
 from captax.models.layout import Layout, Tensor, joined_shape
+from captax.models.modules import linear_kernels
+from captax.models.quantised import QUANTISED, fits, quantise
 
 DTYPES = ("float32", "float16", "bfloat16")
+# Parameters that models only look rows up in, or multiply by: they can be `Quantised`.
+_TABLES = ("embedding", "words")
 AUTO = "auto"  # where a checkpoint is loaded: the type that it has
 _ALIGNMENT = 64  # bytes, of the memory that XLA:CPU does not copy
 Model = TypeVar("Model", bound=nnx.Module)
 
 
-def parameters(model: nnx.Module) -> dict[str, jax.Array]:
-    """Every parameter by its path, as in `decoder.layers.0.mlp.up.kernel`."""
+def parameters(model: nnx.Module) -> dict[str, Any]:
+    """Every parameter by its path, as in `decoder.layers.0.mlp.up.kernel`.
+
+    It is an array, or `Quantised`.
+    """
     return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
 
 
@@ -42,11 +49,13 @@ def fill(
     layout: Layout | None = None,
     dtype: str = "float32",
     optional: str | None = None,
+    quantised: str | None = None,
 ) -> Model:
     """The model with parameters from `tensors`; it may have been built without values.
 
     `tensors` are arrays, or `LazyTensor`s that are read one at a time; `layout` says their names
-    and shapes. Values are cast to `dtype`. A tensor whose name in `tensors` matches `optional` may
+    and shapes. Values are cast to `dtype`, and matrices of products are `quantised`, as in "int8",
+    one at a time. A tensor whose name in `tensors` matches `optional` may
     be missing, and the model then keeps its own value, or may be unexpected, and is then ignored.
     Raises `CheckpointError`, which lists every missing, unexpected and misshapen tensor at once and
     begins with `where`, the place that was read.
@@ -55,6 +64,7 @@ def fill(
     graph, state = nnx.split(model)
     leaves = {_name(path): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
     expected, spelt = _matched(leaves, tensors, where, layout or Layout(), optional)
+    narrow = _quantisable(model) if quantised else set()
     filled = []
     for name, tensor in expected.items():
         if name not in spelt:
@@ -64,8 +74,19 @@ def fill(
         parts = _parts(spelt[name], tensor, [leaves[ours][1].shape for ours in tensor.ours], dtype)
         for ours, part in zip(tensor.ours, parts, strict=True):
             path, leaf = leaves[ours]
-            filled.append((path, leaf.replace(jnp.asarray(part, dtype))))
+            value: Any = part
+            if quantised and ours in narrow and fits(part.shape):
+                value = quantise(part, QUANTISED[quantised], dtype)
+            else:
+                value = jnp.asarray(part, dtype)
+            filled.append((path, leaf.replace(value)))
     return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def _quantisable(model: nnx.Module) -> set[str]:
+    """Names of the parameters that may be quantised."""
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return linear_kernels(model) | {_name(path) for path, _ in flat if path[-1] in _TABLES}
 
 
 def _parts(
@@ -179,7 +200,7 @@ def _name(path: tuple[object, ...]) -> str:
     return ".".join(map(str, path))
 
 
-def rebuilder(model: Model) -> Callable[[Mapping[str, jax.Array]], Model]:
+def rebuilder(model: Model) -> Callable[[Mapping[str, Any]], Model]:
     """A pure function from named parameters to a model like this one, for use under `jax.jit`."""
     graph, state = nnx.split(model)
     # Only shapes are kept, so that the memory of the model's present values can be freed.
@@ -188,7 +209,7 @@ def rebuilder(model: Model) -> Callable[[Mapping[str, jax.Array]], Model]:
         for path, leaf in nnx.to_flat_state(state)
     ]
 
-    def rebuild(tensors: Mapping[str, jax.Array]) -> Model:
+    def rebuild(tensors: Mapping[str, Any]) -> Model:
         flat = [(path, leaf.replace(tensors[name])) for name, path, leaf in leaves]
         return nnx.merge(graph, nnx.from_flat_state(flat))
 

@@ -86,6 +86,8 @@ class LoadedDtype(StrEnum):
     float32 = "float32"
     float16 = "float16"
     bfloat16 = "bfloat16"
+    int8 = "int8"
+    int4 = "int4"
 
 
 Loaded = Annotated[
@@ -93,7 +95,7 @@ Loaded = Annotated[
     typer.Option(
         "--dtype",
         help="The type of weights in memory; auto is the checkpoint's own. bfloat16 is fastest on "
-        "TPUs, GPUs and CPUs with AMX.",
+        "TPUs, GPUs and CPUs with AMX. int8 and int4 take the least memory.",
     ),
 ]
 ImageSize = Annotated[

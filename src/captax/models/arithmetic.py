@@ -5,14 +5,17 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from captax.models.observing import observing
+from captax.models.quantised import Quantised
 from captax.models.tracing import modes
 
 T = TypeVar("T")
 CPU_CHUNK = 2
 FEW_ROWS = 64
+WIDENED = 1 << 22  # values of a quantised kernel that are widened at a time, on a CPU
 # XLA:CPU has no narrow product for one row: it takes ten times as long as one for a few rows.
 FEWEST_NARROW_ROWS = 8
 
@@ -39,15 +42,18 @@ def activation_dtype(weights: Any) -> Any:
 
 
 def project(
-    x: Float[Array, "*batch width_in"], kernel: Float[Array, "width_out width_in"]
+    x: Float[Array, "*batch width_in"], kernel: Float[Array, "width_out width_in"] | Quantised
 ) -> Float[Array, "*batch width_out"]:
     """`x @ kernel.T`, summed in float32; narrow kernels make narrow products in both directions.
 
     The result has the type that `activation_dtype` says.
     """
-    if modes().portable:
+    if isinstance(kernel, Quantised):
+        rows = _quantised_product(x.reshape(-1, x.shape[-1]), kernel)
+    elif modes().portable:
         return _sum_over(x, x.ndim - 1, kernel, 1)
-    rows = _product(x.reshape(-1, x.shape[-1]), kernel)
+    else:
+        rows = _product(x.reshape(-1, x.shape[-1]), kernel)
     return rows.reshape(*x.shape[:-1], -1).astype(activation_dtype(kernel.dtype))
 
 
@@ -93,6 +99,27 @@ def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Arra
 _product.defvjp(_product_forward, _product_backward)
 
 
+def _quantised_product(
+    rows: Float[Array, "rows width_in"], kernel: Quantised
+) -> Float[Array, "rows width_out"]:
+    """The product with a kernel that is widened as it is read."""
+
+    def product(kernel: Quantised) -> Array:
+        wide, scales = kernel.factors()
+        found = _product(rows, wide)
+        return found if scales is None else found * scales
+
+    out, width = kernel.shape
+    block = max(1, WIDENED // width)
+    if jax.default_backend() != "cpu" or out <= block:
+        return product(kernel)
+    # XLA:CPU would widen the whole kernel in memory. The last block overlaps the one before it.
+    firsts = np.minimum(np.arange(0, out, block), out - block)
+    found = jax.lax.map(lambda first: product(kernel.part(first, block)), jnp.asarray(firsts))
+    whole = jnp.moveaxis(found[:-1], 0, 1).reshape(len(rows), -1)
+    return jnp.concatenate([whole, found[-1][:, whole.shape[1] - out :]], axis=1)
+
+
 def _sum_over(a: Array, of_a: int, b: Array, of_b: int) -> Float[Array, "..."]:
     """The product of two arrays, mostly matrices, over an axis of each, in float32."""
     axes = (((of_a,), (of_b,)), ((), ()))
@@ -100,12 +127,15 @@ def _sum_over(a: Array, of_a: int, b: Array, of_b: int) -> Float[Array, "..."]:
 
 
 def look_up(
-    table: Float[Array, "vocab width"], tokens: Int[Array, "*shape"]
+    table: Float[Array, "vocab width"] | Quantised, tokens: Int[Array, "*shape"]
 ) -> Float[Array, "*shape width"]:
     """Embeddings of tokens, in the type that `activation_dtype` says."""
+    if isinstance(table, Quantised):
+        return table.look_up(tokens).astype(activation_dtype(table.dtype))
     if table.dtype != jnp.float32:
         # Without the barrier, XLA:CPU widens the whole table in memory before it begins to decode.
-        table, tokens = jax.lax.optimization_barrier((table, tokens))
+        wide, tokens = jax.lax.optimization_barrier((table, tokens))
+        return wide[tokens].astype(activation_dtype(table.dtype))
     return table[tokens].astype(activation_dtype(table.dtype))
 
 

@@ -19,6 +19,7 @@ from captax.models.layers import Layer, run_layer
 from captax.models.modules import Dropout, LayerConfig, LayerNorm, Linear, parameter
 from captax.models.observing import record, scope
 from captax.models.prompt import Prompt, splice, spread
+from captax.models.quantised import Quantised
 from captax.models.rotary import Positions, Rotary, Turns
 from captax.models.shapes import BertLikeConfig
 
@@ -41,7 +42,7 @@ class LanguageHead(nnx.Module):
         self.activation = config.hidden_act
 
     def __call__(
-        self, x: Float[Array, "*rows width"], embedding: Float[Array, "vocab width"]
+        self, x: Float[Array, "*rows width"], embedding: Float[Array, "vocab width"] | Quantised
     ) -> Float[Array, "*rows vocab"]:
         """Logits of every token."""
         x = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
@@ -152,7 +153,7 @@ class TextDecoder(nnx.Module):
         attention = self.layers[0].self_attention
         kernel = attention.key.kernel[...]
         heads = attention.kv_heads
-        shape = (batch, heads, new_tokens * beams, len(kernel) // heads)
+        shape = (batch, heads, new_tokens * beams, kernel.shape[0] // heads)
         empty = jnp.zeros(shape, activation_dtype(kernel.dtype))
         past: tuple[Past, ...] = tuple((empty, empty) for _ in self.layers)
         own = jnp.arange(beams)[:, None]

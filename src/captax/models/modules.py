@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from captax.models.arithmetic import ACTIVATIONS, project
 from captax.models.observing import record
+from captax.models.quantised import Quantised
 from captax.models.rotary import Rotary
 
 
@@ -38,7 +39,7 @@ class Adapted:
     The kernel may then be narrow and frozen: no sum of both is made, and no gradient of its size.
     """
 
-    kernel: Float[Any, "width_out width_in"]
+    kernel: Float[Any, "width_out width_in"] | Quantised
     down: Float[Any, "rank width_in"]
     up: Float[Any, "width_out rank"]
     scale: float = struct.field(pytree_node=False)
@@ -74,6 +75,14 @@ class Linear(nnx.Module):
         kernel = self.kernel[...]
         y = kernel.project(x) if isinstance(kernel, Adapted) else project(x, kernel)
         return y if self.bias is None else y + self.bias[...]
+
+
+def linear_kernels(model: nnx.Module) -> set[str]:
+    """Names of the kernels of a model's `Linear`s, which are used in products alone."""
+    modules = nnx.iter_modules(model)
+    return {
+        ".".join(map(str, (*path, "kernel"))) for path, each in modules if isinstance(each, Linear)
+    }
 
 
 class LayerNorm(nnx.Module):

@@ -33,6 +33,7 @@ from captax.models.modules import (
     parameter,
 )
 from captax.models.observing import record
+from captax.models.quantised import Quantised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +142,9 @@ class Hints(nnx.Module):
         self.dropout = Dropout(self.DROPPED)
 
     def __call__(
-        self, labels: Float[Array, "batch labels"], embedding: Float[Array, "vocab width"]
+        self,
+        labels: Float[Array, "batch labels"],
+        embedding: Float[Array, "vocab width"] | Quantised,
     ) -> Float[Array, "batch hints width"]:
         # The loss of captions does not change what the classes are.
         shares = jax.nn.softmax(jax.lax.stop_gradient(labels).astype(jnp.float32))

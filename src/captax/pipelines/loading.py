@@ -89,7 +89,8 @@ def load(
         token: gives access to private models on the hub.
         offline: use only hub models that were downloaded before.
         dtype: the type that weights are cast to; "auto" keeps the type that they have in the
-            checkpoint.
+            checkpoint. "int8" and "int4" keep the matrices of products in so many bits, and all
+            else as "auto" does.
         image_size: for models that see a picture as tiles: the pixels that its longer side is
             resized to, if not those of the checkpoint. Fewer pixels are fewer tiles.
         image_splitting: for the same models: whether there are tiles at all, or only a view of the

@@ -32,6 +32,7 @@ from captax.files import (
 )
 from captax.images import ImageError, write_sheet
 from captax.models.encoders import VisionEncoder
+from captax.models.modules import linear_kernels
 from captax.progress import Progress, tell
 from captax.stopping import stopping
 from captax.training.build import fingerprint, weights_from
@@ -50,7 +51,7 @@ from captax.training.examples import (
 )
 from captax.training.folder import BEST, LOCK, OWN_RECIPE, SKIPPED, check_folder, refuse_other
 from captax.training.learning_task import DevResult
-from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, linear_kernels, merge_lora
+from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, merge_lora
 from captax.training.mesh import Placement
 from captax.training.optimizers import make_optimizer
 from captax.training.recipe import Recipe, RecipeError, Stage, matches

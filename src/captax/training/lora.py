@@ -10,10 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array
 
-from captax.models.modules import Adapted, Linear
+from captax.models.modules import Adapted
 from captax.training.recipe import Lora, RecipeError, matches
 
 DOWN, UP = ".lora_down", ".lora_up"
@@ -60,11 +59,3 @@ def merge_lora(
             whole = name not in apart
             merged[name] = value + scale * (up @ down) if whole else Adapted(value, down, up, scale)
     return merged
-
-
-def linear_kernels(model: nnx.Module) -> set[str]:
-    """Names of the kernels of a model's `Linear`s, whose changes can be kept apart."""
-    modules = nnx.iter_modules(model)
-    return {
-        ".".join(map(str, (*path, "kernel"))) for path, each in modules if isinstance(each, Linear)
-    }
