@@ -192,7 +192,7 @@ class Reader:
         return np.asarray(found)[: given.said]
 
     @property
-    def _weights(self) -> Mapping[str, jax.Array]:
+    def _weights(self) -> Mapping[str, Any]:
         return parameters(self._model)
 
     def _observe(self, alternatives: int) -> Callable[..., Seen]:

@@ -70,7 +70,7 @@ class Classifier:
         rebuild = rebuilder(model)
 
         def program(
-            parameters: dict[str, Array], pixels: Float[Array, "batch height width 3"]
+            parameters: dict[str, Any], pixels: Float[Array, "batch height width 3"]
         ) -> Float[Array, "batch labels"]:
             logits = map_pictures(rebuild(parameters).classify, pixels)
             return jax.nn.softmax(logits.astype(jnp.float32))

@@ -352,7 +352,7 @@ class _Parts:
     `how` are further arguments of `looping`.
     """
 
-    rebuild: Callable[[dict[str, jax.Array]], Any]
+    rebuild: Callable[[dict[str, Any]], Any]
     encode: Callable[[Any, Any], Any]
     how: dict[str, Any]
     signals: tuple[str, ...] | None

@@ -84,7 +84,7 @@ class Tagger:
         scale, offset = processor.factors
 
         def program(
-            parameters: dict[str, Array], pixels: UInt8[Array, "batch height width 3"]
+            parameters: dict[str, Any], pixels: UInt8[Array, "batch height width 3"]
         ) -> Float[Array, "batch tags"]:
             # The models were trained with blue first.
             normal = (pixels.astype(jnp.float32) * scale + offset)[..., ::-1]
