@@ -1,7 +1,6 @@
 """`captax caption clip.mp4`: videos among pictures, with a small GIT that reads three frames."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,21 +11,12 @@ from PIL import Image
 import captax
 from captax.errors import OptionError
 from captax.images import ImageError, Video
-from captax.pipelines.captioner import Captioner
-from golden.case import CHECKPOINTS
 from video_files import write_video
 
 
-@pytest.fixture(scope="session")
-def git(tiny_captioner: Captioner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of GIT with all that captioning takes."""
-    folder = tmp_path_factory.mktemp("git") / "git-video"
-    shutil.copytree(CHECKPOINTS / "git-video", folder)
-    tiny_captioner.tokenizer.save(folder)
-    captax.images.ImageProcessor(size=(32, 32)).save(folder)
-    roles = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_length": 12}
-    (folder / "generation_config.json").write_text(json.dumps(roles))
-    return folder
+@pytest.fixture
+def git(checkpoint: Callable[[str], Path]) -> Path:
+    return checkpoint("git-video")
 
 
 @pytest.fixture

@@ -17,13 +17,18 @@ def greys(found: Video) -> list[int]:
     return [round(float(np.asarray(each)[:, each.width // 2 :].mean())) for each in found.frames]
 
 
-@pytest.mark.parametrize(
-    ("name", "codec"),
-    [("a.mp4", "libx264"), ("a.mov", "mpeg4"), ("a.mkv", "mpeg4"), ("a.webm", "libvpx-vp9")]
-    + [("a.avi", "mpeg4")],
-)
-def test_frames_lie_in_the_middle_of_equal_parts(name: str, codec: str, tmp_path: Path) -> None:
-    path = write_video(tmp_path / name, codec=codec)
+KINDS = {
+    "a.mp4": "libx264",
+    "a.mov": "mpeg4",
+    "a.mkv": "mpeg4",
+    "a.webm": "libvpx-vp9",
+    "a.avi": "mpeg4",
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_frames_lie_in_the_middle_of_equal_parts(name: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / name, codec=KINDS[name])
     found = read_video(path, 3)
     assert found.duration == pytest.approx(3, abs=0.2)
     assert found.times == pytest.approx((0.5, 1.5, 2.5), abs=0.1)
@@ -78,7 +83,7 @@ def test_what_is_no_whole_video_is_refused(tmp_path: Path) -> None:
     broken.write_bytes(mp4[: len(mp4) // 2])
     with pytest.raises(ImageError, match=r"broken\.mp4: (damaged or trunc|holds no video)"):
         read_video(broken, 3)
-    with pytest.raises(ImageError, match="No such file|does not exist|no such file"):
+    with pytest.raises(ImageError, match=r"none\.mp4: no such file"):
         read_video(tmp_path / "none.mp4", 3)
     with pytest.raises(ImageError, match="give 1 to 256"):
         read_video(mp4, 0)

@@ -186,8 +186,8 @@ def caption_batches(
             prompt = options.prompt_of(each.item)
             if prompt is not None and isinstance(captioner, VisionLanguageCaptioner):
                 # Refuses what is no text, and what is too long.
-                shown = captioner.arrangement(prepared)
-                captioner.check_prompt(captioner.asking(prompt)(*shown))
+                shown = captioner.arrangement(captioner.prepare(prepared))
+                captioner.check_prompt(captioner.asking(prompt)(shown))
         except (ImageError, OptionError) as error:
             return each.error(_reason(each.item, error)), None
         return each.record(look), Placed(each.place, prepared, prompt)
