@@ -79,12 +79,17 @@ def write(name: str, folder: Path) -> Path:
     contents = json.loads((folder / "config.json").read_text())
     if name != "florence2":  # whose positions are a table
         contents["text_config"]["max_position_embeddings"] = 512
+    if name in NATIVE:
+        contents["video_token_id"] = 38
     (folder / "config.json").write_text(json.dumps(contents))
     markers, picture = MARKERS[name], PICTURES.get(name, "<image>")
     last = LAST.get(name, ())
     said = ["<pad>", "<s>", "</s>", "<unk>", *markers, *WORDS, *last]
     words = {word: index for index, word in enumerate(said)}
     words |= {f"w{index}": index for index in range(len(words), 39)} | {picture: 39}
+    if name in NATIVE:
+        words["<|video_pad|>"] = words.pop("w38")
+        markers = (*markers, "<|video_pad|>")
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     if name == "florence2":

@@ -31,6 +31,7 @@ from captax.serve.schemas import CaptionRequest
 from captax.training import loop
 from captax.training.recipe import load_recipe, recipe_names
 from checkpoints import gguf_files
+from video_files import write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "src" / "captax" / "recipes").glob("*.yaml"))
@@ -112,6 +113,7 @@ MODELS = {
     "facebook/vit-msn-base": "vit-msn",
     "microsoft/git-base": "git",
     "microsoft/git-base-coco": "git",
+    "microsoft/git-base-vatex": "git-video",
     "microsoft/resnet-50": "resnet",
     "my-git": "git",
     "my-gpt2": "gpt2",
@@ -227,6 +229,7 @@ def _pictures() -> None:
         )
     ):
         _draw(Path(path), seed)
+    write_video(Path("clip.mp4"))
     Path("docs/index.md").write_text("# A page\n\n![](1.jpg)\n")
     Path("shards").mkdir()
     for shard in ("000", "001"):

@@ -103,11 +103,35 @@ def test_checkpoints_with_buffers_and_tied_copies_are_read(tmp_path: Path) -> No
         np.testing.assert_array_equal(got[name], value, err_msg=name)
 
 
-def test_video_models_are_refused() -> None:
-    with pytest.raises(
-        ConfigError, match="num_image_with_embedding=6 is not supported; it must be None"
-    ):
-        read_config({"model_type": "git", "num_image_with_embedding": 6})
+def test_video_models_read_pictures_and_fewer_frames_too() -> None:
+    """A picture has no place among frames; a video has that of its first ones."""
+    model = load_model(CHECKPOINTS / "git-video")
+    assert model.most_frames == 3
+    frames = jax.random.normal(jax.random.key(0), (1, 2, 32, 32, 3))
+    encode = jax.jit(model.encode)
+    picture, first, both = encode(frames[:, 0]), encode(frames[:, :1]), encode(frames)
+    places = picture.tokens.shape[1]
+    assert both.tokens.shape[1] == 2 * places
+    np.testing.assert_allclose(both.tokens[:, :places], first.tokens, atol=1e-5)
+    added = first.tokens - picture.tokens
+    np.testing.assert_allclose(added[0], [model.frames[0].value[...]] * places, atol=1e-5)
+
+
+def test_checkpoints_of_videos_are_read_as_the_hub_spells_them(tmp_path: Path) -> None:
+    stored = CHECKPOINTS / "git-video"
+    old = shutil.copytree(stored, tmp_path / "old")
+    tensors = safetensors.numpy.load_file(old / "model.safetensors")
+    renamed = {name.replace("temporal", "temperal"): value for name, value in tensors.items()}
+    assert renamed.keys() != tensors.keys()
+    safetensors.numpy.save_file(renamed, old / "model.safetensors")
+    got, want = parameters(load_model(old)), parameters(load_model(stored))
+    for name, value in want.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+def test_impossible_configs_are_refused() -> None:
+    with pytest.raises(ConfigError, match="num_image_with_embedding=0 must be 1 to"):
+        read_config({"model_type": "git", "num_image_with_embedding": 0})
     with pytest.raises(ConfigError, match="git: vision_config=16 must be a JSON object"):
         read_config({"model_type": "git", "vision_config": 16})
 

@@ -100,7 +100,7 @@ def test_sections_of_positions_follow_each_other_or_take_turns() -> None:
 
 def test_words_go_on_from_the_longer_side_of_a_picture() -> None:
     pictures = jnp.array([[0, 0, 1, 1, 1, 1, 1, 1, 0, 0], [0] * 10, [1] * 4 + [0] * 6], bool)
-    found = positions_around(pictures, jnp.array([[2, 3], [2, 3], [4, 1]]))
+    found = positions_around(pictures, jnp.array([[[2, 3]], [[2, 3]], [[4, 1]]]))
     np.testing.assert_array_equal(
         found[:, 0],
         [

@@ -83,7 +83,7 @@ def test_attentions_to_a_picture_in_the_prompt_are_the_reference_s(
     reference = transformers.AutoModelForImageTextToText.from_pretrained(
         tmp_path, attn_implementation="eager", dtype=torch.float32
     ).eval()
-    prompt = captioner._encode_prompt("look", "", False, *captioner.arrangement(picture))
+    prompt = captioner._encode_prompt("look", "", False, captioner.arrangement(picture))
     tokens = torch.tensor([[*prompt, *SAID[:-1]]])
     given = seen_by_theirs(name, captioner, picture, tokens)
     if name == "paligemma":

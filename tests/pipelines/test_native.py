@@ -15,10 +15,11 @@ import captax
 from captax.cli.main import app
 from captax.cli.options import spelt
 from captax.errors import CaptaxError, CheckpointError, OptionError
-from captax.images import ImageError
+from captax.images import ImageError, read_video
 from captax.models.patches import Patches, in_squares
 from captax.models.prompt import Prompt
 from captax.pipelines.native import NativeCaptioner
+from video_files import write_video
 from vision_language_files import write
 
 FAMILIES = ("qwen2.5-vl", "qwen3-vl")
@@ -78,6 +79,32 @@ def test_logits_do_not_depend_on_padding(name: str, tmp_path: Path) -> None:
         for prompt in (tokens, longer):
             got = read(shown, Prompt(jnp.asarray(prompt), jnp.array([20])))
             np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gemma3-vision", "qwen2.5-vl"])
+def test_pictures_together_and_videos_do_not_depend_on_the_batch(
+    name: str, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    """And those of few different numbers share few programs."""
+    captioner = captax.load(write(name, tmp_path), frames=3)
+    assert captioner.frames == 3
+    clip = write_video(tmp_path / "clip.mp4")
+    shown = [pictures[:3], pictures[0], [pictures[3], *pictures[1:4]], clip, read_video(clip, 3)]
+    together = captioner.caption(shown, prompt="look", max_new_tokens=4)
+    assert together[3].tokens == together[4].tokens
+    assert len(captioner._programs._kept) <= 3  # one picture, up to four, and videos
+    for source, found in zip(shown, together, strict=True):
+        [alone] = captioner.caption([source], prompt="look", max_new_tokens=4)
+        assert alone.tokens == found.tokens
+        assert alone.score == pytest.approx(found.score, abs=1e-5)
+    [first] = captioner.caption([[pictures[0]]], prompt="look", max_new_tokens=4)
+    assert first.tokens == together[1].tokens
+    scores = captioner.score(shown[:1], together[:1], prompt="look")
+    assert scores == pytest.approx([together[0].score], abs=1e-4)
+    with pytest.raises(ImageError, match="an empty list of pictures"):
+        captioner.caption([[]])
+    with pytest.raises(ImageError, match="is a video or a sound, not a picture"):
+        captioner.explain(clip, "red")
 
 
 @pytest.mark.slow

@@ -89,8 +89,10 @@ def test_batches_hold_bytes_prompts_and_packed_captions(recipe: Callable[..., Re
     # 3 x 3 tiles and the whole view, filled up to one of a few numbers of views.
     assert given.pictures.shape == (2, VIEWS[3], 32, 32, 3) and given.pictures.dtype == np.uint8
     subject: VisionLanguageCaptioner = task.subject
-    whole = subject.asking("look red")((3, 3))
-    assert whole != subject.asking("look")((3, 3))
+    shown = subject.largest
+    assert shown.grids == ((3, 3),)
+    whole = subject.asking("look red")(shown)
+    assert whole != subject.asking("look")(shown)
     assert given.prompt.tokens[0, : given.prompt.lengths[0]].tolist() == whole
     assert (batch.segments.max(1) == 2).all()  # both captions of each picture
     # Nothing of the prompt is learned.

@@ -32,6 +32,7 @@ from captax.cli.collecting import (
 from captax.cli.options import (
     AUTO,
     FollowLinks,
+    Frames,
     ImageSize,
     ImageSplitting,
     Loaded,
@@ -142,6 +143,7 @@ def caption(
     image_splitting: ImageSplitting = None,
     min_pixels: MinPixels = None,
     max_pixels: MaxPixels = None,
+    frames: Frames = None,
     dtype: Loaded = LoadedDtype.float32,
     revision: Revision = None,
     offline: Offline = False,
@@ -235,6 +237,7 @@ def caption(
         "image_splitting": image_splitting,
         "min_pixels": min_pixels,
         "max_pixels": max_pixels,
+        "frames": frames,
     }
     refuse_idle_options(
         plan,

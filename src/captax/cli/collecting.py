@@ -228,7 +228,7 @@ def _watched(plan: "Plan", pipeline: Any, arguments: dict[str, Any]) -> "Summary
     total: list[int] = []
     if logged or not bar.disable:
         # Looking through a large collection takes a while, for which no caption need wait.
-        threading.Thread(target=_count, args=(plan, bar, total), daemon=True).start()
+        threading.Thread(target=_count, args=(plan, pipeline, bar, total), daemon=True).start()
     errors = 0
 
     def tell(line: str) -> None:
@@ -274,12 +274,13 @@ def _progress(summary: "Summary", seconds: float, total: list[int]) -> str:
     return f"{pictures}, {rate:.1f} a second{about}"
 
 
-def _count(plan: "Plan", bar: Any, total: list[int]) -> None:
+def _count(plan: "Plan", pipeline: Any, bar: Any, total: list[int]) -> None:
     # Start-up time.
     from captax.collection.items import find_items
 
     with contextlib.suppress(CaptaxError):  # the job itself reports these
-        total.append(sum(1 for _ in find_items(plan.sources)))
+        found = find_items(plan.sources, videos=pipeline.frames > 0)
+        total.append(sum(1 for _ in found))
         if not bar.disable:  # nor closed
             bar.total = total[0]
             bar.refresh()

@@ -129,6 +129,14 @@ MaxPixels = Annotated[
         min=1,
     ),
 ]
+Frames = Annotated[
+    int | None,
+    typer.Option(
+        help="How many frames of a video a model that reads videos is shown, evenly over its "
+        "length. Default: 8, or what the model was taught, such as 6.",
+        min=1,
+    ),
+]
 System = Annotated[
     str,
     typer.Option(

@@ -13,7 +13,13 @@ from captax.collection.remote import RemoteSpan, one_line, opened
 from captax.data.example import DataError
 from captax.data.shards import TarPicture, refuse_unreadable, tar_files
 from captax.files import PICTURE_LIMIT, open_regular
-from captax.images import ImageError, begins_like_picture, names_picture, suffix_told
+from captax.images import (
+    ImageError,
+    begins_like_picture,
+    names_picture,
+    names_video,
+    suffix_told,
+)
 from captax.images.kinds import HEADER
 
 # Pictures that would unpack to more bytes are refused.
@@ -81,8 +87,10 @@ def _zip(archive: str) -> zipfile.ZipFile:
 Found = tuple[str, "ZipPicture | TarPicture | RemoteSpan | ImageError", Callable[[], bytes]]
 
 
-def archive_items(archive: str, left_out: Counter[str]) -> Iterator[Item]:
+def archive_items(archive: str, left_out: Counter[str], *, videos: bool = False) -> Iterator[Item]:
     """The pictures in a zip or tar file, given by path or URL, in the order of the archive.
+
+    With `videos`, what has a video's name is one of them.
 
     Members that are no pictures are counted in `left_out`, by suffix. If a tar file is damaged, the
     pictures before the damage come first, then an item that reports the damage.
@@ -106,7 +114,11 @@ def archive_items(archive: str, left_out: Counter[str]) -> Iterator[Item]:
             continue
         elif member.endswith(MASKS):
             left_out["masks"] += 1
-        elif names_picture(member) or begins_like_picture(header()):
+        elif (
+            names_picture(member)
+            or (videos and names_video(member))
+            or begins_like_picture(header())
+        ):
             pictures.append(member)
             yield Item(f"{archive}/{member}", image, root / place_of(within))
         else:

@@ -19,6 +19,7 @@ from captax.collection.record import Record
 from captax.data.folder import Sidecars
 from captax.errors import CaptaxError
 from captax.files import OutputError, check_inside, is_special, read_bytes, read_text, write_text
+from captax.images import names_video
 
 SIDECAR_LIMIT = 4 * 2**20  # bytes of a text file beside a picture
 # Errors that would also stop every later picture.
@@ -131,6 +132,10 @@ class Embedded:
         return picture
 
     def read(self, picture: Path) -> str:
+        if names_video(picture):
+            raise CollectionError(
+                "descriptions are embedded in pictures, not in videos; use --format sidecar or xmp"
+            )
         return self._exiftool.read(picture) or _elsewhere(picture)
 
     def text(self, texts: list[str]) -> str:

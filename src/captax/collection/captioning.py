@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
+from PIL import Image
+
 from captax.collection.copies import Fingerprints, fingerprint
 from captax.collection.hints import Hints
 from captax.collection.item import Item
@@ -171,20 +173,21 @@ def caption_batches(
 
     The model captions the pictures of a batch at once, except for errors and copies.
     """
-    processor = captioner.processor
     # Records of the pictures that the captioner works on; their captions are added later.
     begun: deque[Record] = deque()
 
     def load(each: Wanted) -> tuple[Record, Placed | None]:
         try:
-            picture = processor.decode(each.item.source())
-            look = fingerprint(picture) if copies is not None else None
-            prepared = captioner.prepare(processor.prepare(picture))
+            picture = captioner.read(each.item.source())
+            # A video that looks like another for a moment is no copy of it.
+            alike = copies is not None and isinstance(picture, Image.Image)
+            look = fingerprint(picture) if alike else None
+            prepared = captioner.prepare(picture)
             prompt = options.prompt_of(each.item)
             if prompt is not None and isinstance(captioner, VisionLanguageCaptioner):
                 # Refuses what is no text, and what is too long.
                 shown = captioner.arrangement(captioner.prepare(prepared))
-                captioner.check_prompt(captioner.asking(prompt)(*shown))
+                captioner.check_prompt(captioner.asking(prompt)(shown))
         except (ImageError, OptionError) as error:
             return each.error(_reason(each.item, error)), None
         return each.record(look), Placed(each.place, prepared, prompt)
@@ -220,4 +223,4 @@ def caption_batches(
 def _reason(item: Item, error: CaptaxError) -> str:
     """Why a picture cannot be captioned, without its name."""
     reason = str(error).removeprefix(str(ImageError(f"{item.path}: ")))
-    return re.sub(r"\Apicture of \d+ bytes: ", "", reason)
+    return re.sub(r"\A(picture|video) of \d+ bytes: ", "", reason)

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from captax.collection.archives import archive_items
 from captax.collection.item import (
@@ -28,6 +29,7 @@ from captax.images import (
     ImageError,
     UnusableImage,
     names_picture,
+    names_video,
     suffix_told,
     walk_images,
 )
@@ -36,14 +38,18 @@ OWN = OwnFiles()
 
 
 def find_items(
-    sources: Sequence[str], left_out: Counter[str] | None = None, own: OwnFiles = OWN
+    sources: Sequence[str],
+    left_out: Counter[str] | None = None,
+    own: OwnFiles = OWN,
+    *,
+    videos: bool = False,
 ) -> Iterator[Item]:
     """The pictures of `sources`, one at a time, in the same order every time.
 
     A folder is searched with its subfolders (sorted; hidden files and trainers' masks are left
-    out). A picture is what has a picture's name or begins like one; all other files of folders and
-    archives are counted in `left_out`, by suffix, as the search comes upon them, except captax's
-    `own`. `.zip` and `.tar`
+    out). A picture is what has a picture's name or begins like one, and with `videos` what has a
+    video's name too; all other files of folders and archives are counted in `left_out`, by suffix,
+    as the search comes upon them, except captax's `own`. `.zip` and `.tar`
     files, `.tar` names with braces, and lists (`.parquet`, `.jsonl`, `.csv`, `.tsv`, `.txt`: a
     picture's path, URL or bytes in each row) are opened. fsspec opens sources with `://`, which may
     be folders and patterns too; a `data:` URL is a picture. Any other source is a picture or a
@@ -56,12 +62,25 @@ def find_items(
             the first item.
     """
     counted: Counter[str] = Counter() if left_out is None else left_out
-    found = [_pictures(source, counted, own, alone=len(sources) == 1) for source in sources]
+    search = _Search(counted, own, videos)
+    found = [_pictures(source, search, alone=len(sources) == 1) for source in sources]
     listed = sources[0].lower().endswith(LISTS) if sources else False
     if len(sources) == 1 and not listed and not glob.has_magic(sources[0]):
         return found[0]
     # Several sources and rows may have a picture, and "**" matches a folder and its contents.
     return _each_once(itertools.chain.from_iterable(found), counted)
+
+
+class _Search(NamedTuple):
+    """What is counted as left out, which files are captax's own, and whether videos are found."""
+
+    left_out: Counter[str]
+    own: OwnFiles
+    videos: bool
+
+    def wants(self, name: str) -> bool:
+        """Whether a file of this name is a picture, or a video where these are found."""
+        return names_picture(name) or (self.videos and names_video(name))
 
 
 def _each_once(items: Iterable[Item], left_out: Counter[str]) -> Iterator[Item]:
@@ -75,7 +94,7 @@ def _each_once(items: Iterable[Item], left_out: Counter[str]) -> Iterator[Item]:
             left_out[REPEATED] += 1
 
 
-def _pictures(source: str, left_out: Counter[str], own: OwnFiles, *, alone: bool) -> Iterator[Item]:
+def _pictures(source: str, search: _Search, *, alone: bool) -> Iterator[Item]:
     """The pictures of one source; there is at least one."""
     if not source:
         raise CollectionError("an empty path was given; give a file, a folder or a pattern")
@@ -84,9 +103,9 @@ def _pictures(source: str, left_out: Counter[str], own: OwnFiles, *, alone: bool
             place = PurePosixPath("data")
             items = iter([Item(data_url_name(source), data_picture(source), place)])
         elif "://" in source:
-            items = _remote(source, left_out)
+            items = _remote(source, search)
         else:
-            items = _local(Path(source), left_out, own, alone=alone)
+            items = _local(Path(source), search, alone=alone)
         first = next(items, None)
     except OSError as error:
         raise CollectionError(f"{source}: cannot be read: {error.strerror or error}") from None
@@ -97,11 +116,11 @@ def _pictures(source: str, left_out: Counter[str], own: OwnFiles, *, alone: bool
         reason = ImageError(str(error).removeprefix(f"{source}: "))
         return iter([Item(source, reason, place_of(PurePosixPath(source)))])
     if first is None:
-        raise CollectionError(f"{source}: {_nothing(Path(source), left_out)}")
+        raise CollectionError(f"{source}: {_nothing(Path(source), search)}")
     return itertools.chain([first], items)
 
 
-def _nothing(path: Path, left_out: Counter[str]) -> str:
+def _nothing(path: Path, search: _Search) -> str:
     """Why a source has no picture, and what to do."""
     if path.is_dir():
         names = (f"*{suffix}" for suffix in (*ARCHIVES, *LISTS))
@@ -109,8 +128,9 @@ def _nothing(path: Path, left_out: Counter[str]) -> str:
         hint = (
             f"; to caption what its archives and lists hold, give '{path / other}'" if other else ""
         )
-        others = f"; {files_left_out(left_out)}" if left_out else ""
-        return f"there are no pictures in this folder (looked for .jpg, .png, …){others}{hint}"
+        others = f"; {files_left_out(search.left_out)}" if search.left_out else ""
+        looked = ".jpg, .mp4, …" if search.videos else ".jpg, .png, …"
+        return f"there are no pictures in this folder (looked for {looked}){others}{hint}"
     if path.exists():
         return "holds no pictures; give a picture, a folder, an archive or a list"
     if glob.has_magic(str(path)):
@@ -118,33 +138,32 @@ def _nothing(path: Path, left_out: Counter[str]) -> str:
     return absent(path, "file or folder")
 
 
-def _local(path: Path, left_out: Counter[str], own: OwnFiles, *, alone: bool) -> Iterator[Item]:
+def _local(path: Path, search: _Search, *, alone: bool) -> Iterator[Item]:
     if path.is_dir():
-        yield from _folder(path, path if alone else None, left_out, own)
+        yield from _folder(path, path if alone else None, search)
     elif path.exists():
-        yield from _file(path, left_out)
+        yield from _file(path, search)
     elif not glob.has_magic(str(path)):
         shards = find_shards(path) if "{" in str(path) else []
         for shard in shards:
-            yield from _file(shard, left_out)
+            yield from _file(shard, search)
         if not shards and not alone:  # the others are captioned
             missing = ImageError(absent(path, "file or folder"))
             # Decoding says that a picture is missing.
-            image = path if names_picture(path) else missing
+            image = path if names_picture(path) or names_video(path) else missing
             yield Item(str(path), image, place_of(path))
     else:
         for match in sorted(map(Path, glob.iglob(str(path), recursive=True))):  # noqa: PTH207
             if match.is_dir():
-                yield from _folder(match, None, left_out, own)
+                yield from _folder(match, None, search)
             else:
-                yield from _file(match, left_out)
+                yield from _file(match, search)
 
 
-def _folder(
-    folder: Path, root: Path | None, left_out: Counter[str], own: OwnFiles
-) -> Iterator[Item]:
+def _folder(folder: Path, root: Path | None, search: _Search) -> Iterator[Item]:
     """Pictures in a folder; their places are relative to `root`, if it is given."""
-    for found in walk_images(folder, left_out, own=own.in_folder):
+    left_out, own = search.left_out, search.own.in_folder
+    for found in walk_images(folder, left_out, videos=search.videos, own=own):
         if isinstance(found, UnusableImage):
             yield Item(str(found.path), ImageError(found.reason), place_of(found.path))
         elif found.name.endswith(MASKS):
@@ -154,11 +173,11 @@ def _folder(
             yield Item(str(found), found, place_of(within))
 
 
-def _file(path: Path, left_out: Counter[str]) -> Iterator[Item]:
+def _file(path: Path, search: _Search) -> Iterator[Item]:
     """A picture, or the pictures in an archive or a list."""
     suffix = path.suffix.lower()
     if suffix in ARCHIVES:
-        return archive_items(str(path), left_out)
+        return archive_items(str(path), search.left_out, videos=search.videos)
     if suffix in LISTS:
         return list_items(path)
     if not is_file(path):  # a pipe or a device, which never ends
@@ -168,7 +187,7 @@ def _file(path: Path, left_out: Counter[str]) -> Iterator[Item]:
     return iter([Item(str(path), path, place_of(path))])
 
 
-def _remote(url: str, left_out: Counter[str]) -> Iterator[Item]:
+def _remote(url: str, search: _Search) -> Iterator[Item]:
     """The pictures of a URL: a file or an archive; without HTTP, also a folder or a pattern.
 
     Raises:
@@ -188,9 +207,9 @@ def _remote(url: str, left_out: Counter[str]) -> Iterator[Item]:
     for each in found:
         name = each if by_http else files.unstrip_protocol(each)
         if each.lower().endswith(ARCHIVES) and not root:
-            yield from archive_items(name, left_out)
-        elif found == [path] or (names_picture(each) and not each.endswith(MASKS)):
+            yield from archive_items(name, search.left_out, videos=search.videos)
+        elif found == [path] or (search.wants(each) and not each.endswith(MASKS)):
             within = each.removeprefix(root).split("://")[-1].split("?")[0]
             yield Item(name, RemotePicture(name), place_of(PurePosixPath(within)))
         elif not OWN.is_caption(each, found):
-            left_out["masks" if each.endswith(MASKS) else suffix_told(each)] += 1
+            search.left_out["masks" if each.endswith(MASKS) else suffix_told(each)] += 1

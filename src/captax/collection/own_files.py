@@ -10,7 +10,7 @@ from pathlib import Path
 
 from captax.data.folder import SIDECAR_SUFFIXES
 from captax.files import CSV_HEADER, JSON_TEXT, Kind
-from captax.images import names_picture
+from captax.images import names_picture, names_video
 
 # Files beside a picture that hold its caption; JSON is what WebDataset has.
 _SIDECARS = (*SIDECAR_SUFFIXES, ".xmp", ".json")
@@ -60,9 +60,14 @@ class OwnFiles:
         if suffix.lower() not in (*_SIDECARS, self.suffix.lower()) or not suffix:
             return os.path.basename(name) in _TABLES  # noqa: PTH119
         at = bisect.bisect_left(names, stem)  # photo.jpg.xmp
-        if names[at : at + 1] == [stem] and names_picture(stem):
+        if names[at : at + 1] == [stem] and _captioned(stem):
             return True
         begins = f"{stem}."
         others = itertools.islice(names, bisect.bisect_left(names, begins), None)
         same = itertools.takewhile(lambda each: each.startswith(begins), others)
-        return any(names_picture(each) and "." not in each[len(begins) :] for each in same)
+        return any(_captioned(each) and "." not in each[len(begins) :] for each in same)
+
+
+def _captioned(name: str) -> bool:
+    """Whether a file's name is that of what gets captions."""
+    return names_picture(name) or names_video(name)

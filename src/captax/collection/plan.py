@@ -33,7 +33,6 @@ from captax.data.tables import parquet_library
 from captax.errors import OptionError, quoted
 from captax.files import Kind as FileKind
 from captax.files import NewFile, check_new_files, unwritable
-from captax.generation import Calibration
 from captax.images import (
     SHEET,
     ImageError,
@@ -41,6 +40,7 @@ from captax.images import (
     SheetRow,
     TileProcessor,
     names_picture,
+    names_video,
     write_sheet,
 )
 from captax.pipelines.captioner import Captioner
@@ -118,7 +118,11 @@ class Plan:
         # Whether the file of all captions may be replaced, `OneFile` knows from the journal.
         out = NewFile("--out", None if self.beside else self.out, _CAPTIONS, overwrite=True)
         sheet = NewFile("--sheet", self.sheet, SHEET, self.overwrite)
-        check_new_files([out, sheet, *beside], [*self.sources, *others], reads=names_picture)
+        check_new_files(
+            [out, sheet, *beside],
+            [*self.sources, *others],
+            reads=lambda name: names_picture(name) or names_video(name),
+        )
 
     @property
     def _replaces(self) -> bool:
@@ -167,7 +171,7 @@ class Plan:
             not self.ext.startswith(".") or "/" in self.ext or not self.ext.strip(".")
         ):
             raise CollectionError(f"--ext is {quoted(self.ext)}; give one such as .txt or .caption")
-        if self.ext is not None and names_picture(f"a{self.ext}"):
+        if self.ext is not None and (names_picture(f"a{self.ext}") or names_video(f"a{self.ext}")):
             raise CollectionError(
                 f"--ext is {quoted(self.ext)}, a suffix of pictures; give one such as .txt"
             )
@@ -274,6 +278,7 @@ class Plan:
             **({"min_confidence": least} if (least := self.shape.min_confidence) else {}),
             **self.options.settings(),
             **_shown(captioner.processor),
+            **({"frames": captioner.frames} if captioner.frames else {}),
         }
 
     def _beside(self) -> dict[str, Any]:
@@ -303,7 +308,7 @@ class Plan:
             if each is not None
         )
         own = OwnFiles(written, self.ext or "" if self.beside else "")
-        items = find_items(self.sources, left_out, own)
+        items = find_items(self.sources, left_out, own, videos=captioner.frames > 0)
         shown: list[Record] = []
 
         def engine(wanted: Iterator[Wanted], copies: Copies | None) -> Iterator[list[Record]]:
@@ -346,14 +351,16 @@ class Plan:
             if self.sheet is not None and not summary.stopped:
                 batches = [shown] if journal is None else journal.batches()
                 records = itertools.chain.from_iterable(batches)
-                rows = self._cards(records, captioner.calibration)
+                rows = self._cards(records, captioner)
                 write_sheet(self.sheet, rows, title="Captions")
         return summary
 
     def _cards(
-        self, records: Iterable[Record], calibration: Calibration | None
+        self, records: Iterable[Record], captioner: Captioner | Tagger
     ) -> Iterator[SheetRow]:
-        items = {item.name: item for item in find_items(self.sources)}
+        calibration = captioner.calibration
+        found = find_items(self.sources, videos=captioner.frames > 0)
+        items = {item.name: item for item in found}
         last = {record.name: record for record in records}  # failed writes have a second record
         for record in map(self.shape.as_written, last.values()):
             if record.name not in items:

@@ -17,11 +17,17 @@ from jaxtyping import Float32, Int32, Int64, Shaped
 
 from captax.data.example import DataError, Stored
 from captax.images.decode import ImageError
-from captax.images.prepared import Prepared
+from captax.images.prepared import Group, Prepared
 
 T = TypeVar("T")
-# A picture that a processor has prepared: normalised pixels, or bytes.
-Picture = Float32[np.ndarray, "height width 3"] | Prepared
+# What a processor has prepared for one caption: a picture or frames of a video, as normalised
+# pixels or as bytes.
+Picture = (
+    Float32[np.ndarray, "height width 3"]
+    | Float32[np.ndarray, "frames height width 3"]
+    | Prepared
+    | Group
+)
 Made = TypeVar("Made")
 
 

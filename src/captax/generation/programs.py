@@ -207,8 +207,8 @@ class Begun(list[int]):
         self.question, self.room = question, room
 
 
-class Shown(list[int]):
-    """The tokens of a prompt with a picture of `places` tokens, which is filled up to `room`."""
+class Filled(list[int]):
+    """The tokens of a prompt with pictures of `places` tokens, which are filled up to `room`."""
 
     def __init__(self, tokens: Iterable[int], places: int, room: int):
         super().__init__(tokens)
@@ -232,7 +232,7 @@ def _filled(prompts: Sequence[Sequence[int]], rows: int, most: int) -> Prompt:
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     longest = int(lengths.max())
     # Pictures of several sizes are filled up apart from the words, so that few programs serve all.
-    shown = [prompt for prompt in prompts if isinstance(prompt, Shown)]
+    shown = [prompt for prompt in prompts if isinstance(prompt, Filled)]
     room = max((prompt.room for prompt in shown), default=0)
     words = max(len(prompt) - prompt.places for prompt in shown) if shown else longest
     time = next((size for size in PROMPT_LENGTHS if words <= size), 0)

@@ -1,8 +1,9 @@
-"""Decodes pictures in processes of their own, which can be ended.
+"""Decodes pictures and videos in processes of their own, which can be ended.
 
 A decoder that runs in a thread cannot be stopped. So a picture whose decoding may take long is
-decoded by a worker process with a limit of memory and time. A worker that exceeds them is killed,
-and the next such picture gets a new one. Workers import no JAX, start in about 0.2 s and are kept.
+decoded by a worker process with a limit of memory and time, and so is every video. A worker that
+exceeds them is killed, and the next such file gets a new one. Workers import no JAX, start in about
+0.2 s and are kept.
 """
 
 import atexit
@@ -28,7 +29,7 @@ HEADER = 64 * 1024
 
 
 class Failed(Exception):
-    """A worker did not decode the picture.
+    """A worker did not decode the file.
 
     Attributes:
         kind: the name of the exception that the worker had, or "ended" for a worker that died.
@@ -44,22 +45,41 @@ def decode_apart(
 ) -> Image.Image:
     """The picture that `captax.images.decode.in_this_process` makes of `data`, made in a worker.
 
-    `asked` are its other arguments. The worker may have `memory` bytes and `seconds`.
+    `asked` are its other arguments; for the rest, see `ask_apart`.
+    """
+    [image], _ = ask_apart("picture", data, asked, memory=memory, seconds=seconds, gone=gone)
+    return image
+
+
+def ask_apart(
+    what: str,
+    data: bytes,
+    asked: dict[str, Any],
+    *,
+    memory: int,
+    seconds: float,
+    gone: Callable[[], bool],
+) -> tuple[list[Image.Image], dict[str, Any]]:
+    """What a worker makes of `data`: pictures, and what it tells of them.
+
+    `what` names its function (`captax.images.worker.JOBS`), and `asked` are the other arguments of
+    that. The worker may have `memory` bytes and `seconds`.
 
     Raises:
         Failed: it cannot be decoded, or not within the limits.
         NotWanted: `gone` became true, or the program is ending.
     """
     worker = _take()
+    limits = {"what": what, "memory": memory, "seconds": seconds}
     try:
-        image = worker.decode(data, {**asked, "memory": memory, "seconds": seconds}, seconds, gone)
+        made = worker.decode(data, {**asked, **limits}, seconds, gone)
     except BaseException as error:
         if not isinstance(error, Failed) or error.kind == "ended":
             worker.kill()
         raise
     finally:
         _give(worker)
-    return image
+    return made
 
 
 def _take() -> "_Worker":
@@ -100,7 +120,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Worker:
-    """A process that decodes one picture after the other."""
+    """A process that decodes one file after the other."""
 
     def __init__(self) -> None:
         # Isolated: a folder of pictures may have modules in it too.
@@ -127,7 +147,7 @@ class _Worker:
 
     def decode(
         self, data: bytes, asked: dict[str, Any], seconds: float, gone: Callable[[], bool]
-    ) -> Image.Image:
+    ) -> tuple[list[Image.Image], dict[str, Any]]:
         until, done, stopped = time.monotonic() + seconds, threading.Event(), threading.Event()
 
         def watch() -> None:
@@ -151,7 +171,9 @@ class _Worker:
             done.set()
             watching.join()
 
-    def _exchange(self, data: bytes, asked: dict[str, Any]) -> Image.Image:
+    def _exchange(
+        self, data: bytes, asked: dict[str, Any]
+    ) -> tuple[list[Image.Image], dict[str, Any]]:
         send, receive = self.process.stdin, self.process.stdout
         assert send is not None and receive is not None
         send.write(json.dumps({**asked, "bytes": len(data)}).encode() + b"\n")
@@ -160,8 +182,10 @@ class _Worker:
         answer = json.loads(receive.readline(HEADER))
         if "error" in answer:
             raise Failed(str(answer["kind"]), str(answer["error"]))
-        width, height = int(answer["width"]), int(answer["height"])
-        pixels = receive.read(3 * width * height)
-        if len(pixels) < 3 * width * height:
-            raise ValueError
-        return Image.frombytes("RGB", (width, height), pixels)
+        images = []
+        for width, height in answer.pop("sizes"):
+            pixels = receive.read(3 * width * height)
+            if len(pixels) < 3 * width * height:
+                raise ValueError
+            images.append(Image.frombytes("RGB", (width, height), pixels))
+        return images, answer

@@ -31,7 +31,7 @@ from captax.errors import CaptaxError
 from captax.files import absent, open_regular
 from captax.images.apart import Failed, decode_apart
 from captax.images.budget import MIB, SMALL_BYTES, most_memory, never, room
-from captax.images.kinds import HEADER, kind_of
+from captax.images.kinds import HEADER, kind_of, video_kind
 from captax.images.orientation import TAG, orientation_in
 from captax.images.prepared import Prepared
 from captax.images.structure import Damaged, Structure, read_structure
@@ -60,6 +60,14 @@ _READABLE = "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, HEIC, JPEG 2000 or PPM"
 
 class ImageError(CaptaxError):
     """A picture cannot be found, read or accepted; the message names it."""
+
+
+class IsVideo(ImageError):
+    """A file is no picture but a video, or a sound, which begins as one does."""
+
+    def __init__(self, name: str):
+        super().__init__(f"{name}: is a video or a sound, not a picture; give one of its pictures")
+        self.name = name
 
 
 class TooManyPixels(ImageError):
@@ -370,8 +378,8 @@ def _opener(header: bytes, name: str) -> type[ImageFile.ImageFile]:
         raise ImageError(
             f"{name}: captax does not read {kind} pictures; convert it to JPEG or PNG first"
         )
-    if header[4:8] == b"ftyp":
-        raise ImageError(f"{name}: is a video or a sound, not a picture; give one of its pictures")
+    if video_kind(header) is not None:
+        raise IsVideo(name)
     start = header[:12].decode("latin-1")
     raise ImageError(
         f"{name}: not a picture that can be read ({_READABLE}); it starts with {start!a}"

@@ -13,6 +13,7 @@ from captax.images.kinds import (
     begins_like_picture,
     is_image_path,
     names_picture,
+    names_video,
     suffix_told,
 )
 
@@ -60,9 +61,12 @@ def walk_images(
     left_out: Counter[str] | None = None,
     *,
     readable: bool = False,
+    videos: bool = False,
     own: Callable[[Path, str, Sequence[str]], bool] = lambda folder, name, names: False,
 ) -> Iterator[Path | UnusableImage]:
     """The pictures in a folder and its subfolders, as `find_images` finds them, one at a time.
+
+    With `videos`, what has a video's name is one of them.
 
     Files that are no pictures are counted in `left_out`, by suffix, except those that `own` knows:
     it is given a file's folder and name, and the sorted names of that folder.
@@ -77,7 +81,9 @@ def walk_images(
         parent, name, is_folder, names = next(waiting[-1], (None, "", False, ()))
         if parent is None:
             waiting.pop()
-        elif not is_folder and not _is_picture(parent, name, readable):
+        elif not (
+            is_folder or (videos and names_video(name)) or _is_picture(parent, name, readable)
+        ):
             if left_out is not None and not own(parent, name, names):
                 left_out[suffix_told(name)] += 1
         elif is_folder:

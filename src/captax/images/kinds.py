@@ -1,4 +1,4 @@
-"""Which kind of picture a file is, by its name and by its first bytes; it is not decoded."""
+"""Which kind of picture or video a file is, by its name and first bytes; it is not decoded."""
 
 import os
 import re
@@ -18,6 +18,8 @@ _OTHER = (
 IMAGE_SUFFIXES = frozenset(f".{each}" for each in _READABLE.split())
 # Other pictures. A search finds them too, so that none is left out without a word.
 _OTHER_SUFFIXES = frozenset(f".{each}" for each in _OTHER.split())
+
+VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"))
 
 _SIGNATURES = [
     ("JPEG", re.compile(rb"\xff\xd8\xff")),
@@ -45,6 +47,12 @@ _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1"), "HEIF"),
     b"crx ": "Canon raw",
 }
+# The kinds of videos, by the names of their readers in FFmpeg.
+_VIDEOS = [
+    ("mov", re.compile(rb"....(?:ftyp|moov|wide|mdat|free|skip)", re.DOTALL)),
+    ("matroska", re.compile(rb"\x1a\x45\xdf\xa3")),
+    ("avi", re.compile(rb"RIFF....AVI ", re.DOTALL)),
+]
 
 
 def kind_of(header: bytes) -> str | None:
@@ -83,6 +91,18 @@ def begins_like_picture(header: bytes) -> bool:
     """Whether a file begins as only pictures do, whatever its name is."""
     kind = kind_of(header)
     return kind is not None and (kind not in _SURELY or bool(_SURELY[kind].match(header)))
+
+
+def names_video(path: str | os.PathLike[str]) -> bool:
+    """Whether the name of `path` ends like that of a video that captax reads."""
+    return _suffix(path) in VIDEO_SUFFIXES
+
+
+def video_kind(header: bytes) -> str | None:
+    """The kind of video that a file begins like, as FFmpeg names it; sounds begin so too."""
+    if kind_of(header) is not None:
+        return None
+    return next((kind for kind, signature in _VIDEOS if signature.match(header)), None)
 
 
 def suffix_told(name: str) -> str:

@@ -25,6 +25,8 @@ from captax.images.processor import (
 
 CLASSES = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL")
 MOST_SIDES = 200  # a side is at most so many times as long as the other
+# A frame of a video becomes no more tokens, as Qwen's own programs have it.
+FRAME_PLACES = 768
 USUAL = 1024  # pixels of a side of what is prepared before any picture is known
 _STEPS = {"do_convert_rgb", "do_resize", "do_rescale", "do_normalize"}
 _DEFAULTS: dict[str, Any] = {
@@ -121,6 +123,12 @@ class NativeProcessor(Processor):
                 )
             return image
         return Prepared(np.asarray(self.resized(image, self.fit(image).resized)))
+
+    def prepare_frame(self, image: Image.Image) -> Prepared:
+        """A frame of a video, which becomes at most `FRAME_PLACES` tokens."""
+        most = min(self.max_pixels, FRAME_PLACES * self.side**2)
+        least = min(self.min_pixels, most)
+        return dataclasses.replace(self, min_pixels=least, max_pixels=most).prepare(image)
 
     def view(self, image: Image.Image | Prepared) -> Image.Image:
         """The part of RGB `image` that `prepare` keeps: all of it."""

@@ -1,4 +1,4 @@
-"""A picture that is ready for a model: decoded, resized and cropped, but not normalised."""
+"""Pictures that are ready for a model: decoded, resized and cropped, but not normalised."""
 
 import dataclasses
 
@@ -49,3 +49,21 @@ class Prepared:
     def image(self) -> Image.Image:
         """The pixels as a Pillow picture."""
         return Image.fromarray(self.pixels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+    """Prepared pictures that are shown together: several in one prompt, or frames of a video.
+
+    `times` are the seconds of each frame, and `duration` those of the whole video; without `times`,
+    the pictures are no video.
+    """
+
+    pictures: tuple[Prepared, ...]
+    times: tuple[float, ...] | None = None
+    duration: float = 0.0
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the pictures are frames of a video."""
+        return self.times is not None

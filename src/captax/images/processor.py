@@ -260,6 +260,10 @@ class ImageProcessor(Processor):
             )
         return Prepared(np.asarray(self.resized(image, fit.resized).crop(fit.box)), fit.seen)
 
+    def prepare_frame(self, image: Image.Image) -> Prepared:
+        """A frame of a video prepared, as a picture is."""
+        return self.prepare(image)
+
     def view(self, image: Image.Image | Prepared) -> Image.Image:
         """The part of RGB `image` that `prepare` keeps, neither resized nor stretched.
 

@@ -8,10 +8,12 @@ import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from captax.errors import plural
 from captax.files import Kind, replacing, text_file
-from captax.images.decode import ImageError, ImageSource, decode
+from captax.images.decode import ImageError, ImageSource, IsVideo, decode
+from captax.images.video import read_video
 
 _LONGEST_SIDE = 480
 SHEET = Kind(
@@ -26,7 +28,7 @@ class SheetRow:
     """One card.
 
     Attributes:
-        image: the picture; `None` for a card without one.
+        image: the picture, or a video, of which a frame is shown; `None` for a card without one.
         title: the name of the picture, in small print.
         caption: the text that describes the picture.
         score: how good the caption is, if that is known.
@@ -112,8 +114,13 @@ def _card(row: SheetRow) -> tuple[str, bool]:
 
 def _picture(row: SheetRow) -> str:
     assert row.image is not None
-    image = decode(row.image, at_least=(_LONGEST_SIDE, _LONGEST_SIDE))
-    image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    size = (_LONGEST_SIDE, _LONGEST_SIDE)
+    try:
+        image = decode(row.image, at_least=size)
+    except IsVideo:
+        source: Any = row.image
+        image = read_video(source, 1, at_least=size).frames[0]
+    image.thumbnail(size)
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=80, optimize=True)
     data = base64.b64encode(jpeg.getvalue()).decode("ascii")

@@ -118,6 +118,13 @@ class TileProcessor(Processor):
             grid=(rows, columns),
         )
 
+    def prepare_frame(self, image: Image.Image) -> Prepared:
+        """A frame of a video, which has no tiles, and is resized to one first."""
+        whole = dataclasses.replace(
+            self, longest_edge=min(self.side, self.longest_edge), split=False
+        )
+        return whole.prepare(image)
+
     def view(self, image: Image.Image | Prepared) -> Image.Image:
         """The part of RGB `image` that `prepare` keeps: all of it."""
         return image.image if isinstance(image, Prepared) else image

@@ -1,8 +1,9 @@
-"""The process that decodes pictures for another; see `apart.py`, which starts it."""
+"""The process that decodes pictures and videos for another; see `apart.py`, which starts it."""
 
 import contextlib
 import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,11 +12,22 @@ from PIL import Image
 from captax.images.apart import HEADER
 from captax.images.budget import MIB, trim
 from captax.images.decode import in_this_process
+from captax.images.video import frames_in_this_process
 
 try:
     import resource
 except ModuleNotFoundError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
+
+Made = tuple[Sequence[Image.Image], dict[str, Any]]
+
+
+def _picture(data: bytes, **asked: Any) -> Made:
+    return [in_this_process(data, **asked)], {}
+
+
+# What a worker can be asked for: functions from the bytes of a file, and other arguments.
+JOBS: dict[str, Callable[..., Made]] = {"picture": _picture, "video": frames_in_this_process}
 
 
 def work() -> None:
@@ -26,27 +38,27 @@ def work() -> None:
     os.dup2(2, 1)  # what libraries print is no answer
     while line := receive.readline(HEADER):
         asked = json.loads(line)
-        memory, seconds = asked.pop("memory"), asked.pop("seconds")
+        job, memory, seconds = (asked.pop(key) for key in ("what", "memory", "seconds"))
         data = receive.read(asked.pop("bytes"))
         _limit(memory + len(data), seconds)
-        image = None
+        images: Sequence[Image.Image] = ()
         try:
-            image = in_this_process(data, **asked)
-            answer: dict[str, Any] = {"width": image.width, "height": image.height}
+            images, told = JOBS[job](data, **asked)
+            answer: dict[str, Any] = {**told, "sizes": [image.size for image in images]}
         except MemoryError:
             answer = {"kind": "MemoryError", "error": ""}
         except Exception as error:
             answer = {"kind": type(error).__name__, "error": str(error)[:10_000]}
         del data
-        _write(send, answer, image)
-        del image
+        _write(send, answer, images)
+        del images
         trim()
 
 
-def _write(send: IO[bytes], answer: dict[str, Any], image: Image.Image | None) -> None:
+def _write(send: IO[bytes], answer: dict[str, Any], images: Sequence[Image.Image]) -> None:
     with contextlib.suppress(BrokenPipeError):
         send.write(json.dumps(answer).encode() + b"\n")
-        if image is not None:
+        for image in images:
             rows = max(1, MIB // image.width)
             for top in range(0, image.height, rows):
                 band = image.crop((0, top, image.width, min(top + rows, image.height)))

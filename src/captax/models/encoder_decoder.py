@@ -164,6 +164,11 @@ class EncoderDecoder(nnx.Module):
             self.project = nnx.data(Linear(encoder.features_width, width, rngs=rngs, std=0.02))
 
     @property
+    def most_frames(self) -> int:
+        """The most frames of a video that can be encoded together; 0 if none can be."""
+        return 0
+
+    @property
     def class_words(self) -> tuple[tuple[int, ...], ...]:
         """The tokens of the name of each class of the encoder, if the decoder knows them."""
         return getattr(self.decoder.config, "class_words", ())

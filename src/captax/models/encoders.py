@@ -25,7 +25,9 @@ class Features:
     classifies.
 
     Where pictures of several sizes are filled up to one number of tokens, `grids` has the rows and
-    columns of each, and `grid` is a single row. `deep` holds what earlier layers say of the same
+    columns of each, and `grid` is a single row. If several are shown together, their tokens follow
+    each other, padding comes last, `grids` has a second axis, and `times` are positions in time, if
+    there is any. `deep` holds what earlier layers say of the same
     places, for the first layers of a decoder.
     """
 
@@ -34,7 +36,8 @@ class Features:
     lead: int = struct.field(pytree_node=False, default=0)
     mask: Bool[Array, "*batch patches"] | None = None
     labels: Float[Array, "*batch labels"] | None = None
-    grids: Int[Array, "*batch 2"] | None = None
+    grids: Int[Array, "*grids 2"] | None = None
+    times: Int[Array, "batch pictures"] | None = None
     deep: Float[Array, "*batch levels patches width"] | None = None
 
 

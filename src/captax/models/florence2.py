@@ -48,6 +48,7 @@ class Florence2Config(ModelConfig):
 
     model_type: ClassVar[str] = "florence2"
     fixed: ClassVar[dict[str, Any]] = {"tie_word_embeddings": True}
+    several: ClassVar[bool] = False
 
     vision_config: DaViTConfig = VISION
     text_config: BartConfig = TEXT

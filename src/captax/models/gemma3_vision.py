@@ -30,6 +30,7 @@ class Gemma3Config(VisionLanguageConfig):
     architecture: ClassVar[str] = "Gemma3ForConditionalGeneration"
     languages: ClassVar[tuple[type[LanguageConfig], ...]] = (Gemma3TextConfig,)
     together: ClassVar[Together] = "pictures"
+    several: ClassVar[bool] = True
     picture_key: ClassVar[str] = "image_token_index"
 
     vision_config: SiglipVisionConfig = VISION

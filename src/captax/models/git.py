@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -16,13 +17,15 @@ from captax.models.arithmetic import project
 from captax.models.bert import LAYER_RULES
 from captax.models.clip import VisionTowerConfig
 from captax.models.config import ConfigError
-from captax.models.decoders import BertLikeDecoder
+from captax.models.decoders import BertLikeDecoder, TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
-from captax.models.encoders import Features
+from captax.models.encoders import Features, VisionEncoder
 from captax.models.layout import Layout, Rule, join, linear, norm, table
 from captax.models.modules import LayerNorm, Linear, parameter
 from captax.models.observing import record
 from captax.models.shapes import BertLikeConfig
+
+Pixels = Float[Array, "batch height width 3"] | Float[Array, "batch frames height width 3"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +42,14 @@ class GitVisionConfig(VisionTowerConfig):
 
 @dataclasses.dataclass(frozen=True)
 class GitConfig(BertLikeConfig):
-    """Shape of both halves, with the names and defaults of transformers."""
+    """Shape of both halves, with the names and defaults of transformers.
+
+    If `num_image_with_embedding` is set, the model also reads up to that many frames of a video.
+    """
 
     model_type: ClassVar[str] = "git"
-    # If it is set, the model reads that many frames of a video.
-    fixed: ClassVar[dict[str, Any]] = {"num_image_with_embedding": None}
 
+    num_image_with_embedding: int | None = None
     vision_config: GitVisionConfig = GitVisionConfig()
     num_hidden_layers: int = 6
     max_position_embeddings: int = 1024
@@ -69,16 +74,61 @@ class GitConfig(BertLikeConfig):
     def layout(self) -> Layout:
         def canonical(name: str) -> str | None:
             copies = {"output.weight"} if self.tie_word_embeddings else set()
-            return None if name in copies | {"git.embeddings.position_ids"} else name
+            if name in copies | {"git.embeddings.position_ids"}:
+                return None
+            # As checkpoints on the hub spell it.
+            return name.replace("git.img_temperal_embedding.", "git.img_temporal_embedding.")
 
         return join(
             self.vision_config.layout().within("git.image_encoder.", "encoder."),
+            Layout((Rule("git.img_temporal_embedding.{}", ("frames.{}.value",), lead=2),)),
             Layout(Layout(RULES).within("", "decoder.").rules, canonical),
         )
 
-    def build(self, *, rngs: nnx.Rngs | None = None) -> EncoderDecoder:
+    def build(self, *, rngs: nnx.Rngs | None = None) -> "Git":
         encoder = self.vision_config.build(rngs=rngs)
-        return EncoderDecoder(encoder, GitDecoder(self, rngs=rngs), config=self)
+        return Git(encoder, GitDecoder(self, rngs=rngs), config=self, rngs=rngs)
+
+
+class FramePlace(nnx.Module):
+    """What is added to all tokens of one of the frames of a video."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs | None):
+        self.value = parameter(rngs, (width,))
+
+
+class Git(EncoderDecoder):
+    """GIT, which is shown pictures or, if it was taught to, videos."""
+
+    config: GitConfig
+
+    def __init__(
+        self,
+        encoder: VisionEncoder,
+        decoder: TextDecoder,
+        *,
+        config: GitConfig,
+        rngs: nnx.Rngs | None = None,
+    ):
+        super().__init__(encoder, decoder, config=config, rngs=rngs)
+        width = config.vision_config.hidden_size
+        count = config.num_image_with_embedding or 0
+        self.frames = nnx.List([FramePlace(width, rngs=rngs) for _ in range(count)])
+
+    @property
+    def most_frames(self) -> int:
+        return len(self.frames)
+
+    def encode(self, inputs: Pixels) -> Features:  # type: ignore[override]
+        """Encode pictures, or videos: the tokens of all frames of each, one frame after another."""
+        if inputs.ndim == 4:
+            return super().encode(inputs)
+        batch, count = inputs.shape[:2]
+        features = super().encode(inputs.reshape(-1, *inputs.shape[2:]))
+        places = jnp.stack([frame.value[...] for frame in self.frames[:count]])
+        _, patches, width = features.tokens.shape
+        tokens = features.tokens.reshape(batch, count, patches, width) + places[:, None]
+        return Features(tokens.reshape(batch, count * patches, width), (1, count * patches))
 
 
 class GitDecoder(BertLikeDecoder):

@@ -44,12 +44,15 @@ class Patches:
     """Pictures of several sizes, cut in patches and filled up to the same number of them.
 
     The patches of each square that becomes one token follow each other (see `in_squares`). `grids`
-    has the rows and columns of patches of each picture. The arrays may be NumPy's; inside a
-    compiled program they are JAX's.
+    has the rows and columns of patches of each picture. The second axis of the batch, if there is
+    one, is of pictures that are shown together. If they are of a video, the values of a patch are
+    those of several frames, one after another, and `times` are the positions of each in time. The
+    arrays may be NumPy's; inside a compiled program they are JAX's.
     """
 
     values: Num[Any, "*batch patches values"]
     grids: Int[Any, "*batch 2"]
+    times: Int[Any, "*batch"] | None = None
 
     def cells(self, factor: int) -> tuple[Array, Array, Array]:
         """The row and the column of each patch, and whether it is one; `factor` patches in a row

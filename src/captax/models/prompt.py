@@ -40,7 +40,9 @@ class Prompt:
     def next_position(self) -> Int[Array, "#batch"]:
         """The position of the first token that follows each prompt."""
         if self.positions is not None:
-            return jnp.where(self.real, self.positions.max(0), 0).max(1) + 1
+            # A video may reach further in time, but counting goes on from the last token.
+            last = self.real.sum(1, keepdims=True) - 1
+            return jnp.take_along_axis(self.positions.max(0), last, axis=1)[:, 0] + 1
         return jnp.full(1, self.tokens.shape[1]) if self.lengths is None else self.lengths
 
 

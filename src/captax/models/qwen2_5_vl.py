@@ -1,7 +1,7 @@
 """Qwen2.5-VL: a tower whose layers mostly see windows of a picture, and Qwen 2.
 
 Bai et al., *Qwen2.5-VL Technical Report* (https://arxiv.org/abs/2502.13923). The model computes
-what transformers' `Qwen2_5_VLForConditionalGeneration` computes for single pictures.
+what transformers' `Qwen2_5_VLForConditionalGeneration` computes.
 """
 
 import dataclasses

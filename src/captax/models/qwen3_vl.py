@@ -1,7 +1,7 @@
 """Qwen3-VL: a tower whose earlier layers also speak to the first layers of Qwen 3.
 
 Bai et al., *Qwen3-VL Technical Report* (https://arxiv.org/abs/2511.21631). The model computes what
-transformers' `Qwen3VLForConditionalGeneration` computes for single pictures. What earlier layers of
+transformers' `Qwen3VLForConditionalGeneration` computes. What earlier layers of
 the tower say is added in the first layers of the language model at the picture's places (DeepStack,
 https://arxiv.org/abs/2406.04334).
 """

@@ -154,6 +154,7 @@ class QwenVLConfig(VisionLanguageConfig):
     them; it reads those of every family in both.
     """
 
+    several: ClassVar[bool] = True
     prefixes: ClassVar[tuple[str, str]] = ("model.visual.", "model.language_model.")
 
     vision_config: QwenVisionConfig = QwenVisionConfig()
@@ -283,9 +284,11 @@ class QwenTower(VisionEncoder):
         # A picture that is not filled up needs no mask.
         mask = None if grid is not None else real
         kernel = self.kernel[...]
-        # A still picture is the same at all times.
-        still = kernel.astype(jnp.float32).sum(1).astype(kernel.dtype)
-        x = project(pictures.values, still.reshape(len(kernel), -1))
+        flat = kernel.reshape(len(kernel), -1)
+        if pictures.values.shape[-1] < flat.shape[1]:  # a still picture is the same at all times
+            still = kernel.astype(jnp.float32).sum(1).astype(kernel.dtype)
+            flat = still.reshape(len(kernel), -1)
+        x = project(pictures.values, flat)
         if self.bias is not None:
             x = x + self.bias[...]
         x = self.placed(x, pictures.grids, row, column)
@@ -329,9 +332,16 @@ class QwenVL(VisionLanguageModel):
     """A language model that is shown pictures of any size."""
 
     def encode(self, inputs: Patches | Pixels) -> Features:  # type: ignore[override]
-        """Encode pictures, of one size or as patches; each is a single view."""
+        """Encode pictures, of one size or as patches; each is a single view.
+
+        Of pictures that are shown together, the tokens of all follow each other.
+        """
         if not isinstance(inputs, Patches) and inputs.ndim == 5:
             inputs = inputs[:, 0]
+        if isinstance(inputs, Patches) and inputs.values.ndim == 4:
+            values, grids = inputs.values, inputs.grids
+            alone = Patches(values.reshape(-1, *values.shape[2:]), grids.reshape(-1, 2))
+            return one_after_another(self.encode(alone), len(values), inputs.times)
         at_once = VIEWS_AT_ONCE
         if isinstance(inputs, Patches):
             # Attention takes memory for each pair of patches.
@@ -345,29 +355,76 @@ class QwenVL(VisionLanguageModel):
     def given(self, features: Features, prompt: Prompt) -> tuple[Features, Prompt]:
         prompt = self.placed(prompt)
         assert prompt.pictures is not None and features.grids is not None
-        positions = positions_around(prompt.pictures, features.grids)
+        grids = features.grids if features.grids.ndim == 3 else features.grids[:, None]
+        positions = positions_around(prompt.pictures, grids, features.times)
         return features, dataclasses.replace(prompt, positions=positions)
+
+    def placed(self, prompt: Prompt) -> Prompt:
+        tokens, config = jnp.asarray(prompt.tokens), self.config
+        pictures = (tokens == config.image_token_id) | (tokens == config.video_token_id)
+        return dataclasses.replace(prompt, pictures=pictures & prompt.real)
+
+
+def one_after_another(
+    features: Features, batch: int, times: Int[Array, "batch pictures"] | None
+) -> Features:
+    """Features of pictures as those of `batch` rows of several: the padding of all comes last."""
+    assert features.grids is not None
+    room = features.tokens.shape[1]
+    grids = features.grids.reshape(batch, -1, 2)
+    counts = grids.prod(-1)
+    ends = jnp.cumsum(counts, axis=1)
+    order = jnp.arange(grids.shape[1] * room)[None]
+    which = jnp.minimum((order[..., None] >= ends[:, None]).sum(-1), grids.shape[1] - 1)
+    inside = order - jnp.take_along_axis(ends - counts, which, axis=1)
+    source = which * room + jnp.clip(inside, 0, room - 1)
+
+    def ordered(x: Array) -> Array:
+        flat = x.reshape(batch, -1, x.shape[-1])
+        return jnp.take_along_axis(flat, source[..., None], axis=1)
+
+    deep = features.deep
+    if deep is not None:
+        levels = [ordered(deep[:, level]) for level in range(deep.shape[1])]
+        deep = jnp.stack(levels, axis=1)
+    return Features(
+        ordered(features.tokens),
+        (1, grids.shape[1] * room),
+        grids=grids,
+        times=times,
+        deep=deep,
+    )
 
 
 def positions_around(
-    pictures: Bool[Array, "batch time"], grids: Int[Array, "batch 2"]
+    pictures: Bool[Array, "batch time"],
+    grids: Int[Array, "batch pictures 2"],
+    times: Int[Array, "batch pictures"] | None = None,
 ) -> Int[Array, "axes batch time"]:
-    """The time, row and column of every token of prompts that hold one picture each, or none.
+    """The time, row and column of every token of prompts that hold pictures.
 
     Before a picture, the three count tokens. Those of the picture are its start, to which rows and
-    columns add. After it, counting goes on from the largest of them:
+    columns add. After it, counting goes on from the larger of both:
 
         words   picture of 2 x 3   words
         0 1     2 2 2 2 2 2        5 6     time
         0 1     2 2 2 3 3 3        5 6     row
         0 1     2 3 4 2 3 4        5 6     column
+
+    Pictures between which nothing stands are parts of a video: they have one start, to which
+    `times` add too.
     """
-    place = jnp.broadcast_to(jnp.arange(pictures.shape[1]), pictures.shape)
-    start = jnp.argmax(pictures, axis=1)[:, None]
-    count = pictures.sum(1)[:, None]
-    columns = jnp.maximum(grids[:, 1:], 1)
-    inside = place - start
-    saved = jnp.where(count > 0, count - grids.max(1)[:, None], 0)
-    text = place - jnp.where(inside < count, 0, saved)
-    of_picture = [jnp.zeros_like(inside), inside // columns, inside % columns]
-    return jnp.stack([jnp.where(pictures, start + axis, text) for axis in of_picture])
+    counts = grids.prod(-1)
+    ends = jnp.cumsum(counts, axis=1)
+    order = jnp.cumsum(pictures, axis=1) - 1
+    which = jnp.minimum((order[..., None] >= ends[:, None]).sum(-1), grids.shape[1] - 1)
+    inside = order - jnp.take_along_axis(ends - counts, which, axis=1)
+    rows, columns = (jnp.take_along_axis(grids[..., axis], which, axis=1) for axis in (0, 1))
+    across = jnp.maximum(columns, 1)
+    # Counting stands still inside a picture or video, and jumps at its end.
+    last = pictures & ~jnp.pad(pictures, ((0, 0), (0, 1)))[:, 1:]
+    steps = jnp.where(pictures, jnp.where(last, jnp.maximum(rows, columns), 0), 1)
+    start = jnp.cumsum(steps, axis=1) - steps
+    moved = 0 if times is None else jnp.take_along_axis(times, which, axis=1)
+    of_picture = [jnp.zeros_like(inside) + moved, inside // across, inside % across]
+    return jnp.stack([start + jnp.where(pictures, axis, 0) for axis in of_picture])

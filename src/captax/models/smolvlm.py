@@ -56,6 +56,7 @@ class Idefics3Config(VisionLanguageConfig):
     model_type: ClassVar[str] = "idefics3"
     architecture: ClassVar[str] = "Idefics3ForConditionalGeneration"
     languages: ClassVar[tuple[type[LanguageConfig], ...]] = (LlamaConfig,)
+    several: ClassVar[bool] = True
 
     vision_config: Idefics3VisionConfig = Idefics3VisionConfig()
     text_config: LanguageConfig = TEXT

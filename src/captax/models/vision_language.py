@@ -26,6 +26,7 @@ Part = TypeVar("Part", bound=ModelConfig)
 VISION, TEXT = PictureTowerConfig(), LanguageConfig()  # of no family, which each replaces
 # More would take more memory for attention than for all else: 32 pictures may have 544 views.
 VIEWS_AT_ONCE = 32
+MOST_FRAMES = 256
 Views = Float[Array, "batch views height width 3"] | Float[Array, "batch height width 3"]
 
 
@@ -44,6 +45,8 @@ class VisionLanguageConfig(ModelConfig):
     towers: ClassVar[tuple[type[ModelConfig], ...]] = ()
     # What sees each other in a prompt, and not only what is before it.
     together: ClassVar[Together] = "nothing"
+    # Whether a prompt may show several pictures, and so the frames of a video.
+    several: ClassVar[bool] = False
     # How a config on disk spells `image_token_id`.
     picture_key: ClassVar[str] = "image_token_id"
 
@@ -138,11 +141,15 @@ class VisionLanguageConfig(ModelConfig):
 class VisionLanguageModel(EncoderDecoder):
     """An encoder, a connector to the decoder's width, and a language model.
 
-    A picture is one view or several of the same size. Their tokens take the places of the tokens
-    `image_token_id` of a prompt, in order.
+    A picture is one view or several of the same size, and several pictures are more views. Their
+    tokens take the places of the tokens `image_token_id` of a prompt, in order.
     """
 
     config: Any
+
+    @property
+    def most_frames(self) -> int:
+        return MOST_FRAMES if self.config.several else 0
 
     def __init__(
         self,

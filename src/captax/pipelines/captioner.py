@@ -32,7 +32,18 @@ from captax.generation.programs import (
     seeds_of,
 )
 from captax.generation.result import Alternative, Generated
-from captax.images import AnyProcessor, ImageError, ImageSource, Prepared
+from captax.images import (
+    FRAMES,
+    AnyProcessor,
+    CaptionSource,
+    Group,
+    ImageError,
+    ImageSource,
+    IsVideo,
+    Prepared,
+    Video,
+    read_video,
+)
 from captax.models.arithmetic import map_pictures
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features
@@ -63,10 +74,12 @@ class Captioner(Generator):
 
     With a `calibration`, captions have a confidence. It holds for the weights that it was fitted
     to: a model that is trained further needs another. `measurable` says whether a confidence can be
-    computed at all.
+    computed at all. Of a video it is shown `frames` frames; 0 says that it reads no videos.
     """
 
     measurable = True
+    # Whether several pictures can be shown together.
+    reads_several = False
 
     def __init__(
         self,
@@ -79,10 +92,16 @@ class Captioner(Generator):
         super().__init__(model, tokenizer, generation)
         self.processor: Any = processor
         self.calibration = calibration
+        self.frames = min(FRAMES, self.most_frames)
+
+    @property
+    def most_frames(self) -> int:
+        """The most frames of a video that it can be shown; 0 if it reads no videos."""
+        return self.model.most_frames
 
     def caption(
         self,
-        images: ImageSource | Sequence[ImageSource],
+        images: CaptionSource | Sequence[CaptionSource],
         *,
         prompt: str | Sequence[str] = "",
         system: str = "",
@@ -92,6 +111,9 @@ class Captioner(Generator):
         **options: Any,
     ) -> list[Caption]:
         """Caption one picture or several, given as paths, bytes, PIL images or arrays, in order.
+
+        Where the model reads them, a video is captioned as a picture is: its file, or a `Video`. A
+        list within the sequence is several pictures that are shown together, for one caption.
 
         Captions begin with `prompt` and continue it; give one prompt for all pictures or one for
         each. A vision-language model answers it instead, in its prompt format, where `system` has a
@@ -115,7 +137,7 @@ class Captioner(Generator):
 
     def stream(
         self,
-        images: Iterable[ImageSource],
+        images: Iterable[CaptionSource],
         *,
         prompt: str | Sequence[str] = "",
         system: str = "",
@@ -196,7 +218,8 @@ class Captioner(Generator):
             inputs = self.inputs(pictures, rows)
             return self._dispatch(inputs, prompts, rows, config, seeds, measured)
 
-        for place, found in stream_prepared(placed(), write, batch_size=batch_size):
+        streamed = stream_prepared(placed(), write, batch_size=batch_size, shape=self.shape)
+        for place, found in streamed:
             if isinstance(found, Sequences):
                 yield self._caption(prompted(place), found, config)
                 own.pop(place, None)
@@ -236,7 +259,7 @@ class Captioner(Generator):
 
     def score(
         self,
-        images: ImageSource | Sequence[ImageSource],
+        images: CaptionSource | Sequence[CaptionSource],
         captions: str | Generated | Sequence[str | Generated],
         *,
         prompt: str = "",
@@ -276,7 +299,7 @@ class Captioner(Generator):
             return self._score(self.inputs(pictures, rows), prompts, said, rows, config)
 
         prepared = load_images([pictures[i] for i in order], self._prepare_one, **pace(batch_size))
-        found = stream_prepared(enumerate(prepared), read, batch_size=batch_size)
+        found = stream_prepared(enumerate(prepared), read, batch_size=batch_size, shape=self.shape)
         scores = [0.0] * len(given)
         for i, (_, value) in zip(order, found, strict=True):
             if isinstance(value, ImageError):
@@ -404,12 +427,55 @@ class Captioner(Generator):
             for each, ids in zip(captions, encoded, strict=True)
         ]
 
-    def prepare(self, image: ImageSource) -> Picture:
+    def read(self, source: CaptionSource) -> Any:
+        """`source` decoded: a Pillow picture, a `Video`, or a tuple of pictures that are several.
+
+        What is prepared is not changed. Raises `ImageError` for what cannot be read, or what the
+        model does not read.
+        """
+        if isinstance(source, Prepared | Group):
+            return source
+        if isinstance(source, Video):
+            self._check_frames(source, f"video of {len(source.frames)} frames")
+            return source
+        if isinstance(source, list | tuple):
+            if not self.reads_several and len(source) > 1:
+                raise ImageError(
+                    f"{len(source)} pictures together: this model reads single pictures; use one "
+                    "that reads several, such as Qwen3-VL, SmolVLM or Gemma 3"
+                )
+            if not source:
+                raise ImageError("an empty list of pictures was given; give one or more")
+            pictures = tuple(self.processor.decode(each) for each in source)
+            return pictures if len(pictures) > 1 else pictures[0]
+        try:
+            return self.processor.decode(source)
+        except IsVideo as error:
+            name = error.name
+        if not self.frames:
+            raise ImageError(
+                f"{name}: is a video or a sound, and this model reads pictures alone; use one that "
+                "reads videos, such as Qwen3-VL or git-base-vatex, or give a picture of it"
+            )
+        found: Any = source
+        return read_video(found, self.frames, at_least=self.processor.decode_size)
+
+    def _check_frames(self, video: Video, name: str) -> None:
+        if len(video.frames) > self.most_frames:
+            reads = f"up to {self.most_frames} frames" if self.most_frames else "pictures alone"
+            raise ImageError(f"{name}: this model reads {reads}; give what it reads")
+
+    def prepare(self, image: CaptionSource) -> Picture:
         """A picture as `stream_pixels` takes it."""
-        return self.processor([image])[0]
+        read = self.read(image)
+        return self.processor(read.frames) if isinstance(read, Video) else self.processor([read])[0]
 
     def _prepare_one(self, images: list[Any]) -> list[Picture]:
         return [self.prepare(image) for image in images]
+
+    def shape(self, picture: Any) -> Any:
+        """What prepared pictures have in common that the model's program can take at once."""
+        return picture.shape
 
     def inputs(self, pictures: Sequence[Any], rows: int) -> Any:
         """Prepared pictures as the model's program takes them, filled up to so many rows."""

@@ -50,7 +50,7 @@ class Florence2Captioner(VisionLanguageCaptioner):
         tasks[task].asked(prompt)
         return f"{tasks[task].token}{prompt}"
 
-    def places(self, picture: Prepared) -> int:
+    def places(self, picture: Prepared) -> int:  # type: ignore[override]
         return self.model.config.places_of(picture.pixels.shape[:2])
 
     def _asked(self, prompts: Sequence[str], system: str, raw: bool) -> list[Any]:
@@ -63,7 +63,7 @@ class Florence2Captioner(VisionLanguageCaptioner):
     def asking(self, prompt: str = "") -> Callable[..., list[int]]:
         [asked] = self._asked([prompt], system="", raw=False)
         begun = self._begun(asked, self.processor.size)
-        return lambda *shown: begun  # pictures have one size
+        return lambda shown: begun  # pictures have one size
 
     def _question(self, prompt: str, system: str, raw: bool) -> str:
         if raw:
@@ -72,7 +72,9 @@ class Florence2Captioner(VisionLanguageCaptioner):
         question = text or None if task is None else task.asked(text)
         return self.prompt_format.text(question, system=system or None)
 
-    def _whole_prompt(self, asked: Any, picture: Prepared, config: GenerationConfig) -> list[int]:
+    def _whole_prompt(  # type: ignore[override]
+        self, asked: Any, picture: Prepared, config: GenerationConfig
+    ) -> list[int]:
         return self._begun(asked, picture.pixels.shape[:2])
 
     def _begun(self, asked: Any, size: tuple[int, int]) -> Begun:

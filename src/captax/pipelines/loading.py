@@ -50,6 +50,7 @@ def load(
     image_splitting: bool | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    frames: int | None = None,
 ) -> Captioner: ...
 
 
@@ -65,6 +66,7 @@ def load(
     image_splitting: bool | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    frames: int | None = None,
 ) -> Any: ...
 
 
@@ -79,6 +81,7 @@ def load(
     image_splitting: bool | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    frames: int | None = None,
 ) -> Any:
     """Load a checkpoint, ready for use.
 
@@ -99,6 +102,7 @@ def load(
             enlarged to, if not those of the checkpoint.
         max_pixels: for the same models: the most pixels that it is reduced to. Fewer pixels are
             fewer tokens.
+        frames: for models that read videos: how many frames of one they are shown.
 
     Returns:
         A `Captioner`, a `TextGenerator`, a `Classifier`, a `Tagger`, or a `Matcher` for a CLIP
@@ -119,6 +123,16 @@ def load(
         loaded.processor = _retiled(loaded, image_size, image_splitting)
     if min_pixels is not None or max_pixels is not None:
         loaded.processor = _limited(loaded, min_pixels, max_pixels)
+    if frames is not None:
+        most = getattr(loaded, "most_frames", 0)
+        if not most:
+            raise OptionError(
+                "`frames` is for models that read videos, such as Qwen3-VL or git-base-vatex, and "
+                "this is none of them; leave it out"
+            )
+        if not 1 <= frames <= most:
+            raise OptionError(f"`frames` is {frames}, and this model reads 1 to {most}")
+        loaded.frames = frames
     return loaded
 
 

@@ -1,9 +1,9 @@
 """Run a compiled program on pictures as they arrive; threads decode them while it works."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from os import PathLike
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from captax.data import batched, filled, load_images
 from captax.data.batches import Picture
 from captax.data.example import Stored
 from captax.generation.programs import padded
-from captax.images import ImageProcessor, ImageSource, Prepared
+from captax.images import Group, ImageProcessor, ImageSource, Prepared, Video
 
 # Decoders spend their time outside Python's lock; one for each core keeps up with any model.
 DECODERS = min(32, max(2, os.cpu_count() or 2))
@@ -59,20 +59,25 @@ def stream_prepared(
     compute: Callable[[list[Any], list[int]], Any],
     *,
     batch_size: int,
+    shape: Callable[[Any], Hashable] = lambda picture: None,
 ) -> Iterator[tuple[int, Any]]:
     """Yield the result of `compute` for each prepared picture, in order, with its place.
 
     `pictures` come with their places; what is no picture, such as an error, is passed on in its
-    turn. `compute` takes a batch of pictures and their places. It returns a tree of arrays with one
-    row for each picture or more, without waiting for the device: it works while the next batch is
-    read. The rows are yielded as NumPy arrays.
+    turn. `compute` takes pictures of a batch that have the same `shape`, and their places. It
+    returns a tree of arrays with one row for each picture or more, without waiting for the device:
+    it works while the next batch is read. The rows are yielded as NumPy arrays.
     """
-    waiting: list[tuple[list[tuple[int, Any]], Any]] = []
+    waiting: list[tuple[list[tuple[int, Any]], list[tuple[list[int], Any]]]] = []
     for batch in batched(pictures, batch_size):
-        good = [(place, picture) for place, picture in batch if _is_picture(picture)]
-        found = None
-        if good:
-            found = compute([picture for _, picture in good], [place for place, _ in good])
+        alike: dict[Hashable, list[int]] = {}
+        for index, (_, picture) in enumerate(batch):
+            if _is_picture(picture):
+                alike.setdefault(shape(picture), []).append(index)
+        found = []
+        for group in alike.values():
+            places, shown = zip(*(batch[index] for index in group), strict=True)
+            found.append((group, compute(list(shown), list(places))))
         waiting.append((batch, found))
         if len(waiting) > 1:
             yield from _rows(*waiting.pop(0))
@@ -81,24 +86,25 @@ def stream_prepared(
 
 
 def _is_picture(each: Any) -> bool:
-    return isinstance(each, np.ndarray | Prepared)
+    return isinstance(each, np.ndarray | Prepared | Group)
 
 
-def several(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
-    """One picture or a sequence of pictures, as a sequence."""
-    one = isinstance(images, str | bytes | PathLike | Image.Image | Prepared)
+def several(images: Any) -> Sequence[Any]:
+    """What one caption is of, or a sequence of such, as a sequence."""
+    one = isinstance(images, str | bytes | PathLike | Image.Image | Prepared | Group | Video)
     one = one or (isinstance(images, np.ndarray) and images.ndim < 4)
     # What is neither is told of where it is read.
     one = one or not isinstance(images, Iterable)
-    return cast("Sequence[ImageSource]", [images] if one else images)
+    return [images] if one else images
 
 
-def _rows(batch: list[tuple[int, Any]], found: Any) -> Iterator[tuple[int, Any]]:
-    arrays = jax.device_get(found)
-    row = 0
-    for place, each in batch:
-        if _is_picture(each):
-            yield place, jax.tree.map(lambda array, row=row: array[row], arrays)
-            row += 1
-        else:
-            yield place, each
+def _rows(
+    batch: list[tuple[int, Any]], found: list[tuple[list[int], Any]]
+) -> Iterator[tuple[int, Any]]:
+    rows: dict[int, Any] = {}
+    for group, result in found:
+        arrays = jax.device_get(result)
+        for row, index in enumerate(group):
+            rows[index] = jax.tree.map(lambda array, row=row: array[row], arrays)
+    for index, (place, each) in enumerate(batch):
+        yield place, rows.get(index, each)

@@ -62,6 +62,7 @@ class Tagger:
     """Tags pictures."""
 
     calibration = None  # as of a captioner without one
+    frames = 0  # it reads no videos
 
     def __init__(
         self, model: Any, processor: SquareProcessor, tags: Sequence[tuple[str, str]]
@@ -141,7 +142,7 @@ class Tagger:
 
         `options` are the thresholds and `exclude`, as `tag` takes them.
         """
-        pictures: Iterable[Any] = load_images(images, self._read, **pace(batch_size))
+        pictures: Iterable[Any] = load_images(images, self._prepare_one, **pace(batch_size))
         return self.stream_pixels(pictures, batch_size=batch_size, **options)
 
     def stream_pixels(
@@ -179,12 +180,15 @@ class Tagger:
             else:
                 yield found
 
+    def read(self, image: ImageSource) -> Any:
+        """A picture decoded; what is prepared is not changed."""
+        return image if isinstance(image, Prepared) else self.processor.decode(image)
+
     def prepare(self, image: ImageSource) -> Prepared:
         """A picture as `stream_pixels` takes it."""
-        ready = image if isinstance(image, Prepared) else self.processor.decode(image)
-        return self.processor.prepare(ready)
+        return self.processor.prepare(self.read(image))
 
-    def _read(self, images: list[Any]) -> list[Prepared]:
+    def _prepare_one(self, images: list[Any]) -> list[Prepared]:
         return [self.prepare(image) for image in images]
 
     def _places(self, names: Collection[str]) -> set[int]:

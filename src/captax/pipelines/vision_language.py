@@ -16,7 +16,7 @@ from captax.errors import CheckpointError, OptionError, quoted
 from captax.generation import GenerationConfig
 from captax.generation.programs import Begun
 from captax.generation.result import Generated
-from captax.images import AnyProcessor, ImageSource, Prepared
+from captax.images import AnyProcessor, CaptionSource, Group, Prepared, Video
 from captax.images.processor import PROCESSOR
 from captax.models.encoders import Features, check_positions
 from captax.models.vision_language import VisionLanguageModel
@@ -29,8 +29,29 @@ from captax.text.styles import Styles, styles_of
 PLACES = "image_seq_len"
 # Batches have one of these numbers of views, or the largest number that a picture of them has.
 VIEWS = (1, 5, 9, 13, 17)
+# Beyond these, the numbers of views of several pictures are multiples of this.
+VIEWS_STEP = 8
 # The most tokens of an answer, if a checkpoint does not say: a few sentences.
 NEW_TOKENS = 128
+
+
+Shown = Prepared | Group
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrangement:
+    """What a prompt must know of the pictures that it shows; each field has one entry for each.
+
+    Attributes:
+        grids: the rows and columns of its tiles; (0, 0) for none.
+        places: how many tokens stand for a view of it.
+        times: the seconds of each, if they are of a video, and `duration` those of the video.
+    """
+
+    grids: tuple[tuple[int, int], ...]
+    places: tuple[int, ...]
+    times: tuple[float, ...] | None = None
+    duration: float = 0.0
 
 
 class VisionLanguageCaptioner(Captioner):
@@ -58,22 +79,45 @@ class VisionLanguageCaptioner(Captioner):
         self.prompt_format = prompt_format
         self._encoded = functools.lru_cache(maxsize=256)(self._encode_prompt)
 
-    def prepare(self, image: ImageSource) -> Prepared:
-        ready = image if isinstance(image, Prepared) else self.processor.decode(image)
-        return self.processor.prepare(ready)
+    @property
+    def reads_several(self) -> bool:  # type: ignore[override]
+        """Whether several pictures can be shown together."""
+        return self.model.config.several
 
-    def places(self, picture: Prepared) -> int:
-        """How many tokens stand for a prepared picture."""
-        return self.model.config.places * len(picture.views)
+    def prepare(self, image: CaptionSource) -> Shown:
+        read, processor = self.read(image), self.processor
+        if isinstance(read, Video):
+            frames = tuple(processor.prepare_frame(frame) for frame in read.frames)
+            return Group(frames, read.times, read.duration)
+        if isinstance(read, Group):
+            return dataclasses.replace(read, pictures=tuple(map(processor.prepare, read.pictures)))
+        if isinstance(read, tuple):
+            return Group(tuple(map(processor.prepare, read)))
+        return processor.prepare(read)
 
-    def arrangement(self, picture: Prepared) -> tuple[tuple[int, int], int]:
-        """The grid of a prepared picture's tiles, and how many tokens stand for a view of it."""
-        return picture.grid, self.model.config.places
+    def shape(self, picture: Shown) -> Any:
+        # Single pictures share programs, whatever their tiles.
+        if not isinstance(picture, Group):
+            return None
+        return picture.is_video, padded_views(sum(len(each.views) for each in picture.pictures))
+
+    def places(self, picture: Shown) -> int:
+        """How many tokens stand for what was prepared."""
+        return self.model.config.places * sum(len(each.views) for each in pictures_of(picture))
+
+    def arrangement(self, picture: Shown) -> Arrangement:
+        """What a prompt must know of what was prepared."""
+        pictures = pictures_of(picture)
+        places = (self.model.config.places,) * len(pictures)
+        grids = tuple(each.grid for each in pictures)
+        if isinstance(picture, Group):
+            return Arrangement(grids, places, picture.times, picture.duration)
+        return Arrangement(grids, places)
 
     @property
-    def largest(self) -> tuple[tuple[int, int], int]:
+    def largest(self) -> Arrangement:
         """The arrangement of the picture that takes the most tokens."""
-        return self.processor.most_tiles, self.model.config.places
+        return Arrangement((self.processor.most_tiles,), (self.model.config.places,))
 
     @property
     def cost(self) -> str:
@@ -91,10 +135,8 @@ class VisionLanguageCaptioner(Captioner):
         """Prompts by name: those that the model was taught, or else plain requests."""
         return styles_of(self.prompt_format.styles)
 
-    def asking(self, prompt: str = "") -> Callable[..., list[int]]:
-        """All tokens of a prompt in the model's format, by the `arrangement` of a picture.
-
-        Where a view always takes as many tokens, the grid of its tiles is enough.
+    def asking(self, prompt: str = "") -> Callable[[Arrangement], list[int]]:
+        """All tokens of a prompt in the model's format, by the `Arrangement` of its pictures.
 
         Raises `GenerationError` if the prompt contains a token that is no text.
         """
@@ -125,36 +167,43 @@ class VisionLanguageCaptioner(Captioner):
         self._refuse_special([*prompts, system])
         return [functools.partial(self._encoded, prompt, system, raw) for prompt in prompts]
 
-    def _whole_prompt(self, asked: Any, picture: Prepared, config: GenerationConfig) -> list[int]:
-        return asked(*self.arrangement(picture))
+    def _whole_prompt(self, asked: Any, picture: Shown, config: GenerationConfig) -> list[int]:
+        return asked(self.arrangement(picture))
 
-    def _encode_prompt(
-        self, prompt: str, system: str, raw: bool, grid: tuple[int, int], places: int | None = None
-    ) -> list[int]:
-        how, (rows, columns) = self.prompt_format, grid
-        if how.tiles is not None and rows:
-            last = how.tiles.cell.format(row=rows, column=columns)
-            if self.tokenizer.special_ids.isdisjoint(self.tokenizer.encode_special([last])[0]):
-                raise OptionError(
-                    f"a picture of {rows} x {columns} tiles: the tokenizer has no {last}; give a "
-                    "smaller `image_size`"
-                )
-        shown = how.picture_text(places or self.model.config.places, grid)
-        if raw:
-            text = how.start + shown + prompt
+    def _encode_prompt(self, prompt: str, system: str, raw: bool, shown: Arrangement) -> list[int]:
+        how = self.prompt_format
+        for rows, columns in shown.grids:
+            if how.tiles is not None and rows:
+                last = how.tiles.cell.format(row=rows, column=columns)
+                if self.tokenizer.special_ids.isdisjoint(self.tokenizer.encode_special([last])[0]):
+                    raise OptionError(
+                        f"a picture of {rows} x {columns} tiles: the tokenizer has no {last}; give "
+                        "a smaller `image_size`"
+                    )
+        if shown.times is None:
+            pairs = zip(shown.places, shown.grids, strict=True)
+            texts = [how.picture_text(places, grid) for places, grid in pairs]
         else:
-            text = how.text(prompt or None, pictures=[shown], system=system or None)
+            texts = [how.video_text(shown.places, shown.times, shown.duration)]
+        if raw:
+            text = how.start + "".join(texts) + prompt
+        else:
+            text = how.text(prompt or None, pictures=texts, system=system or None)
         return self.tokenizer.encode_special([text])[0]
 
     def _spoken(self, asked: Any) -> list[int]:
         return []  # the prompt is a question
 
     def inputs(self, pictures: Sequence[Any], rows: int) -> UInt8[np.ndarray, "rows views h w 3"]:
-        most = max(len(picture.views) for picture in pictures)
-        count = next((size for size in VIEWS if size >= most), most)
+        shown = [[view for one in pictures_of(each) for view in one.views] for each in pictures]
+        several = any(isinstance(each, Group) for each in pictures)
+        most = max(map(len, shown))
+        count = (
+            padded_views(most) if several else next((size for size in VIEWS if size >= most), most)
+        )
         views = np.zeros((rows, count, *self.processor.size, 3), np.uint8)
-        for row, picture in enumerate(pictures):
-            views[row, : len(picture.views)] = picture.views
+        for row, found in enumerate(shown):
+            views[row, : len(found)] = found
         return views
 
     def encode(self, model: Any, inputs: Any) -> Features:
@@ -166,6 +215,18 @@ class VisionLanguageCaptioner(Captioner):
         if self.prompt_format.tiles is not None:
             contents = json.dumps({PLACES: self.model.config.places}, indent=2)
             (folder / PROCESSOR).write_text(contents + "\n")
+
+
+def pictures_of(picture: Shown) -> tuple[Prepared, ...]:
+    """The pictures that were prepared together, or the one."""
+    return picture.pictures if isinstance(picture, Group) else (picture,)
+
+
+def padded_views(count: int) -> int:
+    """The number of views that several pictures of so many are filled up to."""
+    if count <= VIEWS_STEP:
+        return 1 << (count - 1).bit_length()
+    return -(-count // VIEWS_STEP) * VIEWS_STEP
 
 
 def check_places(directory: Path, places: int) -> None:

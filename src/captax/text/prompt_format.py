@@ -45,6 +45,24 @@ class TileMarkers:
 
 
 @dataclasses.dataclass(frozen=True)
+class VideoMarkers:
+    """What stands around the tokens of a video's frames.
+
+    A video is `start`, `before` and the tokens of each frame, and `end`. In `start`, {count} is the
+    number of frames in words and {duration} the video's length as H:MM:SS. In `before`, {clock} is
+    the time of the frame as MM:SS and {seconds:.1f} the same in seconds. `token` keeps the place of
+    a frame's token, if that of a picture does not. If it is `whole`, all frames stand between the
+    marks of one picture.
+    """
+
+    start: str = ""
+    before: str = ""
+    end: str = ""
+    token: str | None = None
+    whole: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class PromptFormat:
     """The texts around what a user says.
 
@@ -59,6 +77,7 @@ class PromptFormat:
         picture_start: what stands before a picture's tokens.
         picture_end: what stands after them.
         tiles: what stands around them instead, if pictures are seen as tiles.
+        video: what stands around the frames of a video; None if they are pictures as others.
         prompt: what is asked if nothing else is given.
         reply: what the model's answer begins with, such as the space after a colon.
         tasks: the tasks that a prompt may begin with the token of.
@@ -77,6 +96,7 @@ class PromptFormat:
     picture_start: str = ""
     picture_end: str = ""
     tiles: TileMarkers | None = None
+    video: VideoMarkers | None = None
     prompt: str = ""
     reply: str = ""
     tasks: tuple[Task, ...] = ()
@@ -98,6 +118,25 @@ class PromptFormat:
                 f"a picture of {grid[0]} x {grid[1]} tiles: a prompt of this format has no tiles"
             )
         return f"{self.picture_start}{view}{self.picture_end}"
+
+    def video_text(self, places: Sequence[int], times: Sequence[float], duration: float) -> str:
+        """The text for a video of `duration` seconds, of whose frames each takes `places` tokens.
+
+        `times` are the seconds of the frames. Raises `OptionError` if the format has no pictures.
+        """
+        how = self.video
+        if how is None:
+            return "".join(map(self.picture_text, places))
+        form = self if how.token is None else dataclasses.replace(self, picture=how.token)
+        told = {"count": in_words(len(times)), "duration": _clock(duration, hours=True)}
+        if how.whole:
+            shown = form.picture_text(sum(places))
+        else:
+            shown = "".join(
+                how.before.format(clock=_clock(time), seconds=time) + form.picture_text(count)
+                for count, time in zip(places, times, strict=True)
+            )
+        return f"{how.start.format(**told)}{shown}{how.end}"
 
     def text(
         self, prompt: str | None = None, *, pictures: Sequence[str] = (), system: str | None = None
@@ -137,7 +176,8 @@ class PromptFormat:
         tiles = () if self.tiles is None else dataclasses.astuple(self.tiles)
         around = self.start, self.user, self.user_end, self.answer, self.asked, *(self.system or ())
         shown = self.picture or "", self.picture_start, self.picture_end
-        found = _MARKER.findall("".join([*tiles, *around, *shown]))
+        frame = (self.video and self.video.token) or ""
+        found = _MARKER.findall("".join([*tiles, *around, *shown, frame]))
         patterns = {_NUMBER.sub(r"\\d+", re.escape(marker)) for marker in found}
         return re.compile("|".join(sorted(patterns)) or r"(?!)")
 
@@ -161,10 +201,17 @@ SMOLVLM = PromptFormat(
     tiles=TileMarkers(
         "<fake_token_around_image>", "<row_{row}_col_{column}>", "<global-img>", "\n"
     ),
+    video=VideoMarkers(
+        start=" You are provided the following series of {count} frames from a {duration} "
+        "[H:MM:SS] video.\n",
+        before="\nFrame from {clock}:",
+        end="\n\n",
+    ),
     prompt="Can you describe this image?",
     reply=" ",
 )
-IDEFICS3 = dataclasses.replace(SMOLVLM, start="<|begin_of_text|>")
+# It was taught no videos, whose frames it reads as pictures.
+IDEFICS3 = dataclasses.replace(SMOLVLM, start="<|begin_of_text|>", video=None)
 PALIGEMMA = PromptFormat(
     user="",
     asked="<bos>",
@@ -214,9 +261,14 @@ QWEN_VL = dataclasses.replace(
     picture="<|image_pad|>",
     picture_start="<|vision_start|>",
     picture_end="<|vision_end|>",
+    video=VideoMarkers(token="<|video_pad|>", whole=True),
     prompt="Describe this image.",
 )
-QWEN3_VL = dataclasses.replace(QWEN_VL, system_text=None)
+QWEN3_VL = dataclasses.replace(
+    QWEN_VL,
+    system_text=None,
+    video=VideoMarkers(token="<|video_pad|>", before="<{seconds:.1f} seconds>"),
+)
 GEMMA = PromptFormat(
     start="<bos>",
     user="<start_of_turn>user\n",
@@ -286,6 +338,33 @@ def format_of(chat_template: str | None) -> PromptFormat | None:
     if chat_template is None or _DATED in chat_template:
         return None
     return next((each for mark, each in _TEMPLATES if mark in chat_template), None)
+
+
+_ONES = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
+    "nineteen",
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+
+
+def in_words(number: int) -> str:
+    """A whole number from 0 to 999 in words, as `num2words` writes it."""
+    if number < 20:
+        return _ONES[number]
+    if number < 100:
+        tens, ones = _TENS[number // 10 - 2], number % 10
+        return f"{tens}-{_ONES[ones]}" if ones else tens
+    rest = f" and {in_words(number % 100)}" if number % 100 else ""
+    return f"{_ONES[number // 100]} hundred{rest}"
+
+
+def _clock(seconds: float, *, hours: bool = False) -> str:
+    """A time as MM:SS, or as H:MM:SS."""
+    minutes, rest = divmod(int(seconds), 60)
+    return (
+        f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
+    )
 
 
 # By the `model_type` of models that see pictures; the first one is that of most checkpoints.

@@ -15,7 +15,7 @@ from captax.images import AnyProcessor, Augment
 from captax.models.encoders import VisionEncoder
 from captax.models.patches import Patches
 from captax.models.prompt import Prompt
-from captax.pipelines.vision_language import VisionLanguageCaptioner
+from captax.pipelines.vision_language import Arrangement, VisionLanguageCaptioner
 from captax.training.features import FeatureCache, augmented, augmented_pixels, cache_features
 
 
@@ -111,13 +111,13 @@ class AskedInputs(EncoderInputs):
     def read(self, chosen: np.ndarray, visits: np.ndarray | None = None) -> Asked:
         if self.depth:
             pictures = super().read(chosen, visits)
-            shown = [((0, 0), self.captioner.model.config.places)] * len(chosen)
+            shown = [Arrangement(((0, 0),), (self.captioner.model.config.places,))] * len(chosen)
         else:
             prepared = self._load(augmented, chosen, visits)
             pictures = self.captioner.inputs(prepared, len(prepared))
             shown = [self.captioner.arrangement(picture) for picture in prepared]
         # As with views, neighbours are not at the same one.
         turns = np.zeros_like(chosen) if visits is None else (chosen + visits) % len(self.asking)
-        prompts = [self.asking[turn](*each) for turn, each in zip(turns, shown, strict=True)]
+        prompts = [self.asking[turn](each) for turn, each in zip(turns, shown, strict=True)]
         most = self.captioner.model.decoder.max_positions
         return Asked(pictures, fill_prompts(prompts, len(prompts), max_positions=most))

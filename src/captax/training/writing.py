@@ -258,7 +258,7 @@ class CaptionTask(WritingTask):
         if not isinstance(self.subject, VisionLanguageCaptioner):
             return super().longest_prompt()
         asking = map(self.subject.asking, self.recipe.model.prompts)
-        return max(len(asked(*self.subject.largest)) for asked in asking)
+        return max(len(asked(self.subject.largest)) for asked in asking)
 
     def learned(self) -> list[str]:
         return [caption for example in self.train for caption in example.captions]

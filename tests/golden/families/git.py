@@ -52,9 +52,23 @@ def _large(full: bool) -> Any:
     return GitForCausalLM(GitConfig(**NO_DROPOUT, vision_config=vision))
 
 
+def _video(full: bool) -> Any:
+    """microsoft/git-base-vatex, which reads six frames."""
+    from transformers import GitConfig, GitForCausalLM
+
+    frames = 6 if full else 3
+    config = GitConfig(**NO_DROPOUT, **({} if full else SMALL), num_image_with_embedding=frames)
+    return GitForCausalLM(config)
+
+
 def _inputs(full: bool) -> Inputs:
     side = 224 if full else 32
     return {"input_ids": _tokens(full), "pixel_values": random_pixels(2, 3, side, side)}
+
+
+def _frames(full: bool) -> Inputs:
+    count, side = (6, 224) if full else (3, 32)
+    return {"input_ids": _tokens(full), "pixel_values": random_pixels(2, count, 3, side, side)}
 
 
 def _other_size(full: bool) -> Inputs:
@@ -98,8 +112,18 @@ def _run(model: Any, inputs: Inputs) -> Outputs:
     }
 
 
+def _ask_of_video(model: Any, tensors: dict[str, Any]) -> Any:
+    return {"logits": model(**tensors).logits[:, -tensors["input_ids"].shape[1] :]}
+
+
+def _run_video(model: Any, inputs: Inputs) -> Outputs:
+    frames = inputs["pixel_values"].transpose(0, 1, 3, 4, 2)
+    return {"logits": model.read(model.encode(frames), inputs["input_ids"])}
+
+
 CASES = [
     Case("git", _git, _inputs, _run, _ask),
     Case("git-large", _large, _inputs, _run, _ask, large=True),
     Case("git-other-size", _tied, _other_size, _run, _ask),
+    Case("git-video", _video, _frames, _run_video, _ask_of_video),
 ]
