@@ -253,3 +253,17 @@ def test_what_cannot_be_followed_is_refused(
 ) -> None:
     with pytest.raises(GenerationError, match=message):
         generator.generate("ab", **options)
+
+
+def test_a_strangers_schema_is_followed_apart() -> None:
+    tokenizer = byte_level()
+    plain = [b"" if i in tokenizer.special_ids else p for i, p in enumerate(tokenizer.pieces)]
+    given = plain, tokenizer.vocab_size, [tokenizer.eos_id]
+    schema = json.dumps(SCHEMAS["tags"])
+    here, apart = of_schema(schema, *given), of_schema(schema, *given, apart=True)
+    assert here.shortest == apart.shortest
+    with pytest.raises(GenerationError, match="cannot be followed"):
+        of_schema('{"type": "nonsense"}', *given, apart=True)
+    greedy = {"type": "string", "minLength": 10**5, "maxLength": 10**6}
+    with pytest.raises(GenerationError, match="write a simpler one"):
+        of_schema(json.dumps(greedy), *given, apart=True)
