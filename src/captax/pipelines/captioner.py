@@ -207,7 +207,7 @@ class Captioner(Generator):
 
     def tell(
         self,
-        pictures: Sequence[Picture],
+        images: Sequence[ImageSource],
         listeners: Sequence[Callable[[str], bool]],
         *,
         prompt: str = "",
@@ -217,15 +217,16 @@ class Captioner(Generator):
         batch_size: int = 32,
         **options: Any,
     ) -> list[Caption]:
-        """Caption one batch of prepared pictures, and tell each listener its caption as it grows.
+        """Caption pictures in one batch, and tell each listener its caption as it grows.
 
-        A listener is called after each token with the next part of the text, which may be empty,
-        and returns whether it still listens; decoding ends when none does. The parts together are
-        the caption's text. The text of beam search, and the best of several captions of a picture,
-        are one part. Captions have no confidence.
+        A listener is called after each token with the text so far, which only grows, and returns
+        whether it still listens; decoding ends when none does. At last it is called with the whole
+        text. The text of beam search, and the best of several captions of a picture, come whole.
+        Captions have no confidence. Raises `ImageError` for a picture that cannot be read.
         """
         config = self._config(options)
         [asked] = self._asked([prompt], system, raw)
+        pictures = self._prepare_one(list(images))
         prompts = [self._whole_prompt(asked, picture, config) for picture in pictures]
         rows = padded(len(pictures), batch_size)
         inputs = self.inputs(pictures, rows)
@@ -243,8 +244,8 @@ class Captioner(Generator):
                     tokens = [int(token) for token in found.tokens[row][0][:length]]
                     if listening[row]:
                         so_far = self._told(begun, tokens, found.tokens.shape[-1], config)
-                        new = texts[row].more(so_far)
-                        listening[row] = listeners[row](new)
+                        texts[row].more(so_far)
+                        listening[row] = listeners[row](texts[row].text)
                 if not any(listening):
                     break
         else:
@@ -254,7 +255,8 @@ class Captioner(Generator):
         captions = [self._caption(asked, each, config) for each in told]
         for row, caption in enumerate(captions):
             if listening[row]:
-                listeners[row](texts[row].rest(caption.text))
+                texts[row].rest(caption.text)
+                listeners[row](caption.text)
         return captions
 
     def _is_told(self, asked: Any, config: GenerationConfig) -> bool:
@@ -481,6 +483,11 @@ class Captioner(Generator):
                 "this one continues its prompt; leave it out"
             )
         return self._prompts(prompts)
+
+    @property
+    def most_new_tokens(self) -> int:
+        """The most tokens that a caption without a prompt may have."""
+        return self._max_positions
 
     def prompt_length(
         self, picture: Any, *, prompt: str = "", system: str = "", raw: bool = False
