@@ -79,6 +79,8 @@ COMMANDS = _commands()
 # What only its parts can be tested of: these are parsed, and no more.
 NOT_RUN = {
     "serve": "it does not end; tests/serve asks servers",
+    "mcp": "it does not end; tests/mcp asks it",
+    "--endpoint": "it needs another server; see tests/cli/test_endpoint.py",
     "--engine ray": "a cluster takes long to start; see tests/collection/test_cluster.py",
     "--json-schema": "the stand-ins write words only; see tests/generation/test_automaton.py",
     "--processes": "it waits for the other processes; see tests/training/test_mesh.py",

@@ -21,6 +21,7 @@ from captax.generation.automaton import Automaton, of_schema, until
 from captax.pipelines.captioner import Captioner
 from captax.pipelines.text_generator import TextGenerator
 from captax.text import TextError, Tokenizer, train_word_tokenizer
+from captax.text import schema as schema_table
 
 SPECIAL = ["<start>", "<eos>", "<pad>"]
 TEXTS = ['{"a": "b", "number": 12}', "a dog, 犬 é", "two\nlines  \t end"]
@@ -253,3 +254,18 @@ def test_what_cannot_be_followed_is_refused(
 ) -> None:
     with pytest.raises(GenerationError, match=message):
         generator.generate("ab", **options)
+
+
+def test_a_strangers_schema_is_followed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = byte_level()
+    plain = [b"" if i in tokenizer.special_ids else p for i, p in enumerate(tokenizer.pieces)]
+    given = plain, tokenizer.vocab_size, [tokenizer.eos_id]
+    schema = json.dumps(SCHEMAS["tags"])
+    here, apart = of_schema(schema, *given), of_schema(schema, *given, apart=True)
+    assert here.shortest == apart.shortest
+    with pytest.raises(GenerationError, match="cannot be followed"):
+        of_schema('{"type": "nonsense"}', *given, apart=True)
+    monkeypatch.setattr(schema_table, "SECONDS", 5)
+    greedy = {"type": "string", "minLength": 10**5, "maxLength": 10**6}
+    with pytest.raises(GenerationError, match="write a simpler one"):
+        of_schema(json.dumps(greedy), *given, apart=True)

@@ -1,9 +1,11 @@
 """Small servers: in this process behind a client, or listening on a port of loopback."""
 
+import asyncio
 import base64
 import contextlib
 import dataclasses
 import io
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,10 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+import captax
+import vision_language_files
 from captax.pipelines.captioner import Captioner
+from captax.pipelines.vision_language import VisionLanguageCaptioner
 from captax.serve.app import create_app
 from captax.serve.server import make_server
 from captax.serve.settings import Settings
@@ -69,6 +74,40 @@ def client(tiny_captioner: Captioner) -> Iterator[TestClient]:
     """A client of a tiny captioner's server, for tests that leave it as it was."""
     with client_of(tiny_captioner) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def smolvlm(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageCaptioner:
+    """A tiny vision-language model."""
+    folder = vision_language_files.write("smolvlm", tmp_path_factory.mktemp("smolvlm"))
+    return captax.load(folder, image_splitting=False)
+
+
+async def asking(app: Any, path: str, body: dict[str, Any], *, parts: int = 2) -> None:
+    """A client that hangs up after so many parts of the answer."""
+    sent = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+    heard = 0
+    enough = asyncio.Event()
+
+    async def receive() -> Any:
+        if sent:
+            return sent.pop()
+        await enough.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        nonlocal heard
+        heard += message["type"] == "http.response.body"
+        if heard == parts:
+            enough.set()
+            await asyncio.sleep(0)
+
+    headers = [(b"content-type", b"application/json"), (b"host", b"localhost")]
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "method": "POST",
+             "path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers,
+             "http_version": "1.1", "scheme": "http", "client": ("127.0.0.1", 1),
+             "server": ("localhost", 80), "root_path": ""}  # fmt: skip
+    await app(scope, receive, send)
 
 
 @contextlib.contextmanager

@@ -14,12 +14,6 @@ from vision_language_files import write
 
 
 @pytest.fixture(scope="module")
-def smolvlm(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageCaptioner:
-    folder: Path = write("smolvlm", tmp_path_factory.mktemp("smolvlm"))
-    return captax.load(folder, image_splitting=False)
-
-
-@pytest.fixture(scope="module")
 def asked(smolvlm: VisionLanguageCaptioner) -> Iterator[TestClient]:
     with client_of(smolvlm, max_batch=2) as client:
         yield client

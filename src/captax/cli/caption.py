@@ -29,6 +29,7 @@ from captax.cli.collecting import (
     run,
     writing,
 )
+from captax.cli.endpoint import API_KEY, BATCH, CONCURRENCY, MAX_SIDE, connect, refuse_local
 from captax.cli.options import (
     AUTO,
     FollowLinks,
@@ -59,6 +60,10 @@ from captax.errors import CaptaxError
 
 SHARD = 256
 _STYLE = "Style"
+
+
+def _endpoint(help: str, **rules: Any) -> Any:
+    return typer.Option(help=help, rich_help_panel="A server elsewhere", **rules)
 
 
 @decoding
@@ -133,7 +138,7 @@ def caption(
     ] = None,
     system: System = "",
     raw: Raw = False,
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = BATCH,
     out: CaptionsOut = None,
     format: Format = None,
     follow_links: FollowLinks = False,
@@ -182,6 +187,23 @@ def caption(
     shard_size: Annotated[
         int, collection_option("Pictures that a worker is given at a time.", min=1)
     ] = SHARD,
+    endpoint: Annotated[
+        str | None,
+        _endpoint(
+            "Caption by a server with OpenAI's interface, such as http://localhost:11434/v1 of "
+            "Ollama; --model is the name of a model there. Default: in this process."
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int, _endpoint("How many pictures it is asked about at once.", min=1, max=256)
+    ] = CONCURRENCY,
+    max_side: Annotated[
+        int, _endpoint("Larger pictures are sent with sides of at most so many pixels.", min=16)
+    ] = MAX_SIDE,
+    api_key_env: Annotated[
+        str,
+        _endpoint("The environment variable that holds the server's API key, if it needs one."),
+    ] = API_KEY,
     *,
     options: dict[str, Any],
 ) -> None:
@@ -199,10 +221,30 @@ def caption(
     from captax.collection.hints import Hints
     from captax.collection.job import Shape
     from captax.collection.plan import Plan
+    from captax.pipelines.endpoint import EndpointCaptioner
     from captax.pipelines.vision_language import VisionLanguageCaptioner
 
     options |= {"system": system} if system else {}
     options |= {"raw": raw} if raw else {}
+    if endpoint is not None:
+        refuse_local(
+            options,
+            {
+                "--task": task is not None,
+                "--raw": raw,
+                "--batch-size": batch_size != BATCH,
+                "--image-size": image_size is not None,
+                "--image-splitting": image_splitting is not None,
+                "--min-pixels": min_pixels is not None,
+                "--max-pixels": max_pixels is not None,
+                "--dtype": dtype is not LoadedDtype.float32,
+                "--revision": revision is not None,
+                "--offline": offline,
+                "--engine ray": engine is Engine.ray,
+                "--min-score": min_score is not None,
+            },
+        )
+        batch_size = concurrency
     asked = CaptionOptions(
         prompt=prompt,
         seed=options.pop("seed", 0),
@@ -227,7 +269,7 @@ def caption(
         compare,
         overwrite,
     )
-    plan.check_new_files(checkpoint_files(model))
+    plan.check_new_files([] if endpoint is not None else checkpoint_files(model))
     loaded: dict[str, Any] = {
         "name": model,
         "revision": revision,
@@ -262,6 +304,14 @@ def caption(
         raise CaptaxError("--raw gives the prompt as it is, without a task; leave out one of them")
     refuse_idle(
         *(
+            (option, given and endpoint is None, "a server elsewhere", "--endpoint URL")
+            for option, given in (
+                ("--concurrency", concurrency != CONCURRENCY),
+                ("--max-side", max_side != MAX_SIDE),
+                ("--api-key-env", api_key_env != API_KEY),
+            )
+        ),
+        *(
             (option, given not in (None, []), "the prompt of a style", "--style NAME")
             for option, given in (
                 ("--styles", styles),
@@ -270,12 +320,19 @@ def caption(
                 ("--extra", extra),
             )
             if style is None
-        )
+        ),
     )
     if style is not None and (prompt or task is not None):
         raise CaptaxError("--style is a prompt; leave out --prompt and --task")
-    captioner = load_captioner(**loaded)
-    if hints is not None and not isinstance(captioner, VisionLanguageCaptioner):
+    captioner: Any
+    if endpoint is not None:
+        captioner = connect(
+            endpoint, model, concurrency=concurrency, max_side=max_side, variable=api_key_env
+        )
+        model = captioner.name
+    else:
+        captioner = load_captioner(**loaded)
+    if hints is not None and not isinstance(captioner, VisionLanguageCaptioner | EndpointCaptioner):
         raise CaptaxError(
             "--hints is for models that answer a prompt, and this one continues it; leave it out"
         )

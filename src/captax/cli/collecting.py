@@ -240,7 +240,8 @@ def _watched(plan: "Plan", pipeline: Any, arguments: dict[str, Any]) -> "Summary
         for record in records:
             if plan.printed and plan.shape.doubtful(record):
                 sure = "" if record.confidence is None else f", confidence {record.confidence:.2f}"
-                tell(f"{record.name}: for review ({record.score:.2f}{sure}): {record.text}")
+                score = 0.0 if record.score is None else record.score  # then it is not doubtful
+                tell(f"{record.name}: for review ({score:.2f}{sure}): {record.text}")
             if record.error:
                 errors += 1
                 if errors <= SHOWN:

@@ -27,6 +27,7 @@ from captax.cli import (
     export,
     generate,
     info,
+    mcp,
     push,
     score,
     serve,
@@ -83,6 +84,7 @@ app.command("average")(average.average)
 app.command("export")(export.export)
 app.command("push")(push.push)
 app.command("serve")(serve.serve)
+app.command("mcp")(mcp.mcp)
 app.command("info")(info.info)
 
 

@@ -16,6 +16,7 @@ from captax.data.batches import batched, map_ahead
 from captax.errors import CaptaxError, OptionError
 from captax.images import ImageError
 from captax.pipelines.captioner import Caption, Captioner
+from captax.pipelines.endpoint import EndpointCaptioner, Told
 from captax.pipelines.streaming import Placed, pace
 from captax.pipelines.tagger import Tagger
 from captax.pipelines.vision_language import VisionLanguageCaptioner
@@ -88,6 +89,8 @@ class CaptionOptions(PictureOptions):
         return None if self.hints is None else self.hints.prompt(self.prompt, item)
 
     def said(self, found: Any) -> dict[str, Any] | None:
+        if isinstance(found, Told):
+            return {"captions": tuple((text, None) for text in found.texts)}
         if not isinstance(found, Caption):
             return None
         captions = tuple((other.text, other.score) for other in found.alternatives)
@@ -156,15 +159,19 @@ class Copies:
         self._originals[record.name] = record
 
     def told(self, copy: Record) -> Record:
-        """The record of a copy, with what was said of its original, which has been captioned."""
+        """The record of a copy, with what was said of its original, or why nothing was."""
         original = self._originals[copy.copy_of]
+        if original.error:
+            return dataclasses.replace(
+                copy, copy_of="", fingerprint=None, error=original.error, target=None
+            )
         fields = ("captions", "confidence", "regions", "looped", "tags")
         said = {name: getattr(original, name) for name in fields}
         return dataclasses.replace(copy, **said)
 
 
 def caption_batches(
-    captioner: Captioner | Tagger,
+    captioner: Captioner | Tagger | EndpointCaptioner,
     wanted: Iterable[Wanted],
     options: PictureOptions,
     copies: Copies | None = None,
@@ -173,16 +180,17 @@ def caption_batches(
 
     The model captions the pictures of a batch at once, except for errors and copies.
     """
+    pipeline: Any = captioner
     # Records of the pictures that the captioner works on; their captions are added later.
     begun: deque[Record] = deque()
 
     def load(each: Wanted) -> tuple[Record, Placed | None]:
         try:
-            picture = captioner.read(each.item.source())
+            picture = pipeline.read(each.item.source())
             # A video that looks like another for a moment is no copy of it.
             alike = copies is not None and isinstance(picture, Image.Image)
             look = fingerprint(picture) if alike else None
-            prepared = captioner.prepare(picture)
+            prepared = pipeline.prepare(picture)
             prompt = options.prompt_of(each.item)
             if prompt is not None and isinstance(captioner, VisionLanguageCaptioner):
                 # Refuses what is no text, and what is too long.
@@ -212,11 +220,19 @@ def caption_batches(
             if copies is not None:
                 copies.said(record)
             return record
+        if isinstance(found, ImageError):
+            begin = begun.popleft()
+            record = Record(begin.name, error=str(found), stamp=begin.stamp, columns=begin.columns)
+            if copies is not None:
+                copies.said(record)
+            return record
         if copies is not None and found.copy_of:
             return copies.told(found)
         return found
 
-    found = captioner.stream_pixels(ready(), batch_size=options.batch_size, **options.arguments())
+    found: Iterator[Any] = captioner.stream_pixels(
+        ready(), batch_size=options.batch_size, **options.arguments()
+    )
     return batched(map(ended, found), options.batch_size)
 
 

@@ -46,7 +46,8 @@ class Shape:
         least, sure = self.min_confidence, record.confidence
         if least is not None and sure is not None and sure < least:
             return True
-        return self.min_score is not None and record.score < self.min_score
+        score = record.score
+        return self.min_score is not None and score is not None and score < self.min_score
 
     def as_written(self, record: Record) -> Record:
         """The record with its captions in the template."""

@@ -44,8 +44,10 @@ from captax.images import (
     write_sheet,
 )
 from captax.pipelines.captioner import Captioner
+from captax.pipelines.endpoint import EndpointCaptioner
 from captax.pipelines.tagger import Tagger
 
+AnyCaptioner = Captioner | Tagger | EndpointCaptioner
 _CAPTIONS = FileKind(
     "file of captions", suffixes=(".txt", ".jsonl", ".csv", ".parquet", ".json", ".md")
 )
@@ -262,14 +264,14 @@ class Plan:
         absolute = [os.path.abspath(folder) for folder in folders]  # noqa: PTH100
         return Path(os.path.commonpath(absolute))
 
-    def settings(self, captioner: Captioner | Tagger, model: str | None) -> dict[str, Any]:
+    def settings(self, captioner: AnyCaptioner, model: str | None) -> dict[str, Any]:
         """Everything that captions depend on. It must stay the same when a job is resumed."""
         relative = any("://" not in each and not Path(each).is_absolute() for each in self.sources)
         return {
             "sources": self.named,
             **({"working directory": str(Path.cwd())} if relative else {}),
             "model": model,
-            "weights": weights_digest(captioner.model),
+            **_identity(captioner),
             "format": str(self.wanted),
             **(self._beside() if self.beside else {}),
             **dataclasses.asdict(self.shape.template),
@@ -286,7 +288,7 @@ class Plan:
 
     def run(
         self,
-        captioner: Captioner | Tagger,
+        captioner: AnyCaptioner,
         *,
         model: str | None = None,
         cluster: Cluster | None = None,
@@ -355,9 +357,7 @@ class Plan:
                 write_sheet(self.sheet, rows, title="Captions")
         return summary
 
-    def _cards(
-        self, records: Iterable[Record], captioner: Captioner | Tagger
-    ) -> Iterator[SheetRow]:
+    def _cards(self, records: Iterable[Record], captioner: AnyCaptioner) -> Iterator[SheetRow]:
         calibration = captioner.calibration
         found = find_items(self.sources, videos=captioner.frames > 0)
         items = {item.name: item for item in found}
@@ -389,6 +389,13 @@ class Plan:
                 note=note,
                 regions=tuple(outlines),
             )
+
+
+def _identity(captioner: AnyCaptioner) -> dict[str, Any]:
+    """What says which captioner it is, besides its name."""
+    if isinstance(captioner, EndpointCaptioner):
+        return captioner.identity()
+    return {"weights": weights_digest(captioner.model)}
 
 
 def _shown(processor: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Record:
 
     Attributes:
         name: the name of the item.
-        captions: the texts with their scores, the best first.
+        captions: the texts with their scores, the best first; None is a score that is not known.
         confidence: the confidence in the best caption, if the checkpoint has a calibration.
         error: why the picture has no caption.
         copy_of: the earlier picture that looks the same, from which the captions were taken.
@@ -40,7 +40,7 @@ class Record:
     """
 
     name: str
-    captions: tuple[tuple[str, float], ...] = ()
+    captions: tuple[tuple[str, float | None], ...] = ()
     error: str = ""
     copy_of: str = ""
     fingerprint: int | None = None
@@ -60,8 +60,8 @@ class Record:
         return self.captions[0][0]
 
     @property
-    def score(self) -> float:
-        """The best caption's score."""
+    def score(self) -> float | None:
+        """The best caption's score, if it is known."""
         return self.captions[0][1]
 
     @property
@@ -85,7 +85,10 @@ class Record:
         """The record that `write` wrote. Raises `TypeError` or `ValueError` for anything else."""
         if not isinstance(values, dict):
             raise TypeError("a record is an object")
-        captions = tuple((text, float(score)) for text, score in values.get("captions", ()))
+        captions = tuple(
+            (text, None if score is None else float(score))
+            for text, score in values.get("captions", ())
+        )
         regions = values.get("regions")
         if regions is not None:
             regions = tuple(map(Region.read, regions))

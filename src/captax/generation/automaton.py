@@ -16,13 +16,12 @@ from jaxtyping import Array, Float, Int
 
 from captax.errors import quoted
 from captax.generation.decoding import GenerationError
+from captax.text.schema import SchemaError, table_apart, table_of
 
 # No state: the token is forbidden.
 _NONE = -1
 # Tables have a power of this as their number of rows and columns, so that few programs serve all.
 _SIZE = 4
-# More than any schema that people write needs; a table of them takes a gigabyte.
-_MOST_STATES = 4096
 # More tokens than any text has.
 _NEVER = 2**30
 
@@ -108,53 +107,22 @@ def until(
     return _made(table, np.zeros(end + 1, np.int32))
 
 
-def of_schema(schema: str, pieces: Sequence[bytes], vocab: int, eos: Sequence[int]) -> Automaton:
-    """The automaton of the JSON that a schema describes (https://json-schema.org).
+def of_schema(
+    schema: str, pieces: Sequence[bytes], vocab: int, eos: Sequence[int], *, apart: bool = False
+) -> Automaton:
+    """The automaton of the JSON that a schema describes.
 
-    `pieces` are the bytes of each token, and `b""` for those that JSON may not hold. The library
-    outlines-core turns the schema into a regular expression, and that into an automaton.
+    `pieces` are the bytes of each token, and `b""` for those that JSON may not hold. A stranger's
+    schema is followed `apart`, in another process.
 
     Raises:
-        GenerationError: the library is missing, or the schema is not one that it can follow.
+        GenerationError: the schema cannot be followed.
     """
     try:
-        # An extra.
-        from outlines_core import Index, Vocabulary
-        from outlines_core.json_schema import build_regex_from_schema
-    except ModuleNotFoundError:
-        raise GenerationError(
-            "`json_schema` needs the library outlines-core; pip install 'captax[schema]'"
-        ) from None
-    tokens: dict[bytes, list[int]] = {}
-    for index, piece in enumerate(pieces[:vocab]):
-        if piece and index not in eos:
-            tokens.setdefault(piece, []).append(index)
-    try:
-        # Some tokenizers begin every text with a space.
-        pattern = "[ ]?" + build_regex_from_schema(schema)
-        index = Index(pattern, Vocabulary(vocab, tokens))
-    except Exception as error:  # whatever the library raises for what it cannot follow
-        raise GenerationError(
-            f"`json_schema` cannot be followed ({quoted(str(error))}); write a simpler one"
-        ) from None
-    moves = index.get_transitions()
-    if len(moves) >= _MOST_STATES:
-        raise GenerationError(
-            f"`json_schema` needs {len(moves):,} states, and there may be {_MOST_STATES - 1:,}; "
-            "write a simpler one"
-        )
-    numbers = {index.get_initial_state(): 0}
-    for state in moves:
-        numbers.setdefault(state, len(numbers))
-    end = len(numbers)
-    table = np.full((end + 1, vocab), _NONE, np.int32)
-    for state, following in moves.items():
-        said = {token: numbers.get(after, end) for token, after in following.items()}
-        if said.pop(vocab, None) is not None:  # the text may end here
-            said |= dict.fromkeys(eos, end)
-        table[numbers[state], list(said)] = list(said.values())
-    table[end] = end
-    return _made(table, _to_the_end(table, end))
+        table = (table_apart if apart else table_of)(schema, pieces, vocab, eos)
+    except SchemaError as error:
+        raise GenerationError(str(error)) from None
+    return _made(table, _to_the_end(table, len(table) - 1))
 
 
 def _to_the_end(table: Int[np.ndarray, "states vocab"], end: int) -> Int[np.ndarray, " states"]:

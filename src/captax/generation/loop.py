@@ -94,7 +94,8 @@ class Running:
 class Loop:
     """How one batch is decoded: `begin`, `proceed` until no text goes on, and `finish`.
 
-    Each may be a program of its own, so that the cache of long texts grows as they do.
+    Each may be a program of its own, so that the cache of long texts grows as they do. A `step` may
+    be one too, for texts that are told while they are written.
     """
 
     model: Captioning
@@ -136,17 +137,18 @@ class Loop:
         def unfinished(running: Running) -> Array:
             return running.live & (running.position < end)
 
-        def step(running: Running) -> Running:
-            position, state, cache = running.position, running.state, running.cache
-            parents = parents_of(state)
-            cache = cache if parents is None else cache.reorder(parents)
-            last = state.tokens[:, :, position - 1].reshape(-1)
-            logits, cache = self.model.advance(last, cache)
-            state = self.strategy.choose(self.decoding, state, logits, position)
-            return Running(position + 1, state, cache, room)
-
         begun = Running(running.position, running.state, cache, room)
-        return jax.lax.while_loop(unfinished, step, begun)
+        return jax.lax.while_loop(unfinished, self.step, begun)
+
+    def step(self, running: Running) -> Running:
+        """Choose one more token of each text, for which there is room."""
+        position, state, cache = running.position, running.state, running.cache
+        parents = parents_of(state)
+        cache = cache if parents is None else cache.reorder(parents)
+        last = state.tokens[:, :, position - 1].reshape(-1)
+        logits, cache = self.model.advance(last, cache)
+        state = self.strategy.choose(self.decoding, state, logits, position)
+        return Running(position + 1, state, cache, running.room)
 
     def finish(self, running: Running) -> Sequences:
         """The texts without their prompts."""

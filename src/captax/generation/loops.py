@@ -47,3 +47,14 @@ def first_copy_end(tokens: Sequence[int]) -> int | None:
         if len(text) - begin >= max(LEAST, COPIES * period):
             return begin + period
     return None
+
+
+def settled(tokens: Sequence[int]) -> int:
+    """How many of a text's first tokens stay, whatever follows: no loop is cut before them."""
+    text = np.asarray(tokens, np.int64)
+    keep = len(text)
+    for period in range(1, min(LONGEST, len(text) - 1) + 1):
+        differ = np.flatnonzero(text[period:] != text[:-period])
+        begin = int(differ[-1]) + 1 if len(differ) else 0
+        keep = min(keep, begin + period)  # where the cut would be, if this period went on
+    return keep

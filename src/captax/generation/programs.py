@@ -89,6 +89,12 @@ class NotCompiled(Exception):
         self.key, self.compile = key, compile
 
 
+def here_only(key: Hashable, compile: Callable[..., Any]) -> None:
+    """Raise `NotCompiled` where nothing that takes long may be made."""
+    if _not_here.get():
+        raise NotCompiled(key, compile)
+
+
 class Programs:
     """Compiled programs by what they depend on; the least recently used one goes first.
 
@@ -102,16 +108,25 @@ class Programs:
         self._pinned: frozenset[Hashable] = frozenset()
         self._changing = threading.Lock()
 
-    def run(self, name: Hashable, make: Callable[[], Callable[..., Any]], *arguments: Any) -> Any:
+    def run(
+        self,
+        name: Hashable,
+        make: Callable[[], Callable[..., Any]],
+        *arguments: Any,
+        spent: Any = None,
+    ) -> Any:
         """The result of a program for `arguments`, which are pytrees.
 
         `make` makes the function to compile, if no program is kept for `name` and for arguments of
-        these shapes. Numbers among the arguments may differ between calls.
+        these shapes. Numbers among the arguments may differ between calls. What is `spent` is the
+        last argument if it is given, and its memory becomes the result's.
         """
         refuse_fork()
         leaves, structure = jax.tree.flatten(arguments)
         leaves = [_array(leaf) for leaf in leaves]
-        key = (name, structure, tuple(map(_shape, leaves)))
+        gone, structure_of_gone = jax.tree.flatten(spent)
+        shapes = tuple(map(_shape, leaves)), tuple(map(_shape, gone))
+        key = (name, structure, structure_of_gone, shapes)
         program = self._find(key)
         if program is None:
 
@@ -121,18 +136,21 @@ class Programs:
 
                     # Leaves alone, for classes check what they are made of, and JAX would make some
                     # of descriptions.
-                    def flat(leaves: list[Any]) -> Any:
-                        return function(*jax.tree.unflatten(structure, leaves))
+                    def flat(leaves: list[Any], gone: list[Any]) -> Any:
+                        last = (
+                            [] if spent is None else [jax.tree.unflatten(structure_of_gone, gone)]
+                        )
+                        return function(*jax.tree.unflatten(structure, leaves), *last)
 
-                    program = jax.jit(flat).lower(leaves).compile(options)
+                    jitted = jax.jit(flat, donate_argnums=1)
+                    program = jitted.lower(leaves, gone).compile(options)
                     self._keep(key, program)
                 return program
 
-            if _not_here.get():
-                raise NotCompiled(key, compile)
+            here_only(key, compile)
             with _told():
                 program = compile()
-        return program(leaves)
+        return program(leaves, gone)
 
     def pin(self) -> None:
         """Never forget the programs that are kept now."""

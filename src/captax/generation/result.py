@@ -6,10 +6,12 @@ from html import escape
 
 @dataclasses.dataclass(frozen=True)
 class Alternative:
-    """A text that was returned, with its score."""
+    """A text that was returned, with its score, its tokens and their log-probabilities."""
 
     text: str
     score: float
+    tokens: tuple[int, ...] = dataclasses.field(default=(), compare=False, repr=False)
+    logprobs: tuple[float, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)

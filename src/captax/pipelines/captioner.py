@@ -26,6 +26,7 @@ from captax.generation import (
 )
 from captax.generation.programs import (
     CAPTION_LENGTH,
+    Begun,
     fill_prompts,
     padded,
     padded_length,
@@ -50,6 +51,7 @@ from captax.models.encoders import Features
 from captax.pipelines.generator import CONFIDENCE, Generator, calibration_text
 from captax.pipelines.streaming import Picture, Placed, pace, several, stream_prepared
 from captax.text import Tokenizer
+from captax.text.growing import Growing
 from captax.text.regions import Region
 from captax.text.styles import Styles
 
@@ -226,13 +228,71 @@ class Captioner(Generator):
             else:
                 yield found
 
+    def tell(
+        self,
+        images: Sequence[ImageSource],
+        listeners: Sequence[Callable[[str], bool]],
+        *,
+        prompt: str = "",
+        system: str = "",
+        raw: bool = False,
+        seed: int | Sequence[int] = 0,
+        batch_size: int = 32,
+        **options: Any,
+    ) -> list[Caption]:
+        """Caption pictures in one batch, and tell each listener its caption as it grows.
+
+        A listener is called after each token with the text so far, which only grows, and returns
+        whether it still listens; decoding ends when none does. At last it is called with the whole
+        text. The text of beam search, and the best of several captions of a picture, come whole.
+        Captions have no confidence. Raises `ImageError` for a picture that cannot be read.
+        """
+        config = self._config(options)
+        [asked] = self._asked([prompt], system, raw)
+        pictures = self._prepare_one(list(images))
+        prompts = [self._whole_prompt(asked, picture, config) for picture in pictures]
+        rows = padded(len(pictures), batch_size)
+        inputs = self.inputs(pictures, rows)
+        seeds = seeds_of(seed, range(len(pictures)))
+        texts = [Growing() for _ in pictures]
+        listening = [True for _ in pictures]
+
+        found: Sequences | None = None
+        if self._is_told(asked, config):
+            begun = self._spoken(asked)
+            steps = self._steps(inputs, prompts, rows, config, seeds)
+            for count, found in enumerate(steps, start=1):
+                for row in range(len(pictures)):
+                    length = min(count, int(found.lengths[row][0]))
+                    tokens = [int(token) for token in found.tokens[row][0][:length]]
+                    if listening[row]:
+                        so_far = self._told(begun, tokens, found.tokens.shape[-1], config)
+                        texts[row].more(so_far)
+                        listening[row] = listeners[row](texts[row].text)
+                if not any(listening):
+                    break
+        else:
+            found = jax.device_get(self._dispatch(inputs, prompts, rows, config, seeds))
+        assert found is not None
+        told = [jax.tree.map(lambda array, row=row: array[row], found) for row in range(len(texts))]
+        captions = [self._caption(asked, each, config) for each in told]
+        for row, caption in enumerate(captions):
+            if listening[row]:
+                texts[row].rest(caption.text)
+                listeners[row](caption.text)
+        return captions
+
+    def _is_told(self, asked: Any, config: GenerationConfig) -> bool:
+        """Whether a text's first tokens are known before its last, and are what is told of it."""
+        return config.num_beams == config.num_return_sequences == 1 and config.best_of is None
+
     def _caption(self, asked: Any, found: Sequences, config: GenerationConfig) -> Caption:
         """The caption in what was decoded for one picture."""
         told = {name: float(value) for name, value in found.signals.items()}
         texts = self._texts(self._spoken(asked), found, config)
         # Signals were measured of the text that decoding preferred, before loops were cut.
         same = texts["tokens"] == tuple(map(int, found.tokens[0][: found.lengths[0]]))
-        confident = self.calibration is not None and same
+        confident = self.calibration is not None and bool(told) and same
         confidence = self.calibration.confidence(told) if confident and self.calibration else None
         return Caption(**texts, confidence=confidence, signals=told)
 
@@ -489,6 +549,19 @@ class Captioner(Generator):
                 "this one continues its prompt; leave it out"
             )
         return self._prompts(prompts)
+
+    @property
+    def most_new_tokens(self) -> int:
+        """The most tokens that a caption without a prompt may have."""
+        return self._max_positions
+
+    def prompt_length(
+        self, picture: Any, *, prompt: str = "", system: str = "", raw: bool = False
+    ) -> int:
+        """How many tokens the model reads of a prepared picture and a prompt before it writes."""
+        [asked] = self._asked([prompt], system, raw)
+        tokens = self._whole_prompt(asked, picture, self.generation)
+        return len(tokens.question if isinstance(tokens, Begun) else tokens)
 
     def _whole_prompt(self, asked: Any, picture: Any, config: GenerationConfig) -> list[int]:
         """All tokens that the decoder reads before it writes."""

@@ -8,7 +8,6 @@ from typing import Any
 from captax.errors import nearest, plural, quoted
 from captax.generation import GenerationConfig, GenerationError, Sequences
 from captax.generation.programs import Begun
-from captax.generation.result import Alternative
 from captax.images import ImageProcessor, Prepared
 from captax.models.florence2 import Florence2
 from captax.pipelines.captioner import Caption
@@ -89,6 +88,12 @@ class Florence2Captioner(VisionLanguageCaptioner):
         config = self.model.config
         return [config.image_token_id] * config.places_of(size) + text
 
+    def _is_told(self, asked: Any, config: GenerationConfig) -> bool:
+        prompt, _, raw = asked
+        task = None if raw else self.prompt_format.task_of(prompt)[0]
+        rewritten = task is not None and task.reading is not None
+        return not rewritten and super()._is_told(asked, config)
+
     def _caption(self, asked: Any, found: Sequences, config: GenerationConfig) -> Caption:
         caption = super()._caption(asked, found, config)
         prompt, _, raw = asked
@@ -100,7 +105,7 @@ class Florence2Captioner(VisionLanguageCaptioner):
             for said in self._said_best_first(found, config)
         ]
         others = tuple(
-            Alternative(_told(regions), other.score)
+            dataclasses.replace(other, text=_told(regions))
             for regions, other in zip(answers, caption.alternatives, strict=True)
         )
         return dataclasses.replace(

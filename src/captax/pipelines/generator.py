@@ -4,10 +4,11 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from captax.checkpoints.directory import CARD, CONFIG, read_json, save_model, write_directory
@@ -29,11 +30,12 @@ from captax.generation import (
 from captax.generation.automaton import Automaton, of_schema, until
 from captax.generation.confidence import measure
 from captax.generation.constraints import Rules
-from captax.generation.loops import first_copy_end
-from captax.generation.programs import Programs, fill_prompts, rooms, with_limits
+from captax.generation.loops import LEAST, first_copy_end, settled
+from captax.generation.programs import Programs, fill_prompts, here_only, rooms, with_limits
 from captax.generation.result import Alternative
 from captax.models.registry import ConfigError, model_config
 from captax.text import Borders, TextError, Tokenizer
+from captax.text.growing import steady, told
 
 GENERATION = "generation_config.json"
 CONFIDENCE = "confidence.json"
@@ -172,6 +174,16 @@ class Generator:
         and random draws for row `i` depend on `seeds[i]`. `signals` are the names of those that are
         measured of the best texts, which are captions of pictures; None is all.
         """
+        return self._run(inputs, self._given(prompts, rows, config, seeds), config, signals)
+
+    def _given(
+        self,
+        prompts: Sequence[Sequence[int]],
+        rows: int,
+        config: GenerationConfig,
+        seeds: Sequence[tuple[int, int]] | None,
+    ) -> "_Given":
+        """What the programs for a batch are given."""
         real = len(prompts)
         lengths = np.array([len(prompt) for prompt in prompts])
         limits = config.limits(lengths, self._max_positions, self._borders(config))
@@ -198,8 +210,7 @@ class Generator:
             drawn = (drawn & 0x7FFFFFFF).astype(np.int32)
         alive = np.arange(rows) < real
         # All hypotheses come back, so that the number of those wanted needs no program of its own.
-        given = _Given(prompt, alive, drawn, config.strategy.returning_all(), rules)
-        return self._run(inputs, given, config, signals)
+        return _Given(prompt, alive, drawn, config.strategy.returning_all(), rules)
 
     def _run(
         self,
@@ -209,9 +220,7 @@ class Generator:
         signals: tuple[str, ...] | None,
     ) -> Sequences:
         """Run one program for a batch, or, for long texts, one for each size of the cache."""
-        assert config.pad_token_id is not None
-        how = {"eos_id": config.eos_ids, "pad_id": config.pad_token_id}
-        parts = _Parts(self._rebuild, self.encode, {**how, "end_loops": config.end_loops}, signals)
+        parts = self._parts(config, signals)
         weights = parameters(self.model)
 
         def run(part: Callable[..., Any], room: int, *arguments: Any) -> Any:
@@ -229,6 +238,41 @@ class Generator:
             running = run(parts.proceed, room, running)
         return run(parts.finish, first, None if signals == () else inputs, running, features)
 
+    def _parts(self, config: GenerationConfig, signals: tuple[str, ...] | None) -> "_Parts":
+        assert config.pad_token_id is not None
+        how = {"eos_id": config.eos_ids, "pad_id": config.pad_token_id}
+        return _Parts(self._rebuild, self.encode, {**how, "end_loops": config.end_loops}, signals)
+
+    def _steps(
+        self,
+        inputs: Any,
+        prompts: Sequence[Sequence[int]],
+        rows: int,
+        config: GenerationConfig,
+        seeds: Sequence[tuple[int, int]] | None = None,
+    ) -> Iterator[Sequences]:
+        """Decode a batch as `_dispatch` does; what there is of it after each token.
+
+        Beam search may still choose other tokens than those that it had.
+        """
+        given, parts = self._given(prompts, rows, config, seeds), self._parts(config, ())
+        weights = parameters(self.model)
+
+        def run(part: Callable[..., Any], *arguments: Any, spent: Any = None) -> Any:
+            key = (part.__name__, *parts.how.values())
+            return self._programs.run(key, lambda: part, weights, given, *arguments, spent=spent)
+
+        running, found = run(parts.first, inputs)
+        waits = True  # nothing is given before both programs are there
+        while running.live:
+            running, later = run(parts.next, spent=running)
+            if waits:
+                yield jax.device_get(found)
+            yield jax.device_get(later)
+            waits = False
+        if waits:
+            yield jax.device_get(found)
+
     def _rules(self, config: GenerationConfig) -> Rules | None:
         """The constraints of captions, as a program takes them; None if there are none."""
         constraints, automaton = config.constraints, self._automaton(config)
@@ -245,13 +289,23 @@ class Generator:
         if config.json_schema is None and not config.stop_strings:
             return None
         key = (config.json_schema, config.stop_strings, config.eos_ids)
-        if key not in self._automata:
-            if len(self._automata) >= _AUTOMATA:
-                del self._automata[next(iter(self._automata))]
-            self._automata[key] = self._make_automaton(config)
-        return self._automata[key]
+        known = self._automata
+        if key not in known:
 
-    def _make_automaton(self, config: GenerationConfig) -> Automaton | None:
+            def make(options: Any = None) -> None:
+                self._keep_automaton(key, self._make_automaton(config, apart=True))
+
+            here_only(("automaton", key), make)
+            made = self._make_automaton(config)
+            self._keep_automaton(key, made)
+            return made
+        return known[key]
+
+    def _keep_automaton(self, key: Any, automaton: Automaton | None) -> None:
+        others = [*self._automata.items()][1 - _AUTOMATA :]
+        self._automata = {**dict(others), key: automaton}  # a new one: threads may look at the old
+
+    def _make_automaton(self, config: GenerationConfig, apart: bool = False) -> Automaton | None:
         given = self._vocab_size, config.eos_ids
         if config.json_schema is None:
             try:
@@ -264,7 +318,7 @@ class Generator:
             raise GenerationError(f"`json_schema`: {error}") from None
         special = self.tokenizer.special_ids
         plain = [b"" if i in special else piece for i, piece in enumerate(pieces)]
-        return of_schema(config.json_schema, plain, *given)
+        return of_schema(config.json_schema, plain, *given, apart=apart)
 
     def _borders(self, config: GenerationConfig) -> Borders | None:
         """Where words begin and end, which only matters for required ones."""
@@ -275,20 +329,42 @@ class Generator:
     ) -> dict[str, Any]:
         """The fields of `Generated` for one input's row; texts begin with the prompt."""
         said = self._said_best_first(found, config)
-        before = len(self.decode([prompt])[0]) if config.stop_strings else 0
-        texts = [
-            _before(text, config.stop_strings, before)
-            for text in self.decode([[*prompt, *each.bare] for each in said])
-        ]
-        best, scores = said[0], [each.score for each in said]
+        texts = self._written(prompt, [each.bare for each in said], config)
+        best = said[0]
         return {
             "text": texts[0],
             "score": best.score,
             "tokens": best.tokens,
-            "alternatives": tuple(map(Alternative, texts, scores)),
+            "alternatives": tuple(
+                Alternative(text, each.score, each.tokens, each.logprobs)
+                for text, each in zip(texts, said, strict=True)
+            ),
             "logprobs": best.logprobs,
             "looped": best.looped,
         }
+
+    def _written(
+        self, prompt: Sequence[int], said: Sequence[Sequence[int]], config: GenerationConfig
+    ) -> list[str]:
+        """The texts of tokens after a prompt, which end before a stop."""
+        before = len(self.decode([prompt])[0]) if config.stop_strings else 0
+        texts = self.decode([[*prompt, *tokens] for tokens in said])
+        return [_before(text, config.stop_strings, before) for text in texts]
+
+    def _told(
+        self, prompt: Sequence[int], tokens: Sequence[int], room: int, config: GenerationConfig
+    ) -> str:
+        """What can be told of a text so far, because nothing that follows changes it.
+
+        It may have `room` tokens in the end.
+        """
+        if tokens and tokens[-1] in config.eos_ids:
+            tokens = tokens[:-1]
+        count = steady(self.tokenizer, tokens)
+        if config.end_loops and room >= LEAST:
+            count = min(count, settled(tokens))
+        [text] = self._written(prompt, [tokens[:count]], config)
+        return told(self.tokenizer, text, config.stop_strings)
 
     def _said_best_first(self, found: Sequences, config: GenerationConfig) -> "list[_Said]":
         """The texts that were decoded for one input."""
@@ -389,6 +465,19 @@ class _Parts:
             return found
         measured = measure(model, features, inputs, given.prompt.prompt, found)
         return dataclasses.replace(found, signals=_chosen(measured, self.signals))
+
+    def first(self, weights: Any, given: _Given, inputs: Any) -> tuple[Running, Sequences]:
+        """The first token of each text, with room for all."""
+        model = self.rebuild(weights)
+        loop = self._loop(model, given)
+        running = loop.begin(self.encode(model, inputs))
+        return running, loop.finish(running)
+
+    def next(self, weights: Any, given: _Given, running: Running) -> tuple[Running, Sequences]:
+        """One token more of each text."""
+        loop = self._loop(self.rebuild(weights), given)
+        running = loop.step(running)
+        return running, loop.finish(running)
 
     def whole(self, room: int, weights: Any, given: _Given, inputs: Any) -> Sequences:
         """All of it in one program."""

@@ -29,7 +29,7 @@ class Placed(NamedTuple):
     """A picture that is one of many, by its place among all; it may have a prompt of its own."""
 
     place: int
-    picture: Picture
+    picture: Picture | bytes
     prompt: str | None = None
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import importlib.metadata
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 
 from captax.images import Prepared
 from captax.pipelines.captioner import Captioner
-from captax.serve import schemas
+from captax.serve import ollama_api, openai_api, schemas
+from captax.serve.asking import Desk, unless_gone
 from captax.serve.document import describe
 from captax.serve.gate import Gate
 from captax.serve.origins import OtherPages
@@ -27,7 +28,6 @@ from captax.serve.work import Model, Work
 
 PAGE = Path(__file__).parent / "page"
 Asked = TypeVar("Asked", bound=BaseModel)
-Given = TypeVar("Given")
 
 
 def create_app(
@@ -60,6 +60,9 @@ def create_app(
     app.add_exception_handler(HTTPException, _not_here)
     _add_work(app, service)
     _add_facts(app, service)
+    desk = Desk(service)
+    openai_api.add(app, desk)
+    ollama_api.add(app, desk)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     describe(app, settings)
     return app
@@ -83,7 +86,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
     ) -> list[tuple[Sent, Any]]:
         """Pictures and results for `asks`: one for each picture, or any number for one picture."""
         places = [place if len(sent) > 1 else 0 for place in range(len(asks))]
-        found = await _unless_gone(
+        found = await unless_gone(
             request, service.answer(work, sent, list(zip(places, asks, strict=True)))
         )
         return [(sent[place], each) for place, each in zip(places, found, strict=True)]
@@ -234,27 +237,6 @@ def _add_facts(app: FastAPI, service: Service) -> None:
         return FileResponse(PAGE / "index.html", headers={"cache-control": "no-cache"})
 
 
-async def _unless_gone(request: Request, work: Awaitable[Given]) -> Given:
-    """The result of `work`, which is cancelled if the client hangs up first."""
-
-    async def hang_up() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    working = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(hang_up())
-    try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Refused(499, "client_gone", "the client hung up")
-        return working.result()
-    finally:
-        working.cancel()
-        gone.cancel()
-        # What the pictures took is given back before the request counts as ended.
-        await asyncio.wait({working, gone})
-
-
 def _unread(request: Request, sent: Sent, result: Any) -> dict[str, Any] | None:
     """The record of a picture that could not be read; `None` for one that could."""
     if isinstance(result, Unreadable):
@@ -266,7 +248,7 @@ def _unread(request: Request, sent: Sent, result: Any) -> dict[str, Any] | None:
 
 async def _refused(request: Request, error: Any) -> JSONResponse:
     request.scope["state"]["refused"] = error.kind
-    return error.response(request.state.request_id)
+    return error.response(request.state.request_id, request.url.path)
 
 
 async def _not_here(request: Request, error: Any) -> JSONResponse:

@@ -7,7 +7,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from captax.serve import schemas
+from captax.serve import ollama_api, openai_api, schemas
+from captax.serve.gate import WORK
+from captax.serve.refusals import OLLAMA, OPENAI
 from captax.serve.settings import Settings
 
 # A picture of one pixel, for examples that work.
@@ -33,6 +35,32 @@ _WORK: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
         schemas.ClassifyRequest,
         {"images": [PIXEL], "top": 3},
     ),
+}
+_MESSAGES = [
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "What animal is this?"},
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}},
+        ],
+    }
+]
+# Those that take JSON alone, in the form of others' interfaces.
+_OTHERS: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
+    "/v1/chat/completions": (openai_api.ChatRequest, {"model": "any", "messages": _MESSAGES}),
+    "/api/generate": (
+        ollama_api.GenerateRequest,
+        {"model": "any", "prompt": "What animal is this?", "images": [PIXEL], "stream": False},
+    ),
+    "/api/chat": (
+        ollama_api.ChatRequest,
+        {
+            "model": "any",
+            "messages": [{"role": "user", "content": "What is this?", "images": [PIXEL]}],
+            "stream": False,
+        },
+    ),
+    "/api/show": (ollama_api.ShowRequest, {"model": "built-in"}),
 }
 _MEANINGS = {
     "400": "The request is not valid HTTP, or its body has too many chunks.",
@@ -72,42 +100,55 @@ def describe(app: FastAPI, settings: Settings) -> None:
 
 _ABOUT = (
     "This server captions pictures, shows where the model looked for each word, scores captions "
-    "and labels pictures. Every error has the body `{error: {type, message, request_id}}`."
+    "and labels pictures. Every error has the body `{error: {type, message, request_id}}`, except "
+    "at the addresses of OpenAI's and Ollama's interfaces, where errors are theirs."
 )
 
 
 def _add_bodies(made: dict[str, Any]) -> None:
     components = made["components"]["schemas"]
-    for path, (schema, example) in _WORK.items():
-        json_schema = schema.model_json_schema(ref_template=_REF)
-        components |= json_schema.pop("$defs", {})
-        components[schema.__name__] = json_schema
+    for path, (schema, example) in {**_WORK, **_OTHERS}.items():
+        json_schema = schema.model_json_schema(ref_template=_name(path))
+        defined = json_schema.pop("$defs", {})
+        names = {name: _name(path).format(model=name).rpartition("/")[2] for name in defined}
+        components |= {names[name]: content for name, content in defined.items()}
+        reference = _name(path).format(model=schema.__name__)
+        components[reference.rpartition("/")[2]] = json_schema
+        content = {"schema": {"$ref": reference}, "example": example}
+        made["paths"][path]["post"]["requestBody"] = {
+            "required": True,
+            "content": {"application/json": content},
+        }
+        if path in _OTHERS:
+            continue
         form = copy.deepcopy(json_schema)
         form["properties"]["images"] |= {
             "items": {"type": "string", "format": "binary"},
             "description": "Pictures, as files.",
         }
-        made["paths"][path]["post"]["requestBody"] = {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": _REF.format(model=schema.__name__)},
-                    "example": example,
-                },
-                "multipart/form-data": {"schema": form},
-            },
-        }
+        forms = made["paths"][path]["post"]["requestBody"]["content"]
+        forms["multipart/form-data"] = {"schema": form}
+
+
+def _name(path: str) -> str:
+    """The form of references in a body's schema: others' interfaces have names of their own."""
+    return _REF if path in _WORK else _REF.replace("{", f"{path.strip('/').replace('/', '-')}-{{")
 
 
 def _add_errors(made: dict[str, Any], settings: Settings) -> None:
     parts = schemas.ErrorBody.model_json_schema(ref_template=_REF)
     made["components"]["schemas"] |= parts.pop("$defs", {}) | {"ErrorBody": parts}
-    content = {"application/json": {"schema": {"$ref": _REF.format(model="ErrorBody")}}}
+    ours = {"$ref": _REF.format(model="ErrorBody")}
     guarded = settings.api_key is not None
     for path, operations in made["paths"].items():
         for operation in operations.values():
-            codes = ["400", "403", "413", "421", "431", *(_REFUSED if path in _WORK else ())]
-            if guarded and (path.startswith("/v1/") or path == "/metrics"):
+            work = path in _WORK or path in _OTHERS
+            codes = ["400", "403", "413", "421", "431", *(_REFUSED if work else ())]
+            if path.endswith("}"):
+                codes.append("404")
+            schema = {"type": "object"} if path.startswith((*OPENAI, *OLLAMA)) else ours
+            content = {"application/json": {"schema": schema}}
+            if guarded and (path.startswith(WORK) or path == "/metrics"):
                 codes.append("401")
                 operation["security"] = [{"key": []}]
             for code in codes:

@@ -21,7 +21,7 @@ from captax.serve.service import Service
 logger = logging.getLogger("captax.serve")
 
 Header = tuple[bytes, bytes]
-WORK = "/v1/"
+WORK = ("/v1/", "/api/")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 # The page and its parts come from this server and talk to no other.
 SECURITY = {
@@ -80,7 +80,7 @@ class Gate:
                 b"expect" not in headers
             ):  # a client that waits to be asked for the body has not sent it
                 await body.discard()
-            await refused.response(request_id)(scope, receive, answer)
+            await refused.response(request_id, scope["path"])(scope, receive, answer)
         except ClientDisconnect:
             scope["state"]["refused"] = "client_gone"
         except Exception:
@@ -92,7 +92,7 @@ class Gate:
                     "internal",
                     "the server failed; its log has the error under this request id",
                 )
-                await broken.response(request_id)(scope, receive, answer)
+                await broken.response(request_id, scope["path"])(scope, receive, answer)
         finally:
             self._count(scope, request_id, status, time.perf_counter() - started)
 

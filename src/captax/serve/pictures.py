@@ -80,11 +80,17 @@ class Sent:
 async def read_request(
     request: Request, schema: type[Asked], settings: Settings, parsers: Executor
 ) -> tuple[Asked, list[Sent]]:
-    """The fields of a request, and its pictures, parsed by a thread. Raises `Refused`."""
+    """The fields of a request, and its pictures, parsed by a thread. Raises `Refused`.
+
+    `schema.kinds` are the content types that it may have, and `schema.take_pictures` takes the
+    pictures that are text out of it.
+    """
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
-    if kind not in _PARSERS:
-        raise _unsupported(f"the content type is {repeated(kind) or 'missing'}; send {_KINDS}")
+    kinds: tuple[str, ...] = schema.kinds  # type: ignore[attr-defined]
+    if kind not in kinds:
+        known = " or ".join(each for each in kinds if each in _PARSERS)
+        raise _unsupported(f"the content type is {repeated(kind) or 'missing'}; send {known}")
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("", "identity"):
         raise _unsupported(f"the body is encoded as {repeated(coding)}; send it as it is")
@@ -94,7 +100,7 @@ async def read_request(
     if body.startswith(_GZIP):
         raise _unsupported("the body is compressed by gzip; send it as it is")
     parse = asyncio.get_running_loop().run_in_executor(
-        parsers, _PARSERS[kind], content_type, body, schema, settings
+        parsers, _PARSERS.get(kind, _of_json), content_type, body, schema, settings
     )
     # What is parsed is all that stays: `body` is not kept here or by the request.
     del body
@@ -119,10 +125,8 @@ def _of_json(
     asked = _validated(schema, body)
     # Base64 is ASCII. Other characters make a text up to four times as large in memory, and the
     # beginning of such a text is enough to say that it is no picture.
-    images: list[str] = asked.images  # type: ignore[attr-defined]
-    sent = [Sent(text if text.isascii() else text[:_MOST_URL]) for text in images]
-    images.clear()
-    return asked, sent
+    images: list[str] = asked.take_pictures()  # type: ignore[attr-defined]
+    return asked, [Sent(text if text.isascii() else text[:_MOST_URL]) for text in images]
 
 
 def _of_form(
@@ -146,8 +150,7 @@ def _of_form(
     return asked, sent
 
 
-_PARSERS = {"application/json": _of_json, "multipart/form-data": _of_form}
-_KINDS = "multipart/form-data or application/json"
+_PARSERS = {"multipart/form-data": _of_form, "application/json": _of_json}
 
 
 def _gathered(schema: type[BaseModel], fields: list[tuple[str, str]]) -> dict[str, Any]:
@@ -188,7 +191,8 @@ def _validated(schema: type[Asked], given: bytearray | Mapping[str, Any]) -> Ask
             parts.append(f"{where}: {message}")
         if len(found) > MOST_ERRORS:
             parts.append(f"there are {len(found) - MOST_ERRORS} more errors")
-        raise Refused(422, "invalid_request", "; ".join(parts)) from None
+        param = parts[0].partition(": ")[0]
+        raise Refused(422, "invalid_request", "; ".join(parts), param=param) from None
 
 
 def _bytes(text: str, settings: Settings) -> bytes:

@@ -1,6 +1,6 @@
 """The fields of requests and answers, from which the OpenAPI document is made."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -60,10 +60,17 @@ class _Request(BaseModel):
 class PicturesRequest(_Request):
     """A request with pictures."""
 
+    kinds: ClassVar[tuple[str, ...]] = ("multipart/form-data", "application/json")
+
     images: Annotated[list[str], _REQUIRED] = Field(
         min_length=1,
         description="Pictures: base64, data: URLs or, where the server allows it, http(s) URLs.",
     )
+
+    def take_pictures(self) -> list[str]:
+        """The pictures, which are no longer part of it."""
+        images, self.images = self.images, []
+        return images
 
 
 class Options(_Request):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from captax.pipelines.classifier import Classification, Classifier
 PAGE_CAPTIONS = 3
 
 Model = Captioner | Classifier
-Kind = Literal["caption", "score", "explain", "classify"]
+Kind = Literal["caption", "score", "explain", "classify", "answer", "tell"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +37,15 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """One input of the model: a picture that `Sent.read` prepared, with its seed and caption."""
+    """One input of the model: a picture that `Sent.read` prepared, with its seed and caption.
+
+    `listener` is told the answer as it grows, by the model's thread (`Captioner.tell`).
+    """
 
     picture: Prepared
     seed: int = 0
     caption: str | None = None
+    listener: Callable[[str], bool] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,14 @@ class Scored:
 
     score: float
     unknown_words: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A caption, and how many tokens were read before it."""
+
+    caption: Caption
+    prompt_tokens: int
 
 
 class Worker:
@@ -100,7 +112,30 @@ class Worker:
             return self._score(pictures, inputs, prompt=work.prompt, **options)
         if work.kind == "explain":
             return [self._explain(each, work.prompt, **options) for each in inputs]
-        return self._caption(pictures, inputs, prompt=work.prompt, **options)
+        if work.kind == "caption":
+            return self._caption(pictures, inputs, prompt=work.prompt, **options)
+        return self._answer(pictures, inputs, work.kind == "tell", work.prompt, **options)
+
+    def _answer(
+        self,
+        pictures: list[Prepared],
+        inputs: Sequence[Input],
+        tell: bool,
+        prompt: str,
+        **options: Any,
+    ) -> list[Answer]:
+        assert isinstance(self.model, Captioner)
+        said = {"prompt": prompt, **{k: v for k, v in options.items() if k in ("system", "raw")}}
+        if tell:
+            listeners = [each.listener or (lambda text: True) for each in inputs]
+            seeds = [each.seed for each in inputs]
+            told = self.model.tell(
+                pictures, listeners, prompt=prompt, seed=seeds, batch_size=self.max_batch, **options
+            )
+        else:
+            told = self._caption(pictures, inputs, prompt=prompt, **options)
+        lengths = [self.model.prompt_length(picture, **said) for picture in pictures]
+        return list(map(Answer, told, lengths))
 
     def _caption(
         self, pictures: list[Prepared], inputs: Sequence[Input], **options: Any

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from captax.text.pretrained import (
     token_of,
 )
 
+# How tokenizers that fall back to bytes spell them.
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # The replacements of transformers' `clean_up_tokenization_spaces`, in its order.
 _CLEAN = (
     *((f" {mark}", mark) for mark in (".", "?", "!", ",")),
@@ -241,6 +244,22 @@ class Tokenizer:
         meant = [meant for written, meant in self.replacements if written.startswith(" ")]
         joined = [each for each in meant if each[:1].isalpha()]
         return borders_of(self._texts, self.vocab_size, joined)
+
+    @functools.cached_property
+    def joined_ids(self) -> frozenset[int]:
+        """The tokens that are decoded together where they stand side by side.
+
+        They are single bytes, in tokenizers that fall back to them, and what no text shows.
+        """
+        tokens = self._backend.get_vocab(with_added_tokens=False)
+        found = frozenset(index for token, index in tokens.items() if _BYTE.fullmatch(token))
+        added = self._backend.get_added_tokens_decoder()
+        return found and found.union(index for index, token in added.items() if token.special)
+
+    @property
+    def margin(self) -> int:
+        """How many characters at the end of a text its replacements may change, if more follows."""
+        return sum(len(written) for written, _ in self.replacements)
 
     @functools.cached_property
     def pieces(self) -> tuple[bytes, ...]:

@@ -1,0 +1,377 @@
+"""OpenAI's interface: chat completions and the list of models, as far as a captioner has them.
+
+The reference is https://platform.openai.com/docs/api-reference/chat.
+"""
+
+import time
+from typing import Annotated, Any, ClassVar, Literal
+
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse
+
+from captax.generation.automaton import schema_text
+from captax.generation.decoding import GenerationError
+from captax.generation.result import Alternative
+from captax.pipelines.captioner import Captioner
+from captax.serve.asking import (
+    NOTE,
+    Desk,
+    Question,
+    as_line,
+    check_captioner,
+    ended,
+    one_picture,
+    options_of,
+)
+from captax.serve.pictures import read_request
+from captax.serve.refusals import Refused, repeated
+from captax.serve.schemas import MOST_ROWS
+from captax.serve.work import Answer
+from captax.text import TextError
+
+# Characters of what is said, and of a text to end at, and how many of these there may be.
+MOST_SAID, MOST_STOP, MOST_STOPS = 8000, 32, 4
+MOST_SCHEMA = 20_000
+# What has no effect on an answer.
+Ignored = Annotated[Any, Field(exclude=True)]
+Said = Annotated[str, Field(max_length=MOST_SAID)]
+Stop = Annotated[str, Field(min_length=1, max_length=MOST_STOP)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class TextPart(_Part):
+    """A text."""
+
+    type: Literal["text"]
+    text: Said
+
+
+class ImageUrl(_Part):
+    """Where a picture is: a data URL or, where the server allows it, an http(s) URL."""
+
+    url: str
+    detail: Ignored = None
+
+
+class ImagePart(_Part):
+    """A picture."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+class Message(_Part):
+    """What was said by one side: a text, or parts that are texts and pictures."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Said | list[TextPart | ImagePart] | None = None
+    name: Ignored = None
+
+    @property
+    def said(self) -> str:
+        """Its texts, one below the other."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content or () if isinstance(part, TextPart))
+
+
+class JsonSchema(_Part):
+    """A schema by its name."""
+
+    name: str = ""
+    description: Ignored = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: Ignored = None
+
+
+class ResponseFormat(_Part):
+    """How the answer is written."""
+
+    type: Literal["text", "json_schema", "json_object"]
+    json_schema: JsonSchema | None = None
+
+
+class StreamOptions(_Part):
+    """What a stream has beside the answer."""
+
+    include_usage: bool = False
+    include_obfuscation: Ignored = None
+
+
+class ChatRequest(_Part):
+    """A question about a picture."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("application/json",)
+
+    model: str = Field("", description="Any name: a server has one model.")
+    messages: list[Message] = Field(min_length=1, max_length=64)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="0 is greedy search. By default, captions are decoded as the checkpoint says.",
+    )
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, lt=2**31)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
+    seed: int | None = None
+    stop: Stop | list[Stop] | None = None
+    n: int | None = Field(None, ge=1, le=MOST_ROWS)
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    response_format: ResponseFormat | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    # What would change the answer, and is refused unless it has no effect.
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    functions: list[Any] | None = None
+    modalities: list[str] | None = None
+    # What has no effect.
+    user: Ignored = None
+    metadata: Ignored = None
+    store: Ignored = None
+    service_tier: Ignored = None
+    parallel_tool_calls: Ignored = None
+    reasoning_effort: Ignored = None
+    verbosity: Ignored = None
+    prompt_cache_key: Ignored = None
+    safety_identifier: Ignored = None
+
+    def take_pictures(self) -> list[str]:
+        """The pictures, which are no longer part of it."""
+        taken = []
+        for message in self.messages:
+            if isinstance(message.content, list):
+                shown = [part for part in message.content if isinstance(part, ImagePart)]
+                taken += [part.image_url.url for part in shown]
+                message.content = [part for part in message.content if part not in shown]
+        return taken
+
+    def question(self, model: Any) -> Question:
+        """What is asked. Raises `Refused` for what this server cannot do."""
+        self._check()
+        said: dict[str, list[str]] = {"system": [], "user": []}
+        for message in self.messages:
+            role = "system" if message.role == "developer" else message.role
+            if role not in said:
+                raise _unsupported(
+                    "messages",
+                    f"there is a message of the role {role}, and a captioner answers one question "
+                    "about one picture; send messages of system and user only",
+                )
+            said[role].append(message.said)
+        options = options_of(
+            model,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            most=self.max_completion_tokens or self.max_tokens,
+            count=self.n or 1,
+            stop=stops_of(self.stop),
+            schema=self._schema(),
+        )
+        prompt, system = ("\n\n".join(filter(None, said[role])) for role in ("user", "system"))
+        return Question(prompt, system, options, self.seed)
+
+    def _check(self) -> None:
+        without_effect = {
+            "frequency_penalty": (None, 0),
+            "presence_penalty": (None, 0),
+            "logit_bias": (None, {}),
+            "tools": (None, []),
+            "functions": (None, []),
+            "tool_choice": (None, "none", "auto"),
+            "modalities": (None, ["text"]),
+            "top_logprobs": (None, 0),
+        }
+        for name, values in without_effect.items():
+            if getattr(self, name) not in values:
+                raise _unsupported(name, "is not supported by this server; leave it out")
+
+    def _schema(self) -> str | None:
+        how = self.response_format
+        if how is None or how.type == "text":
+            return None
+        if how.json_schema is None:
+            raise _unsupported(
+                "response_format", f"{how.type} needs a schema here; send a json_schema"
+            )
+        return checked_schema(how.json_schema.schema_, "response_format")
+
+
+def stops_of(stop: str | list[str] | None) -> list[str]:
+    """The texts that an answer ends at. Raises `Refused` if they are too many."""
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if len(stops) > MOST_STOPS:
+        raise _unsupported("stop", f"has {len(stops)} texts; give at most {MOST_STOPS}")
+    return stops
+
+
+def checked_schema(schema: Any, param: str) -> str:
+    """A schema as a text. Raises `Refused` if it is none."""
+    try:
+        text = schema_text(schema)
+        if len(text) > MOST_SCHEMA:
+            raise _unsupported(param, f"the schema has more than {MOST_SCHEMA:,} characters")
+        return text
+    except GenerationError as error:
+        raise Refused(422, "invalid_request", str(error), param=param) from None
+
+
+def _unsupported(param: str, why: str) -> Refused:
+    return Refused(422, "unsupported_value", f"{param}: {why}", param=param)
+
+
+def add(app: FastAPI, desk: Desk) -> None:
+    """Add the addresses."""
+    service, settings = desk.service, desk.service.settings
+    started = int(time.time())
+
+    @app.post("/v1/chat/completions", tags=["openai"], response_model=None)
+    async def chat(request: Request) -> Response:
+        """Answer a question about a picture, as OpenAI's chat completions do."""
+        check_captioner(desk.model)
+        asked, sent = await read_request(request, ChatRequest, settings, service.parsers)
+        question, pictures = asked.question(desk.model), one_picture(sent)
+        note = question.note(desk.model)
+        headers = {} if note is None else {NOTE: note}
+        writer = _Writer(desk, asked, request.state.request_id)
+        if asked.stream:
+            return await desk.stream(
+                request, question, pictures, writer.event, "text/event-stream", headers
+            )
+        found = await desk.answer(request, question, pictures)
+        return JSONResponse(writer.completion(found), headers=headers)
+
+    def model_record() -> dict[str, Any]:
+        return {"id": settings.name, "object": "model", "created": started, "owned_by": "captax"}
+
+    @app.get("/v1/models", tags=["openai"])
+    async def models() -> dict[str, Any]:
+        """The model that this server runs, as OpenAI lists models."""
+        return {"object": "list", "data": [model_record()]}
+
+    @app.get("/v1/models/{name:path}", tags=["openai"])
+    async def model(name: str) -> dict[str, Any]:
+        """The model that this server runs, by its name."""
+        if name != settings.name:
+            raise Refused(
+                404,
+                "model_not_found",
+                f"there is no model {repeated(name)}; this server runs {settings.name}",
+                param="model",
+            )
+        return model_record()
+
+
+class _Writer:
+    """Writes the answer to one request."""
+
+    def __init__(self, desk: Desk, asked: ChatRequest, request_id: str):
+        assert isinstance(desk.model, Captioner)
+        self.model, self.asked, self.request_id = desk.model, asked, request_id
+        self.usage_wanted = asked.stream_options is not None and asked.stream_options.include_usage
+        self.begun = False
+        self.about = {
+            "id": f"chatcmpl-{request_id}",
+            "created": int(time.time()),
+            "model": desk.service.settings.name,
+        }
+
+    def completion(self, answer: Answer) -> dict[str, Any]:
+        """The whole answer."""
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": text.text, "refusal": None},
+                "logprobs": self._logprobs(text),
+                "finish_reason": self._reason(answer, text),
+            }
+            for index, text in enumerate(answer.caption.alternatives)
+        ]
+        usage = self._usage(answer)
+        return {**self.about, "object": "chat.completion", "choices": choices, "usage": usage}
+
+    def event(self, part: str | Answer | Refused) -> str:
+        """An event, or several, of a stream."""
+        if isinstance(part, Refused):
+            return _event(part.body(self.request_id, "/v1/chat/"))
+        several = (self.asked.n or 1) > 1
+        events = []
+        if not self.begun:
+            self.begun = True
+            first = {"role": "assistant", "content": ""}
+            events += [self._chunk(self._delta(i, first)) for i in range(self.asked.n or 1)]
+        if isinstance(part, str):
+            if not several:
+                events.append(self._chunk(self._delta(0, {"content": part})))
+            return "".join(events)
+        for index, text in enumerate(part.caption.alternatives):
+            if several:
+                events.append(self._chunk(self._delta(index, {"content": text.text})))
+            last = self._delta(index, {}, self._reason(part, text))
+            events.append(self._chunk({**last, "logprobs": self._logprobs(text)}))
+        if self.usage_wanted:
+            events.append(self._chunk(None, self._usage(part)))
+        return "".join([*events, "data: [DONE]\n\n"])
+
+    def _delta(self, index: int, delta: dict[str, Any], reason: str | None = None) -> Any:
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+    def _chunk(self, choice: Any, usage: dict[str, Any] | None = None) -> str:
+        record = {**self.about, "object": "chat.completion.chunk"}
+        record["choices"] = [] if choice is None else [choice]
+        return _event(record | ({"usage": usage} if self.usage_wanted else {}))
+
+    def _reason(self, answer: Answer, text: Alternative) -> str:
+        whole = ended(self.model, text) or answer.caption.looped
+        return "stop" if whole else "length"
+
+    def _usage(self, answer: Answer) -> dict[str, Any]:
+        written = sum(len(text.tokens) for text in answer.caption.alternatives)
+        read = answer.prompt_tokens
+        return {
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "total_tokens": read + written,
+        }
+
+    def _logprobs(self, text: Alternative) -> dict[str, Any] | None:
+        if not self.asked.logprobs:
+            return None
+        try:
+            pieces = self.model.tokenizer.pieces
+        except TextError:
+            pieces = None
+        content = []
+        for token, logprob in zip(text.tokens, text.logprobs, strict=True):
+            if token in self.model.generation.eos_ids:
+                continue
+            spelt = None if pieces is None else pieces[token]
+            shown = (
+                self.model.tokenizer.token(token)
+                if spelt is None
+                else spelt.decode("utf-8", "replace")
+            )
+            octets = [*shown.encode()] if spelt is None else [*spelt]
+            content.append(
+                {"token": shown, "logprob": logprob, "bytes": octets, "top_logprobs": []}
+            )
+        return {"content": content, "refusal": None}
+
+
+def _event(record: dict[str, Any]) -> str:
+    return f"data: {as_line(record)}\n\n"
