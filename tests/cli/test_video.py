@@ -96,3 +96,35 @@ def test_sidecars_lie_beside_videos_and_are_not_counted(
     assert done.code == 0 and (album / "b.txt").read_text().strip()
     again = run("caption", album, "--model", git, "--format", "sidecar")
     assert "skipped: 4" in again.err or "files skipped" not in again.err
+
+
+def test_a_picture_goes_before_a_video_of_its_name(
+    git: Path, tmp_path: Path, run: Callable[..., object]
+) -> None:
+    folder = tmp_path / "live"
+    folder.mkdir()
+    for name in ("x", "y"):
+        Image.new("RGB", (40, 30), "red").save(folder / f"{name}.PNG")
+    write_video(folder / "x.mov")  # which comes before x.PNG by name or not
+    done = run("caption", folder, "--model", git, "--format", "sidecar")
+    assert done.code == 1 and "x.PNG, of the same name, gets x.txt; rename one" in done.err
+    assert {each.name for each in folder.glob("*.txt")} == {"x.txt", "y.txt"}
+    again = run("caption", folder, "--model", git, "--format", "sidecar", "--frames", 0)
+    assert "x.mov" not in again.err
+    done = run("caption", folder / "x.mov", "--model", git, "--frames", 0)
+    assert done.code == 1 and "is a video" in done.err
+
+
+def test_too_many_frames_cost_one_record(
+    checkpoint: Callable[[str], Path], album: Path, tmp_path: Path, run: Callable[..., object]
+) -> None:
+    write_video(album / "long.mp4", tuple(range(0, 240, 2)))
+    out = tmp_path / "captions.jsonl"
+    done = run(
+        *("caption", album / "a.png", album / "long.mp4", album / "c.png"),
+        *("--model", checkpoint("smolvlm"), "--prompt", "look", "--frames", 100, "--out", out),
+        *("--max-new-tokens", 3, "--no-image-splitting"),
+    )
+    assert done.code == 1 and "show fewer --frames" in done.err
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert ["error" in each for each in records] == [False, True, False]

@@ -280,7 +280,7 @@ def _count(plan: "Plan", pipeline: Any, bar: Any, total: list[int]) -> None:
     from captax.collection.items import find_items
 
     with contextlib.suppress(CaptaxError):  # the job itself reports these
-        found = find_items(plan.sources, videos=pipeline.frames > 0)
+        found = find_items(plan.sources, videos=plan.takes_videos(pipeline))
         total.append(sum(1 for _ in found))
         if not bar.disable:  # nor closed
             bar.total = total[0]

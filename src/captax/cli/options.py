@@ -133,8 +133,8 @@ Frames = Annotated[
     int | None,
     typer.Option(
         help="How many frames of a video a model that reads videos is shown, evenly over its "
-        "length. Default: 8, or what the model was taught, such as 6.",
-        min=1,
+        "length; 0 leaves videos out. Default: 8, or what the model was taught, such as 6.",
+        min=0,
     ),
 ]
 System = Annotated[

@@ -19,7 +19,7 @@ from captax.collection.record import Record
 from captax.data.folder import Sidecars
 from captax.errors import CaptaxError
 from captax.files import OutputError, check_inside, is_special, read_bytes, read_text, write_text
-from captax.images import names_video
+from captax.images import IMAGE_SUFFIXES, names_video
 
 SIDECAR_LIMIT = 4 * 2**20  # bytes of a text file beside a picture
 # Errors that would also stop every later picture.
@@ -182,6 +182,20 @@ class Beside:
         """Whether captions are written into the pictures themselves."""
         return isinstance(self.kind, Embedded)
 
+    def _still(self, video: Path, file: Path) -> Path | None:
+        """A picture whose caption goes to the same file, as phones take with short videos."""
+        if not names_video(video):
+            return None
+        return next(
+            (
+                still
+                for suffix in sorted(IMAGE_SUFFIXES)
+                for still in (video.with_suffix(suffix), video.with_suffix(suffix.upper()))
+                if self.kind.file(still) == file and still.is_file()
+            ),
+            None,
+        )
+
     def plan(self, item: Item, earlier: Record | None = None) -> tuple[str, str, str] | None:
         """The picture that an item's caption is written beside, and the text that is there now.
 
@@ -197,6 +211,11 @@ class Beside:
                 "is not a file on this disk, so nothing can be written beside it; add --out FOLDER"
             )
         file = self.kind.file(picture)
+        if (still := self._still(picture, file)) is not None:
+            raise CollectionError(
+                f"{still.name}, of the same name, gets {file.name}; rename one of them, or leave "
+                "videos out (--frames 0)"
+            )
         if (owner := self._taken.get(str(file))) not in (None, earlier and earlier.name):
             raise CollectionError(
                 f"another picture's caption goes to the same file: {file} is that of {owner}; "

@@ -14,7 +14,8 @@ from captax.collection.item import Item
 from captax.collection.record import Record
 from captax.data.batches import batched, map_ahead
 from captax.errors import CaptaxError, OptionError
-from captax.images import ImageError
+from captax.images import Group, ImageError
+from captax.models.encoders import LengthError
 from captax.pipelines.captioner import Caption, Captioner
 from captax.pipelines.endpoint import EndpointCaptioner, Told
 from captax.pipelines.streaming import Placed, pace
@@ -48,6 +49,9 @@ class PictureOptions:
     def prompt_of(self, item: Item) -> str | None:
         """The prompt for one picture, if it is another than for all; may raise `ImageError`."""
         return None
+
+    def check(self, captioner: Any, prepared: Any, prompt: str | None) -> None:
+        """Raise `OptionError` for what is wrong with one picture, which is not with all."""
 
     def said(self, found: Any) -> dict[str, Any] | None:
         """The fields of a record for what the pipeline found; None if it is nothing of its own."""
@@ -87,6 +91,23 @@ class CaptionOptions(PictureOptions):
 
     def prompt_of(self, item: Item) -> str | None:
         return None if self.hints is None else self.hints.prompt(self.prompt, item)
+
+    def check(self, captioner: Any, prepared: Any, prompt: str | None) -> None:
+        # A prompt of the picture's own may be no text or too long, and a video's frames too many.
+        frames = isinstance(prepared, Group)
+        if not isinstance(captioner, VisionLanguageCaptioner) or (
+            prompt is None and (not frames or self.decoding.get("raw"))
+        ):
+            return
+        asked = captioner.asking(self.prompt if prompt is None else prompt)
+        new = self.decoding.get("max_new_tokens") or captioner.generation.max_new_tokens or 1
+        try:
+            shown = captioner.arrangement(captioner.prepare(prepared))
+            captioner.check_prompt(asked(shown), max(1, new - 1) if frames else 1)
+        except LengthError as error:
+            raise LengthError(
+                f"{error}, or show fewer --frames" if frames else str(error)
+            ) from None
 
     def said(self, found: Any) -> dict[str, Any] | None:
         if isinstance(found, Told):
@@ -192,10 +213,7 @@ def caption_batches(
             look = fingerprint(picture) if alike else None
             prepared = pipeline.prepare(picture)
             prompt = options.prompt_of(each.item)
-            if prompt is not None and isinstance(captioner, VisionLanguageCaptioner):
-                # Refuses what is no text, and what is too long.
-                shown = captioner.arrangement(captioner.prepare(prepared))
-                captioner.check_prompt(captioner.asking(prompt)(shown))
+            options.check(pipeline, prepared, prompt)
         except (ImageError, OptionError) as error:
             return each.error(_reason(each.item, error)), None
         return each.record(look), Placed(each.place, prepared, prompt)

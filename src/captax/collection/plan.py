@@ -283,6 +283,10 @@ class Plan:
             **({"frames": captioner.frames} if captioner.frames else {}),
         }
 
+    def takes_videos(self, captioner: AnyCaptioner) -> bool:
+        """Whether videos are captioned too: nothing is embedded in them."""
+        return captioner.frames > 0 and self.wanted is not CaptionFormat.embed
+
     def _beside(self) -> dict[str, Any]:
         return {"ext": self.ext, "on_exists": str(self.on_exists), "separator": self.separator}
 
@@ -310,7 +314,7 @@ class Plan:
             if each is not None
         )
         own = OwnFiles(written, self.ext or "" if self.beside else "")
-        items = find_items(self.sources, left_out, own, videos=captioner.frames > 0)
+        items = find_items(self.sources, left_out, own, videos=self.takes_videos(captioner))
         shown: list[Record] = []
 
         def engine(wanted: Iterator[Wanted], copies: Copies | None) -> Iterator[list[Record]]:
@@ -359,7 +363,7 @@ class Plan:
 
     def _cards(self, records: Iterable[Record], captioner: AnyCaptioner) -> Iterator[SheetRow]:
         calibration = captioner.calibration
-        found = find_items(self.sources, videos=captioner.frames > 0)
+        found = find_items(self.sources, videos=self.takes_videos(captioner))
         items = {item.name: item for item in found}
         last = {record.name: record for record in records}  # failed writes have a second record
         for record in map(self.shape.as_written, last.values()):

@@ -102,7 +102,8 @@ def load(
             enlarged to, if not those of the checkpoint.
         max_pixels: for the same models: the most pixels that it is reduced to. Fewer pixels are
             fewer tokens.
-        frames: for models that read videos: how many frames of one they are shown.
+        frames: for models that read videos: how many frames of one they are shown; with 0, none is
+            read.
 
     Returns:
         A `Captioner`, a `TextGenerator`, a `Classifier`, a `Tagger`, or a `Matcher` for a CLIP
@@ -130,8 +131,10 @@ def load(
                 "`frames` is for models that read videos, such as Qwen3-VL or git-base-vatex, and "
                 "this is none of them; leave it out"
             )
-        if not 1 <= frames <= most:
-            raise OptionError(f"`frames` is {frames}, and this model reads 1 to {most}")
+        if not 0 <= frames <= most:
+            raise OptionError(
+                f"`frames` is {frames}, and this model reads 1 to {most}; 0 leaves videos out"
+            )
         loaded.frames = frames
     return loaded
 

@@ -143,12 +143,12 @@ class VisionLanguageCaptioner(Captioner):
         [asked] = self._asked([prompt], system="", raw=False)
         return asked
 
-    def check_prompt(self, prompt: Sequence[int]) -> None:
-        """Raise `LengthError` if a whole prompt is longer than the model can read."""
+    def check_prompt(self, prompt: Sequence[int], new_tokens: int = 1) -> None:
+        """Raise `LengthError` if the model cannot read a whole prompt and so many new tokens."""
         if isinstance(prompt, Begun):
             check_positions(len(prompt.question), prompt.room)
         else:
-            check_positions(len(prompt) + 1, self._max_positions)
+            check_positions(len(prompt) + new_tokens, self._max_positions)
 
     def spell(self, texts: Sequence[str]) -> list[list[int]]:
         reply = self.prompt_format.reply
