@@ -199,6 +199,9 @@ def test_a_server_that_fails_now_and_then(
         ((200, {"answer": 1}), "no chat completion"),
         ((400, {"error": {"message": f"bad {KEY}"}}), "'bad ...'"),
         ((413, {"error": "too large"}), "too large"),
+        ((400, {"error": {"message": None}}), "status 400"),
+        ((400, {"error": {"message": {"a": 1}}}), "status 400"),
+        ((200, {"choices": [{"message": {"content": "a" * 200_000}}]}), "100,000 characters"),
     ],
 )
 def test_one_bad_answer_costs_one_record(
@@ -219,6 +222,24 @@ def test_one_bad_answer_costs_one_record(
     errors = [each for each in lines(tmp_path / "o.jsonl") if "error" in each]
     assert [Path(each["path"]).name for each in errors] == ["02.png", "05.png"]
     assert word in errors[0]["error"] and KEY not in errors[0]["error"]
+
+
+def test_what_no_terminal_or_file_should_get_is_left_out(
+    run: Callable[..., Any], fake: Fake, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    told = {"choices": [{"message": {"content": f"a\x1b[2J\0cat {KEY}\ufffe"}}]}
+    fake.trouble = lambda count, body: (200, told)
+    with serving(fake) as url:
+        done = run("caption", pictures / "02.png", "--endpoint", url)
+    assert done.out.endswith("02.png: a [2J cat ...\n")
+
+
+@pytest.mark.parametrize("url", ["localhost:1/v1?key=hush", "http://me:hush@localhost:1/v1"])
+def test_a_secret_in_an_address_is_not_repeated(url: str) -> None:
+    with pytest.raises(endpoint.EndpointError, match="environment variable") as refused:
+        endpoint.Endpoint(url)
+    assert "hush" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

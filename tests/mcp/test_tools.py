@@ -96,6 +96,7 @@ def test_alt_and_explain(server: Any, tiny_captioner: Captioner) -> None:
         ({"path": "linked/secret.png"}, "may be read"),
         ({"path": "pipe"}, "may be read"),
         ({"path": "a\0b"}, "may be read"),
+        ({"path": "../loop"}, "may be read"),
     ],
 )
 def test_what_may_not_be_read(
@@ -104,6 +105,7 @@ def test_what_may_not_be_read(
     (folder / "allowed" / "link.png").symlink_to(folder / "secret.png")
     (folder / "allowed" / "linked").symlink_to(folder)
     os.mkfifo(folder / "allowed" / "pipe")
+    (folder / "loop").symlink_to(folder / "loop")
     assert word in call(server, "caption", **arguments)
 
 

@@ -107,6 +107,10 @@ def test_logprobs_and_the_reason_of_the_end(client: TestClient, tiny_captioner: 
     ]
     assert [each["logprob"] for each in content] == pytest.approx([p for _, p in said], abs=1e-4)
     assert choice["finish_reason"] == ("stop" if eos in want.tokens else "length")
+    # What comes before a text to end at is whole, whatever the limit is.
+    last = want.text.split()[-1]
+    [choice] = ask(client, temperature=0, max_tokens=3, stop=[last]).json()["choices"]
+    assert last not in choice["message"]["content"] and choice["finish_reason"] == "stop"
 
 
 def test_upper_limits_above_what_is_possible_are_no_error(client: TestClient) -> None:
@@ -128,6 +132,9 @@ def test_upper_limits_above_what_is_possible_are_no_error(client: TestClient) ->
         ({"n": 17}, 400, "n", "16"),
         ({"temprature": 1}, 400, "temprature", "did you mean"),
         ({"stop": ["a"] * 5}, 400, "stop", "at most 4"),
+        ({"stop": ["\U0001f600" * 9] * 2}, 400, "stop", "72 bytes"),
+        ({"messages": [user("a" * 5000, 0)] * 1 + [{"role": "system", "content": "b" * 4000}]},
+         400, "messages", "9,000 characters"),
         ({"temperature": -1}, 400, "temperature", "greater"),
     ],
 )  # fmt: skip

@@ -53,7 +53,7 @@ def _read(path: str, folders: Sequence[Path]) -> bytes:
             raise refused
         # Without waiting for the other end of a pipe.
         handle = os.open(real, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # a loop of links is the last before Python 3.13
         raise refused from None
     try:
         # What was opened is what lies there, also if a folder became a link meanwhile.
@@ -63,7 +63,7 @@ def _read(path: str, folders: Sequence[Path]) -> bytes:
             raise refused
         with os.fdopen(os.dup(handle), "rb") as file:
             return file.read(MOST_BYTES + 1)
-    except OSError:
+    except (OSError, RuntimeError):
         raise refused from None
     finally:
         os.close(handle)

@@ -29,6 +29,7 @@ from captax.text.styles import Styles, styles_of
 
 # Seconds that an answer may take, and bytes that it may have.
 SECONDS, MOST_BYTES = 600.0, 16 * 2**20
+LONGEST = 100_000  # characters of a text
 # How often a request is sent, and seconds between the first two times and at most.
 TRIES, PAUSE, LONGEST_PAUSE = 5, 1.0, 60.0
 # The server is there and may do it later, or something before it says that it is away.
@@ -73,14 +74,14 @@ class Endpoint:
         self, url: str, key: str | None = None, sleep: Callable[[float], None] = time.sleep
     ):
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise EndpointError(
-                f"{url}: is not an address; give one such as http://localhost:11434/v1"
-            )
-        if parts.username or parts.password or parts.query or parts.fragment:
+        if set(url) & set("@?#"):
             raise EndpointError(
                 "the address of an endpoint may only name a host and a path; give the key in an "
                 "environment variable"
+            )
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise EndpointError(
+                f"{url}: is not an address; give one such as http://localhost:11434/v1"
             )
         if key is not None and not (key.isascii() and key.isprintable()):
             raise EndpointError("the API key holds characters that no header has; correct it")
@@ -99,7 +100,8 @@ class Endpoint:
         except _Refused:
             return []
         listed = found.get("data") if isinstance(found, dict) else None
-        names = [each.get("id") for each in listed or () if isinstance(each, dict)]
+        listed = listed if isinstance(listed, list) else []
+        names = [each.get("id") for each in listed if isinstance(each, dict)]
         return [name for name in names if isinstance(name, str)]
 
     def complete(self, body: Mapping[str, Any]) -> list[str]:
@@ -116,10 +118,19 @@ class Endpoint:
             texts = [choice["message"]["content"] for choice in found["choices"]]
         except (KeyError, TypeError):
             raise ImageError("the endpoint's answer is no chat completion") from None
-        texts = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+        texts = [self._plain(text) for text in texts if isinstance(text, str)]
+        texts = [text for text in texts if text]
         if not texts:
             raise ImageError("the endpoint's answer has no text")
-        return [text.encode(errors="replace").decode() for text in texts]
+        return texts
+
+    def _plain(self, text: str) -> str:
+        """A text without what controls terminals, what no file may hold, and the key."""
+        if len(text) > LONGEST:
+            raise ImageError(f"the endpoint's answer has more than {LONGEST:,} characters")
+        text = text.replace(self._key, "...") if self._key else text
+        kept = "".join(each if each.isprintable() or each == "\n" else " " for each in text)
+        return kept.strip()
 
     def _json(self, path: str, body: bytes | None) -> Any:
         for last in range(TRIES):
@@ -161,7 +172,7 @@ class Endpoint:
         try:
             content = json.loads(error.read(65_536))
             told = content.get("error", content.get("detail", ""))
-            message = told.get("message", "") if isinstance(told, dict) else str(told)
+            message = str((told.get("message") if isinstance(told, dict) else told) or "")
         except (OSError, HTTPException, ValueError, AttributeError, RecursionError):
             message = ""
         # A server may repeat the key in its message.
@@ -171,7 +182,7 @@ class Endpoint:
             wait = error.headers.get("Retry-After", "")
             return _Later(
                 f"the server stays busy ({said}); try again later, or lower --concurrency",
-                float(wait) if wait.isdigit() else 0.0,
+                float(wait) if wait.isascii() and wait.isdigit() else 0.0,
                 away=False,
             )
         if error.code // 100 == 3:

@@ -228,10 +228,13 @@ def texts_of(answer: Answer) -> tuple[Alternative, ...]:
 
 
 def ended(model: Captioner, text: Alternative) -> bool:
-    """Whether a text ended by itself, and not at its limit."""
-    return bool(text.tokens) and text.tokens[-1] in model.generation.eos_ids
+    """Whether a text ended by itself or before a text to end at, and not at its limit."""
+    if text.tokens and text.tokens[-1] in model.generation.eos_ids:
+        return True
+    [written] = model.decode([text.tokens])
+    return len(written.strip()) > len(text.text.strip())
 
 
 def as_line(record: Any) -> str:
-    """JSON in one line."""
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+    """JSON in one line, also for clients to whom U+2028 ends a line."""
+    return json.dumps(record, separators=(",", ":"))

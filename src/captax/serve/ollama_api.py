@@ -26,7 +26,7 @@ from captax.serve.asking import (
     one_picture,
     options_of,
 )
-from captax.serve.openai_api import Said, Stop, checked_schema, stops_of
+from captax.serve.openai_api import Said, Stop, checked_schema, joined, stops_of
 from captax.serve.pictures import read_request
 from captax.serve.refusals import Refused, repeated
 from captax.serve.work import Answer
@@ -42,7 +42,7 @@ class _Body(BaseModel):
 class ModelOptions(_Body):
     """Decoding options by Ollama's names."""
 
-    temperature: float | None = Field(None, ge=0)
+    temperature: float | None = Field(None, ge=0, le=100)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0, lt=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
@@ -100,7 +100,8 @@ class GenerateRequest(_Question):
 
     def question(self, model: Any) -> Question:
         """What is asked."""
-        return self.asked(model, self.prompt or "", self.system or "")
+        prompt, system = joined([self.prompt or ""], [self.system or ""])
+        return self.asked(model, prompt, system)
 
 
 class ChatMessage(_Body):
@@ -137,7 +138,7 @@ class ChatRequest(_Question):
                     "and user only",
                 )
             said[message.role].append(message.content or "")
-        prompt, system = ("\n\n".join(filter(None, said[role])) for role in ("user", "system"))
+        prompt, system = joined(said["user"], said["system"])
         return self.asked(model, prompt, system)
 
 

@@ -30,8 +30,9 @@ from captax.serve.schemas import MOST_ROWS
 from captax.serve.work import Answer
 from captax.text import TextError
 
-# Characters of what is said, and of a text to end at, and how many of these there may be.
-MOST_SAID, MOST_STOP, MOST_STOPS = 8000, 32, 4
+# Characters of all that is said, and of a text to end at, how many of these there may be, and their
+# bytes: each is a state of an automaton with a row for the whole vocabulary.
+MOST_SAID, MOST_STOP, MOST_STOPS, MOST_STOP_BYTES = 8000, 32, 4, 64
 MOST_SCHEMA = 20_000
 # What has no effect on an answer.
 Ignored = Annotated[Any, Field(exclude=True)]
@@ -183,7 +184,7 @@ class ChatRequest(_Part):
             stop=stops_of(self.stop),
             schema=self._schema(),
         )
-        prompt, system = ("\n\n".join(filter(None, said[role])) for role in ("user", "system"))
+        prompt, system = joined(said["user"], said["system"])
         return Question(prompt, system, options, self.seed)
 
     def _check(self) -> None:
@@ -217,7 +218,19 @@ def stops_of(stop: str | list[str] | None) -> list[str]:
     stops = [stop] if isinstance(stop, str) else stop or []
     if len(stops) > MOST_STOPS:
         raise _unsupported("stop", f"has {len(stops)} texts; give at most {MOST_STOPS}")
+    if (size := sum(len(each.encode(errors="replace")) for each in stops)) > MOST_STOP_BYTES:
+        raise _unsupported("stop", f"has {size} bytes in all; give at most {MOST_STOP_BYTES}")
     return stops
+
+
+def joined(*said: list[str]) -> list[str]:
+    """Texts of each kind, one below the other. Raises `Refused` if they are too long together."""
+    texts = ["\n\n".join(filter(None, each)) for each in said]
+    if (size := sum(map(len, texts))) > MOST_SAID:
+        raise _unsupported(
+            "messages", f"have {size:,} characters of text; give at most {MOST_SAID:,}"
+        )
+    return texts
 
 
 def checked_schema(schema: Any, param: str) -> str:
