@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -64,3 +65,14 @@ def test_config_round_trip(tmp_path) -> None:
 def test_what_a_config_cannot_ask_for(config, message) -> None:
     with pytest.raises(ImageError, match=message):
         NativeProcessor.from_config(config)
+
+
+def test_a_frame_is_read_no_larger_than_it_is_prepared() -> None:
+    usual = NativeProcessor(patch=14, merge=2, min_pixels=28**2, max_pixels=28**2 * 16384)
+    assert usual.decode_size == (3585, 3585) and usual.frame_size == (776, 776)
+    small = dataclasses.replace(usual, max_pixels=28**2 * 100)
+    assert small.frame_size == small.decode_size == (281, 281)
+    frame = Image.new("RGB", (1920, 1080))
+    for processor in (usual, small):
+        height, width, _ = processor.prepare_frame(frame).pixels.shape
+        assert height * width <= processor.frame_size[0] ** 2

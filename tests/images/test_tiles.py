@@ -113,3 +113,9 @@ def test_a_checkpoint_says_by_its_class_which_processor_it_has(tmp_path) -> None
 def test_what_a_config_cannot_ask_for(config, message) -> None:
     with pytest.raises(ImageError, match=message):
         TileProcessor.from_config(config)
+
+
+def test_a_frame_is_read_for_one_tile() -> None:
+    processor = TileProcessor(side=32, longest_edge=128)
+    assert processor.decode_size == (128, 128)
+    assert processor.frame_size == processor.prepare_frame(picture(90, 160)).pixels.shape[:2]

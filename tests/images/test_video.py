@@ -1,6 +1,8 @@
 """Frames taken out of videos of several kinds, and of what is none."""
 
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,6 +57,77 @@ def test_frames_are_found_after_jumps_too(tmp_path: Path) -> None:
     found = read_video(path, 4)
     assert found.times == (7.5, 22.5, 37.5, 52.5)
     assert greys(found) == pytest.approx([30, 90, 150, 210], abs=3)
+
+
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+
+
+@pytest.mark.parametrize(("name", "options"), [("a.mp4", FRAGMENTS), ("a.avi", {})])
+def test_a_jump_in_the_order_of_decoding_leaves_no_old_frame(
+    name: str, options: dict[str, str], tmp_path: Path
+) -> None:
+    """Where frames are coded in another order, FFmpeg may come out a little behind."""
+    path = write_video(
+        tmp_path / name,
+        [round(index * 250 / 599) for index in range(600)],
+        codec="libx264",
+        key_frames=20,
+        fps=10,
+        options=options,
+    )
+    found = read_video(path, 8)
+    wanted = [3.75 + 7.5 * index for index in range(8)]
+    assert found.times == pytest.approx(wanted, abs=0.3)
+    assert greys(found) == pytest.approx([250 * each / 60 for each in wanted], abs=4)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_frame_may_stay_for_long(name: str, tmp_path: Path) -> None:
+    slides = write_video(tmp_path / name, (0, 100, 200), fps=Fraction(1, 10))
+    assert read_video(slides, 8).times == (0, 10, 20)
+    still = read_video(write_video(tmp_path / f"still-{name}", (80,), fps=Fraction(1, 10)), 8)
+    assert still.times == (0,) and still.duration == 10
+    # As a recorded screen, on which nothing happens between 2 s and 28 s.
+    places = [*range(20), 280]
+    record = write_video(tmp_path / f"record-{name}", range(0, 210, 10), fps=10, at=places)
+    for count in (1, 4):
+        found = read_video(record, count)
+        assert found.times[-1] == pytest.approx(1.9, abs=0.01)
+        assert greys(found)[-1] == pytest.approx(190, abs=4)
+
+
+def test_sound_may_be_longer_than_the_pictures(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", range(0, 200, 10), fps=2, sound=16)
+    found = read_video(path, 8)
+    assert found.duration == pytest.approx(16, abs=0.3) and found.times[-1] == 9.5
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match="damaged or truncated video: its last frame is at"):
+        read_video(path, 8)
+
+
+def test_pictures_that_cannot_be_decoded_are_no_frame_that_stays(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", range(0, 240, 4), key_frames=1)
+    whole = bytearray(path.read_bytes())
+    av = pytest.importorskip("av")
+    with av.open(str(path)) as container:
+        for packet in container.demux(video=0):
+            if packet.pts is not None and packet.pts * packet.time_base >= 10:
+                place = whole.index(bytes(packet))
+                whole[place : place + packet.size] = b"\xff" * packet.size
+    with pytest.raises(ImageError, match=r"its last frame is at 9\.5 s of 30\.0 s"):
+        read_video(bytes(whole), 8)
+
+
+def test_too_little_memory_is_no_damaged_packet() -> None:
+    av = pytest.importorskip("av")
+
+    def decode() -> None:
+        raise av.error.MemoryError(12, "Cannot allocate memory")
+
+    container = SimpleNamespace(demux=lambda stream: [SimpleNamespace(decode=decode)])
+    stream = SimpleNamespace(start_time=0, time_base=Fraction(1, 10), average_rate=10)
+    with pytest.raises(MemoryError):
+        next(video_module._decoded(container, stream))
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])
@@ -115,3 +188,8 @@ def test_what_to_install_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_frames_of_ones_own_have_times() -> None:
     with pytest.raises(ImageError, match="give one time for each"):
         Video((Image.new("RGB", (4, 4)),), (), 1.0)
+    grey, large = Image.new("L", (4, 4)), Image.new("RGB", (6, 4))
+    with pytest.raises(ImageError, match="frames of L 4x4: make all of them RGB"):
+        Video((grey,), (0.0,), 1.0)
+    with pytest.raises(ImageError, match=r"frames of RGB 4x4, RGB 6x4: .* of one size"):
+        Video((Image.new("RGB", (4, 4)), large), (0.0, 0.5), 1.0)

@@ -107,6 +107,16 @@ def test_pictures_together_and_videos_do_not_depend_on_the_batch(
         captioner.explain(clip, "red")
 
 
+def test_frames_of_a_video_are_held_no_larger_than_the_model_reads_them(
+    qwen: NativeCaptioner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A still picture may have many more pixels."""
+    monkeypatch.setattr("captax.images.native.FRAME_PLACES", 4)
+    assert qwen.processor.frame_size < qwen.processor.decode_size
+    clip = write_video(tmp_path / "clip.mp4", (0, 200), size=(320, 320))
+    assert {frame.size for frame in qwen.read(clip).frames} == {(80, 80)}
+
+
 @pytest.mark.slow
 def test_pictures_of_many_sizes_need_few_programs(tmp_path: Path) -> None:
     captioner = captax.load(write("qwen3-vl", tmp_path), max_pixels=16 * 16 * 300)

@@ -124,11 +124,19 @@ class NativeProcessor(Processor):
             return image
         return Prepared(np.asarray(self.resized(image, self.fit(image).resized)))
 
-    def prepare_frame(self, image: Image.Image) -> Prepared:
-        """A frame of a video, which becomes at most `FRAME_PLACES` tokens."""
+    @property
+    def _of_frames(self) -> "NativeProcessor":
         most = min(self.max_pixels, FRAME_PLACES * self.side**2)
         least = min(self.min_pixels, most)
-        return dataclasses.replace(self, min_pixels=least, max_pixels=most).prepare(image)
+        return dataclasses.replace(self, min_pixels=least, max_pixels=most)
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        return self._of_frames.decode_size
+
+    def prepare_frame(self, image: Image.Image) -> Prepared:
+        """A frame of a video, which becomes at most `FRAME_PLACES` tokens."""
+        return self._of_frames.prepare(image)
 
     def view(self, image: Image.Image | Prepared) -> Image.Image:
         """The part of RGB `image` that `prepare` keeps: all of it."""

@@ -82,6 +82,11 @@ class Processor:
         raise NotImplementedError
 
     @property
+    def frame_size(self) -> tuple[int, int]:
+        """As `decode_size`, of a frame of a video."""
+        return self.decode_size
+
+    @property
     def most_tiles(self) -> Size:
         """The rows and columns of the picture that has the most tiles; (0, 0) if none has any."""
         return 0, 0

@@ -118,6 +118,10 @@ class TileProcessor(Processor):
             grid=(rows, columns),
         )
 
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        return self.size
+
     def prepare_frame(self, image: Image.Image) -> Prepared:
         """A frame of a video, which has no tiles, and is resized to one first."""
         whole = dataclasses.replace(

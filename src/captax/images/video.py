@@ -39,7 +39,10 @@ _FAULTS = 100
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Video:
-    """Frames of a video: upright RGB pictures, and the seconds of each and of the whole."""
+    """Frames of a video: upright RGB pictures of one size, the seconds of each and of the whole.
+
+    Raises `ImageError` if the frames or the times are not so.
+    """
 
     frames: tuple[Image.Image, ...]
     times: tuple[float, ...]
@@ -51,6 +54,10 @@ class Video:
                 f"video of {len(self.frames)} frames and {len(self.times)} times: give one time "
                 "for each of one frame or more"
             )
+        kinds = sorted({(each.mode, *each.size) for each in self.frames})
+        if len(kinds) > 1 or kinds[0][0] != "RGB":
+            found = ", ".join(f"{mode} {width}x{height}" for mode, width, height in kinds)
+            raise ImageError(f"video with frames of {found}: make all of them RGB and of one size")
 
 
 # What one caption may be of: a picture, a video, or several pictures that are shown together.
@@ -162,20 +169,24 @@ def _frames_of(
             if ahead is not None and target - ahead.time > _SEEK_SECONDS:
                 container.seek(int(target / stream.time_base), stream=stream)
                 coming = _decoded(container, stream)
-                shown, ahead = ahead, next(coming, None)
+                # FFmpeg goes by the order of decoding, and may come out behind the target.
+                before, ahead = ahead, next(coming, None)
+                shown = before if ahead is None else None
             while ahead is not None and ahead.time <= target:
                 shown, ahead = ahead, next(coming, None)
             # Where nothing is decoded before it, the first frame after it.
             chosen = ahead if shown is None else shown
             if chosen is not None and (time := max(0.0, chosen.time - begin)) not in found:
                 found[time] = _upright(chosen, at_least)
-    if not found:
-        raise ImageError("damaged or truncated video: no frame of it can be decoded")
-    last, wanted = max(found), (count - 0.5) * duration / count
-    if wanted - last > max(_SLACK_SECONDS, _SLACK_SHARE * duration):
-        raise ImageError(
-            f"damaged or truncated video: its last frame is at {last:.1f} s of {duration:.1f} s"
-        )
+        if not found:
+            raise ImageError("damaged or truncated video: no frame of it can be decoded")
+        last, wanted = begin + max(found), begin + (count - 0.5) * duration / count
+        end, slack = begin + duration, max(_SLACK_SECONDS, _SLACK_SHARE * duration)
+        if wanted - last > slack and not _is_whole(container, stream, last, wanted, end, slack):
+            raise ImageError(
+                f"damaged or truncated video: its last frame is at {last - begin:.1f} s of "
+                f"{duration:.1f} s"
+            )
     times = sorted(found)
     sizes = {found[time].size for time in times}
     if len(sizes) > 1:  # a stream may change its size
@@ -203,6 +214,29 @@ def _duration(container: Any, stream: Any, begin: float) -> float:
     return last - begin
 
 
+def _is_whole(
+    container: Any, stream: Any, last: float, wanted: float, end: float, slack: float
+) -> bool:
+    """Whether nothing is missing: the frame at `last` stays until `wanted`, or sound is longer.
+
+    The packets of a video that was cut off do not reach `end`; those of a damaged one hold pictures
+    that were not decoded.
+    """
+    reached = 0.0
+    back = max(float((stream.start_time or 0) * stream.time_base), last - _SEEK_SECONDS)
+    container.seek(int(back / stream.time_base), stream=stream)
+    # Where the pictures have a duration of their own, sound does not count.
+    for packet in container.demux(*[stream] if stream.duration else []):
+        moment = packet.dts if packet.pts is None else packet.pts
+        if moment is None:
+            continue
+        start = float(moment * packet.time_base)
+        if packet.stream.index == stream.index and last + slack < start <= wanted:
+            return False
+        reached = max(reached, start + float((packet.duration or 0) * packet.time_base))
+    return reached >= end - slack
+
+
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:
     """The frames of a stream from where it is, without those that are damaged."""
     import av  # An extra.
@@ -212,7 +246,9 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
-        except av.error.FFmpegError:
+        except av.error.FFmpegError as error:
+            if isinstance(error, MemoryError):
+                raise
             faults += 1
             if faults > _FAULTS:
                 return

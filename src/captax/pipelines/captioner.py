@@ -518,7 +518,7 @@ class Captioner(Generator):
                 "reads videos, such as Qwen3-VL or git-base-vatex, or give a picture of it"
             )
         found: Any = source
-        return read_video(found, self.frames, at_least=self.processor.decode_size)
+        return read_video(found, self.frames, at_least=self.processor.frame_size)
 
     def _check_frames(self, video: Video, name: str) -> None:
         if len(video.frames) > self.most_frames:
