@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
 from captax.checkpoints.state import parameters
+from captax.models.quantised import Quantised
 from captax.pipelines.captioner import Captioner
 from captax.serve.asking import (
     NOTE,
@@ -193,8 +194,10 @@ def add(app: FastAPI, desk: Desk) -> None:
             request, ChatRequest, lambda text: {"message": {"role": "assistant", "content": text}}
         )
 
-    weights = parameters(desk.model.model)
-    numbers = sum(leaf.size for leaf in jax.tree.leaves(weights))
+    weights = parameters(desk.model.model).values()
+    # Most of the numbers are in the largest matrix's type.
+    numbers, largest = sum(each.size for each in weights), max(weights, key=lambda each: each.size)
+    kind = f"int{largest.bits}" if isinstance(largest, Quantised) else str(largest.dtype)
     architecture = getattr(getattr(desk.model.model, "config", None), "model_type", "captax")
     details = {
         "parent_model": "",
@@ -202,7 +205,7 @@ def add(app: FastAPI, desk: Desk) -> None:
         "family": architecture,
         "families": [architecture],
         "parameter_size": f"{numbers / 1e6:.1f}M",
-        "quantization_level": str(jax.tree.leaves(weights)[0].dtype),
+        "quantization_level": kind,
     }
 
     @app.get("/api/tags", tags=["ollama"])
@@ -212,7 +215,7 @@ def add(app: FastAPI, desk: Desk) -> None:
             "name": settings.name,
             "model": settings.name,
             "modified_at": started,
-            "size": sum(leaf.nbytes for leaf in jax.tree.leaves(weights)),
+            "size": sum(leaf.nbytes for leaf in jax.tree.leaves([*weights])),
             "digest": "",
             "details": details,
         }
