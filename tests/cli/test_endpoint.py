@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import io
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -339,6 +340,26 @@ def test_a_killed_job_loses_nothing(fake: Fake, pictures: Path, tmp_path: Path) 
         subprocess.run(command, capture_output=True, check=False)
     assert len([each for each in lines(out) if "caption" in each]) == 11
     assert first >= 7 and len(fake.bodies) < 11 + 8  # at most what was under way is asked again
+
+
+@pytest.mark.slow
+def test_a_job_can_be_ended_while_the_server_says_nothing(
+    fake: Fake, pictures: Path, tmp_path: Path
+) -> None:
+    fake.pause = 300.0
+    with serving(fake) as url:
+        command = [sys.executable, "-m", "captax", "caption", str(pictures), "--endpoint", url,
+                   "--concurrency", "2", "--out", str(tmp_path / "out.jsonl")]  # fmt: skip
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        end = time.monotonic() + 60
+        while len(fake.bodies) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(1)
+        process.communicate(timeout=60)  # the server would answer in five minutes
+        fake.pause = 0.0
+    assert process.returncode not in (0, 1)
 
 
 @pytest.mark.slow

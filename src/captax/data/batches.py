@@ -262,9 +262,17 @@ def _load_images(
 
 
 def map_ahead(
-    function: Callable[[T], Made], items: Iterable[T], threads: int, ahead: int
+    function: Callable[[T], Made],
+    items: Iterable[T],
+    threads: int,
+    ahead: int,
+    *,
+    leave: Callable[[], None] = lambda: None,
 ) -> Generator[Made, None, None]:
-    """`function` of each item, in order, computed by threads at most `ahead` items early."""
+    """`function` of each item, in order, computed by threads at most `ahead` items early.
+
+    If the results are not wanted any more, `leave` is called before the threads are waited for.
+    """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="captax-images")
     pending: deque[Future[Made]] = deque()
     try:
@@ -274,5 +282,8 @@ def map_ahead(
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+    except BaseException:
+        leave()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -5,16 +5,19 @@ LM Studio and `captax serve` answer it too.
 """
 
 import base64
+import contextlib
 import dataclasses
 import io
 import json
 import math
 import random
-import time
+import socket
+import threading
 import urllib.error
 import urllib.request
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -58,6 +61,34 @@ class _Refused(Exception):
     """A server refuses one request."""
 
 
+class _Live(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens connections that can be shut while somebody waits for their answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
+
+    def http_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(self._kept(HTTPConnection), req)
+
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(self._kept(HTTPSConnection), req)
+
+    def _kept(self, kind: type[HTTPConnection]) -> Any:
+        def connect(host: str, **how: Any) -> HTTPConnection:
+            made = kind(host, **how)
+            self._open.add(made)
+            return made
+
+        return connect
+
+    def shut(self) -> None:
+        """End all that is under way."""
+        for each in list(self._open):
+            with contextlib.suppress(OSError, AttributeError):  # it has no socket any more
+                each.sock.shutdown(socket.SHUT_RDWR)
+
+
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *given: Any) -> None:
         """None: a key is for one address alone, and a body is not sent twice."""
@@ -71,7 +102,7 @@ class Endpoint:
     """
 
     def __init__(
-        self, url: str, key: str | None = None, sleep: Callable[[float], None] = time.sleep
+        self, url: str, key: str | None = None, sleep: Callable[[float], object] | None = None
     ):
         parts = urlsplit(url)
         if set(url) & set("@?#"):
@@ -86,8 +117,15 @@ class Endpoint:
         if key is not None and not (key.isascii() and key.isprintable()):
             raise EndpointError("the API key holds characters that no header has; correct it")
         self.url = url.rstrip("/")
-        self._key, self._sleep = key, sleep
-        self._open = urllib.request.build_opener(_NoRedirects).open
+        self._left = threading.Event()
+        self._key, self._sleep = key, sleep or self._left.wait
+        self._live = _Live()
+        self._open = urllib.request.build_opener(_NoRedirects, self._live).open
+
+    def leave(self) -> None:
+        """Wait for no answer any more: requests under way fail, and none is sent again."""
+        self._left.set()
+        self._live.shut()
 
     def models(self) -> list[str]:
         """The names of its models; none if it does not list them.
@@ -137,7 +175,7 @@ class Endpoint:
             try:
                 return self._once(path, body)
             except _Later as later:
-                if last == TRIES - 1 or (body is None and later.away):
+                if last == TRIES - 1 or (body is None and later.away) or self._left.is_set():
                     raise EndpointError(f"{self.url}: {later}") from None
                 pause = min(PAUSE * 2**last * random.uniform(0.75, 1.25), LONGEST_PAUSE)
                 self._sleep(max(pause, min(later.seconds, LONGEST_PAUSE)))
@@ -307,7 +345,8 @@ class EndpointCaptioner:
             except ImageError as error:
                 return error
 
-        return map_ahead(answer, pictures, self.concurrency, 2 * self.concurrency)
+        made, ahead = self.concurrency, 2 * self.concurrency
+        return map_ahead(answer, pictures, made, ahead, leave=self.endpoint.leave)
 
 
 def messages(prompt: str, system: str, picture: bytes) -> list[dict[str, Any]]:
