@@ -174,11 +174,12 @@ def test_what_is_no_part_of_a_checkpoint_stays(saved: Path, make_model: Callable
 
 
 def test_weights_are_of_a_known_type(saved: Path, make_model: Callable[..., Any]) -> None:
-    for dtype in ("int8", "float64", "float99"):
+    for dtype in ("int16", "float64", "float99"):
         with pytest.raises(
             CheckpointError, match=f"dtype '{dtype}' is not supported; give float32, "
         ):
             load_model(saved, dtype=dtype)
+    for dtype in ("int8", "float64", "float99"):  # 8 bits are for models in memory
         with pytest.raises(CheckpointError, match=f"dtype '{dtype}'"):
             save_model(saved, make_model(CONFIG), dtype=dtype)
 

@@ -152,7 +152,7 @@ def test_the_bar_outlives_a_slow_or_broken_count(
     find = items.find_items
     counting: list[threading.Thread] = []
 
-    def slow(sources: Any, *left_out: Any) -> Any:
+    def slow(sources: Any, *left_out: Any, videos: bool = False) -> Any:
         if threading.current_thread() is not threading.main_thread():
             counting.append(threading.current_thread())
             time.sleep(1)
