@@ -24,6 +24,11 @@ from captax.pipelines.captioner import Captioner
 from serve.conftest import address, listening
 
 KEY = "sk-secret-key"
+# What runs the tests may ignore Ctrl-C, and then so would what it starts.
+HEARING = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from captax.cli.main import main; sys.exit(main())"
+)
 
 
 class Fake:
@@ -348,17 +353,20 @@ def test_a_job_can_be_ended_while_the_server_says_nothing(
 ) -> None:
     fake.pause = 300.0
     with serving(fake) as url:
-        command = [sys.executable, "-m", "captax", "caption", str(pictures), "--endpoint", url,
+        command = [sys.executable, "-c", HEARING, "caption", str(pictures), "--endpoint", url,
                    "--concurrency", "2", "--out", str(tmp_path / "out.jsonl")]  # fmt: skip
-        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         end = time.monotonic() + 60
         while len(fake.bodies) < 2 and time.monotonic() < end:
             time.sleep(0.01)
         for _ in range(2):
             process.send_signal(signal.SIGINT)
             time.sleep(1)
-        process.communicate(timeout=60)  # the server would answer in five minutes
-        fake.pause = 0.0
+        try:
+            process.wait(60)  # the server would answer in five minutes
+        finally:
+            process.kill()
+            process.wait()
     assert process.returncode not in (0, 1)
 
 

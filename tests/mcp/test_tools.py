@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ from captax.mcp.server import make_server  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("default")  # what the protocol's library warns of
 
 
+def finished(work: Any) -> Any:
+    """The result of a coroutine, also where a loop runs in this thread already."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
 def call(server: Any, tool: str, **arguments: Any) -> Any:
     """What a tool answers; a text is an error."""
 
@@ -31,7 +38,7 @@ def call(server: Any, tool: str, **arguments: Any) -> Any:
         async with mcp.Client(server) as client:
             return await client.call_tool(tool, arguments)
 
-    found = asyncio.run(ask())
+    found = finished(ask())
     [content] = found.content
     return content.text if found.is_error else json.loads(content.text)
 
@@ -41,7 +48,7 @@ def names(server: Any) -> list[str]:
         async with mcp.Client(server) as client:
             return await client.list_tools()
 
-    return [tool.name for tool in asyncio.run(ask()).tools]
+    return [tool.name for tool in finished(ask()).tools]
 
 
 @pytest.fixture
@@ -166,7 +173,7 @@ def test_the_command(tiny_captioner: Captioner, folder: Path) -> None:
             bad = await client.call_tool("caption", {"path": "../secret.png"})
             return listed, good, bad
 
-    listed, good, bad = asyncio.run(ask())
+    listed, good, bad = finished(ask())
     by_name = {tool.name: tool for tool in listed.tools}
     assert set(by_name["caption"].input_schema["properties"]) == {"path", "image", "prompt"}
     assert "alt text" in by_name["alt"].description
