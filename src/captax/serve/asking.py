@@ -8,23 +8,32 @@ import contextlib
 import dataclasses
 import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Annotated, Any, TypeVar
 
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
+from captax.generation.automaton import schema_text
+from captax.generation.decoding import GenerationError
 from captax.generation.result import Alternative
 from captax.pipelines.captioner import Captioner
 from captax.pipelines.vision_language import VisionLanguageCaptioner
 from captax.serve.pictures import Sent
-from captax.serve.refusals import Refused
+from captax.serve.refusals import Refused, repeated
 from captax.serve.schemas import MOST_TOKENS
 from captax.serve.service import Service
 from captax.serve.work import Answer, Work
 from captax.text.growing import Growing
 
 Given = TypeVar("Given")
+# Characters of all that is said, and of a text to end at, how many of these there may be, and their
+# bytes: each is a state of an automaton with a row for the whole vocabulary.
+MOST_SAID, MOST_STOP, MOST_STOPS, MOST_STOP_BYTES = 8000, 32, 4, 64
+MOST_SCHEMA = 20_000
+Said = Annotated[str, Field(max_length=MOST_SAID)]
+Stop = Annotated[str, Field(min_length=1, max_length=MOST_STOP)]
 # Lower temperatures are greedy search.
 LEAST_TEMPERATURE = 0.01
 # Says what of a request had no effect, or what the server does instead.
@@ -104,6 +113,55 @@ def options_of(
 
 
 _WIDE = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
+
+
+def stops_of(stop: str | list[str] | None) -> list[str]:
+    """The texts that an answer ends at. Raises `Refused` if they are too many."""
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if len(stops) > MOST_STOPS:
+        raise unsupported("stop", f"has {len(stops)} texts; give at most {MOST_STOPS}")
+    if (size := sum(len(each.encode(errors="replace")) for each in stops)) > MOST_STOP_BYTES:
+        raise unsupported("stop", f"has {size} bytes in all; give at most {MOST_STOP_BYTES}")
+    return stops
+
+
+def asked_in(messages: Iterable[tuple[str, str]]) -> tuple[str, str]:
+    """The prompt and the system's text in messages, which are given by their roles and texts.
+
+    Those of each kind stand one below the other. Raises `Refused` for other roles, or if all of it
+    is too long.
+    """
+    said: dict[str, list[str]] = {"user": [], "system": []}
+    for role, text in messages:
+        if role not in said:
+            raise unsupported(
+                "messages",
+                f"there is a message of the role {repeated(role)}, and a captioner answers one "
+                "question about one picture; send messages of system and user only",
+            )
+        said[role].append(text)
+    prompt, system = ("\n\n".join(filter(None, each)) for each in said.values())
+    if (size := len(prompt) + len(system)) > MOST_SAID:
+        raise unsupported(
+            "messages", f"have {size:,} characters of text; give at most {MOST_SAID:,}"
+        )
+    return prompt, system
+
+
+def checked_schema(schema: Any, param: str) -> str:
+    """A schema as a text. Raises `Refused` if it is none."""
+    try:
+        text = schema_text(schema)
+        if len(text) > MOST_SCHEMA:
+            raise unsupported(param, f"the schema has more than {MOST_SCHEMA:,} characters")
+        return text
+    except GenerationError as error:
+        raise Refused(422, "invalid_request", str(error), param=param) from None
+
+
+def unsupported(param: str, why: str) -> Refused:
+    """The refusal of a field that asks for what this server cannot do."""
+    return Refused(422, "unsupported_value", f"{param}: {why}", param=param)
 
 
 def check_captioner(model: Any) -> None:
@@ -222,17 +280,15 @@ async def unless_gone(request: Request, work: Awaitable[Given]) -> Given:
         await asyncio.wait({working, gone})
 
 
-def texts_of(answer: Answer) -> tuple[Alternative, ...]:
-    """All texts that were asked for, best first."""
-    return answer.caption.alternatives
+def reason(model: Captioner, answer: Answer, text: Alternative) -> str:
+    """Why a text ended, as both interfaces say it: `stop`, or `length` at its limit.
 
-
-def ended(model: Captioner, text: Alternative) -> bool:
-    """Whether a text ended by itself or before a text to end at, and not at its limit."""
-    if text.tokens and text.tokens[-1] in model.generation.eos_ids:
-        return True
+    It stops by itself, before a text to end at, or because it said the same again and again.
+    """
+    if answer.caption.looped or (text.tokens and text.tokens[-1] in model.generation.eos_ids):
+        return "stop"
     [written] = model.decode([text.tokens])
-    return len(written.strip()) > len(text.text.strip())
+    return "stop" if len(written.strip()) > len(text.text.strip()) else "length"
 
 
 def as_line(record: Any) -> str:

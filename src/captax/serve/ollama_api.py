@@ -21,13 +21,18 @@ from captax.serve.asking import (
     NOTE,
     Desk,
     Question,
+    Said,
+    Stop,
     as_line,
+    asked_in,
     check_captioner,
-    ended,
+    checked_schema,
     one_picture,
     options_of,
+    reason,
+    stops_of,
+    unsupported,
 )
-from captax.serve.openai_api import Said, Stop, checked_schema, joined, stops_of
 from captax.serve.pictures import read_request
 from captax.serve.refusals import Refused, repeated
 from captax.serve.work import Answer
@@ -61,13 +66,12 @@ class _Question(_Body):
     format: Literal["", "json"] | dict[str, Any] | None = None
     options: ModelOptions | None = None
 
-    def asked(self, model: Any, prompt: str, system: str) -> Question:
-        """What is asked. Raises `Refused` for what this server cannot do."""
+    def asked(self, model: Any, messages: list[tuple[str, str]]) -> Question:
+        """What texts of these roles ask. Raises `Refused` for what this server cannot do."""
+        prompt, system = asked_in(messages)
         given = self.options or ModelOptions.model_validate({})
         if self.format == "json":
-            raise Refused(
-                422, "unsupported_value", "format: json needs a schema here; send a JSON schema"
-            )
+            raise unsupported("format", "json needs a schema here; send a JSON schema")
         options = options_of(
             model,
             temperature=given.temperature,
@@ -101,8 +105,7 @@ class GenerateRequest(_Question):
 
     def question(self, model: Any) -> Question:
         """What is asked."""
-        prompt, system = joined([self.prompt or ""], [self.system or ""])
-        return self.asked(model, prompt, system)
+        return self.asked(model, [("user", self.prompt or ""), ("system", self.system or "")])
 
 
 class ChatMessage(_Body):
@@ -128,19 +131,7 @@ class ChatRequest(_Question):
 
     def question(self, model: Any) -> Question:
         """What is asked."""
-        said: dict[str, list[str]] = {"system": [], "user": []}
-        for message in self.messages:
-            if message.role not in said:
-                raise Refused(
-                    422,
-                    "unsupported_value",
-                    f"messages: there is a message of the role {repeated(message.role)}, and a "
-                    "captioner answers one question about one picture; send messages of system "
-                    "and user only",
-                )
-            said[message.role].append(message.content or "")
-        prompt, system = joined(said["user"], said["system"])
-        return self.asked(model, prompt, system)
+        return self.asked(model, [(each.role, each.content or "") for each in self.messages])
 
 
 class ShowRequest(_Body):
@@ -267,11 +258,10 @@ class _Writer:
         """The last part, with the whole text unless another is given."""
         [best, *_] = answer.caption.alternatives
         nanoseconds = int(1e9 * (time.perf_counter() - self.started))
-        stopped = ended(self.model, best) or answer.caption.looped
         return self.record(
             best.text if text is None else text,
             done=True,
-            done_reason="stop" if stopped else "length",
+            done_reason=reason(self.model, answer, best),
             total_duration=nanoseconds,
             load_duration=0,
             prompt_eval_count=answer.prompt_tokens,

@@ -10,19 +10,23 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
-from captax.generation.automaton import schema_text
-from captax.generation.decoding import GenerationError
 from captax.generation.result import Alternative
 from captax.pipelines.captioner import Captioner
 from captax.serve.asking import (
     NOTE,
     Desk,
     Question,
+    Said,
+    Stop,
     as_line,
+    asked_in,
     check_captioner,
-    ended,
+    checked_schema,
     one_picture,
     options_of,
+    reason,
+    stops_of,
+    unsupported,
 )
 from captax.serve.pictures import read_request
 from captax.serve.refusals import Refused, repeated
@@ -30,14 +34,8 @@ from captax.serve.schemas import MOST_ROWS
 from captax.serve.work import Answer
 from captax.text import TextError
 
-# Characters of all that is said, and of a text to end at, how many of these there may be, and their
-# bytes: each is a state of an automaton with a row for the whole vocabulary.
-MOST_SAID, MOST_STOP, MOST_STOPS, MOST_STOP_BYTES = 8000, 32, 4, 64
-MOST_SCHEMA = 20_000
 # What has no effect on an answer.
 Ignored = Annotated[Any, Field(exclude=True)]
-Said = Annotated[str, Field(max_length=MOST_SAID)]
-Stop = Annotated[str, Field(min_length=1, max_length=MOST_STOP)]
 
 
 class _Part(BaseModel):
@@ -162,16 +160,9 @@ class ChatRequest(_Part):
     def question(self, model: Any) -> Question:
         """What is asked. Raises `Refused` for what this server cannot do."""
         self._check()
-        said: dict[str, list[str]] = {"system": [], "user": []}
-        for message in self.messages:
-            role = "system" if message.role == "developer" else message.role
-            if role not in said:
-                raise _unsupported(
-                    "messages",
-                    f"there is a message of the role {role}, and a captioner answers one question "
-                    "about one picture; send messages of system and user only",
-                )
-            said[role].append(message.said)
+        # Newer models call the system's messages the developer's.
+        roles = {"developer": "system"}
+        prompt, system = asked_in((roles.get(m.role, m.role), m.said) for m in self.messages)
         options = options_of(
             model,
             temperature=self.temperature,
@@ -184,7 +175,6 @@ class ChatRequest(_Part):
             stop=stops_of(self.stop),
             schema=self._schema(),
         )
-        prompt, system = joined(said["user"], said["system"])
         return Question(prompt, system, options, self.seed)
 
     def _check(self) -> None:
@@ -200,52 +190,17 @@ class ChatRequest(_Part):
         }
         for name, values in without_effect.items():
             if getattr(self, name) not in values:
-                raise _unsupported(name, "is not supported by this server; leave it out")
+                raise unsupported(name, "is not supported by this server; leave it out")
 
     def _schema(self) -> str | None:
         how = self.response_format
         if how is None or how.type == "text":
             return None
         if how.json_schema is None:
-            raise _unsupported(
+            raise unsupported(
                 "response_format", f"{how.type} needs a schema here; send a json_schema"
             )
         return checked_schema(how.json_schema.schema_, "response_format")
-
-
-def stops_of(stop: str | list[str] | None) -> list[str]:
-    """The texts that an answer ends at. Raises `Refused` if they are too many."""
-    stops = [stop] if isinstance(stop, str) else stop or []
-    if len(stops) > MOST_STOPS:
-        raise _unsupported("stop", f"has {len(stops)} texts; give at most {MOST_STOPS}")
-    if (size := sum(len(each.encode(errors="replace")) for each in stops)) > MOST_STOP_BYTES:
-        raise _unsupported("stop", f"has {size} bytes in all; give at most {MOST_STOP_BYTES}")
-    return stops
-
-
-def joined(*said: list[str]) -> list[str]:
-    """Texts of each kind, one below the other. Raises `Refused` if they are too long together."""
-    texts = ["\n\n".join(filter(None, each)) for each in said]
-    if (size := sum(map(len, texts))) > MOST_SAID:
-        raise _unsupported(
-            "messages", f"have {size:,} characters of text; give at most {MOST_SAID:,}"
-        )
-    return texts
-
-
-def checked_schema(schema: Any, param: str) -> str:
-    """A schema as a text. Raises `Refused` if it is none."""
-    try:
-        text = schema_text(schema)
-        if len(text) > MOST_SCHEMA:
-            raise _unsupported(param, f"the schema has more than {MOST_SCHEMA:,} characters")
-        return text
-    except GenerationError as error:
-        raise Refused(422, "invalid_request", str(error), param=param) from None
-
-
-def _unsupported(param: str, why: str) -> Refused:
-    return Refused(422, "unsupported_value", f"{param}: {why}", param=param)
 
 
 def add(app: FastAPI, desk: Desk) -> None:
@@ -311,7 +266,7 @@ class _Writer:
                 "index": index,
                 "message": {"role": "assistant", "content": text.text, "refusal": None},
                 "logprobs": self._logprobs(text),
-                "finish_reason": self._reason(answer, text),
+                "finish_reason": reason(self.model, answer, text),
             }
             for index, text in enumerate(answer.caption.alternatives)
         ]
@@ -335,23 +290,19 @@ class _Writer:
         for index, text in enumerate(part.caption.alternatives):
             if several:
                 events.append(self._chunk(self._delta(index, {"content": text.text})))
-            last = self._delta(index, {}, self._reason(part, text))
+            last = self._delta(index, {}, reason(self.model, part, text))
             events.append(self._chunk({**last, "logprobs": self._logprobs(text)}))
         if self.usage_wanted:
             events.append(self._chunk(None, self._usage(part)))
         return "".join([*events, "data: [DONE]\n\n"])
 
-    def _delta(self, index: int, delta: dict[str, Any], reason: str | None = None) -> Any:
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def _delta(self, index: int, delta: dict[str, Any], why: str | None = None) -> Any:
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": why}
 
     def _chunk(self, choice: Any, usage: dict[str, Any] | None = None) -> str:
         record = {**self.about, "object": "chat.completion.chunk"}
         record["choices"] = [] if choice is None else [choice]
         return _event(record | ({"usage": usage} if self.usage_wanted else {}))
-
-    def _reason(self, answer: Answer, text: Alternative) -> str:
-        whole = ended(self.model, text) or answer.caption.looped
-        return "stop" if whole else "length"
 
     def _usage(self, answer: Answer) -> dict[str, Any]:
         written = sum(len(text.tokens) for text in answer.caption.alternatives)
