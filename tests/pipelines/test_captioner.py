@@ -184,8 +184,8 @@ def test_the_cache_of_long_captions_grows_as_they_do(
     ran: list[tuple[str, int]] = []
     run = Programs.run
 
-    def watched(programs: Programs, name: Any, *arguments: Any) -> Any:
-        found = run(programs, name, *arguments)
+    def watched(programs: Programs, name: Any, *arguments: Any, **how: Any) -> Any:
+        found = run(programs, name, *arguments, **how)
         room = found.cache.ancestry.shape[-1] if name[0] == "proceed" else 0
         return ran.append((name[0], room)) or found
 

@@ -220,28 +220,39 @@ class Generator:
         signals: tuple[str, ...] | None,
     ) -> Sequences:
         """Run one program for a batch, or, for long texts, one for each size of the cache."""
-        parts = self._parts(config, signals)
-        weights = parameters(self.model)
-
-        def run(part: Callable[..., Any], room: int, *arguments: Any) -> Any:
-            key = (part.__name__, room, *parts.how.values(), signals)
-            program = functools.partial(part, room)
-            return self._programs.run(key, lambda: program, weights, given, *arguments)
-
+        run = self._runner(given, config, signals)
         first, *larger = rooms(given.prompt.new_tokens)
         if not larger:
-            return run(parts.whole, first, inputs)
-        running, features = run(parts.begin, first, inputs)
+            return run("whole", inputs)
+        running, features = run("begin", inputs, room=first)
         for room in larger:
             if not running.live:  # here the host waits for the device
                 break
-            running = run(parts.proceed, room, running)
-        return run(parts.finish, first, None if signals == () else inputs, running, features)
+            running = run("proceed", running, room=room)
+        return run("finish", None if signals == () else inputs, running, features)
 
-    def _parts(self, config: GenerationConfig, signals: tuple[str, ...] | None) -> "_Parts":
+    def _runner(
+        self, given: "_Given", config: GenerationConfig, signals: tuple[str, ...] | None
+    ) -> Callable[..., Any]:
+        """Runs parts of decoding by their names in `_Parts`, each compiled once.
+
+        With a `room`, the part's program is for a cache of that size. What is `spent` is an
+        argument whose memory the program may take.
+        """
         assert config.pad_token_id is not None
         how = {"eos_id": config.eos_ids, "pad_id": config.pad_token_id}
-        return _Parts(self._rebuild, self.encode, {**how, "end_loops": config.end_loops}, signals)
+        how["end_loops"] = config.end_loops
+        parts = _Parts(self._rebuild, self.encode, how, signals)
+        weights = parameters(self.model)
+
+        def run(part: str, *arguments: Any, room: int | None = None, spent: Any = None) -> Any:
+            program = getattr(parts, part)
+            if room is not None:
+                program = functools.partial(program, room=room)
+            key = (part, room, *how.values(), signals)
+            return self._programs.run(key, lambda: program, weights, given, *arguments, spent=spent)
+
+        return run
 
     def _steps(
         self,
@@ -255,17 +266,11 @@ class Generator:
 
         Beam search may still choose other tokens than those that it had.
         """
-        given, parts = self._given(prompts, rows, config, seeds), self._parts(config, ())
-        weights = parameters(self.model)
-
-        def run(part: Callable[..., Any], *arguments: Any, spent: Any = None) -> Any:
-            key = (part.__name__, *parts.how.values())
-            return self._programs.run(key, lambda: part, weights, given, *arguments, spent=spent)
-
-        running, found = run(parts.first, inputs)
+        run = self._runner(self._given(prompts, rows, config, seeds), config, ())
+        running, found = run("first", inputs)
         waits = True  # nothing is given before both programs are there
         while running.live:
-            running, later = run(parts.next, spent=running)
+            running, later = run("next", spent=running)
             if waits:
                 yield jax.device_get(found)
             yield jax.device_get(later)
@@ -423,8 +428,8 @@ class _Given(NamedTuple):
 class _Parts:
     """The functions that become programs: of a whole text, or of its parts one after the other.
 
-    All take the number of new tokens that the cache has room for, and the model's weights.
-    `how` are further arguments of `looping`.
+    `room` is the number of new tokens that the cache has room for, by default all. `how` are
+    further arguments of `looping`.
     """
 
     rebuild: Callable[[dict[str, Any]], Any]
@@ -443,7 +448,9 @@ class _Parts:
             **self.how,
         )
 
-    def begin(self, room: int, weights: Any, given: _Given, inputs: Any) -> tuple[Running, Any]:
+    def begin(
+        self, weights: Any, given: _Given, inputs: Any, *, room: int | None = None
+    ) -> tuple[Running, Any]:
         """The texts as far as there is room, and the features if they are still needed."""
         model = self.rebuild(weights)
         loop = self._loop(model, given)
@@ -451,12 +458,12 @@ class _Parts:
         running = loop.proceed(loop.begin(features, room))
         return running, None if self.signals == () else features
 
-    def proceed(self, room: int, weights: Any, given: _Given, running: Running) -> Running:
+    def proceed(self, weights: Any, given: _Given, running: Running, *, room: int) -> Running:
         """The same texts, as far as there is more room."""
         return self._loop(self.rebuild(weights), given).proceed(running, room)
 
     def finish(
-        self, room: int, weights: Any, given: _Given, inputs: Any, running: Running, features: Any
+        self, weights: Any, given: _Given, inputs: Any, running: Running, features: Any
     ) -> Sequences:
         """The texts, and what is measured of them."""
         model = self.rebuild(weights)
@@ -479,10 +486,9 @@ class _Parts:
         running = loop.step(running)
         return running, loop.finish(running)
 
-    def whole(self, room: int, weights: Any, given: _Given, inputs: Any) -> Sequences:
+    def whole(self, weights: Any, given: _Given, inputs: Any) -> Sequences:
         """All of it in one program."""
-        begun = self.begin(room, weights, given, inputs)
-        return self.finish(room, weights, given, inputs, *begun)
+        return self.finish(weights, given, inputs, *self.begin(weights, given, inputs))
 
 
 def _only_the_schema(config: GenerationConfig, said: Mapping[str, Any]) -> GenerationConfig:
