@@ -16,10 +16,8 @@ from jaxtyping import Array, Float, Int
 
 from captax.errors import quoted
 from captax.generation.decoding import GenerationError
-from captax.text.schema import SchemaError, table_apart, table_of
+from captax.text.schema import NONE, SchemaError, table_apart, table_of
 
-# No state: the token is forbidden.
-_NONE = -1
 # Tables have a power of this as their number of rows and columns, so that few programs serve all.
 _SIZE = 4
 # More tokens than any text has.
@@ -66,7 +64,7 @@ class Automaton:
 
         states = jax.lax.fori_loop(begins.min(), position, read, jnp.zeros(rows, jnp.int32))
         # A text that has not begun is left alone, and one that other constraints have led astray.
-        states = jnp.where(position >= begins, states, _NONE)
+        states = jnp.where(position >= begins, states, NONE)
         nexts = jnp.where(states[:, None] >= 0, following[states], 0)[:, classes]
         room = jnp.asarray(limit).reshape(-1, 1) - position - 1
         fits = (nexts >= 0) & (jnp.asarray(self.left)[nexts] <= room)
@@ -101,7 +99,7 @@ def until(
     for place in range(letters.shape[1]):
         longer = np.flatnonzero(sizes > place)
         table[:end, longer] = bytewise[table[:end, longer], letters[longer, place]]
-    table[done] = _NONE
+    table[done] = NONE
     table[:, list(eos)] = end
     table[end] = end
     return _made(table, np.zeros(end + 1, np.int32))
@@ -144,7 +142,7 @@ def _made(table: Int[np.ndarray, "states vocab"], left: Int[np.ndarray, " states
     alike = columns.view(np.dtype((np.void, columns.itemsize * columns.shape[1]))).reshape(-1)
     _, firsts, classes = np.unique(alike, return_index=True, return_inverse=True)
     rows, width = _rounded(len(table)), _rounded(len(firsts))
-    following = np.full((rows, width), _NONE, np.int32)
+    following = np.full((rows, width), NONE, np.int32)
     following[: len(table), : len(firsts)] = table[:, firsts]
     padded = np.full(rows, _NEVER, np.int32)
     padded[: len(left)] = left
