@@ -14,17 +14,16 @@ from safetensors import SafetensorError
 
 from captax.checkpoints.exchange import replace_folder
 from captax.checkpoints.state import (
-    AUTO,
     CheckpointError,
     check_fit,
     export,
     fill,
     own_dtype,
+    types_for,
 )
 from captax.checkpoints.weights import LazyTensor, open_weights
 from captax.files import CONFIG_LIMIT, Kind, parse_json, read_text, unwritable
 from captax.models.config import ModelConfig
-from captax.models.quantised import QUANTISED
 from captax.models.registry import ConfigError, model_config, read_config
 
 CONFIG = "config.json"
@@ -67,10 +66,7 @@ def load_model(directory: Path, *, dtype: str = "float32") -> nnx.Module:
     `CheckpointError`, which lists every tensor that does not fit.
     """
     config, model, tensors = _open(directory, lambda config: config)
-    quantised = dtype if dtype in QUANTISED else None
-    if dtype == AUTO or quantised:
-        dtype = _own_dtype(directory, tensors)
-    how: Any = {"dtype": dtype, "quantised": quantised}
+    how = types_for(dtype, lambda: _own_dtype(directory, tensors))
     return fill(model, tensors, where=str(directory), layout=config.layout(), **how)
 
 

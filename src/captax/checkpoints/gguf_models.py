@@ -11,11 +11,10 @@ import numpy as np
 
 from captax.checkpoints.gguf import Gguf
 from captax.checkpoints.lazy import LazyTensor
-from captax.checkpoints.state import AUTO, CheckpointError, fill, own_dtype
+from captax.checkpoints.state import CheckpointError, fill, own_dtype, types_for
 from captax.errors import quoted
 from captax.models.config import ConfigError, ModelConfig
 from captax.models.language import LanguageModel, rotary
-from captax.models.quantised import QUANTISED
 from captax.models.registry import read_config
 
 # Names within a layer, without `weight` and `bias`.
@@ -209,9 +208,7 @@ def load_gguf(gguf: Gguf, *, dtype: str = "float32") -> LanguageModel:
         if theirs != _DIVISORS:
             spelt = _spelt(theirs, architecture)
             tensors[spelt] = _changed(tensor, spelt, architecture, config)
-    quantised = dtype if dtype in QUANTISED else None
-    dtype = own_dtype(None, gguf.held) if dtype == AUTO or quantised else dtype
-    how: Any = {"dtype": dtype, "quantised": quantised}
+    how = types_for(dtype, lambda: own_dtype(None, gguf.held))
     return fill(model, tensors, where=str(gguf.path), layout=config.layout(), **how)
 
 

@@ -175,6 +175,15 @@ def own_dtype(named: Any, held: Mapping[str, int]) -> str:
     return "float32"
 
 
+def types_for(asked: str, own: Callable[[], str]) -> dict[str, Any]:
+    """The `dtype` and `quantised` of `fill` for a type that was asked for.
+
+    `own` gives the checkpoint's, which all that is not quantised keeps.
+    """
+    quantised = asked if asked in QUANTISED else None
+    return {"dtype": own() if asked == AUTO or quantised else asked, "quantised": quantised}
+
+
 def check_dtype(name: str) -> None:
     """Raise `CheckpointError` unless `name` is a dtype that weights can have."""
     if name not in DTYPES:

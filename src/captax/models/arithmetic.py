@@ -132,11 +132,11 @@ def look_up(
     """Embeddings of tokens, in the type that `activation_dtype` says."""
     if isinstance(table, Quantised):
         return table.look_up(tokens).astype(activation_dtype(table.dtype))
-    if table.dtype != jnp.float32:
+    rows = table
+    if rows.dtype != jnp.float32:
         # Without the barrier, XLA:CPU widens the whole table in memory before it begins to decode.
-        wide, tokens = jax.lax.optimization_barrier((table, tokens))
-        return wide[tokens].astype(activation_dtype(table.dtype))
-    return table[tokens].astype(activation_dtype(table.dtype))
+        rows, tokens = jax.lax.optimization_barrier((rows, tokens))
+    return rows[tokens].astype(activation_dtype(rows.dtype))
 
 
 def largest(
