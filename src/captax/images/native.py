@@ -124,11 +124,15 @@ class NativeProcessor(Processor):
             return image
         return Prepared(np.asarray(self.resized(image, self.fit(image).resized)))
 
+    def limited(self, most: int | None = None, least: int | None = None) -> "NativeProcessor":
+        """With other limits of pixels; a lower one for the most lowers the fewest too."""
+        most = self.max_pixels if most is None else most
+        least = min(self.min_pixels, most) if least is None else least
+        return dataclasses.replace(self, min_pixels=least, max_pixels=most)
+
     @property
     def _of_frames(self) -> "NativeProcessor":
-        most = min(self.max_pixels, FRAME_PLACES * self.side**2)
-        least = min(self.min_pixels, most)
-        return dataclasses.replace(self, min_pixels=least, max_pixels=most)
+        return self.limited(min(self.max_pixels, FRAME_PLACES * self.side**2))
 
     @property
     def frame_size(self) -> tuple[int, int]:

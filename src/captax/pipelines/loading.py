@@ -146,10 +146,7 @@ def _limited(loaded: Any, least: int | None, most: int | None) -> NativeProcesso
             f"`{'max_pixels' if least is None else 'min_pixels'}` is for models that see a picture "
             "at its own size, such as Qwen3-VL, and this is none of them; leave it out"
         )
-    most = processor.max_pixels if most is None else most
-    # A lower limit for all pixels lowers the fewest too.
-    least = min(processor.min_pixels, most) if least is None else least
-    return dataclasses.replace(processor, min_pixels=least, max_pixels=most)
+    return processor.limited(most, least)
 
 
 def _retiled(loaded: Any, image_size: int | None, image_splitting: bool | None) -> TileProcessor:

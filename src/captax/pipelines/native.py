@@ -67,11 +67,9 @@ class NativeCaptioner(VisionLanguageCaptioner):
         return Arrangement(((0, 0),), (self.processor.most_places,))
 
     def _whole_prompt(self, asked: Any, picture: Shown, config: GenerationConfig) -> list[int]:
-        places = self.places(picture)
-        count = len(self.arrangement(picture).places)
-        return Filled(
-            super()._whole_prompt(asked, picture, config), places, self._room(places, count)
-        )
+        shown = self.arrangement(picture)
+        places = sum(shown.places)
+        return Filled(asked(shown), places, self._room(places, len(shown.places)))
 
     def inputs(self, pictures: Sequence[Shown], rows: int) -> Patches:  # type: ignore[override]
         shown = [self._cut(each) for each in pictures]

@@ -91,15 +91,12 @@ def _prepare_to_ask(captioner: VisionLanguageCaptioner, recipe: Recipe) -> None:
         captioner.processor = dataclasses.replace(captioner.processor, split=False)
     native = isinstance(captioner.processor, NativeProcessor)
     if most := recipe.model.max_pixels:
-        if not isinstance(captioner.processor, NativeProcessor):
+        if not native:
             raise RecipeError(
                 "model.max_pixels is for models that see pictures at their own size, and this one "
                 "does not; leave it out"
             )
-        least = min(captioner.processor.min_pixels, most)
-        captioner.processor = dataclasses.replace(
-            captioner.processor, min_pixels=least, max_pixels=most
-        )
+        captioner.processor = captioner.processor.limited(most)
     if captioner.processor.most_tiles == (0, 0) and not native:
         return
     if native and (any(stage.views for stage in recipe.stages) or jax.process_count() > 1):
