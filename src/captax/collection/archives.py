@@ -17,7 +17,6 @@ from captax.images import (
     ImageError,
     begins_like_picture,
     names_picture,
-    names_video,
     suffix_told,
 )
 from captax.images.kinds import HEADER
@@ -114,11 +113,7 @@ def archive_items(archive: str, left_out: Counter[str], *, videos: bool = False)
             continue
         elif member.endswith(MASKS):
             left_out["masks"] += 1
-        elif (
-            names_picture(member)
-            or (videos and names_video(member))
-            or begins_like_picture(header())
-        ):
+        elif names_picture(member, videos=videos) or begins_like_picture(header()):
             pictures.append(member)
             yield Item(f"{archive}/{member}", image, root / place_of(within))
         else:

@@ -29,7 +29,6 @@ from captax.images import (
     ImageError,
     UnusableImage,
     names_picture,
-    names_video,
     suffix_told,
     walk_images,
 )
@@ -80,7 +79,7 @@ class _Search(NamedTuple):
 
     def wants(self, name: str) -> bool:
         """Whether a file of this name is a picture, or a video where these are found."""
-        return names_picture(name) or (self.videos and names_video(name))
+        return names_picture(name, videos=self.videos)
 
 
 def _each_once(items: Iterable[Item], left_out: Counter[str]) -> Iterator[Item]:
@@ -150,7 +149,7 @@ def _local(path: Path, search: _Search, *, alone: bool) -> Iterator[Item]:
         if not shards and not alone:  # the others are captioned
             missing = ImageError(absent(path, "file or folder"))
             # Decoding says that a picture is missing.
-            image = path if names_picture(path) or names_video(path) else missing
+            image = path if names_picture(path, videos=True) else missing
             yield Item(str(path), image, place_of(path))
     else:
         for match in sorted(map(Path, glob.iglob(str(path), recursive=True))):  # noqa: PTH207

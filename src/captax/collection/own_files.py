@@ -10,7 +10,7 @@ from pathlib import Path
 
 from captax.data.folder import SIDECAR_SUFFIXES
 from captax.files import CSV_HEADER, JSON_TEXT, Kind
-from captax.images import names_picture, names_video
+from captax.images import names_picture
 
 # Files beside a picture that hold its caption; JSON is what WebDataset has.
 _SIDECARS = (*SIDECAR_SUFFIXES, ".xmp", ".json")
@@ -70,4 +70,4 @@ class OwnFiles:
 
 def _captioned(name: str) -> bool:
     """Whether a file's name is that of what gets captions."""
-    return names_picture(name) or names_video(name)
+    return names_picture(name, videos=True)

@@ -40,7 +40,6 @@ from captax.images import (
     SheetRow,
     TileProcessor,
     names_picture,
-    names_video,
     write_sheet,
 )
 from captax.pipelines.captioner import Captioner
@@ -123,7 +122,7 @@ class Plan:
         check_new_files(
             [out, sheet, *beside],
             [*self.sources, *others],
-            reads=lambda name: names_picture(name) or names_video(name),
+            reads=lambda name: names_picture(name, videos=True),
         )
 
     @property
@@ -173,7 +172,7 @@ class Plan:
             not self.ext.startswith(".") or "/" in self.ext or not self.ext.strip(".")
         ):
             raise CollectionError(f"--ext is {quoted(self.ext)}; give one such as .txt or .caption")
-        if self.ext is not None and (names_picture(f"a{self.ext}") or names_video(f"a{self.ext}")):
+        if self.ext is not None and names_picture(f"a{self.ext}", videos=True):
             raise CollectionError(
                 f"--ext is {quoted(self.ext)}, a suffix of pictures; give one such as .txt"
             )

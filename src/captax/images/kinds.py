@@ -81,10 +81,14 @@ def is_image_path(path: str | os.PathLike[str]) -> bool:
     return _suffix(path) in IMAGE_SUFFIXES
 
 
-def names_picture(path: str | os.PathLike[str]) -> bool:
-    """Whether the name of `path` ends like a picture's, whether or not captax reads it."""
+def names_picture(path: str | os.PathLike[str], *, videos: bool = False) -> bool:
+    """Whether the name of `path` ends like a picture's, whether or not captax reads it.
+
+    With `videos`, like that of a video that captax reads too.
+    """
     suffix = _suffix(path)
-    return suffix in IMAGE_SUFFIXES or suffix in _OTHER_SUFFIXES
+    known = suffix in IMAGE_SUFFIXES or suffix in _OTHER_SUFFIXES
+    return known or (videos and suffix in VIDEO_SUFFIXES)
 
 
 def begins_like_picture(header: bytes) -> bool:
