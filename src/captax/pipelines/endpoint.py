@@ -16,7 +16,7 @@ import threading
 import urllib.error
 import urllib.request
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
@@ -101,9 +101,7 @@ class Endpoint:
     what concerns every picture.
     """
 
-    def __init__(
-        self, url: str, key: str | None = None, sleep: Callable[[float], object] | None = None
-    ):
+    def __init__(self, url: str, key: str | None = None):
         parts = urlsplit(url)
         if set(url) & set("@?#"):
             raise EndpointError(
@@ -117,8 +115,7 @@ class Endpoint:
         if key is not None and not (key.isascii() and key.isprintable()):
             raise EndpointError("the API key holds characters that no header has; correct it")
         self.url = url.rstrip("/")
-        self._left = threading.Event()
-        self._key, self._sleep = key, sleep or self._left.wait
+        self._key, self._left = key, threading.Event()
         self._live = _Live()
         self._open = urllib.request.build_opener(_NoRedirects, self._live).open
 
@@ -178,7 +175,7 @@ class Endpoint:
                 if last == TRIES - 1 or (body is None and later.away) or self._left.is_set():
                     raise EndpointError(f"{self.url}: {later}") from None
                 pause = min(PAUSE * 2**last * random.uniform(0.75, 1.25), LONGEST_PAUSE)
-                self._sleep(max(pause, min(later.seconds, LONGEST_PAUSE)))
+                self._left.wait(max(pause, min(later.seconds, LONGEST_PAUSE)))
         raise AssertionError
 
     def _once(self, path: str, body: bytes | None) -> Any:
