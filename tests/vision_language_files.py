@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 
-from captax.images import ImageProcessor, Prepared
+from captax.images import Group, ImageProcessor
 from captax.models.patches import in_squares
+from captax.pipelines.vision_language import pictures_of
 from captax.text import Tokenizer
 from golden.families import CASES
 
@@ -106,23 +108,61 @@ def write(name: str, folder: Path) -> Path:
     return folder
 
 
-def seen_by_theirs(name: str, ours: Any, shown: Prepared, tokens: Any) -> dict[str, Any]:
-    """A prepared picture as transformers' models take it, and what they are told of its tokens."""
+def seen_by_theirs(name: str, ours: Any, shown: Any, tokens: Any) -> dict[str, Any]:
+    """What was prepared as transformers' models take it, and what they are told of its tokens."""
     import torch
 
-    pixels = ours.processor.normalize(shown.views)
-    marked = (tokens == ours.model.config.image_token_id).long()
-    if name in NATIVE:
-        patch, merge = ours.processor.patch, ours.processor.merge
-        still = in_squares(pixels[0], patch, merge).reshape(-1, patch**2, 1, 3).repeat(2, axis=2)
-        height, width = (side // patch for side in shown.pixels.shape[:2])
-        return {
-            "pixel_values": torch.from_numpy(still.transpose(0, 3, 2, 1).reshape(len(still), -1)),
-            "image_grid_thw": torch.tensor([[1, height, width]]),
-            "mm_token_type_ids": marked,
-        }
-    views = torch.from_numpy(pixels.transpose(0, 3, 1, 2))
-    given = {"pixel_values": views[None] if name == "smolvlm" else views}
-    if name in ("paligemma", "gemma3-vision"):
-        given["token_type_ids"] = marked * (name != "paligemma")
-    return given
+    pictures = pictures_of(shown)
+    video = isinstance(shown, Group) and shown.is_video
+    if name not in NATIVE:
+        views = [view for each in pictures for view in each.views]
+        pixels = ours.processor.normalize(np.stack(views)).transpose(0, 3, 1, 2)
+        pixels = torch.from_numpy(np.ascontiguousarray(pixels))
+        if name == "smolvlm":
+            return {"pixel_values": pixels[None]}
+        if name not in ("paligemma", "gemma3-vision"):
+            return {"pixel_values": pixels}
+        marked = (tokens == ours.model.config.image_token_id).long()
+        return {"pixel_values": pixels, "token_type_ids": marked * (name != "paligemma")}
+    patch, merge = ours.processor.patch, ours.processor.merge
+    cuts = [
+        in_squares(ours.processor.normalize(each.pixels[None])[0], patch, merge)
+        for each in pictures
+    ]
+    grids = [[1, *(side // patch for side in each.pixels.shape[:2])] for each in pictures]
+    config = ours.model.config
+    given: dict[str, Any] = {}
+    if video:
+        cuts += cuts[-1:] * (len(cuts) % 2)
+        parts = [np.stack(cuts[i : i + 2], 1) for i in range(0, len(cuts), 2)]
+        grid = torch.tensor([[len(parts), *grids[0][1:]]])
+        given = {"video_grid_thw": grid}
+        if name == "qwen2.5-vl":
+            between = (shown.times[-1] - shown.times[0]) / (len(shown.times) - 1)
+            given["second_per_grid_ts"] = torch.tensor([2 * between])
+    else:
+        parts = [np.stack([cut, cut], 1) for cut in cuts]
+        given = {"image_grid_thw": torch.tensor(grids)}
+    flat = [each.reshape(len(each), 2, patch**2, 3).transpose(0, 3, 1, 2) for each in parts]
+    pixels = torch.from_numpy(np.concatenate([each.reshape(len(each), -1) for each in flat]))
+    given["pixel_values_videos" if video else "pixel_values"] = pixels
+    marked = (tokens == config.image_token_id).long() + 2 * (tokens == config.video_token_id).long()
+    return {**given, "mm_token_type_ids": marked}
+
+
+def answer_of_theirs(
+    theirs: Any, name: str, ours: Any, shown: Any, tokens: Any, **options: Any
+) -> Any:
+    """What transformers' model writes after a whole prompt and what `ours` prepared."""
+    import torch
+
+    return theirs.generate(
+        input_ids=tokens,
+        attention_mask=torch.ones_like(tokens),
+        **seen_by_theirs(name, ours, shown, tokens),
+        **options,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_scores=True,
+        output_logits=True,
+    )

@@ -9,55 +9,15 @@ import pytest
 from PIL import Image
 
 import captax
-from captax.images import Group, Video
-from captax.models.patches import in_squares
-from captax.pipelines.vision_language import pictures_of
+from captax.images import Video
 from captax.text.prompt_format import FORMATS, SMOLVLM, in_words
-from vision_language_files import NATIVE, write
+from vision_language_files import NATIVE, answer_of_theirs, write
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
 NAMES = ("smolvlm", "gemma3-vision", *NATIVE)
-
-
-def seen_by_theirs(name: str, ours: Any, shown: Any, tokens: Any) -> dict[str, Any]:
-    """What was prepared as transformers' models take it."""
-    pictures = pictures_of(shown)
-    video = isinstance(shown, Group) and shown.is_video
-    if name not in NATIVE:
-        views = [view for each in pictures for view in each.views]
-        pixels = ours.processor.normalize(np.stack(views)).transpose(0, 3, 1, 2)
-        pixels = torch.from_numpy(np.ascontiguousarray(pixels))
-        if name == "smolvlm":
-            return {"pixel_values": pixels[None]}
-        marked = (tokens == ours.model.config.image_token_id).long()
-        return {"pixel_values": pixels, "token_type_ids": marked}
-    patch, merge = ours.processor.patch, ours.processor.merge
-    cuts = [
-        in_squares(ours.processor.normalize(each.pixels[None])[0], patch, merge)
-        for each in pictures
-    ]
-    grids = [[1, *(side // patch for side in each.pixels.shape[:2])] for each in pictures]
-    config = ours.model.config
-    given: dict[str, Any] = {}
-    if video:
-        cuts += cuts[-1:] * (len(cuts) % 2)
-        parts = [np.stack(cuts[i : i + 2], 1) for i in range(0, len(cuts), 2)]
-        grid = torch.tensor([[len(parts), *grids[0][1:]]])
-        given = {"video_grid_thw": grid}
-        if name == "qwen2.5-vl":
-            between = (shown.times[-1] - shown.times[0]) / (len(shown.times) - 1)
-            given["second_per_grid_ts"] = torch.tensor([2 * between])
-    else:
-        parts = [np.stack([cut, cut], 1) for cut in cuts]
-        given = {"image_grid_thw": torch.tensor(grids)}
-    flat = [each.reshape(len(each), 2, patch**2, 3).transpose(0, 3, 1, 2) for each in parts]
-    pixels = torch.from_numpy(np.concatenate([each.reshape(len(each), -1) for each in flat]))
-    given["pixel_values_videos" if video else "pixel_values"] = pixels
-    marked = (tokens == config.image_token_id).long() + 2 * (tokens == config.video_token_id).long()
-    return {**given, "mm_token_type_ids": marked}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,16 +58,7 @@ def test_pictures_and_videos_are_answered_as_the_reference_answers_each(
         shown = ours.prepare(source)
         [asked] = ours._asked(["look red"], "", False)
         tokens = torch.tensor([list(ours._whole_prompt(asked, shown, ours.generation))])
-        given = seen_by_theirs(name, ours, shown, tokens)
-        want = theirs.generate(
-            input_ids=tokens,
-            attention_mask=torch.ones_like(tokens),
-            **given,
-            **options,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
+        want = answer_of_theirs(theirs, name, ours, shown, tokens, **options)
         assert list(got.tokens) == want.sequences[0, tokens.shape[1] :].tolist()
         logprobs = [torch.log_softmax(each[0], -1) for each in want.logits]
         expected = [float(row[token]) for row, token in zip(logprobs, got.tokens, strict=True)]

@@ -26,7 +26,7 @@ from captax.models.smolvlm import Idefics3Config, SmolVLMConfig, buckets
 from captax.models.vision_language import VisionLanguageConfig
 from captax.text.prompt_format import FORMATS, IDEFICS3, PALIGEMMA, SMOLVLM, PromptFormat
 from captax.training.step import token_losses
-from vision_language_files import MARKERS, seen_by_theirs, write
+from vision_language_files import MARKERS, answer_of_theirs, write
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
@@ -285,16 +285,7 @@ def test_a_batch_is_answered_as_the_reference_answers_each(
         read = ours._whole_prompt(asked, shown, ours.generation)
         begun = 1 if name == "florence2" else len(read)  # which the encoder's prompt is no part of
         tokens = torch.tensor([getattr(read, "question", read)])
-        given = seen_by_theirs(name, ours, shown, tokens)
-        want = theirs.generate(
-            input_ids=tokens,
-            attention_mask=torch.ones_like(tokens),
-            **given,
-            **options,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
+        want = answer_of_theirs(theirs, name, ours, shown, tokens, **options)
         assert list(got.tokens) == want.sequences[0, begun:].tolist()
         if beams > 1:
             assert got.score == pytest.approx(want.sequences_scores[0].item(), abs=1e-4)
