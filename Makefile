@@ -6,7 +6,7 @@ PYTEST := $(BIN)/pytest -n logical --dist worksteal $(if $(SAMPLE),--sample $(SA
 # Where Python may keep no bytecode, every process that a test starts compiles all it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test slow check data browser rest alone screenshots fuzz parity parity-large nightly wheel clean
+.PHONY: demo test slow check data browser rest alone screenshots fuzz parity parity-large nightly wheel site notebooks clean
 
 demo: .venv/installed  ## caption the pictures in examples/ and make a page of them
 	$(BIN)/captax caption examples --sheet demo/captions.html
@@ -15,7 +15,7 @@ demo: .venv/installed  ## caption the pictures in examples/ and make a page of t
 test: .venv/tests  ## the fast suite
 	$(PYTEST) -m "not data and not parity and not slow and not browser"
 
-slow: .venv/tests  ## whole recipes, tutorials, several devices and processes
+slow: .venv/docs  ## whole recipes, tutorials, the site, several devices and processes
 	$(PYTEST) -m "slow and not data and not parity and not browser and not alone"
 
 check: .venv/dev  ## what pre-commit and review look at
@@ -29,7 +29,7 @@ data: .venv/tests  ## tests that read ../shared/data
 browser: .venv/browser  ## the web page in chromium
 	$(PYTEST) -m "browser"
 
-rest: .venv/parity .venv/browser  ## slow, data, browser and parity at once
+rest: .venv/parity .venv/browser .venv/docs  ## slow, data, browser and parity at once
 	$(PYTEST) -m "(slow or data or browser or parity) and not large and not alone"
 
 alone: .venv/tests  ## attacks on a server, which must answer in time; nothing else may run
@@ -53,8 +53,15 @@ nightly: check test rest alone parity-large  ## everything, whole
 wheel: .venv/dev
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
+site: .venv/docs  ## the documentation as a site
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs site
+	@echo "open site/index.html"
+
+notebooks: .venv/docs  ## docs/notebooks, from the pages of docs/tutorials
+	$(BIN)/python docs/tutorials/notebooks.py
+
 clean:
-	rm -rf .venv demo dist
+	rm -rf .venv demo dist site
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -70,6 +77,10 @@ clean:
 	  echo "chromium is missing: apt-get install chromium, or give its path as CAPTAX_CHROMIUM"; exit 1; }
 	$(BIN)/pip install --quiet --editable '.[browser]'
 	npm install --silent --no-save --prefix .venv axe-core
+	@touch $@
+
+.venv/docs: .venv/tests
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	@touch $@
 
 .venv/fuzz: .venv/tests

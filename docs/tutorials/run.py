@@ -1,8 +1,8 @@
 """Run the cells of a tutorial, in order, in the current folder: `python run.py PAGE.md [--write]`.
 
 With `--write`, the printed output of the cells is put into the page, and the pictures that they
-make are put beside it, so a page shows exactly what its cells give. The program needs only captax;
-jupytext and MyST-NB run the same pages as notebooks.
+make are put beside it, so a page shows exactly what its cells give. The program needs only captax.
+notebooks.py makes notebooks of the same pages.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE.parent / "images" / "tutorials"
+PAGES = [page for page in sorted(HERE.glob("*.md")) if page.name != "README.md"]
 # A cell, and the block of its printed output that may follow.
 CELL = re.compile(
     r"(?P<cell>```\{code-cell\}[^\n]*\n(?P<options>(?::[^\n]*\n)*)(?P<code>.*?)```\n)"
