@@ -5,11 +5,13 @@
 Starts a server process with the built-in captioner. This process sends it the first pictures of the
 folder PICTURES over loopback, one in each request: first one request after another, then from
 several clients at once. Every answer is compared with the result of `captioner.caption` for its
-picture.
+picture. At the end it asks by OpenAI's interface, greedily, and measures when the first part of a
+stream comes.
 """
 
 import argparse
 import asyncio
+import base64
 import os
 import statistics
 import subprocess
@@ -101,6 +103,29 @@ async def load(
         return time.perf_counter() - began, latencies, lost, wrong
 
 
+async def stream(pictures: list[Path]) -> tuple[list[float], list[float], list[float]]:
+    """Seconds to the first part of each stream, to its end, and to an answer without a stream."""
+    first, last, whole = [], [], []
+    async with httpx.AsyncClient(timeout=120) as client:
+        for turn, picture in enumerate([pictures[0], *pictures]):  # once to warm up
+            data = base64.b64encode(picture.read_bytes()).decode()
+            shown = {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}}
+            body = {"messages": [{"role": "user", "content": [shown]}], "temperature": 0}
+            began = time.perf_counter()
+            await client.post(f"{HERE}/v1/chat/completions", json=body)
+            between = time.perf_counter()
+            address, said = f"{HERE}/v1/chat/completions", []
+            async with client.stream("POST", address, json=body | {"stream": True}) as answer:
+                async for line in answer.aiter_lines():
+                    if '"content":"' in line and '"content":""' not in line:
+                        said.append(time.perf_counter() - between)
+            if turn:
+                whole.append(between - began)
+                first.append(said[0])
+                last.append(time.perf_counter() - between)
+    return first, last, whole
+
+
 def report(
     name: str, seconds: float, latencies: list[float], lost: int, wrong: int, note: str = ""
 ) -> float:
@@ -159,6 +184,12 @@ def main() -> None:
         mean = (pictures_after - pictures_before) / (batches_after - batches_before)
         print(f"             {mean:.1f} pictures on the average")
         shown = ", ".join(f"{each:.0f}" for each in resident)
+        times = asyncio.run(stream(pictures[:50]))
+        first, last, whole = (1000 * statistics.median(each) for each in times)
+        print(
+            f"stream       first part p50 {first:.0f} ms, all {last:.0f} ms; without a stream "
+            f"{whole:.0f} ms; ratio {first / whole:.2f}"
+        )
         print(f"memory       {shown} MB resident, before and after each quarter of the requests")
     finally:
         server.terminate()

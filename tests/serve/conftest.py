@@ -18,11 +18,14 @@ from starlette.testclient import TestClient
 
 import captax
 import vision_language_files
+from captax.generation import GenerationConfig
+from captax.images import ImageProcessor
 from captax.pipelines.captioner import Captioner
 from captax.pipelines.vision_language import VisionLanguageCaptioner
 from captax.serve.app import create_app
 from captax.serve.server import make_server
 from captax.serve.settings import Settings
+from generation.test_automaton import byte_level
 
 SETTINGS = Settings(name="tiny", max_batch=4, queue=16, max_images=6, max_bytes=200_000, wait=0.02)
 
@@ -81,6 +84,30 @@ def smolvlm(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageCaptioner
     """A tiny vision-language model."""
     folder = vision_language_files.write("smolvlm", tmp_path_factory.mktemp("smolvlm"))
     return captax.load(folder, image_splitting=False)
+
+
+@pytest.fixture(scope="session")
+def spelling(make_model: Callable[..., Any], tiny_encoder: dict[str, Any]) -> Captioner:
+    """A tiny captioner that can spell, so that its texts can be held to a form."""
+    tokenizer = byte_level()
+    decoder = {
+        "model_type": "captax-transformer",
+        "vocab_size": tokenizer.vocab_size,
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "mlp_width": 32,
+        "max_positions": 96,
+        "features_width": 1280,
+        "grid": [2, 2],
+    }
+    config = {"model_type": "captax-encoder-decoder", "encoder": tiny_encoder, "decoder": decoder}
+    return Captioner(
+        make_model(config, 24),
+        ImageProcessor(size=(64, 64)),
+        tokenizer,
+        GenerationConfig(num_beams=1, max_new_tokens=80),
+    )
 
 
 async def asking(app: Any, path: str, body: dict[str, Any], *, parts: int = 2) -> None:

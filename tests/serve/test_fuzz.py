@@ -56,7 +56,7 @@ def test_by_the_document(guarded: TestClient, operations: list[Any], data: st.Da
         path, error = operation.path, answer.json()["error"]
         if path.startswith("/api/"):
             assert isinstance(error, str)
-        elif path.startswith(("/v1/chat", "/v1/models")):
+        elif path.startswith(("/v1/chat", "/v1/models", "/v1/responses")):
             assert set(error) == {"message", "type", "param", "code"}
         else:
             assert set(error) == {"type", "message", "request_id"}

@@ -7,7 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from captax.pipelines.captioner import Captioner
-from serve.conftest import encoded, png
+from serve.conftest import client_of, encoded, png
 
 GREEDY = {"temperature": 0, "num_predict": 8}
 PICTURE = encoded(png(1))
@@ -60,7 +60,7 @@ def test_what_has_no_effect_is_told(client: TestClient) -> None:
     [
         ({"prompt": "hello"}, "no picture"),
         ({"images": [PICTURE] * 2}, "one picture"),
-        ({"images": [PICTURE], "format": "json"}, "JSON schema"),
+        ({"images": [PICTURE], "format": "json"}, "tokenizer"),
         ({"images": [PICTURE], "options": {"temperature": -1}}, "temperature"),
         ({"images": ["%"]}, "base64"),
     ],
@@ -100,7 +100,19 @@ def test_photoprism(client: TestClient, tiny_captioner: Captioner) -> None:
     }
     found = client.post("/api/generate", json=body).json()
     assert found["response"] == want.text and found["done"]
-    labels = {**body, "format": "json", "options": {"temperature": 0.1, "top_p": 0.9,
-                                                    "stop": ["\n\n"]}}  # fmt: skip
-    refused = client.post("/api/generate", json=labels)
-    assert refused.status_code == 400 and "schema" in refused.json()["error"]
+
+
+def test_photoprism_gets_labels(spelling: Captioner) -> None:
+    """It asks for JSON without a schema, and ends at an empty line."""
+    labels = {
+        "model": "gemma3:latest",
+        "prompt": "Return a single JSON object that matches the format",
+        "format": "json",
+        "options": {"temperature": 0.1, "top_p": 0.9, "num_predict": 70},
+        "stream": False,
+        "images": [PICTURE],
+    }
+    with client_of(spelling) as client:
+        answer = client.post("/api/generate", json=labels)
+    assert answer.status_code == 200, answer.text
+    assert isinstance(json.loads(answer.json()["response"]), dict)

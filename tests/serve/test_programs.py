@@ -79,6 +79,34 @@ def test_openai(server: str, model: Captioner, want: str) -> None:
         client.models.retrieve("another")
 
 
+def test_openai_responses(server: str, want: str) -> None:
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"{server}/v1", api_key="k", max_retries=0)
+    content = [
+        {"type": "input_text", "text": "look red"},
+        {"type": "input_image", "image_url": URL, "detail": "low"},
+    ]
+    body: dict[str, Any] = {
+        "model": "any",
+        "instructions": "square",
+        "input": [{"role": "user", "content": content}],
+        "max_output_tokens": 8,
+        "temperature": 0,
+    }
+    whole = client.responses.create(**body)
+    assert whole.output_text == want and whole.usage.output_tokens <= 8
+    events = list(client.responses.create(**body, stream=True))
+    assert [each.sequence_number for each in events] == [*range(len(events))]
+    parts = [each.delta for each in events if each.type == "response.output_text.delta"]
+    assert "".join(parts) == want and len(parts) > 1
+    last = events[-1]
+    assert last.type == f"response.{whole.status}" and last.response.output_text == want
+    assert last.response.usage == whole.usage
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(**body, previous_response_id="resp_1")
+    assert refused.value.param == "previous_response_id"
+
+
 def test_ollama(server: str, want: str, tmp_path: Path) -> None:
     ollama = pytest.importorskip("ollama")
     client = ollama.Client(server, headers={"Authorization": "Bearer k"})

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from captax.images import Prepared
 from captax.pipelines.captioner import Captioner
-from captax.serve import ollama_api, openai_api, schemas
+from captax.serve import ollama_api, openai_api, responses_api, schemas
 from captax.serve.asking import Desk, unless_gone
 from captax.serve.document import describe
 from captax.serve.gate import Gate
@@ -62,6 +62,7 @@ def create_app(
     _add_facts(app, service)
     desk = Desk(service)
     openai_api.add(app, desk)
+    responses_api.add(app, desk)
     ollama_api.add(app, desk)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     describe(app, settings)

@@ -148,6 +148,22 @@ def asked_in(messages: Iterable[tuple[str, str]]) -> tuple[str, str]:
     return prompt, system
 
 
+def _any_object() -> str:
+    """A schema of objects of values, lists, objects, and lists of objects.
+
+    JSON has objects in objects without end, and an automaton has not.
+    """
+    values = [{"type": each} for each in ("string", "number", "boolean", "null")]
+    record = {"type": "object", "additionalProperties": {"anyOf": values}}
+    several = {"type": "array", "items": {"anyOf": [*values, record]}}
+    every = {"anyOf": [*values, several, record]}
+    return schema_text({"type": "object", "additionalProperties": every})
+
+
+# What is followed where JSON is asked for and no schema is given.
+ANY_OBJECT = _any_object()
+
+
 def checked_schema(schema: Any, param: str) -> str:
     """A schema as a text. Raises `Refused` if it is none."""
     try:

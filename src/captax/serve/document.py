@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from captax.serve import ollama_api, openai_api, schemas
+from captax.serve import ollama_api, openai_api, responses_api, schemas
 from captax.serve.gate import WORK
 from captax.serve.refusals import OLLAMA, OPENAI
 from captax.serve.settings import Settings
@@ -48,6 +48,21 @@ _MESSAGES = [
 # Those that take JSON alone, in the form of others' interfaces.
 _OTHERS: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "/v1/chat/completions": (openai_api.ChatRequest, {"model": "any", "messages": _MESSAGES}),
+    "/v1/responses": (
+        responses_api.ResponseRequest,
+        {
+            "model": "any",
+            "input": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "input_text", "text": "What animal is this?"},
+                        {"type": "input_image", "image_url": f"data:image/png;base64,{PIXEL}"},
+                    ],
+                }
+            ],
+        },
+    ),
     "/api/generate": (
         ollama_api.GenerateRequest,
         {"model": "any", "prompt": "What animal is this?", "images": [PIXEL], "stream": False},

@@ -18,6 +18,7 @@ from captax.checkpoints.state import parameters
 from captax.models.quantised import Quantised
 from captax.pipelines.captioner import Captioner
 from captax.serve.asking import (
+    ANY_OBJECT,
     NOTE,
     Desk,
     Question,
@@ -31,7 +32,6 @@ from captax.serve.asking import (
     options_of,
     reason,
     stops_of,
-    unsupported,
 )
 from captax.serve.pictures import read_request
 from captax.serve.refusals import Refused, repeated
@@ -70,8 +70,6 @@ class _Question(_Body):
         """What texts of these roles ask. Raises `Refused` for what this server cannot do."""
         prompt, system = asked_in(messages)
         given = self.options or ModelOptions.model_validate({})
-        if self.format == "json":
-            raise unsupported("format", "json needs a schema here; send a JSON schema")
         options = options_of(
             model,
             temperature=given.temperature,
@@ -81,9 +79,14 @@ class _Question(_Body):
             repetition_penalty=given.repeat_penalty,
             most=given.num_predict if (given.num_predict or 0) > 0 else None,
             stop=stops_of(given.stop),
-            schema=checked_schema(self.format, "format") if self.format else None,
+            schema=self._schema(),
         )
         return Question(prompt, system, options, given.seed)
+
+    def _schema(self) -> str | None:
+        if self.format == "json":
+            return ANY_OBJECT
+        return checked_schema(self.format, "format") if self.format else None
 
     @property
     def ignored(self) -> list[str]:

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 from captax.generation.result import Alternative
 from captax.pipelines.captioner import Captioner
 from captax.serve.asking import (
+    ANY_OBJECT,
     NOTE,
     Desk,
     Question,
@@ -34,36 +35,40 @@ from captax.serve.schemas import MOST_ROWS
 from captax.serve.work import Answer
 from captax.text import TextError
 
+# Newer models call the system's messages the developer's.
+SYSTEM = {"developer": "system"}
 # What has no effect on an answer.
 Ignored = Annotated[Any, Field(exclude=True)]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a request, in which unknown fields are refused."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class TextPart(_Part):
+class TextPart(Part):
     """A text."""
 
     type: Literal["text"]
     text: Said
 
 
-class ImageUrl(_Part):
+class ImageUrl(Part):
     """Where a picture is: a data URL or, where the server allows it, an http(s) URL."""
 
     url: str
     detail: Ignored = None
 
 
-class ImagePart(_Part):
+class ImagePart(Part):
     """A picture."""
 
     type: Literal["image_url"]
     image_url: ImageUrl
 
 
-class Message(_Part):
+class Message(Part):
     """What was said by one side: a text, or parts that are texts and pictures."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -78,7 +83,7 @@ class Message(_Part):
         return "\n".join(part.text for part in self.content or () if isinstance(part, TextPart))
 
 
-class JsonSchema(_Part):
+class JsonSchema(Part):
     """A schema by its name."""
 
     name: str = ""
@@ -87,21 +92,28 @@ class JsonSchema(_Part):
     strict: Ignored = None
 
 
-class ResponseFormat(_Part):
+class ResponseFormat(Part):
     """How the answer is written."""
 
     type: Literal["text", "json_schema", "json_object"]
     json_schema: JsonSchema | None = None
 
 
-class StreamOptions(_Part):
+class StreamOptions(Part):
     """What a stream has beside the answer."""
 
     include_usage: bool = False
     include_obfuscation: Ignored = None
 
 
-class ChatRequest(_Part):
+def check_without_effect(asked: Part, values: dict[str, tuple[Any, ...]]) -> None:
+    """Raise `Refused` for fields that have other values than those without an effect."""
+    for name, known in values.items():
+        if getattr(asked, name) not in known:
+            raise unsupported(name, "is not supported by this server; leave it out")
+
+
+class ChatRequest(Part):
     """A question about a picture."""
 
     kinds: ClassVar[tuple[str, ...]] = ("application/json",)
@@ -159,10 +171,20 @@ class ChatRequest(_Part):
 
     def question(self, model: Any) -> Question:
         """What is asked. Raises `Refused` for what this server cannot do."""
-        self._check()
-        # Newer models call the system's messages the developer's.
-        roles = {"developer": "system"}
-        prompt, system = asked_in((roles.get(m.role, m.role), m.said) for m in self.messages)
+        check_without_effect(
+            self,
+            {
+                "frequency_penalty": (None, 0),
+                "presence_penalty": (None, 0),
+                "logit_bias": (None, {}),
+                "tools": (None, []),
+                "functions": (None, []),
+                "tool_choice": (None, "none", "auto"),
+                "modalities": (None, ["text"]),
+                "top_logprobs": (None, 0),
+            },
+        )
+        prompt, system = asked_in((SYSTEM.get(m.role, m.role), m.said) for m in self.messages)
         options = options_of(
             model,
             temperature=self.temperature,
@@ -177,29 +199,14 @@ class ChatRequest(_Part):
         )
         return Question(prompt, system, options, self.seed)
 
-    def _check(self) -> None:
-        without_effect = {
-            "frequency_penalty": (None, 0),
-            "presence_penalty": (None, 0),
-            "logit_bias": (None, {}),
-            "tools": (None, []),
-            "functions": (None, []),
-            "tool_choice": (None, "none", "auto"),
-            "modalities": (None, ["text"]),
-            "top_logprobs": (None, 0),
-        }
-        for name, values in without_effect.items():
-            if getattr(self, name) not in values:
-                raise unsupported(name, "is not supported by this server; leave it out")
-
     def _schema(self) -> str | None:
         how = self.response_format
         if how is None or how.type == "text":
             return None
+        if how.type == "json_object":
+            return ANY_OBJECT
         if how.json_schema is None:
-            raise unsupported(
-                "response_format", f"{how.type} needs a schema here; send a json_schema"
-            )
+            raise unsupported("response_format", "json_schema needs a schema; send it")
         return checked_schema(how.json_schema.schema_, "response_format")
 
 
@@ -316,25 +323,24 @@ class _Writer:
     def _logprobs(self, text: Alternative) -> dict[str, Any] | None:
         if not self.asked.logprobs:
             return None
-        try:
-            pieces = self.model.tokenizer.pieces
-        except TextError:
-            pieces = None
-        content = []
-        for token, logprob in zip(text.tokens, text.logprobs, strict=True):
-            if token in self.model.generation.eos_ids:
-                continue
-            spelt = None if pieces is None else pieces[token]
-            shown = (
-                self.model.tokenizer.token(token)
-                if spelt is None
-                else spelt.decode("utf-8", "replace")
-            )
-            octets = [*shown.encode()] if spelt is None else [*spelt]
-            content.append(
-                {"token": shown, "logprob": logprob, "bytes": octets, "top_logprobs": []}
-            )
-        return {"content": content, "refusal": None}
+        return {"content": logprobs_of(self.model, text), "refusal": None}
+
+
+def logprobs_of(model: Captioner, text: Alternative) -> list[dict[str, Any]]:
+    """The tokens of a text and their log-probabilities, without its end."""
+    try:
+        pieces = model.tokenizer.pieces
+    except TextError:
+        pieces = None
+    told = []
+    for token, logprob in zip(text.tokens, text.logprobs, strict=True):
+        if token in model.generation.eos_ids:
+            continue
+        spelt = None if pieces is None else pieces[token]
+        shown = model.tokenizer.token(token) if spelt is None else spelt.decode("utf-8", "replace")
+        octets = [*shown.encode()] if spelt is None else [*spelt]
+        told.append({"token": shown, "logprob": logprob, "bytes": octets, "top_logprobs": []})
+    return told
 
 
 def _event(record: dict[str, Any]) -> str:
