@@ -2,8 +2,7 @@
 
 import fnmatch
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from captax.checkpoints.names import BUILT_IN, DEFAULT, FORMER_NAMES
 from captax.checkpoints.state import CheckpointError
 from captax.checkpoints.weights import FOREIGN, NAMES
 from captax.errors import quoted
+from captax.hub import cache, endpoint, is_away, is_offline, told_errors
 from captax.progress import no_bars_in_logs
 
-DEFAULT_ENDPOINT = "https://huggingface.co"
 # Everything in a checkpoint besides its weights: configs, vocabularies, merges, tokenizers.
 SMALL = ("*.json", "*.txt", "*.model", "*.bpe", "chat_template.jinja", "selected_tags.csv")
 UNREAD = ("trainer_state.json", "requirements*.txt")
@@ -53,27 +52,27 @@ def fetch(
     if name in (BUILT_IN, *FORMER_NAMES):
         return fetch(DEFAULT)
     name = _checked(name)
-    if offline or _is_offline():
+    if offline or is_offline():
         return _cached(name, revision, "the hub is switched off")
     # Start-up time: huggingface_hub takes 0.4 s.
     from huggingface_hub import HfApi, constants, snapshot_download, utils
 
-    with _errors(name, revision), no_bars_in_logs(utils):
+    with told_errors(name, revision, HubError), no_bars_in_logs(utils):
         try:
-            info = HfApi(_endpoint(), token=token).model_info(
+            info = HfApi(endpoint(), token=token).model_info(
                 name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT
             )
         except Exception as error:
-            if not _is_away(error):
+            if not is_away(error):
                 raise
-            return _cached(name, revision, f"{_endpoint()} cannot be reached")
+            return _cached(name, revision, f"{endpoint()} cannot be reached")
         wanted = _wanted(name, [file.rfilename for file in info.siblings or []])
         folder = snapshot_download(
             name,
             revision=revision,
             token=token,
-            endpoint=_endpoint(),
-            cache_dir=_cache(),
+            endpoint=endpoint(),
+            cache_dir=cache(),
             allow_patterns=wanted,
         )
     return Path(folder)
@@ -97,7 +96,7 @@ def push(
         (directory / weights).is_file() for weights in NAMES
     ):
         raise HubError(f"{directory}: not a checkpoint; it needs config.json and {NAMES[0]}")
-    if _is_offline():
+    if is_offline():
         raise HubError(f"{name}: cannot be uploaded while HF_HUB_OFFLINE is set; unset it")
     # Start-up time: huggingface_hub takes 0.4 s.
     from huggingface_hub import CommitOperationAdd, HfApi, utils
@@ -106,8 +105,8 @@ def push(
     for path in files:
         _check_own(path, directory)
     places = [path.relative_to(directory) for path in files]
-    with _errors(name, None, writing=True), no_bars_in_logs(utils):
-        api = HfApi(_endpoint(), token=token)
+    with told_errors(name, None, HubError, writing=True), no_bars_in_logs(utils):
+        api = HfApi(endpoint(), token=token)
         url = api.create_repo(name, private=private, exist_ok=True)
         repository = name if "/" in name else url.repo_id
         api.create_commit(
@@ -119,7 +118,7 @@ def push(
             ],
             commit_message=message,
         )
-    return f"{_endpoint()}/{repository}"
+    return f"{endpoint()}/{repository}"
 
 
 def _check_own(path: Path, directory: Path) -> None:
@@ -184,7 +183,7 @@ def _cached(name: str, revision: str | None, why: str) -> Path:
         folder = snapshot_download(
             name,
             revision=revision,
-            cache_dir=_cache(),
+            cache_dir=cache(),
             local_files_only=True,
             allow_patterns=["config.json"],
         )
@@ -195,73 +194,3 @@ def _cached(name: str, revision: str | None, why: str) -> Path:
             return Path(folder)
     which = f"{name} at {revision}" if revision else name
     raise HubError(f"{which}: no such directory, {why}, and no copy of it is cached")
-
-
-@contextmanager
-def _errors(name: str, revision: str | None, *, writing: bool = False) -> Iterator[None]:
-    """Turn an error of the hub, or of the connection to it, into a `HubError` of one line."""
-    # Start-up time: huggingface_hub takes 0.4 s.
-    from huggingface_hub import errors
-
-    where = f"{_endpoint()}/{name}"
-    login = "give a token (HF_TOKEN, or `hf auth login`)"
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except errors.GatedRepoError:
-        reason = f"is gated; accept its terms at {where} and {login}"
-    except errors.RepositoryNotFoundError:
-        if writing:
-            reason = f"cannot be written to; {login} that may write to it"
-        else:
-            reason = (
-                f"no such directory, and no such repository at {where}; if it is private, {login}"
-            )
-    except errors.RevisionNotFoundError:
-        reason = f"has no revision {quoted(revision)}; give a branch, tag or commit of {where}"
-    except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (401, 403):
-            act = "write to" if writing else "read"
-            reason = f"the hub does not let you {act} it ({status}); {login} that may"
-        else:
-            reason = f"the hub answered {status} ({error.server_message or 'no reason given'})"
-    except errors.HFValidationError:
-        reason = "not a name for a repository; give org/name"
-    except ValueError as error:
-        reason = str(error)
-    except (errors.HTTPError, OSError, RuntimeError) as error:
-        cause = error.__cause__ or error
-        done = "upload" if writing else "download"
-        reason = f"the {done} failed ({type(cause).__name__}: {cause}); run it again to continue"
-    else:
-        return
-    raise HubError(" ".join(f"{name}: {reason}".split()))
-
-
-def _is_away(error: Exception) -> bool:
-    """Whether the hub did not answer, or something on the way to it answered in its place."""
-    # Start-up time: huggingface_hub takes 0.4 s.
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.HfHubHTTPError):
-        return error.response.status_code >= 500
-    # An answer that is not JSON comes from a proxy or a login page, not from the hub.
-    return isinstance(error, errors.HTTPError | OSError | ValueError)
-
-
-# The library reads these variables once, when it is imported; a notebook may set them later.
-def _endpoint() -> str:
-    return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
-
-
-def _cache() -> Path | None:
-    if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(cache)
-    return Path(home, "hub") if (home := os.environ.get("HF_HOME")) else None
-
-
-def _is_offline() -> bool:
-    switch = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return switch.upper() in ("1", "ON", "YES", "TRUE")
