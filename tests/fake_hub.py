@@ -15,7 +15,10 @@ from urllib.parse import unquote, urlsplit
 
 @dataclasses.dataclass
 class Repository:
+    """Files by revision; `card` is the metadata of a dataset's README.md."""
+
     revisions: dict[str, dict[str, bytes]] = dataclasses.field(default_factory=dict)
+    card: dict[str, Any] = dataclasses.field(default_factory=dict)
     gated: bool = False
     token: str | None = None  # who may read it
 
@@ -29,7 +32,10 @@ class Repository:
 
 
 class FakeHub:
-    """Repositories by name, and every request as (method, path, token)."""
+    """Repositories by name, those of datasets as `datasets/owner/name`.
+
+    `requests` has every request as (method, path, token). `garbled` is added to what is downloaded.
+    """
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
@@ -40,10 +46,21 @@ class FakeHub:
         self.writer = "hf_writer"
         self.down = False
         self.portal = False
+        self.garbled = b""
         self.url = ""
 
     def downloaded(self) -> set[str]:
         return {path.rsplit("/", 1)[1] for method, path, _ in self.requests if "/resolve/" in path}
+
+
+def described(path: str, content: bytes) -> dict[str, Any]:
+    """A file as the hub's API lists it: what is in LFS has the SHA-256 of its content."""
+    oid = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    found: dict[str, Any] = {"size": len(content), "blobId": oid}
+    if path.endswith((".parquet", ".safetensors", ".tar", ".png")):
+        sha256 = hashlib.sha256(content).hexdigest()
+        found |= {"lfs": {"sha256": sha256, "size": len(content), "pointerSize": 131}}
+    return found
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -89,8 +106,11 @@ class Handler(BaseHTTPRequestHandler):
         if "gpt2" in path and "openai" not in path:  # a name from before they had owners
             moved = self.path.replace("/gpt2", "/openai/gpt2", 1)
             return self.answer({}, 307, Location=moved)
-        ask = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path)
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        ref = r"(refs/convert/parquet|[^/]+)"
+        ask = re.fullmatch(
+            rf"/api/(?:models/)?((?:datasets/)?[^/]+/[^/]+)(?:/(revision|tree)/{ref})?", path
+        )
+        file = re.fullmatch(rf"/((?:datasets/)?[^/]+/[^/]+)/resolve/{ref}/(.+)", path)
         name, revision = (
             (ask.group(1), ask.group(3)) if ask else file.groups()[:2] if file else ("", "")
         )
@@ -102,18 +122,26 @@ class Handler(BaseHTTPRequestHandler):
             return self.fail(404, "RevisionNotFound", "Invalid rev id")
         commit = repository.commit(files)
         if ask and ask.group(2) == "tree":
-            rows = [
-                {"type": "file", "path": x, "size": len(y), "oid": hashlib.sha1(y).hexdigest()}
-                for x, y in files.items()
-            ]
+            rows = [{"type": "file", "path": x, **described(x, y)} for x, y in files.items()]
+            for row in rows:
+                row["oid"] = row.pop("blobId")
+                if "lfs" in row:
+                    row["lfs"]["oid"] = row["lfs"].pop("sha256")
             return self.answer(rows)
         if ask:
-            siblings = [{"rfilename": x} for x in files]
-            return self.answer({"id": name, "sha": commit, "siblings": siblings})
+            blobs = "blobs=" in self.path
+            siblings = [
+                {"rfilename": x, **(described(x, y) if blobs else {})} for x, y in files.items()
+            ]
+            info = {"id": name.removeprefix("datasets/"), "sha": commit, "siblings": siblings}
+            return self.answer({**info, "cardData": repository.card} if repository.card else info)
         if repository.gated and repository.token != token:
             return self.fail(403 if token else 401, "GatedRepo", "Access is restricted")
         content = files[file.group(3)]
-        etag = f'"{hashlib.sha1(content).hexdigest()}"'
+        lfs = described(file.group(3), content).get("lfs")
+        etag = f'"{lfs["sha256"] if lfs else hashlib.sha1(content).hexdigest()}"'
+        if garbled := self.hub.garbled:  # as long, and other bytes
+            content = (garbled + content)[: len(content)]
         return self.answer(content, X_Repo_Commit=commit, ETag=etag)
 
     def write(self, path: str, token: str | None, body: bytes) -> None:

@@ -264,7 +264,8 @@ def _is_read(
     path: Path, status: os.stat_result, given: str | os.PathLike[str], in_folders: bool
 ) -> bool:
     """Whether `path` is an input, or is in a folder that is one and is read there."""
-    if "://" in (text := os.fspath(given)) or text[:5].lower() == "data:":
+    # A `Path` of hf://owner/name has one slash.
+    if "://" in (text := os.fspath(given)) or text[:5].lower() == "data:" or text[:4] == "hf:/":
         return False
     source = Path(given)
     try:

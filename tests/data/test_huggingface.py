@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 import captax.data
-from captax.data import DataError
-from captax.data.huggingface import hub_name
+from captax.data import DataError, Pair, class_names, open_labelled, open_pairs
+from captax.data.check import check
+from captax.data.huggingface import Rows, read_captions
 from captax.images import ImageError, decode
 
 Picture = Callable[..., bytes]
@@ -89,38 +90,99 @@ def test_parquet_with_a_row_for_each_caption(
     assert colors(found) == [(255, 0, 0), (0, 0, 255)]
 
 
-def test_a_dataset_of_the_hub(
-    rows: Callable[..., Any], library: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    def load(*arguments: object) -> Any:
-        asked.append(arguments)
-        made = rows("caption_0", red="Red").add_column("caption_1", ["All red"])
-        return library.DatasetDict(train=made, test=rows(blue="Blue"))
-
-    monkeypatch.setattr(library, "load_dataset", load)
-    [example] = captax.data.open("hf://someone/walls", split="train")
-    assert (example.source, example.captions) == ("walls", ("Red", "All red"))
-    # As a recipe has it: beneath a folder, and a path.
-    captax.data.open(Path("data") / "hf://someone/walls/small", split="train")
-    assert asked == [("someone/walls", None), ("someone/walls", "small")]
-
-
-def test_pictures_are_read_when_asked_for(
-    library: Any, picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a.png").write_bytes(picture("red"))
+def test_pictures_are_read_when_asked_for(library: Any, picture: Picture, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(picture("red"))
     images = [str(tmp_path / "a.png"), str(tmp_path / "b.png"), None]
     made = library.Dataset.from_dict({"image": images, "text": ["a", "b", "c"]})
     made = made.cast_column("image", library.Image())
-    monkeypatch.setattr(library, "load_dataset", lambda *_: made)
-    first, second, third = captax.data.open("hf://someone/walls")
+    (tmp_path / "b.png").unlink()
+    first, second, third = read_captions(Rows("walls", "walls", "", [""], lambda *_: made))
     assert first.image == picture("red")
     with pytest.raises(ImageError, match=r"walls, 1: .*b\.png: No such file"):
         _ = second.image
     with pytest.raises(ImageError, match="walls, 2: no picture in its column image"):
         _ = third.image
+    # A dataset of the hub does not name files of this machine.
+    rows = Rows("hf://me/walls", "walls", "", [""], lambda *_: made, remote=True)
+    with pytest.raises(ImageError, match="hf://me/walls, 0: no picture in its column image"):
+        _ = read_captions(rows)[0].image
+
+
+def test_labels_by_the_names_of_their_classes(
+    library: Any, picture: Picture, tmp_path: Path
+) -> None:
+    """As torchvision's and the hub's classification sets are: numbers, with names beside."""
+    features = library.Features(
+        {"image": library.Image(), "label": library.ClassLabel(names=["wall", "door"])}
+    )
+
+    def part(*labels: int) -> Any:
+        images = [{"bytes": picture(c), "path": None} for c in ("red", "lime", "blue")]
+        values = {"image": images[: len(labels)], "label": list(labels)}
+        return library.Dataset.from_dict(values, features=features)
+
+    splits = library.DatasetDict(train=part(0, 1, 1), validation=part(1, 0), test=part(-1))
+    splits.save_to_disk(tmp_path / "walls")
+    train = open_labelled(tmp_path / "walls", split="train")
+    assert [(e.id, e.label) for e in train] == [
+        ("train/0", "wall"),
+        ("train/1", "door"),
+        ("train/2", "door"),
+    ]
+    assert [decode(e.image).getpixel((0, 0)) for e in train[:2]] == [(255, 0, 0), (0, 255, 0)]
+    assert [e.label for e in open_labelled(tmp_path / "walls", split="val")] == ["door", "wall"]
+    assert class_names(tmp_path / "walls") == ("wall", "door")
+    with pytest.raises(DataError, match="test/ row 0: its label names no class; got -1"):
+        open_labelled(tmp_path / "walls", split="test")
+    with pytest.raises(DataError, match="no column is named text"):
+        captax.data.open(tmp_path / "walls")
+    report = check(tmp_path / "walls", split="train").report
+    assert (report.classes, report.sound) == ({"train": {"door": 2, "wall": 1}}, True)
+    [fault] = check(tmp_path / "walls").report.faults
+    assert "its label names no class" in fault
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [(["wall", "door", "wall"], ("door", "wall")), ([10, 9, 10], ("9", "10"))],
+    ids=["texts", "numbers"],
+)
+def test_labels_without_a_list_of_classes(
+    rows: Callable[..., Any], tmp_path: Path, labels: list[object], names: tuple[str, ...]
+) -> None:
+    made = rows(red="", blue="", lime="").remove_columns("text").add_column("label", labels)
+    made.save_to_disk(tmp_path / "walls")
+    assert class_names(tmp_path / "walls") == names
+    found = open_labelled(tmp_path / "walls")
+    assert [(e.id, e.label) for e in found] == [(str(i), str(x)) for i, x in enumerate(labels)]
+    assert [e.label for e in open_labelled(tmp_path / "walls", classes=[names[1], names[0]])] == [
+        str(label) for label in labels
+    ]
+
+
+def test_pairs_of_texts(library: Any, tmp_path: Path) -> None:
+    news = {"article": ["Long.", "Longer."], "highlights": ["L", "M"], "id": ["a", "b"]}
+    library.DatasetDict(
+        train=library.Dataset.from_dict(news), validation=library.Dataset.from_dict(news)
+    ).save_to_disk(tmp_path / "news")
+    dev = open_pairs(tmp_path / "news", split="validation")
+    assert dev == [
+        Pair("validation/a", "Long.", "L"),
+        Pair("validation/b", "Longer.", "M"),
+    ]
+    assert len(open_pairs(tmp_path / "news")) == 4
+    with pytest.raises(DataError, match="no test split"):
+        open_pairs(tmp_path / "news", split="test")
+    spoken = {"translation": [{"de": "Hund", "en": "dog"}, {"de": "Katze", "en": "cat"}]}
+    (tmp_path / "words").mkdir()
+    library.Dataset.from_dict(spoken).to_parquet(tmp_path / "words" / "a.parquet")
+    assert open_pairs(tmp_path / "words") == [Pair("1", "Hund", "dog"), Pair("2", "Katze", "cat")]
+    with pytest.raises(DataError, match="words,  row 0: its target is empty"):
+        library.Dataset.from_dict({"source": ["a"], "target": [""]}).to_parquet(
+            tmp_path / "words" / "a.parquet"
+        )
+        open_pairs(tmp_path / "words")
 
 
 @pytest.mark.parametrize(
@@ -154,8 +216,6 @@ def test_what_the_library_cannot_read_is_one_line(library: Any, tmp_path: Path) 
     with pytest.raises(DataError, match="the datasets library cannot read it: ") as raised:
         captax.data.open(tmp_path)
     assert "\n" not in str(raised.value)
-    with pytest.raises(DataError, match="hf://someone/walls: the datasets library cannot read"):
-        captax.data.open("hf://someone/walls")
 
 
 def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,10 +223,3 @@ def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "a.parquet").write_bytes(b"")
     with pytest.raises(DataError, match=r"pip install 'captax\[hub-data\]'"):
         captax.data.open(tmp_path)
-
-
-def test_which_paths_mean_the_hub() -> None:
-    assert hub_name("hf://someone/walls") == "someone/walls"
-    assert hub_name(Path("/data") / "hf://someone/walls") == "someone/walls"
-    assert hub_name("/data/hf") is None
-    assert hub_name("hf://") is None

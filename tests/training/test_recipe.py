@@ -111,7 +111,7 @@ def test_any_field_can_be_set(write: Callable[[str], str]) -> None:
         ("stages=[]", "stages: .*at least 1"),
         ("stages.0.lr=-1", "stages.0.lr: .*greater than 0"),
         ("stages.0.trainable=['(']", "stages.0.trainable: '(' is not a regular expression"),
-        ("data.dev.0.split=val", "data.dev.0.split: .*'train', 'dev' or 'test'.*got 'val'"),
+        ("data.dev.0.split=all", "data.dev.0.split: .*'validation' or 'test'.*got 'all'"),
         ("model.decoder.heads=7", "model.decoder: width 384 is not a multiple of heads 7"),
         (
             "model.encoder.size=5",
@@ -187,7 +187,7 @@ def test_rows_are_slices(rows: str | None, left: list[int]) -> None:
 def test_every_mistake_is_told_at_once(write: Callable[[str], str]) -> None:
     said = error_of(write(RECIPE), "sed=1", "stages.0.lr=fast", "data.root=null")
     assert said.startswith("recipe ") and "small.yaml: " in said
-    assert all(part in said for part in ("sed: unknown", "stages.0.lr: ", "data.root: "))
+    assert all(part in said for part in ("sed: unknown", "stages.0.lr: ", "data.root is missing"))
 
 
 @pytest.mark.parametrize("text", ["a: [1", "\tname: x", "just words", "- 1", "", "name: \x00"])

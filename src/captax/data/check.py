@@ -18,7 +18,15 @@ from captax.data.batches import map_ahead
 from captax.data.example import Example, SplitError, collecting_faults, refuse
 from captax.data.faults import LONGEST_CAPTION, Kind, picture_fault, text_fault
 from captax.data.folder import has_sidecars, texts_alone
-from captax.data.labelled import LabelledExample, is_labelled, read_labelled, unlabelled
+from captax.data.huggingface import only_labels
+from captax.data.labelled import (
+    Labelled,
+    LabelledExample,
+    is_labelled,
+    read_labelled,
+    read_labelled_rows,
+    unlabelled,
+)
 from captax.data.sources import SIDECARS, UnknownLayout, recognise
 from captax.data.splits import SPLIT_NAMES, split_name
 from captax.images import ImageError, SheetRow, decode
@@ -267,7 +275,7 @@ def check(path: str | Path, *, split: str | None = None, progress: bool = False)
     outside, unpictured = {}, []
     if layout == SIDECARS:
         unpictured = texts_alone(Path(path))
-    elif any(isinstance(example, LabelledExample) for _, example in pairs):
+    elif is_labelled(Path(path)):
         with collecting_faults() as more:
             outside = _unlabelled(Path(path))
         faults += more
@@ -295,7 +303,9 @@ def _splits(
     except UnknownLayout:
         if not is_labelled(Path(path)):
             raise
-        return _labelled_splits(Path(path), split)
+        return _labelled_splits(read_labelled(path), path, split)
+    if layout.rows is not None and only_labels(layout.rows, split):
+        return _labelled_splits(read_labelled_rows(layout.rows), path, split)
     if split is not None:
         return layout.name, {split: layout.read(split=split)}
     found: dict[str, list[Example]] = {}
@@ -307,10 +317,11 @@ def _splits(
     return layout.name, found
 
 
-def _labelled_splits(root: Path, split: str | None) -> tuple[str, dict[str, list[LabelledExample]]]:
-    labelled = read_labelled(root)
+def _labelled_splits(
+    labelled: Labelled, path: str | Path, split: str | None
+) -> tuple[str, dict[str, list[LabelledExample]]]:
     names = labelled.split_names if split is None else (split,)
-    return labelled.layout, {name: labelled.part(name, root) for name in names}
+    return labelled.layout, {name: labelled.part(name, path) for name in names}
 
 
 def _look(split: str, example: Example | LabelledExample) -> _Looked:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from captax import files
 from captax.data.faults import LONGEST_CAPTION, Fault, Kind
@@ -54,16 +54,14 @@ class Stored(Protocol):
         """The bytes of the picture's file. Raises `ImageError` when it cannot be read."""
 
 
-class StoredExample(Example):
+class OnDemand:
     """An example whose picture lies within a larger file: `image` reads its bytes on demand.
 
-    A million of them take memory for their ids and captions, and none for their pictures.
+    A million of them take memory for their ids and texts, and none for their pictures.
     """
 
-    def __init__(
-        self, id: str, image: Stored | Path | bytes, captions: tuple[str, ...], source: str = ""
-    ):
-        values = {"id": id, "stored": image, "captions": captions, "source": source}
+    def __init__(self, **values: Any):
+        """`stored` is the picture; the other values are the example's."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -73,18 +71,27 @@ class StoredExample(Example):
         stored: Stored | Path | bytes = vars(self)["stored"]
         return stored if isinstance(stored, Path | bytes) else stored.read()
 
-    def renamed(self, id: str, source: str) -> "Example":
-        return StoredExample(id, vars(self)["stored"], self.captions, source)
-
     def __eq__(self, other: object) -> bool:
-        return type(other) is StoredExample and vars(self) == vars(other)
+        return type(other) is type(self) and vars(self) == vars(other)
 
     def __hash__(self) -> int:
-        return hash((self.id, self.captions, self.source))
+        return hash(tuple(value for name, value in vars(self).items() if name != "stored"))
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"StoredExample({fields})"
+        return f"{type(self).__name__}({fields})"
+
+
+class StoredExample(OnDemand, Example):
+    """An example with captions that is read on demand."""
+
+    def __init__(
+        self, id: str, image: Stored | Path | bytes, captions: tuple[str, ...], source: str = ""
+    ):
+        super().__init__(id=id, stored=image, captions=captions, source=source)
+
+    def renamed(self, id: str, source: str) -> Example:
+        return StoredExample(id, vars(self)["stored"], self.captions, source)
 
 
 @dataclasses.dataclass(frozen=True)

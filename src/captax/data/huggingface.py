@@ -1,10 +1,11 @@
 """Datasets in Hugging Face's formats, on disk or on the hub, through their `datasets` library.
 
-The library keeps rows in memory-mapped Arrow files; a picture's bytes are read on demand.
+What is on the hub is downloaded by `repository.py`, so the library is given files and runs no code
+of a dataset. It keeps rows in memory-mapped Arrow files; a picture's bytes are read on demand.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,24 +18,36 @@ from captax.data.example import (
     gather,
     refuse_repeats,
 )
+from captax.data.repository import find, hub_name
 from captax.data.splits import SPLIT_NAMES, choose_split, refuse_absent
-from captax.data.tables import caption_columns, captions_in, find_column
+from captax.data.tables import (
+    CAPTION_COLUMNS,
+    NUMBERED_CAPTION,
+    caption_columns,
+    captions_in,
+    find_column,
+)
 from captax.files import PICTURE_LIMIT, read_bytes
 from captax.images.decode import ImageError
 from captax.progress import no_bars_in_logs
 
 PICTURE_COLUMNS = ("image", "img", "picture", "jpg", "png", "webp")
 ID_COLUMNS = ("image_id", "cocoid", "id", "filename", "file_name", "imgid", "__key__")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RowPicture:
-    """An undecoded picture: one row of a `datasets.Dataset` that has only the picture column."""
+    """An undecoded picture: one row of a `datasets.Dataset` that has only the picture column.
+
+    With `within`, its bytes must be in the row: a dataset of the hub names no file of this machine.
+    """
 
     rows: Any = dataclasses.field(repr=False)
     column: str
     index: int
     where: str
+    within: bool = False
 
     def read(self) -> bytes:
         """The bytes of the picture's file.
@@ -47,21 +60,12 @@ class RowPicture:
         if isinstance(content, bytes):
             return content
         path = value.get("path") if isinstance(value, Mapping) else value
-        if not isinstance(path, str):
+        if not isinstance(path, str) or self.within:
             raise ImageError(f"{self.where}: no picture in its column {self.column}")
         try:
             return read_bytes(path, limit=PICTURE_LIMIT)
         except OSError as error:
             raise ImageError(f"{self.where}: {path}: {error.strerror or error}") from None
-
-
-def hub_name(path: str | Path) -> str | None:
-    """`owner/name` (or `owner/name/configuration`) of `hf://owner/name`; None for other paths.
-
-    A `Path`, which joins the two slashes into one, and a name behind a folder are understood too.
-    """
-    _, scheme, name = str(path).rpartition("hf:/")
-    return name.strip("/") if scheme and name.strip("/") else None
 
 
 def is_saved(root: Path) -> bool:
@@ -74,27 +78,118 @@ def has_parquet(root: Path) -> bool:
     return any(True for pattern in ("*.parquet", "*/*.parquet") for _ in root.glob(pattern))
 
 
-def read_hub(name: str, *, split: str | None = None) -> list[Example]:
-    """A dataset of the hub: `owner/name`, or `owner/name/configuration` if it has several.
+class Rows:
+    """A dataset in Hugging Face's form: its splits by their own names, each read when asked for.
 
-    It is downloaded to the library's cache, once. Columns and splits are found as by `read_rows`.
+    Attributes:
+        where: the dataset, for messages.
+        source: its name.
+        layout: what it was recognised as.
+        splits: the names of its splits; a single one may be empty.
+        remote: whether it is on the hub.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        source: str,
+        layout: str,
+        splits: Sequence[str],
+        load: Callable[..., Any],
+        size: Callable[[str], int] = lambda name: 0,
+        *,
+        remote: bool = False,
+    ):
+        """`load` takes the name of a split and gives its `datasets.Dataset`; `size` its bytes."""
+        self.remote = remote
+        self.where, self.source, self.layout, self.splits = where, source, layout, tuple(splits)
+        self._load, self._size, self._loaded = load, size, dict[str, Any]()
+
+    def read(self, split: str) -> Any:
+        """The `datasets.Dataset` of a split.
+
+        Raises:
+            DataError: it cannot be read or, if it is on the hub, be downloaded.
+        """
+        if split not in self._loaded:
+            self._loaded[split] = _read(self.where, lambda library: self._load(library, split))
+        return self._loaded[split]
+
+    def named(self, split: str | None) -> list[str]:
+        """The own names of a split, `train`, `dev` or `test`, or of all for None.
+
+        Raises:
+            SplitError: there is no such split.
+        """
+        if split is None or len(self.splits) == 1:
+            return list(self.splits)
+        names = [name for name in self.splits if SPLIT_NAMES.get(name) == split]
+        if not names:
+            refuse_absent(split, {SPLIT_NAMES.get(each, each) for each in self.splits}, self.where)
+        return names
+
+    def any(self, split: str | None = None) -> Any:
+        """The rows of the smallest part of a split, of which the columns are looked at."""
+        return self.read(
+            min(self.named(split), key=lambda n: (n not in self._loaded, self._size(n)))
+        )
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one split, from which dev is made by hashing."""
+        return len(self.splits) == 1
+
+
+def find_rows(path: str | Path) -> Rows | Path:
+    """The rows of a dataset of the hub, or the local path of any other dataset.
+
+    A dataset of the hub that is not in Parquet is downloaded, into the folder whose path is given.
 
     Raises:
-        DataError: the dataset does not exist or cannot be reached, or as `read_rows`.
+        DataError: the hub has no such dataset, or does not let it be read.
     """
-    owner_and_name, configuration = name.split("/")[:2], "/".join(name.split("/")[2:])
-    library = _library(f"hf://{name}")
-    return _read(
-        library,
-        f"hf://{name}",
-        owner_and_name[-1],
-        lambda: library.load_dataset("/".join(owner_and_name), configuration or None),
-        split,
-    )
+    name = hub_name(path)
+    if name is None:
+        return Path(path)
+    found = find(name)
+    if found.folder is not None:
+        return found.fetch_folder()
+    _library(str(name))
+
+    def load(library: Any, split: str) -> Any:
+        files = [str(file) for file in found.fetch(split)]
+        # The library reads files by a name for them, and no script.
+        return library.load_dataset("parquet", data_files={"rows": files}, split="rows")
+
+    source = name.repository.split("/")[-1]
+    splits = list(found.splits)
+    return Rows(str(name), source, "Hugging Face hub", splits, load, found.size, remote=True)
 
 
-def read_rows(root: Path, *, split: str | None = None) -> list[Example]:
-    """A directory that `save_to_disk` wrote, or one of Parquet files.
+def local_rows(root: Path) -> Rows | None:
+    """The rows of a directory that `save_to_disk` wrote, or of one of Parquet; None for others.
+
+    Raises:
+        DataError: the `datasets` library is missing or cannot read the directory.
+    """
+    saved = is_saved(root)
+    if not saved and not has_parquet(root):
+        return None
+
+    def load(library: Any) -> Any:
+        for path in root.rglob("*"):  # the library would wait for a pipe
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise DataError(f"{path}: is not a regular file; remove it")
+        return library.load_from_disk(str(root)) if saved else library.load_dataset(str(root))
+
+    loaded = _read(str(root), load)
+    parts: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {"": loaded}
+    layout = "Hugging Face, saved to disk" if saved else "Hugging Face, Parquet"
+    return Rows(str(root), root.resolve().name, layout, list(parts), lambda _, name: parts[name])
+
+
+def read_captions(rows: Rows, *, split: str | None = None) -> list[Example]:
+    """The pictures of a dataset with their captions.
 
     Pictures are in a column `image` (or the only one of pictures), captions in `text`, `caption`,
     `captions`, `sentences` or `caption_0`, `caption_1`, ...: strings or lists of them. Rows with
@@ -102,20 +197,57 @@ def read_rows(root: Path, *, split: str | None = None) -> list[Example]:
     the numbers of rows. Splits are the dataset's; one that has a single split is split by hashing.
 
     Raises:
-        DataError: the `datasets` library is missing or cannot read the directory, the columns are
-            missing, a row has no caption, or the split does not exist.
+        DataError: the dataset cannot be read, the columns are missing, a row has no caption, or the
+            split does not exist.
     """
-    library = _library(root)
+    found = [
+        example
+        for name in rows.named(split)
+        for example in _examples(rows, "" if rows.alone else f"{name}/", rows.read(name))
+    ]
+    refuse_repeats(
+        (example.id for example in found),
+        rows.where,
+        "is the id of pictures in two splits; rename one",
+    )
+    return choose_split(found, split, where=rows.where) if rows.alone else found
 
-    def load() -> Any:
-        for path in root.rglob("*"):  # the library would wait for a pipe
-            if path.exists() and not (path.is_file() or path.is_dir()):
-                raise DataError(f"{path}: is not a regular file; remove it")
-        if is_saved(root):
-            return library.load_from_disk(str(root))
-        return library.load_dataset(str(root))
 
-    return _read(library, str(root), root.resolve().name, load, split)
+def only_labels(rows: Rows, split: str | None = None) -> bool:
+    """Whether a dataset has labels and no captions."""
+    part = rows.any(split)
+    told = any(n in CAPTION_COLUMNS or NUMBERED_CAPTION.fullmatch(n) for n in part.column_names)
+    return not told and label_column(part) is not None
+
+
+def label_column(rows: Any) -> str | None:
+    """The column of labels: that of a usual name, or the only one of classes; None if none is."""
+    named = next((name for name in LABEL_COLUMNS if name in rows.column_names), None)
+    typed = [n for n in rows.column_names if type(rows.features[n]).__name__ == "ClassLabel"]
+    return typed[0] if named not in typed and len(typed) == 1 else named
+
+
+def pictures(rows: Rows, part: Any) -> Callable[[int, str], RowPicture]:
+    """What gives the picture of a row of a part, by its number and its name for messages.
+
+    Raises:
+        DataError: no column holds pictures.
+    """
+    column = _picture_column(rows.where, part)
+    alone = part.select_columns([column]).with_format(None)
+    if type(part.features[column]).__name__ == "Image":
+        alone = alone.cast_column(column, type(part.features[column])(decode=False))
+    return lambda index, name: RowPicture(
+        alone, column, index, f"{rows.where}, {name}", rows.remote
+    )
+
+
+def row_ids(prefix: str, rows: Any) -> list[str]:
+    """The id of each row: that of its picture, or its number after `prefix`."""
+    identity = next((name for name in ID_COLUMNS if name in rows.column_names), None)
+    if identity is None:
+        return [f"{prefix}{index}" for index in range(len(rows))]
+    return [str(value) for value in rows[identity]]
 
 
 def _library(where: object) -> ModuleType:
@@ -128,60 +260,26 @@ def _library(where: object) -> ModuleType:
     return datasets
 
 
-def _read(library: Any, where: str, source: str, load: Any, split: str | None) -> list[Example]:
+def _read(where: str, load: Callable[[Any], Any]) -> Any:
+    library = _library(where)
     try:
         with no_bars_in_logs(library):
-            loaded = load()
+            return load(library)
     except DataError:
         raise
     except Exception as error:  # the library raises its own, the hub's, Arrow's and Python's
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{where}: the datasets library cannot read it: {reason}") from error
-    parts: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {"": loaded}
-    if len(parts) == 1:
-        [rows] = parts.values()
-        found = list(_examples(where, source, "", rows))
-        _refuse_repeats(where, found)
-        return choose_split(found, split, where=where)
-    unknown = [name for name in parts if name not in SPLIT_NAMES]
-    if unknown and split is not None:
-        raise DataError(
-            f"{where}: its splits are {', '.join(parts)}, and {unknown[0]} is neither train, dev "
-            f"nor test; save the part you want as a dataset of its own"
-        )
-    refuse_absent(split, {SPLIT_NAMES.get(name, name) for name in parts}, where)
-    found = [
-        example
-        for name, rows in parts.items()
-        if split is None or SPLIT_NAMES[name] == split
-        for example in _examples(where, source, f"{name}/", rows)
-    ]
-    _refuse_repeats(where, found)
-    return found
 
 
-def _refuse_repeats(where: str, found: list[Example]) -> None:
-    refuse_repeats(
-        (example.id for example in found), where, "is the id of pictures in two splits; rename one"
-    )
-
-
-def _examples(where: str, source: str, prefix: str, rows: Any) -> Iterator[Example]:
-    columns = rows.column_names
-    picture = _picture_column(where, rows)
-    identity = next((name for name in ID_COLUMNS if name in columns and name != picture), None)
-    if identity is None:
-        ids = [f"{prefix}{index}" for index in range(len(rows))]
-    else:
-        ids = [str(value) for value in rows[identity]]
+def _examples(rows: Rows, prefix: str, part: Any) -> Iterator[Example]:
+    where, columns = rows.where, part.column_names
+    picture = pictures(rows, part)
+    ids = row_ids(prefix, part)
     first = {id: index for index, id in reversed(list(enumerate(ids)))}
-    captions = gather(_rows(f"{where}, {prefix}", rows, ids, caption_columns(where, columns)))
-    pictures = rows.select_columns([picture]).with_format(None)
-    if type(rows.features[picture]).__name__ == "Image":
-        pictures = pictures.cast_column(picture, type(rows.features[picture])(decode=False))
+    captions = gather(_rows(f"{where}, {prefix}", part, ids, caption_columns(where, columns)))
     for id, texts in captions.items():
-        stored = RowPicture(pictures, picture, first[id], f"{where}, {id}")
-        yield StoredExample(id, stored, tuple(texts), source)
+        yield StoredExample(id, picture(first[id], id), tuple(texts), rows.source)
 
 
 def _rows(where: str, rows: Any, ids: list[str], columns: list[str]) -> Iterator[ListedCaption]:
@@ -195,5 +293,6 @@ def _rows(where: str, rows: Any, ids: list[str], columns: list[str]) -> Iterator
 def _picture_column(where: str, rows: Any) -> str:
     kinds = rows.features
     typed = [name for name in rows.column_names if type(kinds[name]).__name__ == "Image"]
-    return typed[0] if len(typed) == 1 else find_column(where, typed or rows.column_names,
-                                                         PICTURE_COLUMNS)  # fmt: skip
+    if len(typed) == 1:
+        return typed[0]
+    return find_column(where, typed or rows.column_names, PICTURE_COLUMNS)

@@ -1,18 +1,30 @@
-"""Pictures with labels, for classification: a folder for each class, or Food-101."""
+"""Pictures with labels, for classification: a folder for each class, Food-101, or labelled rows."""
 
 import dataclasses
 import difflib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from captax.data.example import (
     DataError,
+    OnDemand,
     SplitError,
+    Stored,
+    note,
     read_text,
     refuse,
     refuse_repeats,
     refuses,
+)
+from captax.data.huggingface import (
+    LABEL_COLUMNS,
+    Rows,
+    find_rows,
+    label_column,
+    local_rows,
+    pictures,
+    row_ids,
 )
 from captax.data.splits import (
     SPLIT_NAMES,
@@ -21,7 +33,7 @@ from captax.data.splits import (
     split_by_hash,
     split_name,
 )
-from captax.data.tables import alternatives
+from captax.data.tables import alternatives, find_column
 from captax.errors import quoted
 from captax.files import is_file, parse_json
 from captax.images.decode import ImageError
@@ -37,18 +49,25 @@ class LabelledExample:
 
     Attributes:
         id: its path in the dataset.
-        image: the picture file.
+        image: the picture file, or the bytes of one.
         label: the name of its class.
     """
 
     id: str
-    image: Path
+    image: Path | bytes
     label: str
+
+
+class StoredLabelledExample(OnDemand, LabelledExample):
+    """A labelled picture that is read on demand."""
+
+    def __init__(self, id: str, image: Stored, label: str):
+        super().__init__(id=id, stored=image, label=label)
 
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """A labelled dataset on disk: the name of its layout, its classes, and its splits.
+    """A labelled dataset: the name of its layout, the classes that are kept, and all its examples.
 
     `splits` has the single key "" if the dataset lists no splits.
     """
@@ -69,7 +88,7 @@ class Labelled:
             SplitError: there is no such split.
         """
         if split is None:
-            return [example for part in self.splits.values() for example in part]
+            return [example for name in self.splits for example in self._kept(name)]
         if not self._measures:
             refuse_test(split, where)
             train, dev = split_by_hash(self.part(None, where))
@@ -77,7 +96,11 @@ class Labelled:
         if split == "dev" and "dev" not in self.splits:
             split = "test"
         refuse_absent(split, set(self.splits), where)
-        return list(self.splits[split])
+        return self._kept(split)
+
+    def _kept(self, name: str) -> list[LabelledExample]:
+        classes = set(self.classes)
+        return [example for example in self.splits[name] if example.label in classes]
 
     def lacking(self, split: str, where: object) -> list[str]:
         """The classes that have no picture in a split."""
@@ -97,11 +120,13 @@ def open_labelled(
 
     A directory may be Food-101 (`images/<class>/<id>.jpg` and `meta/train.txt`, `meta/test.txt`),
     or have a folder of pictures for each class, within folders of splits (`train/<class>/`) or not.
+    `hf://owner/name` is a dataset of the Hugging Face hub, which may also be on disk: it has a
+    column of labels, `label` or the only one of classes.
     Without a dev split, dev is the test split, as with Food-101; without either, it is made by
     hashing ids. Classes come in the order of `class_names`.
 
     Args:
-        path: the directory.
+        path: the directory, or a dataset of the hub.
         split: `train`, `dev` (or `val`) or `test`; everything for `None`.
         classes: the classes to keep: their names, or a number to keep the first ones.
 
@@ -111,7 +136,7 @@ def open_labelled(
             does not exist or is empty.
     """
     split = None if split is None else split_name(split)
-    dataset = read_labelled(Path(path), classes)
+    dataset = read_labelled(path, classes)
     found = dataset.part(split, path)
     if not found:
         raise SplitError(f"{path}: no pictures{f' in its {split} split' if split else ''}")
@@ -133,7 +158,7 @@ def class_names(path: str | Path, *, classes: int | Sequence[str] | None = None)
     Raises:
         DataError: as `open_labelled` does.
     """
-    return read_labelled(Path(path), classes).classes
+    return read_labelled(path, classes).classes
 
 
 def is_labelled(root: Path) -> bool:
@@ -141,39 +166,111 @@ def is_labelled(root: Path) -> bool:
     return root.is_dir() and (_is_food101(root) or bool(_class_folders(root)))
 
 
-def read_labelled(root: Path, classes: int | Sequence[str] | None = None) -> Labelled:
-    """Read a whole labelled dataset; only its lists are opened, no pictures.
+def read_labelled(path: str | Path, classes: int | Sequence[str] | None = None) -> Labelled:
+    """Read the lists of a labelled dataset, and no pictures; the rows of a split when it is read.
 
     Raises:
         DataError: as `open_labelled` does, except for faults that concern one split.
     """
+    root = find_rows(path)
+    if isinstance(root, Rows):
+        return read_labelled_rows(root, classes)
     if not root.is_dir():
         raise DataError(f"{root}: no such directory; give the directory of a dataset with labels")
     if _is_food101(root):
-        dataset = _food101(root)
-    elif folders := _class_folders(root):
-        dataset = _folders(root, folders)
-    else:
-        raise DataError(
-            f"{root}: no labelled pictures; looked for a folder of pictures for each class "
-            f"(at the top, or in folders named train, dev and test), and for Food-101's "
-            f"images/ and meta/"
-        )
-    kept = _choose(root, dataset.classes, classes)
+        return _keep(root, _food101(root), classes)
+    if folders := _class_folders(root):
+        return _keep(root, _folders(root, folders), classes)
+    if rows := local_rows(root):
+        return read_labelled_rows(rows, classes)
+    raise DataError(
+        f"{root}: no labelled pictures; looked for a folder of pictures for each class "
+        f"(at the top, or in folders named train, dev and test), for Food-101's images/ and meta/, "
+        f"and for Hugging Face's Parquet"
+    )
+
+
+def read_labelled_rows(rows: Rows, classes: int | Sequence[str] | None = None) -> Labelled:
+    """The labelled pictures of a dataset in Hugging Face's form.
+
+    Raises:
+        DataError: no column holds labels, or as `open_labelled` does.
+    """
+    part = rows.any()
+    column = label_column(part)
+    if column is None:
+        find_column(rows.where, part.column_names, LABEL_COLUMNS)  # says what it looked for
+    splits = _RowSplits(rows, str(column))
+    listed = getattr(part.features[column], "names", None)
+    names = listed or sorted({each.label for name in splits for each in splits[name]}, key=_counted)
+    return _keep(rows.where, Labelled(rows.layout, tuple(names), splits), classes)
+
+
+class _RowSplits(Mapping[str, Sequence[LabelledExample]]):
+    """The examples of each split of `rows`, which are read when they are asked for."""
+
+    def __init__(self, rows: Rows, column: str):
+        self._rows, self._column = rows, column
+        self._names: dict[str, list[str]] = {}
+        for name in rows.splits:
+            split = "" if rows.alone else SPLIT_NAMES.get(name, name)
+            self._names.setdefault(split, []).append(name)
+        self._read: dict[str, list[LabelledExample]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, split: object) -> bool:
+        return split in self._names
+
+    def __getitem__(self, split: str) -> Sequence[LabelledExample]:
+        if split not in self._read:
+            found = [each for name in self._names[split] for each in self._examples(name)]
+            ids = (example.id for example in found)
+            refuse_repeats(ids, self._rows.where, "is the id of two rows; rename one")
+            self._read[split] = found
+        return self._read[split]
+
+    def _examples(self, name: str) -> Iterator[LabelledExample]:
+        part, where = self._rows.read(name), self._rows.where
+        prefix = "" if self._rows.alone else f"{name}/"
+        picture = pictures(self._rows, part)
+        names = getattr(part.features[self._column], "names", None)
+        values = zip(row_ids(prefix, part), part[self._column], strict=True)
+        for index, (id, value) in enumerate(values):
+            label: object = value
+            if names and isinstance(value, int):  # the hub writes -1 where there is no label
+                label = names[value] if 0 <= value < len(names) else None
+            if not isinstance(label, str | int) or label == "":
+                note(
+                    f"{where}, {prefix} row {index}: its {self._column} names no class; got "
+                    f"{quoted(value)}"
+                )
+                continue
+            yield StoredLabelledExample(id, picture(index, id), str(label))
+
+
+def _counted(name: str) -> tuple[int, str]:
+    """A key that sorts numbers by their values, and other names by their letters."""
+    return (int(name) if name.isdecimal() else 0, name)
+
+
+def _keep(where: object, dataset: Labelled, classes: int | Sequence[str] | None) -> Labelled:
+    """The dataset with some of its classes."""
+    kept = _choose(where, dataset.classes, classes)
     if len(kept) < 2:
         raise DataError(
-            f"{root}: there is only one class ({', '.join(kept) or 'none'}), and a classifier "
+            f"{where}: there is only one class ({', '.join(kept) or 'none'}), and a classifier "
             "needs two or more; add pictures of another"
         )
-    splits = {
-        split: [example for example in examples if example.label in set(kept)]
-        for split, examples in dataset.splits.items()
-    }
-    return Labelled(dataset.layout, kept, splits)
+    return dataclasses.replace(dataset, classes=kept)
 
 
 def _choose(
-    root: Path, names: tuple[str, ...], classes: int | Sequence[str] | None
+    root: object, names: tuple[str, ...], classes: int | Sequence[str] | None
 ) -> tuple[str, ...]:
     if classes is None:
         return names
@@ -217,7 +314,11 @@ def _food101(root: Path) -> Labelled:
         ]
         if refuses():
             refuse(
-                (str(e.image) for e in splits[split] if not is_file(e.image)),
+                (
+                    str(e.image)
+                    for e in splits[split]
+                    if isinstance(e.image, Path) and not is_file(e.image)
+                ),
                 path,
                 "does not exist; restore the picture or remove it from the list",
             )

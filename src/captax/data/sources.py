@@ -16,7 +16,12 @@ from captax.data.folder import (
     read_split_tables,
     read_table,
 )
-from captax.data.huggingface import has_parquet, hub_name, is_saved, read_hub, read_rows
+from captax.data.huggingface import (
+    Rows,
+    find_rows,
+    local_rows,
+    read_captions,
+)
 from captax.data.shards import find_shards, read_shards
 from captax.data.splits import split_name
 from captax.files import is_special
@@ -26,10 +31,14 @@ SIDECARS = "folder with a .txt beside each picture"
 
 @dataclasses.dataclass(frozen=True)
 class DatasetLayout:
-    """The layout of a dataset: its name in words, and a function that reads a split."""
+    """The layout of a dataset: its name in words, a function that reads a split, and its rows.
+
+    `rows` are those of a dataset in Hugging Face's form, which may have labels and no captions.
+    """
 
     name: str
     read: Callable[..., list[Example]]
+    rows: Rows | None = None
 
 
 class UnknownLayout(DataError):
@@ -46,7 +55,8 @@ def open(
     folder of pictures with a table (`metadata.jsonl`, `captions.csv`) or one in each split's
     folder, what Hugging Face's `datasets` saved to disk or as Parquet, pictures with a `.txt` or
     `.caption` beside each, WebDataset shards. A `.json`, `.jsonl`, `.csv`, `.tsv` or `.tar` file
-    may be given instead, shards also as `train-{000..003}.tar`, and a dataset of the hub as `hf://owner/name`.
+    may be given instead, shards also as `train-{000..003}.tar`, and a dataset of the Hugging Face
+    hub as `hf://owner/name`, `hf://owner/name/CONFIG` or `hf://owner/name@REVISION`.
 
     Args:
         path: the directory or file.
@@ -72,9 +82,10 @@ def recognise(path: str | Path, *, images: str | Path | None = None) -> DatasetL
         DataError: the path does not exist, or is a file that is not a dataset.
         UnknownLayout: the directory has no known layout.
     """
-    if name := hub_name(path):
-        return _alone(path, images, "Hugging Face hub", partial(read_hub, name))
-    path = Path(path)
+    where = find_rows(path)
+    if isinstance(where, Rows):
+        return _alone(path, images, where.layout, partial(read_captions, where), where)
+    path = where
     images = None if images is None else Path(images)
     if not path.is_dir() and (shards := find_shards(path)) and shards[0].is_file():
         read = partial(read_shards, shards, _folder(shards))
@@ -106,10 +117,8 @@ def recognise(path: str | Path, *, images: str | Path | None = None) -> DatasetL
     if tables := find_split_tables(path):
         name = f"folder with {tables[0].name} in each split"
         return _alone(path, images, name, partial(read_split_tables, tables))
-    if is_saved(path):
-        return _alone(path, images, "Hugging Face, saved to disk", partial(read_rows, path))
-    if has_parquet(path):
-        return _alone(path, images, "Hugging Face, Parquet", partial(read_rows, path))
+    if rows := local_rows(path):
+        return _alone(path, images, rows.layout, partial(read_captions, rows), rows)
     if has_sidecars(path):
         return _alone(path, images, SIDECARS, partial(read_sidecars, path))
     if shards := find_shards(path):
@@ -127,11 +136,12 @@ def _alone(
     images: str | Path | None,
     name: str,
     read: Callable[..., list[Example]],
+    rows: Rows | None = None,
 ) -> DatasetLayout:
     """A layout that stores pictures and captions together."""
     if images is not None:
         raise DataError(f"{path}: its pictures are stored with its captions; leave out {images}")
-    return DatasetLayout(name, read)
+    return DatasetLayout(name, read, rows)
 
 
 def _folder(shards: list[Path]) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pydantic
 
 from captax import data
-from captax.data.example import DataError, StoredExample, collecting_faults
+from captax.data.example import DataError, OnDemand, collecting_faults
 from captax.data.faults import LONGEST_CAPTION, Fault, Kind, counted, picture_fault, text_fault
 from captax.files import absent, is_file, own_file, parse_json, write_text
 from captax.images import ImageError, decode, inspect
@@ -188,7 +188,7 @@ def _read(
     for number, source in enumerate(sources):
         try:
             with collecting_faults() as noted:
-                path = recipe.data.root / source.path
+                path = recipe.data.place(source)
                 examples = _READERS[recipe.task](recipe, path, source.split)
         except DataError as error:
             faults.append(Fault(Kind.dataset, str(error)))
@@ -203,11 +203,11 @@ def _read(
     return found
 
 
-def _labelled(recipe: Recipe, path: Path, split: str | None) -> Sequence[Any]:
+def _labelled(recipe: Recipe, path: str | Path, split: str | None) -> Sequence[Any]:
     return data.open_labelled(path, split=split, classes=recipe.data.classes)
 
 
-_READERS: Mapping[str, Callable[[Recipe, Path, str | None], Sequence[Any]]] = {
+_READERS: Mapping[str, Callable[[Recipe, str | Path, str | None], Sequence[Any]]] = {
     "caption": lambda _, path, split: data.open(path, split=split),
     "rewrite": lambda _, path, split: data.open_pairs(path, split=split),
     "classify": _labelled,
@@ -226,7 +226,7 @@ def _looked(examples: Sequence[Any], look: Callable[[Any], None]) -> list[Fault 
             return Fault(kind, f"{_name(example)}: {_SAYS[kind]}")
         if not hasattr(type(example), "image") and not hasattr(example, "image"):
             return None
-        if look is present and isinstance(example, StoredExample):
+        if look is present and isinstance(example, OnDemand):
             return None  # its picture would be read
         found = picture_fault(example, look)
         return None if found is None else Fault(found[0], f"{_name(example)}: {found[1]}")

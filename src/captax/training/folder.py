@@ -96,7 +96,9 @@ def _written(out: Path) -> bytes | None:
 def _refuse_data(out: Path, recipe: Recipe) -> None:
     """Raise `RecipeError` if `out` is in the data, where its pictures would become part of it."""
     root, data = recipe.data.root, recipe.data
-    for folder in (root / source.path for source in (*data.train, *data.dev)):
+    if root is None:  # all of it is on the hub
+        return
+    for folder in (Path(data.place(source)) for source in (*data.train, *data.dev)):
         if folder.is_dir() and lies_in(out, folder):
             what = "is" if lies_in(folder, out) else f"is inside {folder}, which is"
             raise RecipeError(f"{out}: {what} read by this run; give --out another folder")

@@ -38,7 +38,7 @@ class ClassifyTask(LearningTask):
     def __init__(self, recipe: Recipe, examples: Examples | None = None):
         super().__init__(recipe, examples)
         classes = recipe.data.classes
-        sources = [recipe.data.root / source.path for source in recipe.data.train]
+        sources = [recipe.data.place(source) for source in recipe.data.train]
         with collecting_faults():  # they were told of, or left out
             listed = [name for path in sources for name in data.class_names(path, classes=classes)]
         there = {example.label for example in self.train}

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Int
 
 from captax import data
-from captax.data.example import StoredExample
+from captax.data.example import OnDemand
 from captax.images import SheetRow
 from captax.training.encoder_inputs import EncoderInputs
 from captax.training.examples import Examples, open_examples
@@ -105,5 +105,5 @@ class LearningTask:
 
 def _origin(example: Any) -> Any:
     """What identifies an example: the file of its picture, or the whole example."""
-    image = getattr(example, "image", None) if not isinstance(example, StoredExample) else None
+    image = getattr(example, "image", None) if not isinstance(example, OnDemand) else None
     return image if isinstance(image, Path) else example

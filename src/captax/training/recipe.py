@@ -13,10 +13,12 @@ import pydantic
 import regex
 import yaml
 from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic_core import PydanticKnownError
 
 from captax.checkpoints.names import BUILT_IN, FORMER_NAMES
 from captax.errors import CaptaxError, plain, plural, quoted
 from captax.files import CONFIG_LIMIT, read_text
+from captax.hub import is_dataset
 
 
 class RecipeError(CaptaxError):
@@ -83,12 +85,14 @@ def matches(patterns: Iterable[str], name: str, *, whole: bool = False) -> bool:
 class Source(_Section):
     """A dataset, and which part of it: a split, or rows as Python slices them (`":-300"`).
 
+    `path` is a folder or a file, or `hf://owner/name` for a dataset of the Hugging Face hub.
+
     An epoch takes each training example `weight` times: with 2.5 it takes all twice, and every
     second one, drawn anew in each epoch, a third time.
     """
 
     path: str
-    split: Literal["train", "dev", "test"] | None = None
+    split: Literal["train", "dev", "val", "validation", "test"] | None = None
     rows: str | None = Field(None, pattern=r"^-?[0-9]{0,15}:-?[0-9]{0,15}$")
     weight: float = Field(1.0, gt=0, le=1000)
 
@@ -101,16 +105,18 @@ class Source(_Section):
 
 
 class Data(_Section):
-    """The training and dev data; the `path` of a source is relative to `root`.
+    """The training and dev data; the `path` of a source on this machine is relative to `root`.
 
     `captions` says which captions of a picture an epoch trains on: `all`, one at random (`one`), or
     the `longest`. For a classifier, `classes` is a list of classes, or a number to keep only the
     first ones.
     """
 
-    root: Annotated[Path, pydantic.AfterValidator(Path.absolute)]
     train: tuple[Source, ...] = Field(min_length=1)
     dev: tuple[Source, ...] = Field(min_length=1)
+    root: Annotated[Path, pydantic.AfterValidator(Path.absolute)] | None = Field(
+        None, validate_default=True, description="required unless all sources are on the hub"
+    )
     captions: Literal["all", "one", "longest"] = "all"
     min_count: PositiveInt = 5
     max_tokens: int = Field(
@@ -125,6 +131,20 @@ class Data(_Section):
     )
     max_source_tokens: PositiveInt = Field(512, description="the most tokens of a source text")
     classes: PositiveInt | tuple[str, ...] | None = None
+
+    @pydantic.field_validator("root")
+    @classmethod
+    def _is_there_for_paths(cls, root: Path | None, info: Any) -> Path | None:
+        sources = (*info.data.get("train", ()), *info.data.get("dev", ()))
+        if root is None and not all(is_dataset(source.path) for source in sources):
+            raise PydanticKnownError("missing")
+        return root
+
+    def place(self, source: Source) -> str | Path:
+        """Where a source is: a path, or the name of a dataset of the hub."""
+        if self.root is None or is_dataset(source.path):
+            return source.path
+        return self.root / source.path
 
     @pydantic.model_validator(mode="after")
     def _a_caption_fits_its_row(self) -> "Data":
