@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from captax.data import get
+
 Run = Callable[..., Any]
 
 
@@ -96,6 +98,31 @@ def test_wrong_use(run: Run, dataset: Path, tmp_path: Path) -> None:
     Image.new("RGB", (4, 3)).save(tmp_path / "soup/1.png")
     result = run("data", "check", tmp_path / "soup")
     assert result.code == 2 and "not a dataset that captax knows" in result.err
+
+
+def test_terms_are_accepted_before_a_download(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(get, "get", lambda dataset, folder, mirror: asked.append((folder, mirror)))
+    result = run("data", "get", "food101", tmp_path)
+    assert (result.code, result.out, asked) == (2, "", [])
+    assert "scientific fair use" in result.err
+    assert result.err.endswith(
+        "terms of use are not accepted; read them, and add --yes to accept\n"
+    )
+    result = run("data", "get", "food101", tmp_path, "--yes", "--mirror", "http://127.0.0.1:9/x")
+    assert asked == [(tmp_path, "http://127.0.0.1:9/x")]
+    assert "scientific fair use" in result.err
+    assert result.out.splitlines() == [
+        f"captax data check {tmp_path}/food-101",
+        f"captax train food101-vit --set data.root={tmp_path}",
+    ]
+    (tmp_path / "food-101").mkdir()
+    (tmp_path / "food-101" / get.SOURCE).touch()
+    result = run("data", "get", "food101", tmp_path)
+    assert (result.code, len(asked)) == (0, 1)
+    assert "is there already" in result.err and "captax train food101-vit" in result.out
 
 
 def test_help_imports_nothing_slow() -> None:

@@ -83,6 +83,7 @@ NOT_RUN = {
     "--endpoint": "it needs another server; see tests/cli/test_endpoint.py",
     "--engine ray": "a cluster takes long to start; see tests/collection/test_cluster.py",
     "--json-schema": "the stand-ins write words only; see tests/generation/test_automaton.py",
+    "data get": "it needs the network; tests/data/test_get.py fetches from another server",
     "hf://": "it needs the hub; tests/data/test_repository.py reads datasets from another",
     "--processes": "it waits for the other processes; see tests/training/test_mesh.py",
 }

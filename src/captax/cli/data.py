@@ -1,6 +1,10 @@
-"""`captax data`: look at datasets before training on them."""
+"""`captax data`: fetch datasets, and look at them before training on them."""
 
+import enum
 import json
+import shlex
+import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,22 +12,78 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from captax.cli.options import Replace, is_no_page, refuse_idle, wrote
-from captax.errors import plural
+from captax.errors import OptionError, plural
 from captax.files import NewFile, check_new_files
 
 if TYPE_CHECKING:
     from captax.data.check import Report
 
-SOMETHING_WRONG = 1
+SOMETHING_WRONG, WRONG_USE = 1, 2
 SHOWN = 10
 CARDS = 60
 
-app = typer.Typer(help="Check datasets.")
+app = typer.Typer(help="Fetch and check datasets.")
 
 
 @app.callback()
 def data() -> None:
-    """Check a dataset before training on it."""
+    """Fetch a dataset, and check one before training on it."""
+
+
+class Known(enum.StrEnum):
+    """The datasets that can be fetched."""
+
+    flickr8k = enum.auto()
+    food101 = enum.auto()
+
+
+@app.command("get")
+def get(
+    name: Annotated[Known, typer.Argument(help="Dataset to fetch.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder in which its own folder is made.")
+    ] = Path("data"),
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Accept the terms of use without being asked.")
+    ] = False,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of a folder with the same archives. Default: CAPTAX_DATA_MIRROR, or where "
+            "the field gets them."
+        ),
+    ] = None,
+) -> None:
+    """Download a public dataset, compare it with its public hash, and unpack it.
+
+    The terms of use are shown first. A download that was stopped goes on when the same command is
+    run again.
+    """
+    # Start-up time.
+    from captax.data.get import DATASETS, is_there
+    from captax.data.get import get as fetch
+
+    dataset = DATASETS[name.value]
+    if is_there(dataset, folder):
+        print(f"captax: {folder / dataset.folder}: is there already", file=sys.stderr)
+    else:
+        print(f"{dataset.about}\n\n{textwrap.fill(dataset.terms, 80)}\n", file=sys.stderr)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise OptionError(
+                    "the terms of use are not accepted; read them, and add `yes=True` to accept"
+                )
+            if not typer.confirm("Do you accept these terms?", err=True):
+                raise typer.Exit(WRONG_USE)
+        try:
+            fetch(dataset, folder, mirror=mirror)
+        except KeyboardInterrupt:
+            print("captax: stopped; run the same command again to continue", file=sys.stderr)
+            raise
+        wrote(folder / dataset.folder)
+    root = shlex.quote(str(folder))
+    print(f"captax data check {shlex.quote(str(folder / dataset.folder))}")
+    print(f"captax train {dataset.recipe} --set data.root={root}")
 
 
 @app.command("check")
