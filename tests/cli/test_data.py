@@ -92,6 +92,10 @@ def test_wrong_use(run: Run, dataset: Path, tmp_path: Path) -> None:
     result = run("data", "check", "nowhere")
     assert result.code == 2
     assert result.err == "captax: nowhere: no such directory or file; give the path of a dataset\n"
+    result = run("data", "check", dataset, "--augmented", "finetune")
+    assert result.code == 2 and "--augmented" in result.err and "--sheet FILE" in result.err
+    result = run("data", "check", dataset, "--augmented", "nosuch", "--sheet", tmp_path / "a.html")
+    assert result.code == 2 and "there is no recipe 'nosuch'" in result.err
     result = run("data", "check", dataset, "--split", "test")
     assert result.code == 2 and "no test split; choose dev or train" in result.err
     (tmp_path / "soup").mkdir()

@@ -103,6 +103,16 @@ def test_a_run_logs_every_step_and_scores_every_epoch(finished: Path) -> None:
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_pages_show_dev_examples_and_training_examples(finished: Path) -> None:
+    """So that a model which only remembers is seen."""
+    first, last = sorted((finished / "samples").iterdir())
+    for page in (first.read_text(), last.read_text()):
+        cards = page.split("<figure>")[1:]
+        learned = ["training example" in card for card in cards]
+        assert learned == [False] * 4 + [True] * 5  # there are four dev examples
+        assert all("References" in card and "data:image/jpeg" in card for card in cards)
+
+
 def test_what_is_frozen_is_saved_as_it_was(
     recipe: Recipe, small_encoder: Any, tmp_path: Path
 ) -> None:

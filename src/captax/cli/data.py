@@ -73,7 +73,11 @@ def get(
                 raise OptionError(
                     "the terms of use are not accepted; read them, and add `yes=True` to accept"
                 )
-            if not typer.confirm("Do you accept these terms?", err=True):
+            try:
+                accepted = typer.confirm("Do you accept these terms?", err=True)
+            except typer.Abort:  # Ctrl-C
+                raise KeyboardInterrupt from None
+            if not accepted:
                 raise typer.Exit(WRONG_USE)
         try:
             fetch(dataset, folder, mirror=mirror)
@@ -98,6 +102,14 @@ def check(
             help="Also write an HTML page here, with what is wrong and a sample. Default: no page."
         ),
     ] = None,
+    augmented: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RECIPE",
+            help="Show training pictures on the page as this recipe (a name or a .yaml file) "
+            "changes them: several views of each. Default: pictures as they are.",
+        ),
+    ] = None,
     cards: Annotated[int, typer.Option(min=1, help="How many pictures the page shows.")] = CARDS,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole report as JSON.")
@@ -114,8 +126,15 @@ def check(
     from captax.data.check import check as look
     from captax.images import SHEET, write_sheet
 
-    refuse_idle(("--cards", cards != CARDS and sheet is None, "the page", "--sheet FILE"))
+    for option, given in (("--cards", cards != CARDS), ("--augmented", augmented is not None)):
+        refuse_idle((option, given and sheet is None, "the page", "--sheet FILE"))
     check_new_files([NewFile("--sheet", sheet, SHEET, overwrite)], [path], reads=is_no_page)
+    recipe = None
+    if augmented is not None:
+        # Start-up time: this brings JAX.
+        from captax.training.augmented import augmented_rows, recipe_for
+
+        recipe = recipe_for(augmented, path, split or "train")
     found = look(path, split=split, progress=True)
     report = found.report
     if as_json:
@@ -124,7 +143,11 @@ def check(
         for line in _lines(path, report):
             print(line)
     if sheet is not None:
-        write_sheet(sheet, found.sheet_rows(cards), title=f"{path}: {report.layout}")
+        if recipe is None:
+            rows, title = found.sheet_rows(cards), f"{path}: {report.layout}"
+        else:
+            rows, title = augmented_rows(recipe, cards), f"{path}, as {recipe.name} sees it"
+        write_sheet(sheet, rows, title=title)
         wrote(sheet)
     if not report.sound:
         raise typer.Exit(SOMETHING_WRONG)

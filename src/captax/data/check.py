@@ -275,7 +275,7 @@ def check(path: str | Path, *, split: str | None = None, progress: bool = False)
     outside, unpictured = {}, []
     if layout == SIDECARS:
         unpictured = texts_alone(Path(path))
-    elif is_labelled(Path(path)):
+    elif isinstance(pairs[0][1], LabelledExample) and is_labelled(Path(path)):
         with collecting_faults() as more:
             outside = _unlabelled(Path(path))
         faults += more

@@ -17,7 +17,7 @@ from captax.pipelines.classifier import Classifier
 from captax.training.build import build
 from captax.training.encoder_inputs import EncoderInputs
 from captax.training.examples import Examples
-from captax.training.learning_task import DevResult, LearningTask
+from captax.training.learning_task import DevResult, LearningTask, as_learned
 from captax.training.recipe import Recipe, RecipeError
 from captax.training.step import Losses, Parameters, token_losses
 
@@ -87,13 +87,19 @@ class ClassifyTask(LearningTask):
         size = min(self.recipe.evaluation.batch_size, len(self.dev))
         logits = jax.jit(lambda parameters, given: self._logits(model(parameters), given))
 
-        def run(parameters: Parameters) -> DevResult:
-            assert self.dev_pictures is not None
+        def labelled(
+            parameters: Parameters, pictures: EncoderInputs, places: Sequence[int]
+        ) -> Float[np.ndarray, "pictures labels"]:
             found = []
-            for first in range(0, len(self.dev), size):
-                rows = np.arange(first, first + size) % len(self.dev)
-                found.append(np.asarray(logits(parameters, self.dev_pictures.read(rows))))
-            all_logits = np.concatenate(found)[: len(self.dev)]
+            for first in range(0, len(places), size):
+                # The last batch is filled up with repeats, so that one program serves all.
+                rows = np.take(places, np.arange(first, first + size), mode="wrap")
+                found.append(np.asarray(logits(parameters, pictures.read(rows))))
+            return np.concatenate(found)[: len(places)]
+
+        def run(parameters: Parameters) -> DevResult:
+            assert self.pictures is not None and self.dev_pictures is not None
+            all_logits = labelled(parameters, self.dev_pictures, range(len(self.dev)))
             truth = np.array([self.number[example.label] for example in self.dev])
             best = all_logits.argmax(-1)
             logprobs = jax.nn.log_softmax(jnp.asarray(all_logits))
@@ -102,19 +108,22 @@ class ClassifyTask(LearningTask):
             scores = {"accuracy": float((best == truth).mean())}
             if self.many:
                 scores["top-5 accuracy"] = float(top_k_accuracy(all_logits, truth, k=5))
-            return DevResult({**scores, "loss": loss}, said, self._rows(said))
+            rows = [self._card(self.dev[place], said[place]) for place in self.spread(self.dev)]
+            cards: list[SheetRow] = []
+            if known := self.spread(self.train):
+                again = labelled(parameters, self.pictures, known).argmax(-1)
+                pairs = zip(known, again.tolist(), strict=True)
+                cards = [
+                    as_learned(self._card(self.train[place], self.subject.labels[label]))
+                    for place, label in pairs
+                ]
+            return DevResult({**scores, "loss": loss}, said, rows, cards)
 
         return run
 
-    def _rows(self, said: Sequence[str]) -> list[SheetRow]:
-        count = min(self.recipe.evaluation.samples, len(self.dev))
-        rows = []
-        for place in np.linspace(0, len(self.dev) - 1, count).astype(int):
-            example = self.dev[place]
-            right = said[place] == example.label
-            title = example.id if right else f"{example.id}: is {example.label}"
-            rows.append(SheetRow(example.image, title, said[place], None))
-        return rows
+    def _card(self, example: Any, said: str) -> SheetRow:
+        title = example.id if said == example.label else f"{example.id}: is {example.label}"
+        return SheetRow(example.image, title, said, None)
 
     def with_model(self, model: nnx.Module) -> Classifier:
         return Classifier(model, self.subject.processor)

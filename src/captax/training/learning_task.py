@@ -27,11 +27,15 @@ Scores = dict[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class DevResult:
-    """Scores on the dev examples by name, all outputs (`said`), and cards of some to look at."""
+    """Scores on the dev examples by name, all outputs (`said`), and cards of some to look at.
+
+    `learned` are cards of training examples, as they are without augmentation.
+    """
 
     scores: Scores
     said: list[str]
     rows: list[SheetRow]
+    learned: list[SheetRow] = dataclasses.field(default_factory=list)
 
 
 class LearningTask:
@@ -77,6 +81,11 @@ class LearningTask:
         """The id of an example, for messages."""
         return str(self.train[place].id)
 
+    def spread(self, examples: Sequence[Any]) -> list[int]:
+        """Places of the examples that are shown."""
+        count = min(self.recipe.evaluation.samples, len(examples))
+        return [int(place) for place in np.linspace(0, len(examples) - 1, count)]
+
     def shared(self) -> int:
         """How many dev examples are also in the training data, which makes scores too high."""
         learned = set(map(_origin, self.train))
@@ -101,6 +110,11 @@ class LearningTask:
     def with_model(self, model: nnx.Module) -> Any:
         """The subject with another model."""
         raise NotImplementedError
+
+
+def as_learned(row: SheetRow) -> SheetRow:
+    """The card of a training example, which says so."""
+    return dataclasses.replace(row, note="training example")
 
 
 def _origin(example: Any) -> Any:

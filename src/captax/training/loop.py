@@ -54,6 +54,7 @@ from captax.training.learning_task import DevResult
 from captax.training.lora import DOWN, LORA_PATTERN, UP, add_lora, merge_lora
 from captax.training.mesh import Placement
 from captax.training.optimizers import make_optimizer
+from captax.training.pushing import Pusher
 from captax.training.recipe import Recipe, RecipeError, Stage, matches
 from captax.training.self_critical import Critic
 from captax.training.step import (
@@ -142,6 +143,8 @@ def _train(
             for index, stage in enumerate(recipe.stages):
                 if index >= run.progress.stage:
                     run.run_stage(index, stage)
+            if run.pusher is not None:
+                run.pusher.finish(out / BEST)
         finally:
             if first:
                 run.log.close()
@@ -286,6 +289,9 @@ class _Run:
             )
         self.progress = _Progress(fingerprint=fingerprint(self.task.subject))
         self.key = jax.random.key(recipe.seed)
+        self.pusher: Pusher | None = None
+        if recipe.push is not None and jax.process_index() == 0:
+            self.pusher = Pusher(recipe.push, out, private=recipe.push_private)
 
     def _trained(self, index: int, stage: Stage) -> set[str]:
         """Names of what a stage trains; with LoRA its matrices, unless the recipe names others."""
@@ -628,13 +634,16 @@ class _Run:
             title = f"{self.recipe.name}, step {progress.step}"
             path = self.out / "samples" / f"step-{progress.step:06}.html"
             write = functools.partial(write_sheet, inside=self.inside, own=True)
-            _attempt(lambda: write(path, found.rows, title=title))
+            _attempt(lambda: write(path, [*found.rows, *found.learned], title=title))
         if kept is not None:
             model = self.rebuild({n: jnp.asarray(v, jnp.float32) for n, v in kept.items()})
             card = model_card(self.recipe, self.task.examples, scores, metric=self.metric)
             if self.inside is not None:
                 check_inside(self.out / BEST, self.inside)
             self.task.save(model, self.out / BEST, card)
+            if self.pusher is not None:
+                told = _told(self.metric, scores[self.metric])
+                self.pusher.push(self.out / BEST, f"Step {progress.step}: {told}")
         curves = self.out / "curves.png"
         _attempt(lambda: plot_curves(curves, self.log.records, title=self.recipe.name))
 

@@ -370,7 +370,11 @@ class Mesh(_Section):
 
 
 class Recipe(_Section):
-    """A whole training run; `task` is what the model does."""
+    """A whole training run; `task` is what the model does.
+
+    With `push`, the best model is uploaded to that repository of the Hugging Face hub each time it
+    becomes better; the repository is made if it does not exist, `push_private` or public.
+    """
 
     name: str
     description: str = ""
@@ -389,9 +393,13 @@ class Recipe(_Section):
     save_every: PositiveInt = Field(100, description="steps between checkpoints")
     keep: PositiveInt = Field(2, description="how many checkpoints are kept")
     tensorboard: bool = False
+    push: str | None = Field(None, pattern=r"^([\w.-]+/)?[\w.-]+$")
+    push_private: bool = False
 
     @pydantic.model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":
+        if self.push_private and self.push is None:
+            raise ValueError("push_private is true, but nothing is pushed; give push a name")
         if self.task != "caption" and any(stage.self_critical for stage in self.stages):
             raise ValueError(
                 f"self_critical trains captioners only, and task is {self.task}; remove it from "

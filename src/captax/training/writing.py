@@ -22,7 +22,7 @@ from captax.pipelines.vision_language import VisionLanguageCaptioner
 from captax.training.build import build
 from captax.training.encoder_inputs import Asked, AskedInputs, EncoderInputs
 from captax.training.examples import Examples
-from captax.training.learning_task import DevResult, LearningTask, Scores
+from captax.training.learning_task import DevResult, LearningTask, Scores, as_learned
 from captax.training.recipe import Recipe, RecipeError
 from captax.training.step import Losses, Parameters, narrowed, token_losses
 
@@ -183,14 +183,17 @@ class WritingTask(LearningTask):
             logits = self.read(built, features, batch)
             return sequences.tokens[:, 0], token_losses(logits, batch.targets, batch.segments > 0)
 
-        def run(weights: Parameters) -> DevResult:
+        def written(
+            weights: Parameters, batch_of: Callable[..., Batch], places: Sequence[int]
+        ) -> tuple[list[str], dict[str, float]]:
+            """The texts for these examples, and the sums of their losses."""
             texts: list[str] = []
             total = weight = right = 0.0
-            for first in range(0, self.dev_size, size):
+            for first in range(0, len(places), size):
                 # The last batch is filled up with repeats, so that one program serves all.
                 rows = np.arange(first, first + size)
-                real = rows < self.dev_size
-                batch = self.dev_batch(rows % self.dev_size)
+                real = rows < len(places)
+                batch = batch_of(np.take(places, rows, mode="wrap"))
                 counted = batch.segments * real[:, None]
                 tokens, losses = write(weights, dataclasses.replace(batch, segments=counted))
                 said = [[t for t in row if t != self.eos] for row in np.asarray(tokens).tolist()]
@@ -198,14 +201,24 @@ class WritingTask(LearningTask):
                 total += float(losses.measures["nll"])
                 right += float(losses.measures["accuracy"])
                 weight += float(losses.weight)
-            texts = texts[: self.dev_size]
+            sums = {"nll": total, "accuracy": right, "weight": weight}
+            return texts[: len(places)], sums
+
+        def run(weights: Parameters) -> DevResult:
+            texts, sums = written(weights, self.dev_batch, range(self.dev_size))
+            loss = sums["nll"] / sums["weight"]
             scores = {
                 **self.scores(texts),
-                "loss": total / weight,
-                "perplexity": float(np.exp(min(total / weight, 50.0))),
-                "token accuracy": right / weight,
+                "loss": loss,
+                "perplexity": float(np.exp(min(loss, 50.0))),
+                "token accuracy": sums["accuracy"] / sums["weight"],
             }
-            return DevResult(scores, texts, self.rows(texts))
+            shown = self.spread(self.dev)
+            rows = self.cards(self.dev, shown, [texts[place] for place in shown])
+            known = self.spread(self.train)
+            again, _ = written(weights, self.train_batch, known)
+            cards = [as_learned(row) for row in self.cards(self.train, known, again)]
+            return DevResult(scores, texts, rows, cards)
 
         return run
 
@@ -215,22 +228,23 @@ class WritingTask(LearningTask):
         """Dev examples, unchanged, each with its first text."""
         raise NotImplementedError
 
+    def train_batch(self, chosen: Int[np.ndarray, " batch"]) -> Batch:
+        """Training examples as dev examples are given: unchanged, each with its first text."""
+        raise NotImplementedError
+
     def scores(self, texts: Sequence[str]) -> Scores:
         """The scores of the texts written for the dev examples, in order."""
         raise NotImplementedError
 
-    def rows(self, texts: Sequence[str]) -> list[SheetRow]:
-        """Cards of some of the texts, spread over the dev examples."""
+    def cards(
+        self, examples: Sequence[Any], places: Sequence[int], texts: Sequence[str]
+    ) -> list[SheetRow]:
+        """Cards of the examples at these places, with the texts written for them."""
         raise NotImplementedError
 
     def score_names(self) -> list[str]:
         """The scores of texts, whatever they say, and of their tokens."""
         return [*self.scores(["a"] * self.dev_size), "loss", "perplexity", "token accuracy"]
-
-    def spread(self) -> list[int]:
-        """Places of the dev examples that are shown."""
-        count = min(self.recipe.evaluation.samples, self.dev_size)
-        return [int(i) for i in np.linspace(0, self.dev_size - 1, count)]
 
 
 class CaptionTask(WritingTask):
@@ -274,6 +288,11 @@ class CaptionTask(WritingTask):
         packed = self.pack([self.dev_texts[place] for place in chosen])
         return _batch(self.dev_pictures.read(chosen), packed)
 
+    def train_batch(self, chosen: Int[np.ndarray, " batch"]) -> Batch:
+        assert self.pictures is not None
+        packed = self.pack([self.texts[place][:1] for place in chosen])
+        return _batch(self.pictures.read(chosen), packed)
+
     def _captions(self, visit: int, place: int) -> list[list[int]]:
         """Tokens of the captions to learn, shuffled: the last may find no room in the row."""
         tokens, kind = self.texts[place], self.recipe.data.captions
@@ -302,8 +321,10 @@ class CaptionTask(WritingTask):
             ciders[f"CIDEr-D {name}"] = scores["CIDEr-D"]
         return found | ciders | {"CIDEr-D mean": float(np.mean(list(ciders.values())))}
 
-    def rows(self, texts: Sequence[str]) -> list[SheetRow]:
-        shown = [(self.dev[place], texts[place]) for place in self.spread()]
+    def cards(
+        self, examples: Sequence[Any], places: Sequence[int], texts: Sequence[str]
+    ) -> list[SheetRow]:
+        shown = zip((examples[place] for place in places), texts, strict=True)
         return [_beside(each.captions, each.image, each.id, text) for each, text in shown]
 
     def with_model(self, model: nnx.Module) -> Captioner:
@@ -335,12 +356,15 @@ class RewriteTask(WritingTask):
         return [pair.target for pair in self.train]
 
     def batch(self, chosen: Int[np.ndarray, " batch"], visits: Int[np.ndarray, " batch"]) -> Batch:
-        packed = self.pack([[self.texts[place]] for place in chosen])
-        return _batch(self._text([self.sources[place] for place in chosen]), packed)
+        return self.train_batch(chosen)
 
     def dev_batch(self, chosen: Int[np.ndarray, " batch"]) -> Batch:
         packed = self.pack([[self.dev_texts[place]] for place in chosen])
         return _batch(self._text([self.dev_sources[place] for place in chosen]), packed)
+
+    def train_batch(self, chosen: Int[np.ndarray, " batch"]) -> Batch:
+        packed = self.pack([[self.texts[place]] for place in chosen])
+        return _batch(self._text([self.sources[place] for place in chosen]), packed)
 
     def _text(self, sources: Sequence[Sequence[int]]) -> TextBatch:
         tokens = np.zeros((len(sources), self.time), np.int32)
@@ -356,8 +380,10 @@ class RewriteTask(WritingTask):
         wanted = [metrics.Metric.rouge_score]
         return metrics.score(hypotheses, references, metrics=wanted).corpus
 
-    def rows(self, texts: Sequence[str]) -> list[SheetRow]:
-        shown = [(self.dev[place], texts[place]) for place in self.spread()]
+    def cards(
+        self, examples: Sequence[Any], places: Sequence[int], texts: Sequence[str]
+    ) -> list[SheetRow]:
+        shown = zip((examples[place] for place in places), texts, strict=True)
         return [_beside([each.target], None, each.source[:200], text) for each, text in shown]
 
     def with_model(self, model: nnx.Module) -> TextGenerator:
