@@ -1,5 +1,6 @@
 """All that is wrong with a recipe's data is told at once, or left out for the whole of a run."""
 
+import io
 import json
 import re
 import struct
@@ -17,9 +18,10 @@ from captax.data.check import check
 from captax.data.faults import Kind
 from captax.images import ImageError
 from captax.training import examples, loop, writing
-from captax.training.examples import BrokenData, open_examples
+from captax.training.examples import BrokenData, decoded, open_examples
 from captax.training.loop import train
-from captax.training.recipe import Recipe, RecipeError
+from captax.training.recipe import Recipe, RecipeError, parse_recipe
+from fake_hub import FakeHub, Repository
 
 
 @pytest.fixture
@@ -273,3 +275,38 @@ def test_a_run_that_began_with_all_goes_on_with_all(
     assert not (tmp_path / "run" / "skipped.json").exists()
     with pytest.raises(RecipeError, match="this run began without --skip-broken"):
         train(recipe, tmp_path / "run", skip_broken=True)
+
+
+def test_sources_on_the_hub_need_no_root(
+    finetune: Callable[[int], Recipe],
+    root: Path,
+    hub: FakeHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    datasets = pytest.importorskip("datasets", reason="needs the extra hub-data")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setenv("CAPTAX_CACHE", str(tmp_path / "cache"))
+    datasets.disable_progress_bars()
+    files = {}
+    for split, numbers in (("train", range(8)), ("validation", range(8, 12))):
+        pictures = [(root / "shapes" / "images" / f"{n}.jpg").read_bytes() for n in numbers]
+        rows = {"image": [{"bytes": each, "path": None} for each in pictures]}
+        rows["text"] = [f"Number {n}" for n in numbers]
+        made = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+        made.to_parquet(file := io.BytesIO())
+        files[f"data/{split}-00000-of-00001.parquet"] = file.getvalue()
+    hub.repositories["datasets/me/shapes"] = Repository({"main": files})
+    fields = finetune(4).model_dump(mode="json")
+    fields["data"] |= {
+        "root": None,
+        "train": [{"path": "hf://me/shapes", "split": "train", "rows": ":-1"}],
+        "dev": [{"path": "hf://me/shapes", "split": "validation"}],
+    }
+    recipe = parse_recipe(Recipe.model_validate(fields).to_yaml())
+    found = open_examples(recipe, look=decoded)
+    assert [example.id for example in found.train] == [f"shapes/train/{n}" for n in range(7)]
+    assert [example.captions for example in found.dev] == [(f"Number {n}",) for n in range(8, 12)]
+    fields["data"]["dev"] = [{"path": "shapes", "split": "dev"}]
+    with pytest.raises(ValueError, match=r"data\.root"):
+        Recipe.model_validate(fields)
