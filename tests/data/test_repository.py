@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import captax.data
-from captax.data import DataError, open_labelled, open_pairs
+from captax.data import DataError, open_labelled, open_pairs, repository
 from captax.data.check import check
 from captax.data.repository import HubName, find, hub_name
 from captax.images import decode
@@ -114,14 +114,18 @@ def test_what_the_hub_converted(hub: FakeHub, parquet: Parquet) -> None:
 
 def test_half_a_conversion_is_not_taken_for_all(hub: FakeHub, parquet: Parquet) -> None:
     half = {"default/partial-train/0000.parquet": parquet({"red": "Red"})}
-    repository = Repository({"main": {"walls.zip": b"PK"}, CONVERTED: half})
-    hub.repositories["datasets/me/walls"] = repository
+    made = Repository({"main": {"walls.zip": b"PK"}, CONVERTED: half})
+    hub.repositories["datasets/me/walls"] = made
     with pytest.raises(DataError, match=r"only the beginning .* as hf://me/walls@~parquet"):
         captax.data.open("hf://me/walls")
     assert texts(captax.data.open("hf://me/walls@~parquet")) == [("0", ("Red",))]
 
 
-def test_files_of_other_forms_are_read_as_they_are(hub: FakeHub, picture: Picture) -> None:
+@pytest.mark.parametrize("most", [1000, 2])
+def test_files_of_other_forms_are_read_as_they_are(
+    hub: FakeHub, picture: Picture, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(repository, "_MOST_MASKS", most)
     files = {
         "README.md": b"",
         "small/train/metadata.jsonl": b'{"file_name": "a.png", "text": "Red"}\n',
@@ -145,12 +149,12 @@ def test_pairs_of_texts_by_configuration_and_revision(hub: FakeHub) -> None:
         made.to_parquet(file := io.BytesIO())
         return file.getvalue()
 
-    def repository(text: str) -> dict[str, bytes]:
+    def files_of(text: str) -> dict[str, bytes]:
         return {f"3.0.0/{s}-00000-of-00001.parquet": news(f"{text} {s}") for s in ("train", "test")}
 
     files = [{"split": s, "path": f"3.0.0/{s}-*"} for s in ("train", "test")]
     card = {"configs": [{"config_name": n, "data_files": files} for n in ("1.0.0", "3.0.0")]}
-    old, new = repository("Old"), repository("New")
+    old, new = files_of("Old"), files_of("New")
     hub.repositories["datasets/me/news"] = Repository({"main": new, "v1": old}, card)
     [pair] = open_pairs("hf://me/news/3.0.0", split="test")
     assert (pair.id, pair.source, pair.target) == ("test/x", "New test", "H")

@@ -246,7 +246,7 @@ def _receive(archive: Archive, url: str, partial: Path) -> None:
                         f"{url}: has {total or 0:,} bytes and should have {archive.size:,}; give "
                         "another --mirror"
                     )
-                _refuse_full(partial, (total or 0) - have)
+                _refuse_full(partial, 2 * (total or 0) - have)  # it is unpacked beside
                 _copy(answer, file, archive.name, have, total)
     except OSError as error:
         raise unwritable(partial, error) from None
@@ -294,10 +294,10 @@ def _copy(answer: Any, file: Any, name: str, have: int, total: int | None) -> No
 
 def _refuse_full(path: Path, size: int) -> None:
     free = shutil.disk_usage(path.parent).free
-    if 2 * size > free:  # what is packed, and what it unpacks to
+    if size > free:
         raise OutputError(
-            f"{path.parent}: the dataset needs {2 * size / 1e9:.1f} GB here, and {free / 1e9:.1f} "
-            "GB are free; free space, or give another folder"
+            f"{path.parent}: the dataset needs {size / 1e9:.1f} GB more here, and "
+            f"{free / 1e9:.1f} GB are free; free space, or give another folder"
         )
 
 

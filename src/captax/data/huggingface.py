@@ -128,7 +128,7 @@ class Rows:
             refuse_absent(split, {SPLIT_NAMES.get(each, each) for each in self.splits}, self.where)
         return names
 
-    def any(self, split: str | None = None) -> Any:
+    def smallest(self, split: str | None = None) -> Any:
         """The rows of the smallest part of a split, of which the columns are looked at."""
         return self.read(
             min(self.named(split), key=lambda n: (n not in self._loaded, self._size(n)))
@@ -215,7 +215,7 @@ def read_captions(rows: Rows, *, split: str | None = None) -> list[Example]:
 
 def only_labels(rows: Rows, split: str | None = None) -> bool:
     """Whether a dataset has labels and no captions."""
-    part = rows.any(split)
+    part = rows.smallest(split)
     told = any(n in CAPTION_COLUMNS or NUMBERED_CAPTION.fullmatch(n) for n in part.column_names)
     return not told and label_column(part) is not None
 

@@ -196,7 +196,7 @@ def read_labelled_rows(rows: Rows, classes: int | Sequence[str] | None = None) -
     Raises:
         DataError: no column holds labels, or as `open_labelled` does.
     """
-    part = rows.any()
+    part = rows.smallest()
     column = label_column(part)
     if column is None:
         find_column(rows.where, part.column_names, LABEL_COLUMNS)  # says what it looked for

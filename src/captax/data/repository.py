@@ -10,6 +10,7 @@ import dataclasses
 import glob
 import hashlib
 import json
+import posixpath
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,6 +38,7 @@ _NAME = re.compile(
 _SHARD = re.compile(r"(?:^|/)(\w[\w.]*)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.")
 _OTHER = (*TABLE_SUFFIXES, ".txt", ".caption", ".tar")
 _TOLD = 8  # configurations that a message names
+_MOST_MASKS = 1000
 _BLOCK = 2**20
 
 Splits = dict[str, list[str]]  # the files of each split by its name; "" if nothing names it
@@ -397,8 +399,10 @@ def _fetch(name: HubName, listing: Listing, paths: Sequence[str]) -> list[Path]:
         )
         # A mask for each of thousands of pictures would take the library minutes.
         masks = [glob.escape(path) for path in missing]
-        if len(masks) > 1000:
-            masks = sorted({f"*{Path(path).suffix}" for path in missing})
+        if len(masks) > _MOST_MASKS:
+            folder = posixpath.commonpath([posixpath.dirname(path) for path in missing])
+            above = f"{glob.escape(folder)}/" if folder else ""
+            masks = sorted({f"{above}*{Path(path).suffix}" for path in missing})
         with (
             hub.told_errors(name.repository, name.revision, DataError, dataset=True),
             no_bars_in_logs(utils),
