@@ -94,6 +94,8 @@ def test_wrong_use(run: Run, dataset: Path, tmp_path: Path) -> None:
     assert result.err == "captax: nowhere: no such directory or file; give the path of a dataset\n"
     result = run("data", "check", dataset, "--augmented", "finetune")
     assert result.code == 2 and "--augmented" in result.err and "--sheet FILE" in result.err
+    result = run("data", "check", dataset, "--set", "augment.flip=true")
+    assert result.code == 2 and "--set only applies to a recipe; add --augmented" in result.err
     result = run("data", "check", dataset, "--augmented", "nosuch", "--sheet", tmp_path / "a.html")
     assert result.code == 2 and "there is no recipe 'nosuch'" in result.err
     result = run("data", "check", dataset, "--split", "test")

@@ -342,7 +342,8 @@ def test_the_commands_of_a_page_run(
             for option, name in itertools.pairwise(command.words):
                 if option == "--out" and Path(name).is_file():
                     Path(name).unlink()  # of another example
-            small = SMALL if command.words[0] == "train" else ()
+            with_recipe = command.words[0] == "train" or "--augmented" in command.words
+            small = SMALL if with_recipe else ()
             if command.words[:2] == ("train", "qwen-vl-finetune"):
                 small = (*small, "--set", "model.max_pixels=4096")  # the stand-in reads few tokens
             with _new_run(command.words):

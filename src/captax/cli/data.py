@@ -110,6 +110,13 @@ def check(
             "changes them: several views of each. Default: pictures as they are.",
         ),
     ] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Set a field of the recipe of --augmented, such as augment.jitter=0.3. Default: "
+            "the recipe as it is."
+        ),
+    ] = None,
     cards: Annotated[int, typer.Option(min=1, help="How many pictures the page shows.")] = CARDS,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole report as JSON.")
@@ -128,13 +135,14 @@ def check(
 
     for option, given in (("--cards", cards != CARDS), ("--augmented", augmented is not None)):
         refuse_idle((option, given and sheet is None, "the page", "--sheet FILE"))
+    refuse_idle(("--set", bool(set) and augmented is None, "a recipe", "--augmented RECIPE"))
     check_new_files([NewFile("--sheet", sheet, SHEET, overwrite)], [path], reads=is_no_page)
     recipe = None
     if augmented is not None:
         # Start-up time: this brings JAX.
         from captax.training.augmented import augmented_rows, recipe_for
 
-        recipe = recipe_for(augmented, path, split or "train")
+        recipe = recipe_for(augmented, path, split or "train", set or ())
     found = look(path, split=split, progress=True)
     report = found.report
     if as_json:

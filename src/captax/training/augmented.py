@@ -1,6 +1,6 @@
 """Training pictures as a recipe's views show them to the model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,17 @@ from captax.training.tasks import make_task
 VIEWS = 5
 
 
-def recipe_for(name: str, path: str, split: str) -> Recipe:
+def recipe_for(name: str, path: str, split: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of this name or file, for a split of the dataset at `path` instead of its own.
+
+    `overrides` are those of `load_recipe`.
 
     Raises `RecipeError` for a recipe that does not exist or is wrong.
     """
     place = path if is_dataset(path) else str(Path(path).absolute())
     source = f"[{{path: {place!r}, split: {split}}}]"
-    return load_recipe(name, ["data.root=.", f"data.train={source}", f"data.dev={source}"])
+    data = ("data.root=.", f"data.train={source}", f"data.dev={source}")
+    return load_recipe(name, [*overrides, *data])
 
 
 def augmented_rows(recipe: Recipe, count: int) -> Iterator[SheetRow]:
