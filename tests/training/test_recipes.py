@@ -30,9 +30,22 @@ FLICKR = (
 NEW_DECODER = tuple(
     f"model.decoder.{key}" for key in ("width=16", "layers=1", "heads=2", "mlp_width=16")
 )
+BERTS = ("model.encoder.checkpoint={bert}", "model.decoder.checkpoint={bert-decoder}")
+RESNET = (
+    *FLICKR,
+    *NEW_DECODER,
+    "model.encoder.checkpoint={resnet}",
+    "model.encoder.image_size=64",
+    "stages.0.trainable=[decoder, 'encoder\\.stages\\.[12]\\.']",  # the small one has three
+)
+VIT = (*FLICKR, *NEW_DECODER, "model.encoder.checkpoint={vit}", "model.tokenizer={gpt2}")
+FOOD = ("model.encoder.checkpoint={vit-classifier}", "data.classes=2")
+GIT = ("model.checkpoint={git}", "evaluation.steps=1")
+VIT_GPT2 = (*FLICKR, "model.encoder.checkpoint={vit}", "model.decoder.checkpoint={gpt2}")
 # Beside these: one epoch a stage, batches of four, a few tokens.
 SMALL: dict[str, tuple[str, ...]] = {
-    "bert2bert": ("model.encoder.checkpoint={bert}", "model.decoder.checkpoint={bert-decoder}"),
+    "bert2bert": BERTS,
+    "bert2bert-tutorial": (*BERTS, "evaluation.min_new_tokens=2"),
     "blip-finetune": ("model.checkpoint={blip}",),
     "finetune": ("model.checkpoint={default}",),
     "captax-lite": (
@@ -44,21 +57,14 @@ SMALL: dict[str, tuple[str, ...]] = {
         "model.decoder.max_positions=10",
         "stages.2.max_steps=2",
     ),
-    "flickr8k-resnet50": (
-        *FLICKR,
-        *NEW_DECODER,
-        "model.encoder.checkpoint={resnet}",
-        "model.encoder.image_size=64",
-        "stages.0.trainable=[decoder, 'encoder\\.stages\\.[12]\\.']",  # the small one has three
-    ),
-    "flickr8k-vit": (
-        *FLICKR,
-        *NEW_DECODER,
-        "model.encoder.checkpoint={vit}",
-        "model.tokenizer={gpt2}",
-    ),
-    "food101-vit": ("model.encoder.checkpoint={vit-classifier}", "data.classes=2"),
-    "git-finetune": ("model.checkpoint={git}", "evaluation.steps=1"),
+    "flickr8k-resnet50": RESNET,
+    "flickr8k-resnet50-tutorial": RESNET,
+    "flickr8k-vit": VIT,
+    "flickr8k-vit-tutorial": VIT,
+    "food101-vit": FOOD,
+    "food101-vit-tutorial": FOOD,
+    "git-finetune": GIT,
+    "git-finetune-tutorial": GIT,
     "florence2-finetune": ("model.checkpoint={florence2}",),
     "joycaption-finetune": ("model.checkpoint={joycaption}", "model.prompt=look"),
     "qwen-vl-finetune": (
@@ -67,7 +73,8 @@ SMALL: dict[str, tuple[str, ...]] = {
         "model.max_pixels=4096",
     ),
     "smolvlm-finetune": ("model.checkpoint={smolvlm}",),
-    "vit-gpt2": (*FLICKR, "model.encoder.checkpoint={vit}", "model.decoder.checkpoint={gpt2}"),
+    "vit-gpt2": VIT_GPT2,
+    "vit-gpt2-tutorial": VIT_GPT2,
 }
 
 
@@ -176,7 +183,8 @@ def small(
             return default if name == "default" else checkpoint(name)
 
     def overrides(name: str) -> list[str]:
-        folder = DATA.get(name, "own" if name in OWN else ".")
+        of = name.removesuffix("-tutorial")
+        folder = DATA.get(of, "own" if of in OWN else ".")
         stages = load_recipe(name, ["data.root=."]).stages
         return [
             f"data.root={root / folder}",

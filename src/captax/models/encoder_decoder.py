@@ -28,18 +28,23 @@ from captax.models.modules import Linear
 from captax.models.observing import scope
 from captax.models.prompt import Prompt
 
+MOST_SIDE = 1024  # of a grid that is stretched
 # What an encoder reads: pictures, or texts.
 Inputs = Float[Array, "batch height width 3"] | TextBatch | Int[Array, "batch time"]
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoderConfig(ModelConfig):
-    """The configs of both halves, in captax's own form: transformers may not have both."""
+    """The configs of both halves, in captax's own form: transformers may not have both.
+
+    With a `grid`, the encoder's is stretched to its rows and columns.
+    """
 
     model_type: ClassVar[str] = "captax-encoder-decoder"
 
     encoder: ModelConfig
     decoder: ModelConfig
+    grid: tuple[int, int] | None = dataclasses.field(default=None, kw_only=True)
 
     @classmethod
     def read(cls, config: Mapping[str, Any], tensors: Collection[str] = ()) -> Any:
@@ -54,11 +59,19 @@ class EncoderDecoderConfig(ModelConfig):
             prefix = f"{half}."
             names = [n.removeprefix(prefix) for n in tensors if n.startswith(prefix)]
             halves.append(read_config(described, names))
-        return cls(*halves)
+        stretched = checked_fields(cls, {"grid": as_field(config.get("grid"))})
+        grid = stretched["grid"]
+        if grid is not None and not all(1 <= side <= MOST_SIDE for side in grid):
+            raise ConfigError(
+                f"{cls.model_type}: grid={quoted(list(grid))} must be two numbers of 1 to "
+                f"{MOST_SIDE:,}"
+            )
+        return cls(*halves, **stretched)
 
     def write(self) -> dict[str, Any]:
         halves = {"encoder": self.encoder.write(), "decoder": self.decoder.write()}
-        return {"model_type": self.model_type, **halves}
+        stretched = {} if self.grid is None else {"grid": list(self.grid)}
+        return {"model_type": self.model_type, **halves, **stretched}
 
     def build(self, *, rngs: nnx.Rngs | None = None) -> "EncoderDecoder":
         encoder, decoder = self.encoder.build(rngs=rngs), self.decoder.build(rngs=rngs)
@@ -158,6 +171,7 @@ class EncoderDecoder(nnx.Module):
                 f"the decoder takes hints from {decoder.classes} classes, and the encoder "
                 f"({encoder.config.model_type}) does not have so many; give its classifier too"
             )
+        self.grid = self.config.grid if isinstance(self.config, EncoderDecoderConfig) else None
         self.project = None
         width = decoder.context_width
         if width is not None and width != encoder.features_width:
@@ -186,7 +200,9 @@ class EncoderDecoder(nnx.Module):
         return self.bridge(features)
 
     def bridge(self, features: Features) -> Features:
-        """The encoder's output at the width that the decoder reads."""
+        """The encoder's output with the grid and at the width that the decoder reads."""
+        if self.grid is not None:
+            features = features.stretched(self.grid)
         if self.project is None:
             return features
         return dataclasses.replace(features, tokens=self.project(features.tokens))

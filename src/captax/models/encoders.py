@@ -1,9 +1,11 @@
 """What encoders of pictures and encoders of texts promise."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -39,6 +41,31 @@ class Features:
     grids: Int[Array, "*grids 2"] | None = None
     times: Int[Array, "batch pictures"] | None = None
     deep: Float[Array, "*batch levels patches width"] | None = None
+
+    def stretched(self, grid: tuple[int, int]) -> "Features":
+        """The same on a grid of other rows and columns, each the mean of the places it covers.
+
+        PyTorch calls this adaptive average pooling. A larger grid repeats places.
+        """
+        lead, tokens = self.lead, self.tokens
+        places = tokens[:, lead:].reshape(len(tokens), *self.grid, -1)
+        rows, columns = (
+            jnp.asarray(_covering(*sizes), tokens.dtype)
+            for sizes in zip(self.grid, grid, strict=True)
+        )
+        places = jnp.einsum("brcw,Rr,Cc->bRCw", places, rows, columns)
+        flat = places.reshape(len(tokens), -1, tokens.shape[-1])
+        tokens = jnp.concatenate([tokens[:, :lead], flat], axis=1)
+        return dataclasses.replace(self, tokens=tokens, grid=grid)
+
+
+def _covering(before: int, after: int) -> Float[np.ndarray, "after before"]:
+    """How much each old place counts in each new one."""
+    weights = np.zeros((after, before), np.float32)
+    for place in range(after):
+        first, end = place * before // after, -(-(place + 1) * before // after)
+        weights[place, first:end] = 1 / (end - first)
+    return weights
 
 
 @struct.dataclass

@@ -127,6 +127,61 @@ class RmsNorm(nnx.Module):
         return (wide * factor * (self.offset + self.scale[...])).astype(x.dtype)
 
 
+class BatchNorm(nnx.Module):
+    """Zero mean and unit variance of every channel over all positions, then scale and bias.
+
+    Mean and variance are kept from the network's first training, except inside `norms_of_batch`.
+    """
+
+    EPSILON = 1e-5
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs | None):
+        self.scale = parameter(rngs, (channels,), fill=1.0)
+        self.bias = parameter(rngs, (channels,))
+        self.mean = parameter(rngs, (channels,))
+        self.variance = parameter(rngs, (channels,), fill=1.0)
+        self.of_batch = False
+        self.seen: tuple[Array, Array] | None = nnx.data(None)
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        wide = x.astype(jnp.float32)
+        if self.of_batch:
+            mean, variance = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
+            count = x.size // x.shape[-1]
+            self.seen = nnx.data((mean, variance * (count / max(count - 1, 1))))
+        else:
+            mean, variance = jax.lax.stop_gradient((self.mean[...], self.variance[...]))
+        factor = jax.lax.rsqrt(variance + self.EPSILON) * self.scale[...]
+        return ((wide - mean) * factor + self.bias[...]).astype(x.dtype)
+
+
+@contextlib.contextmanager
+def norms_of_batch(model: nnx.Module) -> Iterator[dict[str, BatchNorm]]:
+    """Inside the block batch norms use the mean and variance of the batch; it gives them by name.
+
+    This is what PyTorch's training mode does. A norm that was used has `seen` the mean and the
+    unbiased variance of its batch.
+    """
+    norms = {
+        ".".join(map(str, path)): module
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, BatchNorm)
+    }
+    for norm in norms.values():
+        norm.of_batch = True
+    try:
+        yield norms
+    finally:
+        for norm in norms.values():
+            norm.of_batch, norm.seen = False, nnx.data(None)
+
+
+def statistics_of(model: nnx.Module) -> set[str]:
+    """Names of the means and variances that the batch norms of a model keep."""
+    with norms_of_batch(model) as norms:
+        return {f"{name}.{kept}" for name in norms for kept in ("mean", "variance")}
+
+
 @dataclasses.dataclass(frozen=True)
 class NormConfig:
     """A normalisation: `LayerNorm`, or with `rms` an `RmsNorm` of this `offset`."""

@@ -28,10 +28,9 @@ from captax.models.config import (
 )
 from captax.models.encoders import Features, VisionEncoder
 from captax.models.layout import Layout, batch_norm, conv2d, linear, table
-from captax.models.modules import Linear, parameter
+from captax.models.modules import BatchNorm, Linear, parameter
 from captax.models.observing import record
 
-EPSILON = 1e-5  # of every batch norm
 REDUCTION = 4  # a bottleneck's inner convolutions have a quarter of its channels
 
 
@@ -98,31 +97,6 @@ class ResNetConfig(ModelConfig):
 
     def build(self, *, rngs: nnx.Rngs | None = None) -> "ResNet":
         return ResNet(self, rngs=rngs)
-
-
-class BatchNorm(nnx.Module):
-    """Zero mean and unit variance of every channel over all positions, then scale and bias.
-
-    Mean and variance are kept from the network's first training, and training here does not change
-    them. If `of_batch` is set, which may be done at any time, the norm uses the mean and variance
-    of the batch instead, as PyTorch does in training mode.
-    """
-
-    def __init__(self, channels: int, *, rngs: nnx.Rngs | None):
-        self.scale = parameter(rngs, (channels,), fill=1.0)
-        self.bias = parameter(rngs, (channels,))
-        self.mean = parameter(rngs, (channels,))
-        self.variance = parameter(rngs, (channels,), fill=1.0)
-        self.of_batch = False
-
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        wide = x.astype(jnp.float32)
-        if self.of_batch:
-            mean, variance = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
-        else:
-            mean, variance = jax.lax.stop_gradient((self.mean[...], self.variance[...]))
-        factor = jax.lax.rsqrt(variance + EPSILON) * self.scale[...]
-        return ((wide - mean) * factor + self.bias[...]).astype(x.dtype)
 
 
 class Convolution(nnx.Module):

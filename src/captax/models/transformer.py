@@ -1,7 +1,7 @@
 """A transformer decoder that writes captions from a grid of visual tokens.
 
-It is pre-norm (https://arxiv.org/abs/2002.04745). Every layer has self-attention, cross-attention
-to the picture and an MLP. The token embedding is also the output layer.
+Every layer has self-attention, cross-attention to the picture and an MLP. By default, layers are
+pre-norm (https://arxiv.org/abs/2002.04745), and the token embedding is also the output layer.
 
 If the encoder also classifies, its likeliest classes are hints: further places that cross-attention
 reads beside the grid. A class has the embeddings of its words (its name, and more common words for
@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from captax.errors import quoted
 from captax.models.arithmetic import largest, look_up, project
 from captax.models.config import ConfigError, ModelConfig, as_field
 from captax.models.decoders import WordDecoder
@@ -41,7 +42,8 @@ class TransformerDecoderConfig(ModelConfig):
     """Shape of the decoder; `grid` and `features_width` describe the encoder that it reads.
 
     `hints` of the encoder's classes are read beside the grid; `class_words` are the tokens of
-    words for each class.
+    words for each class. `order` is `pre` or `post`, as in `LayerConfig`. Without
+    `tie_word_embeddings` the output layer has weights of its own.
     """
 
     model_type: ClassVar[str] = "captax-transformer"
@@ -58,6 +60,8 @@ class TransformerDecoderConfig(ModelConfig):
     grid: tuple[int, int] = (9, 9)
     hints: int = 0
     class_words: tuple[tuple[int, ...], ...] = ()
+    order: str = "pre"
+    tie_word_embeddings: bool = True
 
     @classmethod
     def read(
@@ -77,12 +81,19 @@ class TransformerDecoderConfig(ModelConfig):
                 "captax-transformer: class_words must have one token of the vocabulary or more "
                 "for each class, and as many classes as hints, or more"
             )
+        if described.order not in ("pre", "post"):
+            raise ConfigError(
+                f"captax-transformer: order={quoted(described.order)} must be pre or post"
+            )
         return described
 
     def write(self) -> dict[str, Any]:
         said = super().write()
         if not self.hints:
             del said["hints"], said["class_words"]
+        for name in ("order", "tie_word_embeddings"):
+            if said[name] == type(self).__dataclass_fields__[name].default:
+                del said[name]
         return said
 
     def layer(self) -> LayerConfig:
@@ -91,6 +102,7 @@ class TransformerDecoderConfig(ModelConfig):
             self.width,
             AttentionConfig(self.heads),
             MlpConfig(self.mlp_width),
+            order="post" if self.order == "post" else "pre",
             context_width=self.width,
             dropout=self.dropout,
         )
@@ -172,9 +184,13 @@ class TransformerDecoder(WordDecoder):
             rngs=rngs,
             dropout=config.dropout,
         )
-        self.norm = LayerNorm(config.width, rngs=rngs)
+        # Post-norm layers end with a norm of their own.
+        self.norm = LayerNorm(config.width, rngs=rngs) if config.order == "pre" else None
         self.classes = len(config.class_words) if config.hints else 0
         self.hints = nnx.data(Hints(config, rngs=rngs) if config.hints else None)
+        self.head = None
+        if not config.tie_word_embeddings:
+            self.head = nnx.data(Linear(config.width, config.vocab_size, rngs=rngs))
 
     @property
     def context_width(self) -> None:
@@ -188,4 +204,5 @@ class TransformerDecoder(WordDecoder):
         return jnp.concatenate([memory, hints.astype(memory.dtype)], axis=1)
 
     def logits(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocab"]:
-        return project(record("hidden_states", self.norm(x)), self.embedding[...])
+        x = record("hidden_states", x if self.norm is None else self.norm(x))
+        return project(x, self.embedding[...]) if self.head is None else self.head(x)

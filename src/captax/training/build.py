@@ -19,8 +19,9 @@ from captax.checkpoints.efficientnet_lite import load_efficientnet_lite
 from captax.checkpoints.state import parameters, rebuilder
 from captax.errors import quoted
 from captax.images import ImageProcessor, NativeProcessor, TileProcessor
-from captax.models.encoder_decoder import EncoderDecoder
-from captax.models.encoders import TextEncoder, VisionEncoder
+from captax.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from captax.models.encoders import PatchEncoder, TextEncoder, VisionEncoder
+from captax.models.shapes import DroppingConfig
 from captax.models.transformer import TransformerDecoder, TransformerDecoderConfig
 from captax.pipelines.assembly import classifier_for, from_pretrained_halves
 from captax.pipelines.captioner import Captioner
@@ -48,10 +49,11 @@ def build(recipe: Recipe, *, captions: Sequence[str] = (), labels: Sequence[str]
     Raises `RecipeError` when the checkpoints do not make what the task needs.
     """
     model = recipe.model
+    subject: Any
     if recipe.task == "classify":
         name = model.checkpoint or model.encoder.checkpoint
-        return classifier_for(name, labels, seed=recipe.seed)
-    subject: Any
+        subject = classifier_for(name, labels, seed=recipe.seed)
+        return Classifier(_with_dropout(subject.model, model.encoder.dropout), subject.processor)
     if model.checkpoint:
         subject = load(None if model.checkpoint == "default" else model.checkpoint)
         if isinstance(subject, VisionLanguageCaptioner):
@@ -78,6 +80,21 @@ def build(recipe: Recipe, *, captions: Sequence[str] = (), labels: Sequence[str]
                     "leave it out"
                 )
     return subject
+
+
+def _with_dropout(encoder: Any, rate: float | None) -> Any:
+    """The encoder with another rate of dropout, if one is given."""
+    if rate is None:
+        return encoder
+    if not isinstance(encoder.config, DroppingConfig):
+        raise RecipeError(
+            f"model.encoder.dropout: the encoder ({encoder.config.model_type}) has no dropout; "
+            "leave it out"
+        )
+    config = dataclasses.replace(
+        encoder.config, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate
+    )
+    return rebuilder(config.build())(parameters(encoder))
 
 
 def _prepare_to_ask(captioner: VisionLanguageCaptioner, recipe: Recipe) -> None:
@@ -156,14 +173,22 @@ def _with_new_decoder(recipe: Recipe, captions: Sequence[str]) -> Any:
     encoder, processor = _encoder(recipe)
     if side := recipe.model.encoder.image_size:
         processor = dataclasses.replace(processor, size=(side, side), resize_to=None)
+    grid = recipe.model.encoder.grid
+    if grid is not None and isinstance(encoder, PatchEncoder):
+        raise RecipeError(
+            "model.encoder.grid is for convolutional networks, and the recipe's encoder is none; "
+            "leave it out"
+        )
     config = TransformerDecoderConfig(
         vocab_size=tokenizer.vocab_size,
         features_width=encoder.features_width,
-        grid=_grid(encoder, processor.size),
+        grid=grid or _grid(encoder, processor.size),
         class_words=tuple(tuple(dict.fromkeys(words)) for words in tokenizer.encode_plain(classes)),
         **recipe.model.decoder.model_dump(exclude={"checkpoint"}),
     )
-    model = EncoderDecoder(encoder, TransformerDecoder(config, rngs=rngs))
+    decoder = TransformerDecoder(config, rngs=rngs)
+    both = EncoderDecoderConfig(encoder.config, config, grid=grid)
+    model = EncoderDecoder(encoder, decoder, config=both)
     return Captioner(model, processor, tokenizer)
 
 
@@ -200,7 +225,7 @@ def _encoder(recipe: Recipe) -> tuple[VisionEncoder, ImageProcessor]:
             f"model.encoder.checkpoint: {options.checkpoint} encodes texts, and a new decoder "
             "reads pictures; give the checkpoint of a vision encoder"
         )
-    return half, ImageProcessor.load(source)
+    return _with_dropout(half, options.dropout), ImageProcessor.load(source)
 
 
 def weights_from(source: Path, subject: Any, recipe: Recipe) -> dict[str, jax.Array]:

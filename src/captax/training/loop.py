@@ -32,7 +32,7 @@ from captax.files import (
 )
 from captax.images import ImageError, write_sheet
 from captax.models.encoders import VisionEncoder
-from captax.models.modules import linear_kernels
+from captax.models.modules import linear_kernels, statistics_of
 from captax.progress import Progress, tell
 from captax.stopping import stopping
 from captax.training.build import fingerprint, weights_from
@@ -310,6 +310,13 @@ class _Run:
                     "have "
                     f"names such as {next(iter(self.parameters))}"
                 )
+        if self.recipe.optimizer.update_statistics:
+            if not (statistics := statistics_of(self.task.model)):
+                raise RecipeError(
+                    "optimizer.update_statistics is for models with batch norms, such as ResNet, "
+                    "and the recipe's model has none; leave it out"
+                )
+            names |= statistics
         return names
 
     def model(self, tensors: Parameters) -> nnx.Module:
@@ -501,7 +508,8 @@ class _Run:
             made = make_step(self.rebuild, self.task.loss, optimizer, options, merge=self.adapt)
             return made, None
         critic = Critic(self.task, stage.self_critical, self.model)
-        # Captions are judged as they are sampled: without dropout.
+        # Captions are judged as they are sampled: without dropout, by the statistics that are kept.
+        options = options.model_copy(update={"update_statistics": False})
         made = make_step(
             self.rebuild, critic.loss, optimizer, options, merge=self.adapt, dropout=False
         )
@@ -517,6 +525,8 @@ class _Run:
         if not measured.pop("finite"):
             names = sorted(self.trained[self.progress.stage])
             self._explain(number, measured, names[culprit], chosen, batch)
+        # A step that float16 left out, because a value overflowed, has no such measures.
+        measured = {name: value for name, value in measured.items() if math.isfinite(value)}
         if "nll" in measured:
             measured["perplexity"] = math.exp(min(measured["nll"], 50.0))
         now = time.perf_counter()
@@ -530,7 +540,8 @@ class _Run:
                 **measured,
             )
         rate = self.recipe.optimizer.batch_size / max(now - clock, 1e-9)
-        shown.detail = f"loss {measured['loss']:.3f}, {rate:.0f} examples/s"
+        loss = f"loss {measured['loss']:.3f}" if "loss" in measured else "left out"
+        shown.detail = f"{loss}, {rate:.0f} examples/s"
         shown.update()
         return now
 

@@ -35,6 +35,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0, le=2**30)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=2**30)]
 Size = Annotated[int, Field(gt=0, le=2**16)]
+Side = Annotated[int, Field(gt=0, le=1024)]  # of a grid
 _MOST_VALUES = 100_000  # a recipe has a hundred, or the names of all its classes
 _LONGEST = 1_000_000  # characters of a recipe
 _LONGEST_PATTERN, _MOST_REPEATS = 10_000, 10_000  # the latter is what {n} and {n}{m} ask for
@@ -107,9 +108,9 @@ class Source(_Section):
 class Data(_Section):
     """The training and dev data; the `path` of a source on this machine is relative to `root`.
 
-    `captions` says which captions of a picture an epoch trains on: `all`, one at random (`one`), or
-    the `longest`. For a classifier, `classes` is a list of classes, or a number to keep only the
-    first ones.
+    `captions` says which captions of a picture an epoch trains on: `all`, one at random (`one`),
+    the `first` or the `longest`. For a classifier, `classes` is a list of classes, or a number to
+    keep only the first ones.
     """
 
     train: tuple[Source, ...] = Field(min_length=1)
@@ -117,7 +118,7 @@ class Data(_Section):
     root: Annotated[Path, pydantic.AfterValidator(Path.absolute)] | None = Field(
         None, validate_default=True, description="required unless all sources are on the hub"
     )
-    captions: Literal["all", "one", "longest"] = "all"
+    captions: Literal["all", "one", "first", "longest"] = "all"
     min_count: PositiveInt = 5
     max_tokens: int = Field(
         24,
@@ -160,20 +161,25 @@ class Encoder(_Section):
     """A pretrained encoder, by its checkpoint: a directory, or a name on the hub.
 
     `efficientnet-lite0` to `4` are read from PyTorch's files: `weights`, or the files of the
-    installed package. `image_size` resizes pictures to another size, which changes the grid of
-    visual tokens.
+    installed package. `image_size` resizes pictures to a square of another size, which changes the
+    grid of visual tokens. `grid` (rows, columns) stretches a convolutional network's grid for a new
+    decoder, as PyTorch's adaptive average pooling does. `dropout` replaces the checkpoint's rate.
     """
 
     checkpoint: str = "efficientnet-lite2"
     weights: Path | None = None
     image_size: Annotated[int, Field(gt=0, le=4096)] | None = None
+    grid: tuple[Side, Side] | None = None
+    dropout: Fraction | None = None
 
 
 class Decoder(_Section):
     """A pretrained decoder by its checkpoint, or a new one.
 
     A new decoder can read `hints`: the names of that many of the encoder's likeliest classes. The
-    encoder must be an EfficientNet-Lite, which comes with a classifier of ImageNet's classes.
+    encoder must be an EfficientNet-Lite, which comes with a classifier of ImageNet's classes. Its
+    layers normalise their inputs (`order: pre`), or the sums after them, as the first transformers
+    did (`post`). Without `tie_word_embeddings` its output layer has weights of its own.
     """
 
     checkpoint: str | None = None
@@ -183,6 +189,8 @@ class Decoder(_Section):
     mlp_width: Size = 1536
     max_positions: Size = 64
     dropout: Fraction = 0.1
+    order: Literal["pre", "post"] = "pre"
+    tie_word_embeddings: bool = True
     hints: Annotated[int, Field(ge=0, le=1000)] = 0
 
     @pydantic.model_validator(mode="after")
@@ -241,6 +249,10 @@ class Model(_Section):
                 f"model.checkpoint decides {', '.join(sorted(halves))}; leave it out, or replace "
                 f"the recipe's whole model by --set 'model={{checkpoint: {self.checkpoint}}}'"
             )
+        if self.decoder.checkpoint:
+            for name in ("grid", "dropout"):
+                if getattr(self.encoder, name) is not None:
+                    raise ValueError(f"encoder.{name} is for a new decoder or head; leave it out")
         return self
 
     @property
@@ -309,8 +321,11 @@ class Optimizer(_Section):
     divergence of the encoder's classes from those it had before training
     (https://arxiv.org/abs/1503.02531). With `ema_decay`, a moving average of the weights is
     evaluated and kept. `precision` is the precision of matrix products; everything else stays
-    float32. `remat` keeps only the inputs of layers for the gradients and computes the layers
-    twice.
+    float32. With float16 the loss is scaled, and a step whose gradients overflow is left out
+    (https://arxiv.org/abs/1710.03740). With `update_statistics`, batch norms use the mean and
+    variance of each batch and average them for later, as PyTorch's do in training mode; otherwise
+    they keep those of the checkpoint. `remat` keeps only the inputs of layers for the gradients
+    and computes the layers twice.
     """
 
     name: Literal["adamw", "adam", "sgd", "lion", "adafactor", "lamb"] = "adamw"
@@ -325,7 +340,8 @@ class Optimizer(_Section):
     label_smoothing: Fraction = 0.0
     keep_classes: NonNegativeFloat = 0.0
     ema_decay: Fraction | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    update_statistics: bool = False
     remat: bool = False
 
     @pydantic.model_validator(mode="after")
@@ -346,12 +362,16 @@ class Optimizer(_Section):
 class EvaluationOptions(_Section):
     """How the model is evaluated: every `epochs`, or every `steps`, and at the end of each stage.
 
-    The model with the best `metric` is kept. A stage ends after `patience` evaluations without a
-    better one. With `limit`, only the first `limit` dev examples are used.
+    `min_new_tokens`, `length_penalty` and `early_stopping` are the options of decoding with these
+    names. The model with the best `metric` is kept. A stage ends after `patience` evaluations
+    without a better one. With `limit`, only the first `limit` dev examples are used.
     """
 
     num_beams: Annotated[int, Field(gt=0, le=1000)] = 3
     max_new_tokens: Size = 20
+    min_new_tokens: NonNegativeInt = 0
+    length_penalty: float = 1.0
+    early_stopping: bool = False
     no_repeat_ngram_size: NonNegativeInt = 0
     batch_size: PositiveInt = 50
     samples: NonNegativeInt = 5
@@ -360,6 +380,15 @@ class EvaluationOptions(_Section):
     metric: str | None = None
     patience: PositiveInt | None = None
     limit: PositiveInt | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _room_for_the_fewest(self) -> "EvaluationOptions":
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens is {self.min_new_tokens}, more than max_new_tokens "
+                f"({self.max_new_tokens}); lower it or raise that"
+            )
+        return self
 
 
 class Mesh(_Section):
@@ -404,6 +433,11 @@ class Recipe(_Section):
             raise ValueError(
                 f"self_critical trains captioners only, and task is {self.task}; remove it from "
                 "the stages"
+            )
+        if self.optimizer.update_statistics and any(stage.views for stage in self.stages):
+            raise ValueError(
+                "views are kept of frozen parts, and optimizer.update_statistics changes all batch "
+                "norms; remove one of them"
             )
         if self.task == "rewrite" and any(stage.views for stage in self.stages):
             raise ValueError(
@@ -459,10 +493,26 @@ def recipe_names() -> list[str]:
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by its name or from a `.yaml` file, with `key.path=value` overrides.
 
-    Values are read as YAML. Raises `RecipeError` that names every unknown key and bad value.
+    A recipe whose `base` names another one states only its differences from it. Values are read as
+    YAML. Raises `RecipeError` that names every unknown key and bad value.
     """
     if name in FORMER_NAMES:
         name = BUILT_IN  # the recipe that it was trained by
+    fields = _read(name)
+    for override in overrides:
+        _set(fields, override)
+    return _validated(fields, name)
+
+
+def _read(name: str, variants: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a recipe; `variants` are the recipes that it is the base of.
+
+    A recipe with a `base` states only its differences: parts of sections take the place of the
+    base's, and all else, lists too, replaces what is there. Its name is its own.
+    """
+    if name in variants:
+        told = " -> ".join((*variants, name))
+        raise RecipeError(f"recipe {variants[0]}: its base leads back to itself ({told})")
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
@@ -487,9 +537,26 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{name}: this is not YAML: {error}; correct the file") from None
     if not isinstance(fields, dict):
         raise RecipeError(f"{name}: a recipe has keys and values at the top, such as `name: ...`")
-    for override in overrides:
-        _set(fields, override)
-    return _validated(fields, name)
+    whole: dict[str, Any] = fields
+    if (base := whole.pop("base", None)) is None:
+        return whole
+    if not isinstance(base, str):
+        raise RecipeError(f"recipe {name}: base is {quoted(base)}; give the name of a recipe")
+    if base.endswith((".yaml", ".yml")):
+        base = str(Path(name).parent / base)
+    below = _read(base, (*variants, name))
+    return _merged({key: below[key] for key in below if key not in ("name", "description")}, whole)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Fields with others above them, section by section."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = _merged(old, value)
+        merged[key] = value
+    return merged
 
 
 def parse_recipe(text: str) -> Recipe:

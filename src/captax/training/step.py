@@ -3,6 +3,8 @@
 Parameters are named tensors; a step does not depend on a task's batches and losses.
 """
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,25 +14,32 @@ import optax
 from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
-from captax.models.modules import dropout_enabled
+from captax.models.modules import dropout_enabled, norms_of_batch
 from captax.models.tracing import rematerialised
 from captax.training.recipe import Optimizer
 
 Parameters = dict[str, Any]
+# Of the statistics that a batch norm keeps, this share comes from the newest batch, as in PyTorch.
+NEWEST = 0.1
+# The loss that float16 begins with is multiplied by this. The factor is doubled after so many
+# steps without an overflow, and halved by an overflow.
+FIRST_SCALE, STEPS_TO_GROW = 2.0**10, 2000
 
 
 @struct.dataclass
 class TrainState:
     """What a step changes: trainable parameters, the optimiser's state, the moving average.
 
-    Without a moving average `average` is empty. The leaves are arrays; the type is `Any` because
-    tree functions put other things in their place for a while.
+    Without a moving average `average` is empty, and without float16 `scaling`, which holds the
+    factor of the loss and the number of steps since it changed. The leaves are arrays; the type is
+    `Any` because tree functions put other things in their place for a while.
     """
 
     step: Any
     parameters: Any
     optimizer: Any
     average: Any
+    scaling: Any
 
     @property
     def evaluated(self) -> Parameters:
@@ -87,6 +96,9 @@ def begin_stage(
         parameters=jax.tree.map(jnp.copy, parameters),
         optimizer=optimizer.init(parameters),
         average={} if options.ema_decay is None else jax.tree.map(jnp.copy, parameters),
+        scaling={"factor": jnp.float32(FIRST_SCALE), "steps": jnp.zeros((), jnp.int32)}
+        if options.precision == "float16"
+        else {},
     )
 
 
@@ -98,6 +110,14 @@ def narrowed(parameters: Mapping[str, Any], options: Optimizer) -> Parameters:
     return jax.tree.map(
         lambda value: value.astype(options.precision) if value.ndim > 1 else value, dict(parameters)
     )
+
+
+def _rescaled(scaling: dict[str, Array], finite: Bool[Array, ""]) -> dict[str, Array]:
+    """The factor of the loss after a step, as PyTorch's `GradScaler` sets it."""
+    factor, steps = scaling["factor"], jnp.where(finite, scaling["steps"] + 1, 0)
+    grows = steps == STEPS_TO_GROW
+    factor = jnp.where(finite, jnp.where(grows, 2 * factor, factor), factor / 2)
+    return {"factor": factor, "steps": jnp.where(grows, 0, steps)}
 
 
 def make_step(
@@ -114,39 +134,53 @@ def make_step(
     `merge` makes the model's parameters from trained and frozen ones, and `rebuild` makes a model
     from them. The state is donated. When the loss or a gradient is not finite, the state keeps its
     values, the measure `finite` is 0, and `culprit` is the place of the first such gradient among
-    the sorted names.
+    the sorted names. With float16 the step is left out, the loss is scaled less from then on, and
+    `finite` is 0 only if that does not help.
     """
     parts = options.accumulation
+    scaled = options.precision == "float16"
 
-    def losses(parameters: Parameters, frozen: Parameters, part: Any, key: Array) -> Any:
+    def losses(
+        parameters: Parameters, frozen: Parameters, part: Any, key: Array, factor: Array | float
+    ) -> Any:
         model = rebuild(narrowed(merge({**frozen, **parameters}), options))
-        with rematerialised(options.remat):
-            if not dropout:
-                found = loss(model, part)
-            else:
-                with dropout_enabled(model, key):
-                    found = loss(model, part)
-        return found.total, (found.weight, found.measures)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(rematerialised(options.remat))
+            norms = {}
+            if dropout:
+                stack.enter_context(dropout_enabled(model, key))
+            if options.update_statistics:
+                norms = stack.enter_context(norms_of_batch(model))
+            found = loss(model, part)
+            seen = {name: norm.seen for name, norm in norms.items() if norm.seen is not None}
+        statistics = {f"{name}.mean": mean for name, (mean, _) in seen.items()}
+        statistics |= {f"{name}.variance": variance for name, (_, variance) in seen.items()}
+        return found.total * factor, (found, statistics)
 
-    def gradients(parameters: Parameters, frozen: Parameters, part: Any, key: Array) -> Any:
-        value = jax.value_and_grad(losses, has_aux=True)
-        (total, (weight, measures)), gradient = value(parameters, frozen, part, key)
-        return gradient, Losses(total, weight, measures)
+    def gradients(
+        parameters: Parameters, frozen: Parameters, part: Any, key: Array, factor: Array | float
+    ) -> Any:
+        value = jax.grad(losses, has_aux=True)
+        gradient, (found, statistics) = value(parameters, frozen, part, key, factor)
+        return gradient, found, statistics
 
-    def accumulated(parameters: Parameters, frozen: Parameters, batch: Any, key: Array) -> Any:
+    def accumulated(
+        parameters: Parameters, frozen: Parameters, batch: Any, key: Array, factor: Array | float
+    ) -> Any:
         if parts == 1:
-            return gradients(parameters, frozen, batch, key)
+            return gradients(parameters, frozen, batch, key, factor)
         # Every part takes rows from the whole batch, so that each device of a mesh holds some.
         leaves, structure = jax.tree.flatten(batch)
         split = [x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for x in leaves]
 
         def add(sums: Any, indexed: Any) -> tuple[Any, None]:
             index, part = indexed[0], jax.tree.unflatten(structure, indexed[1])
-            found = gradients(parameters, frozen, part, jax.random.fold_in(key, index))
+            own = jax.random.fold_in(key, index)
+            found = gradients(parameters, frozen, part, own, factor)
             return jax.tree.map(jnp.add, sums, found), None
 
         first = jax.tree.unflatten(structure, [x[0] for x in split])
-        shapes = jax.eval_shape(gradients, parameters, frozen, first, key)
+        shapes = jax.eval_shape(gradients, parameters, frozen, first, key, factor)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.scan(add, zeros, (jnp.arange(parts), split))[0]
 
@@ -154,11 +188,15 @@ def make_step(
         state: TrainState, frozen: Parameters, batch: Any, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(key, state.step)
-        gradient, sums = accumulated(state.parameters, frozen, batch, key)
+        factor = state.scaling["factor"] if scaled else 1.0
+        gradient, sums, seen = accumulated(state.parameters, frozen, batch, key, factor)
         weight = jnp.maximum(sums.weight, 1)
-        gradient = jax.tree.map(lambda x: x / weight, gradient)
+        gradient = jax.tree.map(lambda x: x / (weight * factor), gradient)
         updates, memory = optimizer.update(gradient, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
+        for name, value in seen.items():  # the optimiser leaves them, for they have no gradient
+            kept = state.parameters[name]
+            parameters[name] = (1 - NEWEST) * kept + NEWEST * value / parts
         average = state.average
         if options.ema_decay is not None:
             # A young average forgets faster; otherwise the start would count for a thousand steps.
@@ -168,10 +206,19 @@ def make_step(
         norm = jnp.sqrt(squares.sum())
         finite = jnp.isfinite(sums.total) & jnp.isfinite(norm)
         new = TrainState(
-            step=state.step + 1, parameters=parameters, optimizer=memory, average=average
+            step=state.step + 1,
+            parameters=parameters,
+            optimizer=memory,
+            average=average,
+            scaling=state.scaling,
         )
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
         measures = {name: value / weight for name, value in sums.measures.items()}
+        if scaled:
+            measures["loss_scale"] = factor
+            scaling = _rescaled(state.scaling, finite)
+            state = dataclasses.replace(state, scaling=scaling)
+            finite = finite | (factor > 1)
         return state, {
             "loss": sums.total / weight,
             **measures,

@@ -54,6 +54,9 @@ class WritingTask(LearningTask):
             suppress_tokens=() if unknown is None else (unknown,),
             num_beams=said.num_beams,
             max_new_tokens=said.max_new_tokens,
+            min_new_tokens=said.min_new_tokens,
+            length_penalty=said.length_penalty,
+            early_stopping=said.early_stopping,
             no_repeat_ngram_size=said.no_repeat_ngram_size,
         )
         self.generation: GenerationConfig = subject.generation
@@ -296,6 +299,8 @@ class CaptionTask(WritingTask):
     def _captions(self, visit: int, place: int) -> list[list[int]]:
         """Tokens of the captions to learn, shuffled: the last may find no room in the row."""
         tokens, kind = self.texts[place], self.recipe.data.captions
+        if kind == "first":
+            return tokens[:1]
         if kind == "longest":
             return [max(tokens, key=len)]
         rng = rng_for(self.recipe.seed, visit, self.train[place].id)
