@@ -29,7 +29,13 @@ CONFIG = {
 HINTED = CONFIG | {"hints": 2, "class_words": [[4], [5, 6], [7], [8, 2]]}
 
 
-@pytest.fixture(scope="module", params=[CONFIG, HINTED], ids=["plain", "hinted"])
+# As the first transformers were: norms after the sums, and an output layer of its own.
+FIRST = CONFIG | {"order": "post", "tie_word_embeddings": False}
+
+
+@pytest.fixture(
+    scope="module", params=[CONFIG, HINTED, FIRST], ids=["plain", "hinted", "post-norm"]
+)
 def decoder(make_model: Callable[..., Any], request: pytest.FixtureRequest) -> TransformerDecoder:
     return make_model(request.param)
 
@@ -162,3 +168,28 @@ def test_hints_need_an_encoder_with_as_many_classes(make_model: Callable[..., An
     with pytest.raises(ConfigError, match="hints from 4 classes"):
         make_model(described)
     make_model(described | {"encoder": encoder | {"num_labels": 4}})
+
+
+def test_an_output_layer_of_its_own_is_no_part_of_the_embedding(
+    make_model: Callable[..., Any],
+) -> None:
+    decoder = make_model(FIRST)
+    assert decoder.head.kernel.shape == (9, 16) and decoder.norm is None
+    tokens = jnp.zeros((1, 3), jnp.int32)
+    before = decoder(pictures(1), tokens)
+    decoder.embedding[...] = decoder.embedding[...].at[5].add(1.0)  # no token of the input
+    np.testing.assert_array_equal(decoder(pictures(1), tokens), before)
+    decoder.head.bias[...] = decoder.head.bias[...].at[5].add(1.0)
+    moved = decoder(pictures(1), tokens) - before
+    np.testing.assert_allclose(moved, np.eye(9)[[5] * 3][None], atol=1e-5)
+
+
+def test_a_config_keeps_what_is_not_usual_and_writes_nothing_else(
+    make_model: Callable[..., Any],
+) -> None:
+    written = make_model(FIRST).config.write()
+    assert (written["order"], written["tie_word_embeddings"]) == ("post", False)
+    assert make_model(written).config == make_model(FIRST).config
+    assert not {"order", "tie_word_embeddings"} & make_model(CONFIG).config.write().keys()
+    with pytest.raises(ConfigError, match=r"order='sandwich' must be pre or post"):
+        make_model(CONFIG | {"order": "sandwich"})

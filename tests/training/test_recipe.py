@@ -130,13 +130,13 @@ def test_any_field_can_be_set(write: Callable[[str], str]) -> None:
         ("model.lora.rank=0", "model.lora.rank: .*greater than 0"),
         ("model.lora.targets=['[']", "model.lora.targets: '[' is not a regular expression"),
         ("data.train.0.rows='-300'", "data.train.0.rows: .*match pattern"),
-        ("data.captions=two", "data.captions: .*'all', 'one' or 'longest'"),
+        ("data.captions=two", "data.captions: .*'all', 'one', 'first' or 'longest'"),
         ("optimizer.name=adagrad", "optimizer.name: .*'adamw'.*got 'adagrad'"),
         (
             "optimizer.accumulation=2",
             "optimizer: batch_size 25 is not a multiple of accumulation 2",
         ),
-        ("optimizer.precision=float16", "optimizer.precision: .*'float32' or 'bfloat16'"),
+        ("optimizer.precision=int8", "optimizer.precision: .*'float32', 'bfloat16' or 'float16'"),
         ("optimizer.ema_decay=1", "optimizer.ema_decay: .*less than 1"),
         ("stages.0.schedule=step", "stages.0.schedule: .*'cosine', 'linear' or 'constant'"),
         ("stages.0.lr_scale={'(': 1}", "stages.0.lr_scale: '(' is not a regular expression"),
@@ -149,6 +149,20 @@ def test_any_field_can_be_set(write: Callable[[str], str]) -> None:
             ": data.max_tokens is 24, .*max_positions .9.; raise that or lower this$",
         ),
         ("evaluation.max_new_tokens=65", "evaluation.max_new_tokens is 65, more than"),
+        (
+            "evaluation={min_new_tokens: 9, max_new_tokens: 8}",
+            "evaluation: min_new_tokens is 9, more than max_new_tokens (8); lower it",
+        ),
+        (
+            "model={encoder: {grid: [14, 14]}, decoder: {checkpoint: gpt2}}",
+            "model: encoder.grid is for a new decoder or head; leave it out",
+        ),
+        (
+            "model={encoder: {dropout: 0.1}, decoder: {checkpoint: gpt2}}",
+            "model: encoder.dropout is for a new decoder or head; leave it out",
+        ),
+        ("model.encoder.grid=[14]", "model.encoder.grid"),
+        ("base=finetune", "base: unknown key"),
     ],
 )
 def test_a_mistake_is_told_with_its_place_and_what_would_be_right(
@@ -156,6 +170,55 @@ def test_a_mistake_is_told_with_its_place_and_what_would_be_right(
 ) -> None:
     said = error_of(write(RECIPE), override)
     assert re.search(message if "*" in message else re.escape(message), said), said
+
+
+def test_a_variant_states_its_difference_from_its_base(
+    write: Callable[[str], str], tmp_path: Path
+) -> None:
+    write(RECIPE)
+    variant = tmp_path / "variant.yaml"
+    variant.write_text(
+        "name: variant\nbase: small.yaml\noptimizer: {batch_size: 7}\n"
+        "data: {captions: first, dev: [{path: mine}]}\nmodel: {encoder: {image_size: 64}}\n"
+    )
+    found = load_recipe(str(variant), ["data.max_tokens=9"])
+    base = load_recipe(str(tmp_path / "small.yaml"))
+    assert found.name == "variant" and found.stages == base.stages
+    assert found.data.train == base.data.train and found.data.root == base.data.root
+    assert [source.path for source in found.data.dev] == ["mine"]  # a list is replaced whole
+    assert (found.data.captions, found.data.max_tokens) == ("first", 9)
+    assert found.optimizer == Optimizer(batch_size=7)
+    assert found.model.encoder.image_size == 64
+    # Written out, it is whole: a run does not change when its base does.
+    written = write(found.to_yaml())
+    assert "base" not in Path(written).read_text() and load_recipe(written) == found
+
+
+def test_a_variant_of_a_variant_and_of_a_recipe_by_name(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.yaml", tmp_path / "folder" / "two.yaml"
+    two.parent.mkdir()
+    one.write_text("name: one\nbase: food101-vit\noptimizer: {momentum: 0.5}\n")
+    two.write_text("name: two\nbase: ../one.yaml\noptimizer: {batch_size: 2}\n")
+    found = load_recipe(str(two), ["data.root=."])
+    assert found.task == "classify" and found.optimizer.name == "sgd"
+    assert (found.optimizer.momentum, found.optimizer.batch_size) == (0.5, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: small\nbase: small.yaml", "its base leads back to itself (small.yaml -> "),
+        ("name: small\nbase: absent.yaml", "absent.yaml: there is no such recipe file; give"),
+        ("name: small\nbase: absent", "there is no recipe 'absent'; give a .yaml file or one of"),
+        ("name: small\nbase: [finetune]", "base is ['finetune']; give the name of a recipe"),
+        ("base: finetune", "name is missing; write it in the recipe"),  # it is not its base's
+    ],
+)
+def test_a_base_that_cannot_be_is_refused(
+    write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.chdir(Path(write(text)).parent)
+    assert message in error_of("small.yaml", "data.root=.")
 
 
 @pytest.mark.parametrize(
@@ -174,6 +237,11 @@ def test_what_a_task_cannot_do_is_refused(
 ) -> None:
     said = error_of(write(RECIPE), f"task={task}", f"stages.0.{stage}")
     assert message in said
+
+
+def test_no_features_are_kept_of_norms_that_change(write: Callable[[str], str]) -> None:
+    said = error_of(write(RECIPE), "optimizer.update_statistics=true", "stages.0.views=1")
+    assert "views are kept of frozen parts, and optimizer.update_statistics changes" in said
 
 
 @pytest.mark.parametrize(

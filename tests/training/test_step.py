@@ -1,5 +1,6 @@
 """The loss and the step, against arithmetic done by hand and against one another."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -7,15 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch
 from flax import nnx
 from jaxtyping import Array
 
 from captax.checkpoints.state import parameters, rebuilder
 from captax.models.layers import Layer, run_layer
-from captax.models.modules import AttentionConfig, Dropout, LayerConfig, MlpConfig, parameter
+from captax.models.modules import (
+    AttentionConfig,
+    BatchNorm,
+    Dropout,
+    LayerConfig,
+    Linear,
+    MlpConfig,
+    parameter,
+    statistics_of,
+)
 from captax.training.optimizers import make_optimizer
 from captax.training.recipe import Optimizer, Stage, matches
 from captax.training.step import (
+    FIRST_SCALE,
+    STEPS_TO_GROW,
     Losses,
     Parameters,
     TrainState,
@@ -317,3 +330,102 @@ def test_parameters_may_be_merged_before_they_make_a_model() -> None:
     np.testing.assert_allclose(measured["loss"], want["loss"], rtol=1e-6)
     by_half = (merged.parameters["half"] - 1) / 2  # the gradient is twice that of the scale
     np.testing.assert_allclose(by_half, direct.parameters["scale"] - 2, rtol=1e-4)
+
+
+class Normed(nnx.Module):
+    """Predicts two classes of pictures from a channel that is normalised by batch."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.norm = BatchNorm(3, rngs=rngs)
+        self.head = Linear(3, 2, rngs=rngs)
+
+    def __call__(self, tokens: Array, seen: Array) -> Array:
+        return self.head(jnp.tanh(self.norm(seen)).mean((1, 2)))[:, None]
+
+
+def pictures(seed: int) -> Texts:
+    rng = np.random.default_rng(seed)
+    seen = rng.normal(3, 2, (4, 5, 4, 3)).astype(np.float32)
+    targets = rng.integers(0, 2, (4, 1)).astype(np.int32)
+    return Texts(targets, targets, np.ones((4, 1), bool), seen)
+
+
+def test_batch_norms_are_trained_as_in_pytorchs_training_mode() -> None:
+    options = Optimizer(name="sgd", weight_decay=0.0, clip_norm=None, update_statistics=True)
+    optimizer = optax.sgd(0.1)
+    model = Normed()
+    norm, head = torch.nn.BatchNorm2d(3), torch.nn.Linear(3, 2)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor(np.asarray(model.head.kernel[...])))
+        head.bias.zero_()
+    theirs = torch.optim.SGD([*norm.parameters(), *head.parameters()], lr=0.1)
+    step = make_step(rebuilder(model), loss, optimizer, options)
+    state = begin_stage(parameters(model), optimizer, options)
+    for seed in range(3):
+        state, measured = step(state, {}, pictures(seed), jax.random.key(0))
+        given = torch.tensor(pictures(seed).seen).permute(0, 3, 1, 2)
+        labels = torch.tensor(pictures(seed).targets[:, 0]).long()
+        cost = torch.nn.functional.cross_entropy(head(norm(given).tanh().mean((2, 3))), labels)
+        theirs.zero_grad()
+        cost.backward()
+        theirs.step()
+        np.testing.assert_allclose(measured["loss"], cost.item(), rtol=1e-5)
+    want = {
+        "norm.mean": norm.running_mean,
+        "norm.variance": norm.running_var,
+        "norm.scale": norm.weight,
+        "norm.bias": norm.bias,
+        "head.kernel": head.weight,
+        "head.bias": head.bias,
+    }
+    assert state.parameters.keys() == want.keys() == parameters(model).keys()
+    for name, value in want.items():
+        np.testing.assert_allclose(state.parameters[name], value.detach().numpy(), rtol=1e-4)
+    assert statistics_of(model) == {"norm.mean", "norm.variance"}
+
+
+def test_parts_of_a_batch_share_the_update_of_the_statistics() -> None:
+    options = Optimizer(batch_size=4, accumulation=2, update_statistics=True)
+    optimizer = optax.sgd(0.1)
+    model = Normed()
+    step = make_step(rebuilder(model), loss, optimizer, options)
+    state = begin_stage(parameters(model), optimizer, options)
+    state, _ = step(state, {}, pictures(0), jax.random.key(0))
+    seen = pictures(0).seen
+    means = [seen[part::2].mean((0, 1, 2)) for part in range(2)]
+    np.testing.assert_allclose(state.parameters["norm.mean"], np.mean(means, 0) / 10, rtol=1e-4)
+
+
+def test_float16_learns_what_float32_learns_whatever_the_loss_is_scaled_by() -> None:
+    narrow, measured, _ = stepped(precision="float16")
+    wide, of_wide, _ = stepped()
+    assert_close(narrow.parameters, wide.parameters, 2e-3)
+    np.testing.assert_allclose(measured["loss"], of_wide["loss"], rtol=1e-2)
+    norms = measured["gradient_norm"], of_wide["gradient_norm"]  # without the factor
+    np.testing.assert_allclose(*norms, rtol=1e-2)
+    assert measured["loss_scale"] == FIRST_SCALE and measured["finite"]
+    assert all(value.dtype == np.float32 for value in narrow.parameters.values())
+
+
+def test_float16_leaves_out_steps_that_overflow_and_scales_less() -> None:
+    options = Optimizer(precision="float16", ema_decay=0.5)
+    optimizer, _ = make_optimizer(Stage(name="s", epochs=1, lr=0.1), options, 10)
+    step = make_step(rebuilder(Bag()), loss, optimizer, options)
+    whole = {"embedding": embedding(), "scale": jnp.ones(3)}
+    state = begin_stage(whole, optimizer, options)
+    bad = batch()._replace(seen=np.full((2, 3), np.nan, np.float32))
+    halvings = int(np.log2(FIRST_SCALE))
+    for number in range(halvings + 1):
+        state, measured = step(state, {}, bad, jax.random.key(0))
+        assert measured["loss_scale"] == FIRST_SCALE / 2**number
+        # Once scaling less does not help, the run is to stop.
+        assert bool(measured["finite"]) == (number < halvings)
+    np.testing.assert_array_equal(state.parameters["embedding"], embedding())
+    assert int(state.step) == 0 and int(state.optimizer.steps) == 0
+    state, measured = step(state, {}, batch(), jax.random.key(0))
+    assert int(state.step) == 1 and int(state.optimizer.steps) == 1
+    # After enough steps without an overflow it scales more again.
+    again = state.optimizer._replace(steps=jnp.int32(STEPS_TO_GROW - 1))
+    state, _ = step(dataclasses.replace(state, optimizer=again), {}, batch(), jax.random.key(0))
+    assert state.optimizer.factor == 2 * measured["loss_scale"] and state.optimizer.steps == 0

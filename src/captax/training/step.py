@@ -30,21 +30,36 @@ FIRST_SCALE, STEPS_TO_GROW = 2.0**10, 2000
 class TrainState:
     """What a step changes: trainable parameters, the optimiser's state, the moving average.
 
-    Without a moving average `average` is empty, and without float16 `scaling`, which holds the
-    factor of the loss and the number of steps since it changed. The leaves are arrays; the type is
-    `Any` because tree functions put other things in their place for a while.
+    Without a moving average `average` is empty. With float16 the optimiser's state is `Scaled`. The
+    leaves are arrays; the type is `Any` because tree functions put other things in their place for
+    a while.
     """
 
     step: Any
     parameters: Any
     optimizer: Any
     average: Any
-    scaling: Any
 
     @property
     def evaluated(self) -> Parameters:
         """The weights that are evaluated and saved."""
         return self.average or self.parameters
+
+
+class Scaled(NamedTuple):
+    """An optimiser's state, what the loss is multiplied by, and the steps since that changed."""
+
+    memory: Any
+    factor: Array
+    steps: Array
+
+    def after(self, memory: Any, finite: Bool[Array, ""]) -> "Scaled":
+        """The state after a step, as PyTorch's `GradScaler` scales."""
+        steps = jnp.where(finite, self.steps + 1, 0)
+        grows = steps == STEPS_TO_GROW
+        grown = jnp.where(grows, 2 * self.factor, self.factor)
+        factor = jnp.where(finite, grown, self.factor / 2)
+        return Scaled(memory, factor, jnp.where(grows, 0, steps))
 
 
 class Losses(NamedTuple):
@@ -91,14 +106,14 @@ def begin_stage(
     parameters: Parameters, optimizer: optax.GradientTransformation, options: Optimizer
 ) -> TrainState:
     """The state before the first step. It holds copies, because a step reuses the memory."""
+    memory: Any = optimizer.init(parameters)
+    if options.precision == "float16":
+        memory = Scaled(memory, jnp.float32(FIRST_SCALE), jnp.zeros((), jnp.int32))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         parameters=jax.tree.map(jnp.copy, parameters),
-        optimizer=optimizer.init(parameters),
+        optimizer=memory,
         average={} if options.ema_decay is None else jax.tree.map(jnp.copy, parameters),
-        scaling={"factor": jnp.float32(FIRST_SCALE), "steps": jnp.zeros((), jnp.int32)}
-        if options.precision == "float16"
-        else {},
     )
 
 
@@ -110,14 +125,6 @@ def narrowed(parameters: Mapping[str, Any], options: Optimizer) -> Parameters:
     return jax.tree.map(
         lambda value: value.astype(options.precision) if value.ndim > 1 else value, dict(parameters)
     )
-
-
-def _rescaled(scaling: dict[str, Array], finite: Bool[Array, ""]) -> dict[str, Array]:
-    """The factor of the loss after a step, as PyTorch's `GradScaler` sets it."""
-    factor, steps = scaling["factor"], jnp.where(finite, scaling["steps"] + 1, 0)
-    grows = steps == STEPS_TO_GROW
-    factor = jnp.where(finite, jnp.where(grows, 2 * factor, factor), factor / 2)
-    return {"factor": factor, "steps": jnp.where(grows, 0, steps)}
 
 
 def make_step(
@@ -188,11 +195,12 @@ def make_step(
         state: TrainState, frozen: Parameters, batch: Any, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(key, state.step)
-        factor = state.scaling["factor"] if scaled else 1.0
+        scaling: Any = state.optimizer
+        memory, factor = (scaling.memory, scaling.factor) if scaled else (scaling, 1.0)
         gradient, sums, seen = accumulated(state.parameters, frozen, batch, key, factor)
         weight = jnp.maximum(sums.weight, 1)
         gradient = jax.tree.map(lambda x: x / (weight * factor), gradient)
-        updates, memory = optimizer.update(gradient, state.optimizer, state.parameters)
+        updates, memory = optimizer.update(gradient, memory, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         for name, value in seen.items():  # the optimiser leaves them, for they have no gradient
             kept = state.parameters[name]
@@ -208,16 +216,15 @@ def make_step(
         new = TrainState(
             step=state.step + 1,
             parameters=parameters,
-            optimizer=memory,
+            optimizer=scaling._replace(memory=memory) if scaled else memory,
             average=average,
-            scaling=state.scaling,
         )
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
         measures = {name: value / weight for name, value in sums.measures.items()}
         if scaled:
             measures["loss_scale"] = factor
-            scaling = _rescaled(state.scaling, finite)
-            state = dataclasses.replace(state, scaling=scaling)
+            scaling = scaling.after(state.optimizer.memory, finite)
+            state = dataclasses.replace(state, optimizer=scaling)
             finite = finite | (factor > 1)
         return state, {
             "loss": sums.total / weight,
