@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from captax.data import take_rows
 from captax.training.recipe import (
     Optimizer,
     Recipe,
@@ -249,7 +250,7 @@ def test_no_features_are_kept_of_norms_that_change(write: Callable[[str], str]) 
     [(None, [0, 1, 2, 3]), (":-1", [0, 1, 2]), ("-1:", [3]), ("1:3", [1, 2]), (":", [0, 1, 2, 3])],
 )
 def test_rows_are_slices(rows: str | None, left: list[int]) -> None:
-    assert Source(path="x", rows=rows).take([0, 1, 2, 3]) == left
+    assert take_rows([0, 1, 2, 3], Source(path="x", rows=rows).rows) == left
 
 
 def test_every_mistake_is_told_at_once(write: Callable[[str], str]) -> None:

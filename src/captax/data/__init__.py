@@ -19,7 +19,7 @@ from captax.data.labelled import LabelledExample, class_names, open_labelled
 from captax.data.mix import mix
 from captax.data.pairs import Pair, open_pairs
 from captax.data.sources import open
-from captax.data.splits import split_by_hash
+from captax.data.splits import split_by_hash, take_rows
 
 __all__ = [
     "DataError",
@@ -41,4 +41,5 @@ __all__ = [
     "pack_captions",
     "prefetch",
     "split_by_hash",
+    "take_rows",
 ]

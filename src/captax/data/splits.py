@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from captax.data.example import DataError, SplitError
 from captax.errors import quoted
@@ -19,6 +19,8 @@ SPLIT_NAMES = {
     "test": "test",
 }
 DEV_FRACTION = 0.1
+# Rows as Python slices them: `:-300`, `100:200`.
+ROWS = r"^-?[0-9]{0,15}:-?[0-9]{0,15}$"
 
 
 @runtime_checkable
@@ -31,6 +33,20 @@ class Identified(Protocol):
 
 
 T = TypeVar("T", bound=Identified)
+
+
+def take_rows(examples: Sequence[Any], rows: str | None) -> Sequence[Any]:
+    """The examples in `rows`, which is a Python slice such as `:-300`; all of them for None.
+
+    Raises:
+        DataError: `rows` is no slice.
+    """
+    if rows is None:
+        return examples
+    if not re.fullmatch(ROWS, rows):
+        raise DataError(f"rows {quoted(rows)}: is no slice; give one such as :100 or -300:")
+    start, stop = (int(end) if end else None for end in rows.split(":"))
+    return examples[start:stop]
 
 
 def split_name(name: str) -> str:

@@ -1,6 +1,7 @@
 """Accuracy, per-class measures and the confusion matrix of classifiers."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,10 +9,18 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from captax.errors import CaptaxError
-from captax.files import replacing
+from captax.files import Kind, replacing
 
-# With more classes than this, names and counts would overlap.
-_READABLE = 30
+_SOFTWARE = "captax: confusion matrix"  # in the text of the picture
+CONFUSION = Kind(
+    "picture",
+    re.compile(rb"\x89PNG.{,400}tEXtSoftware\0%b" % _SOFTWARE.encode(), re.DOTALL),
+    (".png",),
+)
+# With more classes than these, counts and names would be too small to read.
+_COUNTED, _NAMED = 30, 150
+# How many of the pairs that are confused most often are written beside a matrix.
+_PAIRS = 10
 
 
 def top_k_accuracy(
@@ -61,23 +70,51 @@ class PerClass:
     Attributes:
         precision: the share of the images predicted as this class that have its label.
         recall: the share of the images with its label that are predicted as this class.
+        f1: the harmonic mean of both; 0 if some image has this label and none is predicted rightly.
         accuracy: the share of all images that are rightly predicted as this class or as another.
         support: the number of images with its label.
     """
 
     precision: Float[np.ndarray, " classes"]
     recall: Float[np.ndarray, " classes"]
+    f1: Float[np.ndarray, " classes"]
     accuracy: Float[np.ndarray, " classes"]
     support: Int[np.ndarray, " classes"]
 
+    def macro(self) -> dict[str, float]:
+        """The means of precision, recall and F1 over the classes that have images.
+
+        A precision without any prediction counts as 0.
+        """
+        there = self.support > 0
+        return {
+            f"macro {name}": float(np.nan_to_num(values[there]).mean())
+            for name, values in (
+                ("precision", self.precision),
+                ("recall", self.recall),
+                ("F1", self.f1),
+            )
+        }
+
+
+def most_confused(
+    confusion: Int[np.ndarray, "classes classes"], count: int
+) -> list[tuple[int, int, int]]:
+    """The `count` commonest (label, other prediction, number of images), the commonest first."""
+    wrong = confusion * ~np.eye(len(confusion), dtype=bool)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    cells = zip(*np.unravel_index(order, wrong.shape), strict=True)
+    return [(int(a), int(b), int(wrong[a, b])) for a, b in cells if wrong[a, b]]
+
 
 def per_class(confusion: Int[np.ndarray, "classes classes"]) -> PerClass:
-    """Precision, recall and accuracy of each class, from the result of `confusion_matrix`."""
+    """Precision, recall, F1 and accuracy of each class, from the result of `confusion_matrix`."""
     right = np.diag(confusion)
     taken, support, total = confusion.sum(axis=0), confusion.sum(axis=1), confusion.sum()
     return PerClass(
         precision=_share(right, taken),
         recall=_share(right, support),
+        f1=_share(2 * right, taken + support),
         accuracy=_share(total - taken - support + 2 * right, np.full_like(support, total)),
         support=support,
     )
@@ -86,10 +123,10 @@ def per_class(confusion: Int[np.ndarray, "classes classes"]) -> PerClass:
 def plot_confusion(
     path: Path, confusion: Int[np.ndarray, "classes classes"], names: Sequence[str]
 ) -> None:
-    """Draw a confusion matrix as a PNG.
+    """Draw a confusion matrix as a PNG, with the classes that are confused most often beside it.
 
-    A cell's colour shows its share of its row. Names and counts are drawn if there are at most
-    30 classes.
+    A cell's colour shows its share of its row. Counts are drawn if there are at most 30 classes,
+    and names if there are at most 150.
 
     Raises:
         CaptaxError: the numbers of names and of classes differ.
@@ -101,29 +138,42 @@ def plot_confusion(
         )
     # Start-up time: matplotlib takes 0.5 s, and numbers do not need it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
     classes = len(names)
-    readable = classes <= _READABLE
-    side = 2.5 + 0.4 * min(classes, _READABLE)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    # matplotlib reads text between dollar signs as a formula.
+    shown = [name.replace("$", r"\$") for name in names]
+    cell = 0.4 if classes <= _COUNTED else 0.14
+    side = 2.5 + cell * classes if classes <= _NAMED else 15
+    pairs = most_confused(confusion, _PAIRS)
+    beside = 3.2 if pairs else 0.01
+    figure = Figure(figsize=(side + 1 + beside, max(side + 0.5, 5)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    axes, listed = figure.subplots(1, 2, width_ratios=(side + 1, beside))
     shares = np.nan_to_num(_share(confusion, confusion.sum(axis=1, keepdims=True)))
-    drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(drawn, label="share of the label's images")
+    # Mistakes are small shares, which would be too pale to see without the root.
+    drawn = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
+    figure.colorbar(drawn, ax=axes, label="share of the label's images", location="top", shrink=0.5)
     axes.set(xlabel="predicted", ylabel="label")
-    if readable:
-        # matplotlib reads text between dollar signs as a formula.
-        shown = [name.replace("$", r"\$") for name in names]
-        axes.set_xticks(range(classes), shown, rotation=90)
-        axes.set_yticks(range(classes), shown)
+    size = 9 if classes <= _COUNTED else 6
+    if classes <= _NAMED:
+        axes.set_xticks(range(classes), shown, rotation=90, fontsize=size)
+        axes.set_yticks(range(classes), shown, fontsize=size)
+    if _COUNTED < classes <= _NAMED:  # lines that lead the eye from a cell to its names
+        axes.grid(color="black", alpha=0.06, linewidth=0.5)
+    if classes <= _COUNTED:
         for row, column in np.argwhere(confusion):
-            color = "white" if shares[row, column] > 0.5 else "black"
+            color = "white" if shares[row, column] > 0.3 else "black"
             count = str(confusion[row, column])
             axes.text(column, row, count, ha="center", va="center", color=color, fontsize=7)
+    listed.axis("off")
+    if pairs:
+        told = [f"{count:,} {shown[a]}\n    as {shown[b]}" for a, b, count in pairs]
+        text = "\n".join(["Confused most often:\n", *told])
+        listed.text(0, 1, text, va="top", fontsize=8, linespacing=1.3)
     with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=120)
+        figure.savefig(file, format="png", dpi=120, metadata={"Software": _SOFTWARE})
 
 
 def _share(part: Int[np.ndarray, "..."], whole: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:

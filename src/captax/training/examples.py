@@ -195,7 +195,7 @@ def _read(
             continue
         finally:
             faults += noted
-        if not (examples := source.take(examples)):
+        if not (examples := data.take_rows(examples, source.rows)):
             raise RecipeError(
                 f"data: {source.path} has no examples in rows {source.rows}; give other rows"
             )

@@ -1,6 +1,6 @@
 """The learning task whose outputs are labels of pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,6 +20,8 @@ from captax.training.examples import Examples
 from captax.training.learning_task import DevResult, LearningTask, as_learned
 from captax.training.recipe import Recipe, RecipeError
 from captax.training.step import Losses, Parameters, token_losses
+
+SHOWN = 5  # labels on the card of a picture
 
 
 @struct.dataclass
@@ -102,28 +104,40 @@ class ClassifyTask(LearningTask):
             all_logits = labelled(parameters, self.dev_pictures, range(len(self.dev)))
             truth = np.array([self.number[example.label] for example in self.dev])
             best = all_logits.argmax(-1)
-            logprobs = jax.nn.log_softmax(jnp.asarray(all_logits))
-            loss = -float(np.asarray(logprobs)[np.arange(len(truth)), truth].mean())
+            logprobs = np.asarray(jax.nn.log_softmax(jnp.asarray(all_logits)))
+            loss = -float(logprobs[np.arange(len(truth)), truth].mean())
             said = [self.subject.labels[i] for i in best]
             scores = {"accuracy": float((best == truth).mean())}
             if self.many:
                 scores["top-5 accuracy"] = float(top_k_accuracy(all_logits, truth, k=5))
-            rows = [self._card(self.dev[place], said[place]) for place in self.spread(self.dev)]
+            shares = np.exp(logprobs)
+            rows = [self._card(self.dev[place], shares[place]) for place in self.spread(self.dev)]
             cards: list[SheetRow] = []
             if known := self.spread(self.train):
-                again = labelled(parameters, self.pictures, known).argmax(-1)
-                pairs = zip(known, again.tolist(), strict=True)
+                again = labelled(parameters, self.pictures, known)
+                again = np.asarray(jax.nn.softmax(jnp.asarray(again)))
                 cards = [
-                    as_learned(self._card(self.train[place], self.subject.labels[label]))
-                    for place, label in pairs
+                    as_learned(self._card(self.train[place], shares))
+                    for place, shares in zip(known, again, strict=True)
                 ]
             return DevResult({**scores, "loss": loss}, said, rows, cards)
 
         return run
 
-    def _card(self, example: Any, said: str) -> SheetRow:
+    def _card(self, example: Any, shares: Float[np.ndarray, " labels"]) -> SheetRow:
+        """The card of a picture, with its likeliest labels and their probabilities."""
+        order = np.argsort(-shares, kind="stable")[:SHOWN]
+        (said, share), *others = [(self.subject.labels[i], float(shares[i])) for i in order]
         title = example.id if said == example.label else f"{example.id}: is {example.label}"
-        return SheetRow(example.image, title, said, None)
+        return SheetRow(
+            example.image,
+            title,
+            said,
+            share,
+            tuple(others),
+            score_name="probability",
+            others="Other labels",
+        )
 
     def with_model(self, model: nnx.Module) -> Classifier:
         return Classifier(model, self.subject.processor)

@@ -638,7 +638,8 @@ class _Run:
         told = "  ".join(_told(name, value) for name, value in scores.items())
         tell(f"step {progress.step}: {told}")
         for row in found.rows:
-            tell(f"  {row.title}: {row.caption}")
+            share = f" ({100 * row.score:.1f}%)" if row.score is not None else ""
+            tell(f"  {row.title}: {row.caption}{share}")
         if warning := collapse(found.said, labels=self.recipe.task == "classify"):
             tell(f"warning: {warning}")
         if found.rows:
@@ -656,7 +657,8 @@ class _Run:
                 told = _told(self.metric, scores[self.metric])
                 self.pusher.push(self.out / BEST, f"Step {progress.step}: {told}")
         curves = self.out / "curves.png"
-        _attempt(lambda: plot_curves(curves, self.log.records, title=self.recipe.name))
+        records, title = self.log.records, self.recipe.name
+        _attempt(lambda: plot_curves(curves, records, title=title, metric=self.metric))
 
 
 def _told(name: str, value: float) -> str:

@@ -16,6 +16,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from pydantic_core import PydanticKnownError
 
 from captax.checkpoints.names import BUILT_IN, FORMER_NAMES
+from captax.data.splits import ROWS
 from captax.errors import CaptaxError, plain, plural, quoted
 from captax.files import CONFIG_LIMIT, read_text
 from captax.hub import is_dataset
@@ -94,15 +95,8 @@ class Source(_Section):
 
     path: str
     split: Literal["train", "dev", "val", "validation", "test"] | None = None
-    rows: str | None = Field(None, pattern=r"^-?[0-9]{0,15}:-?[0-9]{0,15}$")
+    rows: str | None = Field(None, pattern=ROWS)
     weight: float = Field(1.0, gt=0, le=1000)
-
-    def take(self, examples: Sequence[Any]) -> Sequence[Any]:
-        """The examples in `rows`."""
-        if self.rows is None:
-            return examples
-        start, stop = (int(end) if end else None for end in self.rows.split(":"))
-        return examples[start:stop]
 
 
 class Data(_Section):
