@@ -11,6 +11,7 @@ from captax.errors import CaptaxError
 from captax.files import OutputError
 from captax.metrics.classification import (
     confusion_matrix,
+    most_confused,
     per_class,
     plot_confusion,
     top_k_accuracy,
@@ -62,9 +63,20 @@ def test_per_class_by_hand() -> None:
     found = per_class(np.array([[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]))
     np.testing.assert_allclose(found.precision, [1, 1 / 2, 0, np.nan])
     np.testing.assert_allclose(found.recall, [2 / 3, 1 / 2, np.nan, np.nan])
+    np.testing.assert_allclose(found.f1, [4 / 5, 1 / 2, 0, np.nan])
+    # A class without images does not count, whatever is taken for it.
+    macro = {"macro precision": 3 / 4, "macro recall": 7 / 12, "macro F1": 13 / 20}
+    assert found.macro() == pytest.approx(macro)
     # Wrong of 5: the one of class 0 taken for 1; that and the one taken for 2; the latter; none.
     np.testing.assert_allclose(found.accuracy, [4 / 5, 3 / 5, 4 / 5, 1])
     assert found.support.tolist() == [3, 2, 0, 0]
+
+
+def test_the_most_confused_come_first() -> None:
+    confusion = np.array([[9, 1, 3], [2, 9, 0], [3, 0, 0]])
+    assert most_confused(confusion, 3) == [(0, 2, 3), (2, 0, 3), (1, 0, 2)]
+    assert most_confused(confusion, 99) == [(0, 2, 3), (2, 0, 3), (1, 0, 2), (0, 1, 1)]
+    assert most_confused(np.eye(3, dtype=np.int64), 5) == []
 
 
 def test_cells_are_dark_by_their_share_of_the_label(tmp_path: Path) -> None:
@@ -83,6 +95,26 @@ def test_a_picture_of_many_classes(tmp_path: Path) -> None:
     plot_confusion(tmp_path / "confusion.png", np.eye(200, dtype=np.int64), names)
     with Image.open(tmp_path / "confusion.png") as picture:
         assert max(picture.size) < 2500
+
+
+def test_names_and_mistakes_are_written_as_long_as_they_can_be_read(tmp_path: Path) -> None:
+    """There is more ink at the left than without names, and at the right the more is confused."""
+
+    def ink(classes: int, wrong: int, part: slice) -> int:
+        path = tmp_path / "confusion.png"
+        confusion = 5 * np.eye(classes, dtype=np.int64)
+        confusion[0, 1 : wrong + 1] = 1
+        plot_confusion(path, confusion, [f"dish number {n}" for n in range(classes)])
+        with Image.open(path) as picture:
+            grey = np.asarray(picture.convert("L"))
+        width = grey.shape[1]
+        return int(
+            (grey[:, slice(part.start * width // 100, part.stop * width // 100)] < 128).sum()
+        )
+
+    left, right = slice(0, 7), slice(85, 100)
+    assert ink(101, 0, left) > 5 * ink(151, 0, left)
+    assert ink(101, 8, right) > 3 * ink(101, 1, right)
 
 
 def test_what_cannot_be_drawn(tmp_path: Path) -> None:

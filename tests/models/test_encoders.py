@@ -5,7 +5,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from jaxtyping import Array, TypeCheckError
 
 from captax.models.encoders import Features, ShapeError, VisionEncoder
@@ -41,6 +40,7 @@ def test_pixels_laid_out_otherwise_are_refused() -> None:
 
 @pytest.mark.parametrize("grid", [(14, 14), (3, 5), (1, 1), (8, 6)])
 def test_a_stretched_grid_is_adaptive_average_pooling(grid: tuple[int, int]) -> None:
+    torch = pytest.importorskip("torch")
     tokens = np.random.default_rng(0).standard_normal((2, 1 + 48, 5)).astype(np.float32)
     features = Features(tokens=jnp.asarray(tokens), grid=(8, 6), lead=1).stretched(grid)
     assert (features.grid, features.lead) == (grid, 1)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 from flax import nnx
 from jaxtyping import Array
 
@@ -352,6 +351,7 @@ def pictures(seed: int) -> Texts:
 
 
 def test_batch_norms_are_trained_as_in_pytorchs_training_mode() -> None:
+    torch = pytest.importorskip("torch")
     options = Optimizer(name="sgd", weight_decay=0.0, clip_norm=None, update_statistics=True)
     optimizer = optax.sgd(0.1)
     model = Normed()
