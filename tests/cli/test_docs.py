@@ -27,6 +27,7 @@ from PIL import Image
 import captax
 from captax.checkpoints import hub as checkpoint_hub
 from captax.cli.main import app
+from captax.data import class_names
 from captax.serve.schemas import CaptionRequest
 from captax.training import loop
 from captax.training.recipe import load_recipe, recipe_names
@@ -146,6 +147,7 @@ SMALL = tuple(
     for word in ("--set", setting)
 )
 DEV = [f"{number}.jpg" for number in range(8, 20)]
+FOOD = "DATA/food-101"
 
 
 def _draw(path: Path, seed: int) -> None:
@@ -274,6 +276,8 @@ def desk(
         shutil.copytree(checkpoint(kind), name)
     for name in ("my-captioner", "runs/mine/best", "runs/longer/best", "runs/flickr8k-vit/best"):
         shutil.copytree(captioner, name)
+    dishes = captax.classifier_for("runs/food101-vit/best", class_names(FOOD))
+    dishes.save("runs/food101-vit/best")
     config = gguf_files.LLAMA
     gguf_files.write(
         Path("SmolLM2-135M-Instruct.Q4_1.gguf"),

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 import captax
 from captax.export import export
+from captax.models.encoder_decoder import EncoderDecoderConfig
+from captax.models.transformer import TransformerDecoderConfig
 from captax.pipelines.captioner import Captioner
 
 
@@ -34,6 +37,8 @@ def captioners(
             elif family == "resnet-gpt2":
                 halves = (checkpoint("resnet"), checkpoint("gpt2"))
                 found = captax.from_pretrained_halves(*halves, seed=3)
+            elif family == "stretched":
+                found = _stretched(captax.load(checkpoint("resnet-classifier")), tiny_captioner)
             else:
                 found = captax.load(checkpoint(family))
             generation = dataclasses.replace(
@@ -44,6 +49,25 @@ def captioners(
         return made[family]
 
     return make
+
+
+def _stretched(resnet: Any, captioner: Captioner) -> Captioner:
+    """A network whose grid is stretched, and a post-norm decoder with its own output layer."""
+    encoder, tokenizer = resnet.model.config.as_encoder(), captioner.tokenizer
+    decoder = TransformerDecoderConfig(
+        vocab_size=tokenizer.vocab_size,
+        width=16,
+        layers=2,
+        heads=2,
+        mlp_width=32,
+        max_positions=16,
+        features_width=encoder.hidden_sizes[-1],
+        grid=(3, 2),
+        order="post",
+        tie_word_embeddings=False,
+    )
+    model = EncoderDecoderConfig(encoder, decoder, grid=(3, 2)).build(rngs=nnx.Rngs(0))
+    return Captioner(model, resnet.processor, tokenizer, captioner.generation)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ Exported = Callable[..., Path]
 
 OTHERS = (
     *("git", "blip", "vit-gpt2", "vit-gpt2-projected", "vit-bert", "clip-gpt2", "siglip-gpt2"),
-    "resnet-gpt2",
+    *("resnet-gpt2", "stretched"),
 )
 LONG = [pytest.mark.slow, pytest.mark.nightly("exported programs")]
 CASES = [

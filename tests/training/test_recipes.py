@@ -472,3 +472,4 @@ def test_a_recipe_runs_from_its_data_to_what_it_saved(
     pages = sorted((tmp_path / "run" / "samples").iterdir())
     assert len(pages) >= len(recipe.stages)
     assert (recipe.task != "classify") == ("References" in pages[-1].read_text())
+    assert (recipe.task == "classify") == ("probability 0." in pages[-1].read_text())

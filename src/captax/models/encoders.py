@@ -10,6 +10,7 @@ from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
 from captax.errors import CaptaxError, OptionError
+from captax.models.arithmetic import project
 from captax.models.layers import EncoderLayer, run_layer
 from captax.models.modules import FinalNorm, LayerNorm
 from captax.models.observing import record
@@ -47,15 +48,11 @@ class Features:
 
         PyTorch calls this adaptive average pooling. A larger grid repeats places.
         """
-        lead, tokens = self.lead, self.tokens
-        places = tokens[:, lead:].reshape(len(tokens), *self.grid, -1)
-        rows, columns = (
-            jnp.asarray(_covering(*sizes), tokens.dtype)
-            for sizes in zip(self.grid, grid, strict=True)
-        )
-        places = jnp.einsum("brcw,Rr,Cc->bRCw", places, rows, columns)
-        flat = places.reshape(len(tokens), -1, tokens.shape[-1])
-        tokens = jnp.concatenate([tokens[:, :lead], flat], axis=1)
+        tokens = self.tokens
+        rows, columns = (_covering(*sizes) for sizes in zip(self.grid, grid, strict=True))
+        weights = jnp.asarray(np.kron(rows, columns), tokens.dtype)
+        places = project(tokens[:, self.lead :].swapaxes(1, 2), weights).swapaxes(1, 2)
+        tokens = jnp.concatenate([tokens[:, : self.lead], places], axis=1)
         return dataclasses.replace(self, tokens=tokens, grid=grid)
 
 
