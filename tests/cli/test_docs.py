@@ -157,13 +157,13 @@ def _draw(path: Path, seed: int) -> None:
 
 def _datasets() -> None:
     """Flickr8k and COCO in DATA, pictures with captions of one's own, and captions to score."""
-    names = [f"{number}.jpg" for number in range(20)]
+    names = [f"{number}.jpg" for number in range(22)]
     captions = {name: f"a {'red' if n % 2 else 'blue'} square" for n, name in enumerate(names)}
     text = Path("DATA/flickr8k/text")
     text.mkdir(parents=True)
     lines = [f"{name}#{n}\t{said} .\n" for name, said in captions.items() for n in range(2)]
     (text / "Flickr8k.token.txt").write_text("".join(lines))
-    for split, part in (("train", names[:8]), ("dev", DEV)):
+    for split, part in (("train", names[:8]), ("dev", DEV), ("test", names[20:])):
         (text / f"Flickr_8k.{split}Images.txt").write_text("\n".join(part))
     for number, (name, said) in enumerate(captions.items()):
         _draw(text.parent / "images" / name, number)
