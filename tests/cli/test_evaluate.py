@@ -121,9 +121,10 @@ def test_rows_are_measured_and_then_the_first_of_them(
         assert list(json.loads(out.read_text())["per_image"]) == left
     for rows, message in (
         ("4", "rows '4': is no slice; give one such as :100"),
+        ("-:", "rows '-:': is no slice; give one such as :100"),
         ("99:", "has no examples in --rows 99:; give other rows"),
     ):
-        result = run("evaluate", classifier, dishes, "--rows", rows)
+        result = run("evaluate", classifier, dishes, f"--rows={rows}")
         assert result.code == 2 and message in result.err and result.err.count("\n") == 1
 
 

@@ -131,6 +131,7 @@ def test_any_field_can_be_set(write: Callable[[str], str]) -> None:
         ("model.lora.rank=0", "model.lora.rank: .*greater than 0"),
         ("model.lora.targets=['[']", "model.lora.targets: '[' is not a regular expression"),
         ("data.train.0.rows='-300'", "data.train.0.rows: .*match pattern"),
+        ("data.train.0.rows='-:3'", "data.train.0.rows: .*match pattern"),
         ("data.captions=two", "data.captions: .*'all', 'one', 'first' or 'longest'"),
         ("optimizer.name=adagrad", "optimizer.name: .*'adamw'.*got 'adagrad'"),
         (

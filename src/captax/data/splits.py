@@ -20,7 +20,7 @@ SPLIT_NAMES = {
 }
 DEV_FRACTION = 0.1
 # Rows as Python slices them: `:-300`, `100:200`.
-ROWS = r"^-?[0-9]{0,15}:-?[0-9]{0,15}$"
+ROWS = r"^(-?[0-9]{1,15})?:(-?[0-9]{1,15})?$"
 
 
 @runtime_checkable
