@@ -1,6 +1,6 @@
 """The learning task whose outputs are labels of pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
