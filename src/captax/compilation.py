@@ -2,13 +2,11 @@
 
 import os
 import stat
-from pathlib import Path
 
 import jax
 
 from captax.errors import CaptaxError
-
-VARIABLE = "CAPTAX_CACHE"
+from captax.files import cache_directory
 
 # The process in which a model was first loaded or used.
 _process: int | None = None
@@ -26,14 +24,6 @@ def refuse_fork() -> None:
             "this process was forked after captax had loaded a model, and JAX does not work in it; "
             "start processes with multiprocessing.get_context('spawn'), or load in the child alone"
         )
-
-
-def cache_directory() -> Path:
-    """The folder of files that captax can make again: `$CAPTAX_CACHE` or `~/.cache/captax`."""
-    given = os.environ.get(VARIABLE)
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "captax"
 
 
 def persist_no_more() -> None:

@@ -40,6 +40,14 @@ _NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_PATH", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
+def cache_directory() -> Path:
+    """The folder of files that captax can make again: `$CAPTAX_CACHE` or `~/.cache/captax`."""
+    given = os.environ.get("CAPTAX_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "captax"
+
+
 class OutputError(CaptaxError):
     """A file cannot be written; `errno` is the system's number for the reason."""
 

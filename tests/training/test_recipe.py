@@ -274,9 +274,10 @@ def test_recipes_that_do_not_exist_are_refused(tmp_path: Path) -> None:
     assert "latin.yaml: " in error_of(str(tmp_path / "latin.yaml"))
 
 
-def test_recipes_are_read_without_jax() -> None:
-    """Which takes a second, and is not needed to tell a mistake."""
-    said = "import sys, captax.training.recipe; sys.exit('jax' in sys.modules)"
+@pytest.mark.parametrize("room", ["training.recipe", "data"])
+def test_recipes_and_data_are_read_without_jax(room: str) -> None:
+    """Which takes a second, and is not needed to tell a mistake, nor in workers that read data."""
+    said = f"import sys, captax.{room}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", said]).returncode == 0
 
 

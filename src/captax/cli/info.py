@@ -10,7 +10,7 @@ def info() -> None:
     import jax
 
     from captax.checkpoints.state import parameters
-    from captax.compilation import cache_directory
+    from captax.files import cache_directory
     from captax.metrics import meteor_available
     from captax.pipelines.loading import load
     from captax.training.recipe import recipe_names

@@ -19,12 +19,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from captax import hub
-from captax.compilation import cache_directory
 from captax.data.example import DataError
 from captax.data.splits import SPLIT_NAMES, split_in
 from captax.data.tables import TABLE_SUFFIXES
 from captax.errors import plural, quoted
-from captax.files import OutputError, own_file, parse_json, write_text
+from captax.files import OutputError, cache_directory, own_file, parse_json, write_text
 from captax.images.kinds import is_image_path
 from captax.progress import no_bars_in_logs, tell
 
