@@ -1,9 +1,5 @@
 """An explanation as one web page that needs no other file: pick a word, see where it came from."""
 
-import base64
-import hashlib
-import io
-import json
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -12,12 +8,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from captax.explain.faithfulness import RANDOM, best_first
 from captax.explain.maps import ATTENTION, Maps
 from captax.explain.views import COLOURS, draw
 from captax.files import write_text
+from captax.images.web_page import as_data, data_url, filled
 
 # What each map is, in the words of the page.
 MEANINGS = {
@@ -38,24 +34,17 @@ def write_page(path: Path, explanation: Maps) -> None:
 def page(explanation: Maps) -> str:
     """The page as HTML."""
     template = (resources.files("captax.explain") / "page.html").read_text(encoding="utf-8")
-    script = template.split("<script>", 1)[1].split("</script>", 1)[0]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # What stands between < and > is nobody's markup.
-    data = json.dumps(_data(explanation), ensure_ascii=True, separators=(",", ":"))
     parts = {
-        "HASH": f"sha256-{digest}",
         "CAPTION": escape(explanation.caption.text),
-        "PICTURE": _data_url(explanation.image, "JPEG", quality=85),
+        "PICTURE": data_url(explanation.image, "JPEG", quality=85),
         "WIDTH": str(explanation.image.width),
         "HEIGHT": str(explanation.image.height),
         "WORDS": _words(explanation),
         "METHODS": _methods(explanation),
         "TABLE": _table(explanation),
-        "DATA": data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"),
+        "DATA": as_data(_data(explanation)),
     }
-    # All at once, so that a caption that spells a placeholder stays as it is.
-    pieces = template.split("%%")
-    return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
+    return filled(template, parts)
 
 
 def notebook(explanation: Maps) -> str:
@@ -64,7 +53,7 @@ def notebook(explanation: Maps) -> str:
     if not explanation.words:
         return f"<p>{text}</p>"
     method = explanation.methods[0]
-    source = _data_url(draw(explanation, "strip", method=method), "PNG")
+    source = data_url(draw(explanation, "strip", method=method), "PNG")
     described = escape(f"Maps by {method} for each word of the caption: {explanation.caption.text}")
     return (
         f"<figure><figcaption>{text}</figcaption>"
@@ -165,10 +154,3 @@ def _map(maps: Float[np.ndarray, "words rows columns"], meaning: str) -> dict[st
     """Cells as multiples of the even share, row by row."""
     levels = maps * maps[0].size if len(maps) else maps
     return {"meaning": meaning, "words": [each.ravel().round(2).tolist() for each in levels]}
-
-
-def _data_url(image: Image.Image, kind: str, **options: Any) -> str:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    data = base64.b64encode(file.getvalue()).decode("ascii")
-    return f"data:image/{kind.lower()};base64,{data}"

@@ -1,8 +1,6 @@
 """A contact sheet: pictures and their captions as one web page that needs no other file."""
 
-import base64
 import dataclasses
-import io
 import os
 import re
 from collections.abc import Iterable
@@ -10,12 +8,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from captax.errors import plural
 from captax.files import Kind, replacing, text_file
 from captax.images.decode import ImageError, ImageSource, IsVideo, decode
 from captax.images.video import read_video
+from captax.images.web_page import data_url, filled
 
 _LONGEST_SIDE = 480
+JPEG: dict[str, Any] = {"quality": 80, "optimize": True}
 SHEET = Kind(
     "page",
     re.compile(rb'.{,200}<meta name="generator" content="captax: sheet">', re.DOTALL),
@@ -75,12 +77,12 @@ def write_sheet(
         replacing(Path(path), inside=inside, own=own) as new,
         text_file(new, errors="replace") as file,
     ):
-        file.write(_HEAD.replace("TITLE", escape(title)))
+        file.write(filled(_HEAD, {"TITLE": escape(title)}))
         for row in rows:
             card, good = _card(row)
             pictures, failed = pictures + 1, failed + (not good)
             file.write(card)
-        file.write(_FOOT.replace("COUNT", _count(pictures, failed)))
+        file.write(filled(_FOOT, {"COUNT": _count(pictures, failed)}))
 
 
 def _card(row: SheetRow) -> tuple[str, bool]:
@@ -112,20 +114,24 @@ def _card(row: SheetRow) -> tuple[str, bool]:
     return f"<li{failed}><figure>{''.join(parts)}</figure></li>\n", not error
 
 
-def _picture(row: SheetRow) -> str:
-    assert row.image is not None
+def thumbnail(source: ImageSource) -> Image.Image:
+    """A picture, or a frame of a video, as pages show it. Raises `ImageError`."""
     size = (_LONGEST_SIDE, _LONGEST_SIDE)
     try:
-        image = decode(row.image, at_least=size)
+        image = decode(source, at_least=size)
     except IsVideo:
-        source: Any = row.image
-        image = read_video(source, 1, at_least=size).frames[0]
+        video: Any = source
+        image = read_video(video, 1, at_least=size).frames[0]
     image.thumbnail(size)
-    jpeg = io.BytesIO()
-    image.save(jpeg, "JPEG", quality=80, optimize=True)
-    data = base64.b64encode(jpeg.getvalue()).decode("ascii")
+    return image
+
+
+def _picture(row: SheetRow) -> str:
+    assert row.image is not None
+    image = thumbnail(row.image)
+    url = data_url(image, "JPEG", **JPEG)
     shown = (
-        f'<img src="data:image/jpeg;base64,{data}" alt="{escape(row.caption or row.title)}" '
+        f'<img src="{url}" alt="{escape(row.caption or row.title)}" '
         f'width="{image.width}" height="{image.height}" loading="lazy" decoding="async">'
     )
     return shown if not row.regions else _outlined(shown, row, image.size)
@@ -170,23 +176,9 @@ _HEAD = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>TITLE</title>
+<title>%%TITLE%%</title>
 <style>
-:root {
-  --page: #f4f4f1; --card: #ffffff; --ink: #1c1d1f; --quiet: #5c6066; --line: #dcdcd6;
-  --mat: #e9e9e4; --error: #a4161a;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #141517; --card: #1e2023; --ink: #ececea; --quiet: #a3a8ae; --line: #33363b;
-    --mat: #101113; --error: #ff9a94;
-  }
-}
-* { box-sizing: border-box; margin: 0; }
-body {
-  background: var(--page); color: var(--ink); padding: clamp(1rem, 4vw, 3rem);
-  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
-}
+%%THEME%%
 main, footer { max-width: 90rem; margin-inline: auto; }
 h1 { font-size: clamp(1.4rem, 3vw, 2rem); line-height: 1.2; margin-bottom: 1.5rem;
   overflow-wrap: anywhere; }
@@ -219,13 +211,13 @@ footer { margin-top: 1.5rem; font-size: .8125rem; color: var(--quiet); }
 </head>
 <body>
 <main>
-<h1>TITLE</h1>
+<h1>%%TITLE%%</h1>
 <ul class="cards" role="list">
 """
 
 _FOOT = """</ul>
 </main>
-<footer>COUNT</footer>
+<footer>%%COUNT%%</footer>
 </body>
 </html>
 """
