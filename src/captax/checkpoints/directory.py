@@ -70,6 +70,16 @@ def load_model(directory: Path, *, dtype: str = "float32") -> nnx.Module:
     return fill(model, tensors, where=str(directory), layout=config.layout(), **how)
 
 
+def outline(directory: Path) -> nnx.Module:
+    """The model of a checkpoint without values, for a look before it is loaded.
+
+    Raises `CheckpointError`, which lists every tensor that does not fit.
+    """
+    config, model, tensors = _open(directory, lambda config: config)
+    check_fit(model, tensors, where=str(directory), layout=config.layout())
+    return model
+
+
 def _own_dtype(directory: Path, tensors: dict[str, LazyTensor]) -> str:
     contents = read_json(directory / CONFIG)
     # transformers wrote `torch_dtype` before version 5.

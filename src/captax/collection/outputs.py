@@ -233,7 +233,7 @@ def format_of(path: Path, asked: CaptionFormat | None = None) -> CaptionFormat:
     return asked
 
 
-class _Elsewhere:
+class Elsewhere:
     """What outputs share that write nothing beside a picture."""
 
     changes_pictures = False
@@ -253,7 +253,7 @@ class _Elsewhere:
         """Nothing to do: the journal has the record, and printed captions are not kept."""
 
 
-class OneFile(_Elsewhere):
+class OneFile(Elsewhere):
     """All captions in one file, which is written when the job is done.
 
     The file `mark` holds a digest of it, so that a change by somebody else is noticed.
@@ -310,7 +310,7 @@ class OneFile(_Elsewhere):
             raise CollectionError(f"{self.path}: {what}; add --overwrite to replace it")
 
 
-class Screen(_Elsewhere):
+class Screen(Elsewhere):
     """Prints captions as lines of text or JSON as soon as they are made."""
 
     holds_errors = False

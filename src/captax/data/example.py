@@ -41,6 +41,11 @@ class Example:
     captions: tuple[str, ...]
     source: str = ""
 
+    @property
+    def unread(self) -> "Path | bytes | Stored":
+        """The picture; if it lies within a larger file, what reads it."""
+        return self.image
+
     def renamed(self, id: str, source: str) -> "Example":
         """The same picture and captions under another id and source."""
         return dataclasses.replace(self, id=id, source=source)
@@ -68,8 +73,14 @@ class OnDemand:
     @property
     def image(self) -> Path | bytes:
         """The bytes of the picture's file, read now."""
-        stored: Stored | Path | bytes = vars(self)["stored"]
+        stored = self.unread
         return stored if isinstance(stored, Path | bytes) else stored.read()
+
+    @property
+    def unread(self) -> Stored | Path | bytes:
+        """What reads the picture."""
+        stored: Stored | Path | bytes = vars(self)["stored"]
+        return stored
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and vars(self) == vars(other)
@@ -91,7 +102,7 @@ class StoredExample(OnDemand, Example):
         super().__init__(id=id, stored=image, captions=captions, source=source)
 
     def renamed(self, id: str, source: str) -> Example:
-        return StoredExample(id, vars(self)["stored"], self.captions, source)
+        return StoredExample(id, self.unread, self.captions, source)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import dataclasses
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ PROMPT_LENGTHS = (1, 8, 32, 64, 128, 256)
 # Captions that are read, and not written, are padded to this length or to powers of two.
 CAPTION_LENGTH = 16
 
+_compiling: list[float] = []  # seconds that each program took
+
 _not_here: contextvars.ContextVar[bool] = contextvars.ContextVar("not_here", default=False)
 
 
@@ -41,6 +44,11 @@ def compiling_elsewhere() -> Iterator[None]:
         yield
     finally:
         _not_here.reset(token)
+
+
+def seconds_compiling() -> float:
+    """Seconds for which calls in this process have waited for programs to be compiled."""
+    return sum(_compiling)
 
 
 _tell: contextvars.ContextVar[tuple[Callable[[], None], float] | None] = contextvars.ContextVar(
@@ -148,8 +156,10 @@ class Programs:
                 return program
 
             here_only(key, compile)
+            started = time.perf_counter()
             with _told():
                 program = compile()
+            _compiling.append(time.perf_counter() - started)
         return program(leaves, gone)
 
     def pin(self) -> None:

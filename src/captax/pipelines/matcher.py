@@ -77,11 +77,7 @@ class Matcher:
         """A vector of length 1 for each text; a text that is too long for the model is cut."""
         time = self.model.text.max_positions
         end, reads_padding = self.tokenizer.eos_id, self.model.text.reads_padding
-        if self.model.text.has_start:
-            bodies = [row[:-1] for row in self.tokenizer.encode(texts)]
-        else:
-            bodies = self.tokenizer.encode_plain(texts)
-        sources = [[*body[: time - 1], end] for body in bodies]
+        sources = [[*body[: time - 1], end] for body in self._bodies(texts)]
         fill = self.tokenizer.pad_id if reads_padding else end
         vectors = [np.zeros((0, self.model.vector_width), np.float32)]
         for start in range(0, len(sources), batch_size):
@@ -98,6 +94,16 @@ class Matcher:
             found = np.asarray(self._programs.run("read", lambda: self._read, *given))
             vectors.append(found[: len(rows)])
         return np.concatenate(vectors)
+
+    def are_cut(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text is too long for the model, whose `embed_texts` reads its beginning."""
+        return [len(body) >= self.model.text.max_positions for body in self._bodies(texts)]
+
+    def _bodies(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text without the one at the end."""
+        if self.model.text.has_start:
+            return [row[:-1] for row in self.tokenizer.encode(texts)]
+        return self.tokenizer.encode_plain(texts)
 
     def clip_score(
         self,

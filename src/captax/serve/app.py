@@ -56,8 +56,8 @@ def create_app(
     app.add_middleware(Gate, service=service)
     if settings.allow_origins:
         app.add_middleware(OtherPages, settings=settings)
-    app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(HTTPException, _not_here)
+    for kind, handler in error_handlers().items():
+        app.add_exception_handler(kind, handler)
     _add_work(app, service)
     _add_facts(app, service)
     desk = Desk(service)
@@ -245,6 +245,11 @@ def _unread(request: Request, sent: Sent, result: Any) -> dict[str, Any] | None:
         return {"name": sent.name, "error": error}
     assert isinstance(result[0], Prepared)
     return None
+
+
+def error_handlers() -> dict[Any, Callable[..., Any]]:
+    """What answers a request that was refused, or for which there is nothing."""
+    return {Refused: _refused, HTTPException: _not_here}
 
 
 async def _refused(request: Request, error: Any) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""Checks and counts of every request: its key, its size and the time it took."""
+"""Checks and counts of every request: who asks, its key, its size and the time it took."""
 
 import hashlib
 import hmac
@@ -17,6 +17,7 @@ from captax.serve import origins
 from captax.serve.arrival import Body
 from captax.serve.refusals import Refused
 from captax.serve.service import Service
+from captax.serve.settings import Settings
 
 logger = logging.getLogger("captax.serve")
 
@@ -34,11 +35,16 @@ SECURITY = {
 }
 
 
-class Gate:
-    """Middleware around the application: ids, the key, limits of bodies, counts and the log."""
+class Door:
+    """Middleware around an application: ids, who may ask, limits of bodies, and the log."""
 
-    def __init__(self, app: ASGIApp, service: Service):
-        self.app, self.service = app, service
+    def __init__(self, app: ASGIApp, settings: Settings):
+        self.app, self.settings = app, settings
+
+    @property
+    def closing(self) -> bool:
+        """Whether connections end after their answer."""
+        return False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or refuse it."""
@@ -57,7 +63,7 @@ class Gate:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 extra = {"x-request-id": request_id, **SECURITY}
-                if self.service.state == "shutting down":
+                if self.closing:
                     extra["connection"] = "close"
                 elif not body.ended and _has_body(headers):
                     extra["connection"] = "close"  # nobody reads the rest
@@ -71,7 +77,7 @@ class Gate:
                 ]
             await send(message)
 
-        body = Body(receive, self.service.settings)
+        body = Body(receive, self.settings)
         try:
             await self._admit(scope, headers, body, answer)
         except Refused as refused:
@@ -99,24 +105,56 @@ class Gate:
     async def _admit(
         self, scope: Scope, headers: dict[bytes, bytes], body: Body, answer: Send
     ) -> None:
-        path = scope["path"]
-        origins.check(scope, self.service.settings)
-        if path.startswith(WORK) or path == "/metrics":
-            self._check_key(headers)
+        origins.check(scope, self.settings)
+        self._check_key(scope, headers)
         declared = headers.get(b"content-length", b"")
         if declared.isdigit() and (len(declared) > 18 or int(declared) > body.most):
             raise body.too_large()
-        if path.startswith(WORK) and scope["method"] == "POST":
-            with self.service.admitted(body):
-                await self.app(scope, body.receive, answer)
-        elif scope["method"] == "HEAD":  # the answer of GET, without its body
+        if scope["method"] == "HEAD":  # the answer of GET, without its body
             await self.app({**scope, "method": "GET"}, body.receive, _without_body(answer))
         else:
-            await self.app(scope, body.receive, answer)
+            await self._enter(scope, body, answer)
 
-    def _check_key(self, headers: dict[bytes, bytes]) -> None:
-        key = self.service.settings.api_key
-        if key is None:
+    async def _enter(self, scope: Scope, body: Body, answer: Send) -> None:
+        await self.app(scope, body.receive, answer)
+
+    def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        """Nothing is asked for."""
+
+    def _count(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        refused = scope["state"].get("refused")
+        logger.info(
+            "%s %s %s %s %.0f ms%s",
+            request_id,
+            scope["method"][:20],
+            scope["path"].encode("unicode_escape").decode()[:200],
+            status or "gone",
+            1000 * seconds,
+            f" {refused}" if refused else "",
+        )
+
+
+class Gate(Door):
+    """The door of a service: the key, room for work, and counts."""
+
+    def __init__(self, app: ASGIApp, service: Service):
+        super().__init__(app, service.settings)
+        self.service = service
+
+    @property
+    def closing(self) -> bool:
+        return self.service.state == "shutting down"
+
+    async def _enter(self, scope: Scope, body: Body, answer: Send) -> None:
+        if not (scope["path"].startswith(WORK) and scope["method"] == "POST"):
+            await super()._enter(scope, body, answer)
+            return
+        with self.service.admitted(body):
+            await super()._enter(scope, body, answer)
+
+    def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        key = self.settings.api_key
+        if key is None or not (scope["path"].startswith(WORK) or scope["path"] == "/metrics"):
             return
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         # Digests have one length, so the time to compare them says nothing about the key.
@@ -140,15 +178,7 @@ class Gate:
         metrics.latency.labels(route).observe(seconds)
         if refused:
             metrics.rejected.labels(refused).inc()
-        logger.info(
-            "%s %s %s %s %.0f ms%s",
-            request_id,
-            scope["method"][:20],
-            scope["path"].encode("unicode_escape").decode()[:200],
-            status or "gone",
-            1000 * seconds,
-            f" {refused}" if refused else "",
-        )
+        super()._count(scope, request_id, status, seconds)
 
 
 def _without_body(send: Send) -> Send:

@@ -52,11 +52,14 @@ LOG: dict[str, Any] = {
 
 
 class Server(uvicorn.Server):
-    """On SIGTERM or Ctrl-C it refuses new work and finishes the rest; a second one stops it."""
+    """On SIGTERM or Ctrl-C it refuses new work and finishes the rest; a second one stops it.
 
-    def __init__(self, config: uvicorn.Config, service: Service):
+    `service` is what does work that takes long, if anything does.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service | None = None):
         super().__init__(config)
-        self.service = service
+        self.service: Any = service
         self._everywhere: list[socket.socket] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -77,7 +80,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain while still listening, so that new requests get an answer; then close."""
         logger.info("stopping; requests that were accepted are finished first")
-        await self.service.drain(lambda: self.force_exit)
+        if self.service is not None:
+            await self.service.drain(lambda: self.force_exit)
         await super().shutdown(sockets or self._everywhere)
         logger.info("stopped")
 
@@ -164,7 +168,12 @@ def make_server(
     """A server that does not run yet; `run()` runs it until it is told to stop."""
     settings = dataclasses.replace(settings, local=is_loopback(host))
     app = create_app(model, settings, when_warm)
-    config = uvicorn.Config(
+    return Server(config_of(app, settings, host=host, port=port), app.state.service)
+
+
+def config_of(app: Any, settings: Settings, *, host: str, port: int) -> uvicorn.Config:
+    """How an application is served: its connections have the limits of `settings`."""
+    return uvicorn.Config(
         app,
         host=host,
         port=port,
@@ -176,7 +185,6 @@ def make_server(
         backlog=BACKLOG,
         timeout_graceful_shutdown=max(1, round(settings.grace)),
     )
-    return Server(config, app.state.service)
 
 
 def serve(
