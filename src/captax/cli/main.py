@@ -20,6 +20,7 @@ from captax.cli import (
     calibrate,
     caption,
     classify,
+    compare,
     convert,
     data,
     evaluate,
@@ -76,6 +77,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("score")(score.score)
+app.command("compare")(compare.compare)
 app.add_typer(data.app, name="data")
 app.command("generate")(generate.generate)
 app.command("assemble")(assemble.assemble)
