@@ -82,6 +82,9 @@ NOT_RUN = {
     "serve": "it does not end; tests/serve asks servers",
     "mcp": "it does not end; tests/mcp asks it",
     "--endpoint": "it needs another server; see tests/cli/test_endpoint.py",
+    "@http": "it needs another server; see tests/compare/test_command.py",
+    "--vote": "it does not end; see tests/compare/test_pages.py",
+    "--results": "it needs votes; see tests/compare/test_command.py",
     "--engine ray": "a cluster takes long to start; see tests/collection/test_cluster.py",
     "--json-schema": "the stand-ins write words only; see tests/generation/test_automaton.py",
     "data get": "it needs the network; tests/data/test_get.py fetches from another server",
@@ -339,7 +342,7 @@ def test_the_commands_of_a_page_run(
     monkeypatch.setattr(loop._Run, "run_stage", lambda *_: None)
     for command in reversed(RUN.values()):
         if command.page == page:
-            if command.words[0] == "score":
+            if command.words[0] in ("score", "compare"):
                 _scored()
             if command.words[0] == "calibrate":
                 _half_described(command.words[1])

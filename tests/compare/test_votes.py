@@ -25,15 +25,14 @@ from captax.files import OutputError
 def made_up(captions: list[list[str | None]]) -> Comparison:
     """A comparison in which these captions, picture by picture, are what captioners say."""
     names = [f"captioner {i}" for i in range(len(captions[0]))]
-    nobody = dict(captions=0, failed=0, words=0.0, shortest=0, longest=0, vocabulary=0)
+    counts: dict[str, Any] = dict.fromkeys(
+        ("captions", "failed", "shortest", "longest", "vocabulary"), 0
+    )
+    rest: dict[str, Any] = {"agreement": {}, "scores": {}, "measured": None, "most_repeated": ""}
     return Comparison(
         "captax: comparison",
         "p",
-        [
-            Compared(n, "file", n, **nobody, repeated=0.0, most_repeated="", agreement={},
-                     scores={}, measured=None)  # type: ignore[arg-type]
-            for n in names
-        ],
+        [Compared(name, "file", name, words=0.0, repeated=0.0, **counts, **rest) for name in names],
         [
             Shown(f"{i}.png", f"{i}", None, [], [Statement(said) for said in each], [], None)
             for i, each in enumerate(captions)
@@ -185,7 +184,7 @@ while (number := booth.next()) is not None:
 
 @pytest.mark.slow
 def test_a_kill_loses_no_vote(compared: tuple[Path, Comparison]) -> None:
-    out, comparison = compared
+    out = compared[0]
     for count in (2, 3):
         process = subprocess.Popen(
             [sys.executable, "-c", KILLED, str(out)],

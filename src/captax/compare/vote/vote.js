@@ -10,8 +10,9 @@ function show(state) {
   get("progress").value = state.done;
   get("count").textContent = `${state.done} of ${state.total} answered`;
   get("undo").disabled = state.done === 0;
-  get("same").textContent = state.same
-    ? `${state.same} pairs of equal captions were passed over, and count as ties.` : "";
+  const same = state.same === 1 ? "1 pair of equal captions was passed over, and counts as a tie."
+    : `${state.same} pairs of equal captions were passed over, and count as ties.`;
+  get("same").textContent = state.same ? same : "";
   get("question").hidden = question === null;
   get("end").hidden = question !== null;
   get("complaint").textContent = "";
