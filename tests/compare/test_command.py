@@ -90,6 +90,34 @@ def test_captions_of_strangers_are_text(compared: tuple[Path, Comparison]) -> No
     assert page.count("<script>") == 1
 
 
+def test_names_that_are_not_utf_8_are_compared_too(run: Run, here: Path) -> None:
+    odd = os.fsdecode(b"\xff.png")
+    try:
+        (here / "p" / "0.png").rename(here / "p" / odd)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    for name in ("one", "two"):
+        (here / f"{name}.txt").write_text("a cat\na dog\na bird\na fish\n")
+    result = run("compare", "one.txt", f"{odd}=two.txt", "--data", "p")
+    assert result.code == 0, result.err
+    found = read_comparison(here / "compare")
+    assert "\\udcff.png" in [each.name for each in found.pictures]
+    assert all(each.thumbnail for each in found.pictures)
+
+
+def test_other_files_are_told_of_and_links_are_not_followed(run: Run, here: Path) -> None:
+    (here / "p" / "clip.mp4").write_bytes(b"no picture")
+    assert "1 file skipped: 1 .mp4" in run("compare", *FILES, "--data", "p").err
+    for name in ("captions", "thumbnails"):
+        shutil.rmtree(here / "compare" / name)
+        (here / "elsewhere").mkdir(exist_ok=True)
+        (here / "compare" / name).symlink_to(here / "elsewhere")
+        result = run("compare", *FILES, "--data", "p")
+        assert result.code == 2 and "a link leads out of its folder" in result.err
+        assert list((here / "elsewhere").iterdir()) == []
+        (here / "compare" / name).unlink()
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -107,6 +135,7 @@ def test_captions_of_strangers_are_text(compared: tuple[Path, Comparison]) -> No
         (["default", "cats.jsonl", "--vote", "out"], "for a comparison that is there"),
         (["default", "cats.jsonl", "--out", "mine"], "is there already"),
         (["default", "cats.jsonl", "--split", "dev"], "leave out --split"),
+        (["default", "cats.jsonl", "--out", "p/compare"], "is in the folder of the pictures"),
     ],
 )
 def test_everything_wrong_is_told_before_a_model_is_loaded(

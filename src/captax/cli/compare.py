@@ -1,6 +1,7 @@
 """`captax compare`: the same pictures through several captioners, and votes on their captions."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ from captax.cli.options import (
 )
 from captax.cli.score import STANDARD, Metrics, names
 from captax.errors import CaptaxError, plural, quoted
-from captax.files import NewFile, check_new_files
+from captax.files import NewFile, check_new_files, lies_in, make_folder
 
 if TYPE_CHECKING:
     from captax.compare.comparison import Comparison
@@ -181,6 +182,7 @@ def _compare(
     overwrite: bool,
 ) -> None:
     # Start-up time.
+    from captax.collection.item import files_left_out
     from captax.collection.outputs import write_json_lines
     from captax.collection.own_files import LINES
     from captax.collection.record import Record
@@ -190,14 +192,15 @@ def _compare(
     from captax.compare.page import write_page
     from captax.compare.pictures import match_captions, open_pictures
     from captax.compare.results import read_results
-    from captax.compare.runs import Stopped, journal_folder, run_captioner
+    from captax.compare.runs import Stopped, is_complete, journal_folder, run_captioner
     from captax.metrics import score
     from captax.metrics.caption_files import read_captions
 
     # Everything that may be wrong is looked at before anything takes long.
     inputs: list[Any] = [data["folder"]]
     for each in contenders:
-        inputs += [each.model] if each.source is Source.file else checkpoint_files(each.model)
+        if each.source is not Source.endpoint:
+            inputs += [each.model] if each.source is Source.file else checkpoint_files(each.model)
     captions = {each: out / "captions" / f"{each.label}.jsonl" for each in contenders}
     check_new_files(
         [
@@ -207,7 +210,15 @@ def _compare(
         ],
         inputs,
     )
-    pictures = open_pictures(**data)
+    if lies_in(out, Path(data["folder"])):
+        raise CaptaxError(
+            f"{out}: is in the folder of the pictures, where its small pictures would be compared "
+            "too; give another --out"
+        )
+    left_out: Counter[str] = Counter()
+    pictures = open_pictures(**data, left_out=left_out)
+    if left_out:
+        print(f"captax: {data['folder']}: {files_left_out(left_out)}", file=sys.stderr)
     if pictures[0].references:
         score({"a": ""}, {"a": ["a"]}, metrics=metrics)  # raises for what it lacks
     said: dict[Contender, dict[str, Record]] = {}
@@ -228,7 +239,6 @@ def _compare(
             continue
         if each.source is Source.endpoint:
             identity = {"url": each.url, "model": each.model}
-            _check_endpoint(each, asked["key_variable"])
         else:
             identity = {"model": each.model, "dtype": loading["dtype"]}
             identity |= check_checkpoint(each.model, offline=loading["offline"])
@@ -246,9 +256,13 @@ def _compare(
             loading={} if each.url else loading,
             **asked,
         )
+        if each.url and not is_complete(jobs[each], pictures):
+            _check_endpoint(each, asked["key_variable"])
     if clip is not None:
         check_clip(clip, offline=loading["offline"])
 
+    for folder in ("captions", made.THUMBNAILS):
+        make_folder(out / folder, inside=out)
     try:
         for each, job in jobs.items():
             said[each] = run_captioner(job, pictures)
@@ -258,7 +272,7 @@ def _compare(
     said = {each: said[each] for each in contenders}
     for each, path in captions.items():
         rows = list(said[each].values())
-        write_json_lines(path, lambda rows=rows: rows)  # type: ignore[misc]
+        write_json_lines(path, lambda rows=rows: rows, own=True)  # type: ignore[misc]
     thumbnails = made.make_thumbnails(out, pictures)
     measured = {each.name: read_measured(Path(job.folder)) for each, job in jobs.items()}
     how = made.Measuring(metrics, clip)
@@ -341,15 +355,16 @@ def _vote(out: Path, voter: str, port: int) -> None:
             f"voting needs {missing.name}, which is not installed: pip install 'captax[serve]'"
         ) from None
     # Start-up time.
+    from captax.collection.record import utf8
     from captax.compare.comparison import read_comparison
     from captax.compare.votes import Booth
 
-    booth = Booth(out, read_comparison(out), voter)
+    booth = Booth(out, read_comparison(out), utf8(voter.strip()))
 
     def ready(address: str) -> None:
         print(
-            f"captax: vote on {address} as {quoted(voter)}; {booth.done:,} of {booth.total:,} "
-            f"answered; Ctrl-C ends it, and every vote is kept",
+            f"captax: vote on {address} as {quoted(booth.voter)}; {booth.done:,} of "
+            f"{booth.total:,} answered; Ctrl-C ends it, and every vote is kept",
             file=sys.stderr,
         )
 
@@ -383,5 +398,5 @@ def _results(out: Path, overwrite: bool) -> None:
         print(line)
     write_page(out, comparison, found)
     wrote(out / PAGE)
-    found.write(out / FILE)
+    found.write(out)
     wrote(out / FILE)

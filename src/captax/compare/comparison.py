@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pydantic
 
-from captax.collection.record import Record
+from captax.collection.record import Record, utf8
 from captax.compare import words
 from captax.compare.child import Measured
 from captax.compare.contenders import Contender
@@ -194,7 +194,7 @@ def compare(
         )
     return Comparison(
         _GENERATOR,
-        data,
+        utf8(data),
         [
             _compared(each, texts, said[each], scores.get(each), measured.get(each.name), cut, how)
             for each in contenders
@@ -315,12 +315,12 @@ def _shown(
     captions = [record.text for record in records if not record.error]
     only = iter(words.alone(captions))
     return Shown(
-        picture.name,
-        picture.id,
+        utf8(picture.name),
+        utf8(picture.id),
         thumbnails.get(picture.name),
         list(picture.references),
         [
-            Statement(error=record.error)
+            Statement(error=utf8(record.error))
             if record.error
             else Statement(
                 record.text,

@@ -12,6 +12,7 @@ from typing import Any
 
 from captax.checkpoints.directory import outline
 from captax.checkpoints.hub import fetch
+from captax.collection.record import utf8
 from captax.errors import CaptaxError, quoted
 from captax.files import is_file
 from captax.models.clip import Clip
@@ -51,14 +52,14 @@ class Contender:
     def label(self) -> str:
         """The name as part of a file's name, which no other one's is."""
         plain = re.sub(r"[^\w.-]+", "-", self.name).strip(".-")[:60]
-        digest = hashlib.sha256(self.name.encode(errors="surrogateescape")).hexdigest()[:8]
+        digest = hashlib.sha256(self.name.encode()).hexdigest()[:8]
         return plain if plain == self.name else f"{plain}-{digest}".strip("-")
 
     def told(self) -> str:
         """Where its captions come from, for people."""
         if self.source is Source.endpoint:
             return f"{self.model} at {self.url}"
-        return f"captions in {self.model}" if self.source is Source.file else self.model
+        return utf8(f"captions in {self.model}" if self.source is Source.file else self.model)
 
 
 def contenders_of(given: Sequence[str]) -> list[Contender]:
@@ -78,6 +79,7 @@ def contenders_of(given: Sequence[str]) -> list[Contender]:
     found: dict[str, Contender] = {}
     for each in given:
         contender = _contender(each)
+        contender = dataclasses.replace(contender, name=utf8(contender.name))
         if (other := found.get(contender.name)) is not None:
             raise CaptaxError(
                 f"two captioners are called {quoted(contender.name)} ({other.told()}, and "

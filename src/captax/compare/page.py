@@ -18,8 +18,7 @@ MISSING = "\N{EN DASH}"
 
 def write_page(out: Path, comparison: Comparison, results: Results | None = None) -> None:
     """Write the page to the folder `out`. Raises `OutputError` if that is not possible."""
-    text = page(comparison, results).encode(errors="replace").decode()
-    write_text(out / PAGE, text, inside=out)
+    write_text(out / PAGE, page(comparison, results), inside=out)
 
 
 def page(comparison: Comparison, results: Results | None = None) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -30,7 +31,12 @@ class ComparedPicture:
 
 
 def open_pictures(
-    folder: str, *, split: str | None = None, limit: int | None = None, references: bool = True
+    folder: str,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    references: bool = True,
+    left_out: Counter[str] | None = None,
 ) -> list[ComparedPicture]:
     """The pictures of a dataset of any layout, or those of a folder, an archive or a list.
 
@@ -39,6 +45,7 @@ def open_pictures(
         split: train, dev or test, of a dataset.
         limit: the number of pictures, the first, if not all.
         references: whether to look for a dataset, which has captions; else there are only pictures.
+        left_out: where files of a folder that are no pictures are counted, by suffix.
 
     Raises:
         CaptaxError: there are no pictures, or a dataset is broken.
@@ -64,7 +71,7 @@ def open_pictures(
             ]
     if split is not None:
         raise CaptaxError(f"{folder}: has no splits, for it has no captions; leave out --split")
-    found = itertools.islice(find_items([folder]), limit)
+    found = itertools.islice(find_items([folder], left_out), limit)
     named = [dataclasses.replace(each, name=_within(each.path, root, each.name)) for each in found]
     return [ComparedPicture(each.name, each) for each in named]
 

@@ -117,8 +117,8 @@ class Results:
             notes.append(f"{told} on captions that have changed since, and not counted")
         return notes
 
-    def write(self, path: Path) -> None:
-        """Write all of it as JSON. Raises `OutputError` if that is not possible."""
+    def write(self, out: Path) -> None:
+        """Write all of it as JSON to a folder. Raises `OutputError` if that is not possible."""
         content = {
             "votes": self.votes,
             "voters": self.voters,
@@ -144,7 +144,7 @@ class Results:
                 for (i, j), rate in self.pairs.items()
             ],
         }
-        write_scores(path, content)
+        write_scores(out / FILE, content, inside=out)
 
 
 def _rate_told(rate: Rate) -> str:

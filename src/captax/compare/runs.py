@@ -53,11 +53,16 @@ def run_captioner(job: ChildJob, pictures: Sequence[ComparedPicture]) -> dict[st
         CaptaxError: the captioner cannot be used.
         Stopped: the user asked to stop.
     """
-    known = records_of(job)
-    if not all(_is_done(known.get(each.name), each, job) for each in pictures):
+    if not is_complete(job, pictures):
         _run(job)
-        known = records_of(job)
+    known = records_of(job)
     return {each.name: known[each.name] for each in pictures}
+
+
+def is_complete(job: ChildJob, pictures: Sequence[ComparedPicture]) -> bool:
+    """Whether nothing is left to do."""
+    known = records_of(job)
+    return all(_is_done(known.get(each.name), each, job) for each in pictures)
 
 
 def _is_done(record: Record | None, picture: ComparedPicture, job: ChildJob) -> bool:

@@ -36,10 +36,13 @@ SCORES = Kind("file of scores", re.compile(rb'{\s*"generator": "captax",'), (".j
 TABLE = Kind("table of scores", re.compile(rb"id,caption(?:,(?:%b))+\r?\n" % _METRICS), (".csv",))
 
 
-def write_scores(path: Path, content: dict[str, Any]) -> None:
-    """Write scores as JSON that says whose it is. Raises `OutputError` if that is not possible."""
+def write_scores(path: Path, content: dict[str, Any], *, inside: Path | None = None) -> None:
+    """Write scores as JSON that says whose it is. Raises `OutputError` if that is not possible.
+
+    `inside` is that of `captax.files.replacing`.
+    """
     told = {"generator": "captax", **content}
-    write_text(path, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(told, indent=1, ensure_ascii=False) + "\n", inside=inside)
 
 
 @dataclasses.dataclass(frozen=True)
