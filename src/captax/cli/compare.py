@@ -370,6 +370,8 @@ def _vote(out: Path, voter: str, port: int) -> None:
 
     try:
         serve_votes(booth, out, port=port, ready=ready)
+    except KeyboardInterrupt:  # the usual end
+        pass
     finally:
         booth.close()
     print(
