@@ -239,7 +239,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             monkeypatch.delenv(variable, raising=False)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
         monkeypatch.setenv("HF_ENDPOINT", fake.url)
-        # Read by the library when it was imported: the token of whoever runs the tests.
+        # Read by the library when it was imported, perhaps in a test that was offline, and the
+        # token of whoever runs the tests.
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
         # Uploads go by the hub's own store, which the fake has not, wherever hf_xet is installed.
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
