@@ -1,4 +1,4 @@
-"""Texts that a schema describes, or that end at a text, whatever the tokenizer and the model."""
+"""Rules for whole texts hold, whatever the tokenizer and the model."""
 
 import functools
 import json
@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from captax.generation import GenerationError
-from captax.generation.automaton import Automaton, of_schema, until
+from captax.generation.automaton import Automaton, avoiding, of_schema, of_words, until
 from captax.pipelines.captioner import Captioner
 from captax.pipelines.text_generator import TextGenerator
 from captax.text import TextError, Tokenizer, train_word_tokenizer
 from captax.text import schema as schema_table
+from captax.text.preambles import BEGINNINGS
 
 SPECIAL = ["<start>", "<eos>", "<pad>"]
 TEXTS = ['{"a": "b", "number": 12}', "a dog, 犬 é", "two\nlines  \t end"]
@@ -79,6 +80,28 @@ def test_a_text_is_its_pieces_in_a_row(kind: Callable[[], Tokenizer]) -> None:
         assert said.removeprefix(b" ") == text.encode()
 
 
+@functools.cache
+def words() -> Tokenizer:
+    return train_word_tokenizer(
+        ["a dog and a cat", "this image shows a photo of a dog"], min_count=1
+    )
+
+
+@functools.cache
+def wordpiece() -> Tokenizer:
+    """As BERT has it: what continues a word is marked, and no space stands before a point."""
+    vocabulary = ["[UNK]", "a", "dog", "##s", "##gy", "cat", ".", ",", "'", "photo", "of", "the"]
+    numbers = {piece: index for index, piece in enumerate(vocabulary)}
+    backend = tokenizers.Tokenizer(models.WordPiece(numbers, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(cleanup=False)
+    backend.add_special_tokens(["[UNK]", *SPECIAL])
+    return Tokenizer(backend, settings={"clean_up_tokenization_spaces": True})
+
+
+every_kind = pytest.mark.parametrize("kind", [byte_level, llama, words, wordpiece])
+
+
 def test_words_have_no_pieces() -> None:
     with pytest.raises(TextError, match="joins words by rules"):
         _ = train_word_tokenizer(["a dog"], min_count=1).pieces
@@ -127,6 +150,133 @@ def test_only_eos_follows_a_stop(
     allowed = np.flatnonzero(np.isfinite(found[0])).tolist()
     assert allowed == ([eos] if over else [*range(vocab)])
     np.testing.assert_array_equal(found[0], found[1])
+
+
+def counting(kind: Callable[[], Tokenizer], most: int) -> Automaton:
+    tokenizer = kind()
+    return of_words(most, tokenizer.written, tokenizer.vocab_size + 5, [tokenizer.eos_id])
+
+
+@every_kind
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_no_text_has_more_words(kind: Callable[[], Tokenizer], most: int) -> None:
+    tokenizer, automaton = kind(), counting(kind, most)
+    vocab, rows, limit = tokenizer.vocab_size, 32, 40
+    rng = np.random.default_rng(most)
+    # What makes words and ends them comes more often than single bytes.
+    likely = [tokenizer.encode_plain([text])[0] for text in (" a", "a dog", " ", ".", "\n")]
+    favourite = np.zeros(vocab + 5)
+    favourite[[token for ids in likely for token in ids if token != tokenizer.unk_id]] = 4
+    favourite[vocab:] = -99
+    tokens = np.full((rows, 160), tokenizer.pad_id, np.int32)
+    tokens[:, :2] = tokenizer.start_id
+    ended = np.zeros(rows, bool)
+    for position in range(2, limit):
+        scores = (rng.gumbel(size=(rows, vocab + 5)) + favourite).astype(np.float32)
+        scores[:, tokenizer.eos_id] -= 5
+        found = np.asarray(apply(automaton, scores, tokens, jnp.int32(position), limit))
+        assert np.isfinite(found[:, tokenizer.eos_id]).all()
+        best = found.argmax(-1)
+        tokens[:, position] = np.where(ended, tokenizer.pad_id, best)
+        ended |= best == tokenizer.eos_id
+    counts = [len(tokenizer.decode(row[2:limit].tolist()).split()) for row in tokens]
+    assert max(counts) == most and min(counts) > 0
+
+
+SPACED = (
+    "a",
+    "dog",
+    " ",
+    "  ",
+    "\n",
+    ".",
+    "é",
+    "犬",
+    "\u3000",
+    "\xa0",
+    "\u2003",
+    "\u2027",
+    "dog park",
+)
+
+
+@pytest.mark.parametrize("kind", [byte_level, llama])
+@settings(max_examples=40)
+@given(text=st.lists(st.sampled_from(SPACED), max_size=9).map("".join))
+def test_words_are_counted_as_they_are_written(kind: Callable[[], Tokenizer], text: str) -> None:
+    """A text of so many words may be written, and one word more may not."""
+    tokenizer = kind()
+    ids = tokenizer.encode_plain([text + " a"])[0][:60]
+    count = len(tokenizer.decode(ids).split())
+    tokens = np.full((1, 70), tokenizer.pad_id, np.int32)
+    tokens[:, :2], tokens[:, 2 : 2 + len(ids)] = tokenizer.start_id, ids
+
+    def refused(most: int) -> bool:
+        automaton, scores = counting(kind, most), np.zeros((1, tokenizer.vocab_size + 5))
+        positions = range(2, 2 + len(ids))
+        return any(
+            np.isneginf(apply(automaton, scores, tokens, jnp.int32(place), 99)[0, tokens[0, place]])
+            for place in positions
+        )
+
+    assert not refused(count)
+    assert count < 2 or refused(count - 1)
+
+
+def test_the_last_word_is_not_gone_on_with_for_want_of_another() -> None:
+    tokenizer, automaton = byte_level(), counting(byte_level, 2)
+    said = tokenizer.encode_plain(["a dog"])[0]
+    [letter], [point], [comma] = tokenizer.encode_plain(["s", ".", ","])
+    another = tokenizer.written.index(b" en")
+    tokens = np.zeros((1, 40), np.int32)
+    tokens[:, 2 : 2 + len(said)] = said
+    position = jnp.int32(2 + len(said))
+    for score, allowed in ((2.0, True), (0.5, False)):
+        scores = np.full((1, tokenizer.vocab_size + 5), -5.0, np.float32)
+        scores[0, [another, letter]] = 1.0, score
+        [found] = np.asarray(apply(automaton, scores, tokens, position, 99))
+        assert np.isneginf(found[another])
+        assert np.isfinite(found[[letter, comma]]).tolist() == [allowed, allowed]
+        assert np.isfinite(found[[point, tokenizer.eos_id]]).all()
+
+
+@every_kind
+@pytest.mark.parametrize(
+    "text", ["This image shows a dog", ' "A photo of a dog', "In this  picture", "a photo of a dog"]
+)
+def test_no_text_begins_with_a_preamble(kind: Callable[[], Tokenizer], text: str) -> None:
+    tokenizer = kind()
+    vocab = tokenizer.vocab_size + 5
+    automaton = avoiding(BEGINNINGS, tokenizer.written, vocab, [tokenizer.eos_id])
+    for begin, whole in (("", False), ("the ", True), ("a dog ", True)):
+        ids = tokenizer.encode_plain([begin + text])[0]
+        if tokenizer.unk_id in ids:
+            continue
+        tokens = np.zeros((1, 80), np.int32)
+        tokens[:, 2 : 2 + len(ids)] = ids
+        scores = np.zeros((1, vocab), np.float32)
+        allowed = [
+            np.asarray(apply(automaton, scores, tokens, jnp.int32(2 + i), 99))[0]
+            for i in range(len(ids))
+        ]
+        assert (
+            all(np.isfinite(each[token]) for each, token in zip(allowed, ids, strict=True)) == whole
+        )
+        assert all(np.isfinite(each[tokenizer.eos_id]) for each in allowed)
+
+
+@pytest.mark.parametrize("text", ["A photographer of birds", "Surely a dog", "The images of it"])
+def test_other_words_may_begin_a_text(text: str) -> None:
+    tokenizer = byte_level()
+    vocab = tokenizer.vocab_size
+    automaton = avoiding(["a photo of", "sure!", "the image of"], tokenizer.written, vocab, [])
+    ids = tokenizer.encode_plain([text])[0]
+    tokens = np.zeros((1, 80), np.int32)
+    tokens[:, 2 : 2 + len(ids)] = ids
+    for i, token in enumerate(ids):
+        scores = np.zeros((1, vocab), np.float32)
+        found = apply(automaton, scores, tokens, jnp.int32(2 + i), 99)
+        assert np.isfinite(found[0, token])
 
 
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -235,9 +385,64 @@ def test_words_are_cut_where_they_cannot_be_ended(
         tiny_captioner.caption(picture, json_schema={"type": "boolean"})
 
 
+WAYS: list[dict[str, Any]] = [
+    {"num_beams": 1},
+    {"num_beams": 3, "num_return_sequences": 3},
+    {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5, "num_return_sequences": 4},
+    {"do_sample": True, "num_return_sequences": 3},
+]
+
+
+@pytest.mark.parametrize("how", WAYS, ids=["greedy", "beams", "groups", "sampling"])
+def test_captions_have_few_words(tiny_captioner: Captioner, how: dict[str, Any]) -> None:
+    """Even if the model is to write more tokens: here, words of a vocabulary."""
+    pictures = list(np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), np.uint8))
+    options = {**how, "max_new_tokens": 8, "min_new_tokens": 7}
+    free = tiny_captioner.caption(pictures, **options)
+    assert tiny_captioner.caption(pictures, max_words=8, **options) == free
+    for caption in tiny_captioner.caption(pictures, max_words=3, **options):
+        for other in caption.alternatives:
+            assert len(other.text.split()) == 3 and np.isfinite(other.score)
+
+
+def test_rules_hold_together(generator: TextGenerator) -> None:
+    options: dict[str, Any] = {"do_sample": True, "num_return_sequences": 8, "temperature": 2.0}
+    options |= {"max_new_tokens": 30, "min_new_tokens": 20, "preamble": False}
+    [said] = generator.generate("a dog", max_words=2, stop_strings=["e", "o"], **options)
+    for other in said.alternatives:
+        written = other.text.removeprefix("a dog")
+        assert len(written.split()) <= 2 and not {"e", "o"} & set(written)
+        assert np.isfinite(other.score)
+    assert max(len(other.text.split()) for other in said.alternatives) > 2
+
+
+def test_what_is_removed_is_told(
+    tiny_captioner: Captioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    [whole] = tiny_captioner.caption(picture)
+    monkeypatch.setattr(
+        tiny_captioner, "decode", lambda rows: [f"A photo of {row}" for row in rows]
+    )
+    [free] = tiny_captioner.caption(picture)
+    assert free.text.startswith("A photo of [") and free.removed == ""
+    monkeypatch.setattr(
+        tiny_captioner,
+        "decode",
+        lambda rows: [f"A photo of a {len(row)}" for row in rows if row] or [""],
+    )
+    [found] = tiny_captioner.caption(picture, preamble=False)
+    assert found.text.startswith("A ") and found.removed == "A photo of"
+    assert found.text == found.alternatives[0].text and found.tokens == whole.tokens
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"max_words": 0}, "`max_words` is 0; it must be 1 or more"),
+        ({"max_words": 3, "force_words": ["a"]}, "`force_words` may forbid what `max_words`"),
+        ({"max_words": 3, "json_schema": {}}, "`max_words` may forbid what `json_schema`"),
+        ({"preamble": False, "json_schema": {}}, "`preamble` may forbid what `json_schema`"),
         ({"json_schema": SCHEMAS["flat"], "max_new_tokens": 5}, "needs .* tokens at least and"),
         ({"json_schema": "{"}, "is not JSON"),
         ({"json_schema": "3"}, "give a JSON object, a schema"),

@@ -279,6 +279,12 @@ DECODING: dict[str, Any] = {
         "The fewest tokens, with the prompt's. Default: the checkpoint's, or 0.",
         min=0,
     ),
+    "max_words": _decoding(
+        int | None,
+        _LENGTH,
+        "The most words to write, as white space divides them. Default: the checkpoint's, or any.",
+        min=1,
+    ),
     "length_penalty": _decoding(
         float | None,
         _LENGTH,
@@ -350,6 +356,12 @@ DECODING: dict[str, Any] = {
         Path | None,
         _WORDS,
         "File of a JSON schema; texts are JSON that it describes. Default: any text.",
+    ),
+    "preamble": _decoding(
+        bool | None,
+        _WORDS,
+        "Whether texts may begin with words about the picture, such as 'This image shows'; else "
+        "these are not written, or are removed. Default: the checkpoint's, or yes.",
     ),
     "suppress_tokens": _decoding(
         list[int] | None,

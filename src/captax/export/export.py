@@ -52,7 +52,7 @@ DONE = {
 }
 NOT_DONE = (
     *("do_sample", "num_beam_groups", "bad_words_ids", "force_words_ids"),
-    *("stop_strings", "json_schema"),
+    *("stop_strings", "json_schema", "max_words", "preamble"),
 )
 
 

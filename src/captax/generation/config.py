@@ -57,8 +57,10 @@ class GenerationConfig:
     sequence of tokens, or several sequences of which one is enough. A token id that is None is the
     tokenizer's; `eos_token_id` may hold several ids. `end_loops`, which transformers does not have,
     ends a caption that says the same again and again for 64 tokens or more, and cuts the copies.
-    A caption ends before the first of `stop_strings`, which transformers leaves in it. With a
-    `json_schema`, which transformers does not have, captions are JSON that the schema describes.
+    A caption ends before the first of `stop_strings`, which transformers leaves in it. Of those
+    that transformers does not have: with a `json_schema`, captions are JSON that the schema
+    describes; a caption has at most `max_words` words after its prompt, which white space divides;
+    and without `preamble` it does not begin with words about itself, such as "This image shows".
     """
 
     num_beams: int = 3
@@ -92,6 +94,8 @@ class GenerationConfig:
     end_loops: bool = True
     stop_strings: tuple[str, ...] = ()
     json_schema: str | None = None
+    max_words: int | None = None
+    preamble: bool = True
 
     @property
     def strategy(self) -> Strategy:
@@ -138,6 +142,8 @@ class GenerationConfig:
         for name in ("no_repeat_ngram_size", "min_length", "min_new_tokens"):
             if getattr(self, name) < 0:
                 raise GenerationError(f"`{name}` is {getattr(self, name)}; it must be 0 or more")
+        if self.max_words is not None and self.max_words < 1:
+            raise GenerationError(f"`max_words` is {self.max_words}; it must be 1 or more")
         return Constraints(**{name: getattr(self, name) for name in names})
 
     @property

@@ -367,7 +367,7 @@ class Rules:
     suppressed: Ids
     suppressed_first: Ids
     required: Required | None
-    automaton: Automaton | None
+    automata: tuple[Automaton, ...]
     eos: Ids
     renormalize: bool = struct.field(pytree_node=False)
 
@@ -413,8 +413,11 @@ class Rules:
             left = limit - position - end
             given = scores, unconstrained, tokens, position, self.required
             scores = require_phrases(*given, start=start, left=left, eos=self.eos)
-        if self.automaton is not None:
-            scores = self.automaton(scores, tokens, position, prompt=prompt + later, limit=limit)
+        ending = jnp.where(self.eos, unconstrained, -jnp.inf)
+        for each in self.automata:
+            begin = prompt + later if each.after_bos else prompt
+            how = {"prompt": begin, "limit": limit, "ending": ending}
+            scores = each(scores, tokens, position, **how)
         return jax.nn.log_softmax(scores) if self.renormalize else scores
 
 
@@ -464,13 +467,12 @@ class Constraints:
         vocab: int,
         eos: Sequence[int],
         borders: Borders | None = None,
-        automaton: Automaton | None = None,
+        automata: tuple[Automaton, ...] = (),
     ) -> Rules:
         """The constraints as arrays, for a model that writes `vocab` tokens.
 
-        With the tokenizer's `borders`, required phrases are whole words. An `automaton` says which
-        tokens may follow. Raises `GenerationError`
-        for tokens that are not among them.
+        With the tokenizer's `borders`, required phrases are whole words. `automata` say which
+        tokens may follow. Raises `GenerationError` for tokens that are not among them.
         """
         ids = functools.partial(_ids, vocab)
         phrases = [phrase for phrase in self.bad_words_ids if phrase not in [(e,) for e in eos]]
@@ -491,7 +493,7 @@ class Constraints:
             suppressed=ids(self.suppress_tokens),
             suppressed_first=ids(self.begin_suppress_tokens),
             required=Required.of(required, vocab, borders) if required else None,
-            automaton=automaton,
+            automata=automata,
             eos=ids(eos),
             renormalize=self.renormalize_logits,
         )

@@ -22,7 +22,8 @@ class Generated:
     of the length penalty; 0 is the highest. `alternatives` holds every text that was returned, and
     begins with this one. `logprobs` holds the log-probability of each token. `confidence` is the
     chance that a person would accept the text, if the checkpoint has a calibration. Where the text
-    was `looped`, which says the same again and again, only the first copy is left of it.
+    was `looped`, which says the same again and again, only the first copy is left of it. `removed`
+    is the preamble that the model wrote before it, if it was asked for none.
     """
 
     text: str
@@ -32,6 +33,7 @@ class Generated:
     logprobs: tuple[float, ...] = ()
     confidence: float | None = None
     looped: bool = False
+    removed: str = ""
 
     def __str__(self) -> str:
         return self.text

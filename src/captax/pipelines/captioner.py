@@ -244,7 +244,8 @@ class Captioner(Generator):
 
         A listener is called after each token with the text so far, which only grows, and returns
         whether it still listens; decoding ends when none does. At last it is called with the whole
-        text. The text of beam search, and the best of several captions of a picture, come whole.
+        text. The text of beam search, one without `preamble`, and the best of several captions of a
+        picture, come whole.
         Captions have no confidence. Raises `ImageError` for a picture that cannot be read.
         """
         config = self._config(options)
@@ -284,7 +285,8 @@ class Captioner(Generator):
 
     def _is_told(self, asked: Any, config: GenerationConfig) -> bool:
         """Whether a text's first tokens are known before its last, and are what is told of it."""
-        return config.num_beams == config.num_return_sequences == 1 and config.best_of is None
+        alone = config.num_beams == config.num_return_sequences == 1 and config.best_of is None
+        return alone and config.preamble
 
     def _caption(self, asked: Any, found: Sequences, config: GenerationConfig) -> Caption:
         """The caption in what was decoded for one picture."""

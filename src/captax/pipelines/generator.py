@@ -27,7 +27,7 @@ from captax.generation import (
     Strategy,
     looping,
 )
-from captax.generation.automaton import Automaton, of_schema, until
+from captax.generation.automaton import Automaton, avoiding, of_schema, of_words, until
 from captax.generation.confidence import measure
 from captax.generation.constraints import Rules
 from captax.generation.loops import LEAST, first_copy_end, settled
@@ -36,17 +36,19 @@ from captax.generation.result import Alternative
 from captax.models.registry import ConfigError, model_config
 from captax.text import Borders, TextError, Tokenizer
 from captax.text.growing import steady, told
+from captax.text.preambles import BEGINNINGS, without_preamble
 
 GENERATION = "generation_config.json"
 CONFIDENCE = "confidence.json"
 
 
-# How many automata are kept: of each schema, and of each set of texts to end at.
-_AUTOMATA = 8
+# How many automata are kept: of each schema, of each set of texts to end at, and so on.
+_AUTOMATA = 16
 # Constraints that forbid tokens, whatever a schema needs.
 _AGAINST_SCHEMAS = (
     *("min_length", "min_new_tokens", "no_repeat_ngram_size", "bad_words_ids", "force_words_ids"),
     *("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id", "stop_strings"),
+    *("max_words", "preamble"),
 )
 
 
@@ -126,7 +128,11 @@ class Generator:
                 said[f"{name}_ids"] = spell(phrases)
         config = self.generation.replace(**said)
         if config.json_schema is not None:
-            config = _only_the_schema(config, said)
+            # Loops are not ended either, for what is cut is no JSON.
+            config = _without(config, said, _AGAINST_SCHEMAS, "json_schema")
+            config = dataclasses.replace(config, end_loops=False)
+        elif config.max_words is not None:
+            config = _without(config, said, ("force_words_ids",), "max_words")
         _ = config.strategy, config.constraints  # this raises if options contradict each other
         return config
 
@@ -188,9 +194,9 @@ class Generator:
         lengths = np.array([len(prompt) for prompt in prompts])
         limits = config.limits(lengths, self._max_positions, self._borders(config))
         rules = self._rules(config)
-        if rules is not None and rules.automaton is not None:
+        if rules is not None and config.json_schema is not None:
             room = int((limits - lengths).min())
-            needed = rules.automaton.shortest + len(config.forced_begin)
+            needed = rules.automata[0].shortest + len(config.forced_begin)
             if room < needed:
                 raise GenerationError(
                     f"`json_schema` needs {needed:,} tokens at least and a text has {room:,}; use "
@@ -280,50 +286,63 @@ class Generator:
 
     def _rules(self, config: GenerationConfig) -> Rules | None:
         """The constraints of captions, as a program takes them; None if there are none."""
-        constraints, automaton = config.constraints, self._automaton(config)
-        if constraints == Constraints() and automaton is None:
+        constraints, automata = config.constraints, self._automata_of(config)
+        if constraints == Constraints() and not automata:
             return None
-        return constraints.rules(self._vocab_size, config.eos_ids, self._borders(config), automaton)
+        return constraints.rules(self._vocab_size, config.eos_ids, self._borders(config), automata)
 
     @property
     def _vocab_size(self) -> int:
         return getattr(self.model, "decoder", self.model).config.vocab_size
 
-    def _automaton(self, config: GenerationConfig) -> Automaton | None:
-        """What may follow each token; None if anything may."""
-        if config.json_schema is None and not config.stop_strings:
-            return None
-        key = (config.json_schema, config.stop_strings, config.eos_ids)
-        known = self._automata
-        if key not in known:
+    def _automata_of(self, config: GenerationConfig) -> tuple[Automaton, ...]:
+        """What may follow each token; none if anything may."""
+        given = self._vocab_size, config.eos_ids
+        makers: dict[Any, Callable[[bool], Automaton | None]] = {}
+        if (schema := config.json_schema) is not None:
+            makers["schema", schema] = lambda apart: self._of_schema(schema, given, apart)
+        if stops := config.stop_strings:
+            makers["stops", stops] = lambda apart: self._until(stops, given)
+        if (most := config.max_words) is not None:
+            makers["words", most] = lambda apart: of_words(most, self.tokenizer.written, *given)
+        if not config.preamble:
+            makers["preamble", ""] = lambda apart: avoiding(
+                BEGINNINGS, self.tokenizer.written, *given
+            )
+        found = [self._automaton((*key, config.eos_ids), make) for key, make in makers.items()]
+        return tuple(each for each in found if each is not None)
 
-            def make(options: Any = None) -> None:
-                self._keep_automaton(key, self._make_automaton(config, apart=True))
+    def _automaton(self, key: Any, make: Callable[[bool], Automaton | None]) -> Automaton | None:
+        """The automaton of a key, which `make` makes, of what a stranger gave apart."""
+        if key not in self._automata:
 
-            here_only(("automaton", key), make)
-            made = self._make_automaton(config)
+            def elsewhere(options: Any = None) -> None:
+                self._keep_automaton(key, make(True))
+
+            here_only(("automaton", key), elsewhere)
+            made = make(False)
             self._keep_automaton(key, made)
             return made
-        return known[key]
+        return self._automata[key]
 
     def _keep_automaton(self, key: Any, automaton: Automaton | None) -> None:
         others = [*self._automata.items()][1 - _AUTOMATA :]
         self._automata = {**dict(others), key: automaton}  # a new one: threads may look at the old
 
-    def _make_automaton(self, config: GenerationConfig, apart: bool = False) -> Automaton | None:
-        given = self._vocab_size, config.eos_ids
-        if config.json_schema is None:
-            try:
-                return until(config.stop_strings, self.tokenizer.pieces, *given)
-            except TextError:
-                return None  # what is written too much is cut all the same
+    def _until(self, stops: Sequence[str], given: tuple[int, Sequence[int]]) -> Automaton | None:
+        try:
+            return until(stops, self.tokenizer.pieces, *given)
+        except TextError:
+            return None  # what is written too much is cut all the same
+
+    def _of_schema(self, schema: str, given: tuple[int, Sequence[int]], apart: bool) -> Automaton:
         try:
             pieces = self.tokenizer.pieces
         except TextError as error:
             raise GenerationError(f"`json_schema`: {error}") from None
         special = self.tokenizer.special_ids
         plain = [b"" if i in special else piece for i, piece in enumerate(pieces)]
-        return of_schema(config.json_schema, plain, *given, apart=apart)
+        return of_schema(schema, plain, *given, apart=apart)
 
     def _borders(self, config: GenerationConfig) -> Borders | None:
         """Where words begin and end, which only matters for required ones."""
@@ -335,6 +354,11 @@ class Generator:
         """The fields of `Generated` for one input's row; texts begin with the prompt."""
         said = self._said_best_first(found, config)
         texts = self._written(prompt, [each.bare for each in said], config)
+        removed = ""
+        if not config.preamble:
+            begun = self.decode([prompt])[0]
+            cut = [without_preamble(text.removeprefix(begun)) for text in texts]
+            texts, removed = [f"{begun}{text}" for text, _ in cut], cut[0][1]
         best = said[0]
         return {
             "text": texts[0],
@@ -346,6 +370,7 @@ class Generator:
             ),
             "logprobs": best.logprobs,
             "looped": best.looped,
+            "removed": removed,
         }
 
     def _written(
@@ -491,19 +516,20 @@ class _Parts:
         return self.finish(weights, given, inputs, *self.begin(weights, given, inputs))
 
 
-def _only_the_schema(config: GenerationConfig, said: Mapping[str, Any]) -> GenerationConfig:
-    """The options without those of the checkpoint that could forbid what a schema asks for.
+def _without(
+    config: GenerationConfig, said: Mapping[str, Any], names: Sequence[str], wanted: str
+) -> GenerationConfig:
+    """The options without those of the checkpoint that could forbid what `wanted` asks for.
 
-    Loops are not ended either, for what is cut is no JSON.
-
-    Raises `GenerationError` for one that was given with it.
+    `names` are those options. Raises `GenerationError` for one that was given with it.
     """
     usual = GenerationConfig()
-    other = {name: getattr(usual, name) for name in _AGAINST_SCHEMAS}
-    if given := [name for name in _AGAINST_SCHEMAS if name in said]:
+    if given := [
+        name for name in names if said.get(name, getattr(usual, name)) != getattr(usual, name)
+    ]:
         name = given[0].removesuffix("_ids")
-        raise GenerationError(f"`{name}` may forbid what `json_schema` asks for; use one of them")
-    return dataclasses.replace(config, **other, end_loops=False)
+        raise GenerationError(f"`{name}` may forbid what `{wanted}` asks for; use one of them")
+    return dataclasses.replace(config, **{name: getattr(usual, name) for name in names})
 
 
 def _before(text: str, stops: Sequence[str], begin: int) -> str:

@@ -89,6 +89,9 @@ class Options(_Request):
     min_new_tokens: int | None = Field(None, ge=0, le=MOST_TOKENS)
     max_length: int | None = Field(None, ge=1, le=MOST_TOKENS)
     min_length: int | None = Field(None, ge=0, le=MOST_TOKENS)
+    max_words: int | None = Field(
+        None, ge=1, le=MOST_TOKENS, description="The most words of a caption, after its prompt."
+    )
     length_penalty: float | None = Field(None, ge=-10, le=10)
     do_sample: bool | None = Field(
         None, description="Draw tokens at random by their probabilities."
@@ -104,6 +107,11 @@ class Options(_Request):
     no_repeat_ngram_size: int | None = Field(None, ge=0, le=MOST_TOKENS)
     end_loops: bool | None = Field(
         None, description="End a caption that says the same again and again, and cut the copies."
+    )
+    preamble: bool | None = Field(
+        None,
+        description="Whether captions may begin with words about the picture, such as 'This image "
+        "shows'.",
     )
     bad_words: list[Phrase] | None = Field(None, max_length=32)
     force_words: list[Phrase] | None = Field(None, max_length=8)

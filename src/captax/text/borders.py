@@ -53,13 +53,9 @@ def borders_of(
     space, such as `n't`.
     """
     found = Borders(*(np.zeros(count, bool) for _ in range(3)))
-    anchor = next((i for i in range(count) if _is_plain(decode([[i]])[0])), None)
-    if anchor is None:
-        return found
-    [before] = decode([[anchor]])
-    for index, text in enumerate(decode([[anchor, index] for index in range(count)])):
+    for index, text in enumerate(texts_after(decode, count)):
         # A decoder that changes what is before may do anything, so no border is sure.
-        said = text.removeprefix(before) if text.startswith(before) else _PART
+        said = _PART if text is None else text
         bare = said.strip()
         found.silent[index] = not said
         found.joins[index] = in_word(said[:1]) or any(
@@ -67,6 +63,20 @@ def borders_of(
         )
         found.ends_inside[index] = in_word(said[-1:])
     return found
+
+
+def texts_after(
+    decode: Callable[[Sequence[Sequence[int]]], list[str]], count: int
+) -> list[str | None]:
+    """What each of `count` tokens adds to a text that is a word; None where that is not known."""
+    anchor = next((i for i in range(count) if _is_plain(decode([[i]])[0])), None)
+    if anchor is None:
+        anchor = next((i for i in range(count) if decode([[i]])[0].strip().isalpha()), None)
+    if anchor is None:
+        return [None] * count
+    [before] = decode([[anchor]])
+    texts = decode([[anchor, index] for index in range(count)])
+    return [text.removeprefix(before) if text.startswith(before) else None for text in texts]
 
 
 def _is_plain(text: str) -> bool:

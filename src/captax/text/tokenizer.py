@@ -11,7 +11,7 @@ import tokenizers
 
 from captax.errors import quoted
 from captax.files import write_text
-from captax.text.borders import Borders, borders_of
+from captax.text.borders import Borders, borders_of, texts_after
 from captax.text.pieces import pieces_of
 from captax.text.pretrained import (
     CLIP,
@@ -265,6 +265,27 @@ class Tokenizer:
     def pieces(self) -> tuple[bytes, ...]:
         """The bytes that each token adds to a text. Raises `TextError` where there are none."""
         return pieces_of(self._backend)
+
+    @functools.cached_property
+    def written(self) -> tuple[bytes, ...]:
+        """The bytes by which each token makes a text longer, for special ones none.
+
+        Where words are joined by rules, they are those that it adds to another word.
+        """
+        try:
+            pieces = self.pieces
+        except TextError:
+            said = texts_after(self._texts, self.vocab_size)
+            return tuple((" \ufffd" if text is None else text).encode() for text in said)
+        added = self._backend.get_added_tokens_decoder()
+        plain = [
+            b"" if index in added and added[index].special else piece
+            for index, piece in enumerate(pieces)
+        ]
+        for written, meant in self.replacements:
+            if meant == " ":  # what some tokenizers end words with
+                plain = [piece.replace(written.encode(), b" ") for piece in plain]
+        return tuple(plain)
 
     def token(self, index: int) -> str:
         """The token with this id, as the vocabulary spells it.
