@@ -2,6 +2,8 @@
 
 import re
 
+from captax.text.dangling import ENGLISH
+
 LIMIT = 125
 # Screen readers say "image" by themselves; linters refuse these words.
 _SHOWN = r"(?:images?|photos?|photographs?|pictures?|pics?)"
@@ -18,10 +20,7 @@ _OPENING = re.compile(
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
 _WORD = re.compile(rf"\b{_SHOWN}\b", re.IGNORECASE | re.ASCII)
-_DANGLING = re.compile(
-    r"(?:[\s,;:-]+(?:an?|the|and|or|of|in|on|at|by|to|with|for|from|near|over|under|through|its?|is|are))+\Z",
-    re.IGNORECASE,
-)
+_DANGLING = re.compile(rf"(?:[\s,;:-]+(?:{'|'.join(sorted(ENGLISH))}))+\Z", re.IGNORECASE)
 
 
 def alt_text(caption: str, limit: int = LIMIT) -> str:

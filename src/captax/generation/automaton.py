@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from captax.errors import quoted
 from captax.generation.decoding import GenerationError
+from captax.text.dangling import DANGLING
 from captax.text.schema import NONE, SchemaError, table_apart, table_of
 
 # Tables have a power of this as their number of rows and columns, so that few programs serve all.
@@ -27,6 +28,8 @@ _NEVER = 2**30
 _BETWEEN, _WITHIN = 0, 1
 # What may end a sentence, and close what was opened in it.
 _CLOSING = frozenset(".!?\u2026\u3002\uff01\uff1f\u0964\u061f\"'\u201d\u2019\u00bb)]}")
+# What tokens do to the end of a text.
+_CLOSES, _DANGLES = 1, 2
 # What may stand before the first word of a text.
 _OPENING = b" \t\r\n\"'*#_(["
 
@@ -35,12 +38,13 @@ _OPENING = b" \t\r\n\"'*#_(["
 class Words:
     """The words that tokens begin, of at most `most`.
 
-    `begun` has their number for each state and class, and `closing` says of each class whether it
-    only closes a sentence, or ends the text.
+    `begun` has their number for each state and class. `closing` says of each class whether it only
+    closes a sentence, or ends the text, and `dangling` whether it is a word that asks for another.
     """
 
     begun: Int[Any, "states classes"]
     closing: Bool[Any, " classes"]
+    dangling: Bool[Any, " classes"]
     most: Int[Any, ""]
 
 
@@ -119,18 +123,22 @@ class Automaton:
     ) -> tuple[Bool[Array, "rows vocab"], Bool[Array, " rows"]]:
         """Which tokens begin no word too many, and which texts have all their words.
 
-        After its last word, a text ends where it would rather begin another one than go on with
-        that: else a model that may not write a space would go on without.
+        The last word is none that asks for another. After it, a text ends where it would rather
+        begin another one than go on with that: else a model that may not write a space would go on
+        without.
         """
         assert self.words is not None
-        most, begun = jnp.asarray(self.words.most), jnp.asarray(self.words.begun)
-        over = (words[:, None] + begun[states])[:, self.classes] > most
-        closes = jnp.asarray(self.words.closing)[self.classes]
+        given = jax.tree.map(jnp.asarray, self.words)
+        most, begun = given.most, given.begun[states]
+        total = words[:, None] + begun
+        unfit = (total > most) | ((total == most) & (begun > 0) & given.dangling)
+        over, unfit = (total > most)[:, self.classes], unfit[:, self.classes]
+        closes = given.closing[self.classes]
         another = jnp.where(over, scores, -jnp.inf).max(-1)
         goes_on = jnp.where(over | closes, -jnp.inf, scores).max(-1)
         last = (words >= most) & (states <= _WITHIN)
         ends = last & (another > goes_on)
-        return ~over & (closes | ~ends[:, None]), last
+        return ~unfit & (closes | ~ends[:, None]), last
 
 
 def until(
@@ -224,18 +232,21 @@ def of_words(most: int, pieces: Sequence[bytes], vocab: int, eos: Sequence[int])
                     bytewise[state, byte] = parts[read, within]
                     break
     classes, table, sums = _by_token(bytewise, pieces, vocab, eos, adds)
-    closing = np.zeros(vocab, bool)
-    closing[: len(pieces)] = [_closes(piece) for piece in pieces[:vocab]]
-    closing[list(eos)] = True
-    both, classes = np.unique(2 * classes + closing, return_inverse=True)
-    columns = both // 2
-    words = Words(sums[:, columns], both % 2 == 1, np.array(most, np.int32))
+    kinds = np.zeros(vocab, np.int32)
+    kinds[: len(pieces)] = [_kind(piece) for piece in pieces[:vocab]]
+    kinds[list(eos)] = _CLOSES
+    kinds, classes = np.unique(3 * classes + kinds, return_inverse=True)
+    columns, kinds = kinds // 3, kinds % 3
+    limit = np.array(most, np.int32)
+    words = Words(sums[:, columns], kinds == _CLOSES, kinds == _DANGLES, limit)
     return _made(classes, table[:, columns], np.zeros(len(table), np.int32), words)
 
 
-def _closes(piece: bytes) -> bool:
+def _kind(piece: bytes) -> int:
     text = piece.decode(errors="replace").strip()
-    return bool(text) and _CLOSING.issuperset(text)
+    if text and _CLOSING.issuperset(text):
+        return _CLOSES
+    return _DANGLES if text.lower() in DANGLING else 0
 
 
 def _by_token(
@@ -338,8 +349,9 @@ def _made(
         return np.pad(array.astype(np.int32), added, constant_values=value)
 
     if words is not None:
-        closing = np.pad(words.closing, (0, width - len(words.closing)))
-        words = Words(filled(words.begun, 0), closing, words.most)
+        rest = 0, width - len(words.closing)
+        kinds = np.pad(words.closing, rest), np.pad(words.dangling, rest)
+        words = Words(filled(words.begun, 0), *kinds, words.most)
     given = classes.reshape(-1).astype(np.int32), filled(table, NONE), filled(left, _NEVER)
     return Automaton(*given, words, after_bos)
 
