@@ -128,6 +128,21 @@ def caption(
             rich_help_panel=_STYLE,
         ),
     ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            help="The language that a vision-language model is asked to write, as a name or a "
+            "code such as fr. Default: the prompt's."
+        ),
+    ] = None,
+    facts: Annotated[
+        Path | None,
+        typer.Option(
+            help="A table (.csv, .tsv, .jsonl) with a row for each picture, for {csv.COLUMN} in "
+            "the prompt. Facts of the picture's own files, such as {exif.date} or {iptc.city}, "
+            "need no table; docs/decoding.md lists them. Default: none."
+        ),
+    ] = None,
     hints: Annotated[
         Path | None,
         typer.Option(
@@ -218,11 +233,12 @@ def caption(
     from captax.collection.caption_template import CaptionTemplate
     from captax.collection.captioning import CaptionOptions
     from captax.collection.cluster import Cluster
+    from captax.collection.facts import facts_for
     from captax.collection.hints import Hints
     from captax.collection.job import Shape
     from captax.collection.plan import Plan
-    from captax.pipelines.endpoint import EndpointCaptioner
     from captax.pipelines.vision_language import VisionLanguageCaptioner
+    from captax.text.languages import language_of
 
     options |= {"system": system} if system else {}
     options |= {"raw": raw} if raw else {}
@@ -269,7 +285,8 @@ def caption(
         compare,
         overwrite,
     )
-    plan.check_new_files([] if endpoint is not None else checkpoint_files(model))
+    read = [] if facts is None else [facts]
+    plan.check_new_files([*read, *([] if endpoint is not None else checkpoint_files(model))])
     loaded: dict[str, Any] = {
         "name": model,
         "revision": revision,
@@ -324,6 +341,13 @@ def caption(
     )
     if style is not None and (prompt or task is not None):
         raise CaptaxError("--style is a prompt; leave out --prompt and --task")
+    if language is not None and (raw or task is not None):
+        option = "--raw" if raw else "--task"
+        raise CaptaxError(f"{option} says what is asked; leave it out, or leave out --language")
+    if style is None:
+        told = facts_for(prompt, facts, plan.sources)
+    if language is not None:
+        language = language_of(language).code
     captioner: Any
     if endpoint is not None:
         captioner = connect(
@@ -332,10 +356,6 @@ def caption(
         model = captioner.name
     else:
         captioner = load_captioner(**loaded)
-    if hints is not None and not isinstance(captioner, VisionLanguageCaptioner | EndpointCaptioner):
-        raise CaptaxError(
-            "--hints is for models that answer a prompt, and this one continues it; leave it out"
-        )
     if isinstance(captioner, VisionLanguageCaptioner):
         print(f"captax: {spelt(captioner.cost)}", file=sys.stderr)
     if task is not None:
@@ -344,17 +364,38 @@ def caption(
     if style is not None:
         known = captioner.styles if styles is None else captioner.styles.with_own(styles)
         said = known.prompt(style, words=words, length=length, extras=extra or ())
+        told = facts_for(said, facts, plan.sources)
         asked = dataclasses.replace(asked, prompt=said)
         plan = dataclasses.replace(plan, options=asked)
-    if (
-        hints is not None
-        and isinstance(captioner, VisionLanguageCaptioner)
-        and captioner.prompt_format.task_of(asked.prompt)[0] is not None
-    ):
-        raise CaptaxError(
-            "--hints cannot be added to a task of this model; ask in words of your own, by --prompt"
-        )
+    if hints is not None or told is not None:
+        what = "facts" if hints is None else "--hints"
+        _refuse_unasked(captioner, asked.prompt, what)
+    if language is not None:
+        said = captioner.prompt_in(language, asked.prompt)
+        asked = dataclasses.replace(asked, prompt=said, language=language)
+    asked = dataclasses.replace(asked, facts=told)
+    plan = dataclasses.replace(plan, options=asked)
     if min_score == AUTO:
         shape = dataclasses.replace(shape, min_confidence=threshold_of(captioner))
         plan = dataclasses.replace(plan, shape=shape)
     run(plan, captioner, model=model, cluster=cluster, resume=resume, retry_errors=retry_errors)
+
+
+def _refuse_unasked(captioner: Any, prompt: str, what: str) -> None:
+    """Raise `CaptaxError` for a model that is not asked in words, if a prompt has more in it."""
+    # Start-up time.
+    from captax.pipelines.endpoint import EndpointCaptioner
+    from captax.pipelines.vision_language import VisionLanguageCaptioner
+
+    are = "is" if what.startswith("--") else "are"
+    if isinstance(captioner, EndpointCaptioner):
+        return
+    if not isinstance(captioner, VisionLanguageCaptioner):
+        raise CaptaxError(
+            f"{what} {are} for models that answer a prompt, and this one continues it; leave "
+            f"{'it' if are == 'is' else 'them'} out"
+        )
+    if captioner.prompt_format.task_of(prompt)[0] is not None:
+        raise CaptaxError(
+            f"{what} cannot be added to a task of this model; ask in words of your own, by --prompt"
+        )

@@ -27,7 +27,8 @@ def refuse_local(options: dict[str, Any], others: dict[str, bool]) -> None:
         if given:
             raise CaptaxError(f"{option} is for captioners in this process; leave it out")
     try:
-        body_of("", **{name: options[name] for name in options.keys() - {"system", "raw"}})
+        own = {"system", "raw", "preamble"}
+        body_of("", **{name: options[name] for name in options.keys() - own})
     except OptionError as error:
         raise CaptaxError(spelt(str(error))) from None
 

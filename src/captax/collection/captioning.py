@@ -4,14 +4,16 @@ import dataclasses
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
 
 from captax.collection.copies import Fingerprints, fingerprint
+from captax.collection.facts import TAGS, Facts, filled, names_in
 from captax.collection.hints import Hints
 from captax.collection.item import Item
-from captax.collection.record import Record
+from captax.collection.record import SAID, Record
 from captax.data.batches import batched, map_ahead
 from captax.errors import CaptaxError, OptionError
 from captax.images import Group, ImageError
@@ -46,9 +48,12 @@ class PictureOptions:
         """What the pipeline's `stream_pixels` is called with, besides pictures and batch size."""
         raise NotImplementedError
 
-    def prompt_of(self, item: Item) -> str | None:
-        """The prompt for one picture, if it is another than for all; may raise `ImageError`."""
-        return None
+    def asked(self, item: Item, source: Path | bytes) -> tuple[str | None, dict[str, str | None]]:
+        """The prompt for one picture, if it is another than for all, and the facts that it tells.
+
+        `source` is the picture's file or its bytes. May raise `ImageError`.
+        """
+        return None, {}
 
     def check(self, captioner: Any, prepared: Any, prompt: str | None) -> None:
         """Raise `OptionError` for what is wrong with one picture, which is not with all."""
@@ -71,12 +76,16 @@ class CaptionOptions(PictureOptions):
         seed: random draws depend on it and on a picture's place in the collection.
         decoding: other options of `Captioner.stream`.
         hints: tags of each picture, which are put into the prompt, if there are any.
+        facts: where the facts come from that the prompt tells of each picture, if it does.
+        language: the code of the language that the prompt asks for, if it does.
     """
 
     prompt: str = ""
     seed: int = 0
     decoding: dict[str, Any] = dataclasses.field(default_factory=dict)
     hints: Hints | None = None
+    facts: Facts | None = None
+    language: str = ""
 
     @property
     def several(self) -> int:
@@ -86,11 +95,22 @@ class CaptionOptions(PictureOptions):
         return {"prompt": self.prompt, "seed": self.seed, **self.decoding}
 
     def settings(self) -> dict[str, Any]:
-        hints = {} if self.hints is None else {"hints": str(self.hints.folder.absolute())}
-        return {**super().settings(), **hints}
+        told = {} if self.hints is None else {"hints": str(self.hints.folder.absolute())}
+        if self.facts is not None and self.facts.file is not None:
+            told["facts"] = str(self.facts.file.absolute())
+        return {**super().settings(), **told}
 
-    def prompt_of(self, item: Item) -> str | None:
-        return None if self.hints is None else self.hints.prompt(self.prompt, item)
+    def asked(self, item: Item, source: Path | bytes) -> tuple[str | None, dict[str, str | None]]:
+        if self.hints is None and self.facts is None:
+            return None, {}
+        prompt = self.prompt
+        values: dict[str, str] = {}
+        if self.facts is not None:
+            values |= self.facts.values(item, source, names_in(prompt))
+        if self.hints is not None:
+            values[TAGS] = self.hints.tags(item)
+            prompt = self.hints.prompt(prompt, values[TAGS])
+        return filled(prompt, values)
 
     def check(self, captioner: Any, prepared: Any, prompt: str | None) -> None:
         # A prompt of the picture's own may be no text or too long, and a video's frames too many.
@@ -111,12 +131,15 @@ class CaptionOptions(PictureOptions):
 
     def said(self, found: Any) -> dict[str, Any] | None:
         if isinstance(found, Told):
-            return {"captions": tuple((text, None) for text in found.texts)}
+            told = tuple((text, None) for text in found.texts)
+            return {"captions": told, "removed": found.removed, "language": self.language}
         if not isinstance(found, Caption):
             return None
         captions = tuple((other.text, other.score) for other in found.alternatives)
-        names = ("confidence", "regions", "looped")
-        return {"captions": captions, **{name: getattr(found, name) for name in names}}
+        said = {
+            name: getattr(found, name) for name in ("confidence", "regions", "looped", "removed")
+        }
+        return {"captions": captions, "language": self.language, **said}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -186,8 +209,7 @@ class Copies:
             return dataclasses.replace(
                 copy, copy_of="", fingerprint=None, error=original.error, target=None
             )
-        fields = ("captions", "confidence", "regions", "looped", "tags")
-        said = {name: getattr(original, name) for name in fields}
+        said = {name: getattr(original, name) for name in SAID}
         return dataclasses.replace(copy, **said)
 
 
@@ -207,16 +229,18 @@ def caption_batches(
 
     def load(each: Wanted) -> tuple[Record, Placed | None]:
         try:
-            picture = pipeline.read(each.item.source())
+            source = each.item.source()
+            picture = pipeline.read(source)
             # A video that looks like another for a moment is no copy of it.
             alike = copies is not None and isinstance(picture, Image.Image)
             look = fingerprint(picture) if alike else None
             prepared = pipeline.prepare(picture)
-            prompt = options.prompt_of(each.item)
+            prompt, facts = options.asked(each.item, source)
             options.check(pipeline, prepared, prompt)
         except (ImageError, OptionError) as error:
             return each.error(_reason(each.item, error)), None
-        return each.record(look), Placed(each.place, prepared, prompt)
+        record = dataclasses.replace(each.record(look), facts=facts)
+        return record, Placed(each.place, prepared, prompt)
 
     def ready() -> Iterator[Placed | Record]:
         """Pictures for the captioner, and between them the records of pictures without captions."""

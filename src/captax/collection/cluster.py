@@ -21,7 +21,7 @@ from typing import Any
 
 from captax.collection.captioning import Copies, PictureOptions, Wanted, caption_batches
 from captax.collection.item import CollectionError
-from captax.collection.record import Record
+from captax.collection.record import SAID, Record
 from captax.compilation import persist_compiled_programs
 from captax.data import batched
 from captax.errors import CaptaxError
@@ -156,7 +156,9 @@ class _Shard:
         return [
             record
             if record.error
-            else dataclasses.replace(wanted.record(), captions=record.captions)
+            else dataclasses.replace(
+                wanted.record(), **{name: getattr(record, name) for name in SAID}
+            )
             for record, wanted in zip(records, self.wanted, strict=True)
         ]
 

@@ -129,7 +129,7 @@ def described(existing: bytes | None) -> str:
     """
     if existing is None:
         return ""
-    for node in _nodes(_parsed(existing)):
+    for node in nodes_of(existing):
         for found in node.findall(f"{_DC}description"):
             items = found.findall(f"*/{_RDF}li")
             text = next((item for item in items if _is_default(item)), items[0] if items else found)
@@ -178,6 +178,14 @@ def _parsed(document: bytes) -> etree._ElementTree:
             "has a doctype, which XMP never has; move it away, or remove the doctype"
         )
     return tree
+
+
+def nodes_of(document: bytes) -> list[etree._Element]:
+    """The elements of an XMP document that hold the picture's properties.
+
+    Raises `DescriptionError` for one that is not XMP or has a doctype.
+    """
+    return _nodes(_parsed(document))
 
 
 def _nodes(tree: etree._ElementTree) -> list[etree._Element]:

@@ -57,30 +57,36 @@ def _exif(image: Image.Image) -> str:
     value: Any = image.getexif().get(_IMAGE_DESCRIPTION, "")
     if isinstance(value, str):  # Pillow reads every byte as a character
         value = value.encode("latin-1", errors="replace")
-    return _text(value)
+    return text_of(value)
 
 
 def _iptc(image: ImageFile.ImageFile) -> str:
     found: Any = IptcImagePlugin.getiptcinfo(image) or {}
     value = found.get(_CAPTION, b"")
-    return _text(value[0] if isinstance(value, list) else value)
+    return text_of(value[0] if isinstance(value, list) else value)
 
 
 def _xmp(image: Image.Image) -> str:
+    try:
+        return described(xmp_in(image) or None)
+    except DescriptionError:
+        return ""
+
+
+def xmp_in(image: Image.Image) -> bytes:
+    """The XMP document in a picture's file, b"" if there is none or it is too large."""
     value: Any = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     if value is None and image.format == "TIFF":
         value = image.getexif().get(_XMP)
     if isinstance(value, str):
         value = value.encode()
     if not isinstance(value, bytes) or len(value) > _XMP_LIMIT:
-        return ""
-    try:
-        return described(value.strip(b"\0 \r\n\t"))
-    except DescriptionError:
-        return ""
+        return b""
+    return value.strip(b"\0 \r\n\t")
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """The text that these bytes are: UTF-8, or else Latin-1."""
     value = bytes(value).rstrip(b"\0")
     try:
         return value.decode()

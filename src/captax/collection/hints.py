@@ -8,9 +8,9 @@ from captax.collection.item import Item
 from captax.files import read_text
 from captax.images import ImageError
 
-TAGS = "{tags}"
+_TAGS = "{tags}"
 MOST = 4000  # characters of the tags of a picture
-AFTER = f" The picture's tags: {TAGS}."
+_AFTER = f" The picture's tags: {_TAGS}."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +19,12 @@ class Hints:
 
     folder: Path
 
-    def prompt(self, prompt: str, item: Item) -> str:
-        """`prompt` for a picture: its tags stand where `{tags}` does, or else after it.
+    def prompt(self, prompt: str, tags: str) -> str:
+        """`prompt` with a place for the tags, `{tags}`, if there are any."""
+        return f"{prompt}{_AFTER if tags and _TAGS not in prompt else ''}"
+
+    def tags(self, item: Item) -> str:
+        """The tags of a picture.
 
         Raises `ImageError` if the folder has no text for the picture.
         """
@@ -32,5 +36,4 @@ class Hints:
             raise ImageError(f"{file}: its tags cannot be read ({reason})") from None
         if len(tags) > MOST:
             raise ImageError(f"{file}: its tags have more than {MOST:,} characters; shorten them")
-        after = AFTER if tags and TAGS not in prompt else ""
-        return f"{prompt}{after}".replace(TAGS, tags)
+        return tags

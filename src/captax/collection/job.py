@@ -118,6 +118,8 @@ class Summary:
         errors: pictures that have no caption, by reason.
         doubtful: pictures whose caption was not written, but listed for review.
         looped: pictures whose caption said the same again and again, and was cut.
+        removed: pictures whose caption had a preamble, which was removed.
+        lacked: pictures that the prompt could not tell a fact of, by its name.
         seconds: how long the job took.
         files: the files that were written at the end.
         stopped: whether the job was asked to stop before its end.
@@ -140,6 +142,8 @@ class Summary:
     errors: Counter[str] = dataclasses.field(default_factory=Counter)
     doubtful: int = 0
     looped: int = 0
+    removed: int = 0
+    lacked: Counter[str] = dataclasses.field(default_factory=Counter)
     seconds: float = 0.0
     files: list[Path] = dataclasses.field(default_factory=list)
     stopped: bool = False
@@ -176,6 +180,11 @@ class Summary:
                 "captions that said the same again and again, and were cut after its first time: "
                 f"{self.looped:,}"
             )
+        if self.removed:
+            lines.append(f"captions whose preamble was removed: {self.removed:,}")
+        if self.lacked:
+            told = ", ".join(f"{name} {count:,}" for name, count in sorted(self.lacked.items()))
+            lines.append(f"pictures that lack a fact of the prompt: {told}")
         if self.changed:
             lines.append(
                 f"changed since an earlier run, and looked at again: {_pictures(self.changed)}"
@@ -413,6 +422,9 @@ class _Job:
             else:
                 self.summary.captioned += 1
                 self.summary.looped += record.looped
+                self.summary.removed += bool(record.removed)
+                lacked = [name for name, value in record.facts.items() if value is None]
+                self.summary.lacked.update(lacked)
             self.summary.doubtful += self.shape.doubtful(record)
         return ended
 

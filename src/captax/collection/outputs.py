@@ -54,6 +54,9 @@ def as_json(record: Record) -> dict[str, Any]:
         own["regions"] = [region.write() for region in record.regions]
     if record.tags is not None:
         own["tags"] = [tag.write() for tag in record.tags]
+    for name in ("removed", "language", "facts"):
+        if value := getattr(record, name):
+            own[name] = value
     columns = {f"list_{k}" if k in own else k: value for k, value in record.columns.items()}
     return {**values, **columns, **own}
 

@@ -375,6 +375,7 @@ class Plan:
             notes = ["Graphic"] * (record.graphic is not None) + ["Not sure"] * unsure
             notes += ["Said the same again and again"] * record.looped
             notes += ["For review"] * self.shape.doubtful(record)
+            notes += [f"{name}: {value}" for name, value in record.facts.items() if value]
             error, note = None, ", ".join(notes) or None
             try:
                 image = items[record.name].source()

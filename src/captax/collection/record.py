@@ -15,6 +15,8 @@ from captax.text.tags import Tag
 _OWN = re.compile(
     r"path|error|alternatives|copy_of|confidence|graphic|looped|(?:caption|score)(?:_\d+)?"
 )
+# The fields that come from the pipeline, and not from the job.
+SAID = (*("captions", "confidence", "regions", "looped", "tags", "removed", "language", "facts"),)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,6 +39,9 @@ class Record:
         regions: what the best caption says of parts of the picture, if it was asked for that.
         looped: whether the best caption said the same again and again, until it was cut.
         tags: the tags that the caption is made of, as they are written in it, if it is.
+        removed: the preamble that was removed from the best caption.
+        language: the code of the language that captions were asked for in.
+        facts: what the prompt told of the picture, by name; None is a fact that was not known.
     """
 
     name: str
@@ -53,6 +58,9 @@ class Record:
     regions: tuple[Region, ...] | None = None
     looped: bool = False
     tags: tuple[Tag, ...] | None = None
+    removed: str = ""
+    language: str = ""
+    facts: dict[str, str | None] = dataclasses.field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -97,14 +105,16 @@ class Record:
             tags = tuple(map(Tag.read, tags))
         record = cls(**{**values, "captions": captions, "regions": regions, "tags": tags})
         texts = [record.name, record.error, record.copy_of, record.target or "", record.before]
-        texts += [record.replaced, record.stamp]
+        texts += [record.replaced, record.stamp, record.removed, record.language]
         texts += [text for text, _ in captions]
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("texts are strings")
         for text, _ in captions:
             text.encode()  # half of a surrogate pair cannot be written
-        if not isinstance(record.columns, dict):
-            raise TypeError("columns are an object")
+        if not isinstance(record.columns, dict) or not isinstance(record.facts, dict):
+            raise TypeError("columns and facts are objects")
+        if not all(isinstance(value, str | None) for value in record.facts.values()):
+            raise TypeError("facts are strings, or null")
         if not isinstance(record.fingerprint, int | None):
             raise TypeError("fingerprints are numbers")
         if not isinstance(record.confidence, float | None):

@@ -308,6 +308,18 @@ class Captioner(Generator):
             "tasks are for models that were taught them, such as Florence-2; leave the task out"
         )
 
+    def prompt_in(self, language: str, prompt: str = "") -> str:
+        """The prompt that asks for captions in a language, a name or a code of ISO 639.
+
+        It is `prompt`, or what the model is asked without one, in that language. Raises
+        `GenerationError` if the model cannot be asked for a language, and `OptionError` if the
+        language is not known.
+        """
+        raise GenerationError(
+            "`language` is for vision-language models that are asked in words, and this captioner "
+            "writes the language that it was taught; leave it out"
+        )
+
     @property
     def styles(self) -> Styles:
         """Prompts by name. Raises `GenerationError` for a captioner that is asked nothing."""

@@ -28,6 +28,8 @@ from captax.errors import CaptaxError, OptionError, quoted
 from captax.images import ImageError, ImageSource
 from captax.images.decode import decode
 from captax.pipelines.streaming import Placed
+from captax.text.languages import in_sentence, language_of
+from captax.text.preambles import without_preamble
 from captax.text.styles import Styles, styles_of
 
 # Seconds that an answer may take, and bytes that it may have.
@@ -247,9 +249,13 @@ class _Later(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Told:
-    """What a server said of a picture; the first text counts."""
+    """What a server said of a picture; the first text counts.
+
+    `removed` is the preamble that was before it, if none was wanted.
+    """
 
     texts: tuple[str, ...]
+    removed: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,6 +308,10 @@ class EndpointCaptioner:
         """Prompts by name, in words that any model understands."""
         return STYLES
 
+    def prompt_in(self, language: str, prompt: str = "") -> str:
+        """A prompt that asks for a language, as `Captioner.prompt_in`. Raises `OptionError`."""
+        return in_sentence(prompt or STYLES.prompt("short"), language_of(language))
+
     def read(self, source: ImageSource) -> Image.Image:
         """A picture, decoded. Raises `ImageError`."""
         return self.processor.decode(source)
@@ -317,12 +327,13 @@ class EndpointCaptioner:
         prompt: str = "",
         system: str = "",
         batch_size: int = 0,
+        preamble: bool = True,
         **options: Any,
     ) -> Iterator[Any]:
         """What the server says of the files that `Placed` carry, in order, or an `ImageError`.
 
         Anything else among `pictures` is passed on in its turn. A picture may carry a prompt of its
-        own. Random draws depend on its place.
+        own. Random draws depend on its place. Without `preamble`, a server's are removed.
 
         Raises:
             EndpointError: the server is away, or refuses everything.
@@ -338,9 +349,13 @@ class EndpointCaptioner:
             if "seed" in body:
                 body["seed"] += each.place
             try:
-                return Told(tuple(self.endpoint.complete(body)))
+                texts = self.endpoint.complete(body)
             except ImageError as error:
                 return error
+            if preamble:
+                return Told(tuple(texts))
+            cut = [without_preamble(text) for text in texts]
+            return Told(tuple(text for text, _ in cut), cut[0][1])
 
         made, ahead = self.concurrency, 2 * self.concurrency
         return map_ahead(answer, pictures, made, ahead, leave=self.endpoint.leave)

@@ -22,6 +22,7 @@ from captax.models.encoders import Features, check_positions
 from captax.models.vision_language import VisionLanguageModel
 from captax.pipelines.captioner import Captioner
 from captax.text import Tokenizer
+from captax.text.languages import language_of
 from captax.text.prompt_format import PromptFormat
 from captax.text.styles import Styles, styles_of
 
@@ -134,6 +135,12 @@ class VisionLanguageCaptioner(Captioner):
     def styles(self) -> Styles:
         """Prompts by name: those that the model was taught, or else plain requests."""
         return styles_of(self.prompt_format.styles)
+
+    def prompt_in(self, language: str, prompt: str = "") -> str:
+        how = self.prompt_format
+        if how.speak is None:
+            return super().prompt_in(language, prompt)
+        return how.speak(prompt or how.prompt, language_of(language))
 
     def asking(self, prompt: str = "") -> Callable[[Arrangement], list[int]]:
         """All tokens of a prompt in the model's format, by the `Arrangement` of its pictures.

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from captax.errors import OptionError, quoted
+from captax.text.languages import Language, in_code, in_sentence
 from captax.text.tasks import FLORENCE2 as FLORENCE2_TASKS
 from captax.text.tasks import Task
 
@@ -82,6 +83,7 @@ class PromptFormat:
         reply: what the model's answer begins with, such as the space after a colon.
         tasks: the tasks that a prompt may begin with the token of.
         styles: which of the named prompts in `styles.yaml` the model understands.
+        speak: what asks for a language in a prompt; None if the model writes only one.
     """
 
     user: str
@@ -101,6 +103,7 @@ class PromptFormat:
     reply: str = ""
     tasks: tuple[Task, ...] = ()
     styles: str = "general"
+    speak: Callable[[str, Language], str] | None = in_sentence
 
     def picture_text(self, places: int, grid: tuple[int, int] = (0, 0)) -> str:
         """The text for one picture, each of whose views takes `places` tokens.
@@ -220,6 +223,7 @@ PALIGEMMA = PromptFormat(
     picture="<image>",
     prompt="caption en",
     styles="paligemma",
+    speak=in_code,
 )
 FLORENCE2 = PromptFormat(
     user="",
@@ -230,6 +234,7 @@ FLORENCE2 = PromptFormat(
     prompt=FLORENCE2_TASKS[0].question,
     tasks=FLORENCE2_TASKS,
     styles="florence2",
+    speak=None,
 )
 LLAVA = PromptFormat(
     start="<s>",
