@@ -106,6 +106,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
                 "score": result[1].score,
                 "confidence": result[1].confidence,
                 "looped": result[1].looped,
+                "removed": result[1].removed,
                 "alternatives": [
                     {"caption": other.text, "score": other.score}
                     for other in result[1].alternatives

@@ -224,6 +224,9 @@ class Captioned(BaseModel):
     looped: bool = Field(
         description="Whether it said the same again and again, and was cut after the first time."
     )
+    removed: str = Field(
+        description="The preamble that was removed from its beginning; empty if there was none."
+    )
     alternatives: list[AlternativeCaption] = Field(description="All captions returned, best first.")
 
 
