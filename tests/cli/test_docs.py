@@ -246,6 +246,7 @@ def _pictures() -> None:
             archive.add("photos/1.jpg", f"{shard}.jpg")
     remote = fsspec.filesystem("memory")
     remote.pipe("/bucket/photos/1.jpg", Path("photo.jpg").read_bytes())
+    Path("notes.csv").write_text("file,note\n1.jpg,red\n")
     Path("articles.txt").write_text("the red square is under a white tile\n")
 
 

@@ -118,9 +118,9 @@ def test_families_are_asked_for_a_language_in_their_own_way(
         assert result.code == 2 and "--language is for vision-language models" in result.err
         result = run("caption", pictures, "--model", captioner, "--prompt", "look {exif.year}")
         assert (result.code == 2) == (captioner == model)
-    assert "facts are for models that answer a prompt" in result.err
+    assert "a fact is for models that answer a prompt" in result.err
     result = run("caption", pictures, "--model", florence, "--prompt", "<CAPTION>{exif.year}")
-    assert result.code == 2 and "facts cannot be added to a task" in result.err
+    assert result.code == 2 and "a fact cannot be added to a task" in result.err
 
 
 @pytest.mark.parametrize(

@@ -368,8 +368,7 @@ def caption(
         asked = dataclasses.replace(asked, prompt=said)
         plan = dataclasses.replace(plan, options=asked)
     if hints is not None or told is not None:
-        what = "facts" if hints is None else "--hints"
-        _refuse_unasked(captioner, asked.prompt, what)
+        _refuse_unasked(captioner, asked.prompt, "a fact" if hints is None else "--hints")
     if language is not None:
         said = captioner.prompt_in(language, asked.prompt)
         asked = dataclasses.replace(asked, prompt=said, language=language)
@@ -382,18 +381,16 @@ def caption(
 
 
 def _refuse_unasked(captioner: Any, prompt: str, what: str) -> None:
-    """Raise `CaptaxError` for a model that is not asked in words, if a prompt has more in it."""
+    """Raise `CaptaxError` for a model that is not asked in words, where `what` is in a prompt."""
     # Start-up time.
     from captax.pipelines.endpoint import EndpointCaptioner
     from captax.pipelines.vision_language import VisionLanguageCaptioner
 
-    are = "is" if what.startswith("--") else "are"
     if isinstance(captioner, EndpointCaptioner):
         return
     if not isinstance(captioner, VisionLanguageCaptioner):
         raise CaptaxError(
-            f"{what} {are} for models that answer a prompt, and this one continues it; leave "
-            f"{'it' if are == 'is' else 'them'} out"
+            f"{what} is for models that answer a prompt, and this one continues it; leave it out"
         )
     if captioner.prompt_format.task_of(prompt)[0] is not None:
         raise CaptaxError(
