@@ -54,10 +54,10 @@ class Vote:
     time: str = ""
 
     @property
-    def key(self) -> tuple[str, str, frozenset[str], frozenset[str]]:
+    def key(self) -> tuple[str, str, frozenset[tuple[str, str]]]:
         """What it is about, whichever side was which; a later vote on the same replaces it."""
-        names, texts = frozenset((self.left, self.right)), frozenset(self.captions)
-        return self.voter, self.picture, names, texts
+        sides = zip((self.left, self.right), self.captions, strict=True)
+        return self.voter, self.picture, frozenset(sides)
 
 
 def is_same(one: str, other: str) -> bool:
