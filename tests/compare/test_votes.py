@@ -1,5 +1,6 @@
 """What voters are asked, and that no vote is ever lost."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from captax.compare.comparison import (
     Shown,
     Statement,
 )
+from captax.compare.results import results_of
 from captax.compare.votes import Booth, Choice, ballots, is_same, read_votes
 from captax.errors import CaptaxError
 from captax.files import OutputError
@@ -34,7 +36,7 @@ def made_up(captions: list[list[str | None]]) -> Comparison:
         "p",
         [Compared(name, "file", name, words=0.0, repeated=0.0, **counts, **rest) for name in names],
         [
-            Shown(f"{i}.png", f"{i}", None, [], [Statement(said) for said in each], [], None)
+            Shown(f"{i}.png", f"{i}", f"{i:016x}.jpg", [], list(map(Statement, each)), [], None)
             for i, each in enumerate(captions)
         ],
         0,
@@ -162,9 +164,39 @@ def test_changed_captions_are_asked_about_again(tmp_path: Path) -> None:
     booth.close()
 
 
+def test_captions_that_two_captioners_exchanged_are_asked_about_again(tmp_path: Path) -> None:
+    booth = Booth(tmp_path, made_up([["a", "b"]]), "me")
+    booth.vote(0, Choice.left)
+    booth.close()
+    exchanged = made_up([["b", "a"]])
+    booth = Booth(tmp_path, exchanged, "me")
+    assert booth.done == 0
+    booth.vote(0, Choice.left)
+    booth.close()
+    found = results_of(exchanged, read_votes(tmp_path / "votes.jsonl"))
+    assert (found.votes, found.outdated) == (1, 1)
+
+
+def test_a_picture_that_nobody_can_see_is_not_asked_about(tmp_path: Path) -> None:
+    comparison = made_up([["a", "b"], ["c", "d"]])
+    unseen = dataclasses.replace(comparison.pictures[0], thumbnail=None)
+    comparison = dataclasses.replace(comparison, pictures=[unseen, comparison.pictures[1]])
+    assert [each.picture for each in ballots(comparison, "me")] == [1]
+
+
+def test_long_captions_are_voted_on(tmp_path: Path) -> None:
+    comparison = made_up([["long " * 250_000, "\u00e9" * 100_000]])
+    booth = Booth(tmp_path, comparison, "me")
+    booth.vote(0, Choice.left)
+    booth.close()
+    assert len(read_votes(tmp_path / "votes.jsonl")) == 1
+
+
 def test_nothing_to_choose_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CaptaxError, match="no picture with two captions"):
+    with pytest.raises(CaptaxError, match="no picture that can be shown and has two captions"):
         Booth(tmp_path, made_up([["a", None]]), "me")
+    with pytest.raises(CaptaxError, match="the captions of each picture are equal"):
+        Booth(tmp_path, made_up([["a", "a "], ["b", "b"]]), "me")
     assert is_same(" a  cat", "a cat ") and not is_same("a cat", "A cat")
 
 

@@ -15,11 +15,10 @@ from filelock import Timeout
 
 from captax.compare.comparison import Comparison
 from captax.errors import CaptaxError
-from captax.files import hold, own_file, parse_json, unwritable
+from captax.files import CONFIG_LIMIT, hold, own_file, parse_json, unwritable
 
 VOTES = "votes.jsonl"
 LOCKS = ".captax"
-LINE_LIMIT = 2**20
 
 
 class Choice(StrEnum):
@@ -68,12 +67,12 @@ def is_same(one: str, other: str) -> bool:
 def ballots(comparison: Comparison, voter: str) -> list[Ballot]:
     """All that a voter is asked, in an order that is always the same for this voter.
 
-    Every picture comes with every pair of captioners. In any part of the order, each pair comes
-    about equally often, with each of the two about equally often on the left.
+    Every picture that can be shown comes with every pair of captioners. In any part of the order,
+    each pair comes about equally often, with each of the two about equally often on the left.
     """
     pairs = list(combinations(range(len(comparison.captioners)), 2))
     draw = random.Random(f"captax {voter}")
-    pictures = list(range(len(comparison.pictures)))
+    pictures = [i for i, each in enumerate(comparison.pictures) if each.thumbnail]
     draw.shuffle(pictures)
     first = {picture: place % len(pairs) for place, picture in enumerate(pictures)}
     sides: dict[int, list[bool]] = {}
@@ -135,9 +134,9 @@ def read_votes(path: Path) -> list[Vote]:
 def _lines(path: Path) -> Iterator[bytes]:
     try:
         with own_file(path, "rb") as file:
-            while (line := file.readline(LINE_LIMIT + 1)).endswith(b"\n"):
+            while (line := file.readline(CONFIG_LIMIT + 1)).endswith(b"\n"):
                 yield line
-            if len(line) > LINE_LIMIT:
+            if len(line) > CONFIG_LIMIT:
                 raise CaptaxError(f"{path}: has a line that is too long; remove it")
     except FileNotFoundError:
         return
@@ -157,7 +156,14 @@ class Booth:
         self._ballots = ballots(comparison, voter)
         if not self._ballots:
             raise CaptaxError(
-                f"{out}: has no picture with two captions; there is nothing to choose"
+                f"{out}: has no picture that can be shown and has two captions; there is nothing "
+                "to choose"
+            )
+        asked = [self._vote(i, Choice.tie) for i in range(len(self._ballots))]
+        self._same = {i for i, vote in enumerate(asked) if is_same(*vote.captions)}
+        if not self.total:
+            raise CaptaxError(
+                f"{out}: the captions of each picture are equal; there is nothing to choose"
             )
         try:
             self._lock = hold(out / LOCKS / "votes.lock", inside=out)
@@ -171,7 +177,7 @@ class Booth:
         self._cut()
         mine = {vote.key: vote for vote in read_votes(self._path) if vote.voter == voter}
         # By place among the ballots, in the order of voting.
-        of_keys = {self._vote(i, Choice.tie).key: i for i in range(len(self._ballots))}
+        of_keys = {vote.key: i for i, vote in enumerate(asked)}
         self._done = {of_keys[key]: vote for key, vote in mine.items() if key in of_keys}
 
     def close(self) -> None:
@@ -181,7 +187,7 @@ class Booth:
     @property
     def total(self) -> int:
         """How many questions there are."""
-        return sum(not self._is_same(i) for i in range(len(self._ballots)))
+        return len(self._ballots) - len(self._same)
 
     @property
     def done(self) -> int:
@@ -196,7 +202,7 @@ class Booth:
     def next(self) -> int | None:
         """The number of the next question; None if all are answered."""
         questions = range(len(self._ballots))
-        return next((i for i in questions if i not in self._done and not self._is_same(i)), None)
+        return next((i for i in questions if i not in self._done and i not in self._same), None)
 
     def ballot(self, number: int) -> Ballot:
         """The question of that number."""
@@ -214,9 +220,8 @@ class Booth:
         passed = [i for i in range(number) if i not in self._done]
         votes = {i: self._vote(i, Choice.same) for i in passed}
         votes[number] = self._vote(number, choice)
-        last = {number, *passed}
-        rest = [i for i in range(len(self._ballots)) if i not in self._done and i not in last]
-        if all(map(self._is_same, rest)):
+        rest = [i for i in range(number + 1, len(self._ballots)) if i not in self._done]
+        if self._same.issuperset(rest):
             votes |= {i: self._vote(i, Choice.same) for i in rest}
         self._append(list(votes.values()))
         self._done |= votes
@@ -229,9 +234,6 @@ class Booth:
         self._append([self._vote(answered[-1], Choice.undo)])
         del self._done[answered[-1]]
         return True
-
-    def _is_same(self, number: int) -> bool:
-        return is_same(*self._vote(number, Choice.tie).captions)
 
     def _vote(self, number: int, choice: Choice) -> Vote:
         return vote_on(self.comparison, self._ballots[number], self.voter, choice)
