@@ -131,7 +131,10 @@ def test_other_files_are_told_of_and_links_are_not_followed(run: Run, here: Path
         (["default", "{classifier}"], "cannot caption"),
         (["default", "cats.jsonl", "--clip", "default"], "needs a CLIP"),
         (["default", "cats.jsonl", "--concurrency", "2"], "only applies to servers"),
-        (["default", "cats.jsonl", "--voter", "x"], "only applies to votes"),
+        (["default", "m@http://127.0.0.1:9/v1", "--voter", "x"], "only applies to votes"),
+        ([*FILES, "--prompt", "Why?"], "only applies to captioners that run"),
+        ([*FILES, "--dtype", "bfloat16"], "only applies to checkpoints"),
+        ([*FILES, "--metrics", "meteor"], "only applies to pictures with reference captions"),
         (["default", "cats.jsonl", "--vote", "out"], "for a comparison that is there"),
         (["default", "cats.jsonl", "--out", "mine"], "is there already"),
         (["default", "cats.jsonl", "--split", "dev"], "leave out --split"),
@@ -152,7 +155,7 @@ def test_everything_wrong_is_told_before_a_model_is_loaded(
     (here / "mine").mkdir()
     (here / "mine" / "index.html").write_text("mine")
     for number in range(4):
-        if "--metrics" in words:
+        if "blue" in words:
             (here / "p" / f"{number}.txt").write_text("a cat")
     given = [word.format(classifier=checkpoint("vit-classifier")) for word in words]
     result = run("compare", *given, "--data", "p")
@@ -194,6 +197,42 @@ def test_results_of_votes(run: Run, compared: tuple[Path, Comparison]) -> None:
     assert run("compare", "--results", out).code == 0  # its own files are replaced
     assert run("compare", *FILES, "birds.jsonl", "--data", "p", "--out", out).code == 0
     assert "<h2>Votes</h2>" in (out / "index.html").read_text()
+
+
+@pytest.mark.parametrize("option", ["--vote", "--results"])
+@pytest.mark.parametrize(
+    "words", [["--limit", "3"], ["--no-references"], ["--out", "other"], ["--dtype", "bfloat16"]]
+)
+def test_options_of_captioning_are_refused_with_votes(
+    option: str, words: list[str], run: Run
+) -> None:
+    result = run("compare", option, "out", *words)
+    assert result.code == 2 and f"{words[0]} has no effect on a comparison" in result.err
+
+
+def test_damaged_votes_are_told_before_a_model_is_loaded(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_run", lambda job: pytest.fail("a model was loaded"))
+    (here / "out").mkdir()
+    (here / "out" / "votes.jsonl").write_text("{}\n")
+    result = run("compare", "default", "cats.jsonl", "--data", "p", "--out", "out")
+    assert result.code == 2 and "line 1: is no vote" in result.err
+
+
+def test_names_do_not_control_the_terminal(
+    run: Run, here: Path, two: tuple[Path, Comparison]
+) -> None:
+    path = two[0] / "comparison.json"
+    path.write_text(path.read_text().replace('"cats"', '"c\\u001b[31m"'))
+    vote = {"voter": "v\x1b]0;x", "picture": "0.png", "left": "c\x1b[31m", "right": "dogs"}
+    said = {"captions": ["a cat on a mat", "a dog on a mat"], "choice": "left"}
+    (two[0] / "votes.jsonl").write_text(json.dumps(vote | said) + "\n")
+    result = run("compare", "--results", two[0])
+    assert result.code == 0, result.err
+    assert "\x1b" not in result.out and "c\\x1b[31m" in result.out
+    words = ["c\x1b[31m=cats.jsonl", "dogs.jsonl", "--data", "p", "--out", "other"]
+    assert "\x1b" not in run("compare", *words).out
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ INTERRUPTED = 130
 _OUT = Path("compare")
 _VOTING = "Votes"
 _VOTER, _PORT = "me", 8000
+_BATCH = 32
 
 
 def compare(
@@ -81,7 +82,7 @@ def compare(
             min=1, help="Largest number of tokens in a caption. Default: each captioner's own."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures in a batch.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures in a batch.")] = _BATCH,
     dtype: Loaded = LoadedDtype.float32,
     concurrency: Annotated[
         int, typer.Option(min=1, help="Pictures that a server is asked about at a time.")
@@ -131,12 +132,41 @@ def compare(
         ("--voter", voter != _VOTER and vote is None, "votes", "--vote FOLDER"),
         ("--port", port != _PORT and vote is None, "votes", "--vote FOLDER"),
     )
+    running = {
+        "--prompt": bool(prompt),
+        "--max-new-tokens": max_new_tokens is not None,
+        "--batch-size": batch_size != _BATCH,
+        "--retry-errors": retry_errors,
+    }
+    loading = {"--dtype": dtype != LoadedDtype.float32}
+    asking = {
+        "--concurrency": concurrency != CONCURRENCY,
+        "--api-key-env": api_key_env != API_KEY,
+    }
+    making = {
+        "--split": split is not None,
+        "--limit": limit is not None,
+        "--no-references": not references,
+        "--metrics": metrics != STANDARD,
+        "--clip": clip is not None,
+        **running,
+        **loading,
+        **asking,
+        "--offline": offline,
+        "--out": out != _OUT,
+        "--overwrite": overwrite and vote is not None,
+    }
     if vote is not None or results is not None:
         if models or data is not None or (vote is not None and results is not None):
             raise CaptaxError(
                 "--vote and --results are for a comparison that is there; give one of them, and "
                 "neither captioners nor --data"
             )
+        for option, given in making.items():
+            if given:
+                raise CaptaxError(
+                    f"{option} has no effect on a comparison that is there; leave it out"
+                )
         if vote is not None:
             _vote(vote, voter, port)
         elif results is not None:
@@ -148,17 +178,15 @@ def compare(
     from captax.compare.contenders import Source, contenders_of
 
     contenders = contenders_of(models or [])
-    refuse_idle(
-        *(
-            (option, idle, "servers", "a MODEL@http://...")
-            for option, idle in (
-                ("--concurrency", concurrency != CONCURRENCY),
-                ("--api-key-env", api_key_env != API_KEY),
-            )
-            if not any(each.source is Source.endpoint for each in contenders)
-        ),
-    )
-    given = {"folder": str(data), "split": split, "limit": limit, "references": references}
+    sources = {each.source for each in contenders}
+    for options, apply_to, what, other in (
+        (asking, {Source.endpoint}, "servers", "a MODEL@http://..."),
+        (loading, {Source.checkpoint}, "checkpoints", "one"),
+        (running, {Source.checkpoint, Source.endpoint}, "captioners that run", "one"),
+    ):
+        if not apply_to & sources:
+            refuse_idle(*((option, given, what, other) for option, given in options.items()))
+    source = {"folder": str(data), "split": split, "limit": limit, "references": references}
     asked = {
         "prompt": prompt,
         "max_new_tokens": max_new_tokens,
@@ -167,8 +195,8 @@ def compare(
         "concurrency": concurrency,
         "key_variable": api_key_env,
     }
-    loading = {"dtype": dtype.value, "offline": offline}
-    _compare(contenders, given, asked, loading, names(metrics), clip, out, overwrite)
+    how = {"dtype": dtype.value, "offline": offline}
+    _compare(contenders, source, asked, how, names(metrics), clip, out, overwrite)
 
 
 def _compare(
@@ -193,6 +221,7 @@ def _compare(
     from captax.compare.pictures import match_captions, open_pictures
     from captax.compare.results import read_results
     from captax.compare.runs import Stopped, is_complete, journal_folder, run_captioner
+    from captax.compare.votes import VOTES, read_votes
     from captax.metrics import score
     from captax.metrics.caption_files import read_captions
 
@@ -215,12 +244,16 @@ def _compare(
             f"{out}: is in the folder of the pictures, where its small pictures would be compared "
             "too; give another --out"
         )
+    read_votes(out / VOTES)
     left_out: Counter[str] = Counter()
     pictures = open_pictures(**data, left_out=left_out)
     if left_out:
         print(f"captax: {data['folder']}: {files_left_out(left_out)}", file=sys.stderr)
-    if pictures[0].references:
+    if any(each.references for each in pictures):
         score({"a": ""}, {"a": ["a"]}, metrics=metrics)  # raises for what it lacks
+    else:
+        of_references = "pictures with reference captions", "a dataset as --data"
+        refuse_idle(("--metrics", metrics != names(STANDARD), *of_references))
     said: dict[Contender, dict[str, Record]] = {}
     jobs: dict[Contender, ChildJob] = {}
     for each in contenders:
@@ -280,9 +313,9 @@ def _compare(
     made.write_comparison(out, found_all)
     write_page(out, found_all, read_results(out, found_all))
     for line in table(found_all):
-        print(line)
+        print(CaptaxError(line))  # names may hold what controls a terminal
     for note in found_all.notes:
-        print(f"captax: {note}", file=sys.stderr)
+        print(CaptaxError(f"captax: {note}"), file=sys.stderr)
     wrote(out / made.PAGE)
     failed_ones = {n for records in said.values() for n, record in records.items() if record.error}
     if failed_ones:
@@ -397,7 +430,7 @@ def _results(out: Path, overwrite: bool) -> None:
     if found is None:
         raise CaptaxError(f"{out}: has no votes; add some with captax compare --vote {out}")
     for line in found.lines():
-        print(line)
+        print(CaptaxError(line))  # a stranger's file may hold what controls a terminal
     write_page(out, comparison, found)
     wrote(out / PAGE)
     found.write(out)
