@@ -86,6 +86,8 @@ def test_an_unrelated_page_cannot_vote_nor_read(
     for path, sent in (("/votes", body), ("/undo", "{}")):
         answer = client.post(path, content=sent, headers={**JSON, **headers})
         assert answer.status_code in (403, 421), path
+        told = answer.json()["error"]["message"]
+        assert "open the address that it printed" in told and "--" not in told
     assert client.get("/state", headers=headers).status_code in (403, 421)
     assert client.get(f"/pictures/{question}", headers=headers).status_code in (403, 421)
     assert votes(compared) == 0

@@ -24,7 +24,7 @@ from captax.serve.settings import Settings
 
 HOST = "127.0.0.1"
 # A vote is a few bytes; nobody else than the browser of one person is expected.
-SETTINGS = Settings(max_bytes=4096, max_connections=64, local=True, grace=2.0)
+SETTINGS = Settings(max_bytes=4096, max_connections=64, local=True, grace=2.0, fixed=True)
 OWN = Path(__file__).parent / "vote"
 _ANSWERS = (Choice.left, Choice.right, Choice.tie)
 

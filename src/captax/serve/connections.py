@@ -145,10 +145,11 @@ class Crowd:
             total -= unread[connection]
             connection.drop()
         if self.closed:
+            options = "; see --max-connections and --max-connections-per-address"
             logger.warning(
-                "closed %d connections, because too many were open; see --max-connections and "
-                "--max-connections-per-address",
+                "closed %d connections, because too many were open%s",
                 self.closed,
+                "" if self.settings.fixed else options,
             )
             self.closed = 0
         loop = asyncio.get_running_loop()

@@ -21,6 +21,8 @@ from captax.serve.settings import Settings
 ANY = "*"
 # What a page can show of another site without reading it: nothing is done, and nothing told.
 _PAGE = re.compile(r"/|/page/.*", re.DOTALL)
+_ALLOW = "start the server with --allow-origin ORIGIN to allow it"
+_OPEN = "open the address that it printed"
 
 
 class OtherPages(CORSMiddleware):
@@ -41,7 +43,7 @@ class OtherPages(CORSMiddleware):
         if response.status_code < 400:
             return response
         if not self.is_allowed_origin(request_headers["origin"]):
-            return _foreign(request_headers["origin"]).response(uuid.uuid4().hex)
+            return _foreign(request_headers["origin"], _ALLOW).response(uuid.uuid4().hex)
         return Refused(
             400,
             "invalid_request",
@@ -90,16 +92,15 @@ def check(scope: Scope, settings: Settings) -> None:
             return
     elif (origin, method, headers.get(b"sec-fetch-mode")) == (None, "GET", "navigate"):
         return  # a link was followed: the reader sees the answer, and the other site does not
-    raise _foreign(origin)
+    raise _foreign(origin, _OPEN if settings.fixed else _ALLOW)
 
 
-def _foreign(origin: str | None) -> Refused:
+def _foreign(origin: str | None, advice: str) -> Refused:
     shown = repeated(origin or "another site")
     return Refused(
         403,
         "foreign_origin",
-        f"the request comes from a page of {shown}, which may not use this server; "
-        "start the server with --allow-origin ORIGIN to allow it",
+        f"the request comes from a page of {shown}, which may not use this server; {advice}",
     )
 
 
@@ -116,5 +117,5 @@ def _check_host(host: str, settings: Settings) -> None:
         421,
         "foreign_host",
         f"the request calls this server {repeated(name)}, which is not a name of it; "
-        "start the server with --allow-host NAME to allow it",
+        + (_OPEN if settings.fixed else "start the server with --allow-host NAME to allow it"),
     )

@@ -39,6 +39,7 @@ class Settings:
         allow_hosts: names beside its own that the server may be asked by.
         allow_origins: origins of other sites, such as https://example.org, whose pages may use it.
         grace: seconds that requests have to finish when the server is told to stop.
+        fixed: whether no option of a command changes them; then no message names one.
     """
 
     name: str = "built-in"
@@ -60,6 +61,7 @@ class Settings:
     allow_hosts: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
     grace: float = 30.0
+    fixed: bool = False
 
     def __post_init__(self) -> None:
         # Browsers write them in lower case.
