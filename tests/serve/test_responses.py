@@ -38,6 +38,9 @@ def test_a_captioner_that_is_not_asked_answers_with_its_caption(
     eos = tiny_captioner.tokenizer.eos_id
     said = [p for token, p in zip(want.tokens, want.logprobs, strict=True) if token != eos]
     assert [each["logprob"] for each in part["logprobs"]] == pytest.approx(said, abs=1e-4)
+    assert answer.json()["text"] == {"format": {"type": "text"}}
+    plain = ask(client, text={"format": {"type": "text"}}, **GREEDY).json()
+    assert plain["text"] == {"format": {"type": "text"}}
     cut = ask(client, temperature=0, max_output_tokens=1).json()
     assert cut["status"] == "incomplete"
     assert cut["incomplete_details"] == {"reason": "max_output_tokens"}

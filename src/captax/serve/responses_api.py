@@ -70,7 +70,7 @@ class TextFormat(Part):
     """How the answer is written."""
 
     type: Literal["text", "json_schema", "json_object"]
-    name: str = ""
+    name: str | None = None
     schema_: dict[str, Any] | None = Field(None, alias="schema")
     description: Ignored = None
     strict: Ignored = None
