@@ -201,6 +201,50 @@ def test_what_arrives_wrong_is_not_kept(hub: FakeHub, parquet: Parquet) -> None:
     assert texts(captax.data.open("hf://me/walls")) == [("0", ("R",))]
 
 
+def test_of_several_that_arrive_wrong_none_is_kept(hub: FakeHub, parquet: Parquet) -> None:
+    files = {f"{name}.parquet": parquet({name: name}) for name in ("red", "blue")}
+    hub.repositories["datasets/me/walls"] = Repository({"main": files})
+    hub.garbled = b"PAR0"
+    with pytest.raises(DataError, match=r"red\.parquet did not arrive .*\(nor did 1 other\), and"):
+        captax.data.open("hf://me/walls")
+    hub.garbled = b""
+    assert texts(captax.data.open("hf://me/walls")) == [("0", ("red",)), ("1", ("blue",))]
+
+
+@pytest.mark.parametrize("named", ["{}", "../../../../../../../../../../../..{}"])
+def test_a_dataset_names_no_file_of_this_machine(
+    hub: FakeHub, picture: Picture, tmp_path: Path, named: str
+) -> None:
+    mine = tmp_path / "mine.jpg"
+    mine.write_bytes(picture("red"))
+    path = named.format(mine)
+    rows = f'{{"file_name": "{path}", "text": "Red"}}\n{{"file_name": "a.png", "text": "Blue"}}'
+    table = {"metadata.jsonl": rows.encode(), "a.png": picture("blue")}
+    meta = {f"meta/{name}.txt": b"sky/a\nwall/../../" for name in ("train", "test")}
+    meta = {name: text + path.removesuffix(".jpg").encode() for name, text in meta.items()}
+    food = {**meta, "images/sky/a.jpg": picture("blue")}
+    hub.repositories["datasets/me/walls"] = Repository({"main": table})
+    hub.repositories["datasets/me/food"] = Repository({"main": food})
+    with pytest.raises(DataError, match=r"^hf://me/walls: names /.*mine\.jpg, which is no file"):
+        captax.data.open("hf://me/walls")
+    with pytest.raises(DataError, match=r"hf://me/walls: names"):
+        check("hf://me/walls")
+    with pytest.raises(DataError):
+        open_labelled("hf://me/food")
+
+
+def test_folders_of_pictures_are_checked(hub: FakeHub, picture: Picture) -> None:
+    classes = {f"{color}/{i}.png": picture(color) for color in ("red", "blue") for i in range(9)}
+    beside = {"a.png": picture("red"), "a.txt": b"Red", "b.txt": b"Blue"}
+    hub.repositories["datasets/me/walls"] = Repository({"main": classes})
+    hub.repositories["datasets/me/beside"] = Repository({"main": beside})
+    report = check("hf://me/walls").report
+    assert sum(report.pictures.values()) == 18
+    assert {name for counts in report.classes.values() for name in counts} == {"red", "blue"}
+    assert check("hf://me/beside").report.unpictured == ["b.txt"]
+    assert [each.source for each in captax.data.open("hf://me/beside")] == ["beside"]
+
+
 def test_what_may_not_be_read_is_told_in_one_line(
     hub: FakeHub, parquet: Parquet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

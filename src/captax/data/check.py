@@ -18,7 +18,7 @@ from captax.data.batches import map_ahead
 from captax.data.example import Example, SplitError, collecting_faults, refuse
 from captax.data.faults import LONGEST_CAPTION, Kind, picture_fault, text_fault
 from captax.data.folder import has_sidecars, texts_alone
-from captax.data.huggingface import only_labels
+from captax.data.huggingface import Rows, find_rows, only_labels
 from captax.data.labelled import (
     Labelled,
     LabelledExample,
@@ -269,16 +269,18 @@ def check(path: str | Path, *, split: str | None = None, progress: bool = False)
     pairs = [(name, example) for name, examples in splits.items() for example in examples]
     if not pairs:
         raise SplitError(f"{path}: no pictures{f' in its {split} split' if split else ''}")
-    if layout != SIDECARS and layout.startswith("folder with") and has_sidecars(Path(path)):
-        layout += " (the text files beside its pictures are not read)"
     pictures = {name: len(examples) for name, examples in splits.items()}
     outside, unpictured = {}, []
-    if layout == SIDECARS:
-        unpictured = texts_alone(Path(path))
-    elif isinstance(pairs[0][1], LabelledExample) and is_labelled(Path(path)):
-        with collecting_faults() as more:
-            outside = _unlabelled(Path(path))
-        faults += more
+    root = find_rows(path)
+    if isinstance(root, Path):
+        if layout != SIDECARS and layout.startswith("folder with") and has_sidecars(root):
+            layout += " (the text files beside its pictures are not read)"
+        if layout == SIDECARS:
+            unpictured = texts_alone(root)
+        elif isinstance(pairs[0][1], LabelledExample) and is_labelled(root):
+            with collecting_faults() as more:
+                outside = _unlabelled(root)
+            faults += more
     threads = os.cpu_count() or 1
     looked = map_ahead(lambda pair: _look(*pair), pairs, threads, 4 * threads)
     bar = Progress(len(pairs), unit="picture", shown=progress).over(looked)
@@ -301,7 +303,8 @@ def _splits(
     try:
         layout = recognise(path)
     except UnknownLayout:
-        if not is_labelled(Path(path)):
+        where = find_rows(path)
+        if isinstance(where, Rows) or not is_labelled(where):
             raise
         return _labelled_splits(read_labelled(path), path, split)
     if layout.rows is not None and only_labels(layout.rows, split):

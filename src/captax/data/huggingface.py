@@ -5,7 +5,8 @@ of a dataset. It keeps rows in memory-mapped Arrow files; a picture's bytes are 
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,11 +15,12 @@ from captax.data.example import (
     DataError,
     Example,
     ListedCaption,
+    Stored,
     StoredExample,
     gather,
     refuse_repeats,
 )
-from captax.data.repository import find, hub_name
+from captax.data.repository import HubName, find, hub_name
 from captax.data.splits import SPLIT_NAMES, choose_split, refuse_absent
 from captax.data.tables import (
     CAPTION_COLUMNS,
@@ -161,9 +163,25 @@ def find_rows(path: str | Path) -> Rows | Path:
         # The library reads files by a name for them, and no script.
         return library.load_dataset("parquet", data_files={"rows": files}, split="rows")
 
-    source = name.repository.split("/")[-1]
     splits = list(found.splits)
-    return Rows(str(name), source, "Hugging Face hub", splits, load, found.size, remote=True)
+    return Rows(str(name), name.source, "Hugging Face hub", splits, load, found.size, remote=True)
+
+
+def refuse_outside(folder: Path, images: Iterable[Path | bytes | Stored], name: HubName) -> None:
+    """Refuse pictures that are elsewhere than in `folder`, the copy of a dataset of the hub.
+
+    Lists in it are a stranger's, and may name any file of this machine.
+
+    Raises:
+        DataError: a picture is a file that is not in the copy.
+    """
+    there = os.path.normpath(folder)
+    for image in images:
+        if isinstance(image, Path) and not Path(os.path.normpath(image)).is_relative_to(there):
+            raise DataError(
+                f"{name}: names {image}, which is no file of it; give a dataset that "
+                "names only its own files"
+            )
 
 
 def local_rows(root: Path) -> Rows | None:

@@ -24,8 +24,10 @@ from captax.data.huggingface import (
     label_column,
     local_rows,
     pictures,
+    refuse_outside,
     row_ids,
 )
+from captax.data.repository import hub_name
 from captax.data.splits import (
     SPLIT_NAMES,
     refuse_absent,
@@ -178,7 +180,11 @@ def read_labelled(path: str | Path, classes: int | Sequence[str] | None = None) 
     if not root.is_dir():
         raise DataError(f"{root}: no such directory; give the directory of a dataset with labels")
     if _is_food101(root):
-        return _keep(root, _food101(root), classes)
+        dataset = _food101(root)
+        if name := hub_name(path):
+            each = (example.image for part in dataset.splits.values() for example in part)
+            refuse_outside(root, each, name)
+        return _keep(root, dataset, classes)
     if folders := _class_folders(root):
         return _keep(root, _folders(root, folders), classes)
     if rows := local_rows(root):

@@ -54,6 +54,11 @@ class HubName:
     revision: str | None = None
     part: str = ""
 
+    @property
+    def source(self) -> str:
+        """What its examples name as their source: the dataset's name without its owner's."""
+        return self.repository.split("/")[-1]
+
     def __str__(self) -> str:
         at = f"@{self.revision}" if self.revision else ""
         return f"hf://{self.repository}{at}{'/' * bool(self.part)}{self.part}"
@@ -414,26 +419,31 @@ def _fetch(name: HubName, listing: Listing, paths: Sequence[str]) -> list[Path]:
                 cache_dir=hub.cache(),
                 allow_patterns=masks,
             )
-        for path in missing:
-            _compare(name, known[path], cached(path))
+        # All of them: what stays in the cache is not compared again.
+        wrong = [path for path in missing if not _arrived(known[path], cached(path))]
+        if wrong:
+            others = f" (nor did {plural(len(wrong) - 1, 'other')})" if len(wrong) > 1 else ""
+            raise DataError(
+                f"{name}: {wrong[0]} did not arrive as the hub lists it{others}, and was removed; "
+                "run it again"
+            )
     return [copy for path in paths if (copy := cached(path)) is not None]
 
 
-def _compare(name: HubName, file: RemoteFile, copy: Path | None) -> None:
-    """Remove a copy that is not what the hub lists, and raise `DataError`."""
-    if copy is not None:
-        size = copy.stat().st_size
-        digest = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % size)
-        wanted = file.sha256 or file.sha1
-        if file.size in (None, size):
-            with copy.open("rb") as content:
-                while block := content.read(_BLOCK):
-                    digest.update(block)
-            if wanted in (None, digest.hexdigest()):
-                return
-        blob = copy.resolve()
-        copy.unlink()
-        blob.unlink(missing_ok=True)
-    raise DataError(
-        f"{name}: {file.path} did not arrive as the hub lists it, and was removed; run it again"
-    )
+def _arrived(file: RemoteFile, copy: Path | None) -> bool:
+    """Whether a copy is what the hub lists; one that is not is removed."""
+    if copy is None:
+        return False
+    size = copy.stat().st_size
+    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % size)
+    wanted = file.sha256 or file.sha1
+    if file.size in (None, size):
+        with copy.open("rb") as content:
+            while block := content.read(_BLOCK):
+                digest.update(block)
+        if wanted in (None, digest.hexdigest()):
+            return True
+    blob = copy.resolve()
+    copy.unlink()
+    blob.unlink(missing_ok=True)
+    return False

@@ -21,7 +21,9 @@ from captax.data.huggingface import (
     find_rows,
     local_rows,
     read_captions,
+    refuse_outside,
 )
+from captax.data.repository import HubName, hub_name
 from captax.data.shards import find_shards, read_shards
 from captax.data.splits import split_name
 from captax.files import is_special
@@ -85,6 +87,9 @@ def recognise(path: str | Path, *, images: str | Path | None = None) -> DatasetL
     where = find_rows(path)
     if isinstance(where, Rows):
         return _alone(path, images, where.layout, partial(read_captions, where), where)
+    if remote := hub_name(path):
+        copied = recognise(where, images=images)
+        return dataclasses.replace(copied, read=partial(_read_copy, copied.read, where, remote))
     path = where
     images = None if images is None else Path(images)
     if not path.is_dir() and (shards := find_shards(path)) and shards[0].is_file():
@@ -129,6 +134,15 @@ def recognise(path: str | Path, *, images: str | Path | None = None) -> DatasetL
         f"*.parquet, what save_to_disk writes, pictures with a .txt or .caption beside each, "
         f"and *.tar"
     )
+
+
+def _read_copy(
+    read: Callable[..., list[Example]], folder: Path, name: HubName, split: str | None = None
+) -> list[Example]:
+    """A split in `folder`, the copy of a dataset of the hub, whose name its examples get."""
+    found = read(split=split)
+    refuse_outside(folder, (example.unread for example in found), name)
+    return [example.renamed(example.id, name.source) for example in found]
 
 
 def _alone(
