@@ -204,3 +204,41 @@ def test_what_does_not_apply_to_a_model_that_writes_is_refused(
         captax.evaluate(language, [data.Pair("1", "a", "b")])
     with pytest.raises(CaptaxError, match="there is nothing to measure a model on"):
         captax.evaluate(language, [])
+
+
+def test_wrong_data_is_told_before_the_model_is_loaded(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("captax.pipelines.loading.load", load)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("CAPTAX_CACHE", str(tmp_path / "cache"))
+    for options, told in (
+        ([tmp_path / "none"], f"{tmp_path / 'none'}: no such directory or file"),
+        ([tmp_path / "none.tar"], f"{tmp_path / 'none.tar'}: no such directory or file"),
+        (["hf://me/none"], "hf://me/none: the hub is switched off"),
+        (["hf:///"], "hf:///: names no dataset"),
+        ([tmp_path, "--rows", "5"], "rows '5': is no slice"),
+        ([tmp_path, "--split", "tset"], "tset"),
+    ):
+        result = run("evaluate", "default", *options)
+        assert result.code == 2 and told in result.err, result.err
+
+
+def test_names_of_classes_cannot_steer_the_terminal(
+    run: Run, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    labels = ("red\x1b[2J", "blue\nwall")
+    classifier_for(checkpoint("vit"), labels).save(tmp_path / "model")
+    for label in labels:
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for name in "ab":
+            Image.new("RGB", (8, 8), "red").save(tmp_path / "data" / label / f"{name}.png")
+    (tmp_path / "data" / "\x1b[3J").mkdir()
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "data" / "\x1b[3J" / "c.png")
+    for command in (("evaluate", tmp_path / "model"), ("data", "check")):
+        result = run(*command, tmp_path / "data")
+        assert "red\\x1b[2J" in result.out
+        assert "\x1b" not in result.out + result.err

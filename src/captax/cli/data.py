@@ -132,6 +132,7 @@ def check(
     # Start-up time.
     from captax.data.check import check as look
     from captax.images import SHEET, write_sheet
+    from captax.progress import tell
 
     for option, given in (("--cards", cards != CARDS), ("--augmented", augmented is not None)):
         refuse_idle((option, given and sheet is None, "the page", "--sheet FILE"))
@@ -149,7 +150,7 @@ def check(
         print(json.dumps(report.to_json(), indent=1, ensure_ascii=False))
     else:
         for line in _lines(path, report):
-            print(line)
+            tell(line)  # which holds names that strangers gave
     if sheet is not None:
         if recipe is None:
             rows, title = found.sheet_rows(cards), f"{path}: {report.layout}"

@@ -28,10 +28,10 @@ def evaluate(
         ),
     ],
     data: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="Directory of a dataset: Flickr8k, COCO, a captioned folder, pictures with "
-            "labels, or pairs of texts."
+            help="Directory of a dataset (Flickr8k, COCO, a captioned folder, pictures with "
+            "labels, or pairs of texts), or hf://owner/name for one of the Hugging Face hub."
         ),
     ],
     split: Annotated[
@@ -94,12 +94,15 @@ def evaluate(
     from captax.pipelines.classifier import Classifier
     from captax.pipelines.loading import load
     from captax.pipelines.text_generator import TextGenerator
+    from captax.progress import tell
 
     new = [
         NewFile("--json", json_out, SCORES, overwrite),
         NewFile("--confusion", confusion, CONFUSION, overwrite),
     ]
     check_new_files(new, [data, *checkpoint_files(model)])
+    # What is wrong with the data is told before the model is loaded.
+    datasets.check_place(data, split=split, rows=rows)
     persist_compiled_programs()
     loaded: Any = load(model, dtype=dtype.value)
     if not isinstance(loaded, Captioner | Classifier | TextGenerator):
@@ -144,14 +147,14 @@ def evaluate(
         examples, unknown = known(loaded.labels, examples, data)
         if unknown:
             few = f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}"
-            print(
+            tell(
                 f"captax: left out {plural(every - len(examples), 'picture')} of "
                 f"{plural(len(unknown), 'class', 'classes')} that the model does not have ({few})",
-                file=sys.stderr,
+                sys.stderr,
             )
         labelled = run(loaded, examples, batch_size=batch_size, progress=True)
         for line in labelled.lines():
-            print(line)
+            tell(line)
         content, speed = labelled.content(), labelled.pictures_per_second
         if confusion is not None:
             plot_confusion(confusion, labelled.confusion, labelled.labels)

@@ -18,7 +18,7 @@ from captax.data.example import DataError, Example
 from captax.data.labelled import LabelledExample, class_names, open_labelled
 from captax.data.mix import mix
 from captax.data.pairs import Pair, open_pairs
-from captax.data.sources import open
+from captax.data.sources import check_place, open
 from captax.data.splits import split_by_hash, take_rows
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "PackedCaptions",
     "Pair",
     "batched",
+    "check_place",
     "class_names",
     "epoch_order",
     "epoch_size",

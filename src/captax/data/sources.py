@@ -25,7 +25,7 @@ from captax.data.huggingface import (
 )
 from captax.data.repository import HubName, hub_name
 from captax.data.shards import find_shards, read_shards
-from captax.data.splits import split_name
+from captax.data.splits import split_name, take_rows
 from captax.files import is_special
 
 SIDECARS = "folder with a .txt beside each picture"
@@ -75,6 +75,28 @@ def open(
     if not found:
         raise SplitError(f"{path}: no pictures{f' in its {split} split' if split else ''}")
     return found
+
+
+def check_place(path: str | Path, *, split: str | None = None, rows: str | None = None) -> None:
+    """Check that there is something at a path, before work that takes long is done for it.
+
+    Args:
+        path: of a dataset of captions, labels or pairs, as `open` takes it.
+        split: the name of a split; whether the dataset has it is not looked at.
+        rows: a slice, as `take_rows` takes it.
+
+    Raises:
+        DataError: nothing is there, the hub has no such dataset, or there is no such name of a
+            split or no such slice.
+    """
+    if split is not None:
+        split_name(split)
+    take_rows((), rows)
+    where = find_rows(path)
+    if not isinstance(where, Path) or where.exists():
+        return
+    if not any(shard.is_file() for shard in find_shards(where)):
+        raise DataError(f"{path}: no such directory or file; give the path of a dataset")
 
 
 def recognise(path: str | Path, *, images: str | Path | None = None) -> DatasetLayout:
