@@ -88,6 +88,9 @@ def test_what_cannot_be_uploaded_says_how_to_do_it_later(
     best = save(tmp_path / "best", "model")
     Pusher("me/dogs", tmp_path).finish(best)  # as a run that goes on has nothing better
     assert f"upload it later: captax push {best} me/dogs\n" in capsys.readouterr().out
+    best = save(tmp_path / "the best", "model")
+    Pusher("me/dogs", tmp_path, private=True).finish(best)
+    assert f"captax push '{best}' me/dogs --private\n" in capsys.readouterr().out
 
 
 # The library's own way of putting a file, without its store.

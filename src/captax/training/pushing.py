@@ -1,6 +1,7 @@
 """Uploads a run's best model to the Hugging Face hub while the run goes on."""
 
 import os
+import shlex
 import shutil
 import threading
 from pathlib import Path
@@ -63,7 +64,8 @@ class Pusher:
         if self._pushed:
             tell(f"the best model is on the hub as {self.name}")
         else:
-            tell(f"upload it later: captax push {directory} {self.name}")
+            private = " --private" if self.private else ""
+            tell(f"upload it later: captax push {shlex.quote(str(directory))} {self.name}{private}")
 
     def _work(self) -> None:
         while True:
