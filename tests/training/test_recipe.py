@@ -210,8 +210,17 @@ def test_a_variant_of_a_variant_and_of_a_recipe_by_name(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("name: small\nbase: small.yaml", "its base leads back to itself (small.yaml -> "),
-        ("name: small\nbase: absent.yaml", "absent.yaml: there is no such recipe file; give"),
-        ("name: small\nbase: absent", "there is no recipe 'absent'; give a .yaml file or one of"),
+        ("name: small\nbase: sub/../small.yaml", "its base leads back to itself (small.yaml -> "),
+        ("name: small\nbase: link.yaml", "its base leads back to itself (small.yaml -> "),
+        (
+            "name: small\nbase: absent.yaml",
+            "base of small.yaml: absent.yaml: there is no such recipe file; give",
+        ),
+        (f"name: small\nbase: {'a' * 300}.yaml", "aaa.yaml: there is no such recipe file; give"),
+        (
+            "name: small\nbase: absent",
+            "base of small.yaml: there is no recipe 'absent'; give a .yaml file or one of",
+        ),
         ("name: small\nbase: [finetune]", "base is ['finetune']; give the name of a recipe"),
         ("base: finetune", "name is missing; write it in the recipe"),  # it is not its base's
     ],
@@ -219,7 +228,9 @@ def test_a_variant_of_a_variant_and_of_a_recipe_by_name(tmp_path: Path) -> None:
 def test_a_base_that_cannot_be_is_refused(
     write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
-    monkeypatch.chdir(Path(write(text)).parent)
+    monkeypatch.chdir(folder := Path(write(text)).parent)
+    (folder / "sub").mkdir()
+    (folder / "link.yaml").symlink_to("small.yaml")
     assert message in error_of("small.yaml", "data.root=.")
 
 

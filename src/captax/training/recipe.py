@@ -3,6 +3,7 @@
 import difflib
 import itertools
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
@@ -18,7 +19,7 @@ from pydantic_core import PydanticKnownError
 from captax.checkpoints.names import BUILT_IN, FORMER_NAMES
 from captax.data.splits import ROWS
 from captax.errors import CaptaxError, plain, plural, quoted
-from captax.files import CONFIG_LIMIT, read_text
+from captax.files import CONFIG_LIMIT, is_file, read_text
 from captax.hub import is_dataset
 
 
@@ -504,15 +505,16 @@ def _read(name: str, variants: tuple[str, ...] = ()) -> dict[str, Any]:
     A recipe with a `base` states only its differences: parts of sections take the place of the
     base's, and all else, lists too, replaces what is there. Its name is its own.
     """
-    if name in variants:
+    if _place(name) in map(_place, variants):
         told = " -> ".join((*variants, name))
         raise RecipeError(f"recipe {variants[0]}: its base leads back to itself ({told})")
+    named = f"base of {variants[-1]}: " if variants else ""
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
-        if not path.is_file():
+        if not is_file(path):
             raise RecipeError(
-                f"{path}: there is no such recipe file; give the path of a .yaml file, or one of "
-                f"{', '.join(recipe_names())}"
+                f"{named}{path}: there is no such recipe file; give the path of a .yaml file, or "
+                f"one of {', '.join(recipe_names())}"
             )
         try:
             text = read_text(path, limit=CONFIG_LIMIT)
@@ -524,7 +526,9 @@ def _read(name: str, variants: tuple[str, ...] = ()) -> dict[str, Any]:
         text = (resources.files("captax") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     else:
         known = ", ".join(recipe_names())
-        raise RecipeError(f"there is no recipe {quoted(name)}; give a .yaml file or one of {known}")
+        raise RecipeError(
+            f"{named}there is no recipe {quoted(name)}; give a .yaml file or one of {known}"
+        )
     try:
         fields = _parse(text)
     except ValueError as error:
@@ -540,6 +544,12 @@ def _read(name: str, variants: tuple[str, ...] = ()) -> dict[str, Any]:
         base = str(Path(name).parent / base)
     below = _read(base, (*variants, name))
     return _merged({key: below[key] for key in below if key not in ("name", "description")}, whole)
+
+
+def _place(name: str) -> str:
+    """What tells a recipe from others: its name, or where its file is, which has many paths."""
+    there = name.endswith((".yaml", ".yml")) and is_file(Path(name))
+    return os.path.realpath(name) if there else name
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
