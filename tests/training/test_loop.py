@@ -17,7 +17,7 @@ from captax.errors import CaptaxError
 from captax.training import loop
 from captax.training.checkpoints import RunCheckpoints
 from captax.training.learning_task import DevResult
-from captax.training.loop import train
+from captax.training.loop import ranked, train
 from captax.training.lora import merge_lora
 from captax.training.recipe import Recipe, RecipeError
 from captax.training.tasks import make_task
@@ -525,3 +525,14 @@ def test_folders_of_a_run_do_not_lead_out(recipe: Recipe, tmp_path: Path, name: 
     ):
         train(recipe, out)
     assert not list(outside.iterdir())
+
+
+def test_what_is_not_a_number_is_the_worst_score() -> None:
+    """As float16 may make it; compared as it is, the first such model would stay the best."""
+    nan = float("nan")
+    bad = ranked({"loss": nan}, "loss")
+    assert bad < ranked({"loss": 9e9}, "loss") < ranked({"loss": 1.0}, "loss")
+    assert not bad > bad
+    assert ranked({"accuracy": 0.5, "loss": nan}, "accuracy") < ranked(
+        {"accuracy": 0.5, "loss": 9.0}, "accuracy"
+    )

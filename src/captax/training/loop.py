@@ -621,8 +621,7 @@ class _Run:
     def _judge(self, stage: Stage, trained: Parameters, found: DevResult) -> None:
         """Log scores, show some of the outputs, keep the model if it is the best."""
         progress, scores = self.progress, found.scores
-        sign = -1 if self.metric in LOWER_IS_BETTER else 1
-        score = [sign * scores[self.metric], -scores["loss"]]
+        score = ranked(scores, self.metric)
         better = progress.best is None or score > progress.best
         progress.evaluations_since = 0 if better else progress.evaluations_since + 1
         if better:
@@ -659,6 +658,16 @@ class _Run:
         curves = self.out / "curves.png"
         records, title = self.log.records, self.recipe.name
         _attempt(lambda: plot_curves(curves, records, title=title, metric=self.metric))
+
+
+def ranked(scores: Mapping[str, float], metric: str) -> list[float]:
+    """A metric and the loss, which decides between equal scores; higher is better.
+
+    What is not a number is worse than any number: compared as it is, it would stay the best.
+    """
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    found = (sign * scores[metric], -scores["loss"])
+    return [-math.inf if math.isnan(each) else each for each in found]
 
 
 def _told(name: str, value: float) -> str:
