@@ -81,6 +81,38 @@ def test_a_failure_is_told_once_and_tried_again_at_the_end(
     assert told.endswith("the best model is on the hub as me/dogs\n")
 
 
+def test_the_newest_is_tried_again_if_the_one_before_it_arrived(
+    uploads: Uploads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space left")
+
+    uploads.open.clear()
+    pusher, best = Pusher("me/dogs", tmp_path), tmp_path / "best"
+    pusher.push(save(best, "first"), "Step 1")
+    assert uploads.begun.wait(10)
+    with monkeypatch.context() as patch:
+        patch.setattr(pushing, "_link", full)
+        pusher.push(save(best, "second"), "Step 2")
+    uploads.open.set()
+    pusher.finish(best)
+    assert [text for _, text in uploads.done] == ["first", "second"]
+
+
+def test_snapshots_are_not_made_through_a_link(
+    uploads: Uploads, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run := tmp_path / "run").mkdir()
+    (other := tmp_path / "other").mkdir()
+    (run / ".pushing").symlink_to(other)
+    pusher, best = Pusher("me/dogs", run), save(run / "best", "model")
+    pusher.push(best, "Step 1")
+    assert not list(other.iterdir())
+    assert "warning: the best model was not uploaded" in capsys.readouterr().out
+    pusher.finish(best)
+    assert [text for _, text in uploads.done] == ["model"]
+
+
 def test_what_cannot_be_uploaded_says_how_to_do_it_later(
     uploads: Uploads, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,10 +25,10 @@ class Pusher:
     def __init__(self, name: str, folder: Path, *, private: bool = False):
         """`name` is the repository's; snapshots are kept in the run's `folder`."""
         self.name, self.private = name, private
-        self._snapshots = folder / _SNAPSHOTS
+        self._folder, self._snapshots = folder, folder / _SNAPSHOTS
         shutil.rmtree(self._snapshots, ignore_errors=True)  # what a killed run left
         self._lock = threading.Lock()
-        self._waiting: tuple[Path, str] | None = None
+        self._waiting: tuple[int, Path, str] | None = None
         self._thread: threading.Thread | None = None
         self._count = 0
         self._pushed = self._told = False
@@ -38,14 +38,14 @@ class Pusher:
         self._count += 1
         snapshot = self._snapshots / str(self._count)
         try:
-            _link(directory, snapshot)
+            _link(directory, snapshot, inside=self._folder)
         except (OSError, CaptaxError) as error:
             self._failed(error)
             return
         with self._lock:
             if self._waiting is not None:
-                shutil.rmtree(self._waiting[0], ignore_errors=True)
-            self._waiting = snapshot, message
+                shutil.rmtree(self._waiting[1], ignore_errors=True)
+            self._waiting = self._count, snapshot, message
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="captax-push", daemon=True)
                 self._thread.start()
@@ -59,7 +59,7 @@ class Pusher:
             thread.join()
         if not self._pushed and directory.is_dir():
             self._told = False
-            self._upload(directory, "Upload with captax")
+            self._upload(self._count, directory, "Upload with captax")
         shutil.rmtree(self._snapshots, ignore_errors=True)
         if self._pushed:
             tell(f"the best model is on the hub as {self.name}")
@@ -73,18 +73,18 @@ class Pusher:
                 if self._waiting is None:
                     self._thread = None
                     return
-                (snapshot, message), self._waiting = self._waiting, None
-            self._upload(snapshot, message)
+                (number, snapshot, message), self._waiting = self._waiting, None
+            self._upload(number, snapshot, message)
             shutil.rmtree(snapshot, ignore_errors=True)
 
-    def _upload(self, directory: Path, message: str) -> None:
+    def _upload(self, number: int, directory: Path, message: str) -> None:
         # Start-up time: huggingface_hub takes 0.4 s.
         from huggingface_hub.utils import disable_progress_bars
 
         disable_progress_bars()  # they would break the run's own
         try:
             push(directory, self.name, private=self.private, message=message)
-            self._pushed = True
+            self._pushed = number == self._count  # a newer one may have found no room on the disk
         except Exception as error:  # whatever it is, the training goes on
             self._failed(error)
 
@@ -95,12 +95,12 @@ class Pusher:
             tell(f"warning: the best model was not uploaded: {error}; it is tried again at the end")
 
 
-def _link(directory: Path, snapshot: Path) -> None:
+def _link(directory: Path, snapshot: Path, *, inside: Path) -> None:
     """Make a folder with the same files, which take no room on the disk where that is possible."""
     for path in sorted(directory.rglob("*")):
         if path.is_file() and not path.name.startswith("."):
             target = snapshot / path.relative_to(directory)
-            make_folder(target.parent)
+            make_folder(target.parent, inside=inside)
             try:
                 os.link(path, target)
             except OSError:  # the file system has no hard links
