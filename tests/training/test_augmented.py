@@ -68,6 +68,12 @@ def test_a_picture_that_cannot_be_read_is_told(recipe: Recipe, root: Path) -> No
     assert second.title == "shapes/7: unchanged"
 
 
-def test_texts_have_no_views(recipe: Recipe) -> None:
+def test_texts_have_no_views() -> None:
     with pytest.raises(RecipeError, match="has no pictures; leave out --augmented"):
-        next(augmented_rows(recipe.model_copy(update={"task": "rewrite"}), 1))
+        recipe_for("bert2bert", "pairs", "train")
+
+
+@pytest.mark.parametrize("name", ["it's", 'a "b" it\'s', "back\\slash", "köln 🐕", "a: b, #{c}]"])
+def test_a_folder_may_have_any_name(name: str) -> None:
+    [source] = recipe_for("flickr8k-vit", f"/data/{name}", "validation").data.train
+    assert (source.path, source.split) == (f"/data/{name}", "validation")

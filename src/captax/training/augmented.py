@@ -1,5 +1,6 @@
 """Training pictures as a recipe's views show them to the model."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,12 +22,15 @@ def recipe_for(name: str, path: str, split: str, overrides: Sequence[str] = ()) 
 
     `overrides` are those of `load_recipe`.
 
-    Raises `RecipeError` for a recipe that does not exist or is wrong.
+    Raises `RecipeError` for a recipe that does not exist, is wrong or learns texts.
     """
     place = path if is_dataset(path) else str(Path(path).absolute())
-    source = f"[{{path: {place!r}, split: {split}}}]"
+    source = json.dumps([{"path": place, "split": split}], ensure_ascii=False)  # it is YAML too
     data = ("data.root=.", f"data.train={source}", f"data.dev={source}")
-    return load_recipe(name, [*overrides, *data])
+    recipe = load_recipe(name, [*overrides, *data])
+    if recipe.task == "rewrite":
+        raise RecipeError("a recipe with task: rewrite has no pictures; leave out --augmented")
+    return recipe
 
 
 def augmented_rows(recipe: Recipe, count: int) -> Iterator[SheetRow]:
@@ -35,10 +39,8 @@ def augmented_rows(recipe: Recipe, count: int) -> Iterator[SheetRow]:
     Views are numbered as in training: the first one, 0, is unchanged, and a stage with `views` sees
     so many. The pictures are spread over the data.
 
-    Raises `RecipeError` for a recipe that learns texts, and what `make_task` raises.
+    Raises what `make_task` raises.
     """
-    if recipe.task == "rewrite":
-        raise RecipeError("a recipe with task: rewrite has no pictures; leave out --augmented")
     task = make_task(recipe, open_examples(recipe, skip=True))
     pictures = task.pictures
     kept = recipe.stages[0].views
