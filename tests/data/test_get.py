@@ -292,6 +292,23 @@ def test_two_processes_do_not_fetch_at_once(
     assert str(other).endswith("food-101: another process fetches it; wait for it")
 
 
+def test_what_another_process_made_meanwhile_is_left_as_it_is(
+    food101: Public, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended between a look at the folder and the lock."""
+    hold = get.hold
+
+    def late(*given: Any, **more: Any) -> Any:
+        monkeypatch.setattr(get, "hold", hold)
+        get.get(food101, tmp_path)
+        given[0].parent.mkdir()
+        return hold(*given, **more)
+
+    monkeypatch.setattr(get, "hold", late)
+    place = get.get(food101, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [place.name]
+
+
 def test_a_mirror_is_a_web_address(food101: Public, server: Server, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no mirror; give a URL that begins with http"):
         get.get(food101, tmp_path, mirror=tmp_path.as_uri())

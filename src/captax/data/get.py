@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import http.client
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -14,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -33,6 +35,7 @@ _MEGABYTE = 1_000_000
 _PATIENCE = 60  # seconds in which a server must send something
 _TRIES, _PAUSE = 5, 1.0  # connections in a row that bring nothing, and seconds before the second
 _MOST_FILES, _MOST_BYTES = 500_000, 20 * 2**30  # what a dataset may unpack to
+_SIZE = re.compile(r"[0-9]{1,18}")
 _JUNK = ("__MACOSX", ".DS_Store")
 
 
@@ -166,6 +169,9 @@ def get(dataset: Public, folder: Path, *, mirror: str | None = None) -> Path:
     except Timeout:
         raise DataError(f"{place}: another process fetches it; wait for it") from None
     try:
+        if is_there(dataset, folder):  # another process has made it meanwhile
+            shutil.rmtree(arrived, ignore_errors=True)
+            return place
         files = [_download(archive, arrived, mirror) for archive in dataset.archives]
         unpacked = arrived / "unpacked"
         shutil.rmtree(unpacked, ignore_errors=True)  # what a killed process left
@@ -175,11 +181,12 @@ def get(dataset: Public, folder: Path, *, mirror: str | None = None) -> Path:
         told = "".join(f"{archive.url} {archive.hash}\n" for archive in dataset.archives)
         write_text(unpacked / SOURCE, told, own=True)
         unpacked.rename(place)
+        # Still locked: what the next process begins to fetch is not removed.
+        shutil.rmtree(arrived, ignore_errors=True)
     except OSError as error:
         raise unwritable(place, error) from None
     finally:
         lock.release()
-    shutil.rmtree(arrived, ignore_errors=True)
     return place
 
 
@@ -240,7 +247,7 @@ def _receive(archive: Archive, url: str, partial: Path) -> None:
                     file.truncate(0)
                     have = 0
                 length = answer.headers.get("Content-Length")
-                total = have + int(length) if length and length.isdecimal() else archive.size
+                total = have + int(length) if _SIZE.fullmatch(length or "") else archive.size
                 if archive.size is not None and total != archive.size:
                     raise DataError(
                         f"{url}: has {total or 0:,} bytes and should have {archive.size:,}; give "
@@ -336,7 +343,13 @@ def _unpack(archive: Archive, path: Path, into: Path, room: list[int]) -> None:
                 bar.update(max(0, packed.tell() // _MEGABYTE - bar.done))
     except FileExistsError as error:
         raise DataError(f"{path}: holds {error.filename} twice; remove it") from None
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+    ) as error:
         raise DataError(f"{path}: is damaged ({error}); remove it") from None
     finally:
         bar.close()
