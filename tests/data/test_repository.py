@@ -233,6 +233,13 @@ def test_a_dataset_names_no_file_of_this_machine(
         open_labelled("hf://me/food")
 
 
+def test_a_commit_is_no_path(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repositories["datasets/me/walls"] = Repository({"main": {"a.parquet": b""}})
+    monkeypatch.setattr(Repository, "commit", staticmethod(lambda files: "../../../elsewhere"))
+    with pytest.raises(DataError, match=r"hf://me/walls: .* names no commit of it"):
+        captax.data.open("hf://me/walls")
+
+
 def test_folders_of_pictures_are_checked(hub: FakeHub, picture: Picture) -> None:
     classes = {f"{color}/{i}.png": picture(color) for color in ("red", "blue") for i in range(9)}
     beside = {"a.png": picture("red"), "a.txt": b"Red", "b.txt": b"Blue"}

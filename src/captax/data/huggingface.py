@@ -286,7 +286,9 @@ def _read(where: str, load: Callable[[Any], Any]) -> Any:
     except DataError:
         raise
     except Exception as error:  # the library raises its own, the hub's, Arrow's and Python's
-        reason = " ".join(str(error).split()) or type(error).__name__
+        # The library tells what is wrong only in the cause of its error.
+        cause = error.__cause__ or error
+        reason = " ".join(str(cause).split()) or type(cause).__name__
         raise DataError(f"{where}: the datasets library cannot read it: {reason}") from error
 
 

@@ -346,6 +346,9 @@ def _listing(name: HubName, revision: str | None, *, missing_ok: bool = False) -
         for file in info.siblings or []
         if not {"..", ""} & set(file.rfilename.split("/"))
     ]
+    # It becomes a part of paths in the cache.
+    if not re.fullmatch("[0-9a-f]{40}", str(info.sha)):
+        raise DataError(f"{name}: {hub.endpoint()} names no commit of it; check HF_ENDPOINT")
     listing = Listing(str(info.sha), files, configs if isinstance(configs, list) else [])
     try:
         write_text(_kept(name, revision), json.dumps(dataclasses.asdict(listing)), own=True)
