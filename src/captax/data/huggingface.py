@@ -127,7 +127,9 @@ class Rows:
             return list(self.splits)
         names = [name for name in self.splits if SPLIT_NAMES.get(name) == split]
         if not names:
-            refuse_absent(split, {SPLIT_NAMES.get(each, each) for each in self.splits}, self.where)
+            refuse_absent(
+                split, {SPLIT_NAMES.get(each, each) for each in self.splits if each}, self.where
+            )
         return names
 
     def smallest(self, split: str | None = None) -> Any:
