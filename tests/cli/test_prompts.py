@@ -64,9 +64,12 @@ def test_each_picture_is_asked_with_its_own_facts(run: Run, asked: Path, picture
         assert record["caption"] == want.text and record["facts"] == told
         assert record["score"] == pytest.approx(want.score, abs=1e-4)
     assert "exif.year: 2021" in Path("x.html").read_text()
-    assert (
-        "made with other settings" not in run("caption", pictures, *options, "--out", "x.jsonl").err
-    )
+    again = ("caption", pictures, *options, "--out", "x.jsonl")
+    result = run(*again)
+    assert result.code == 0 and "other settings" not in result.err
+    Path("notes.csv").write_text("file,note\na.jpg,green\n")
+    refused = run(*again)
+    assert refused.code == 2 and "begun with other settings (facts was" in refused.err
 
 
 def test_copies_have_the_facts_of_what_was_asked(run: Run, asked: Path, pictures: Path) -> None:

@@ -184,7 +184,7 @@ def item(name: str, place: str, image: Any = b"") -> Item:
     return Item(name, image, PurePosixPath(place))
 
 
-def test_rows_are_found_by_path_or_by_a_name_that_is_alone(table: Path) -> None:
+def test_rows_are_found_by_path_or_by_folder_and_name(table: Path) -> None:
     facts = facts_for("{csv.note} {csv.n}", table, ())
     assert facts is not None
 
@@ -193,12 +193,34 @@ def test_rows_are_found_by_path_or_by_a_name_that_is_alone(table: Path) -> None:
 
     assert note(item("photos/a.jpg", "a.jpg")) == "first"
     assert note(item("photos/sub/b.jpg", "sub/b.jpg")) == "second"
-    assert note(item("other/b.jpg", "other/b.jpg")) == "second"
+    assert note(item("z.zip/elsewhere/sub/b.jpg", "z/elsewhere/sub/b.jpg")) == "second"
+    assert note(item("other/b.jpg", "other/b.jpg")) is None
     assert note(item("photos/y/c.jpg", "y/c.jpg")) == "fourth"
     assert note(item("c.jpg", "c.jpg")) is None
     path = table.parent / "x" / "c.jpg"
     assert note(item("c.jpg", "c.jpg", path)) == "third"
-    assert facts.values(item("b.jpg", "b.jpg"), b"", ["csv.n"]) == {}
+    assert facts.values(item("sub/b.jpg", "sub/b.jpg"), b"", ["csv.n"]) == {}
+
+
+def test_tables_of_other_machines_name_pictures(table: Path) -> None:
+    table.write_text("file,note\nC:\\x\\a.jpg,first\n/old/y/a.jpg,second\n/new/y/a.jpg,third\n")
+    facts = facts_for("{csv.note}", table, ())
+    assert facts is not None
+    assert facts.values(item("x/a.jpg", "x/a.jpg"), b"", ["csv.note"]) == {"csv.note": "first"}
+    for other in ("a.jpg", "y/a.jpg", "z/a.jpg"):
+        assert facts.values(item(other, other), b"", ["csv.note"]) == {}
+
+
+def test_a_digest_says_whether_facts_change(table: Path) -> None:
+    def digest(prompt: str) -> str:
+        facts = facts_for(prompt, table, ())
+        assert facts is not None
+        return facts.digest
+
+    note, both = digest("{csv.note}"), digest("{csv.note} {csv.n}")
+    table.write_text(table.read_text().replace("first,1", "first,2"))
+    assert digest("{csv.note}") == note
+    assert digest("{csv.note} {csv.n}") != both
 
 
 def test_the_columns_of_a_list_are_facts() -> None:
@@ -229,5 +251,13 @@ def test_tables_that_cannot_be_used_are_refused(table: Path, tmp_path: Path) -> 
     table.write_text("file,note\na.jpg,1\na.jpg,2\n")
     with pytest.raises(CaptaxError, match=r"line 3: 'a.jpg' has a row already"):
         facts_for("{csv.note}", table, ())
+    table.write_text("file,note\n,1\n")
+    with pytest.raises(CaptaxError, match=r"line 2: names no picture"):
+        facts_for("{csv.note}", table, ())
+    table.write_text("file,note\n")
+    with pytest.raises(CaptaxError, match=r"notes.csv: has no rows"):
+        facts_for("{csv.note}", table, ())
+    with pytest.raises(CaptaxError, match=r"notes.parquet: is no table; use one of .jsonl"):
+        facts_for("{csv.note}", table.with_suffix(".parquet"), ())
     with pytest.raises(CaptaxError, match=r"none.csv"):
         facts_for("{csv.note}", tmp_path / "none.csv", ())

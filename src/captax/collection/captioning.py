@@ -97,7 +97,7 @@ class CaptionOptions(PictureOptions):
     def settings(self) -> dict[str, Any]:
         told = {} if self.hints is None else {"hints": str(self.hints.folder.absolute())}
         if self.facts is not None and self.facts.file is not None:
-            told["facts"] = str(self.facts.file.absolute())
+            told["facts"] = f"{self.facts.file.absolute()}, {self.facts.digest}"
         return {**super().settings(), **told}
 
     def asked(self, item: Item, source: Path | bytes) -> tuple[str | None, dict[str, str | None]]:

@@ -5,9 +5,12 @@ length, in which no character is left that markers of prompt formats are made of
 """
 
 import dataclasses
+import hashlib
+import json
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +19,7 @@ from captax.collection.item import LISTS, Item
 from captax.collection.lists import COLUMNS
 from captax.collection.metadata import NAMES, metadata_of
 from captax.collection.record import cell
-from captax.data.tables import find_column, read_records
+from captax.data.tables import TABLE_SUFFIXES, find_column, read_records
 from captax.errors import OptionError, nearest, quoted
 
 MOST = 500  # characters of a fact
@@ -83,10 +86,12 @@ class Facts:
         file: the table, if there is one; without it, the rows are those of the list that names the
             pictures.
         rows: its rows, by the pictures that they name.
+        digest: what its rows say, as a number that is another one if they change.
     """
 
     file: Path | None = None
     rows: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict, repr=False)
+    digest: str = ""
 
     def values(self, item: Item, source: Path | bytes, names: list[str]) -> dict[str, str]:
         """The facts of those names that a picture has; `source` is its file or its bytes."""
@@ -100,16 +105,17 @@ class Facts:
     def _row(self, item: Item) -> Mapping[str, Any]:
         path = item.path
         names = [item.name, str(item.place), *([] if path is None else [_absolute(path)])]
-        names.append(PurePosixPath(item.place).name)
+        names += [_end(names[-1]), PurePosixPath(item.place).name]
         return next((self.rows[name] for name in names if name in self.rows), {})
 
 
 def facts_for(prompt: str, file: Path | None, sources: tuple[str, ...]) -> Facts | None:
     """Where the facts of a prompt come from; None if it has none.
 
-    `file` is a table with a row for each picture, which it names as lists do: by a path, or by the
-    name of the file if only one row has that. Raises `OptionError` for names that are not known,
-    and `CaptaxError` for a table that cannot be read.
+    `file` is a table with a row for each picture. It names a picture by a path, of which the last
+    folder and the file's name are enough if only one row has both, or by the file's name alone.
+    Raises `OptionError` for names that are not known, and `CaptaxError` for a table that cannot be
+    read.
     """
     names = names_in(prompt)
     columns = [name for name in names if name.startswith(CSV)]
@@ -127,30 +133,48 @@ def facts_for(prompt: str, file: Path | None, sources: tuple[str, ...]) -> Facts
         return Facts() if names else None
     if not columns:
         raise OptionError("--facts only applies to prompts with {csv.COLUMN}; add one to --prompt")
+    if file.suffix.lower() not in TABLE_SUFFIXES:
+        raise OptionError(f"{file}: is no table; use one of {', '.join(TABLE_SUFFIXES)}")
     rows, known = _rows_of(file)
-    for name in columns:
-        if name.removeprefix(CSV) not in known:
-            hint = nearest(name.removeprefix(CSV), known)
-            raise OptionError(f"{file}: has no column {quoted(name.removeprefix(CSV))}{hint}")
-    return Facts(file, rows)
+    if not rows:
+        raise OptionError(f"{file}: has no rows; write one for each picture")
+    wanted = [name.removeprefix(CSV) for name in columns]
+    for name in wanted:
+        if name not in known:
+            raise OptionError(f"{file}: has no column {quoted(name)}{nearest(name, known)}")
+    said = [[picture, *(cell(row.get(name)) for name in wanted)] for picture, row in rows.items()]
+    digest = hashlib.blake2b(json.dumps(said).encode(), digest_size=8).hexdigest()
+    return Facts(file, _by_names(file, rows), digest)
 
 
 def _rows_of(file: Path) -> tuple[dict[str, Mapping[str, Any]], list[str]]:
-    """The rows of a table by the names of their pictures, and the columns."""
+    """The rows of a table by the pictures that it names, and the columns."""
     rows: dict[str, Mapping[str, Any]] = {}
-    short: dict[str, Mapping[str, Any] | None] = {}  # by the names of files, if only one has it
     known: dict[str, None] = {}
     for where, record in read_records(file):
         known |= dict.fromkeys(record)
         picture = cell(record[find_column(where, list(record), COLUMNS)]).strip()
+        if not picture:
+            raise OptionError(f"{where}: names no picture; fill in the path, or delete the row")
         if picture in rows:
             raise OptionError(f"{where}: {quoted(picture)} has a row already; remove one")
         rows[picture] = record
-        name = PurePosixPath(picture.replace("\\", "/")).name
-        short[name] = record if name not in short else None
-    beside = {_absolute(file.parent / name): row for name, row in rows.items() if "://" not in name}
-    alone = {name: row for name, row in short.items() if row is not None}
-    return {**alone, **beside, **rows}, list(known)
+    return rows, list(known)
+
+
+def _by_names(file: Path, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Rows by all the names that their pictures may have."""
+    local = {name: row for name, row in rows.items() if "://" not in name}
+    beside = {_absolute(file.parent / name): row for name, row in local.items()}
+    # A table may have been written where the folders lie elsewhere.
+    ends = Counter(map(_end, local))
+    alone = {_end(name): row for name, row in local.items() if ends[_end(name)] == 1}
+    return {**alone, **beside, **rows}
+
+
+def _end(path: str) -> str:
+    """The last folder of a path and the name of the file; only the name if there is no folder."""
+    return "/".join(PurePosixPath(path.replace("\\", "/")).parts[-2:])
 
 
 def _absolute(path: Path) -> str:
