@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from captax.collection.embedded import embedded
 from captax.collection.facts import MOST, Facts, facts_for, filled, names_in, plain
 from captax.collection.item import Item
 from captax.collection.metadata import NAMES, metadata_of
@@ -116,6 +117,83 @@ def test_what_is_damaged_tells_nothing(tmp_path: Path, content: bytes) -> None:
     doctype = b'<!DOCTYPE a [<!ENTITY b "c">]><x xmlns:x="adobe:ns:meta/">&b;</x>'
     (tmp_path / "a.jpg.xmp").write_bytes(doctype)
     assert metadata_of(path, path) == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a(2).jpg.json", "a.jpg(2).json", "a.jpg.supplemental-metadata(2).json"),
+        "a(2).jpg.supplemental-metadata.json",
+    ],
+)
+def test_numbers_stand_where_google_writes_them(tmp_path: Path, name: str) -> None:
+    path = picture(tmp_path / "a(2).jpg")
+    (tmp_path / "a.jpg.json").write_text('{"description": "of another"}')
+    (tmp_path / name).write_text('{"description": "Us"}')
+    assert metadata_of(path, path) == {"takeout.description": "Us"}
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        *({"photoTakenTime": {"timestamp": time}} for time in ("x", 10**30, None)),
+        *(
+            {"geoData": place}
+            for place in (None, {"latitude": 3}, {"latitude": 91, "longitude": 1})
+        ),
+        *({"people": people} for people in (3, [3])),
+    ],
+)
+def test_what_is_damaged_hides_nothing(tmp_path: Path, damaged: dict[str, Any]) -> None:
+    path = picture(tmp_path / "a.jpg")
+    content = {"photoTakenTime": {"timestamp": "1620000000"}, "description": "Us"} | damaged
+    (tmp_path / "a.jpg.json").write_text(json.dumps(content))
+    told = metadata_of(path, path)
+    for name in ("date", "description"):
+        hidden = ("photoTakenTime" in damaged and name == "date") or (
+            damaged.get("people") == 3 and name == "description"
+        )
+        assert (f"takeout.{name}" in told) != hidden
+    assert "takeout.latitude" not in told
+
+
+@pytest.mark.parametrize(
+    ("place", "when"),
+    [
+        ({1: "N", 2: 7, 3: "E", 4: (1.0, 0.0, 0.0)}, "14:32"),
+        ({2: (1.0, 0.0, 0.0), 4: (1.0, 0.0, 0.0)}, "24:00"),
+        ({1: "N", 2: (91.0, 0.0, 0.0), 3: "E", 4: (1.0, 0.0, 0.0)}, "14:60"),
+    ],
+)
+def test_a_place_that_is_none_hides_no_camera(
+    tmp_path: Path, place: dict[int, Any], when: str
+) -> None:
+    path, exif = tmp_path / "a.jpg", Image.Exif()
+    exif[0x0110], exif[0x0132] = "X100", f"2021:05:03 {when}:10"
+    exif.get_ifd(0x8825).update(place)
+    Image.new("RGB", (9, 9)).save(path, exif=exif)
+    told = metadata_of(path, path)
+    assert told.pop("exif.time", "") == ("14:32" if when == "14:32" else "")
+    assert told == {"exif.camera": "X100", "exif.date": "2021-05-03", "exif.year": "2021"}
+
+
+def test_pixels_of_a_png_are_not_decoded(
+    exiftool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = picture(tmp_path / "a.png")
+    exif_written(exiftool, path, "-XMP-photoshop:City=Bonn", "-XMP-dc:Description=A day")
+    written = path.read_bytes()
+    chunk = written[written.index(b"iTXt") - 4 : written.index(b"IDAT") - 4]
+    rest = written.replace(chunk, b"")
+    path.write_bytes(rest[:-12] + chunk + rest[-12:])  # other programs write it after the pixels
+    assert path.read_bytes().index(b"IDAT") < path.read_bytes().index(b"Bonn")
+
+    def decode(image: Image.Image) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", decode)
+    assert metadata_of(path, path)["iptc.city"] == "Bonn"
+    assert embedded(path) == "A day"
 
 
 def test_zeros_are_no_date(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The description inside a picture's own file, read without exiftool."""
 
 import contextlib
+import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from captax.files import open_regular
 _IMAGE_DESCRIPTION, _XMP = 0x010E, 700  # tags of EXIF and TIFF
 _CAPTION = (2, 120)  # IPTC's Caption-Abstract
 _XMP_LIMIT = 2**24  # bytes
+_PNG_KEPT = (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"IEND")
 
 # What cameras write as the description of every picture.
 _CAMERA_TEXTS = frozenset(
@@ -42,7 +45,7 @@ def embedded(picture: Path) -> str:
     """
     with contextlib.suppress(OSError), open_regular(picture) as file:
         try:
-            image = Image.open(file)
+            image = open_for_metadata(file)
         except Exception:  # damaged pictures, for which Pillow raises nearly anything
             return ""
         for read in (_exif, _iptc, _xmp):
@@ -53,8 +56,33 @@ def embedded(picture: Path) -> str:
     return ""
 
 
+def open_for_metadata(file: Any) -> ImageFile.ImageFile:
+    """The picture in an open file, with metadata, whose pixels need not be there.
+
+    Raises nearly anything for damaged pictures. Of a PNG, metadata may stand after the pixels, and
+    Pillow would decode these to come to them.
+    """
+    image = Image.open(file)
+    if image.format != "PNG":
+        return image
+    file.seek(0)
+    parts, size = [file.read(8)], 0
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind in _PNG_KEPT and (size := size + length) <= 2 * _XMP_LIMIT:
+            parts += head, file.read(length + 4)
+        else:
+            file.seek(length + 4, io.SEEK_CUR)
+    return Image.open(io.BytesIO(b"".join(parts)))
+
+
+def exif_of(image: Image.Image) -> Image.Exif:
+    """The EXIF of a picture that is opened for metadata."""
+    return Image.Image.getexif(image)  # that of PNG's class decodes pixels
+
+
 def _exif(image: Image.Image) -> str:
-    value: Any = image.getexif().get(_IMAGE_DESCRIPTION, "")
+    value: Any = exif_of(image).get(_IMAGE_DESCRIPTION, "")
     if isinstance(value, str):  # Pillow reads every byte as a character
         value = value.encode("latin-1", errors="replace")
     return text_of(value)
@@ -77,7 +105,7 @@ def xmp_in(image: Image.Image) -> bytes:
     """The XMP document in a picture's file, b"" if there is none or it is too large."""
     value: Any = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     if value is None and image.format == "TIFF":
-        value = image.getexif().get(_XMP)
+        value = exif_of(image).get(_XMP)
     if isinstance(value, str):
         value = value.encode()
     if not isinstance(value, bytes) or len(value) > _XMP_LIMIT:

@@ -9,7 +9,7 @@ import datetime
 import io
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,13 @@ from lxml import etree
 from PIL import Image, IptcImagePlugin
 
 from captax.collection.description import DescriptionError, nodes_of, sidecar_path
-from captax.collection.embedded import from_camera, text_of, xmp_in
+from captax.collection.embedded import (
+    exif_of,
+    from_camera,
+    open_for_metadata,
+    text_of,
+    xmp_in,
+)
 from captax.files import CONFIG_LIMIT, open_regular, parse_json, read_bytes
 
 _DC = "{http://purl.org/dc/elements/1.1/}"
@@ -31,6 +37,9 @@ _EXT = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
 _REGIONS = "{http://www.metadataworkinggroup.com/schemas/regions/}"
 _MICROSOFT = "{http://ns.microsoft.com/photo/1.2/t/Region#}"
 _SEPARATOR = ", "
+# What data of another form than was expected raise.
+_WRONG = OSError, ValueError, TypeError, AttributeError, LookupError, OverflowError
+_HALVES = {"N": 1, "S": -1, "E": 1, "W": -1}
 
 # IPTC's fields, in its old block and in XMP.
 _FIELDS: dict[str, tuple[int | None, tuple[str, ...]]] = {
@@ -72,7 +81,7 @@ def metadata_of(source: Path | bytes, path: Path | None) -> dict[str, str]:
         # Pillow raises nearly anything for what is damaged.
         stack.enter_context(contextlib.suppress(Exception))
         file: Any = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
-        image = Image.open(stack.enter_context(file))
+        image = open_for_metadata(stack.enter_context(file))
         with contextlib.suppress(Exception):
             exif = _exif(image)
         with contextlib.suppress(Exception):
@@ -92,15 +101,14 @@ def metadata_of(source: Path | bytes, path: Path | None) -> dict[str, str]:
     told["exif.date"] = exif.get("date") or xmp.get("taken", "")
     told["exif.year"] = told["exif.date"][:4]
     if path is not None:
-        wrong = OSError, ValueError, TypeError, AttributeError, LookupError, OverflowError
-        with contextlib.suppress(*wrong):
+        with contextlib.suppress(*_WRONG):
             told |= {f"takeout.{name}": value for name, value in _takeout(path).items()}
     return {name: told[name] for name in NAMES if told.get(name)}
 
 
 def _exif(image: Image.Image) -> dict[str, str]:
-    main: Any = image.getexif()
-    camera, place = main.get_ifd(0x8769), main.get_ifd(0x8825)
+    main: Any = exif_of(image)
+    camera, place = _part(main, 0x8769), _part(main, 0x8825)
     make, model = (_text(main.get(tag)) for tag in (0x010F, 0x0110))
     told = {
         "camera": model if model.lower().startswith(make.lower()) else f"{make} {model}".strip(),
@@ -116,13 +124,22 @@ def _exif(image: Image.Image) -> dict[str, str]:
             told |= {"date": when[0], "time": when[1]}
             break
     for name, tag, most in (("latitude", 2, 90), ("longitude", 4, 180)):
-        parts = [_ratio(part) for part in place.get(tag) or ()]
+        spelt = place.get(tag)
+        parts = [_ratio(part) for part in spelt] if isinstance(spelt, tuple) else []
         degrees = sum(part / 60**i for i, part in enumerate(parts)) if len(parts) == 3 else math.nan
-        sign = -1 if _text(place.get(tag - 1)).upper() in ("S", "W") else 1
+        # Without its half of the earth, a place is none.
+        sign = _HALVES.get(_text(place.get(tag - 1)).upper(), math.nan)
         told[name] = _degrees(sign * degrees, most)
     if not (told["latitude"] and told["longitude"]):
         told["latitude"] = told["longitude"] = ""
     return {name: value for name, value in told.items() if value}
+
+
+def _part(main: Any, tag: int) -> Mapping[int, Any]:
+    """A part of EXIF; what is damaged is empty."""
+    with contextlib.suppress(Exception):
+        return dict(main.get_ifd(tag))
+    return {}
 
 
 def _iptc(image: Any) -> dict[str, str]:
@@ -201,26 +218,49 @@ def _people(nodes: Iterable[etree._Element]) -> str:
 
 
 def _takeout(picture: Path) -> dict[str, str]:
-    name = picture.name
-    # Google cuts the names of these files to 46 characters and their suffix.
-    names = {f"{name}.json", f"{name[:46]}.json", f"{name}.supplemental-metadata.json"}
-    names.add(f"{f'{name}.supplemental-metadata'[:46]}.json")
-    there = [path for each in sorted(names) if (path := picture.with_name(each)).is_file()]
-    if not there:
+    file = next((path for path in _takeout_files(picture) if path.is_file()), None)
+    if file is None:
         return {}
-    content = parse_json(read_bytes(there[0], limit=CONFIG_LIMIT).decode())
-    told = {"description": _text(content.get("description"))}
-    people = [each.get("name") for each in content.get("people", [])]
-    told["people"] = _SEPARATOR.join(each for each in people if isinstance(each, str))
-    taken = content.get("photoTakenTime", {}).get("timestamp")
-    if taken is not None:
-        when = datetime.datetime.fromtimestamp(int(taken), datetime.UTC)
-        told["date"] = when.date().isoformat()
-    place = content.get("geoData", {})
-    if place.get("latitude") or place.get("longitude"):  # zeros stand for none
-        told["latitude"] = _degrees(float(place["latitude"]), 90)
-        told["longitude"] = _degrees(float(place["longitude"]), 180)
+    content = parse_json(read_bytes(file, limit=CONFIG_LIMIT).decode())
+    told: dict[str, str] = {}
+    for part in (_takeout_texts, _takeout_date, _takeout_place):
+        with contextlib.suppress(*_WRONG):
+            told |= part(content)
     return told
+
+
+def _takeout_files(picture: Path) -> Iterator[Path]:
+    """Where Google may have written of a picture.
+
+    It cuts names to 46 characters and their suffix, and writes the number of `a(1).jpg` last.
+    """
+    stem, number = re.fullmatch(r"(.*?)(\(\d+\))?", picture.stem, re.DOTALL).groups("")  # type: ignore[union-attr]
+    names = [(picture.name, "")]
+    if number:
+        names.append((f"{stem}{picture.suffix}", number))
+    for name, last in names:
+        for whole in (name, f"{name}.supplemental-metadata"):
+            yield from (picture.with_name(f"{each}{last}.json") for each in (whole, whole[:46]))
+
+
+def _takeout_texts(content: Any) -> dict[str, str]:
+    people = content.get("people")
+    names = [each.get("name") for each in people if isinstance(each, dict)] if people else []
+    told = _SEPARATOR.join(each for each in names if isinstance(each, str))
+    return {"description": _text(content.get("description")), "people": told}
+
+
+def _takeout_date(content: Any) -> dict[str, str]:
+    taken = int(content["photoTakenTime"]["timestamp"])
+    return {"date": datetime.datetime.fromtimestamp(taken, datetime.UTC).date().isoformat()}
+
+
+def _takeout_place(content: Any) -> dict[str, str]:
+    place = float(content["geoData"]["latitude"]), float(content["geoData"]["longitude"])
+    if not any(place):  # zeros stand for none
+        return {}
+    told = {"latitude": _degrees(place[0], 90), "longitude": _degrees(place[1], 180)}
+    return told if all(told.values()) else {}
 
 
 def _text(value: Any) -> str:
@@ -270,4 +310,5 @@ def _moment(value: str) -> tuple[str, str] | None:
         date = datetime.date(int(found[1]), int(found[2]), int(found[3]))
     except ValueError:  # cameras write zeros where they do not know
         return None
-    return date.isoformat(), f"{found[4]}:{found[5]}" if found[4] else ""
+    known = found[4] and int(found[4]) < 24 and int(found[5]) < 60
+    return date.isoformat(), f"{found[4]}:{found[5]}" if known else ""
