@@ -154,7 +154,8 @@ def test_only_eos_follows_a_stop(
 
 def counting(kind: Callable[[], Tokenizer], most: int) -> Automaton:
     tokenizer = kind()
-    return of_words(most, tokenizer.written, tokenizer.vocab_size + 5, [tokenizer.eos_id])
+    counting = of_words(tokenizer.written, tokenizer.vocab_size + 5, [tokenizer.eos_id])
+    return counting.with_words(most)
 
 
 @every_kind

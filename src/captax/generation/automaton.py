@@ -5,6 +5,7 @@ in all states, so the columns are classes of tokens. Several automata can hold f
 of them lets it end in every state.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -68,6 +69,13 @@ class Automaton:
     def shortest(self) -> int:
         """The fewest tokens of a whole text."""
         return int(self.left[0])
+
+    def with_words(self, most: int) -> "Automaton":
+        """This automaton for texts of at most `most` words, if it counts words."""
+        if self.words is None:
+            return self
+        limit = np.array(min(most, _NEVER), np.int32)
+        return dataclasses.replace(self, words=dataclasses.replace(self.words, most=limit))
 
     def __call__(
         self,
@@ -206,11 +214,11 @@ def avoiding(
     return _made(classes, table, np.zeros(len(table), np.int32))
 
 
-def of_words(most: int, pieces: Sequence[bytes], vocab: int, eos: Sequence[int]) -> Automaton:
-    """The automaton of texts of at most `most` words, which white space divides.
+def of_words(pieces: Sequence[bytes], vocab: int, eos: Sequence[int]) -> Automaton:
+    """The automaton of texts whose words are counted, which white space divides.
 
-    White space is what `str.split` takes for it. A character of several bytes that may yet become a
-    space counts as one of a word until it does.
+    `with_words` says how many there may be. White space is what `str.split` takes for it. A
+    character of several bytes that may yet become a space counts as one of a word until it does.
     """
     spaces = [letter.encode() for letter in map(chr, range(0x3001)) if letter.isspace()]
     begun = dict.fromkeys(space[:n] for space in spaces for n in range(1, len(space)))
@@ -237,7 +245,7 @@ def of_words(most: int, pieces: Sequence[bytes], vocab: int, eos: Sequence[int])
     kinds[list(eos)] = _CLOSES
     kinds, classes = np.unique(3 * classes + kinds, return_inverse=True)
     columns, kinds = kinds // 3, kinds % 3
-    limit = np.array(most, np.int32)
+    limit = np.array(_NEVER, np.int32)
     words = Words(sums[:, columns], kinds == _CLOSES, kinds == _DANGLES, limit)
     return _made(classes, table[:, columns], np.zeros(len(table), np.int32), words)
 

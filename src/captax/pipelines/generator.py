@@ -304,13 +304,14 @@ class Generator:
         if stops := config.stop_strings:
             makers["stops", stops] = lambda apart: self._until(stops, given)
         if (most := config.max_words) is not None:
-            makers["words", most] = lambda apart: of_words(most, self.tokenizer.written, *given)
+            makers["words", ""] = lambda apart: of_words(self.tokenizer.written, *given)
         if not config.preamble:
             makers["preamble", ""] = lambda apart: avoiding(
                 BEGINNINGS, self.tokenizer.written, *given
             )
         found = [self._automaton((*key, config.eos_ids), make) for key, make in makers.items()]
-        return tuple(each for each in found if each is not None)
+        # One automaton serves all numbers of words.
+        return tuple(each.with_words(most or 0) for each in found if each is not None)
 
     def _automaton(self, key: Any, make: Callable[[bool], Automaton | None]) -> Automaton | None:
         """The automaton of a key, which `make` makes, of what a stranger gave apart."""
