@@ -31,6 +31,10 @@ REMOVED = {
     "Certainly, this image shows a man.": "A man.",
     "Caption: a red car": "A red car",
     "**Caption:** A red car": "A red car",
+    "**Caption: A red car**": "A red car",
+    "Here's the caption: **A red car.**": "A red car.",
+    "**Caption:** A **red** car": "A **red** car",
+    "**Caption:** A red **car**": "A red **car**",
     "This image shows ÉCOLE on a sign": "ÉCOLE on a sign",
 }
 KEPT = (

@@ -108,7 +108,12 @@ def _shortened(text: str) -> str:
         end = _QUOTES.get(rest[:1])
         if end is not None and rest.endswith(end) and rest.count(end) == 1 + (end == rest[:1]):
             rest = rest[1:-1].strip()
-        rest = rest.lstrip(" \t\r\n*")
+        shorter = rest.lstrip(" \t\r\n*")
+        # So is one in bold, or in bold with what was before it.
+        opened = found[0] + rest[: len(rest) - len(shorter)]
+        rest = shorter
+        if opened.count("**") % 2 and rest.endswith("**") and rest.count("**") == 1:
+            rest = rest[:-2].rstrip()
         if any(letter.isalnum() for letter in rest):
             return rest
     return text
