@@ -329,6 +329,9 @@ def test_tables_that_cannot_be_used_are_refused(table: Path, tmp_path: Path) -> 
     table.write_text("file,note\na.jpg,1\na.jpg,2\n")
     with pytest.raises(CaptaxError, match=r"line 3: 'a.jpg' has a row already"):
         facts_for("{csv.note}", table, ())
+    table.write_text("file,note,note\na.jpg,1,2\n")
+    with pytest.raises(CaptaxError, match=r"line 1: two columns are named 'note'; rename one"):
+        facts_for("{csv.note}", table, ())
     table.write_text("file,note\n,1\n")
     with pytest.raises(CaptaxError, match=r"line 2: names no picture"):
         facts_for("{csv.note}", table, ())

@@ -65,6 +65,7 @@ def test_sidecar_pictures_cannot_be_elsewhere(layout: Layout) -> None:
             "file_name,label\n",
             r"no column is named text, caption, .*; rename one .* \(file_name, label\)",
         ),
+        ("image,caption,caption\na.jpg,A dog,A cat\n", "line 1: two columns are named 'caption'"),
         ("image;caption\na.jpg;A dog\n", "line 1: semicolons stand .*; save the file with commas"),
         ("image,caption\na.jpg,A dog\na.jpg,A cat, asleep\n", "line 3: .* has 3 fields .* has 2"),
         ('image,caption\na.jpg,"one\ntwo"\na.jpg\n', "line 4: this row has 1 fields"),

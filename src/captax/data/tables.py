@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,6 +89,8 @@ def _delimited(
         header = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
         raise DataError(f"{path}, line 1: {_csv_fault(error)}") from error
+    if twice := [name for name, count in Counter(header).items() if name and count > 1]:
+        raise DataError(f"{path}, line 1: two columns are named {quoted(twice[0])}; rename one")
     width = len(header)
     ours = not tabs and header[: len(CSV_HEADER)] == CSV_HEADER
 
