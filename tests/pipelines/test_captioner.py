@@ -43,6 +43,20 @@ def same(got: Caption, want: Caption) -> bool:
     return got.tokens == want.tokens and abs(got.score - want.score) < 1e-4
 
 
+def test_bytes_and_floats_make_the_same_captions(
+    tiny_captioner: Captioner, pictures: list[np.ndarray], captions: list[Caption]
+) -> None:
+    prepared = [tiny_captioner.prepare(picture) for picture in pictures]
+    assert {each.dtype for each in prepared} == {np.dtype(np.uint8)}
+    floats = tiny_captioner.processor(pictures)
+    seen = jax.jit(tiny_captioner.normalized)(np.stack(prepared))
+    np.testing.assert_allclose(seen, floats, rtol=0, atol=1e-6)
+    # By turns, so that they meet in a batch.
+    mixed = [floats[i] if i % 2 else each for i, each in enumerate(prepared)]
+    found = list(tiny_captioner.stream_pixels(mixed, batch_size=8))
+    assert all(map(same, found, captions))
+
+
 def test_a_caption_is_what_beam_search_finds_for_the_picture(
     tiny_captioner: Captioner, pictures: list[np.ndarray], captions: list[Caption]
 ) -> None:

@@ -13,17 +13,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64, Shaped
+from jaxtyping import Float32, Int32, Int64, Shaped, UInt8
 
 from captax.data.example import DataError, Stored
 from captax.images.decode import ImageError
 from captax.images.prepared import Group, Prepared
 
 T = TypeVar("T")
-# What a processor has prepared for one caption: a picture or frames of a video, as normalised
-# pixels or as bytes.
+# What a processor has prepared for one caption: a picture or frames of a video, as bytes or as
+# normalised pixels.
 Picture = (
-    Float32[np.ndarray, "height width 3"]
+    UInt8[np.ndarray, "height width 3"]
+    | UInt8[np.ndarray, "frames height width 3"]
+    | Float32[np.ndarray, "height width 3"]
     | Float32[np.ndarray, "frames height width 3"]
     | Prepared
     | Group

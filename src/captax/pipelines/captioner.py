@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -75,8 +76,9 @@ class Captioner(Generator):
     """Writes captions of pictures.
 
     With a `calibration`, captions have a confidence. It holds for the weights that it was fitted
-    to: a model that is trained further needs another. `measurable` says whether a confidence can be
-    computed at all. Of a video it is shown `frames` frames; 0 says that it reads no videos.
+    to: a model that is trained further needs another. Pictures stay bytes until they are on the
+    device. `measurable` says whether a confidence can be computed at all. Of a video it is shown
+    `frames` frames; 0 says that it reads no videos.
     """
 
     measurable = True
@@ -540,16 +542,21 @@ class Captioner(Generator):
             raise ImageError(f"{name}: this model reads {reads}; give what it reads")
 
     def prepare(self, image: CaptionSource) -> Picture:
-        """A picture as `stream_pixels` takes it."""
-        read = self.read(image)
-        return self.processor(read.frames) if isinstance(read, Video) else self.processor([read])[0]
+        """A picture as `stream_pixels` takes it: bytes, which are normalised on the device.
+
+        They are a quarter of the floats. Floats that the processor normalised do as well.
+        """
+        read, prepare = self.read(image), self.processor.prepare
+        if isinstance(read, Video):
+            return np.stack([prepare(frame).pixels for frame in read.frames])
+        return prepare(read).pixels
 
     def _prepare_one(self, images: list[Any]) -> list[Picture]:
         return [self.prepare(image) for image in images]
 
     def shape(self, picture: Any) -> Any:
         """What prepared pictures have in common that the model's program can take at once."""
-        return picture.shape
+        return picture.shape, picture.dtype
 
     def inputs(self, pictures: Sequence[Any], rows: int) -> Any:
         """Prepared pictures as the model's program takes them, filled up to so many rows."""
@@ -648,7 +655,13 @@ class Captioner(Generator):
 
     def encode(self, model: Any, inputs: Any) -> Features:
         """Features of what `inputs` made, inside a program; `model` has the weights to use."""
-        return map_pictures(model.encode, inputs)
+        return map_pictures(lambda pixels: model.encode(self.normalized(pixels)), inputs)
+
+    def normalized(self, inputs: Any) -> Any:
+        if inputs.dtype != jnp.uint8:
+            return inputs
+        scale, offset = self.processor.factors
+        return inputs.astype(jnp.float32) * scale + offset
 
     def with_model(self, model: Any) -> "Captioner":
         """This captioner with another model of the same shape, which no calibration holds for."""

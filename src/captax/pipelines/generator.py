@@ -114,6 +114,10 @@ class Generator:
         """Features of a batch of inputs, inside a program; `model` has the weights to use."""
         raise NotImplementedError
 
+    def normalized(self, inputs: Any) -> Any:
+        """A batch of inputs as the encoder takes it, inside a program."""
+        return inputs
+
     def _config(self, options: Mapping[str, Any]) -> GenerationConfig:
         """The default options with those of a call; `bad_words` and `force_words` become tokens."""
         said = dict(options)
@@ -248,7 +252,7 @@ class Generator:
         assert config.pad_token_id is not None
         how = {"eos_id": config.eos_ids, "pad_id": config.pad_token_id}
         how["end_loops"] = config.end_loops
-        parts = _Parts(self._rebuild, self.encode, how, signals)
+        parts = _Parts(self._rebuild, self.encode, self.normalized, how, signals)
         weights = parameters(self.model)
 
         def run(part: str, *arguments: Any, room: int | None = None, spent: Any = None) -> Any:
@@ -460,6 +464,7 @@ class _Parts:
 
     rebuild: Callable[[dict[str, Any]], Any]
     encode: Callable[[Any, Any], Any]
+    normalized: Callable[[Any], Any]
     how: dict[str, Any]
     signals: tuple[str, ...] | None
 
@@ -496,7 +501,7 @@ class _Parts:
         found = self._loop(model, given).finish(running)
         if self.signals == ():
             return found
-        measured = measure(model, features, inputs, given.prompt.prompt, found)
+        measured = measure(model, features, self.normalized(inputs), given.prompt.prompt, found)
         return dataclasses.replace(found, signals=_chosen(measured, self.signals))
 
     def first(self, weights: Any, given: _Given, inputs: Any) -> tuple[Running, Sequences]:

@@ -59,7 +59,7 @@ class VisionLanguageCaptioner(Captioner):
     """Writes captions of pictures by asking for them.
 
     A prompt goes through the model's `prompt_format`, unless it is `raw`; a caption is the answer
-    alone. Pictures stay bytes until they are on the device.
+    alone.
     """
 
     model: VisionLanguageModel
