@@ -1,5 +1,6 @@
 """Matrices in 8 and 4 bits: what they stand for, and products with them."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,8 +73,21 @@ def test_what_cannot_be_quantised_is_left() -> None:
     assert fits((64, 64)) and not fits((64, 63)) and not fits((8, 64)) and not fits((64, 64, 3))
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4"])
-@pytest.mark.parametrize("name", ["vit-gpt2", "blip", "smolvlm", "qwen3-vl", "florence2"])
+# Each compiles two programs; the rest are for `make slow`.
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("vit-gpt2", "int8"),
+        ("smolvlm", "int4"),
+        *(
+            pytest.param(name, dtype, marks=pytest.mark.slow)
+            for name, dtype in itertools.product(
+                ["vit-gpt2", "blip", "smolvlm", "qwen3-vl", "florence2"], ["int8", "int4"]
+            )
+            if (name, dtype) not in (("vit-gpt2", "int8"), ("smolvlm", "int4"))
+        ),
+    ],
+)
 def test_a_captioner_computes_with_the_numbers_of_the_codes(
     name: str,
     dtype: str,

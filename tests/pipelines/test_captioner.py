@@ -180,9 +180,12 @@ def test_alternatives_come_best_first(
     "options",
     [
         {"num_beams": 1},
-        {"num_beams": 3},
-        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
-        {"do_sample": True, "seed": 3, "num_beams": 1},
+        pytest.param({"num_beams": 3}, marks=pytest.mark.slow),
+        pytest.param(
+            {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"do_sample": True, "seed": 3, "num_beams": 1}, marks=pytest.mark.slow),
     ],
     ids=["greedy", "beams", "groups", "samples"],
 )

@@ -81,7 +81,9 @@ def test_logits_do_not_depend_on_padding(name: str, tmp_path: Path) -> None:
             np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gemma3-vision", "qwen2.5-vl"])
+@pytest.mark.parametrize(
+    "name", ["gemma3-vision", pytest.param("qwen2.5-vl", marks=pytest.mark.slow)]
+)
 def test_pictures_together_and_videos_do_not_depend_on_the_batch(
     name: str, pictures: list[Image.Image], tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def test_photoprism(client: TestClient, tiny_captioner: Captioner) -> None:
     assert found["response"] == want.text and found["done"]
 
 
+@pytest.mark.slow
 def test_photoprism_gets_labels(spelling: Captioner) -> None:
     """It asks for JSON without a schema, and ends at an empty line."""
     labels = {
