@@ -71,10 +71,21 @@ def test_a_stream_ends_with_the_whole_answer(client: TestClient) -> None:
     ("body", "param", "word"),
     [
         ({"input": "hello"}, None, "has no picture"),
+        ({"input": []}, "input", "at least 1"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_text"}]}]},
+            "input.0.content.0.input_text.text",
+            "send it",
+        ),
+        (
+            {"input": [{"role": "user", "content": [{"type": "file"}]}]},
+            "input.0.content.0",
+            "input_image",
+        ),
         ({"input": [user("", URL, URL)]}, None, "one picture"),
         (
             {"input": [user("", URL), {"role": "assistant", "content": "A cat."}]},
-            "messages",
+            "input",
             "role",
         ),
         ({"tools": [{"type": "web_search"}]}, "tools", "leave it out"),

@@ -125,26 +125,24 @@ def stops_of(stop: str | list[str] | None) -> list[str]:
     return stops
 
 
-def asked_in(messages: Iterable[tuple[str, str]]) -> tuple[str, str]:
+def asked_in(messages: Iterable[tuple[str, str]], param: str = "messages") -> tuple[str, str]:
     """The prompt and the system's text in messages, which are given by their roles and texts.
 
     Those of each kind stand one below the other. Raises `Refused` for other roles, or if all of it
-    is too long.
+    is too long; `param` is the field that they are in.
     """
     said: dict[str, list[str]] = {"user": [], "system": []}
     for role, text in messages:
         if role not in said:
             raise unsupported(
-                "messages",
+                param,
                 f"there is a message of the role {repeated(role)}, and a captioner answers one "
                 "question about one picture; send messages of system and user only",
             )
         said[role].append(text)
     prompt, system = ("\n\n".join(filter(None, each)) for each in said.values())
     if (size := len(prompt) + len(system)) > MOST_SAID:
-        raise unsupported(
-            "messages", f"have {size:,} characters of text; give at most {MOST_SAID:,}"
-        )
+        raise unsupported(param, f"has {size:,} characters of text; give at most {MOST_SAID:,}")
     return prompt, system
 
 

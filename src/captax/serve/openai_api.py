@@ -72,7 +72,7 @@ class Message(Part):
     """What was said by one side: a text, or parts that are texts and pictures."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Said | list[TextPart | ImagePart] | None = None
+    content: Said | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]] | None = None
     name: Ignored = None
 
     @property

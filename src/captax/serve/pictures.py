@@ -179,10 +179,12 @@ def _validated(schema: type[Asked], given: bytearray | Mapping[str, Any]) -> Ask
             return schema.model_validate_json(given)
         return schema.model_validate(given)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
+        found = _of_what_was_meant(
+            error.errors(include_url=False, include_context=False, include_input=False)
+        )
         parts = []
         for each in found[:MOST_ERRORS]:
-            where = repeated(".".join(map(str, each["loc"]))) or "body"
+            where = repeated(".".join(map(str, _fields(each)))) or "body"
             message = _MESSAGES.get(each["type"], repeated(plain(each["msg"])))
             if each["type"] == "extra_forbidden":
                 near = nearest(str(each["loc"][-1])[:100], [*schema.model_fields])
@@ -193,6 +195,29 @@ def _validated(schema: type[Asked], given: bytearray | Mapping[str, Any]) -> Ask
             parts.append(f"there are {len(found) - MOST_ERRORS} more errors")
         param = parts[0].partition(": ")[0]
         raise Refused(422, "invalid_request", "; ".join(parts), param=param) from None
+
+
+def _fields(error: Any) -> tuple[str | int, ...]:
+    """Where an error is, without the types that pydantic names where there are several."""
+    return tuple(
+        each
+        for each in error["loc"]
+        if isinstance(each, int) or (each.isidentifier() and each.islower() and each != "str")
+    )
+
+
+def _of_what_was_meant(errors: list[Any]) -> list[Any]:
+    """The errors without those of types that were not meant: a list with a mistake is no text."""
+
+    def meant(each: Any) -> bool:
+        where = _fields(each)
+        below = any(len(other) > len(where) and other[: len(where)] == where for other in places)
+        wrong_type = each["type"].endswith("_type")
+        return not below and not (wrong_type and where in places_of_others)
+
+    places = {_fields(each) for each in errors}
+    places_of_others = {_fields(each) for each in errors if not each["type"].endswith("_type")}
+    return [each for each in errors if meant(each)]
 
 
 def _bytes(text: str, settings: Settings) -> bytes:

@@ -54,7 +54,7 @@ class InputMessage(Part):
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: Said | list[InputText | InputImage]
+    content: Said | list[Annotated[InputText | InputImage, Field(discriminator="type")]]
     id: Ignored = None
     status: Ignored = None
 
@@ -156,7 +156,7 @@ class ResponseRequest(Part):
             if isinstance(self.input, str)
             else [(SYSTEM.get(each.role, each.role), each.said) for each in self.input]
         )
-        prompt, system = asked_in([("system", self.instructions or ""), *said])
+        prompt, system = asked_in([("system", self.instructions or ""), *said], "input")
         options = options_of(
             model,
             temperature=self.temperature,

@@ -417,7 +417,7 @@ class Recipe(_Section):
     save_every: PositiveInt = Field(100, description="steps between checkpoints")
     keep: PositiveInt = Field(2, description="how many checkpoints are kept")
     tensorboard: bool = False
-    push: str | None = Field(None, pattern=r"^([\w.-]+/)?[\w.-]+$")
+    push: str | None = Field(None, pattern=r"^(\w[\w.-]*/)?\w[\w.-]*$")
     push_private: bool = False
 
     @pydantic.model_validator(mode="after")
