@@ -38,7 +38,7 @@ def test_settings_that_do_not_go_together_are_refused(run: Callable[..., Any]) -
 def test_what_cannot_be_served_is_refused(
     run: Callable[..., Any], checkpoint: Callable[[str], Path]
 ) -> None:
-    result = run("serve", "--model", checkpoint("gpt2"))
+    result = run("serve", "--port", 0, "--model", checkpoint("gpt2"))
     assert result.code == 2
     assert "TextGenerator" in result.err
 
