@@ -4,7 +4,8 @@ The reference is https://platform.openai.com/docs/api-reference/chat.
 """
 
 import time
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -210,26 +211,44 @@ class ChatRequest(Part):
         return checked_schema(how.json_schema.schema_, "response_format")
 
 
+class Writer(Protocol):
+    """Writes the answer to one request."""
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        """The whole answer."""
+
+    def events(self, part: str | Answer | Refused) -> str:
+        """The events of a stream that a part of the answer makes."""
+
+
+async def respond(
+    desk: Desk, request: Request, schema: Any, writing: Callable[[Desk, Any, str], Writer]
+) -> Response:
+    """The answer to a request in OpenAI's form, or the stream of it. Raises `Refused`."""
+    service = desk.service
+    check_captioner(desk.model)
+    asked, sent = await read_request(request, schema, service.settings, service.parsers)
+    question, pictures = asked.question(desk.model), one_picture(sent)
+    note = question.note(desk.model)
+    headers = {} if note is None else {NOTE: note}
+    writer = writing(desk, asked, request.state.request_id)
+    if asked.stream:
+        return await desk.stream(
+            request, question, pictures, writer.events, "text/event-stream", headers
+        )
+    found = await desk.answer(request, question, pictures)
+    return JSONResponse(writer.whole(found), headers=headers)
+
+
 def add(app: FastAPI, desk: Desk) -> None:
     """Add the addresses."""
-    service, settings = desk.service, desk.service.settings
+    settings = desk.service.settings
     started = int(time.time())
 
     @app.post("/v1/chat/completions", tags=["openai"], response_model=None)
     async def chat(request: Request) -> Response:
         """Answer a question about a picture, as OpenAI's chat completions do."""
-        check_captioner(desk.model)
-        asked, sent = await read_request(request, ChatRequest, settings, service.parsers)
-        question, pictures = asked.question(desk.model), one_picture(sent)
-        note = question.note(desk.model)
-        headers = {} if note is None else {NOTE: note}
-        writer = _Writer(desk, asked, request.state.request_id)
-        if asked.stream:
-            return await desk.stream(
-                request, question, pictures, writer.event, "text/event-stream", headers
-            )
-        found = await desk.answer(request, question, pictures)
-        return JSONResponse(writer.completion(found), headers=headers)
+        return await respond(desk, request, ChatRequest, _Writer)
 
     def model_record() -> dict[str, Any]:
         return {"id": settings.name, "object": "model", "created": started, "owned_by": "captax"}
@@ -266,7 +285,7 @@ class _Writer:
             "model": desk.service.settings.name,
         }
 
-    def completion(self, answer: Answer) -> dict[str, Any]:
+    def whole(self, answer: Answer) -> dict[str, Any]:
         """The whole answer."""
         choices = [
             {
@@ -280,8 +299,8 @@ class _Writer:
         usage = self._usage(answer)
         return {**self.about, "object": "chat.completion", "choices": choices, "usage": usage}
 
-    def event(self, part: str | Answer | Refused) -> str:
-        """An event, or several, of a stream."""
+    def events(self, part: str | Answer | Refused) -> str:
+        """The events of a stream that a part of the answer makes."""
         if isinstance(part, Refused):
             return _event(part.body(self.request_id, "/v1/chat/"))
         several = (self.asked.n or 1) > 1

@@ -8,26 +8,28 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import FastAPI, Request, Response
 from pydantic import Field
-from starlette.responses import JSONResponse
 
 from captax.pipelines.captioner import Captioner
 from captax.serve.asking import (
     ANY_OBJECT,
-    NOTE,
     Desk,
     Question,
     Said,
     as_line,
     asked_in,
-    check_captioner,
     checked_schema,
-    one_picture,
     options_of,
     reason,
     unsupported,
 )
-from captax.serve.openai_api import SYSTEM, Ignored, Part, check_without_effect, logprobs_of
-from captax.serve.pictures import read_request
+from captax.serve.openai_api import (
+    SYSTEM,
+    Ignored,
+    Part,
+    check_without_effect,
+    logprobs_of,
+    respond,
+)
 from captax.serve.refusals import Refused
 from captax.serve.work import Answer
 
@@ -179,23 +181,11 @@ class ResponseRequest(Part):
 
 def add(app: FastAPI, desk: Desk) -> None:
     """Add the address."""
-    service, settings = desk.service, desk.service.settings
 
     @app.post("/v1/responses", tags=["openai"], response_model=None)
-    async def respond(request: Request) -> Response:
+    async def responses(request: Request) -> Response:
         """Answer a question about a picture, as OpenAI's responses do. Nothing is stored."""
-        check_captioner(desk.model)
-        asked, sent = await read_request(request, ResponseRequest, settings, service.parsers)
-        question, pictures = asked.question(desk.model), one_picture(sent)
-        note = question.note(desk.model)
-        headers = {} if note is None else {NOTE: note}
-        writer = _Writer(desk, asked, request.state.request_id)
-        if asked.stream:
-            return await desk.stream(
-                request, question, pictures, writer.events, "text/event-stream", headers
-            )
-        found = await desk.answer(request, question, pictures)
-        return JSONResponse(writer.response(found), headers=headers)
+        return await respond(desk, request, ResponseRequest, _Writer)
 
 
 class _Writer:
@@ -229,7 +219,7 @@ class _Writer:
             "error": None,
         }
 
-    def response(self, answer: Answer) -> dict[str, Any]:
+    def whole(self, answer: Answer) -> dict[str, Any]:
         """The whole answer."""
         status = self._status(answer)
         why = None if status == "completed" else {"reason": "max_output_tokens"}
@@ -268,7 +258,7 @@ class _Writer:
                 self._event("response.output_text.delta", **where, delta=part, logprobs=[])
             )
             return "".join(events)
-        whole, said = self.response(part), self._part(part)
+        whole, said = self.whole(part), self._part(part)
         text = {"text": said["text"], "logprobs": said["logprobs"]}
         return "".join(
             [
