@@ -54,8 +54,8 @@ wheel: .venv/dev
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 site: .venv/docs  ## the documentation as a site
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs site
-	@echo "open site/index.html"
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs site/html
+	@echo "open site/html/index.html"
 
 notebooks: .venv/docs  ## docs/notebooks, from the pages of docs/tutorials
 	$(BIN)/python docs/tutorials/notebooks.py

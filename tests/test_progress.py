@@ -74,6 +74,19 @@ def test_items_are_counted_when_they_are_done(
     assert capsys.readouterr().err == "captax: 2 of 3 pictures, about 00:20 left\n"
 
 
+def test_the_first_part_does_not_count_in_the_time_that_is_left(
+    clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It waits for a program to be compiled."""
+    work = Progress(10, unit="step")
+    for seconds in (100, 5, 30):
+        clock.now += seconds
+        work.update()
+    work.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["captax: 1 of 10 steps", "captax: 3 of 10 steps, about 02:02 left"]
+
+
 def test_a_line_stays_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     tell("a\nb\x1b[2J")
     assert capsys.readouterr().out == "a\\nb\\x1b[2J\n"

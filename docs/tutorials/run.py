@@ -39,6 +39,7 @@ def run(page: Path, *, write: bool = False) -> None:
             exec(program, names)
         said = printed.getvalue()
         print(f"{page.name}, line {before}: {time.perf_counter() - started:.1f} s", flush=True)
+        print(said, end="", flush=True)
         shown = said.strip() and "remove-output" not in cell["options"]
         block = f"\n```text\n{said.rstrip()}\n```\n" if shown else ""
         parts += [text[end : cell.start()], cell["cell"], block]

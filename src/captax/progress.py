@@ -76,8 +76,9 @@ class Progress:
             smoothing=0.05,
             disable=not shown or self._logged,
         )
-        self._initial, self._started = initial, time.monotonic()
-        self._told = self._started
+        # The rate is that after the first part, which often waits for a program to be compiled.
+        self._first: tuple[float, int] | None = None
+        self._told = time.monotonic()
 
     def update(self, count: int = 1) -> None:
         """Count so many more as done."""
@@ -86,9 +87,10 @@ class Progress:
             self._bar.set_postfix_str(self.detail, refresh=False)
         self._bar.update(count)
         now = time.monotonic()
+        self._first = self._first or (now, self.done)
         if self._logged and now - self._told >= LOG_SECONDS:
             self._told = now
-            tell(f"captax: {self._line(now - self._started)}", sys.stderr)
+            tell(f"captax: {self._line(now)}", sys.stderr)
 
     def over(self, items: Iterable[T]) -> Iterator[T]:
         """The items; each counts as done when the next one is asked for."""
@@ -103,8 +105,9 @@ class Progress:
         """End the bar."""
         self._bar.close()
 
-    def _line(self, seconds: float) -> str:
-        rate = (self.done - self._initial) / seconds
+    def _line(self, now: float) -> str:
+        began, before = self._first or (now, self.done)
+        rate = (self.done - before) / (now - began) if now > began else 0
         label = f"{self.label}: " if self.label else ""
         line = f"{label}{self.done:,} of {plural(self.total, self.unit)}"
         left = (self.total - self.done) / rate if rate else 0

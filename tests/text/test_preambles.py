@@ -8,6 +8,7 @@ from captax.text.preambles import BEGINNINGS, without_preamble
 
 REMOVED = {
     "This image shows a dog.": "A dog.",
+    "This image shows: a dog on a beach": "A dog on a beach",
     "The image depicts two cats on a sofa": "Two cats on a sofa",
     "the picture shows a red bus": "a red bus",
     "The photo captures the moment when a man jumps.": "The moment when a man jumps.",

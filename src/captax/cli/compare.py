@@ -1,5 +1,6 @@
 """`captax compare`: the same pictures through several captioners, and votes on their captions."""
 
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -175,8 +176,14 @@ def compare(
     if data is None:
         raise CaptaxError("there is nothing to caption; add --data FOLDER")
     # Start-up time.
+    from captax.collection.facts import names_in
     from captax.compare.contenders import Source, contenders_of
 
+    if facts := names_in(prompt):
+        raise CaptaxError(
+            f"--prompt: {{{facts[0]}}} differs by picture, and a comparison asks all pictures the "
+            "same; leave it out, or compare files that `captax caption` wrote"
+        )
     contenders = contenders_of(models or [])
     sources = {each.source for each in contenders}
     for options, apply_to, what, other in (
@@ -317,6 +324,8 @@ def _compare(
     for note in found_all.notes:
         print(CaptaxError(f"captax: {note}"), file=sys.stderr)
     wrote(out / made.PAGE)
+    advice = f"captax: to vote on the captions: captax compare --vote {shlex.quote(str(out))}"
+    print(CaptaxError(advice), file=sys.stderr)
     failed_ones = {n for records in said.values() for n, record in records.items() if record.error}
     if failed_ones:
         told = plural(len(failed_ones), "picture has", "pictures have")

@@ -208,7 +208,8 @@ def _download(archive: Archive, folder: Path, mirror: str | None) -> Path:
             fruitless = 0 if after > before else fruitless + 1
             if fruitless >= _TRIES:
                 raise DataError(
-                    f"{url}: the download failed ({error}); run the same command again to continue"
+                    f"{url}: the download failed ({error}); run the same command again, or give "
+                    "the address of a copy by --mirror"
                 ) from None
             time.sleep(_PAUSE * 2**fruitless / 2)
     digest = _digest(archive, partial)

@@ -534,7 +534,7 @@ def _without(
         name for name in names if said.get(name, getattr(usual, name)) != getattr(usual, name)
     ]:
         name = given[0].removesuffix("_ids")
-        raise GenerationError(f"`{name}` may forbid what `{wanted}` asks for; use one of them")
+        raise GenerationError(f"`{name}` and `{wanted}` may contradict each other; use one of them")
     return dataclasses.replace(config, **{name: getattr(usual, name) for name in names})
 
 

@@ -60,7 +60,7 @@ _PREAMBLES = tuple(
         r"summary|answer|response|sentence|keywords|tags)\b[^:.!?\n]{0,80}(?::|\n)\s*",
         rf"{_MARKS}{_any(_LABELS)}\s?[*_]*:[*_]*\s*",
         rf"in\s(?:this|the)\s{_NOUN}(?:,\s*|\s{_SUBJECT}){_SEEN}",
-        rf"(?:this|the)\s{_NOUN}\s{_any(_VERBS)}\s{_OBJECT}",
+        rf"(?:this|the)\s{_NOUN}\s{_any(_VERBS)}(?:\s?:\s*|\s){_OBJECT}",
         rf"(?:this|it)(?:\sis|['\u2019]s)\s(?:an?|the)\s{_NOUN}\s{_any(_OF)}\s{_OBJECT}",
         rf"(?:an?\s|the\s)?{_NOUN}\s{_any(_OF)}\s{_OBJECT}",
     )
