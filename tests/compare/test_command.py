@@ -125,7 +125,10 @@ def test_other_files_are_told_of_and_links_are_not_followed(run: Run, here: Path
         ([], "two captioners or more"),
         ([*FILES, "absent.csv"], "absent.csv: no such file"),
         (["cats.jsonl", "default", "--metrics", "blue"], "no metric 'blue'"),
-        (["cats.jsonl", "default", "--prompt", "On {{exif.date}}"], "{exif.date} differs by picture"),
+        (
+            ["cats.jsonl", "default", "--prompt", "On {{exif.date}}"],
+            "{exif.date} differs by picture",
+        ),
         (["default", "other.jsonl"], "none of its captions is of a picture in p"),
         (["default", "no/such-checkpoint"], "no/such-checkpoint"),
         (["default", "m@http://127.0.0.1:9/v1"], "no server answers"),
