@@ -208,16 +208,19 @@ def _fields(error: Any) -> tuple[str | int, ...]:
 
 def _of_what_was_meant(errors: list[Any]) -> list[Any]:
     """The errors without those of types that were not meant: a list with a mistake is no text."""
-
-    def meant(each: Any) -> bool:
-        where = _fields(each)
-        below = any(len(other) > len(where) and other[: len(where)] == where for other in places)
-        wrong_type = each["type"].endswith("_type")
-        return not below and not (wrong_type and where in places_of_others)
-
-    places = {_fields(each) for each in errors}
-    places_of_others = {_fields(each) for each in errors if not each["type"].endswith("_type")}
-    return [each for each in errors if meant(each)]
+    places = [_fields(each) for each in errors]
+    # A body can have as many errors as bytes: each is looked at once.
+    above = {where[:length] for where in {*places} for length in range(len(where))}
+    other = {
+        where
+        for where, each in zip(places, errors, strict=True)
+        if not each["type"].endswith("_type")
+    }
+    return [
+        each
+        for where, each in zip(places, errors, strict=True)
+        if where not in above and not (each["type"].endswith("_type") and where in other)
+    ]
 
 
 def _bytes(text: str, settings: Settings) -> bytes:
