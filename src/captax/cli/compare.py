@@ -417,7 +417,8 @@ def _vote(out: Path, voter: str, port: int) -> None:
     finally:
         booth.close()
     print(
-        f"captax: {booth.done:,} of {booth.total:,} answered; see captax compare --results {out}",
+        f"captax: {booth.done:,} of {booth.total:,} answered; see captax compare --results "
+        f"{shlex.quote(str(out))}",
         file=sys.stderr,
     )
 
@@ -437,7 +438,9 @@ def _results(out: Path, overwrite: bool) -> None:
     comparison = read_comparison(out)
     found = read_results(out, comparison)
     if found is None:
-        raise CaptaxError(f"{out}: has no votes; add some with captax compare --vote {out}")
+        raise CaptaxError(
+            f"{out}: has no votes; add some with captax compare --vote {shlex.quote(str(out))}"
+        )
     for line in found.lines():
         print(CaptaxError(line))  # a stranger's file may hold what controls a terminal
     write_page(out, comparison, found)

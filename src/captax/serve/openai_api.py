@@ -4,7 +4,7 @@ The reference is https://platform.openai.com/docs/api-reference/chat.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from fastapi import FastAPI, Request, Response
@@ -107,22 +107,12 @@ class StreamOptions(Part):
     include_obfuscation: Ignored = None
 
 
-def check_without_effect(asked: Part, values: dict[str, tuple[Any, ...]]) -> None:
-    """Raise `Refused` for fields that have other values than those without an effect."""
-    for name, known in values.items():
-        if getattr(asked, name) not in known:
-            raise unsupported(name, "is not supported by this server; leave it out")
-
-
-class ChatRequest(Part):
-    """A question about a picture."""
+class Asked(Part):
+    """What chat completions and responses have in common."""
 
     kinds: ClassVar[tuple[str, ...]] = ("application/json",)
 
     model: str = Field("", description="Any name: a server has one model.")
-    messages: list[Message] = Field(min_length=1, max_length=64)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(
         None,
         ge=0,
@@ -130,6 +120,44 @@ class ChatRequest(Part):
         description="0 is greedy search. By default, captions are decoded as the checkpoint says.",
     )
     top_p: float | None = Field(None, gt=0, le=1)
+    stream: bool | None = None
+    # What would change the answer, and is refused unless it has no effect.
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    top_logprobs: int | None = None
+    # What has no effect.
+    user: Ignored = None
+    metadata: Ignored = None
+    store: Ignored = None
+    service_tier: Ignored = None
+    parallel_tool_calls: Ignored = None
+    prompt_cache_key: Ignored = None
+    safety_identifier: Ignored = None
+
+    def check_without_effect(self, values: Mapping[str, tuple[Any, ...]]) -> None:
+        """Raise `Refused` for fields that have other values than those without an effect."""
+        for name, known in {**_WITHOUT_EFFECT, **values}.items():
+            if getattr(self, name) not in known:
+                raise unsupported(name, "is not supported by this server; leave it out")
+
+
+_WITHOUT_EFFECT = {
+    "frequency_penalty": (None, 0),
+    "presence_penalty": (None, 0),
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "top_logprobs": (None, 0),
+}
+
+
+class ChatRequest(Asked):
+    """A question about a picture."""
+
+    messages: list[Message] = Field(min_length=1, max_length=64)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
     top_k: int | None = Field(None, ge=0, lt=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
@@ -137,28 +165,15 @@ class ChatRequest(Part):
     stop: Stop | list[Stop] | None = None
     n: int | None = Field(None, ge=1, le=MOST_ROWS)
     logprobs: bool | None = None
-    top_logprobs: int | None = None
     response_format: ResponseFormat | None = None
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
     # What would change the answer, and is refused unless it has no effect.
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
     functions: list[Any] | None = None
     modalities: list[str] | None = None
     # What has no effect.
-    user: Ignored = None
-    metadata: Ignored = None
-    store: Ignored = None
-    service_tier: Ignored = None
-    parallel_tool_calls: Ignored = None
     reasoning_effort: Ignored = None
     verbosity: Ignored = None
-    prompt_cache_key: Ignored = None
-    safety_identifier: Ignored = None
 
     def take_pictures(self) -> list[str]:
         """The pictures, which are no longer part of it."""
@@ -172,18 +187,8 @@ class ChatRequest(Part):
 
     def question(self, model: Any) -> Question:
         """What is asked. Raises `Refused` for what this server cannot do."""
-        check_without_effect(
-            self,
-            {
-                "frequency_penalty": (None, 0),
-                "presence_penalty": (None, 0),
-                "logit_bias": (None, {}),
-                "tools": (None, []),
-                "functions": (None, []),
-                "tool_choice": (None, "none", "auto"),
-                "modalities": (None, ["text"]),
-                "top_logprobs": (None, 0),
-            },
+        self.check_without_effect(
+            {"logit_bias": (None, {}), "functions": (None, []), "modalities": (None, ["text"])}
         )
         prompt, system = asked_in((SYSTEM.get(m.role, m.role), m.said) for m in self.messages)
         options = options_of(

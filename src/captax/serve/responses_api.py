@@ -4,7 +4,7 @@ The reference is https://platform.openai.com/docs/api-reference/responses.
 """
 
 import time
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response
 from pydantic import Field
@@ -24,9 +24,9 @@ from captax.serve.asking import (
 )
 from captax.serve.openai_api import (
     SYSTEM,
+    Asked,
     Ignored,
     Part,
-    check_without_effect,
     logprobs_of,
     respond,
 )
@@ -85,47 +85,24 @@ class TextOptions(Part):
     verbosity: Ignored = None
 
 
-class ResponseRequest(Part):
+class ResponseRequest(Asked):
     """A question about a picture."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("application/json",)
-
-    model: str = Field("", description="Any name: a server has one model.")
     input: Said | Annotated[list[InputMessage], Field(min_length=1, max_length=64)]
     instructions: Said | None = None
     max_output_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(
-        None,
-        ge=0,
-        le=2,
-        description="0 is greedy search. By default, captions are decoded as the checkpoint says.",
-    )
-    top_p: float | None = Field(None, gt=0, le=1)
     text: TextOptions | None = None
     include: list[str] | None = None
-    stream: bool | None = None
     # What would change the answer, and is refused unless it has no effect.
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
-    top_logprobs: int | None = None
     background: bool | None = None
     conversation: Any = None
     previous_response_id: str | None = None
     prompt: Any = None
     # What has no effect.
     max_tool_calls: Ignored = None
-    metadata: Ignored = None
-    parallel_tool_calls: Ignored = None
-    prompt_cache_key: Ignored = None
     reasoning: Ignored = None
-    safety_identifier: Ignored = None
-    service_tier: Ignored = None
-    store: Ignored = None
     stream_options: Ignored = None
     truncation: Ignored = None
-    user: Ignored = None
 
     def take_pictures(self) -> list[str]:
         """The pictures, which are no longer part of it."""
@@ -139,19 +116,13 @@ class ResponseRequest(Part):
 
     def question(self, model: Any) -> Question:
         """What is asked. Raises `Refused` for what this server cannot do."""
-        check_without_effect(
-            self,
+        self.check_without_effect(
             {
-                "frequency_penalty": (None, 0),
-                "presence_penalty": (None, 0),
-                "tools": (None, []),
-                "tool_choice": (None, "none", "auto"),
-                "top_logprobs": (None, 0),
                 "background": (None, False),
                 "conversation": (None,),
                 "previous_response_id": (None,),
                 "prompt": (None,),
-            },
+            }
         )
         said = (
             [("user", self.input)]
