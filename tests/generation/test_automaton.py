@@ -14,7 +14,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
 from captax.generation import GenerationError
 from captax.generation.automaton import Automaton, avoiding, of_schema, of_words, until
@@ -23,51 +23,7 @@ from captax.pipelines.text_generator import TextGenerator
 from captax.text import TextError, Tokenizer, train_word_tokenizer
 from captax.text import schema as schema_table
 from captax.text.preambles import BEGINNINGS
-
-SPECIAL = ["<start>", "<eos>", "<pad>"]
-TEXTS = ['{"a": "b", "number": 12}', "a dog, 犬 é", "two\nlines  \t end"]
-
-
-@functools.cache
-def byte_level() -> Tokenizer:
-    backend = tokenizers.Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    backend.train_from_iterator(
-        [*TEXTS, '{"tag": ["dog", "cat"], "caption": "a dog"}'] * 3, trainer
-    )
-    backend.add_special_tokens(SPECIAL)
-    backend.add_tokens(["dog park"])
-    return Tokenizer(backend)
-
-
-@functools.cache
-def llama() -> Tokenizer:
-    """As Llama 2 has it: spaces are written, and letters that are not known are bytes."""
-    vocabulary = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
-    vocabulary += [*'abcdefghijklmnopqrstuvwxyz{}[]",:0123456789', '{"', '":', "\u2581do"]
-    numbers = {piece: index for index, piece in enumerate(vocabulary)}
-    merges = [("{", '"'), ('"', ":")]
-    backend = tokenizers.Tokenizer(
-        models.BPE(numbers, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
-    )
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-    )
-    backend.decoder = decoders.Sequence(
-        [
-            decoders.Replace("\u2581", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    backend.add_special_tokens(["<unk>", *SPECIAL])
-    return Tokenizer(backend)
-
+from tokenizer_kinds import SPECIAL, TEXTS, byte_level, llama
 
 kinds = pytest.mark.parametrize("kind", [byte_level, llama])
 

@@ -25,7 +25,7 @@ from captax.pipelines.vision_language import VisionLanguageCaptioner
 from captax.serve.app import create_app
 from captax.serve.server import make_server
 from captax.serve.settings import Settings
-from generation.test_automaton import byte_level
+from tokenizer_kinds import byte_level
 
 SETTINGS = Settings(name="tiny", max_batch=4, queue=16, max_images=6, max_bytes=200_000, wait=0.02)
 

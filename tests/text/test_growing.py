@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from captax.generation.loops import COPIES, LEAST, LONGEST, first_copy_end, settled
 from captax.text import Tokenizer, train_word_tokenizer
 from captax.text.growing import Growing, steady, told
-from generation.test_automaton import byte_level, llama
+from tokenizer_kinds import byte_level, llama
 
 
 def word_pieces() -> Tokenizer:
