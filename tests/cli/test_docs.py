@@ -81,6 +81,7 @@ COMMANDS = _commands()
 NOT_RUN = {
     "serve": "it does not end; tests/serve asks servers",
     "mcp": "it does not end; tests/mcp asks it",
+    "--tensor-parallel": "it needs two devices; see tests/pipelines/test_replicas.py",
     "--endpoint": "it needs another server; see tests/cli/test_endpoint.py",
     "@http": "it needs another server; see tests/compare/test_command.py",
     "--vote": "it does not end; see tests/compare/test_pages.py",

@@ -4,8 +4,14 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import http.client
 import io
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -157,3 +163,52 @@ def listening(model: Any, port: int = 0, host: str = "127.0.0.1", **settings: An
 def address(server: Any) -> tuple[str, int]:
     """Where it listens."""
     return server.servers[0].sockets[0].getsockname()[:2]
+
+
+@contextlib.contextmanager
+def served(*arguments: str, devices: int = 1) -> Iterator[tuple[int, int]]:
+    """`captax serve` with these arguments in a process of its own: its id and port.
+
+    It sees so many devices.
+    """
+    command = [sys.executable, "-m", "captax", "serve", "--port", "0", *arguments]
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        lines: list[str] = []
+
+        threading.Thread(
+            target=lambda: [lines.append(line) for line in process.stderr or ()]
+        ).start()
+        try:
+            end = time.monotonic() + 180
+            port = 0
+            while not port or _status(port) != 200:
+                assert time.monotonic() < end and process.poll() is None, "".join(lines)
+                if found := re.search(r"http://127\.0\.0\.1:(\d+)", "".join(lines)):
+                    port = int(found[1])
+                time.sleep(0.1)
+            yield process.pid, port
+        finally:
+            process.send_signal(signal.SIGTERM)
+            started = time.monotonic()
+            process.wait(60)
+            assert time.monotonic() - started < 45
+    assert not [line for line in lines if "Traceback" in line], "".join(lines)
+
+
+def _status(port: int) -> int:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        return send(port, "GET", "/health/ready", b"", "text/plain")[0]
+    return 0
+
+
+def send(port: int, method: str, path: str, body: bytes, kind: str) -> tuple[int, bytes]:
+    """The status and the body of the answer of a server on loopback."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
+    try:
+        connection.request(method, path, body, {"Content-Type": kind})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()

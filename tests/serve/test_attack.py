@@ -5,14 +5,11 @@ import http.client
 import itertools
 import json
 import os
-import re
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +17,7 @@ import pytest
 
 from images.test_structure import many_scans, noise, saved, slow_ppm, tiff
 from images.test_structure import png as long_png
-from serve.conftest import encoded
+from serve.conftest import encoded, send, served
 
 MIB = 2**20
 SECONDS = 40
@@ -29,49 +26,6 @@ EXAMPLE = TESTS.parent / "examples" / "cat.jpg"
 MAX_BYTES, MAX_PIXELS = 32 * MIB, 50_000_000
 
 Answer = tuple[int, bytes]
-
-
-@contextlib.contextmanager
-def served() -> Iterator[tuple[int, int]]:
-    """The built-in captioner behind `captax serve` in a process of its own: its id and port."""
-    command = [sys.executable, "-m", "captax", "serve", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        lines: list[str] = []
-
-        threading.Thread(
-            target=lambda: [lines.append(line) for line in process.stderr or ()]
-        ).start()
-        try:
-            end = time.monotonic() + 180
-            port = 0
-            while not port or status(port) != 200:
-                assert time.monotonic() < end and process.poll() is None, "".join(lines)
-                if found := re.search(r"http://127\.0\.0\.1:(\d+)", "".join(lines)):
-                    port = int(found[1])
-                time.sleep(0.1)
-            yield process.pid, port
-        finally:
-            process.send_signal(signal.SIGTERM)
-            started = time.monotonic()
-            process.wait(60)
-            assert time.monotonic() - started < 45
-    assert not [line for line in lines if "Traceback" in line], "".join(lines)
-
-
-def status(port: int) -> int:
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        return send(port, "GET", "/health/ready", b"", "text/plain")[0]
-    return 0
-
-
-def send(port: int, method: str, path: str, body: bytes, kind: str) -> Answer:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
-    try:
-        connection.request(method, path, body, {"Content-Type": kind})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
 
 
 def body_of(picture: bytes, **options: object) -> bytes:

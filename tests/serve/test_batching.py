@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from captax.generation.programs import NotCompiled
+from captax.pipelines import replicas
 from captax.serve.batching import Batcher, QueueFull
 from captax.serve.compiling import WAITING, Busy
 from serve.conftest import until
@@ -60,6 +61,21 @@ def test_waiting_entries_of_equal_work_share_batches_in_order(model: Model) -> N
     batcher.stop()
     assert [future.result() for future in futures] == [("ab"[i % 2], i) for i in range(10)]
     assert model.batches[1:] == [("a", [0, 2, 4, 6]), ("b", [1, 3, 5, 7]), ("a", [8]), ("b", [9])]
+
+
+def test_replicas_compute_at_once() -> None:
+    both, used = threading.Barrier(2, timeout=30), []
+
+    def compute(work: Any, inputs: list[Any]) -> list[Any]:
+        both.wait()  # neither ends before the other has begun
+        used.append(replicas._mine.get())
+        return inputs
+
+    batcher = made(compute, replicas=2)  # type: ignore[arg-type]
+    futures = [*batcher.submit("a", [1]), *batcher.submit("b", [2])]
+    assert [future.result(30) for future in futures] == [1, 2]
+    batcher.stop()
+    assert sorted(used) == [0, 1]
 
 
 def test_work_for_one_at_a_time_is_done_so(model: Model) -> None:

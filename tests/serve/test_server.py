@@ -18,11 +18,13 @@ from typing import Any
 import pytest
 import requests
 
+import captax
 from captax.errors import CaptaxError
 from captax.pipelines.captioner import Captioner
 from captax.serve.server import refuse_taken, with_descriptors
 from captax.serve.settings import Settings
 from captax.serve.work import Worker
+from serve import conftest
 from serve.conftest import address, client_of, encoded, listening, png, until
 
 
@@ -70,6 +72,24 @@ def send(
     answer = connection.getresponse()
     headers = {name.lower(): value for name, value in answer.getheaders()}
     return answer.status, headers, json.loads(answer.read())
+
+
+@pytest.mark.slow
+def test_several_devices_answer_as_one(checkpoint: Callable[[str], Path]) -> None:
+    name = checkpoint("vit-gpt2")
+    pictures = [png(i) for i in range(12)]
+    want = [each.text for each in captax.load(name).caption(pictures)]
+
+    def asked(picture: bytes) -> str:
+        body = json.dumps({"images": [encoded(picture)]}).encode()
+        code, answer = conftest.send(port, "POST", "/v1/caption", body, "application/json")
+        assert code == 200, answer
+        return json.loads(answer)["captions"][0]["caption"]
+
+    arguments = ("--devices", "4", "--tensor-parallel", "2", "--max-batch", "2")
+    server = conftest.served("--model", str(name), *arguments, devices=4)
+    with server as (_, port), ThreadPoolExecutor(8) as clients:
+        assert list(clients.map(asked, pictures)) == want
 
 
 @pytest.mark.slow

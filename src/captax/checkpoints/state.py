@@ -33,6 +33,15 @@ def parameters(model: nnx.Module) -> dict[str, Any]:
     return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
 
 
+def set_parameters(model: nnx.Module, values: Mapping[str, Any]) -> None:
+    """Give a model the values of all its parameters, by their paths."""
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    nnx.update(
+        model,
+        nnx.from_flat_state([(path, leaf.replace(values[_name(path)])) for path, leaf in flat]),
+    )
+
+
 def weights_digest(*models: Any) -> str:
     """16 hexadecimal digits that change when a weight or a statistic of `models` does."""
     digest = hashlib.blake2b(digest_size=8)

@@ -32,6 +32,7 @@ from captax.cli.collecting import (
 from captax.cli.endpoint import API_KEY, BATCH, CONCURRENCY, MAX_SIDE, connect, refuse_local
 from captax.cli.options import (
     AUTO,
+    Devices,
     FollowLinks,
     Frames,
     ImageSize,
@@ -46,11 +47,13 @@ from captax.cli.options import (
     Replace,
     Revision,
     System,
+    TensorParallel,
     checkpoint_files,
     decoding,
     load_captioner,
     lowest_of,
     min_score_option,
+    on_devices,
     refuse_idle,
     spelt,
     threshold_of,
@@ -165,6 +168,8 @@ def caption(
     max_pixels: MaxPixels = None,
     frames: Frames = None,
     dtype: Loaded = LoadedDtype.float32,
+    devices: Devices = None,
+    tensor_parallel: TensorParallel = 1,
     revision: Revision = None,
     offline: Offline = False,
     template: Template = "{caption}",
@@ -254,6 +259,8 @@ def caption(
                 "--min-pixels": min_pixels is not None,
                 "--max-pixels": max_pixels is not None,
                 "--dtype": dtype is not LoadedDtype.float32,
+                "--devices": devices is not None,
+                "--tensor-parallel": tensor_parallel != 1,
                 "--revision": revision is not None,
                 "--offline": offline,
                 "--engine ray": engine is Engine.ray,
@@ -292,6 +299,7 @@ def caption(
         "revision": revision,
         "offline": offline,
         "dtype": dtype.value,
+        **on_devices(devices, tensor_parallel),
         "image_size": image_size,
         "image_splitting": image_splitting,
         "min_pixels": min_pixels,
@@ -309,6 +317,11 @@ def caption(
         },
     )
     cluster = Cluster(loaded, workers, shard_size) if engine is Engine.ray else None
+    if cluster is not None and (devices is not None or tensor_parallel != 1):
+        raise CaptaxError(
+            "--devices and --tensor-parallel are of one process, and each worker of --engine ray "
+            "has one device; leave them out"
+        )
     if cluster is not None and plan.printed:
         raise CaptaxError("--engine ray cannot print captions; add --out, or --format sidecar")
     if hints is not None and (task is not None or not (prompt or style)):

@@ -9,6 +9,7 @@ import typer
 
 from captax.cli.options import (
     SOME_FAILED,
+    Devices,
     Formatted,
     Loaded,
     LoadedDtype,
@@ -16,9 +17,11 @@ from captax.cli.options import (
     Out,
     Replace,
     Revision,
+    TensorParallel,
     as_json,
     checkpoint_files,
     named_pictures,
+    on_devices,
     output,
     watched,
 )
@@ -37,6 +40,8 @@ def classify(
     out: Out = None,
     overwrite: Replace = False,
     dtype: Loaded = LoadedDtype.float32,
+    devices: Devices = None,
+    tensor_parallel: TensorParallel = 1,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
@@ -63,7 +68,13 @@ def classify(
     check_new_files([new], [*paths, *checkpoint_files(model)], reads=is_image_path)
     files = named_pictures(paths)
     persist_compiled_programs()
-    classifier = load(model, revision=revision, offline=offline, dtype=dtype.value)
+    classifier = load(
+        model,
+        revision=revision,
+        offline=offline,
+        dtype=dtype.value,
+        **on_devices(devices, tensor_parallel),
+    )
     if not isinstance(classifier, Classifier):
         raise CaptaxError(
             f"{model}: holds a {type(classifier).__name__}, which cannot classify; "

@@ -7,10 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from captax.cli.options import (
+    Devices,
     Loaded,
     LoadedDtype,
     Replace,
+    TensorParallel,
     checkpoint_files,
+    on_devices,
     refuse_idle,
     wrote,
 )
@@ -63,6 +66,8 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of examples in a batch.")] = 32,
     dtype: Loaded = LoadedDtype.float32,
+    devices: Devices = None,
+    tensor_parallel: TensorParallel = 1,
     json_out: Annotated[
         Path | None,
         typer.Option(
@@ -104,7 +109,7 @@ def evaluate(
     # What is wrong with the data is told before the model is loaded.
     datasets.check_place(data, split=split, rows=rows)
     persist_compiled_programs()
-    loaded: Any = load(model, dtype=dtype.value)
+    loaded: Any = load(model, dtype=dtype.value, **on_devices(devices, tensor_parallel))
     if not isinstance(loaded, Captioner | Classifier | TextGenerator):
         raise CaptaxError(
             f"{model}: holds a {type(loaded).__name__}, which cannot be evaluated; give a "

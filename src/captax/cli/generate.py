@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from captax.cli.options import (
+    Devices,
     Formatted,
     Loaded,
     LoadedDtype,
@@ -15,9 +16,11 @@ from captax.cli.options import (
     Out,
     Replace,
     Revision,
+    TensorParallel,
     as_json,
     checkpoint_files,
     decoding,
+    on_devices,
     output,
 )
 from captax.errors import CaptaxError
@@ -56,6 +59,8 @@ def generate(
     out: Out = None,
     overwrite: Replace = False,
     dtype: Loaded = LoadedDtype.float32,
+    devices: Devices = None,
+    tensor_parallel: TensorParallel = 1,
     revision: Revision = None,
     offline: Offline = False,
     *,
@@ -86,7 +91,13 @@ def generate(
     elif not lines:
         lines = sys.stdin.read().splitlines()
     persist_compiled_programs()
-    generator = load(model, revision=revision, offline=offline, dtype=dtype.value)
+    generator = load(
+        model,
+        revision=revision,
+        offline=offline,
+        dtype=dtype.value,
+        **on_devices(devices, tensor_parallel),
+    )
     if not isinstance(generator, TextGenerator):
         raise CaptaxError(
             f"{model}: holds a {type(generator).__name__}, which does not take texts; "

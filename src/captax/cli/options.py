@@ -98,6 +98,39 @@ Loaded = Annotated[
         "TPUs, GPUs and CPUs with AMX. int8 and int4 take the least memory.",
     ),
 ]
+
+
+def _number_or_all(value: str | None) -> str | None:
+    if value not in (None, "all") and not value.isdecimal():
+        raise typer.BadParameter(f"{value!r} is not a number; give one, or all")
+    return value
+
+
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        metavar="INTEGER|all",
+        callback=_number_or_all,
+        help="How many of this machine's devices compute, each its own batches. Default: one, or "
+        "as many as --tensor-parallel.",
+    ),
+]
+TensorParallel = Annotated[
+    int,
+    typer.Option(
+        help="How many devices divide the weights and compute a batch together, for a model that "
+        "one cannot hold.",
+        min=1,
+    ),
+]
+
+
+def on_devices(devices: str | None, tensor_parallel: int) -> dict[str, Any]:
+    """The arguments of `captax.load` for these options."""
+    count = int(devices) if devices is not None and devices.isdecimal() else devices
+    return {"devices": count, "tensor_parallel": tensor_parallel}
+
+
 ImageSize = Annotated[
     int | None,
     typer.Option(

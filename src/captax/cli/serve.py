@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from captax.cli.options import (
+    Devices,
     ImageSize,
     ImageSplitting,
     Loaded,
@@ -12,6 +13,8 @@ from captax.cli.options import (
     Model,
     Offline,
     Revision,
+    TensorParallel,
+    on_devices,
 )
 from captax.errors import CaptaxError
 
@@ -129,6 +132,8 @@ def serve(
     image_size: ImageSize = None,
     image_splitting: ImageSplitting = None,
     dtype: Loaded = LoadedDtype.float32,
+    devices: Devices = None,
+    tensor_parallel: TensorParallel = 1,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
@@ -170,6 +175,7 @@ def serve(
         revision=revision,
         offline=offline,
         dtype=dtype.value,
+        **on_devices(devices, tensor_parallel),
         image_size=image_size,
         image_splitting=image_splitting,
     )

@@ -26,13 +26,16 @@ from captax.cli.collecting import (
     writing,
 )
 from captax.cli.options import (
+    Devices,
     FollowLinks,
     Loaded,
     LoadedDtype,
     Offline,
     Replace,
     Revision,
+    TensorParallel,
     checkpoint_files,
+    on_devices,
 )
 from captax.collection.choices import Compare, OnExists, Resume
 from captax.errors import CaptaxError
@@ -83,6 +86,8 @@ def tag(
     sheet: Sheet = None,
     overwrite: Replace = False,
     dtype: Loaded = LoadedDtype.float32,
+    devices: Devices = None,
+    tensor_parallel: TensorParallel = 1,
     revision: Revision = None,
     offline: Offline = False,
     template: Template = "{caption}",
@@ -146,7 +151,13 @@ def tag(
         plan, resume=resume, retry_errors=retry_errors, separator=separator != BETWEEN
     )
     persist_compiled_programs()
-    tagger = load(model, revision=revision, offline=offline, dtype=dtype.value)
+    tagger = load(
+        model,
+        revision=revision,
+        offline=offline,
+        dtype=dtype.value,
+        **on_devices(devices, tensor_parallel),
+    )
     if not isinstance(tagger, Tagger):
         raise CaptaxError(
             f"{model}: holds a {type(tagger).__name__}, which cannot tag; give a tagger, such as "

@@ -244,7 +244,7 @@ def caption_batches(
 
     def ready() -> Iterator[Placed | Record]:
         """Pictures for the captioner, and between them the records of pictures without captions."""
-        how = pace(options.batch_size)
+        how = pace(options.batch_size, pipeline.at_once)
         for record, picture in map_ahead(load, wanted, how["threads"], how["ahead"]):
             original = None
             if copies is not None and record.fingerprint is not None:

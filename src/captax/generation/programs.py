@@ -5,7 +5,7 @@ import contextvars
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,8 @@ from captax.models.prompt import Prompt
 
 # Each size has a compiled program; a smaller batch is padded to the next size.
 BATCH_SIZES = (1, 8, 32)
-# How many programs are kept: clients of a server may ask for any number of decoding options.
+# How many programs are kept for each device: clients of a server may ask for any number of
+# decoding options.
 KEPT_PROGRAMS = 16
 # New tokens that the first cache of a text has room for; every further one has twice the room of
 # the one before it.
@@ -114,7 +115,10 @@ class Programs:
         refuse_fork()
         self._kept: dict[Hashable, Callable[..., Any]] = {}
         self._pinned: frozenset[Hashable] = frozenset()
+        self._most = KEPT_PROGRAMS
         self._changing = threading.Lock()
+        self._in_order = threading.Lock()
+        self._locks: dict[Hashable, tuple[threading.Lock, int]] = {}
 
     def run(
         self,
@@ -139,20 +143,21 @@ class Programs:
         if program is None:
 
             def compile(options: dict[str, Any] | None = None) -> Callable[..., Any]:
-                if (program := self._find(key)) is None:
-                    function = make()
+                with self._alone(key):
+                    return self._find(key) or made(options)
 
-                    # Leaves alone, for classes check what they are made of, and JAX would make some
-                    # of descriptions.
-                    def flat(leaves: list[Any], gone: list[Any]) -> Any:
-                        last = (
-                            [] if spent is None else [jax.tree.unflatten(structure_of_gone, gone)]
-                        )
-                        return function(*jax.tree.unflatten(structure, leaves), *last)
+            def made(options: dict[str, Any] | None) -> Callable[..., Any]:
+                function = make()
 
-                    jitted = jax.jit(flat, donate_argnums=1)
-                    program = jitted.lower(leaves, gone).compile(options)
-                    self._keep(key, program)
+                # Leaves alone, for classes check what they are made of, and JAX would make some of
+                # descriptions.
+                def flat(leaves: list[Any], gone: list[Any]) -> Any:
+                    last = [] if spent is None else [jax.tree.unflatten(structure_of_gone, gone)]
+                    return function(*jax.tree.unflatten(structure, leaves), *last)
+
+                jitted = jax.jit(flat, donate_argnums=1)
+                program = jitted.lower(leaves, gone).compile(options)
+                self._keep(key, program)
                 return program
 
             here_only(key, compile)
@@ -160,11 +165,33 @@ class Programs:
             with _told():
                 program = compile()
             _compiling.append(time.perf_counter() - started)
-        return program(leaves, gone)
+        # Devices that compute together must get their programs in the same order.
+        together = any(len(_devices(leaf)) > 1 for leaf in leaves)
+        with self._in_order if together else contextlib.nullcontext():
+            return program(leaves, gone)
+
+    def serve(self, replicas: int) -> None:
+        """Keep as many programs for each of several replicas as for one."""
+        self._most = KEPT_PROGRAMS * replicas
 
     def pin(self) -> None:
         """Never forget the programs that are kept now."""
         self._pinned = frozenset(self._kept)
+
+    @contextlib.contextmanager
+    def _alone(self, key: Hashable) -> Iterator[None]:
+        """Inside, no other thread compiles the program of this key."""
+        with self._changing:
+            lock, count = self._locks.get(key, (threading.Lock(), 0))
+            self._locks[key] = lock, count + 1
+        try:
+            with lock:
+                yield
+        finally:
+            with self._changing:
+                lock, count = self._locks.pop(key)
+                if count > 1:
+                    self._locks[key] = lock, count - 1
 
     def _find(self, key: Hashable) -> Callable[..., Any] | None:
         with self._changing:
@@ -178,7 +205,7 @@ class Programs:
         with self._changing:
             self._kept[key] = program
             others = [each for each in self._kept if each not in self._pinned]
-            for each in others[: max(0, len(others) - KEPT_PROGRAMS)]:
+            for each in others[: max(0, len(others) - self._most)]:
                 del self._kept[each]
 
 
@@ -191,6 +218,11 @@ def _array(leaf: Any) -> Any:
 
 def _shape(leaf: Any) -> Hashable:
     return leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)
+
+
+def _devices(leaf: Any) -> Collection[jax.Device]:
+    sharding = getattr(leaf, "sharding", None)
+    return () if sharding is None else sharding.device_set
 
 
 def padded(size: int, batch_size: int) -> int:

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from captax.checkpoints.state import parameters
 from captax.data import filled, load_images
 from captax.errors import plural, quoted
 from captax.explain import Explanation, Reader, explain, known_methods
@@ -157,7 +156,7 @@ class Captioner(Generator):
         `signals`, captions carry all signals of `captax.generation.confidence` that the model
         gives, whether or not it is calibrated.
         """
-        pictures = load_images(images, self._prepare_one, **pace(batch_size))
+        pictures = load_images(images, self._prepare_one, **pace(batch_size, self.at_once))
         options |= {"prompt": prompt, "system": system, "raw": raw}
         return self.stream_pixels(
             pictures, seed=seed, batch_size=batch_size, signals=signals, **options
@@ -222,7 +221,8 @@ class Captioner(Generator):
             inputs = self.inputs(pictures, rows)
             return self._dispatch(inputs, prompts, rows, config, seeds, measured)
 
-        streamed = stream_prepared(placed(), write, batch_size=batch_size, shape=self.shape)
+        how: dict[str, Any] = {"at_once": self.at_once, "shape": self.shape}
+        streamed = stream_prepared(placed(), write, batch_size=batch_size, **how)
         for place, found in streamed:
             if isinstance(found, Sequences):
                 yield self._caption(prompted(place), found, config)
@@ -374,8 +374,11 @@ class Captioner(Generator):
             said = [tokens[order[place]] for place in places]
             return self._score(self.inputs(pictures, rows), prompts, said, rows, config)
 
-        prepared = load_images([pictures[i] for i in order], self._prepare_one, **pace(batch_size))
-        found = stream_prepared(enumerate(prepared), read, batch_size=batch_size, shape=self.shape)
+        prepared = load_images(
+            [pictures[i] for i in order], self._prepare_one, **pace(batch_size, self.at_once)
+        )
+        how: dict[str, Any] = {"at_once": self.at_once, "shape": self.shape}
+        found = stream_prepared(enumerate(prepared), read, batch_size=batch_size, **how)
         scores = [0.0] * len(given)
         for i, (_, value) in zip(order, found, strict=True):
             if isinstance(value, ImageError):
@@ -646,7 +649,7 @@ class Captioner(Generator):
 
             return program
 
-        given = (parameters(self.model), inputs, prompt, tokens, lengths, limits)
+        given = (self._weights(), inputs, prompt, tokens, lengths, limits)
         # Scores depend on the strategy only in this: beam search counts what constraints do.
         rules = None if isinstance(config.strategy, Greedy) else self._rules(config)
         kind = Greedy if rules is None else Beam

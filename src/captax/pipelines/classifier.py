@@ -12,12 +12,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from captax.checkpoints.directory import CARD, save_model, write_directory
-from captax.checkpoints.state import parameters, rebuilder
+from captax.checkpoints.state import rebuilder
 from captax.data.example import Stored
 from captax.errors import CaptaxError
 from captax.generation.programs import Programs
 from captax.images import ImageError, ImageProcessor, ImageSource
 from captax.models.arithmetic import map_pictures
+from captax.pipelines.replicas import Replicated
 from captax.pipelines.streaming import several, stream_pictures
 
 
@@ -45,7 +46,7 @@ class Classification:
         return self.label
 
 
-class Classifier:
+class Classifier(Replicated):
     """Labels pictures."""
 
     def __init__(self, model: Any, processor: ImageProcessor, labels: Sequence[str] = ()):
@@ -112,13 +113,14 @@ class Classifier:
         """Classify pictures as they arrive, in order; yield the error of one that is broken."""
         if top < 1:
             raise LabelError(f"top is {top}: give 1 or more")
-        for found in stream_pictures(images, self.processor, self._dispatch, batch_size=batch_size):
+        how = {"batch_size": batch_size, "at_once": self.at_once}
+        for found in stream_pictures(images, self.processor, self._dispatch, **how):
             yield found if isinstance(found, ImageError) else self._best(found, top)
 
     def _dispatch(
         self, pixels: Float[np.ndarray, "batch height width 3"]
     ) -> Float[Array, "batch labels"]:
-        return self._programs.run("classify", lambda: self._program, parameters(self.model), pixels)
+        return self._programs.run("classify", lambda: self._program, self._weights(), pixels)
 
     def _best(self, probabilities: Float[np.ndarray, " labels"], top: int) -> Classification:
         order = np.argsort(-probabilities, kind="stable")[:top]

@@ -284,9 +284,10 @@ class JpegProcessor:
 class EndpointCaptioner:
     """Asks a server for captions, `concurrency` at a time."""
 
-    # As of a captioner without one, and which reads no videos.
+    # As of a captioner without one, which reads no videos and has one device.
     calibration = None
     frames = 0
+    at_once = 1
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from captax.checkpoints.directory import CARD, CONFIG, read_json, save_model, write_directory
-from captax.checkpoints.state import parameters, rebuilder
+from captax.checkpoints.state import rebuilder
 from captax.errors import CheckpointError, quoted
 from captax.files import Kind
 from captax.generation import (
@@ -34,6 +34,7 @@ from captax.generation.loops import LEAST, first_copy_end, settled
 from captax.generation.programs import Programs, fill_prompts, here_only, rooms, with_limits
 from captax.generation.result import Alternative
 from captax.models.registry import ConfigError, model_config
+from captax.pipelines.replicas import Replicated
 from captax.text import Borders, TextError, Tokenizer
 from captax.text.growing import steady, told
 from captax.text.preambles import BEGINNINGS, without_preamble
@@ -52,7 +53,7 @@ _AGAINST_SCHEMAS = (
 )
 
 
-class Generator:
+class Generator(Replicated):
     """A model that writes text, its tokenizer, and its default options for decoding."""
 
     def __init__(
@@ -253,7 +254,7 @@ class Generator:
         how = {"eos_id": config.eos_ids, "pad_id": config.pad_token_id}
         how["end_loops"] = config.end_loops
         parts = _Parts(self._rebuild, self.encode, self.normalized, how, signals)
-        weights = parameters(self.model)
+        weights = self._weights()
 
         def run(part: str, *arguments: Any, room: int | None = None, spent: Any = None) -> Any:
             program = getattr(parts, part)

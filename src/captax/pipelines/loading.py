@@ -1,5 +1,6 @@
 """Load checkpoints by name; the kind of the model decides what `load` returns."""
 
+import contextlib
 import dataclasses
 from os import PathLike
 from pathlib import Path
@@ -30,6 +31,7 @@ from captax.pipelines.florence2 import Florence2Captioner
 from captax.pipelines.generator import read_calibration, read_generation
 from captax.pipelines.matcher import Matcher
 from captax.pipelines.native import NativeCaptioner
+from captax.pipelines.replicas import in_host_memory
 from captax.pipelines.tagger import Tagger
 from captax.pipelines.text_generator import SOURCE_TOKENIZER, TextGenerator
 from captax.pipelines.vision_language import VisionLanguageCaptioner, check_places
@@ -51,6 +53,8 @@ def load(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     frames: int | None = None,
+    devices: int | str | None = None,
+    tensor_parallel: int = 1,
 ) -> Captioner: ...
 
 
@@ -67,6 +71,8 @@ def load(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     frames: int | None = None,
+    devices: int | str | None = None,
+    tensor_parallel: int = 1,
 ) -> Any: ...
 
 
@@ -82,6 +88,8 @@ def load(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     frames: int | None = None,
+    devices: int | str | None = None,
+    tensor_parallel: int = 1,
 ) -> Any:
     """Load a checkpoint, ready for use.
 
@@ -104,6 +112,10 @@ def load(
             fewer tokens.
         frames: for models that read videos: how many frames of one they are shown; with 0, none is
             read.
+        devices: how many of this process's devices compute, or "all"; by default as many as
+            `tensor_parallel`. Batches are computed at once on different devices.
+        tensor_parallel: how many devices hold one copy of the weights and compute a batch
+            together, for models that do not fit one.
 
     Returns:
         A `Captioner`, a `TextGenerator`, a `Classifier`, a `Tagger`, or a `Matcher` for a CLIP
@@ -111,15 +123,19 @@ def load(
 
     Raises:
         CheckpointError: there is no checkpoint, or its model cannot be used alone.
-        OptionError: an option is given that is for models which see pictures in another way.
+        OptionError: an option is given that is for models which see pictures in another way, or
+            there are too few devices.
     """
     refuse_fork()
     loaded: Any
-    if name is not None and is_gguf(Path(name)):
-        loaded = _from_gguf(Path(name), dtype)
-    else:
-        directory = locate(name, revision=revision, token=token, offline=offline)
-        loaded = _from_directory(directory, dtype, name)
+    with in_host_memory() if tensor_parallel > 1 else contextlib.nullcontext():
+        if name is not None and is_gguf(Path(name)):
+            loaded = _from_gguf(Path(name), dtype)
+        else:
+            directory = locate(name, revision=revision, token=token, offline=offline)
+            loaded = _from_directory(directory, dtype, name)
+    if devices is not None or tensor_parallel != 1:
+        loaded.replicate(devices, tensor_parallel)
     if image_size is not None or image_splitting is not None:
         loaded.processor = _retiled(loaded, image_size, image_splitting)
     if min_pixels is not None or max_pixels is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from captax.checkpoints.directory import CARD, save_model, write_directory
-from captax.checkpoints.state import parameters, rebuilder
+from captax.checkpoints.state import rebuilder
 from captax.errors import CaptaxError
 from captax.generation.programs import Programs, padded
 from captax.images import ImageError, ImageProcessor, ImageSource
@@ -19,11 +19,12 @@ from captax.models.arithmetic import map_pictures
 from captax.models.clip import Clip
 from captax.models.encoders import TextBatch
 from captax.models.two_towers import TwoTowers
+from captax.pipelines.replicas import Replicated
 from captax.pipelines.streaming import several, stream_pictures
 from captax.text import Tokenizer
 
 
-class Matcher:
+class Matcher(Replicated):
     """Tells how well pictures and texts fit each other."""
 
     def __init__(self, model: TwoTowers, processor: ImageProcessor, tokenizer: Tokenizer):
@@ -61,11 +62,12 @@ class Matcher:
         """
 
         def see(pixels: Float[np.ndarray, "batch height width 3"]) -> Any:
-            return self._programs.run("see", lambda: self._see, parameters(self.model), pixels)
+            return self._programs.run("see", lambda: self._see, self._weights(), pixels)
 
         vectors = []
         pictures = several(images)
-        for found in stream_pictures(pictures, self.processor, see, batch_size=batch_size):
+        how = {"batch_size": batch_size, "at_once": self.at_once}
+        for found in stream_pictures(pictures, self.processor, see, **how):
             if isinstance(found, ImageError):
                 raise found
             vectors.append(found)
@@ -90,7 +92,7 @@ class Matcher:
             mask[:, 0] = True
             for i, row in enumerate(rows):
                 tokens[i, : len(row)], mask[i, : len(row)] = row, True
-            given = parameters(self.model), TextBatch(tokens, mask)
+            given = self._weights(), TextBatch(tokens, mask)
             found = np.asarray(self._programs.run("read", lambda: self._read, *given))
             vectors.append(found[: len(rows)])
         return np.concatenate(vectors)

@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from captax.checkpoints.directory import CONFIG
-from captax.checkpoints.state import parameters, rebuilder
+from captax.checkpoints.state import rebuilder
 from captax.data import filled, load_images
 from captax.data.example import Stored
 from captax.errors import CheckpointError, OptionError, quoted
 from captax.generation.programs import Programs, padded
 from captax.images import ImageError, ImageSource, Prepared, SquareProcessor
 from captax.models.arithmetic import map_pictures
+from captax.pipelines.replicas import Replicated
 from captax.pipelines.streaming import Placed, pace, several, stream_prepared
 from captax.text.tags import CHARACTER, GENERAL, RATING, Spelling, Tag, read_tags
 
@@ -58,7 +59,7 @@ class Tagging:
         return self.text()
 
 
-class Tagger:
+class Tagger(Replicated):
     """Tags pictures."""
 
     calibration = None  # as of a captioner without one
@@ -142,7 +143,9 @@ class Tagger:
 
         `options` are the thresholds and `exclude`, as `tag` takes them.
         """
-        pictures: Iterable[Any] = load_images(images, self._prepare_one, **pace(batch_size))
+        pictures: Iterable[Any] = load_images(
+            images, self._prepare_one, **pace(batch_size, self.at_once)
+        )
         return self.stream_pixels(pictures, batch_size=batch_size, **options)
 
     def stream_pixels(
@@ -166,10 +169,10 @@ class Tagger:
         def look(pictures: list[Any], places: list[int]) -> Float[Array, "batch tags"]:
             rows = padded(len(pictures), batch_size)
             pixels = filled([each.pixels for each in pictures], rows)
-            return self._programs.run("tag", lambda: self._program, parameters(self.model), pixels)
+            return self._programs.run("tag", lambda: self._program, self._weights(), pixels)
 
         placed = ((0, each.picture if isinstance(each, Placed) else each) for each in pictures)
-        for _, found in stream_prepared(placed, look, batch_size=batch_size):
+        for _, found in stream_prepared(placed, look, batch_size=batch_size, at_once=self.at_once):
             if isinstance(found, np.ndarray):
                 if np.isnan(found).any():
                     raise CheckpointError(

@@ -1,12 +1,13 @@
 """Text to text: an encoder-decoder that rewrites texts, or a language model that continues them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from captax.data import batched
 from captax.generation import GenerationConfig, GenerationError, Sequences
 from captax.generation.programs import padded, seeds_of
 from captax.generation.result import Generated
@@ -14,6 +15,7 @@ from captax.models.decoders import TextDecoder
 from captax.models.encoder_decoder import EncoderDecoder
 from captax.models.encoders import Features, TextBatch
 from captax.pipelines.generator import Generator
+from captax.pipelines.replicas import EACH, started
 from captax.text import Tokenizer
 from captax.text.prompt_format import format_of
 
@@ -81,17 +83,30 @@ class TextGenerator(Generator):
         # Texts of similar length share a batch, so that it needs little padding.
         order = sorted(range(len(read)), key=lambda i: len(read[i]))
         found: dict[int, Generated] = {}
-        for first in range(0, len(order), batch_size):
-            chosen = order[first : first + batch_size]
+
+        def write(chosen: list[int]) -> Sequences:
             rows = padded(len(chosen), batch_size)
             sources = [read[i] for i in chosen]
             prompts = [[self._start(config)] for _ in chosen] if rewrites else sources
             inputs = self._text(sources, rows) if rewrites else None
-            drawn = [seeds[i] for i in chosen]
-            said = jax.device_get(self._dispatch(inputs, prompts, rows, config, drawn))
+            return self._dispatch(inputs, prompts, rows, config, [seeds[i] for i in chosen])
+
+        waiting: list[tuple[list[int], Callable[[], Sequences]]] = []
+
+        def wait() -> None:
+            chosen, result = waiting.pop(0)
+            said = result()
             for row, i in enumerate(chosen):
-                prompt = [] if rewrites or asks else sources[row]
+                prompt = [] if rewrites or asks else read[i]
                 found[i] = Generated(**self._texts(prompt, _row(said, row), config))
+
+        with started(self.at_once) as start:
+            for chosen in batched(order, batch_size):
+                waiting.append((chosen, start(write, chosen)))
+                if len(waiting) == EACH * self.at_once:
+                    wait()
+            while waiting:
+                wait()
         return [found[i] for i in range(len(several))]
 
     def _asked(self, text: str, system: str) -> str:

@@ -1,4 +1,4 @@
-"""One thread that owns the model: pictures of concurrent requests go through it in batches."""
+"""A thread for each replica of the model: pictures of requests go through it in batches."""
 
 import contextlib
 import dataclasses
@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from captax.generation.programs import NotCompiled
+from captax.pipelines.replicas import on_replica
 from captax.serve.compiling import PART, Busy, Compiler
 
 # The weight of the newest batch in the seconds that a picture takes.
@@ -49,7 +50,7 @@ class _Entry:
 
 
 class Batcher:
-    """Runs `compute(work, inputs)` in a thread of its own; inputs with equal work share a call.
+    """Runs `compute(work, inputs)` in threads of its own; inputs with equal work share a call.
 
     `compute` gives a result, or an exception, for each input. When it raises, each input of the
     batch is run alone, so that it fails by its own fault only. An entry whose future was cancelled
@@ -64,6 +65,7 @@ class Batcher:
         limit: int,
         sizes: Sequence[int],
         wait: float,
+        replicas: int = 1,
         alone: Callable[[Any], bool] = lambda work: False,
         coming: Callable[[], bool] = lambda: False,
         watch: Callable[[int, float], None] = lambda size, seconds: None,
@@ -76,6 +78,7 @@ class Batcher:
             limit: most inputs that may be in the queue at once.
             sizes: batch sizes that the model has programs for; others are padded to the next.
             wait: seconds that the oldest entry waits for more while some are `coming`.
+            replicas: how many threads compute, each on its replica of the model.
             alone: whether inputs with this work cannot share a call.
             coming: whether requests are here that may still add inputs.
             watch: receives the size of each batch and its seconds.
@@ -91,7 +94,10 @@ class Batcher:
         self._pace = 0.1
         self._reserved = 0
         self._compiler = Compiler(self._take_back, limit=max(1, limit // PART))
-        self._thread = threading.Thread(target=self._work, name="captax-model", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, args=(i,), name=f"captax-model-{i}", daemon=True)
+            for i in range(replicas)
+        ]
 
     @property
     def depth(self) -> int:
@@ -126,23 +132,29 @@ class Batcher:
             if self._stopping:
                 raise RuntimeError("the model's thread has stopped")
             self._entries.extend(entries)
-            self._changed.notify()
+            self._changed.notify_all()
         return [entry.future for entry in entries]
 
     def start(self) -> None:
         """Start the threads."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         self._compiler.start()
 
     def stop(self) -> None:
         """Finish all inputs in the queue, then end the threads."""
         with self._changed:
             self._stopping = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
         self._compiler.stop()
 
-    def _work(self) -> None:
+    def _work(self, replica: int) -> None:
+        with on_replica(replica):
+            self._batches()
+
+    def _batches(self) -> None:
         while (batch := self._next()) is not None:
             # From here on an entry can no longer be cancelled.
             running = [entry for entry in batch if _begin(entry.future)]
@@ -230,7 +242,7 @@ class Batcher:
         """Run entries whose program has been compiled, before those that came later."""
         with self._changed:
             self._entries.extendleft(reversed(entries))
-            self._changed.notify()
+            self._changed.notify_all()
 
 
 def _begin(future: Answer) -> bool:

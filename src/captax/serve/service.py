@@ -51,6 +51,7 @@ class Service:
             limit=settings.queue,
             sizes=self.worker.sizes,
             wait=settings.wait,
+            replicas=model.at_once,
             alone=self.worker.alone,
             coming=lambda: self.working > self.handed,
             watch=lambda size, seconds: self.metrics.batched(size, seconds),

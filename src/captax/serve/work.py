@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from captax.generation.programs import BATCH_SIZES, compiling_elsewhere
 from captax.images import Prepared
 from captax.pipelines.captioner import Caption, Captioner
 from captax.pipelines.classifier import Classification, Classifier
+from captax.pipelines.replicas import on_replica
 
 # Captions that the page asks for.
 PAGE_CAPTIONS = 3
@@ -76,7 +78,7 @@ class Answer:
 
 
 class Worker:
-    """Does work with a model. Only one thread may use it, which is the batcher's."""
+    """Does work with a model, in one thread for each of its replicas."""
 
     def __init__(self, model: Model, max_batch: int):
         self.model = model
@@ -211,10 +213,19 @@ class Worker:
     def warm_up(self) -> dict[int, float]:
         """Compile the usual requests for good, and measure the seconds of a batch of each size."""
         try:
-            return self._warm_up()
+            with on_replica(0):
+                seconds = self._warm_up()
+            # The first may have left programs on disk that the others only have to read.
+            with ThreadPoolExecutor(max(1, self.model.at_once - 1)) as threads:
+                list(threads.map(self._warm_up_on, range(1, self.model.at_once)))
+            return seconds
         finally:
             self._warm = True
             self.model.keep_programs()
+
+    def _warm_up_on(self, replica: int) -> None:
+        with on_replica(replica):
+            self._warm_up()
 
     def _warm_up(self) -> dict[int, float]:
         given = Input(Prepared(np.full((*self.processor.size, 3), 127, np.uint8)))
