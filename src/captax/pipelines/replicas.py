@@ -196,8 +196,9 @@ def in_host_memory() -> contextlib.AbstractContextManager[Any]:
 
 def _heads(model: nnx.Module) -> dict[str, tuple[int, int]]:
     """The heads of each attention, and those of its keys and values, by its path."""
-    return {
-        ".".join(map(str, path)): (module.heads, getattr(module, "kv_heads", module.heads))
-        for path, module in nnx.iter_modules(model)
-        if isinstance(getattr(module, "heads", None), int)
-    }
+    found: dict[str, tuple[int, int]] = {}
+    for path, module in nnx.iter_modules(model):
+        heads = getattr(module, "heads", None)
+        if isinstance(heads, int):
+            found[".".join(map(str, path))] = heads, getattr(module, "kv_heads", heads)
+    return found
