@@ -3,9 +3,12 @@
 A peer is made from a checkpoint directory. `encode(pixels)` returns the output of the vision
 encoder and `generate(pixels, beams)` the tokens, both as NumPy arrays; pixels are
 [batch 3 height width] float32. Each peer runs in its own process, which imports no other peer.
+PyTorch computes on the device that the environment variable `BENCHMARK_DEVICE` names, `cpu` or
+`gpu`; JAX finds its own.
 """
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,19 @@ from typing import Any
 import numpy as np
 
 STEPS, THREADS, SIDE, VOCAB = 20, 2, 224, 50257
+TORCH_DEVICE = "cuda" if os.environ.get("BENCHMARK_DEVICE") == "gpu" else "cpu"
 # Both start and end, as GPT-2 has it. Its embedding, which is the output layer too, is zero, so
 # that it never wins and all captions have `STEPS` tokens without anyone suppressing anything.
 EOS = VOCAB - 1
+
+
+def run_on(device: str) -> None:
+    """Make the processes that this one starts compute on a device."""
+    os.environ["BENCHMARK_DEVICE"] = device
+    if device == "cpu":
+        # What comes of it inherits these, whatever each calls its threads.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+        os.environ |= {"OMP_NUM_THREADS": str(THREADS), "JAX_PLATFORMS": "cpu"}
 
 
 def make_checkpoint(directory: Path, *, tiny: bool = False) -> None:
@@ -80,7 +93,9 @@ class Captax:
 
     def generate(self, pixels: np.ndarray, beams: int) -> np.ndarray:
         pictures = np.rint((pixels.transpose(0, 2, 3, 1) + 1) * 127.5).astype(np.uint8)
-        captions = self.captioner.caption([*pictures], num_beams=beams, max_new_tokens=STEPS)
+        captions = self.captioner.caption(
+            [*pictures], num_beams=beams, max_new_tokens=STEPS, batch_size=max(32, len(pictures))
+        )
         return np.array([caption.tokens for caption in captions])
 
 
@@ -101,15 +116,17 @@ class Transformers:
         from transformers.utils import logging
 
         logging.set_verbosity_error()
-        torch.set_num_threads(THREADS)
+        if TORCH_DEVICE == "cpu":
+            torch.set_num_threads(THREADS)
         torch.set_grad_enabled(False)
         dtype = getattr(torch, self.dtype)
-        self.tensor = lambda pixels: torch.from_numpy(pixels).to(dtype)
+        self.tensor = lambda pixels: torch.from_numpy(pixels).to(TORCH_DEVICE, dtype)
         self.options: dict[str, Any] = {}
-        self.model = VisionEncoderDecoderModel.from_pretrained(directory, dtype=dtype).eval()
+        model = VisionEncoderDecoderModel.from_pretrained(directory, dtype=dtype)
+        self.model = model.to(TORCH_DEVICE).eval()
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        return self.model.encoder(self.tensor(pixels)).last_hidden_state.float().numpy()
+        return self.model.encoder(self.tensor(pixels)).last_hidden_state.float().cpu().numpy()
 
     def generate(self, pixels: np.ndarray, beams: int) -> np.ndarray:
         tokens = self.model.generate(
@@ -119,7 +136,7 @@ class Transformers:
             do_sample=False,
             **self.options,
         )
-        return tokens[:, 1:].numpy()
+        return tokens[:, 1:].cpu().numpy()
 
 
 class NarrowTransformers(Transformers):
@@ -140,6 +157,12 @@ class Compiled(Transformers):
         compilation._compile_all_devices = True  # on a CPU too
         self.options = {"cache_implementation": "static", "compile_config": compilation}
         self.model.encoder.forward = torch.compile(self.model.encoder.forward)
+
+
+class NarrowCompiled(Compiled):
+    """With weights and products of bfloat16."""
+
+    dtype = "bfloat16"
 
 
 def export(directory: Path, target: Path) -> None:
@@ -349,5 +372,6 @@ PEERS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "openvino": (OpenVino, ("openvino", "onnx", "onnxscript")),
     "captax": (Captax, ("captax",)),
     "transformers16": (NarrowTransformers, ("torch", "transformers")),
+    "compiled16": (NarrowCompiled, ("torch", "transformers")),
     "captax16": (NarrowCaptax, ("captax",)),
 }

@@ -1,17 +1,17 @@
 """How long a training step takes, compared with PyTorch and the floor; and what a cache saves.
 
-    python benchmarks/training.py [--recipes NAME ...] [--repeats N] [--json FILE]
-                                  [--data FOLDER] [--pictures N]
+    python benchmarks/training.py [--device cpu|gpu] [--recipes NAME ...] [--repeats N]
+                                  [--json FILE] [--data FOLDER] [--pictures N]
 
 The models of three recipes, with random weights, are trained on one batch of made-up pictures, each
 with one caption of 50 tokens, with the recipe's own task, optimiser and step: `flickr8k-vit` (batch
 32, the frozen encoder computed in the step), `food101-vit` (batch 16, 20 classes) and
-`flickr8k-resnet50` (batch 16, pictures of 448 pixels, 3,000 words). PyTorch, op by op, has the same
-model with the same weights, built from transformers' encoder and `torch.nn` layers, and the same
-step: dropout, clipping, optimiser and average. The losses before the first step, without dropout,
-show that the models are the same. Each side runs alone in its own process, on two threads. Times
-are medians over repeated steps after two steps that are not counted. bfloat16 rows use
-`optimizer.precision=bfloat16` and `torch.autocast`.
+`flickr8k-resnet50` (batch 16, pictures of 448 pixels, 3,000 words). PyTorch, op by op and
+compiled, has the same model with the same weights, built from transformers' encoder and `torch.nn`
+layers, and the same step: dropout, clipping, optimiser and average. The losses before the first
+step, without dropout, show that the models are the same. Each side runs alone in its own process,
+on a CPU on two threads. Times are medians over repeated steps after two steps that are not counted.
+bfloat16 rows use `optimizer.precision=bfloat16` and `torch.autocast`.
 
 The floor is the number of operations in the step's products and convolutions, forward and backward,
 at the measured rate of a large product.
@@ -35,7 +35,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from training_peers import OVERRIDES, PEERS, THREADS, make_checkpoints, prepare
+from peers import THREADS, TORCH_DEVICE, run_on
+from training_peers import OVERRIDES, PEERS, make_checkpoints, prepare
 
 PRECISIONS = ("float32", "bfloat16")
 FLICKR8K = 6000
@@ -58,14 +59,21 @@ def rates() -> dict[str, float]:
     import jax.numpy as jnp
     import torch
 
-    torch.set_num_threads(THREADS)
-    a = np.random.default_rng(0).normal(size=(3072, 3072)).astype(np.float32)
+    on_gpu = TORCH_DEVICE == "cuda"
+    if not on_gpu:
+        torch.set_num_threads(THREADS)
+    side = 8192 if on_gpu else 3072
+    waits = torch.cuda.synchronize if on_gpu else lambda: None
+    a = np.random.default_rng(0).normal(size=(side, side)).astype(np.float32)
     product = jax.jit(lambda x: jnp.matmul(x, x, preferred_element_type=jnp.float32))
     found = {}
     for precision in PRECISIONS:
-        x = torch.from_numpy(a).to(getattr(torch, precision))
+        x = torch.from_numpy(a).to(TORCH_DEVICE, getattr(torch, precision))
         y = jnp.asarray(a, precision)
-        calls = {"torch": lambda x=x: x.mm(x), "captax": lambda y=y: product(y).block_until_ready()}
+        calls = {
+            "torch": lambda x=x: (x.mm(x), waits()),
+            "captax": lambda y=y: product(y).block_until_ready(),
+        }
         for name, call in calls.items():
             found[f"{name} {precision}"] = 2 * len(a) ** 3 / min(seconds(call, 8))
     return found
@@ -90,8 +98,8 @@ def epoch(recipe: str, index: int, cached: bool, options: argparse.Namespace) ->
     from captax.checkpoints.state import parameters, rebuilder
     from captax.training.loop import frozen_depth
     from captax.training.optimizers import make_optimizer
-    from captax.training.recipe import load_recipe
-    from captax.training.step import begin_stage, make_step, matches
+    from captax.training.recipe import load_recipe, matches
+    from captax.training.step import begin_stage, make_step
     from captax.training.tasks import make_task
 
     given = [f"data.root={options.data}", "data.dev.0.rows=:1", f"stages.{index}.epochs=2"]
@@ -179,7 +187,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         result["steps"][recipe] = {"operations": operations}
         for precision in options.precisions:
             floor = operations / max(v for name, v in speeds.items() if name.endswith(precision))
-            found = {peer: apart(options, peer, recipe, precision) for peer in PEERS}
+            found = {peer: apart(options, peer, recipe, precision) for peer in options.peers}
             result["steps"][recipe][precision] = found
             print(f"{'floor ' + precision:18} {floor:7.3f}  {operations / 1e9:.0f} GFLOP")
             mine = statistics.median(found["captax"]["seconds"])
@@ -206,6 +214,8 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--peers", nargs="+", choices=[*PEERS], default=[*PEERS])
     parser.add_argument("--recipes", nargs="*", choices=[*OVERRIDES], default=[*OVERRIDES])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--repeats", type=int, default=5)
@@ -218,9 +228,7 @@ def main() -> None:
     if options.worker:
         options.json.write_text(json.dumps(work(options)))
         return
-    # What comes of it inherits these, whatever each calls its threads.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
-    os.environ |= {"OMP_NUM_THREADS": str(THREADS), "JAX_PLATFORMS": "cpu"}
+    run_on(options.device)
     with tempfile.TemporaryDirectory() as scratch:
         options.folder = (options.folder or Path(scratch)).resolve()
         options.folder.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peers import THREADS, TORCH_DEVICE
 
-THREADS, WORDS = 2, 48  # so many words, start and eos make 50 tokens
+WORDS = 48  # so many words, start and eos make 50 tokens
 
 # What the recipes leave to the user, and what makes a step the same in every run: pictures as
 # pixels, and one caption of 50 tokens a picture.
@@ -79,8 +80,8 @@ class Captax:
 
         from captax.checkpoints.state import parameters, rebuilder
         from captax.training.optimizers import make_optimizer
-        from captax.training.recipe import load_recipe
-        from captax.training.step import begin_stage, make_step, matches, narrowed
+        from captax.training.recipe import load_recipe, matches
+        from captax.training.step import begin_stage, make_step, narrowed
         from captax.training.tasks import make_task
 
         given = [each.replace("{0}", str(folder)) for each in OVERRIDES[name]]
@@ -145,13 +146,17 @@ class Torch:
         import torch
         from transformers import ResNetModel, ViTForImageClassification, ViTModel
 
-        torch.set_num_threads(THREADS)
+        if TORCH_DEVICE == "cpu":
+            torch.set_num_threads(THREADS)
         torch.manual_seed(0)
         self.torch, self.narrow = torch, precision == "bfloat16"
         recipe = json.loads((folder / name / "recipe.json").read_text())
         stage, self.options = recipe["stages"][0], recipe["optimizer"]
         with np.load(folder / name / "batch.npz") as arrays:
-            self.batch = {key: torch.from_numpy(value).clone() for key, value in arrays.items()}
+            self.batch = {
+                key: torch.from_numpy(value).clone().to(TORCH_DEVICE)
+                for key, value in arrays.items()
+            }
         if name == "food101-vit":
             self.model: Any = ViTForImageClassification.from_pretrained(folder / name)
         else:
@@ -162,6 +167,7 @@ class Torch:
             places = {"vit": (14, 1), "resnet": (14, 0)}[where]
             self.model = _captioner(encoder, recipe["model"]["decoder"], *places)
             _fill(self.model.decoder, folder / name / "decoder.safetensors")
+        self.model.to(TORCH_DEVICE)
         self.trained = [x for x in self.model.parameters() if x.requires_grad]
         kernels = [x for x in self.trained if x.ndim > 1]
         others = [x for x in self.trained if x.ndim == 1]
@@ -182,7 +188,7 @@ class Torch:
 
     def forward(self, batch: dict[str, Any]) -> Any:
         torch = self.torch
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.narrow):
+        with torch.autocast(TORCH_DEVICE, torch.bfloat16, enabled=self.narrow):
             if "labels" in batch:
                 logits, targets = self.model(batch["given"]).logits, batch["labels"]
             else:
@@ -328,4 +334,12 @@ def _fill(decoder: Any, path: Path) -> None:
     decoder.load_state_dict({theirs(name): value for name, value in held.items()})
 
 
-PEERS: dict[str, Any] = {"torch": Torch, "captax": Captax}
+class Compiled(Torch):
+    """The same, compiled."""
+
+    def __init__(self, folder: Path, name: str, precision: str):
+        super().__init__(folder, name, precision)
+        self.model = self.torch.compile(self.model)
+
+
+PEERS: dict[str, Any] = {"torch": Torch, "compiled": Compiled, "captax": Captax}

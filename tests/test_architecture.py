@@ -1,6 +1,7 @@
 """Imports follow docs/architecture.md: no circle, no arrow upwards, no import without a reason."""
 
 import ast
+import importlib
 import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -115,3 +116,14 @@ def test_the_document_names_every_room_and_file() -> None:
         and path.name not in listing
     ]
     assert missing == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_what_a_benchmark_imports_is_there(path: Path) -> None:
+    # They take too long to be run here.
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("captax."):
+            assert node.module is not None
+            module = importlib.import_module(node.module)
+            lacking = {alias.name for alias in node.names} - {*dir(module)}
+            assert not {name for name in lacking if f"{node.module}.{name}" not in MODULES}
