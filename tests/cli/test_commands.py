@@ -167,8 +167,64 @@ def test_convert_casts_what_a_checkpoint_holds(
     run: Run, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     result = run("convert", checkpoint("vit"), tmp_path / "out", "--dtype", "bfloat16")
-    assert (result.code, result.out, result.err) == (0, "", f"captax: wrote {tmp_path / 'out'}\n")
+    assert (result.code, result.err) == (0, f"captax: wrote {tmp_path / 'out'}\n")
+    assert re.fullmatch(r"weights: \d\.\d MB before, \d\.\d MB after \(50%\)\n", result.out)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("name", ["default", "smolvlm"])
+def test_convert_measures_what_is_lost(
+    name: str,
+    run: Run,
+    checkpoint: Callable[[str], Path],
+    tiny_captioner: Any,
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("captax.models.quantised.LEAST", 1)
+    monkeypatch.setattr("captax.models.quantised.GROUP", 4)
+    source = tmp_path / "source"
+    if name == "default":
+        tiny_captioner.save(source)
+    else:
+        source = checkpoint(name)
+    pictures = sorted(dataset.glob("*.png"))
+    lines = {}
+    for dtype in ("float32", "int8", "int4"):
+        out = tmp_path / dtype
+        result = run("convert", source, out, "--dtype", dtype, "--check", dataset)
+        assert (result.code, result.err) == (0, f"captax: wrote {out}\n")
+        lines[dtype] = result.out.splitlines()
+        assert len(lines[dtype]) == 3
+    same = f"captions that stay the same, word for word: {len(pictures)} of {len(pictures)}"
+    assert lines["float32"][1] == same
+    assert "changed by +0.0000 on average" in lines["float32"][2].replace("-0.0000", "+0.0000")
+    bytes = [(tmp_path / each / "model.safetensors").stat().st_size for each in lines]
+    assert bytes == sorted(bytes, reverse=True) and len(set(bytes)) == 3
+    # The figures are those that a user would find by hand.
+    before, after = (captax.load(each, dtype="auto") for each in (source, tmp_path / "int4"))
+    asked = {"num_beams": 1, "length_penalty": 1.0}
+    captions = before.caption(pictures, **asked)
+    found = after.caption(pictures, **asked)
+    kept = sum(one.text == other.text for one, other in zip(captions, found, strict=True))
+    assert lines["int4"][1].endswith(f": {kept} of {len(pictures)}")
+    scores = after.score(pictures, captions, **asked)
+    change = np.mean([new - old.score for new, old in zip(scores, captions, strict=True)])
+    told = re.search(r"changed by ([+-]\d\.\d{4}) on", lines["int4"][2])
+    assert told is not None and float(told[1]) == pytest.approx(change, abs=2e-4) != 0
+
+
+def test_convert_says_what_it_cannot_check(
+    run: Run, checkpoint: Callable[[str], Path], dataset: Path, tmp_path: Path
+) -> None:
+    result = run("convert", checkpoint("gpt2"), tmp_path / "out", "--check", dataset)
+    assert result.code == 2 and "which cannot caption; leave the pictures out" in result.err
+    result = run("convert", checkpoint("vit-gpt2"), tmp_path / "out", "--check", tmp_path)
+    assert result.code == 2 and result.err.count("\n") == 1
+    result = run("convert", checkpoint("gpt2"), tmp_path / "out", "--dtype", "int8")
+    assert result.code == 2 and "a file can hold no matrix of this gpt2 so" in result.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_average_writes_a_checkpoint_once(

@@ -8,20 +8,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.numpy
 from flax import nnx
-from safetensors import SafetensorError
 
+from captax.checkpoints.compressed_tensors import FORM, as_stored, widened_or_kept
 from captax.checkpoints.exchange import replace_folder
 from captax.checkpoints.state import (
     CheckpointError,
     check_fit,
-    export,
+    exported,
     fill,
     own_dtype,
     types_for,
+    types_to_save,
 )
-from captax.checkpoints.weights import LazyTensor, open_weights
+from captax.checkpoints.weights import LazyTensor, open_weights, write_safetensors
 from captax.files import CONFIG_LIMIT, Kind, parse_json, read_text, unwritable
 from captax.models.config import ModelConfig
 from captax.models.registry import ConfigError, model_config, read_config
@@ -44,30 +44,42 @@ REPLACED = re.compile(
 POOLER = r"(^|\.)(pooler|seq_relationship)\."
 
 
-def save_model(directory: Path, model: nnx.Module, *, dtype: str = "float32") -> None:
+def save_model(directory: Path, model: nnx.Module, *, dtype: str | None = None) -> None:
     """Write config and weights, with floating-point weights cast to `dtype`.
 
-    If transformers has the model's family, it can load the checkpoint.
+    With "int8" and "int4" matrices of products are written with so many bits, in the form of
+    `captax.checkpoints.compressed_tensors`, and all else in the type that it has. Without a `dtype`
+    weights are float32, but narrow matrices stay as they are, with all else in its type. If
+    transformers has the model's family, it can load the checkpoint.
     """
     config = model_config(model)
-    contents = {**config.write(), "dtype": dtype}
+    how = types_to_save(model, dtype)
+    tensors, form = as_stored(exported(model, config.layout(), **how))
+    if how["quantised"] and form is None:
+        raise CheckpointError(
+            f"{dtype}: a file can hold no matrix of this {config.model_type} so; save it as "
+            f"float16 or bfloat16, and load it with dtype={dtype!r}"
+        )
+    contents = {**config.write(), "dtype": how["dtype"], **({FORM: form} if form else {})}
     (directory / CONFIG).write_text(json.dumps(contents, indent=2) + "\n")
-    tensors = export(model, config.layout(), dtype=dtype)
-    # transformers looks for this entry, which says that names and shapes are PyTorch's.
-    safetensors.numpy.save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
-    # The library creates files that only their owner may read.
-    (directory / WEIGHTS).chmod((directory / CONFIG).stat().st_mode)
+    write_safetensors(directory / WEIGHTS, tensors)
 
 
-def load_model(directory: Path, *, dtype: str = "float32") -> nnx.Module:
+def load_model(
+    directory: Path, *, dtype: str | None = "float32", saved: bool = False
+) -> nnx.Module:
     """Load the model, with its weights cast to `dtype`; "auto" is the type that they have.
 
-    With "int8" and "int4" matrices have so many bits, and all else keeps its type. Raises
-    `CheckpointError`, which lists every tensor that does not fit.
+    None is "auto" for a checkpoint with narrow weights, and "float32" for others. With "int8" and
+    "int4" matrices have at most so many bits, and all else keeps its type; with `saved`, only those
+    that `save_model` writes so. Raises `CheckpointError`, which lists every tensor that does not
+    fit.
     """
     config, model, tensors = _open(directory, lambda config: config)
-    how = types_for(dtype, lambda: _own_dtype(directory, tensors))
-    return fill(model, tensors, where=str(directory), layout=config.layout(), **how)
+    narrow = any(tensor.codes for tensor in tensors.values())
+    how = types_for(dtype, lambda: _own_dtype(directory, tensors), narrow=narrow)
+    where = str(directory)
+    return fill(model, tensors, where=where, layout=config.layout(), saved=saved, **how)
 
 
 def outline(directory: Path) -> nnx.Module:
@@ -86,7 +98,8 @@ def _own_dtype(directory: Path, tensors: dict[str, LazyTensor]) -> str:
     named = contents.get("dtype", contents.get("torch_dtype"))
     held: Counter[str] = Counter()
     for tensor in tensors.values():
-        held[tensor.dtype.name] += math.prod(tensor.shape)
+        dtype = tensor.codes.dtype if tensor.codes else tensor.dtype
+        held[dtype.name] += math.prod(tensor.shape)
     return own_dtype(named, held)
 
 
@@ -152,7 +165,7 @@ def _open(
     Errors name the file.
     """
     contents = read_json(directory / CONFIG)
-    tensors = open_weights(directory)
+    tensors = widened_or_kept(contents, open_weights(directory), directory / CONFIG)
     try:
         config = turn(read_config(contents, tensors.keys()))
         return config, config.build(), tensors
@@ -218,5 +231,3 @@ def write_directory(
         )
     except OSError as error:
         raise unwritable(directory, error) from None
-    except SafetensorError as error:  # what the library raises for a full disk
-        raise unwritable(directory, OSError(str(error))) from None

@@ -185,9 +185,10 @@ _ARCHITECTURES = {
 }
 
 
-def load_gguf(gguf: Gguf, *, dtype: str = "float32") -> LanguageModel:
+def load_gguf(gguf: Gguf, *, dtype: str | None = None, saved: bool = False) -> LanguageModel:
     """The model of a file, with its weights cast to `dtype`; "auto" is the type that they have.
 
+    None is "float32". With `saved`, "int8" and "int4" are for what `save_model` writes so.
     Raises `CheckpointError` for an architecture that captax does not have, and when the tensors do
     not fit what the metadata says.
     """
@@ -209,7 +210,7 @@ def load_gguf(gguf: Gguf, *, dtype: str = "float32") -> LanguageModel:
             spelt = _spelt(theirs, architecture)
             tensors[spelt] = _changed(tensor, spelt, architecture, config)
     how = types_for(dtype, lambda: own_dtype(None, gguf.held))
-    return fill(model, tensors, where=str(gguf.path), layout=config.layout(), **how)
+    return fill(model, tensors, where=str(gguf.path), layout=config.layout(), saved=saved, **how)
 
 
 def _config(gguf: Gguf, architecture: _Architecture) -> ModelConfig:

@@ -31,16 +31,31 @@ _MOST_AXES = 32
 
 
 @dataclasses.dataclass(frozen=True)
+class LazyCodes:
+    """A matrix in so many `bits`: `read()` gives the codes and scales of a `Quantised`.
+
+    A row has so many `groups`; `dtype` is the type of their scales.
+    """
+
+    bits: int
+    groups: int
+    dtype: np.dtype
+    read: Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
 class LazyTensor:
     """`read()` reads this tensor alone into a fresh array; nothing stays mapped or cached.
 
     `part(first, count)`, where there is one, reads so many rows: parts along the first axis.
+    `codes`, where there are some, are what its numbers are made of.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
     part: Callable[[int, int], np.ndarray] | None = None
+    codes: LazyCodes | None = None
 
     def read_into(self, array: np.ndarray) -> None:
         """Read into `array`, which has this shape and any type and order, a piece at a time."""

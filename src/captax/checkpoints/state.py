@@ -1,9 +1,11 @@
 """Takes the named tensors of a model, and fills a model from named tensors."""
 
+import functools
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -11,15 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from captax.checkpoints.lazy import LazyTensor, transposed
+from captax.checkpoints.lazy import LazyCodes, LazyTensor, transposed
 from captax.errors import CheckpointError
 from captax.models.layout import Layout, Tensor, joined_shape
 from captax.models.modules import linear_kernels
-from captax.models.quantised import QUANTISED, fits, quantise
+from captax.models.quantised import QUANTISED, Quantised, fits, groups_of, quantise
+from captax.models.vision_language import VisionLanguageModel
 
 DTYPES = ("float32", "float16", "bfloat16")
 # Parameters that models only look rows up in, or multiply by: they can be `Quantised`.
 _TABLES = ("embedding", "words")
+_HEADS = ("head", "classifier")  # modules that give the scores of words or labels
 AUTO = "auto"  # where a checkpoint is loaded: the type that it has
 _ALIGNMENT = 64  # bytes, of the memory that XLA:CPU does not copy
 Model = TypeVar("Model", bound=nnx.Module)
@@ -59,13 +63,16 @@ def fill(
     dtype: str = "float32",
     optional: str | None = None,
     quantised: str | None = None,
+    kept: int = 0,
+    saved: bool = False,
 ) -> Model:
     """The model with parameters from `tensors`; it may have been built without values.
 
     `tensors` are arrays, or `LazyTensor`s that are read one at a time; `layout` says their names
-    and shapes. Values are cast to `dtype`, and matrices of products are `quantised`, as in "int8",
-    one at a time. A tensor whose name in `tensors` matches `optional` may
-    be missing, and the model then keeps its own value, or may be unexpected, and is then ignored.
+    and shapes. Values are cast to `dtype`. Matrices of products are `quantised`, as in "int8", one
+    at a time; with `saved`, only those that a checkpoint can hold so. Those of at most `kept`
+    bits in `tensors` stay as they are. A tensor whose name in `tensors` matches `optional` may be
+    missing, and the model then keeps its own value, or may be unexpected, and is then ignored.
     Raises `CheckpointError`, which lists every missing, unexpected and misshapen tensor at once and
     begins with `where`, the place that was read.
     """
@@ -73,21 +80,30 @@ def fill(
     graph, state = nnx.split(model)
     leaves = {_name(path): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
     expected, spelt = _matched(leaves, tensors, where, layout or Layout(), optional)
-    narrow = _quantisable(model) if quantised else set()
+    products = _quantisable(model)
+    chosen = _to_narrow(model, layout) if saved else products
+    bits = QUANTISED[quantised] if quantised else 0
     filled = []
     for name, tensor in expected.items():
         if name not in spelt:
-            kept = [leaves[ours] for ours in tensor.ours]
-            filled += [(path, leaf.replace(leaf[...].astype(dtype))) for path, leaf in kept]
+            own = [leaves[ours] for ours in tensor.ours]
+            filled += [(path, leaf.replace(leaf[...].astype(dtype))) for path, leaf in own]
             continue
-        parts = _parts(spelt[name], tensor, [leaves[ours][1].shape for ours in tensor.ours], dtype)
-        for ours, part in zip(tensor.ours, parts, strict=True):
+        values: Sequence[Any]
+        if products.issuperset(tensor.ours) and _stays(spelt[name], tensor, kept):
+            values = _codes(spelt[name], len(tensor.ours), dtype)
+        else:
+            shapes = [leaves[ours][1].shape for ours in tensor.ours]
+            values = [
+                quantise(part, bits, dtype)
+                if bits and ours in chosen and fits(part.shape)
+                else jnp.asarray(part, dtype)
+                for ours, part in zip(
+                    tensor.ours, _parts(spelt[name], tensor, shapes, dtype), strict=True
+                )
+            ]
+        for ours, value in zip(tensor.ours, values, strict=True):
             path, leaf = leaves[ours]
-            value: Any = part
-            if quantised and ours in narrow and fits(part.shape):
-                value = quantise(part, QUANTISED[quantised], dtype)
-            else:
-                value = jnp.asarray(part, dtype)
             filled.append((path, leaf.replace(value)))
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
@@ -96,6 +112,58 @@ def _quantisable(model: nnx.Module) -> set[str]:
     """Names of the parameters that may be quantised."""
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     return linear_kernels(model) | {_name(path) for path, _ in flat if path[-1] in _TABLES}
+
+
+def _held_narrow(model: nnx.Module, layout: Layout | None) -> set[str]:
+    """Names of the parameters that a checkpoint can hold in 8 or 4 bits.
+
+    They are kernels of `torch.nn.Linear`s. Tables of words are none, nor is what multiplies inside
+    `torch.nn.MultiheadAttention`, which is no layer of its own.
+    """
+    names = [_name(path) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
+    kernels = linear_kernels(model)
+    tensors = (layout or Layout()).tensors(names)
+    theirs = {tensor.theirs for tensor in tensors}
+    found: set[str] = set()
+    for tensor in tensors:
+        module, _, kind = tensor.theirs.rpartition(".")
+        inside = f"{module.rpartition('.')[0]}.in_proj_weight" in theirs
+        known = kind in ("weight", "kernel") and not inside and _plain(tensor)
+        if known and kernels.issuperset(tensor.ours):
+            found.update(tensor.ours)
+    return found
+
+
+def _to_narrow(model: nnx.Module, layout: Layout | None) -> set[str]:
+    """Those of them that are quantised for a checkpoint.
+
+    Heads and the eyes of a language model stay wide, as in most published checkpoints: not every
+    program that reads narrow weights expects those to be.
+    """
+    wide = ("encoder.", "connector.") if isinstance(model, VisionLanguageModel) else ()
+    return {
+        name
+        for name in _held_narrow(model, layout)
+        if name.split(".")[-2] not in _HEADS and not name.startswith(wide)
+    }
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether a tensor's rows are those of the parameters."""
+    return tensor.rule.axes is None and not tensor.rule.lead
+
+
+def _stays(value: Any, tensor: Tensor, kept: int) -> bool:
+    codes = value.codes if isinstance(value, LazyTensor) else None
+    return codes is not None and codes.bits <= kept and _plain(tensor)
+
+
+def _codes(value: LazyTensor, count: int, dtype: str) -> list[Quantised]:
+    """A checkpoint's narrow matrix as parameters, joined along the rows."""
+    assert value.codes is not None
+    codes, scales = (np.split(each, count) for each in value.codes.read())
+    pairs = zip(codes, scales, strict=True)
+    return [Quantised(jnp.asarray(each), jnp.asarray(scale), dtype) for each, scale in pairs]
 
 
 def _parts(
@@ -184,13 +252,17 @@ def own_dtype(named: Any, held: Mapping[str, int]) -> str:
     return "float32"
 
 
-def types_for(asked: str, own: Callable[[], str]) -> dict[str, Any]:
-    """The `dtype` and `quantised` of `fill` for a type that was asked for.
+def types_for(asked: str | None, own: Callable[[], str], *, narrow: bool = False) -> dict[str, Any]:
+    """The `dtype`, `quantised` and `kept` of `fill` for a type that was asked for.
 
-    `own` gives the checkpoint's, which all that is not quantised keeps.
+    None is float32, or the checkpoint's own if some of its weights are `narrow`. `own` gives the
+    type of the others, which all that is not quantised keeps.
     """
+    asked = str(asked or (AUTO if narrow else "float32"))
     quantised = asked if asked in QUANTISED else None
-    return {"dtype": own() if asked == AUTO or quantised else asked, "quantised": quantised}
+    kept = max(QUANTISED.values()) if asked == AUTO else QUANTISED.get(asked, 0)
+    dtype = own() if asked == AUTO or quantised else asked
+    return {"dtype": dtype, "quantised": quantised, "kept": kept}
 
 
 def check_dtype(name: str) -> None:
@@ -203,15 +275,88 @@ def export(
     model: nnx.Module, layout: Layout | None = None, *, dtype: str = "float32"
 ) -> dict[str, np.ndarray]:
     """The model's parameters as the tensors of a checkpoint, which `fill` takes."""
+    return {name: tensor.read() for name, tensor in exported(model, layout, dtype=dtype).items()}
+
+
+def exported(
+    model: nnx.Module,
+    layout: Layout | None = None,
+    *,
+    dtype: str = "float32",
+    quantised: str | None = None,
+    kept: int = 0,
+) -> dict[str, LazyTensor]:
+    """The same, made one at a time as they are read.
+
+    Those that have at most `kept` bits already have `codes`, if a checkpoint can hold them, and so
+    do those that are `quantised` now, as in "int8".
+    """
     check_dtype(dtype)
     ours = parameters(model)
+    layout = layout or Layout()
+    narrow, chosen = _held_narrow(model, layout), _to_narrow(model, layout)
     tensors = {}
-    for tensor in (layout or Layout()).tensors(ours):
-        parts = [np.asarray(ours[name].astype(dtype)) for name in tensor.ours]
-        tensors[tensor.theirs] = np.asarray(tensor.rule.to_theirs(parts), order="C")
+    for tensor in layout.tensors(ours):
+        held = [ours[name] for name in tensor.ours]
+        shape = tensor.rule.their_shape([tuple(each.shape) for each in held])
+        read = functools.partial(_read_held, held, tensor, dtype)
+        codes = None
+        if narrow.issuperset(tensor.ours):
+            asked = quantised if chosen.issuperset(tensor.ours) else None
+            codes = _codes_of(held, dtype, asked, kept)
+        tensors[tensor.theirs] = LazyTensor(shape, np.dtype(jnp.dtype(dtype)), read, None, codes)
         if tensor.counter is not None:
-            tensors[tensor.counter] = np.zeros((), np.int64)
+            zero = functools.partial(np.zeros, (), np.int64)
+            tensors[tensor.counter] = LazyTensor((), np.dtype(np.int64), zero)
     return tensors
+
+
+def _codes_of(held: list[Any], dtype: str, quantised: str | None, kept: int) -> LazyCodes | None:
+    """The codes of matrices that are one tensor of a checkpoint; None if it is to be wide."""
+    forms = {
+        (each.bits, each.scales.shape[1], each.scales.dtype) if _is_kept(each, kept) else None
+        for each in held
+    }
+    if len(forms) == 1 and (form := forms.pop()) is not None:
+        return LazyCodes(form[0], form[1], np.dtype(form[2]), functools.partial(_joined, held))
+    if quantised is None or not all(fits(tuple(each.shape)) for each in held):
+        return None
+    bits = QUANTISED[quantised]
+
+    def read() -> tuple[np.ndarray, np.ndarray]:
+        wide = (np.asarray(each.astype(jnp.float32)) for each in held)
+        return _joined([quantise(each, bits, dtype) for each in wide])
+
+    groups = groups_of(held[0].shape[1], bits)
+    return LazyCodes(bits, groups, np.dtype(jnp.dtype(dtype)), read)
+
+
+def _is_kept(value: Any, kept: int) -> bool:
+    return isinstance(value, Quantised) and value.bits <= kept
+
+
+def _joined(matrices: list[Quantised]) -> tuple[np.ndarray, np.ndarray]:
+    """The codes and the scales of several matrices, joined along the rows."""
+    codes = [np.asarray(each.codes) for each in matrices]
+    scales = [np.asarray(each.scales) for each in matrices]
+    return np.concatenate(codes), np.concatenate(scales)
+
+
+def types_to_save(model: nnx.Module, asked: str | None) -> dict[str, Any]:
+    """The `dtype`, `quantised` and `kept` of `exported` for a type that was asked for.
+
+    None is float32, or for a model that is narrow in part what it is.
+    """
+    held: Counter[str] = Counter()
+    for each in parameters(model).values():
+        held[each.dtype.name] += each.size
+    narrow = any(isinstance(each, Quantised) for each in parameters(model).values())
+    return types_for(asked, lambda: own_dtype(None, held), narrow=narrow)
+
+
+def _read_held(held: list[Any], tensor: Tensor, dtype: str) -> np.ndarray:
+    parts = [np.asarray(each.astype(dtype)) for each in held]
+    return np.asarray(tensor.rule.to_theirs(parts), order="C")
 
 
 def _name(path: tuple[object, ...]) -> str:

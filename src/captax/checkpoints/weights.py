@@ -1,9 +1,11 @@
 """The weights of a checkpoint directory, in any of the usual file formats."""
 
+import json
 import math
 import os
 import re
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -74,6 +76,39 @@ def open_weights(path: Path) -> dict[str, LazyTensor]:
         else f"no weights; looked for {', '.join(NAMES)}"
     )
     raise CheckpointError(f"{path}: holds {reason}")
+
+
+def size_of(path: Path) -> int:
+    """Bytes that the weights of a checkpoint directory, or of a file, take there."""
+    if not path.is_dir():
+        return path.stat().st_size
+    tensors = open_weights(path).values()
+    return sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
+    """Write tensors to a new file, one at a time; no more than one is in memory."""
+    kinds = {dtype: kind for kind, dtype in SAFETENSORS_DTYPES.items()}
+    # In this order each begins at a multiple of the size of its values, as readers expect.
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    # transformers looks for this entry, which says that names and shapes are PyTorch's.
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        tensor, begin = tensors[name], end
+        end += math.prod(tensor.shape) * tensor.dtype.itemsize
+        header[name] = {
+            "dtype": kinds[tensor.dtype.newbyteorder("<")],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("xb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in names:
+            values = np.ascontiguousarray(tensors[name].read(), tensors[name].dtype)
+            file.write(values.reshape(-1).view(np.uint8).data)
 
 
 def _open_index(path: Path) -> dict[str, LazyTensor]:

@@ -13,7 +13,6 @@ from captax.cli.options import (
     SOME_FAILED,
     FollowLinks,
     Loaded,
-    LoadedDtype,
     Model,
     Offline,
     Replace,
@@ -107,7 +106,7 @@ def alt(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Pictures that go through the model at once.")
     ] = 32,
-    dtype: Loaded = LoadedDtype.float32,
+    dtype: Loaded = None,
     revision: Revision = None,
     offline: Offline = False,
     *,
@@ -139,7 +138,7 @@ def alt(
     captions = _captions(
         surveyed.pictures,
         model=model,
-        loading={"revision": revision, "offline": offline, "dtype": dtype.value},
+        loading={"revision": revision, "offline": offline, "dtype": dtype},
         decoding={"prompt": prompt, "batch_size": batch_size, **options},
         watch=watched(out),
         calibrated=min_score == AUTO,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captax.cli.options import Loaded, LoadedDtype, Replace, load_captioner, wrote
+from captax.cli.options import Loaded, Replace, load_captioner, wrote
 from captax.errors import CaptaxError
 from captax.files import NewFile, absent, check_new_files, unwritable, write_text
 
@@ -47,7 +47,7 @@ def calibrate(
         ),
     ] = 0.75,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures in a batch.")] = 32,
-    dtype: Loaded = LoadedDtype.float32,
+    dtype: Loaded = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -94,7 +94,7 @@ def calibrate(
         folder.mkdir(parents=True, exist_ok=True)  # captioning takes a while, and is for this
     except OSError as error:
         raise unwritable(folder, error) from None
-    captioner = load_captioner(model, dtype=dtype.value)
+    captioner = load_captioner(model, dtype=dtype)
     fit = run(
         captioner,
         examples,

@@ -12,7 +12,6 @@ from captax.cli.options import (
     Devices,
     Formatted,
     Loaded,
-    LoadedDtype,
     Offline,
     Out,
     Replace,
@@ -39,7 +38,7 @@ def classify(
     format: Formatted = None,
     out: Out = None,
     overwrite: Replace = False,
-    dtype: Loaded = LoadedDtype.float32,
+    dtype: Loaded = None,
     devices: Devices = None,
     tensor_parallel: TensorParallel = 1,
     revision: Revision = None,
@@ -72,7 +71,7 @@ def classify(
         model,
         revision=revision,
         offline=offline,
-        dtype=dtype.value,
+        dtype=dtype,
         **on_devices(devices, tensor_parallel),
     )
     if not isinstance(classifier, Classifier):

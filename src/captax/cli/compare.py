@@ -12,7 +12,6 @@ from captax.cli.endpoint import API_KEY, CONCURRENCY, connect
 from captax.cli.options import (
     SOME_FAILED,
     Loaded,
-    LoadedDtype,
     Offline,
     Replace,
     checkpoint_files,
@@ -84,7 +83,7 @@ def compare(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures in a batch.")] = _BATCH,
-    dtype: Loaded = LoadedDtype.float32,
+    dtype: Loaded = None,
     concurrency: Annotated[
         int, typer.Option(min=1, help="Pictures that a server is asked about at a time.")
     ] = CONCURRENCY,
@@ -139,7 +138,7 @@ def compare(
         "--batch-size": batch_size != _BATCH,
         "--retry-errors": retry_errors,
     }
-    loading = {"--dtype": dtype != LoadedDtype.float32}
+    loading = {"--dtype": dtype is not None}
     asking = {
         "--concurrency": concurrency != CONCURRENCY,
         "--api-key-env": api_key_env != API_KEY,
@@ -202,7 +201,7 @@ def compare(
         "concurrency": concurrency,
         "key_variable": api_key_env,
     }
-    how = {"dtype": dtype.value, "offline": offline}
+    how = {"dtype": dtype, "offline": offline}
     _compare(contenders, source, asked, how, names(metrics), clip, out, overwrite)
 
 

@@ -9,7 +9,6 @@ import typer
 from captax.cli.options import (
     Devices,
     Loaded,
-    LoadedDtype,
     Replace,
     TensorParallel,
     checkpoint_files,
@@ -65,7 +64,7 @@ def evaluate(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of examples in a batch.")] = 32,
-    dtype: Loaded = LoadedDtype.float32,
+    dtype: Loaded = None,
     devices: Devices = None,
     tensor_parallel: TensorParallel = 1,
     json_out: Annotated[
@@ -109,7 +108,7 @@ def evaluate(
     # What is wrong with the data is told before the model is loaded.
     datasets.check_place(data, split=split, rows=rows)
     persist_compiled_programs()
-    loaded: Any = load(model, dtype=dtype.value, **on_devices(devices, tensor_parallel))
+    loaded: Any = load(model, dtype=dtype, **on_devices(devices, tensor_parallel))
     if not isinstance(loaded, Captioner | Classifier | TextGenerator):
         raise CaptaxError(
             f"{model}: holds a {type(loaded).__name__}, which cannot be evaluated; give a "

@@ -11,7 +11,6 @@ import typer
 
 from captax.cli.options import (
     Loaded,
-    LoadedDtype,
     Model,
     Offline,
     Raw,
@@ -150,7 +149,7 @@ def explain(
         ),
     ] = None,
     overwrite: Replace = False,
-    dtype: Loaded = LoadedDtype.float32,
+    dtype: Loaded = None,
     revision: Revision = None,
     offline: Offline = False,
     *,
@@ -188,7 +187,7 @@ def explain(
         # same package at once may each see the other's half of it: so NumPy and JAX come first.
         importlib.import_module("jax.numpy")
         threading.Thread(target=importlib.import_module, args=["matplotlib.figure"]).start()
-    captioner = load_captioner(model, revision=revision, offline=offline, dtype=dtype.value)
+    captioner = load_captioner(model, revision=revision, offline=offline, dtype=dtype)
     # Attention and its rollout take no longer than a caption.
     long = faithfulness or not {Method.attention, Method.rollout}.issuperset(methods)
 

@@ -11,7 +11,6 @@ from captax.cli.options import (
     Devices,
     Formatted,
     Loaded,
-    LoadedDtype,
     Offline,
     Out,
     Replace,
@@ -58,7 +57,7 @@ def generate(
     format: Formatted = None,
     out: Out = None,
     overwrite: Replace = False,
-    dtype: Loaded = LoadedDtype.float32,
+    dtype: Loaded = None,
     devices: Devices = None,
     tensor_parallel: TensorParallel = 1,
     revision: Revision = None,
@@ -95,7 +94,7 @@ def generate(
         model,
         revision=revision,
         offline=offline,
-        dtype=dtype.value,
+        dtype=dtype,
         **on_devices(devices, tensor_parallel),
     )
     if not isinstance(generator, TextGenerator):

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from captax.cli.options import Loaded, LoadedDtype, Model, Offline, Revision
+from captax.cli.options import Loaded, Model, Offline, Revision
 from captax.errors import CaptaxError
 
 
@@ -25,7 +25,7 @@ def mcp(
             "a vision-language model is asked for tags, and others have no such tool."
         ),
     ] = None,
-    dtype: Loaded = LoadedDtype.float32,
+    dtype: Loaded = None,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
@@ -52,7 +52,7 @@ def mcp(
 
     folders = folders_of(allow or [Path.cwd()])
     persist_compiled_programs()
-    loading: dict[str, Any] = {"offline": offline, "dtype": dtype.value}
+    loading: dict[str, Any] = {"offline": offline, "dtype": dtype}
     captioner: Any = load(model, revision=revision, **loading)
     if not isinstance(captioner, Captioner):
         raise CaptaxError(f"{model}: holds a {type(captioner).__name__}; give a captioner")

@@ -29,7 +29,6 @@ from captax.cli.options import (
     Devices,
     FollowLinks,
     Loaded,
-    LoadedDtype,
     Offline,
     Replace,
     Revision,
@@ -85,7 +84,7 @@ def tag(
     follow_links: FollowLinks = False,
     sheet: Sheet = None,
     overwrite: Replace = False,
-    dtype: Loaded = LoadedDtype.float32,
+    dtype: Loaded = None,
     devices: Devices = None,
     tensor_parallel: TensorParallel = 1,
     revision: Revision = None,
@@ -155,7 +154,7 @@ def tag(
         model,
         revision=revision,
         offline=offline,
-        dtype=dtype.value,
+        dtype=dtype,
         **on_devices(devices, tensor_parallel),
     )
     if not isinstance(tagger, Tagger):

@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import safetensors.numpy
 
 from captax.checkpoints.directory import CARD, write_directory
-from captax.checkpoints.state import export as tensors_of
+from captax.checkpoints.state import exported
+from captax.checkpoints.weights import write_safetensors
 from captax.export import stablehlo
 from captax.export.programs import WEIGHTS, ExportError, Program, make_programs
 from captax.files import Kind
@@ -92,16 +92,14 @@ def export(
     _warn_of_options(captioner.generation)
     capacity = _capacity(captioner, max_length)
     programs = make_programs(captioner, capacity, batch_size)
-    tensors = tensors_of(captioner.model, dtype=dtype)
+    tensors = exported(captioner.model, dtype=dtype)
 
     def write(folder: Path) -> None:
-        safetensors.numpy.save_file(tensors, folder / WEIGHTS)
+        write_safetensors(folder / WEIGHTS, tensors)
         files = write_programs(folder, programs)
         contents = _describe(captioner, programs, files, capacity, batch_size)
         contents = {"format": format, "dtype": dtype, **contents}
         (folder / MANIFEST).write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
-        # safetensors makes files that only their owner may read.
-        (folder / WEIGHTS).chmod((folder / MANIFEST).stat().st_mode)
         captioner.tokenizer.save(folder)
         bundle = resources.files("captax") / "export" / "bundle"
         (folder / SCRIPT).write_bytes((bundle / SCRIPT).read_bytes())

@@ -1,7 +1,8 @@
 """Matrices of weights in 8 or 4 bits: codes, and the scales that turn them into numbers.
 
-Only weights are narrow; what is multiplied by them is not. Products read the codes and widen them a
-block at a time, so a wide copy of a whole matrix is never in memory.
+Only weights are narrow; what is multiplied by them is not. A scale is of a group of a row's values,
+of whatever size, or of a whole row. Products read the codes and widen them a block at a time, so a
+wide copy of a whole matrix is never in memory.
 """
 
 from types import EllipsisType
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Int8, UInt8
 
 QUANTISED = {"int8": 8, "int4": 4}  # types by their bits
 GROUP = 32  # values of a row that share a scale, with 4 bits; with 8 bits a whole row does
@@ -79,10 +80,10 @@ class Quantised:
     ) -> tuple[Float[Array, "width_out width_in"], Float[Array, " width_out"] | None]:
         """A matrix in the type of products, and what its rows are still to be multiplied by.
 
-        A code of 8 bits is exact in every type, so the scale of a whole row can wait.
+        A code is exact in every type, so the scale of a whole row can wait.
         """
         values = _values(self.codes)
-        if self.bits == 8:
+        if self.scales.shape[1] == 1:
             return values.astype(self.dtype), self.scales[:, 0]
         return _scaled(values, self.scales).astype(self.dtype), None
 
@@ -102,6 +103,18 @@ def _values(codes: Array) -> Float[Array, "rows width"]:
     return both.astype(jnp.float32) - 8
 
 
+def packed(values: Int8[np.ndarray, "rows width"]) -> UInt8[np.ndarray, "rows bytes"]:
+    """Codes of 4 bits as `Quantised` keeps them; the width is even."""
+    shifted = (values + 8).astype(np.uint8)
+    middle = values.shape[1] // 2
+    return shifted[:, :middle] | shifted[:, middle:] << 4
+
+
+def unpacked(codes: UInt8[np.ndarray, "rows bytes"]) -> Int8[np.ndarray, "rows width"]:
+    """What was `packed`."""
+    return np.concatenate([codes & 15, codes >> 4], axis=-1).astype(np.int8) - 8
+
+
 def _scaled(values: Array, scales: Array) -> Float[Array, "rows width"]:
     rows, width = values.shape
     groups = values.reshape(rows, scales.shape[1], -1)
@@ -113,16 +126,21 @@ def fits(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and shape[0] * shape[1] >= LEAST and shape[1] % (2 * GROUP) == 0
 
 
+def groups_of(width: int, bits: int) -> int:
+    """The number of groups that `quantise` divides a row into."""
+    return 1 if bits == 8 else width // GROUP
+
+
 def quantise(values: np.ndarray, bits: int, dtype: str) -> Quantised:
-    """A matrix in codes of so many bits; `dtype` is the type of products with it.
+    """A matrix in codes of so many bits; `dtype` is the type of products with it, and of scales.
 
     The largest value of a group, with its sign, gets the lowest code with 4 bits; with 8 bits codes
     are symmetric.
     """
     rows, width = values.shape
-    groups = 1 if bits == 8 else width // GROUP
+    groups = groups_of(width, bits)
     codes = np.empty((rows, width * bits // 8), np.int8 if bits == 8 else np.uint8)
-    scales = np.empty((rows, groups), np.float32 if bits == 8 else np.float16)
+    scales = np.empty((rows, groups), jnp.dtype(dtype))
     step = max(1, _AT_ONCE // width)
     for first in range(0, rows, step):
         part = slice(first, first + step)
@@ -134,8 +152,5 @@ def quantise(values: np.ndarray, bits: int, dtype: str) -> Quantised:
         exact = np.divide(grouped, used, out=np.zeros_like(grouped), where=used != 0)
         low, high = (-127, 127) if bits == 8 else (-8, 7)
         found = np.clip(np.rint(exact), low, high).reshape(-1, width).astype(np.int8)
-        if bits == 4:
-            shifted = (found + 8).astype(np.uint8)
-            found = shifted[:, : width // 2] | shifted[:, width // 2 :] << 4
-        codes[part] = found
+        codes[part] = packed(found) if bits == 4 else found
     return Quantised(jnp.asarray(codes), jnp.asarray(scales), dtype)

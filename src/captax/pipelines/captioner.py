@@ -670,7 +670,7 @@ class Captioner(Generator):
         """This captioner with another model of the same shape, which no calibration holds for."""
         return Captioner(model, self.processor, self.tokenizer, self.generation)
 
-    def save(self, directory: str | Path, *, dtype: str = "float32", card: str = "") -> None:
+    def save(self, directory: str | Path, *, dtype: str | None = None, card: str = "") -> None:
         """Write a checkpoint directory that `captax.load` reads; an older one is replaced."""
 
         def write(folder: Path) -> None:

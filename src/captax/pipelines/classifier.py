@@ -127,7 +127,7 @@ class Classifier(Replicated):
         best = tuple(Candidate(self.labels[i], float(probabilities[i])) for i in order)
         return Classification(best[0].label, best[0].probability, best)
 
-    def save(self, directory: str | Path, *, dtype: str = "float32", card: str = "") -> None:
+    def save(self, directory: str | Path, *, dtype: str | None = None, card: str = "") -> None:
         """Write a checkpoint directory that `load` and transformers read.
 
         An older one is replaced. Weights are cast to `dtype`; `card` is written as README.md.

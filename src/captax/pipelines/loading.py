@@ -47,7 +47,7 @@ def load(
     revision: str | None = None,
     token: str | None = None,
     offline: bool = False,
-    dtype: str = "float32",
+    dtype: str | None = None,
     image_size: int | None = None,
     image_splitting: bool | None = None,
     min_pixels: int | None = None,
@@ -65,7 +65,7 @@ def load(
     revision: str | None = None,
     token: str | None = None,
     offline: bool = False,
-    dtype: str = "float32",
+    dtype: str | None = None,
     image_size: int | None = None,
     image_splitting: bool | None = None,
     min_pixels: int | None = None,
@@ -82,7 +82,7 @@ def load(
     revision: str | None = None,
     token: str | None = None,
     offline: bool = False,
-    dtype: str = "float32",
+    dtype: str | None = None,
     image_size: int | None = None,
     image_splitting: bool | None = None,
     min_pixels: int | None = None,
@@ -100,8 +100,9 @@ def load(
         token: gives access to private models on the hub.
         offline: use only hub models that were downloaded before.
         dtype: the type that weights are cast to; "auto" keeps the type that they have in the
-            checkpoint. "int8" and "int4" keep the matrices of products in so many bits, and all
-            else as "auto" does.
+            checkpoint. "int8" and "int4" keep the matrices of products in at most so many bits, and
+            all else as "auto" does. The default is "auto" for a checkpoint that is in int8 or int4
+            itself, and "float32" for any other.
         image_size: for models that see a picture as tiles: the pixels that its longer side is
             resized to, if not those of the checkpoint. Fewer pixels are fewer tiles.
         image_splitting: for the same models: whether there are tiles at all, or only a view of the
@@ -130,7 +131,7 @@ def load(
     loaded: Any
     with in_host_memory() if tensor_parallel > 1 else contextlib.nullcontext():
         if name is not None and is_gguf(Path(name)):
-            loaded = _from_gguf(Path(name), dtype)
+            loaded = from_gguf(Path(name), dtype)
         else:
             directory = locate(name, revision=revision, token=token, offline=offline)
             loaded = _from_directory(directory, dtype, name)
@@ -180,7 +181,7 @@ def _retiled(loaded: Any, image_size: int | None, image_splitting: bool | None) 
     )
 
 
-def _from_directory(directory: Path, dtype: str, name: str | PathLike[str] | None) -> Any:
+def _from_directory(directory: Path, dtype: str | None, name: str | PathLike[str] | None) -> Any:
     model = read_model(directory, dtype=dtype)
     if isinstance(model, VisionLanguageModel):
         tokenizer = Tokenizer.load(directory)
@@ -240,9 +241,11 @@ def _check_squares(directory: Path, processor: NativeProcessor, config: QwenVLCo
         )
 
 
-def _from_gguf(path: Path, dtype: str) -> TextGenerator:
+def from_gguf(path: Path, dtype: str | None, *, saved: bool = False) -> TextGenerator:
+    """The language model of a GGUF file; the arguments are those of `load_gguf`."""
     gguf = open_gguf(path)
-    model, tokenizer = load_gguf(gguf, dtype=dtype), read_gguf_tokenizer(gguf.metadata, path)
+    model = load_gguf(gguf, dtype=dtype, saved=saved)
+    tokenizer = read_gguf_tokenizer(gguf.metadata, path)
     return TextGenerator(model, tokenizer, GenerationConfig.read({}, model.config.roles()))
 
 
@@ -265,7 +268,7 @@ def load_model(
     revision: str | None = None,
     token: str | None = None,
     offline: bool = False,
-    dtype: str = "float32",
+    dtype: str | None = None,
 ) -> nnx.Module:
     """Load the bare model of a checkpoint of any family; the arguments are those of `load`."""
     directory = hub.fetch(name, revision=revision, token=token, offline=offline)

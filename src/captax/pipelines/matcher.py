@@ -142,7 +142,7 @@ class Matcher(Replicated):
         told = self.embed_texts([PROMPT + text for texts in references for text in texts])
         return ref_clip_score(seen, said, np.split(told, np.cumsum(counts[:-1])))
 
-    def save(self, directory: str | Path, *, dtype: str = "float32", card: str = "") -> None:
+    def save(self, directory: str | Path, *, dtype: str | None = None, card: str = "") -> None:
         """Write a checkpoint directory that `captax.load` and transformers read."""
 
         def write(folder: Path) -> None:

@@ -129,7 +129,7 @@ class TextGenerator(Generator):
     def encode(self, model: Any, inputs: TextBatch | None) -> Features | None:
         return None if inputs is None else model.encode(inputs)
 
-    def save(self, directory: str | Path, *, dtype: str = "float32", card: str = "") -> None:
+    def save(self, directory: str | Path, *, dtype: str | None = None, card: str = "") -> None:
         """Write a checkpoint directory that `captax.load` reads; an older one is replaced."""
 
         def write(folder: Path) -> None:

@@ -55,7 +55,8 @@ def build(recipe: Recipe, *, captions: Sequence[str] = (), labels: Sequence[str]
         subject = classifier_for(name, labels, seed=recipe.seed)
         return Classifier(_with_dropout(subject.model, model.encoder.dropout), subject.processor)
     if model.checkpoint:
-        subject = load(None if model.checkpoint == "default" else model.checkpoint)
+        # Training changes numbers, which narrow weights cannot follow.
+        subject = load(None if model.checkpoint == "default" else model.checkpoint, dtype="float32")
         if isinstance(subject, VisionLanguageCaptioner):
             _prepare_to_ask(subject, recipe)
         elif model.add_words:
@@ -236,7 +237,7 @@ def weights_from(source: Path, subject: Any, recipe: Recipe) -> dict[str, jax.Ar
     """
     best = source / BEST
     path = best if best.is_dir() else source
-    other = load(path)
+    other = load(path, dtype="float32")
     given, own = parameters(other.model), parameters(subject.model)
     if type(other) is not type(subject) or (
         {name: value.shape for name, value in given.items()}
