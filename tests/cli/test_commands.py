@@ -201,7 +201,7 @@ def test_convert_measures_what_is_lost(
     assert lines["float32"][1] == same
     assert "changed by +0.0000 on average" in lines["float32"][2].replace("-0.0000", "+0.0000")
     bytes = [(tmp_path / each / "model.safetensors").stat().st_size for each in lines]
-    assert bytes == sorted(bytes, reverse=True) and len(set(bytes)) == 3
+    assert len(set(bytes)) == 3 and max(bytes) == bytes[0]
     # The figures are those that a user would find by hand.
     before, after = (captax.load(each, dtype="auto") for each in (source, tmp_path / "int4"))
     asked = {"num_beams": 1, "length_penalty": 1.0}
@@ -220,7 +220,8 @@ def test_convert_says_what_it_cannot_check(
 ) -> None:
     result = run("convert", checkpoint("gpt2"), tmp_path / "out", "--check", dataset)
     assert result.code == 2 and "which cannot caption; leave the pictures out" in result.err
-    result = run("convert", checkpoint("vit-gpt2"), tmp_path / "out", "--check", tmp_path)
+    (tmp_path / "empty").mkdir()
+    result = run("convert", checkpoint("vit-gpt2"), tmp_path / "out", "--check", tmp_path / "empty")
     assert result.code == 2 and result.err.count("\n") == 1
     result = run("convert", checkpoint("gpt2"), tmp_path / "out", "--dtype", "int8")
     assert result.code == 2 and "a file can hold no matrix of this gpt2 so" in result.err

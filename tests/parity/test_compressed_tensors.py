@@ -1,4 +1,4 @@
-"""Narrow checkpoints against the library of their form, and against transformers, which reads them."""
+"""Narrow checkpoints against the library of their form, and transformers, which reads them."""
 
 import json
 from collections.abc import Callable

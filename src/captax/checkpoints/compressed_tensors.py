@@ -41,6 +41,11 @@ _TIED = ("lm_head", "predictions.decoder")
 _ADVICE = f"give the checkpoint with weights that are not quantised, or one in {METHOD}'s int form"
 
 
+def form_of(contents: Mapping[str, Any]) -> Any:
+    """What a config says of narrow weights; None if there are none."""
+    return contents.get(FORM, contents.get("compression_config"))
+
+
 def widened_or_kept(
     contents: Mapping[str, Any], tensors: Mapping[str, LazyTensor], where: Path
 ) -> dict[str, LazyTensor]:
@@ -50,7 +55,7 @@ def widened_or_kept(
     these can be kept as they are. `contents` are those of the config at `where`. Raises
     `CheckpointError` for other forms of narrow weights.
     """
-    form = contents.get(FORM, contents.get("compression_config"))
+    form = form_of(contents)
     if form is None:
         return dict(tensors)
     _check(form, where)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from flax import nnx
 
-from captax.checkpoints.compressed_tensors import FORM, as_stored, widened_or_kept
+from captax.checkpoints.compressed_tensors import FORM, as_stored, form_of, widened_or_kept
 from captax.checkpoints.exchange import replace_folder
 from captax.checkpoints.state import (
     CheckpointError,
@@ -76,7 +76,7 @@ def load_model(
     fit.
     """
     config, model, tensors = _open(directory, lambda config: config)
-    narrow = any(tensor.codes for tensor in tensors.values())
+    narrow = form_of(read_json(directory / CONFIG)) is not None
     how = types_for(dtype, lambda: _own_dtype(directory, tensors), narrow=narrow)
     where = str(directory)
     return fill(model, tensors, where=where, layout=config.layout(), saved=saved, **how)

@@ -96,7 +96,7 @@ Loaded = Annotated[
         "--dtype",
         help="The type of weights in memory; auto is the checkpoint's own. bfloat16 is fastest on "
         "TPUs, GPUs and CPUs with AMX. int8 and int4 take the least memory. Default: float32, and "
-        "auto for a checkpoint in int8 or int4.",
+        "auto for a checkpoint that is quantised.",
     ),
 ]
 

@@ -101,8 +101,8 @@ def load(
         offline: use only hub models that were downloaded before.
         dtype: the type that weights are cast to; "auto" keeps the type that they have in the
             checkpoint. "int8" and "int4" keep the matrices of products in at most so many bits, and
-            all else as "auto" does. The default is "auto" for a checkpoint that is in int8 or int4
-            itself, and "float32" for any other.
+            all else as "auto" does. The default is "auto" for a checkpoint whose weights are
+            quantised, and "float32" for any other.
         image_size: for models that see a picture as tiles: the pixels that its longer side is
             resized to, if not those of the checkpoint. Fewer pixels are fewer tiles.
         image_splitting: for the same models: whether there are tiles at all, or only a view of the
