@@ -20,6 +20,7 @@ import captax
 from captax.checkpoints.directory import load_model
 from captax.cli.main import _told
 from captax.pipelines.captioner import Captioner
+from checkpoints import gguf_files
 
 Run = Callable[..., Any]
 
@@ -213,6 +214,21 @@ def test_convert_measures_what_is_lost(
     change = np.mean([new - old.score for new, old in zip(scores, captions, strict=True)])
     told = re.search(r"changed by ([+-]\d\.\d{4}) on", lines["int4"][2])
     assert told is not None and float(told[1]) == pytest.approx(change, abs=2e-4) != 0
+
+
+def test_convert_reads_gguf(run: Run, make_model: Callable[..., Any], tmp_path: Path) -> None:
+    config = gguf_files.LLAMA
+    given = gguf_files.theirs(make_model(config))
+    file = tmp_path / "model.gguf"
+    gguf_files.write(file, "llama", gguf_files.numbers(config), given, gguf_files.Kind.Q4_1)
+    result = run("convert", file, tmp_path / "out", "--dtype", "float32")
+    assert result.code == 0 and " MB before, " in result.out
+
+    (one,), (other,) = (
+        each.generate("a red", max_new_tokens=3)
+        for each in map(captax.load, (file, tmp_path / "out"))
+    )
+    assert (one.tokens, one.score) == (other.tokens, other.score)
 
 
 def test_convert_says_what_it_cannot_check(
