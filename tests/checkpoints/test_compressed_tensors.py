@@ -13,7 +13,9 @@ import safetensors.numpy
 from flax import nnx
 
 import captax
+from captax.checkpoints.compressed_tensors import widened_or_kept
 from captax.checkpoints.directory import load_model, save_model
+from captax.checkpoints.lazy import strided
 from captax.checkpoints.state import CheckpointError, export, parameters
 from captax.models.quantised import Quantised
 from captax.models.registry import read_config
@@ -216,6 +218,16 @@ PACKED = {
         ({"format": "mixed-precision"}, {}, "format 'mixed-precision' are not supported"),
         ({"config_groups": ["W4A16"]}, {}, "config_groups of quantization_config does not"),
         ({"config_groups": {"W4A16": ["Linear"]}}, {}, "config_groups of quantization_config does"),
+        (
+            {"config_groups": {"W4A16": {"weights": {"num_bits": [4]}}}},
+            {},
+            "config_groups of quant",
+        ),
+        (
+            {"format": ["pack-quantized"]},
+            {},
+            r"format of quantization_config is \['pack-quantized'",
+        ),
         ({"sparsity_config": {"format": "sparse-24"}}, {}, "sparse weights are not supported"),
         ({"transform_config": {"R1": {}}}, {}, r"its weights are rotated \(transform_config\)"),
         ({}, {"_packed": np.zeros((ROWS, 4), np.int32)}, "packed in 4 words for rows of 20, not 8"),
@@ -227,7 +239,9 @@ PACKED = {
         ({}, {"_scale": np.ones((ROWS, 3), np.float32)}, r"12 x 20 and has scales \(12, 3\)"),
         ({}, {"_scale": np.ones((ROWS, 0), np.float32)}, r"12 x 20 and has scales \(12, 0\)"),
         ({}, {"_scale": np.ones((ROWS, 1), np.int32)}, "has scales of type int32"),
+        ({}, {"_scale": np.full((ROWS, 1), np.nan, np.float32)}, "has scales that are not finite"),
         ({}, {"_zero_point": np.zeros((2, 2), np.int32)}, "zero points that do not fit"),
+        ({}, {"_zero_point": np.full((ROWS, 1), 2**40)}, "zero points that do not fit"),
         ({}, {"_g_idx": np.full(WIDTH, 1, np.int32)}, "names groups of columns that it does not"),
         ({}, {"": np.ones((ROWS, WIDTH), np.float32)}, "is there twice, packed and not"),
     ],
@@ -243,6 +257,37 @@ def test_other_forms_are_refused_in_a_line(
         load_model(folder, dtype=None)
     said = str(refused.value)
     assert said.startswith(str(folder)) and "\n" not in said and "; " in said
+
+
+def test_a_zero_point_that_no_code_of_4_bits_can_be_is_refused(write: Callable[..., Path]) -> None:
+    """Less such a one, a code would not fit 8 bits."""
+    parts = {"_packed": np.zeros((ROWS, 3), np.int32), "_zero_point": np.full((ROWS, 1), -121)}
+    with pytest.raises(CheckpointError, match="zero points that do not fit its scales"):
+        load_model(write(PACKED | parts, described(num_bits=4, symmetric=False)))
+
+
+def test_a_matrix_without_columns_is_refused(write: Callable[..., Path]) -> None:
+    parts = {"": np.zeros((ROWS, 0), np.int8), "_g_idx": np.zeros(0, np.int32)}
+    with pytest.raises(CheckpointError, match=r"is \(12, 0\), expected \(12, 20\)"):
+        load_model(write(parts | {"_scale": PACKED["_scale"]}, described()))
+
+
+def test_codes_by_columns_are_read_whole(tmp_path: Path) -> None:
+    """PyTorch's files keep the order that a tensor had in memory, so it is not read in parts."""
+    codes, scales = drawn(8, 5)
+    tensors = {}
+    for suffix, values in (("", codes), ("_scale", scales)):
+        path = tmp_path / f"values{suffix}"
+        path.write_bytes(np.ascontiguousarray(values.T).tobytes())
+        tensors[NAME + suffix] = strided(path, values.dtype, values.shape, (1, ROWS), 0)
+    read = widened_or_kept({"quantization_config": described()}, tensors, tmp_path / "config.json")
+    found = np.empty((ROWS, WIDTH), np.float32)
+    read[NAME].read_into(found)
+    np.testing.assert_array_equal(found, numbers(codes, scales))
+    kept = read[NAME].codes
+    assert kept is not None
+    for value, want in zip(kept.read(), (codes, scales), strict=True):
+        np.testing.assert_array_equal(value, want)
 
 
 def test_a_matrix_without_its_zero_points_is_refused(write: Callable[..., Path]) -> None:

@@ -93,17 +93,16 @@ def _check(form: Any, where: Path) -> None:
             f"{where}: weights in the form {quoted(method)} are not supported; {_ADVICE}"
         )
     groups = form.get("config_groups")
-    if not isinstance(groups, Mapping) or not all(
-        isinstance(group, Mapping)
-        and isinstance(group.get("weights", {}), Mapping | None)
-        and isinstance(group.get("format"), str | None)
-        for group in groups.values()
-    ):
+    if not isinstance(groups, Mapping) or not all(map(_is_group, groups.values())):
         raise CheckpointError(
             f"{where}: config_groups of {FORM} does not describe the weights; give a checkpoint "
             "that llm-compressor or captax saved"
         )
     whole = form.get("format")
+    if not isinstance(whole, str | None):
+        raise CheckpointError(
+            f"{where}: the format of {FORM} is {quoted(whole)}, not a name; download it again"
+        )
     formats = {group.get("format") or whole for group in groups.values()}
     if whole != _MIXED:
         formats.add(whole)
@@ -119,6 +118,16 @@ def _check(form: Any, where: Path) -> None:
             f"{where}: its weights are rotated (transform_config), which is not supported; "
             f"{_ADVICE}"
         )
+
+
+def _is_group(value: Any) -> bool:
+    """Whether a value, read from a config, says how some modules are kept."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("format"), str | None):
+        return False
+    weights = value.get("weights")
+    return weights is None or (
+        isinstance(weights, Mapping) and isinstance(weights.get("num_bits"), int | None)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +185,8 @@ class _Matrix:
         known = {(), (1,), (1, 1), (rows,), (rows, scales.shape[-1] if scales.shape else 0)}
         if scales.shape not in known or not _grouped(scales.shape, width):
             refuse(f"is {rows} x {width} and has scales {scales.shape}", _ADVICE)
+        if not np.isfinite(scales.read().astype(np.float32)).all():
+            refuse("has scales that are not finite numbers")
         symmetric = [group.get("symmetric", True) for group in described]
         zeros = None
         if "zero_point" in parts:
@@ -189,7 +200,7 @@ class _Matrix:
         if "g_idx" in parts:
             groups = parts["g_idx"].read()
             count = scales.shape[1] if len(scales.shape) == 2 else 1
-            if groups.shape != (width,) or groups.dtype.kind not in "iu" or groups.max() >= count:
+            if groups.shape != (width,) or groups.dtype.kind not in "iu" or (groups >= count).any():
                 refuse("names groups of columns that it does not have")
             if (groups < 0).all() or (groups == np.arange(width) // (width // count)).all():
                 groups = None
@@ -208,7 +219,8 @@ class _Matrix:
             count = self.scales.shape[1] if len(self.scales.shape) == 2 else 1
             codes = LazyCodes(4 if narrow else 8, count, self.scales.dtype, self.kept)
         float32 = np.dtype(np.float32)
-        return LazyTensor(self.shape, float32, self.numbers, self.numbers, codes)
+        part = None if self.stored.part is None else self.numbers
+        return LazyTensor(self.shape, float32, self.numbers, part, codes)
 
     def numbers(self, first: int = 0, count: int | None = None) -> Float[np.ndarray, "rows width"]:
         """The numbers of some rows."""
@@ -234,8 +246,7 @@ class _Matrix:
 
     def _integers(self, first: int, count: int) -> np.ndarray:
         """The codes of some rows, before zero points are taken away."""
-        assert self.stored.part is not None
-        stored = self.stored.part(first, count)
+        stored = self.stored.rows(first, count)
         if self.bits is None:
             return stored
         # Bytes of a word come in the order of its codes: the file's words are little-endian.
@@ -248,9 +259,9 @@ class _Matrix:
 
     def _scales(self, first: int, count: int) -> np.ndarray:
         """Those of some rows, `[rows groups]`."""
-        if math.prod(self.scales.shape) == 1 or self.scales.part is None:
+        if math.prod(self.scales.shape) == 1:
             return np.repeat(self.scales.read().reshape(1, 1), count, axis=0)
-        return self.scales.part(first, count).reshape(count, -1)
+        return self.scales.rows(first, count).reshape(count, -1)
 
 
 def _grouped(shape: tuple[int, ...], width: int) -> bool:
@@ -272,6 +283,9 @@ def _zeros(
         codes = (codes & ((1 << bits) - 1)).reshape(-1, groups)[:rows]
         return codes.astype(np.int32) - (1 << bits - 1)
     if values.dtype.kind not in "iu" or values.size not in (groups, rows * groups):
+        return None
+    half = 1 << (bits or 8) - 1
+    if ((values < -half) | (values >= half)).any():
         return None
     return np.broadcast_to(values.astype(np.int32).reshape(-1, groups), (rows, groups))
 

@@ -57,6 +57,12 @@ class LazyTensor:
     part: Callable[[int, int], np.ndarray] | None = None
     codes: LazyCodes | None = None
 
+    def rows(self, first: int, count: int) -> np.ndarray:
+        """So many rows; the whole is read if there is no `part`."""
+        if self.part is None:
+            return self.read()[first : first + count]
+        return self.part(first, count)
+
     def read_into(self, array: np.ndarray) -> None:
         """Read into `array`, which has this shape and any type and order, a piece at a time."""
         if self.part is None or not self.shape:
