@@ -125,6 +125,24 @@ def test_changed_weights_are_copied_anew(checkpoint: Callable[[str], Path]) -> N
     np.testing.assert_array_equal(after[name], parameters(model)[name])
 
 
+def test_an_explanation_is_computed_on_the_replica_of_its_thread(
+    checkpoint: Callable[[str], Path],
+) -> None:
+    captioner = captax.load(checkpoint("vit-gpt2"))
+    [device] = jax.local_devices()[:1]
+    captioner._replicas = replicas = Replicas([[device], [device]])
+    replicas.place(captioner.model)
+    first = replicas.weights(captioner.model)
+    # No copy differs in truth: this one does, so that it can be told from the first.
+    replicas._held[1] = {name: np.zeros(value.shape, value.dtype) for name, value in first.items()}
+    picture, logprobs = np.zeros((40, 30, 3), np.uint8), []
+    for place in (0, 1):
+        with on_replica(place):
+            found = captioner.explain(picture, "a dog", quiet=True)
+        logprobs.append([word.logprob for word in found.words])
+    assert np.ptp(logprobs[0]) > 0 and np.ptp(logprobs[1]) < 1e-6
+
+
 def test_batches_are_started_on_free_replicas_and_end_in_order() -> None:
     import threading
 

@@ -6,6 +6,7 @@ what they attend to.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -79,11 +80,16 @@ class Reader:
         model: EncoderDecoder,
         rebuild: Callable[..., EncoderDecoder],
         programs: Programs | None = None,
+        weights: Callable[[], Mapping[str, Any]] | None = None,
     ):
-        """Compiled programs are kept among `programs`, where there are others of the model."""
+        """Compiled programs are kept among `programs`, where there are others of the model.
+
+        `weights` gives the model's present weights by name, if they are not those that it has.
+        """
         self._model = model
         self._rebuild = rebuild
         self._programs = programs or Programs()
+        self._present = weights or functools.partial(parameters, model)
 
     def observe(self, given: Given, alternatives: int, unsaid: Sequence[int] = ()) -> Seen:
         """What the model computes for the explained tokens of the caption.
@@ -193,7 +199,7 @@ class Reader:
 
     @property
     def _weights(self) -> Mapping[str, Any]:
-        return parameters(self._model)
+        return self._present()
 
     def _observe(self, alternatives: int) -> Callable[..., Seen]:
         def program(weights: Any, pixels: Any, prompt: Any, tokens: Any, sayable: Any) -> Seen:

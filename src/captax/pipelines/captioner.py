@@ -491,7 +491,7 @@ class Captioner(Generator):
 
     @functools.cached_property
     def _reader(self) -> Reader:
-        return Reader(self.model, self._rebuild, self._programs)
+        return Reader(self.model, self._rebuild, self._programs, self._weights)
 
     def _said(
         self, captions: Sequence[str | Generated], prompt: str, config: GenerationConfig
