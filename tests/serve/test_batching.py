@@ -78,6 +78,14 @@ def test_replicas_compute_at_once() -> None:
     assert sorted(used) == [0, 1]
 
 
+def test_several_replicas_take_a_part_of_the_time(model: Model) -> None:
+    one, four = (
+        Batcher(model, limit=100, sizes=(1,), wait=0.0, replicas=count) for count in (1, 4)
+    )
+    with one.room(80), four.room(80):
+        assert one.retry_after() == 4 * four.retry_after() > 4
+
+
 def test_work_for_one_at_a_time_is_done_so(model: Model) -> None:
     batcher = made(model, alone=lambda work: True)
     held(batcher, model)

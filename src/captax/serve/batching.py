@@ -111,7 +111,8 @@ class Batcher:
 
     def retry_after(self) -> int:
         """Seconds that the inputs in the queue will take, at the recent pace."""
-        return min(max(1, math.ceil(self._reserved * self._pace)), LONGEST_RETRY)
+        seconds = self._reserved * self._pace / len(self._threads)
+        return min(max(1, math.ceil(seconds)), LONGEST_RETRY)
 
     @contextlib.contextmanager
     def room(self, count: int) -> Iterator[None]:
