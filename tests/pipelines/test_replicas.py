@@ -110,6 +110,13 @@ def test_wrong_numbers_of_devices_are_refused(checkpoint: Callable[[str], Path])
             captax.load(name, devices=devices, tensor_parallel=parts)
 
 
+def test_a_model_that_no_number_divides_is_refused(checkpoint: Callable[[str], Path]) -> None:
+    """Each device would compute all of it."""
+    model = captax.load(checkpoint("vit-gpt2")).model
+    with pytest.raises(OptionError, match="is 977, and no matrix of this model can be divided so"):
+        Replicas([jax.local_devices()[:1] * 977]).place(model)
+
+
 def test_changed_weights_are_copied_anew(checkpoint: Callable[[str], Path]) -> None:
     model = captax.load(checkpoint("vit-gpt2")).model
     [device] = jax.local_devices()[:1]

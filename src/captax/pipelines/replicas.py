@@ -66,9 +66,20 @@ class Replicas:
         return max(1, len(self._groups))
 
     def place(self, model: nnx.Module) -> None:
-        """Move the model's own weights to the first replica."""
+        """Move the model's own weights to the first replica.
+
+        Raises `OptionError` if the devices of a replica would each hold all of them.
+        """
         self._heads = _heads(model)
-        set_parameters(model, self._on(self._groups[0], parameters(model)))
+        own, parts = parameters(model), len(self._groups[0])
+        if parts > 1 and not any(
+            any(self._division(name, each.shape, parts)) for name, each in own.items()
+        ):
+            raise OptionError(
+                f"`tensor_parallel` is {parts}, and no matrix of this model can be divided so; "
+                "give a number that divides its attention heads, or leave it out"
+            )
+        set_parameters(model, self._on(self._groups[0], own))
 
     def weights(self, model: nnx.Module) -> dict[str, Any]:
         """The model's present weights by name, on the replica of this thread."""
@@ -125,7 +136,7 @@ class Replicated:
 
         Each batch is computed by `tensor_parallel` devices, which divide the weights, and as many
         batches are computed at once as there are such groups. Raises `OptionError` if there are too
-        few devices, or if they cannot be divided so.
+        few devices, or if they or the weights cannot be divided so.
         """
         there = jax.local_devices()
         count = tensor_parallel if devices is None else len(there) if devices == ALL else devices
@@ -141,8 +152,9 @@ class Replicated:
                 f"`tensor_parallel` is {tensor_parallel}, which does not divide `devices`, {count}"
             )
         groups = [there[i : i + tensor_parallel] for i in range(0, count, tensor_parallel)]
-        self._replicas = Replicas(groups)
-        self._replicas.place(self.model)
+        replicas = Replicas(groups)
+        replicas.place(self.model)
+        self._replicas = replicas
         self._programs.serve(self.at_once)
 
     def _weights(self) -> dict[str, Any]:
