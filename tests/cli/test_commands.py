@@ -237,6 +237,9 @@ def test_convert_says_what_it_cannot_check(
     result = run("convert", checkpoint("gpt2"), tmp_path / "out", "--check", dataset)
     assert result.code == 2 and "which cannot caption; leave the pictures out" in result.err
     (tmp_path / "empty").mkdir()
+    result = run("convert", "efficientnet-lite0", tmp_path / "out", "--check", dataset)
+    assert result.code == 2
+    assert "--check: efficientnet-lite0 is a classifier, which cannot caption" in result.err
     result = run("convert", checkpoint("vit-gpt2"), tmp_path / "out", "--check", tmp_path / "empty")
     assert result.code == 2 and result.err.count("\n") == 1
     result = run("convert", checkpoint("gpt2"), tmp_path / "out", "--dtype", "int8")

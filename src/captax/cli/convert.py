@@ -60,6 +60,8 @@ def convert(
     pictures = find_images(check or [])
     if check and not pictures:
         raise CaptaxError("--check: there are no pictures there; give others")
+    if pictures and EFFICIENTNET.fullmatch(source):
+        raise CaptaxError(f"--check: {source} is a classifier, which cannot caption; leave it out")
     where: dict[str, Any] = {"revision": revision, "offline": offline}
     captions = captions_of(source, pictures, **where) if pictures else []
     run(source, out, dtype=dtype, **where)
