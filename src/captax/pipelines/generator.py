@@ -320,7 +320,8 @@ class Generator(Replicated):
 
     def _automaton(self, key: Any, make: Callable[[bool], Automaton | None]) -> Automaton | None:
         """The automaton of a key, which `make` makes, of what a stranger gave apart."""
-        if key not in self._automata:
+        known = self._automata  # the one that is looked at: another thread may put another there
+        if key not in known:
 
             def elsewhere(options: Any = None) -> None:
                 self._keep_automaton(key, make(True))
@@ -329,7 +330,7 @@ class Generator(Replicated):
             made = make(False)
             self._keep_automaton(key, made)
             return made
-        return self._automata[key]
+        return known[key]
 
     def _keep_automaton(self, key: Any, automaton: Automaton | None) -> None:
         others = [*self._automata.items()][1 - _AUTOMATA :]
