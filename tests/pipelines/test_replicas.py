@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import captax
 from captax.checkpoints.state import parameters
 from captax.errors import OptionError
+from captax.pipelines import replicas
 from captax.pipelines.replicas import EACH, Replicas, on_replica, started
 
 SCRIPT = Path(__file__).with_name("replicated.py")
@@ -151,10 +153,6 @@ def test_an_explanation_is_computed_on_the_replica_of_its_thread(
 
 
 def test_batches_are_started_on_free_replicas_and_end_in_order() -> None:
-    import threading
-
-    from captax.pipelines import replicas
-
     both = threading.Barrier(2, timeout=30)
 
     def compute(batch: int) -> np.ndarray:
@@ -180,3 +178,22 @@ def test_what_a_batch_raises_is_raised_where_its_result_is_waited_for() -> None:
         assert first() == 0 and third() == 2
         with pytest.raises(ValueError, match="damaged"):
             second()
+
+
+def test_nothing_waits_for_what_runs_when_the_block_is_left() -> None:
+    entered, open_, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def compute(batch: int) -> int:
+        entered.set()
+        assert open_.wait(30)
+        ended.set()
+        return batch
+
+    with pytest.raises(KeyboardInterrupt), started(2) as start:
+        for batch in range(8):
+            start(compute, batch)
+        assert entered.wait(30)
+        raise KeyboardInterrupt
+    assert not ended.is_set()
+    open_.set()
+    assert ended.wait(30)

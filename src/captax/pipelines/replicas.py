@@ -8,11 +8,12 @@ XLA adds the messages between them.
 
 import contextlib
 import contextvars
+import functools
 import queue
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -168,6 +169,7 @@ def started(at_once: int) -> Iterator[Callable[..., Callable[[], Any]]]:
 
     With several batches at once, threads start them, each on its replica: they may wait for the
     device, which only knows the length of a long text at its end. The results are NumPy arrays.
+    Nothing waits for what is still running when the block is left, so that Ctrl-C ends at once.
     """
     if at_once == 1 or _mine.get() is not None:
 
@@ -178,25 +180,40 @@ def started(at_once: int) -> Iterator[Callable[..., Callable[[], Any]]]:
         yield start
         return
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for each in range(EACH * at_once):
-        free.put(each % at_once)
+    tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+    left = threading.Event()
 
-    def work(compute: Callable[..., Any], *arguments: Any) -> Any:
-        place = free.get()
-        try:
-            with on_replica(place):
-                return jax.device_get(compute(*arguments))
-        finally:
-            free.put(place)
+    def work() -> None:
+        while (task := tasks.get()) is not None:
+            if not left.is_set():
+                task()
 
     def submit(compute: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
-        return threads.submit(contextvars.copy_context().run, work, compute, *arguments).result
+        found: Future[Any] = Future()
 
-    threads = ThreadPoolExecutor(EACH * at_once, thread_name_prefix="captax-replica")
+        def task() -> None:
+            place = free.get()
+            try:
+                with on_replica(place):
+                    found.set_result(jax.device_get(compute(*arguments)))
+            except BaseException as error:
+                found.set_exception(error)
+            finally:
+                free.put(place)
+
+        tasks.put(functools.partial(contextvars.copy_context().run, task))
+        return found.result
+
+    for each in range(EACH * at_once):
+        free.put(each % at_once)
+        # Python waits for no daemon at its end.
+        threading.Thread(target=work, name=f"captax-replica-{each}", daemon=True).start()
     try:
         yield submit
     finally:
-        threads.shutdown(cancel_futures=True)
+        left.set()
+        for _ in range(EACH * at_once):
+            tasks.put(None)
 
 
 def in_host_memory() -> contextlib.AbstractContextManager[Any]:
