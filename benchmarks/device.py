@@ -15,6 +15,9 @@ counts. On a CPU the parts are the same at a smaller size, to try them out.
 """
 
 import argparse
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -68,6 +71,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=["first", "captions", "training", "compiled"])
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
+    failed = False
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         chosen = parts(options.device, scratch)
@@ -79,12 +83,17 @@ def main() -> None:
                 if left <= 0:
                     print("the time is over")
                     continue
-                try:
-                    subprocess.run(
-                        [sys.executable, "-u", str(FOLDER / command[0]), *command[1:]], timeout=left
-                    )
-                except subprocess.TimeoutExpired:
-                    print("the time was over before it ended")
+                whole = [sys.executable, "-u", str(FOLDER / command[0]), *command[1:]]
+                with subprocess.Popen(whole, start_new_session=True) as process:
+                    try:
+                        failed |= process.wait(left) != 0
+                    except subprocess.TimeoutExpired:
+                        print("the time was over before it ended")
+                    finally:
+                        # With the processes that it has started, which hold the device too.
+                        with contextlib.suppress(ProcessLookupError):
+                            os.killpg(process.pid, signal.SIGKILL)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

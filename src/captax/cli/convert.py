@@ -32,8 +32,9 @@ def convert(
     dtype: Annotated[
         WrittenDtype | None,
         typer.Option(
-            help="Type of the written weights. int8 and int4 are of the matrices of products; all "
-            "else keeps its type. Default: float32, but int8 and int4 matrices stay as they are."
+            help="Type of the written weights. int8 and int4 are the most that the matrices of "
+            "products take; all else keeps its type. Default: float32, but int8 and int4 matrices "
+            "stay as they are."
         ),
     ] = None,
     check: Annotated[
