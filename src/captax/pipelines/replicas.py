@@ -169,7 +169,7 @@ def started(at_once: int) -> Iterator[Callable[..., Callable[[], Any]]]:
 
     With several batches at once, threads start them, each on its replica: they may wait for the
     device, which only knows the length of a long text at its end. The results are NumPy arrays.
-    Nothing waits for what is still running when the block is left, so that Ctrl-C ends at once.
+    When the block is left, it waits for what is still running, except after Ctrl-C.
     """
     if at_once == 1 or _mine.get() is not None:
 
@@ -204,16 +204,27 @@ def started(at_once: int) -> Iterator[Callable[..., Callable[[], Any]]]:
         tasks.put(functools.partial(contextvars.copy_context().run, task))
         return found.result
 
-    for each in range(EACH * at_once):
+    # Python waits for no daemon at its end.
+    threads = [
+        threading.Thread(target=work, name=f"captax-replica-{each}", daemon=True)
+        for each in range(EACH * at_once)
+    ]
+    for each, thread in enumerate(threads):
         free.put(each % at_once)
-        # Python waits for no daemon at its end.
-        threading.Thread(target=work, name=f"captax-replica-{each}", daemon=True).start()
+        thread.start()
+    hurried = False
     try:
         yield submit
+    except KeyboardInterrupt:
+        hurried = True
+        raise
     finally:
         left.set()
-        for _ in range(EACH * at_once):
+        for _ in threads:
             tasks.put(None)
+        # A daemon inside JAX at Python's end would abort the process.
+        for thread in () if hurried else threads:
+            thread.join()
 
 
 def in_host_memory() -> contextlib.AbstractContextManager[Any]:
