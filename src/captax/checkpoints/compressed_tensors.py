@@ -135,9 +135,10 @@ class _Matrix:
     """A matrix on disk: `stored` are its codes, `bits` wide if they are packed.
 
     `scales` has one for each group of each row. `zeros` are the codes for 0, and `groups` those of
-    the columns if they are not in order.
+    the columns if they are not in order. `name` is for errors, with the place that was read.
     """
 
+    name: str
     shape: tuple[int, int]
     stored: LazyTensor
     bits: int | None
@@ -185,8 +186,6 @@ class _Matrix:
         known = {(), (1,), (1, 1), (rows,), (rows, scales.shape[-1] if scales.shape else 0)}
         if scales.shape not in known or not _grouped(scales.shape, width):
             refuse(f"is {rows} x {width} and has scales {scales.shape}", _ADVICE)
-        if not np.isfinite(scales.read().astype(np.float32)).all():
-            refuse("has scales that are not finite numbers")
         symmetric = [group.get("symmetric", True) for group in described]
         zeros = None
         if "zero_point" in parts:
@@ -206,7 +205,9 @@ class _Matrix:
                 groups = None
             elif (groups < 0).any():
                 refuse("names groups of columns that it does not have")
-        return cls((rows, width), stored, bits, scales, zeros, groups)
+        return cls(
+            f"{where.parent}: {quoted(name)}", (rows, width), stored, bits, scales, zeros, groups
+        )
 
     def lazy(self) -> LazyTensor:
         """The tensor: the numbers, and the codes if they can be kept as they are."""
@@ -258,10 +259,14 @@ class _Matrix:
         return np.ascontiguousarray(values[:, : self.shape[1]] - middle).view(np.int8)
 
     def _scales(self, first: int, count: int) -> np.ndarray:
-        """Those of some rows, `[rows groups]`."""
-        if math.prod(self.scales.shape) == 1:
-            return np.repeat(self.scales.read().reshape(1, 1), count, axis=0)
-        return self.scales.rows(first, count).reshape(count, -1)
+        """Those of some rows, `[rows groups]`. Raises `CheckpointError` for what is no number."""
+        one = math.prod(self.scales.shape) == 1
+        scales = self.scales.read() if one else self.scales.rows(first, count)
+        if not np.isfinite(scales.astype(np.float32)).all():
+            raise CheckpointError(
+                f"{self.name} has scales that are not finite numbers; download it again"
+            )
+        return np.repeat(scales.reshape(1, 1), count, axis=0) if one else scales.reshape(count, -1)
 
 
 def _grouped(shape: tuple[int, ...], width: int) -> bool:
